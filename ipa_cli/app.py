@@ -1,0 +1,90 @@
+"""The command `ipa`: registration, and the one place where errors become words and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from . import __version__
+from .commands import cache, config, generate
+from .errors import IpaError, UsageError
+from .output import BUG_EXIT_CODE, Terminal
+from .report import Result
+
+INTERRUPTED_EXIT_CODE = 130
+
+# Typer has shipped its own Click since 0.26, so the exception family is reached through Typer.
+ClickException = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="ipa",
+    help="Draw pictures with SDXL and an IP-Adapter: compiled once, reloaded in seconds, the scale alive.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ipa {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", help="Show the version.", callback=_version, is_eager=True
+    ),
+) -> None:
+    pass
+
+
+app.command("generate")(generate.generate)
+app.add_typer(cache.app, name="cache")
+app.add_typer(config.app, name="config")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status."""
+    terminal = Terminal(json_mode="--json" in arguments, quiet="--quiet" in arguments or "-q" in arguments)
+    command = _command_name(arguments)
+    try:
+        outcome = app(list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal)
+        if isinstance(outcome, Result):
+            terminal.show(outcome)
+            return outcome.exit_code
+        return outcome if isinstance(outcome, int) else 0
+    except IpaError as error:
+        terminal.fail(command, error)
+        return error.exit_code
+    except ClickException as error:
+        terminal.fail(command, UsageError(error.format_message(), f"`{' '.join(('ipa', *command.split(), '--help'))}`"))
+        return UsageError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        terminal.interrupted(command)
+        return INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        # The reader went away (`ipa … | head`): nothing is left to say, and nowhere to say it.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except Exception as error:
+        terminal.bug(command, error)
+        return BUG_EXIT_CODE
+
+
+def _command_name(arguments: Sequence[str]) -> str:
+    """The words before the first flag or value, as far as they name a command: "cache ls"."""
+    node, words = typer.main.get_command(app), []
+    for word in arguments:
+        node = getattr(node, "commands", {}).get(word)
+        if node is None:
+            break
+        words.append(word)
+    return " ".join(words)
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,276 @@
+"""One frozen `Settings` for all commands, merged from layers; every value knows where it came from.
+
+Layers, strongest first: flag, environment `IPA_*`, `ipa.toml` found upwards from the working directory,
+the user's file, the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from .errors import IpaError, UsageError
+
+FILE_NAME = "ipa.toml"
+MAX_SIDE = 8192
+
+
+class ConfigError(IpaError):
+    """A configuration file cannot be used as it is."""
+
+
+Check = Callable[[Any], "str | None"]
+
+
+def _choice(*allowed: str) -> Check:
+    def check(value: str) -> str | None:
+        return None if value in allowed else f"expected one of {', '.join(allowed)}{suggest(value, allowed)}"
+
+    return check
+
+
+def _at_least(low: float, high: float = math.inf) -> Check:
+    limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+
+    def check(value: float) -> str | None:
+        return None if math.isfinite(value) and low <= value <= high else f"expected a number {limits}"
+
+    return check
+
+
+def _side(value: int) -> str | None:
+    if not 64 <= value <= MAX_SIDE:
+        return f"expected pixels from 64 to {MAX_SIDE}"
+    if value % 8:
+        lower = max(64, value // 8 * 8)
+        return f"expected a multiple of 8, for example {lower} or {lower + 8}"
+    return None
+
+
+def _setting(default: Any, help_text: str, check: Check | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "check": check})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set by flag, environment or file; `None` leaves the choice to the model or machine."""
+
+    prompt: str | None = _setting(None, "what to draw")
+    negative_prompt: str = _setting("", "what to keep out of the picture")
+    image: tuple[str, ...] = _setting((), "reference picture: a file, a folder member or an http(s) URL")
+    scale: float = _setting(0.6, "how strongly the reference picture counts (0: not at all)", _at_least(0, 10))
+    steps: int | None = _setting(None, "denoising steps", _at_least(1, 1000))
+    guidance_scale: float | None = _setting(None, "classifier-free guidance", _at_least(0, 100))
+    height: int | None = _setting(None, "height in pixels, a multiple of 8", _side)
+    width: int | None = _setting(None, "width in pixels, a multiple of 8", _side)
+    seed: int | None = _setting(None, "seed of the first picture; random when unset", _at_least(0, 2**63 - 1))
+    num_images: int = _setting(1, "how many pictures, each with the next seed", _at_least(1, 10_000))
+    scheduler: str | None = _setting(None, "sampler: euler, euler-a, ddim, dpm++, unipc, …")
+    warmup: int = _setting(1, "UNet calls before the timed steps", _at_least(0, 100))
+    model: str = _setting("demo", "preset (demo, sdxl), hub id, diffusers folder or .safetensors file")
+    load_format: str = _setting("auto", "auto, or dummy for seeded random weights", _choice("auto", "dummy"))
+    variant: str | None = _setting(None, "weight variant on the hub, for example fp16")
+    revision: str | None = _setting(None, "branch, tag or commit on the hub")
+    ip_adapter: str | None = _setting(None, "IP-Adapter: hub id, folder or file; none for no adapter")
+    ip_adapter_subfolder: str | None = _setting(None, "folder of the adapter inside its repository")
+    ip_adapter_weight_name: str | None = _setting(None, "file name of the adapter's weights")
+    backend: str = _setting("auto", "auto, eager, inductor, nexfort or oneflow")
+    compile: bool = _setting(True, "compile when no graph is in the cache")
+    compile_options: str | None = _setting(None, "backend options: a preset or JSON")
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    dtype: str = _setting(
+        "auto", "auto, float16, bfloat16 or float32", _choice("auto", "float16", "bfloat16", "float32")
+    )
+    offload: str = _setting(
+        "none", "keep weights in main memory: none, model or sequential", _choice("none", "model", "sequential")
+    )
+    vae_tiling: bool = _setting(False, "decode in tiles to save memory")
+    vae_slicing: bool = _setting(False, "decode pictures one at a time to save memory")
+    cache_dir: Path | None = _setting(None, "folder of compiled graphs")
+    cache_max_size: str = _setting("20GB", "graphs beyond this size are removed, least recently used first")
+    output: str | None = _setting(None, "file, folder or template with {seed} {scale} {index} {prompt}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value came from: `kind` is flag, env, project, user or default; `where` names it."""
+
+    kind: str
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings together with the source of each value."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Settings)}
+_TYPES = typing.get_type_hints(Settings)
+
+
+def suggest(word: str, known: typing.Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for a near miss, else nothing."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def resolve(
+    flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Resolved:
+    """Merge all layers. Raises ConfigError for a bad file, UsageError for a bad flag or variable."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+
+    def put(name: str, value: Any, source: Source, error: type[IpaError]) -> None:
+        values[name] = _checked(name, value, source.where, error)
+        sources[name] = source
+
+    for kind, path in (("user", user_file(environ)), ("project", project_file(cwd))):
+        if path is not None and path.is_file():
+            for name, value in _read_file(path).items():
+                put(name, value, Source(kind, str(path)), ConfigError)
+    for name, text in _environment(environ).items():
+        source = Source("env", _variable(name))
+        put(name, _from_text(name, text, source.where), source, UsageError)
+    for name, value in flags.items():
+        if name in FIELDS and value is not None and value != ():
+            put(name, value, Source("flag", _flag(name)), UsageError)
+    for name in FIELDS:
+        sources.setdefault(name, Source("default", "default"))
+    return Resolved(Settings(**values), sources)
+
+
+def project_file(cwd: Path | None = None) -> Path | None:
+    """The nearest `ipa.toml` from the working directory upwards."""
+    here = (cwd or Path.cwd()).resolve()
+    return next((d / FILE_NAME for d in (here, *here.parents) if (d / FILE_NAME).is_file()), None)
+
+
+def user_file(environ: Mapping[str, str] | None = None) -> Path:
+    """The user's own file; `IPA_CONFIG` names another one."""
+    environ = os.environ if environ is None else environ
+    if environ.get("IPA_CONFIG"):
+        return Path(environ["IPA_CONFIG"]).expanduser()
+    import platformdirs
+
+    return platformdirs.user_config_path("ipa") / FILE_NAME
+
+
+def cache_dir(settings: Settings) -> Path:
+    """The folder of compiled graphs."""
+    if settings.cache_dir is not None:
+        return settings.cache_dir.expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("ipa")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return "IPA_" + name.upper()
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for variable, text in environ.items():
+        if not variable.startswith("IPA_") or variable == "IPA_CONFIG":
+            continue
+        name = variable[4:].lower()
+        if name not in FIELDS:
+            known = [_variable(n) for n in FIELDS]
+            raise UsageError(
+                f"unknown environment variable {variable}{suggest(variable, known)}",
+                "`ipa config show` lists every setting",
+            )
+        if text:
+            found[name] = text
+    return found
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", f"edit {path}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", f"check the permissions of {path}") from error
+    values = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in FIELDS:
+            raise ConfigError(
+                f"{path}: unknown key '{key}'{suggest(name, FIELDS)}", "`ipa config show` lists every key"
+            )
+        values[name] = _from_toml(name, key, value, path)
+    return values
+
+
+def _expected(name: str) -> tuple[type, str]:
+    """The Python type of a setting without its `None`, and its name for people."""
+    kind = _TYPES[name]
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if typing.get_origin(kind) is tuple:
+        return tuple, "a list of strings"
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+    return kind, names[kind]
+
+
+def _from_toml(name: str, key: str, value: Any, path: Path) -> Any:
+    kind, wanted = _expected(name)
+    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if kind is tuple and isinstance(value, str):
+        return (value,)
+    if kind is Path and isinstance(value, str):
+        return path.parent / Path(value).expanduser()
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{path}: {key} = {value!r}: expected {wanted}", f"edit {path}")
+    return value
+
+
+def _from_text(name: str, text: str, where: str) -> Any:
+    kind, wanted = _expected(name)
+    switches = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        if kind is bool:
+            return switches[text.lower()]
+        if kind is tuple:
+            return tuple(text.split(os.pathsep)) if "://" not in text else (text,)
+        return kind(text)
+    except (ValueError, KeyError):
+        raise UsageError(f"{where}={text}: expected {wanted}", f"unset {where} or correct it") from None
+
+
+def _checked(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
+    check = FIELDS[name].metadata["check"]
+    problem = check(value) if check else None
+    if problem:
+        shown = f"{where} {value}" if error is UsageError else f"{where}: {name} = {value}"
+        raise error(f"{shown}: {problem}", "`ipa generate --help` explains every setting")
+    return value

@@ -1,0 +1,159 @@
+"""The only room that prints: results on stdout, everything else on stderr, one JSON object for `--json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from .errors import IpaError
+from .report import Advance, Result, Table
+
+SCHEMA_VERSION = 1
+BUG_EXIT_CODE = 70
+
+
+class Terminal:
+    """Speaks to people on stderr while a command runs, and prints its result at the end."""
+
+    def __init__(self, json_mode: bool = False, quiet: bool = False):
+        self.json_mode = json_mode
+        self.quiet = quiet
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False)
+        self.live = self.err.is_terminal and not quiet and not os.environ.get("NO_COLOR")
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self.err.print(escape(text), style="dim", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self.err.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[str], None]]:
+        """A spinner with the time so far on a terminal; one line when done elsewhere."""
+        started = time.perf_counter()
+        if self.live:
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            with Progress(*columns, console=self.err, transient=True) as progress:
+                task = progress.add_task(escape(name), total=None)
+                yield lambda doing: progress.update(task, description=escape(f"{name}: {doing}"))
+        else:
+            yield lambda doing: None
+        self.note(f"{name}: {time.perf_counter() - started:.1f} s")
+
+    @contextmanager
+    def steps(self, name: str, total: int) -> Iterator[Advance]:
+        """A bar with it/s and the time left on a terminal; nothing elsewhere (the report has the figures)."""
+        if not self.live:
+            yield lambda: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            task = progress.add_task(escape(name), total=total, speed="")
+            started = time.perf_counter()
+            done = 0
+
+            def advance() -> None:
+                nonlocal done
+                done += 1
+                progress.update(task, completed=done, speed=f"{done / (time.perf_counter() - started):.1f} it/s")
+
+            yield advance
+
+    @contextmanager
+    def download(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar of bytes on a terminal; a line at the start elsewhere."""
+        if not self.live:
+            size = "" if total is None else f" ({total / 1e6:.1f} MB)"
+            self.note(f"downloading {name}{size}")
+            yield lambda count: None
+            return
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            task = progress.add_task(escape(name), total=total)
+            yield lambda count: progress.advance(task, count)
+
+    def show(self, result: Result) -> None:
+        """Print a finished command's result on stdout."""
+        if self.json_mode:
+            self._print_json(result.command, "ok" if result.exit_code == 0 else "error", result.data, None)
+            return
+        for block in result.blocks:
+            if isinstance(block, Table):
+                self._print_table(block)
+            else:
+                self.out.print(escape(block))
+
+    def fail(self, command: str, error: IpaError) -> None:
+        """Print a foreseen failure: what is wrong, and what to type next."""
+        if self.json_mode:
+            self._fail_json(command, type(error).__name__, error.message, error.hint)
+            return
+        self.err.print(f"[bold red]error:[/bold red] {escape(error.message)}", soft_wrap=True)
+        if error.hint:
+            self.err.print(f"[cyan]hint:[/cyan] {escape(error.hint)}", soft_wrap=True)
+
+    def bug(self, command: str, error: BaseException) -> None:
+        """Print an unforeseen failure with its traceback."""
+        self.err.print(escape("".join(traceback.format_exception(error))), soft_wrap=True)
+        self.err.print("This is a bug in ipa: please report it with the lines above.", soft_wrap=True)
+        if self.json_mode:
+            self._fail_json(command, type(error).__name__, str(error), "this is a bug in ipa: please report it")
+
+    def interrupted(self, command: str) -> None:
+        if self.json_mode:
+            self._fail_json(command, "Interrupted", "interrupted", "")
+        else:
+            self.err.print("interrupted")
+
+    def _fail_json(self, command: str, kind: str, message: str, hint: str) -> None:
+        self._print_json(command, "error", None, {"type": kind, "message": message, "hint": hint})
+
+    def _print_json(self, command: str, status: str, data: Any, error: Any) -> None:
+        envelope = {
+            "schema_version": SCHEMA_VERSION,
+            "command": command,
+            "status": status,
+            "data": data,
+            "error": error,
+        }
+        sys.stdout.write(json.dumps(envelope, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+    def _print_table(self, table: Table) -> None:
+        """A drawn table on a terminal; tab-separated lines when piped."""
+        if not self.out.is_terminal:
+            for row in (table.columns, *table.rows):
+                sys.stdout.write("\t".join(row) + "\n")
+            return
+        from rich import box
+        from rich.table import Table as RichTable
+
+        drawn = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in table.columns:
+            drawn.add_column(column, overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(escape(cell) for cell in row))
+        self.out.print(drawn)

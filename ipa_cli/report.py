@@ -1,0 +1,69 @@
+"""What a command hands back, and how the work below it speaks while it runs: plain data, no printing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under column names, drawn by `output`."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished command: `data` for `--json`, `blocks` (lines and tables) for people."""
+
+    command: str
+    data: dict[str, Any]
+    blocks: tuple[str | Table, ...] = field(default=())
+    exit_code: int = 0
+
+
+Advance = Callable[[], None]
+
+
+class Reporter(Protocol):
+    """Where progress, notes and warnings go; `output.Terminal` is the real one."""
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def stage(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
+        """A piece of work of unknown length; call the yielded function with what is being done now."""
+
+    def steps(self, name: str, total: int) -> AbstractContextManager[Advance]:
+        """A counted loop; call the yielded function after each step."""
+
+    def download(self, name: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+        """Bytes on their way; call the yielded function with the number of bytes that came."""
+
+
+class Silent:
+    """A reporter that keeps still."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[str], None]]:
+        yield lambda doing: None
+
+    @contextmanager
+    def steps(self, name: str, total: int) -> Iterator[Advance]:
+        yield lambda: None
+
+    @contextmanager
+    def download(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        yield lambda count: None
