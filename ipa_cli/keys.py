@@ -1,0 +1,172 @@
+"""What a compiled graph depends on: canonical factors, their digest, and the difference between two keys in words.
+
+Factors are opt-out: whatever is known counts, unless it is named as harmless. A factor too many costs a compile, a
+factor too few costs a wrong picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+Scalar = str | int | float | bool | None
+Factor = Scalar | Sequence[Scalar]
+
+ABSENT = "absent"
+_SLUG = re.compile(r"[a-z0-9_]([a-z0-9_.+-]{0,79})")
+_SHORT = 48
+
+
+@dataclass(frozen=True, eq=False)
+class GraphKey:
+    """The identity of one compiled graph.
+
+    `backend`, `gpu` and `shape` are slugs that name the folder; `factors` maps a name such as "torch" to a scalar or
+    a flat list (see `flatten`). Keys are equal when their digests are. Raises ValueError on an unsafe slug and
+    TypeError on a factor that JSON cannot hold.
+    """
+
+    backend: str
+    gpu: str
+    shape: str
+    factors: Mapping[str, Factor]
+
+    def __post_init__(self) -> None:
+        for part in (self.backend, self.gpu, self.shape):
+            if not isinstance(part, str) or not _SLUG.fullmatch(part):
+                raise ValueError(f"not a slug: {part!r}")
+        factors = {name: _plain(name, value) for name, value in self.factors.items()}
+        object.__setattr__(self, "factors", MappingProxyType(factors))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GraphKey) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the canonical JSON, 64 hex digits."""
+        return hashlib.sha256(canonical(self.as_dict()).encode()).hexdigest()
+
+    @property
+    def short(self) -> str:
+        """The first 16 digits of the digest: what people type and folders carry."""
+        return self.digest[:16]
+
+    @property
+    def folder(self) -> str:
+        """Where the graph lies below the store's root; for people, the digest decides."""
+        return f"{self.backend}/{self.gpu}/{self.shape}-{self.short}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The key as JSON data; `from_dict` takes it back."""
+        return {
+            "backend": self.backend,
+            "gpu": self.gpu,
+            "shape": self.shape,
+            "factors": dict(self.factors),
+        }
+
+
+def from_dict(data: Any) -> GraphKey:
+    """The key that `as_dict` wrote. Raises ValueError when `data` is anything else."""
+    if not isinstance(data, dict) or set(data) != {"backend", "gpu", "shape", "factors"}:
+        raise ValueError("not a graph key")
+    if not isinstance(data["factors"], dict):
+        raise ValueError("the factors are not a table")
+    try:
+        return GraphKey(**data)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def canonical(data: Any) -> str:
+    """The one JSON text of `data`: sorted, without spaces, ASCII, no NaN."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def flatten(facts: Mapping[str, Any], opt_out: Iterable[str] = ()) -> dict[str, Factor]:
+    """Nested facts as flat factors: {"unet": {"sample_size": 128}} becomes {"unet.sample_size": 128}.
+
+    Names in `opt_out`, with all below them, are left out. Raises ValueError when one of them names nothing, so that a
+    renamed fact cannot quietly count or be quietly ignored, and TypeError on a value that JSON cannot hold.
+    """
+    leaves = list(_leaves("", facts))
+    flat = dict(leaves)
+    if len(flat) < len(leaves):
+        raise ValueError("two facts have the same name")
+    for name in opt_out:
+        ignored = [key for key in flat if key == name or key.startswith(f"{name}.")]
+        if not ignored:
+            raise ValueError(f"nothing to leave out is called {name!r}")
+        for key in ignored:
+            del flat[key]
+    return flat
+
+
+def difference(have: GraphKey, want: GraphKey) -> list[str]:
+    """What would have to change for `have` to be `want`, one phrase per factor: "torch 2.11.0 → 2.13.0"."""
+    parts = {name: (getattr(have, name), getattr(want, name)) for name in ("backend", "gpu", "shape")}
+    names = sorted(have.factors.keys() | want.factors.keys())
+    parts |= {name: (have.factors.get(name, ABSENT), want.factors.get(name, ABSENT)) for name in names}
+    return [change(name, *pair) for name, pair in parts.items() if canonical(pair[0]) != canonical(pair[1])]
+
+
+def change(name: str, old: Factor, new: Factor) -> str:
+    """One difference in words; of two lists only what was taken away and what was added."""
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        gone = [f"-{item}" for item in old if item not in new]
+        come = [f"+{item}" for item in new if item not in old]
+        if gone or come:
+            return f"{name} {_shorten(' '.join(gone + come))}"
+    before, after = _shorten(_text(old)), _shorten(_text(new))
+    return f"{name} {before} → {after}" if before != after else f"{name} differs after {before}"
+
+
+def slug(text: str) -> str:
+    """`text` as a folder name that is safe everywhere: "NVIDIA H200" becomes "nvidia-h200"."""
+    return re.sub(r"[^a-z0-9_.]+", "-", text.lower()).strip("-.")[:80].rstrip("-.") or "unknown"
+
+
+def _leaves(prefix: str, value: Any) -> Iterable[tuple[str, Factor]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(f"{prefix}.{name}" if prefix else str(name), inner)
+    elif isinstance(value, list | tuple) and any(isinstance(item, list | tuple | Mapping) for item in value):
+        for number, inner in enumerate(value):
+            yield from _leaves(f"{prefix}.{number}", inner)
+    else:
+        yield prefix, _plain(prefix, value)
+
+
+def _plain(name: str, value: Any) -> Factor:
+    """`value` as JSON would give it back. Subclasses such as `torch.__version__`'s become their plain type."""
+    if isinstance(value, list | tuple):
+        return [_scalar(name, item) for item in value]
+    return _scalar(name, value)
+
+
+def _scalar(name: str, value: Any) -> Scalar:
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            if value != value or value in (float("inf"), float("-inf")):
+                break
+            return kind(value)
+    raise TypeError(f"the factor {name!r} is not JSON: {value!r}")
+
+
+def _text(value: Factor) -> str:
+    return value if isinstance(value, str) else canonical(value)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
