@@ -1,0 +1,177 @@
+"""IP-Adapter cross attention: the image scale is a tensor, keys and values are made once per prompt.
+
+diffusers' UNet hands a tuple given as `encoder_hidden_states` down to every cross-attention processor
+unchanged, as long as its `encoder_hid_proj` is None. A `Context` is such a tuple: nothing that depends on the
+prompt alone is computed in a step, and the scale is an input that a compiler can neither freeze nor branch on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ipa_cli.errors import IpaError
+
+
+class Context(NamedTuple):
+    """What every cross-attention layer reads; layer i is entry i, in the order of `layers`.
+
+    The tensors of `text` and `image` are never changed in place: a new prompt is a new `Context`.
+    """
+
+    text: list[Tensor]  # per layer: (2, B, heads, tokens, d), keys and values
+    image: list[list[Tensor]]  # per adapter, per layer: (2, B, heads, images * tokens, d)
+    scale: Tensor  # (adapters, layers), float32
+
+
+class UNetInputs(NamedTuple):
+    """One call of an SDXL UNet; every tensor on the UNet's device."""
+
+    sample: Tensor  # (B, 4, h, w) in latent pixels, eight times smaller than the picture
+    timestep: Tensor  # ()
+    text_embeds: Tensor  # (B, pooled)
+    time_ids: Tensor  # (B, 6): original height and width, crop top and left, target height and width
+    context: Context
+
+
+class Adapters(nn.Module):
+    """The weights of the loaded IP-Adapters: image projections, and the products for keys and values.
+
+    `projections[a]` is diffusers' own module (for FaceID Plus set its `clip_embeds` before `project`);
+    `to_kv[a][i]` is (2 * inner, cross), keys above values.
+    """
+
+    def __init__(self, projections: Sequence[nn.Module], to_kv: Sequence[Sequence[Tensor]]):
+        super().__init__()
+        self.projections = nn.ModuleList(projections)
+        frozen = [[nn.Parameter(weight, requires_grad=False) for weight in adapter] for adapter in to_kv]
+        self.to_kv = nn.ModuleList(nn.ParameterList(adapter) for adapter in frozen)
+
+    def weights(self, adapter: int) -> list[Tensor]:
+        """The products for keys and values of one adapter, layer by layer."""
+        return list(cast(nn.ParameterList, self.to_kv[adapter]))
+
+
+class SelfAttention:
+    """Processor of the layers that attend to the picture itself."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        query, key, value = (_split(to(hidden_states), attn.heads) for to in (attn.to_q, attn.to_k, attn.to_v))
+        return attn.to_out[0](_join(F.scaled_dot_product_attention(query, key, value)))
+
+
+class CrossAttention:
+    """Processor of cross-attention layer number `layer`: the text, plus each image times its scale.
+
+    The same sum in the same order as diffusers' `IPAdapterAttnProcessor2_0`.
+    """
+
+    def __init__(self, layer: int):
+        self.layer = layer
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
+        text, images, scale = encoder_hidden_states
+        query = _split(attn.to_q(hidden_states), attn.heads)
+        out = F.scaled_dot_product_attention(query, text[self.layer][0], text[self.layer][1])
+        for adapter, image in enumerate(images):
+            key, value = image[self.layer][0], image[self.layer][1]
+            weight = scale[adapter, self.layer].to(out.dtype)
+            out = out + weight * F.scaled_dot_product_attention(query, key, value)
+        return attn.to_out[0](_join(out))
+
+
+def layers(unet: Any) -> list[str]:
+    """Names of the cross-attention layers in the order of `Context`, which is that of IP-Adapter files.
+
+    For example "down_blocks.1.attentions.0.transformer_blocks.0.attn2"; the middle block comes last.
+    """
+    names = [name.removesuffix(".processor") for name in unet.attn_processors]
+    return [name for name in names if name.endswith(".attn2")]
+
+
+def install(unet: Any, adapters: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> Adapters:
+    """Set the processors of `unet` and return the adapters' weights, on its device and in its dtype.
+
+    `adapters` are state dicts as diffusers' `_load_ip_adapter_weights` takes them: {"image_proj": ...,
+    "ip_adapter": ...}; none at all is plain text to image. Raises IpaError when one was made for another model.
+    The LoRA of FaceID adapters is not looked at.
+    """
+    names = layers(unet)
+    order = {name: layer for layer, name in enumerate(names)}
+    to_kv = [[_key_value_weight(unet, state["ip_adapter"], name, order[name]) for name in names] for state in adapters]
+    projections = [unet._convert_ip_adapter_image_proj_to_diffusers(dict(state["image_proj"])) for state in adapters]
+    processors: dict[str, Any] = {}
+    for key in unet.attn_processors:
+        name = key.removesuffix(".processor")
+        processors[key] = CrossAttention(order[name]) if name in order else SelfAttention()
+    unet.set_attn_processor(processors)
+    unet.encoder_hid_proj = None
+    return Adapters(projections, to_kv).to(device=unet.device, dtype=unet.dtype).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def project(
+    unet: Any, adapters: Adapters, text: Tensor, images: Sequence[Tensor] = (), scale: Tensor | None = None
+) -> Context:
+    """Make every layer's keys and values once, from the text's hidden states and each adapter's images.
+
+    text: (B, tokens, cross). images: per adapter (B, images, dim) or (B, images, sequence, dim), as
+    diffusers' `prepare_ip_adapter_image_embeds` gives them (with guidance the negative half first); the tokens
+    of several images are joined. scale: (adapters, layers), 1 everywhere unless given.
+    """
+    if len(images) != len(adapters.to_kv):
+        raise ValueError(f"{len(adapters.to_kv)} adapters are loaded and images are given for {len(images)}")
+    attns = [unet.get_submodule(name) for name in layers(unet)]
+    keys_values = [
+        torch.stack([_split(attn.to_k(text), attn.heads), _split(attn.to_v(text), attn.heads)]) for attn in attns
+    ]
+    image: list[list[Tensor]] = []
+    for adapter, embeds in enumerate(images):
+        tokens = adapters.projections[adapter](embeds.flatten(0, 1))
+        tokens = tokens.unflatten(0, embeds.shape[:2]).flatten(1, 2)
+        image.append([])
+        for attn, weight in zip(attns, adapters.weights(adapter), strict=True):
+            pair = F.linear(tokens, weight).chunk(2, dim=-1)
+            image[-1].append(torch.stack([_split(half, attn.heads) for half in pair]))
+    if scale is None:
+        scale = torch.ones(len(image), len(attns), device=text.device)
+    return Context(keys_values, image, scale.to(text.device, torch.float32))
+
+
+def call_unet(unet: Any, inputs: UNetInputs) -> Tensor:
+    """One forward of the UNet: the predicted noise, (B, 4, h, w)."""
+    added = {"text_embeds": inputs.text_embeds, "time_ids": inputs.time_ids}
+    return unet(
+        inputs.sample,
+        inputs.timestep,
+        encoder_hidden_states=inputs.context,
+        added_cond_kwargs=added,
+        return_dict=False,
+    )[0]
+
+
+def _split(states: Tensor, heads: int) -> Tensor:
+    """(B, tokens, heads * d) to (B, heads, tokens, d)."""
+    return states.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _join(states: Tensor) -> Tensor:
+    """(B, heads, tokens, d) to (B, tokens, heads * d)."""
+    return states.transpose(1, 2).flatten(2)
+
+
+def _key_value_weight(unet: Any, weights: Mapping[str, Tensor], name: str, layer: int) -> Tensor:
+    """Keys above values of one layer, (2 * inner, cross); layer i has the number 2 i + 1 in the file."""
+    expected = tuple(unet.get_submodule(name).to_k.weight.shape)
+    pair = [weights.get(f"{2 * layer + 1}.to_{kind}_ip.weight") for kind in "kv"]
+    found = [None if weight is None else tuple(weight.shape) for weight in pair]
+    if found != [expected, expected]:
+        raise IpaError(
+            f"the IP-Adapter does not fit this UNet: {name} needs keys and values of {expected}, not {found}",
+            "choose an IP-Adapter made for this model, for example one whose name has 'sdxl' in it",
+        )
+    return torch.cat([weight.to(unet.device, unet.dtype) for weight in pair if weight is not None])

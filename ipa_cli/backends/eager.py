@@ -1,0 +1,58 @@
+"""The uncompiled UNet: nothing to build; on a GPU replayed as a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipa_cli.attention import UNetInputs, call_unet
+from ipa_cli.backends import Denoiser, Report, read_options
+from ipa_cli.backends.cuda_graph import CudaGraphs
+from ipa_cli.errors import IpaError
+
+compiles = False
+
+# both concern GPUs alone; on the CPU the UNet is called as it is
+PRESETS: dict[str, dict[str, Any]] = {"default": {"cuda_graph": True, "channels_last": True}}
+
+
+def missing(environment: Any) -> IpaError | None:
+    """Eager runs wherever torch does."""
+    return None
+
+
+def missing_to_compile(environment: Any) -> IpaError | None:
+    """There is nothing to compile."""
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Nothing is kept, so nothing has a version."""
+    return {}
+
+
+def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """`cuda_graph` and `channels_last`, both true unless given; raises UsageError on anything else."""
+    return read_options("eager", given, PRESETS)
+
+
+def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+    """Nothing to do."""
+
+
+def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
+    """Call `unet` as it is; on a GPU as one CUDA graph per input shape, bit-equal."""
+
+    @torch.no_grad()
+    def call(inputs: UNetInputs) -> Tensor:
+        return call_unet(unet, inputs)
+
+    if unet.device.type != "cuda":
+        return call
+    if options["channels_last"]:
+        unet.to(memory_format=torch.channels_last)
+    return CudaGraphs(call) if options["cuda_graph"] else call

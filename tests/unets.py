@@ -1,0 +1,88 @@
+"""UNets of SDXL's shape with random weights, small enough to run and compile on two cores."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipa_cli.attention import Adapters, Context, UNetInputs, install, project
+
+IMAGE_DIM = 48
+TINY: dict[str, Any] = {
+    "act_fn": "silu",
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "attention_head_dim": [2, 4],
+    "block_out_channels": [32, 64],
+    "cross_attention_dim": 64,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "projection_class_embeddings_input_dim": 8 * 6 + 32,
+    "sample_size": 16,
+    "transformer_layers_per_block": [1, 2],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "use_linear_projection": True,
+}
+
+
+def tiny_unet(seed: int = 0) -> Any:
+    """One downsampler, one width of attention: the smallest that has every kind of part."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(**TINY).eval().requires_grad_(False)
+
+
+def adapter(unet: Any, tokens: int = 4, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Random weights of a base IP-Adapter, as a file holds them."""
+    torch.manual_seed(seed)
+    cross = unet.config.cross_attention_dim
+    state = {
+        "image_proj": {
+            "proj.weight": torch.randn(tokens * cross, IMAGE_DIM) * IMAGE_DIM**-0.5,
+            "proj.bias": torch.zeros(tokens * cross),
+            "norm.weight": torch.ones(cross),
+            "norm.bias": torch.zeros(cross),
+        },
+        "ip_adapter": {},
+    }
+    names = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    for layer, name in enumerate(names):
+        inner = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
+        for kind in "kv":
+            weight = torch.randn(inner, cross) * cross**-0.5
+            state["ip_adapter"][f"{2 * layer + 1}.to_{kind}_ip.weight"] = weight
+    return state
+
+
+def tiny(adapters: int = 1, seed: int = 0) -> tuple[Any, Adapters]:
+    """A tiny UNet with IP-Adapters installed, and their weights."""
+    unet = tiny_unet(seed)
+    return unet, install(unet, [adapter(unet, seed=number) for number in range(adapters)])
+
+
+def embeddings(unet: Any, adapters: int = 1, images: int = 1, seed: int = 1) -> tuple[Tensor, list[Tensor]]:
+    """Hidden states of the text, (2, 77, cross), and image embeddings, (2, images, dim) per adapter."""
+    torch.manual_seed(seed)
+    text = torch.randn(2, 77, unet.config.cross_attention_dim)
+    return text, [torch.randn(2, images, IMAGE_DIM) for _ in range(adapters)]
+
+
+def unet_inputs(context: Context, height: int = 16, width: int = 16, seed: int = 2) -> UNetInputs:
+    """Inputs of the tiny UNet for a picture of `height` x `width` latent pixels."""
+    torch.manual_seed(seed)
+    pooled = TINY["projection_class_embeddings_input_dim"] - 6 * TINY["addition_time_embed_dim"]
+    time_ids = torch.tensor([[128.0, 128, 0, 0, 128, 128]] * 2)
+    return UNetInputs(torch.randn(2, 4, height, width), torch.tensor(500.0), torch.randn(2, pooled), time_ids, context)
+
+
+def example(unet: Any, adapters: Adapters, height: int = 16, width: int = 16) -> UNetInputs:
+    """Inputs with one image for each adapter."""
+    text, images = embeddings(unet, len(adapters.projections))
+    return unet_inputs(project(unet, adapters, text, images), height, width)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Relative error of `a` against `b`."""
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
