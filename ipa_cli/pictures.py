@@ -319,7 +319,7 @@ def _texts(path: Path) -> dict[str, str]:
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            texts = {key: value for key, value in image.info.items() if isinstance(value, str)}
+            texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     except UnidentifiedImageError as error:
         raise IpaError(f"{path} is not a readable PNG picture", "settings are read from PNG files only") from error
     except FileNotFoundError as error:
