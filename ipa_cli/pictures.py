@@ -458,7 +458,7 @@ def _template(output: str | None) -> str:
         text = str(Path(output).expanduser()) if output.startswith("~") else output
     except RuntimeError as error:
         raise UsageError(f"--output {output}: {error}", "write the folder in full") from error
-    if Path(text).is_dir():
+    if _is_folder(Path(text)):
         return str(Path(text.replace("{", "{{").replace("}", "}}"), DEFAULT_NAME))
     if output.endswith(("/", os.sep)):
         return str(Path(text, DEFAULT_NAME))
@@ -470,6 +470,12 @@ def _template(output: str | None) -> str:
         hint = f"--output {shlex.quote(text.removesuffix(suffix) + '.png')}"
         raise UsageError(f"--output {output}: pictures are written as .png, not {suffix}", hint)
     return text + ".png"
+
+
+def _is_folder(path: Path) -> bool:
+    with suppress(OSError):  # no access, or a name too long: told when writing is checked
+        return path.is_dir()
+    return False
 
 
 _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[dfg]?")

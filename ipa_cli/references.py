@@ -351,7 +351,7 @@ def _plain_rgb(image: Image, notes: list[str]) -> Image:
         image = _from_cmyk(image, notes)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getextrema()[3] != (255, 255):
+        if image.getchannel("A").getextrema() != (255, 255):
             notes.append("transparent parts are shown on white")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
