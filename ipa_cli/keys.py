@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +23,7 @@ Factor = Scalar | Sequence[Scalar]
 ABSENT = "absent"
 _SLUG = re.compile(r"[a-z0-9_]([a-z0-9_.+-]{0,79})")
 _SHORT = 48
+_SCALARS = {str, int, bool, float, type(None)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +80,25 @@ class GraphKey:
 
 def from_dict(data: Any) -> GraphKey:
     """The key that `as_dict` wrote. Raises ValueError when `data` is anything else."""
-    if not isinstance(data, dict) or set(data) != {"backend", "gpu", "shape", "factors"}:
+    validate(data)
+    return GraphKey(**data)
+
+
+def validate(data: Any) -> None:
+    """Raise ValueError unless `from_dict` takes `data`, parsed JSON. Quick, for listings of many keys."""
+    if not isinstance(data, dict) or data.keys() != {"backend", "gpu", "shape", "factors"}:
         raise ValueError("not a graph key")
-    if not isinstance(data["factors"], dict):
+    factors, slugs = data["factors"], (data["backend"], data["gpu"], data["shape"])
+    if not all(isinstance(part, str) and _SLUG.fullmatch(part) for part in slugs):
+        raise ValueError("not a slug in the key")
+    if not isinstance(factors, dict):
         raise ValueError("the factors are not a table")
-    try:
-        return GraphKey(**data)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+    lists = [value for value in factors.values() if type(value) is list]
+    flat = [*(value for value in factors.values() if type(value) is not list), *chain.from_iterable(lists)]
+    if not set(map(type, flat)) <= _SCALARS:
+        raise ValueError("a factor is neither a scalar nor a flat list")
+    if not all(math.isfinite(value) for value in flat if type(value) is float):
+        raise ValueError("a factor is not a finite number")
 
 
 def canonical(data: Any) -> str:
@@ -158,7 +172,7 @@ def _scalar(name: str, value: Any) -> Scalar:
         return value
     for kind in (str, int, float):
         if isinstance(value, kind):
-            if value != value or value in (float("inf"), float("-inf")):
+            if isinstance(value, float) and not math.isfinite(value):
                 break
             return kind(value)
     raise TypeError(f"the factor {name!r} is not JSON: {value!r}")

@@ -1,0 +1,36 @@
+"""Compiled graphs on disk: found by key, built once, checked before use, removed by plan."""
+
+from .archive import Imported, export, import_
+from .building import Builder, Built, Hit, Miss, build, discard, lookup, opened
+from .entries import Broken, Damage, Entry, Item, Refused, Store, StoreError, check, scan
+from .removal import Plan, Removed, evict, execute, find, plan, sweep
+
+__all__ = [
+    "Broken",
+    "Builder",
+    "Built",
+    "Damage",
+    "Entry",
+    "Hit",
+    "Imported",
+    "Item",
+    "Miss",
+    "Plan",
+    "Refused",
+    "Removed",
+    "Store",
+    "StoreError",
+    "build",
+    "check",
+    "discard",
+    "evict",
+    "execute",
+    "export",
+    "find",
+    "import_",
+    "lookup",
+    "opened",
+    "plan",
+    "scan",
+    "sweep",
+]
