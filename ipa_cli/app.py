@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -16,7 +17,7 @@ from .report import Result
 INTERRUPTED_EXIT_CODE = 130
 
 # Typer has shipped its own Click since 0.26, so the exception family is reached through Typer.
-ClickException = typer.BadParameter.__mro__[2]
+ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="ipa",
@@ -35,9 +36,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: bool = typer.Option(
-        False, "--version", help="Show the version.", callback=_version, is_eager=True
-    ),
+    version: bool = typer.Option(False, "--version", help="Show the version.", callback=_version, is_eager=True),
 ) -> None:
     pass
 
@@ -77,7 +76,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _command_name(arguments: Sequence[str]) -> str:
     """The words before the first flag or value, as far as they name a command: "cache ls"."""
-    node, words = typer.main.get_command(app), []
+    node: Any = typer.main.get_command(app)
+    words: list[str] = []
     for word in arguments:
         node = getattr(node, "commands", {}).get(word)
         if node is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ class Settings:
     prompt: str | None = _setting(None, "what to draw")
     negative_prompt: str = _setting("", "what to keep out of the picture")
     image: tuple[str, ...] = _setting((), "reference picture: a file, a folder member or an http(s) URL")
-    scale: float = _setting(0.6, "how strongly the reference picture counts (0: not at all)", _at_least(0, 10))
+    scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _at_least(0, 10))
     steps: int | None = _setting(None, "denoising steps", _at_least(1, 1000))
     guidance_scale: float | None = _setting(None, "classifier-free guidance", _at_least(0, 100))
     height: int | None = _setting(None, "height in pixels, a multiple of 8", _side)
@@ -90,7 +91,9 @@ class Settings:
         "auto", "auto, float16, bfloat16 or float32", _choice("auto", "float16", "bfloat16", "float32")
     )
     offload: str = _setting(
-        "none", "keep weights in main memory: none, model or sequential", _choice("none", "model", "sequential")
+        "none",
+        "keep weights in main memory: none, model or sequential",
+        _choice("none", "model", "sequential"),
     )
     vae_tiling: bool = _setting(False, "decode in tiles to save memory")
     vae_slicing: bool = _setting(False, "decode pictures one at a time to save memory")
@@ -128,9 +131,7 @@ def suggest(word: str, known: typing.Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def resolve(
-    flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Resolved:
+def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Resolved:
     """Merge all layers. Raises ConfigError for a bad file, UsageError for a bad flag or variable."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -206,9 +207,9 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
+    else:
         import tomli as tomllib
     try:
         with path.open("rb") as file:
@@ -256,7 +257,16 @@ def _from_toml(name: str, key: str, value: Any, path: Path) -> Any:
 
 def _from_text(name: str, text: str, where: str) -> Any:
     kind, wanted = _expected(name)
-    switches = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    switches = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
     try:
         if kind is bool:
             return switches[text.lower()]

@@ -80,21 +80,6 @@ class Terminal:
 
             yield advance
 
-    @contextmanager
-    def download(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """A bar of bytes on a terminal; a line at the start elsewhere."""
-        if not self.live:
-            size = "" if total is None else f" ({total / 1e6:.1f} MB)"
-            self.note(f"downloading {name}{size}")
-            yield lambda count: None
-            return
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=self.err, transient=True) as progress:
-            task = progress.add_task(escape(name), total=total)
-            yield lambda count: progress.advance(task, count)
-
     def show(self, result: Result) -> None:
         """Print a finished command's result on stdout."""
         if self.json_mode:

@@ -43,9 +43,6 @@ class Reporter(Protocol):
     def steps(self, name: str, total: int) -> AbstractContextManager[Advance]:
         """A counted loop; call the yielded function after each step."""
 
-    def download(self, name: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
-        """Bytes on their way; call the yielded function with the number of bytes that came."""
-
 
 class Silent:
     """A reporter that keeps still."""
@@ -63,7 +60,3 @@ class Silent:
     @contextmanager
     def steps(self, name: str, total: int) -> Iterator[Advance]:
         yield lambda: None
-
-    @contextmanager
-    def download(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        yield lambda count: None

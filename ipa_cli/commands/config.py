@@ -18,7 +18,11 @@ def show(context: typer.Context, json: options.Json = False, quiet: options.Quie
     """Print every setting, its value and its source."""
     resolved = options.settings(context)
     entries = {
-        name: {"value": _plain(getattr(resolved.settings, name)), "source": source.kind, "where": source.where}
+        name: {
+            "value": _plain(getattr(resolved.settings, name)),
+            "source": source.kind,
+            "where": source.where,
+        }
         for name, source in ((name, resolved.sources[name]) for name in config.FIELDS)
     }
     rows = tuple((name, _shown(entry["value"]), entry["where"]) for name, entry in entries.items())

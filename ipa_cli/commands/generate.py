@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from ..report import Result
 from . import options
+
+if TYPE_CHECKING:
+    from ..session import Generated
 
 
 def generate(
@@ -47,4 +53,34 @@ def generate(
     """Draw pictures from a prompt and a reference picture."""
     from .. import session
 
-    return session.generate(options.settings(context), context.obj, force)
+    done = session.generate(options.settings(context).settings, context.obj, force, shows_bars=context.obj.live)
+    return Result("generate", _data(done), _lines(done))
+
+
+def _data(done: Generated) -> dict[str, Any]:
+    return {
+        "images": [{**asdict(image), "path": str(image.path.absolute())} for image in done.images],
+        "timings": dict(done.timings),
+        "memory": {"peak_gib": done.peak_gib},
+        "backend": done.backend,
+        "device": done.device,
+        "dtype": done.dtype,
+        "model": done.model,
+        "adapter": done.adapter,
+        "references": list(done.references),
+        "steps": done.steps,
+    }
+
+
+def _lines(done: Generated) -> tuple[str, ...]:
+    times = done.timings
+    speed = f"{times['it_per_s']:.1f} it/s, {times['inference_s']:.1f} s for {len(done.images)} × {done.steps} steps"
+    return (
+        *(
+            f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}"
+            for image in done.images
+        ),
+        f"{done.model} on {done.device} ({done.dtype}, {done.backend}): {speed}",
+        f"load {times['load_s']:.1f} s, warm-up {times['warmup_s']:.1f} s, in all {times['e2e_s']:.1f} s; "
+        f"peak memory {done.peak_gib:.2f} GiB",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -16,21 +16,21 @@ def _option(name: str, *declarations: str, panel: str, **more: Any) -> Any:
 
 
 def _text(name: str, *declarations: str, panel: str, **more: Any) -> Any:
-    return Annotated[Optional[str], _option(name, *declarations, panel=panel, **more)]
+    return Annotated[str | None, _option(name, *declarations, panel=panel, **more)]
 
 
 _PICTURE, _MODEL, _MACHINE = "Picture", "Model", "Machine"
 
 Prompt = _text("prompt", "--prompt", "-p", panel=_PICTURE)
 NegativePrompt = _text("negative_prompt", "--negative-prompt", panel=_PICTURE)
-Image = Annotated[Optional[list[str]], _option("image", "--image", "-i", panel=_PICTURE)]
-Scale = Annotated[Optional[float], _option("scale", "--scale", "-s", panel=_PICTURE)]
-Steps = Annotated[Optional[int], _option("steps", "--steps", panel=_PICTURE)]
-GuidanceScale = Annotated[Optional[float], _option("guidance_scale", "--guidance-scale", panel=_PICTURE)]
-Height = Annotated[Optional[int], _option("height", "--height", panel=_PICTURE)]
-Width = Annotated[Optional[int], _option("width", "--width", panel=_PICTURE)]
-Seed = Annotated[Optional[int], _option("seed", "--seed", panel=_PICTURE)]
-NumImages = Annotated[Optional[int], _option("num_images", "--num-images", "-n", panel=_PICTURE)]
+Image = Annotated[list[str] | None, _option("image", "--image", "-i", panel=_PICTURE)]
+Scale = Annotated[float | None, _option("scale", "--scale", "-s", panel=_PICTURE)]
+Steps = Annotated[int | None, _option("steps", "--steps", panel=_PICTURE)]
+GuidanceScale = Annotated[float | None, _option("guidance_scale", "--guidance-scale", panel=_PICTURE)]
+Height = Annotated[int | None, _option("height", "--height", panel=_PICTURE)]
+Width = Annotated[int | None, _option("width", "--width", panel=_PICTURE)]
+Seed = Annotated[int | None, _option("seed", "--seed", panel=_PICTURE)]
+NumImages = Annotated[int | None, _option("num_images", "--num-images", "-n", panel=_PICTURE)]
 Scheduler = _text("scheduler", "--scheduler", panel=_PICTURE)
 Output = _text("output", "--output", "-o", panel=_PICTURE)
 
@@ -43,15 +43,15 @@ IpAdapterSubfolder = _text("ip_adapter_subfolder", "--ip-adapter-subfolder", pan
 IpAdapterWeightName = _text("ip_adapter_weight_name", "--ip-adapter-weight-name", panel=_MODEL)
 
 Backend = _text("backend", "--backend", "-b", panel=_MACHINE)
-Compile = Annotated[Optional[bool], _option("compile", "--compile/--no-compile", panel=_MACHINE)]
+Compile = Annotated[bool | None, _option("compile", "--compile/--no-compile", panel=_MACHINE)]
 CompileOptions = _text("compile_options", "--compile-options", panel=_MACHINE)
 Device = _text("device", "--device", panel=_MACHINE)
 Dtype = _text("dtype", "--dtype", panel=_MACHINE)
 Offload = _text("offload", "--offload", panel=_MACHINE)
-VaeTiling = Annotated[Optional[bool], _option("vae_tiling", "--vae-tiling/--no-vae-tiling", panel=_MACHINE)]
-VaeSlicing = Annotated[Optional[bool], _option("vae_slicing", "--vae-slicing/--no-vae-slicing", panel=_MACHINE)]
-Warmup = Annotated[Optional[int], _option("warmup", "--warmup", panel=_MACHINE)]
-CacheDir = Annotated[Optional[Path], _option("cache_dir", "--cache-dir", panel=_MACHINE)]
+VaeTiling = Annotated[bool | None, _option("vae_tiling", "--vae-tiling/--no-vae-tiling", panel=_MACHINE)]
+VaeSlicing = Annotated[bool | None, _option("vae_slicing", "--vae-slicing/--no-vae-slicing", panel=_MACHINE)]
+Warmup = Annotated[int | None, _option("warmup", "--warmup", panel=_MACHINE)]
+CacheDir = Annotated[Path | None, _option("cache_dir", "--cache-dir", panel=_MACHINE)]
 CacheMaxSize = _text("cache_max_size", "--cache-max-size", panel=_MACHINE)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

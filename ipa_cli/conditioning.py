@@ -1,0 +1,112 @@
+"""Prompts and reference pictures as tensors; with guidance the negative half comes first, as in diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .report import Reporter
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from .loading import Model
+
+# The mean and standard deviation of CLIP's training pictures, by which every IP-Adapter encoder normalises.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def encode_text(
+    model: Model, prompt: str, negative_prompt: str, guided: bool, device: torch.device, reporter: Reporter
+) -> tuple[Tensor, Tensor]:
+    """Hidden states (B, tokens, cross) and pooled embeddings (B, pooled); B is 2 with guidance.
+
+    As diffusers' `StableDiffusionXLPipeline.encode_prompt`.
+    """
+    import torch
+
+    positive = _encode_prompt(model, prompt, device, reporter)
+    if not guided:
+        return positive
+    if not negative_prompt and model.zeros_for_empty_prompt:
+        negative = (torch.zeros_like(positive[0]), torch.zeros_like(positive[1]))
+    else:
+        negative = _encode_prompt(model, negative_prompt, device, reporter)
+    return torch.cat([negative[0], positive[0]]), torch.cat([negative[1], positive[1]])
+
+
+def encode_images(
+    model: Model, images: Sequence[Sequence[Image.Image]], guided: bool, device: torch.device
+) -> list[Tensor]:
+    """Per adapter the embeddings of its reference pictures: (B, images, dim), or hidden states for Plus adapters.
+
+    As diffusers' `prepare_ip_adapter_image_embeds`: without a picture the embedding is zero, and Plus adapters see
+    the encoding of an empty picture.
+    """
+    import torch
+
+    encoder = model.image_encoder
+    embeds = []
+    for pictures, projection in zip(images, model.adapters.projections, strict=True):
+        assert encoder is not None
+        pixels = torch.stack([pixel_values(picture, encoder.config.image_size) for picture in pictures])
+        pixels = pixels.to(device, encoder.dtype)
+        with torch.no_grad():
+            if type(projection).__name__ == "ImageProjection":
+                positive = encoder(pixels).image_embeds
+                negative = torch.zeros_like(positive)
+            else:
+                positive = encoder(pixels, output_hidden_states=True).hidden_states[-2]
+                negative = encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
+        embeds.append(torch.stack([negative, positive]) if guided else positive[None])
+    return embeds
+
+
+def pixel_values(picture: Image.Image, side: int) -> Tensor:
+    """A whole picture as CLIP sees it: (3, side, side), fitted in and padded with its normalised grey."""
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    fitted = ImageOps.pad(
+        picture, (side, side), Image.Resampling.BICUBIC, color=tuple(round(255 * mean) for mean in CLIP_MEAN)
+    )
+    values = (np.asarray(fitted, dtype=np.float32) / 255 - CLIP_MEAN) / CLIP_STD
+    return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
+
+
+def scales(scale: float, adapters: int, layers: int) -> Tensor:
+    """One scale for every adapter and cross-attention layer: (adapters, layers), float32."""
+    import torch
+
+    return torch.full((adapters, layers), scale, dtype=torch.float32)
+
+
+def _encode_prompt(model: Model, prompt: str, device: torch.device, reporter: Reporter) -> tuple[Tensor, Tensor]:
+    import torch
+
+    hidden: list[Tensor] = []
+    pooled = None
+    for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
+        ids = _token_ids(tokenizer, prompt, reporter if not hidden else None)
+        with torch.no_grad():
+            encoded = encoder(ids.to(device), output_hidden_states=True)
+        hidden.append(encoded.hidden_states[-2])
+        pooled = encoded[0]
+    assert pooled is not None
+    return torch.cat(hidden, dim=-1), pooled
+
+
+def _token_ids(tokenizer: Any, prompt: str, reporter: Reporter | None) -> Tensor:
+    """Token ids, (1, length of the encoder's window); says which words no longer fit."""
+    limit = tokenizer.model_max_length
+    ids = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
+    if reporter is not None:
+        whole = tokenizer(prompt).input_ids
+        if len(whole) > limit:
+            lost = tokenizer.decode(whole[limit - 1 : -1])
+            reporter.warn(f"the prompt is longer than {limit - 2} tokens; left out: {lost}")
+    return ids

@@ -1,0 +1,127 @@
+"""Files from a model hub, with every failure in words; downloads resume, and huggingface_hub draws their bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import IpaError
+from .report import Reporter
+
+
+class HubError(IpaError):
+    """The hub cannot give what was asked for."""
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether `text` has the form `owner/name` (or `name`) of a hub repository."""
+    import re
+
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text) is not None and not Path(text).suffix
+
+
+def list_files(repo: str, revision: str | None) -> list[str]:
+    """Names of all files in a repository: asked from the hub, or read from the local cache without a network."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    with in_words(repo, revision):
+        try:
+            return HfApi().list_repo_files(repo, revision=revision)
+        except Exception as error:
+            if not _is_unreachable(error):
+                raise
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns="*"))
+            return [str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()]
+
+
+def fetch(repo: str, revision: str | None, files: Iterable[str], reporter: Reporter, shows_bars: bool) -> Path:
+    """Download `files` unless they are in the local cache and return the folder that holds them."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    (enable_progress_bars if shows_bars else disable_progress_bars)()
+    root = None
+    with in_words(repo, revision):
+        for name in files:
+            here = isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+            if not here and not shows_bars and name.endswith((".safetensors", ".bin")):
+                reporter.note(f"downloading {repo}/{name}")
+            path = Path(hf_hub_download(repo, name, revision=revision))
+            root = path.parents[len(Path(name).parts) - 1]
+    assert root is not None, "nothing to fetch"
+    return root
+
+
+def tensor_shapes(repo: str, name: str, revision: str | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a `.safetensors` file, from its header alone."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repo, name, revision=revision)
+    if isinstance(cached, str):
+        from .weights import header
+
+        return header(Path(cached))
+    with in_words(repo, revision):
+        metadata = HfApi().parse_safetensors_file_metadata(repo, name, revision=revision)
+    return {key: tuple(tensor.shape) for key, tensor in metadata.tensors.items()}
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the network, rather than the request, is at fault (requests and httpx name it differently)."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ConnectionError", "ConnectError", "Timeout", "TimeoutException", "OfflineModeIsEnabled"})
+
+
+@contextmanager
+def in_words(repo: str, revision: str | None) -> Iterator[None]:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    unreachable = HubError(
+        f"cannot reach {constants.ENDPOINT}, and {repo} is not whole in the local cache",
+        "check the network (HF_ENDPOINT names another hub), or use --load-format dummy or --model demo",
+    )
+    try:
+        yield
+    except GatedRepoError as error:
+        raise HubError(
+            f"{repo} is gated: its licence must be accepted first",
+            f"accept it at {constants.ENDPOINT}/{repo}, then set HF_TOKEN or type `hf auth login`",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"{constants.ENDPOINT} has no repository '{repo}', or it is private",
+            "check the name; for a private repository set HF_TOKEN or type `hf auth login`",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{repo} has no revision '{revision}'", f"look at {constants.ENDPOINT}/{repo}") from error
+    except LocalEntryNotFoundError as error:
+        raise unreachable from error
+    except EntryNotFoundError as error:
+        raise HubError(f"{repo} lacks a file: {error}", f"look at {constants.ENDPOINT}/{repo}/tree/main") from error
+    except HFValidationError as error:
+        raise HubError(f"'{repo}' is not a repository name: {error}", "names look like owner/name") from error
+    except HfHubHTTPError as error:
+        raise HubError(f"{constants.ENDPOINT} answered for {repo}: {error}", "try again later") from error
+    except OSError as error:
+        if _is_unreachable(error):
+            raise unreachable from error
+        if error.errno is not None:
+            raise HubError(
+                f"cannot store files of {repo}: {error.strerror}",
+                "free some space, or let HF_HOME name a folder on another disk",
+            ) from error
+        raise
+    except Exception as error:
+        if _is_unreachable(error) or "Protocol" in type(error).__name__ or "Read" in type(error).__name__:
+            raise unreachable from error
+        raise

@@ -1,0 +1,279 @@
+"""Fetch and build the parts of a planned model: from a folder, a hub, one checkpoint file, or seeded random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from . import hub, weights
+from .models import DEMO, SDXL, Location, ModelError, Plan, folder_location, read_json
+from .report import Reporter
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .attention import Adapters
+
+DUMMY_SEED = 0
+DUMMY_TOKENS = 4
+COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae", "scheduler")
+WEIGHT_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model; `adapters` holds the IP-Adapters installed in its UNet."""
+
+    unet: Any
+    vae: Any
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
+    scheduler: Any
+    image_encoder: Any | None
+    adapters: Adapters
+    zeros_for_empty_prompt: bool
+
+
+def load(plan: Plan, device: torch.device, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Model:
+    """Fetch what is not here and build every part on `device`; the VAE in fp32 where fp16 would overflow it."""
+    _quiet_libraries()
+    from . import attention
+
+    if plan.dummy:
+        parts, state, image_encoder = _dummy_parts(plan, device, dtype)
+    else:
+        plan = _fetched(plan, dtype, reporter, shows_bars)
+        parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype)
+        state, image_encoder = _adapter_parts(plan, dtype)
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        parts[name].to(device).eval().requires_grad_(False)
+    if image_encoder is not None:
+        image_encoder.to(device).eval().requires_grad_(False)
+    adapters = attention.install(parts["unet"], [state] if state else [])
+    index = read_json(plan.location, "model_index.json")
+    return Model(
+        unet=parts["unet"],
+        vae=parts["vae"],
+        text_encoders=(parts["text_encoder"], parts["text_encoder_2"]),
+        tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
+        scheduler=parts["scheduler"],
+        image_encoder=image_encoder,
+        adapters=adapters,
+        zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
+    )
+
+
+def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """fp32 for a VAE that overflows in fp16 (its config says `force_upcast`), as in diffusers' `upcast_vae`."""
+    import torch
+
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
+
+
+def _fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
+    """The plan with every hub location replaced by a local folder."""
+    location, adapter = plan.location, plan.adapter
+    if location.repo is not None:
+        files = ["model_index.json"]
+        for part in COMPONENTS:
+            inside = sorted(name for name in location.names if name.startswith(part + "/"))
+            files += [name for name in inside if name.endswith((".json", ".txt", ".model"))]
+            if not part.startswith(("tokenizer", "scheduler")):
+                files += _weight_files(location, part, plan.variant, dtype)
+        folder = hub.fetch(location.repo, location.revision, dict.fromkeys(files), reporter, shows_bars)
+        location = replace(folder_location(folder), repo=location.repo, revision=location.revision)
+    if adapter is not None and adapter.location.folder is None:
+        where = adapter.location
+        assert where.repo is not None
+        files = [adapter.file, f"{adapter.encoder}/config.json", *_weight_files(where, adapter.encoder, None, dtype)]
+        folder = hub.fetch(where.repo, where.revision, files, reporter, shows_bars)
+        adapter = replace(adapter, location=folder_location(folder))
+    return replace(plan, location=location, adapter=adapter)
+
+
+def _weight_files(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[str]:
+    """The weight files of one part: safetensors before pickles, and half-size ones where they are enough."""
+    stem = WEIGHT_NAMES.get(part, "model")
+    pickle_stem = stem if stem != "model" else "pytorch_model"
+    suits = [variant] if variant else (["fp16", None] if str(dtype) != "torch.float32" else [None, "fp16"])
+    for ending, base in ((".safetensors", stem), (".bin", pickle_stem)):
+        for suit in suits:
+            middle = f".{suit}" if suit else ""
+            whole = f"{part}/{base}{middle}{ending}"
+            if whole in location.names:
+                return [whole]
+            index = f"{part}/{base}{ending}.index{middle}.json"
+            if index in location.names:
+                head = f"{part}/{base}{middle}-"
+                return [index, *sorted(n for n in location.names if n.startswith(head) and n.endswith(ending))]
+    kind = f" of variant '{variant}'" if variant else ""
+    raise ModelError(f"{location} has no weights{kind} for {part}", "check --variant, or name a whole model")
+
+
+def _from_pretrained(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dtype) -> Any:
+    assert location.folder is not None
+    files = _weight_files(location, part, plan.variant if location == plan.location else None, dtype)
+    first = PurePosixPath(files[0]).name
+    for name in files:
+        if name.endswith(".safetensors"):
+            weights.header(location.folder / name)
+    return kind.from_pretrained(
+        location.folder / part,
+        variant="fp16" if ".fp16" in first else plan.variant if plan.variant and plan.variant in first else None,
+        use_safetensors=".safetensors" in first,
+        **{_dtype_argument(kind): dtype},
+    )
+
+
+def _dtype_argument(kind: Any) -> str:
+    """transformers renamed `torch_dtype` to `dtype` in 4.56; diffusers keeps the old name."""
+    if not kind.__module__.startswith("transformers"):
+        return "torch_dtype"
+    import transformers
+
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
+def _folder_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    location = plan.location
+    assert location.folder is not None
+    vae = vae_dtype(read_json(location, "vae/config.json"), dtype)
+    return {
+        "unet": _from_pretrained(UNet2DConditionModel, location, "unet", plan, dtype),
+        "vae": _from_pretrained(AutoencoderKL, location, "vae", plan, vae),
+        "text_encoder": _from_pretrained(CLIPTextModel, location, "text_encoder", plan, dtype),
+        "text_encoder_2": _from_pretrained(CLIPTextModelWithProjection, location, "text_encoder_2", plan, dtype),
+        "tokenizer": CLIPTokenizer.from_pretrained(location.folder / "tokenizer"),
+        "tokenizer_2": CLIPTokenizer.from_pretrained(location.folder / "tokenizer_2"),
+        "scheduler": _scheduler(location),
+    }
+
+
+def _scheduler(location: Location) -> Any:
+    import diffusers
+
+    config = read_json(location, "scheduler/scheduler_config.json")
+    kind = getattr(diffusers, str(config.get("_class_name", "EulerDiscreteScheduler")), None)
+    if kind is None:
+        raise ModelError(f"{location} wants the scheduler {config['_class_name']}, unknown to this diffusers", "")
+    return kind.from_config(config)
+
+
+def _single_file_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
+    """One checkpoint file; diffusers fetches the small configuration files and tokenizers it lacks."""
+    from diffusers import StableDiffusionXLPipeline
+
+    assert plan.single_file is not None
+    with hub.in_words(SDXL, None):
+        pipeline = StableDiffusionXLPipeline.from_single_file(str(plan.single_file), torch_dtype=dtype)
+    parts = {name: getattr(pipeline, name) for name in COMPONENTS}
+    parts["vae"].to(vae_dtype(parts["vae"].config, dtype))
+    return parts
+
+
+def _adapter_parts(plan: Plan, dtype: torch.dtype) -> tuple[dict[str, dict[str, Tensor]] | None, Any]:
+    if plan.adapter is None:
+        return None, None
+    from transformers import CLIPVisionModelWithProjection
+
+    adapter = plan.adapter
+    assert adapter.location.folder is not None
+    encoder = _from_pretrained(CLIPVisionModelWithProjection, adapter.location, adapter.encoder, plan, dtype)
+    return weights.load_adapter(adapter.location.folder / adapter.file), encoder
+
+
+def _dummy_parts(
+    plan: Plan, device: torch.device, dtype: torch.dtype
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]] | None, Any]:
+    """The whole architecture with seeded random weights, built straight on the device in its final dtype."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    def read(part: str) -> dict[str, Any]:
+        config = read_json(plan.location, f"{part}/config.json")
+        return {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+
+    def build(make: Any, kind: torch.dtype) -> Any:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(kind)
+        try:
+            with torch.device(device):
+                return make()
+        finally:
+            torch.set_default_dtype(before)
+
+    def text(kind: Any, part: str) -> Any:
+        return build(lambda: kind(CLIPTextConfig(**read(part))), dtype)
+
+    vae_config = read("vae")
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(DUMMY_SEED)
+        parts = {
+            "unet": build(lambda: UNet2DConditionModel.from_config(read("unet")), dtype),
+            "vae": build(lambda: AutoencoderKL.from_config(vae_config), vae_dtype(vae_config, dtype)),
+            "text_encoder": text(CLIPTextModel, "text_encoder"),
+            "text_encoder_2": text(CLIPTextModelWithProjection, "text_encoder_2"),
+            "scheduler": _scheduler(plan.location),
+        }
+        state, encoder = None, None
+        if plan.adapter is not None:
+            config = CLIPVisionConfig(**read("ip_adapter/image_encoder"))
+            encoder = build(lambda: CLIPVisionModelWithProjection(config), dtype)
+            state = build(lambda: _dummy_adapter(parts["unet"], config.projection_dim), dtype)
+    for number in ("", "_2"):
+        # Words mean nothing to random weights; what counts is their number, which sets the graph's shape.
+        tokenizer = CLIPTokenizer.from_pretrained(DEMO / f"tokenizer{number}")
+        tokenizer.model_max_length = read(f"text_encoder{number}")["max_position_embeddings"]
+        parts[f"tokenizer{number}"] = tokenizer
+    return parts, state, encoder
+
+
+def _dummy_adapter(unet: Any, image_width: int) -> dict[str, dict[str, Tensor]]:
+    """Random weights in the layout of h94's `ip-adapter_sdxl`: four tokens, keys and values of every layer."""
+    import torch
+
+    from .attention import layers
+
+    cross = unet.config.cross_attention_dim
+    state: dict[str, dict[str, Tensor]] = {
+        "image_proj": {
+            "proj.weight": torch.randn(DUMMY_TOKENS * cross, image_width) * image_width**-0.5,
+            "proj.bias": torch.zeros(DUMMY_TOKENS * cross),
+            "norm.weight": torch.ones(cross),
+            "norm.bias": torch.zeros(cross),
+        },
+        "ip_adapter": {},
+    }
+    for number, name in enumerate(layers(unet)):
+        inner = unet.get_submodule(name).to_k.out_features
+        for kind in "kv":
+            weight = torch.randn(inner, cross) * cross**-0.5
+            state["ip_adapter"][f"{2 * number + 1}.to_{kind}_ip.weight"] = weight
+    return state
+
+
+def _quiet_libraries() -> None:
+    """Keep diffusers and transformers from logging advice about packages nobody here needs."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()

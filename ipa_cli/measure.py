@@ -1,0 +1,66 @@
+"""Time and memory as they are: synchronised, and steps timed by the device itself."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class StepClock:
+    """Marks between steps; on a GPU by events, so that measuring does not slow what is measured."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        if self._device.type == "cuda":
+            import torch
+
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+            # Two steps in flight keep the device busy; more would let progress and Ctrl-C run far ahead of it.
+            if len(self._marks) > 2:
+                self._marks[-3].synchronize()
+        else:
+            self._marks.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """From the first mark to the last."""
+        if len(self._marks) < 2:
+            return 0.0
+        if self._device.type == "cuda":
+            self._marks[-1].synchronize()
+            return self._marks[0].elapsed_time(self._marks[-1]) / 1e3
+        return self._marks[-1] - self._marks[0]
+
+    @property
+    def per_second(self) -> float:
+        """Steps per second between the marks."""
+        return (len(self._marks) - 1) / self.seconds if self.seconds else 0.0
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type != "cpu":
+        import torch
+
+        getattr(torch, device.type).synchronize()
+
+
+def peak_gib(device: torch.device) -> float:
+    """Most memory held so far, in GiB: the device's allocator on a GPU, the whole process on a CPU."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

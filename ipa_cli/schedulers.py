@@ -1,0 +1,47 @@
+"""Samplers by the names people type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .config import suggest
+from .errors import UsageError
+
+CLASSES = {
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++-sde": "DPMSolverSDEScheduler",
+    "ddim": "DDIMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "pndm": "PNDMScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2-a": "KDPM2AncestralDiscreteScheduler",
+}
+# Second-order samplers call the UNet twice a step and need packages that are not dependencies, or both.
+NEEDS = {"dpm++-sde": "torchsde", "lms": "scipy"}
+
+
+def check(name: str | None) -> None:
+    """Raise UsageError unless `name` is known and what it needs is installed."""
+    if name is None:
+        return
+    if name not in CLASSES:
+        raise UsageError(f"unknown scheduler '{name}'{suggest(name, CLASSES)}", f"choose one of {', '.join(CLASSES)}")
+    if name in NEEDS:
+        from importlib.util import find_spec
+
+        if find_spec(NEEDS[name]) is None:
+            raise UsageError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
+
+
+def create(name: str | None, default: Any) -> Any:
+    """A fresh scheduler with the noise schedule of `default`, the model's own."""
+    if name is None:
+        return default.from_config(default.config)
+    import diffusers
+
+    return getattr(diffusers, CLASSES[name]).from_config(default.config)
