@@ -1,0 +1,155 @@
+"""An isolated world for every test: its own home, caches and working directory, no settings, no network."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CLOSED_PORT = "http://127.0.0.1:9"
+WIDTH = "100"
+
+# huggingface_hub reads its variables when it is imported, which is once for all tests of a process.
+os.environ["HF_ENDPOINT"] = CLOSED_PORT
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="ipa-tests-")
+os.environ.pop("HF_HUB_OFFLINE", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one run of `ipa` did."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        lines = self.stdout.splitlines()
+        assert len(lines) == 1, f"not one line on stdout: {self.stdout!r}\n{self.stderr}"
+        envelope = json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        assert set(envelope) == {"schema_version", "command", "status", "data", "error"}
+        return envelope
+
+    def data(self) -> dict[str, Any]:
+        """The data of a command that succeeded."""
+        envelope = self.json()
+        assert self.exit_code == 0, self.stderr
+        assert envelope["status"] == "ok" and envelope["error"] is None, envelope
+        return envelope["data"]
+
+    def error(self) -> dict[str, str]:
+        """The error of a command that failed."""
+        envelope = self.json()
+        assert envelope["status"] == "error" and envelope["data"] is None, envelope
+        assert set(envelope["error"]) == {"type", "message", "hint"}
+        return envelope["error"]
+
+
+@dataclass(frozen=True)
+class World:
+    """The folders of one test, and the environment of a process that lives in it."""
+
+    home: Path
+    cwd: Path
+    environ: dict[str, str]
+
+    def files(self) -> list[str]:
+        """Names of everything in the working directory, hidden files too."""
+        return sorted(path.relative_to(self.cwd).as_posix() for path in self.cwd.rglob("*"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    home, cwd = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    cwd.mkdir()
+    for name in list(os.environ):
+        if name.startswith(("IPA_", "XDG_", "FORCE_COLOR")):
+            monkeypatch.delenv(name)
+    for name, value in {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "HF_HOME": str(home / ".huggingface"),
+        "HF_ENDPOINT": CLOSED_PORT,
+        "NO_COLOR": "1",
+        "COLUMNS": WIDTH,
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(cwd)
+    return World(home, cwd, dict(os.environ))
+
+
+@pytest.fixture
+def ipa(world: World) -> Callable[..., Ran]:
+    """Run the real program inside this process: `ipa("generate", "--seed", 1)`."""
+    from ipa_cli.app import run
+
+    def call(*arguments: object) -> Ran:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                exit_code = run([str(argument) for argument in arguments])
+            except SystemExit as left:  # `--show-completion` leaves by itself
+                exit_code = left.code if isinstance(left.code, int) else 1
+        return Ran(exit_code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture
+def ipa_process(world: World) -> Iterator[Callable[..., Ran]]:
+    """Run `ipa` as a process of its own: with `environ` on top of the world's, interrupted once stderr says so."""
+
+    def call(
+        *arguments: object, environ: dict[str, str] | None = None, interrupt_at: str | None = None, timeout: float = 120
+    ) -> Ran:
+        command = [sys.executable, "-m", "ipa_cli", *(str(argument) for argument in arguments)]
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            # A test run in the background ignores SIGINT, and its children would inherit that.
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**world.environ, **(environ or {})},
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+            try:
+                if interrupt_at is not None:
+                    _wait_for(interrupt_at, err.fileno(), process, timeout)
+                    process.send_signal(signal.SIGINT)
+                process.wait(timeout)
+            finally:
+                process.kill()
+                process.wait()
+            out.seek(0)
+            err.seek(0)
+            return Ran(process.returncode, out.read(), err.read())
+
+    yield call
+
+
+def _wait_for(text: str, descriptor: int, process: subprocess.Popen[bytes], timeout: float) -> None:
+    ends = time.monotonic() + timeout
+    while text.encode() not in (seen := os.pread(descriptor, 1 << 20, 0)):
+        assert process.poll() is None, f"ended before {text!r}: {seen.decode()}"
+        assert time.monotonic() < ends, f"never said {text!r}: {seen.decode()}"
+        time.sleep(0.05)
