@@ -128,9 +128,7 @@ def test_slug_of_real_names():
 
 def test_difference_in_words():
     have = key(factors={"torch": "2.11.0", "triton": "3.1", "isa": ["x86_64", "avx2", "amx"], "same": 1})
-    want = key(
-        gpu="cpu", factors={"torch": "2.13.0", "batch": 4, "isa": ["x86_64", "avx2", "avx512f"], "same": 1}
-    )
+    want = key(gpu="cpu", factors={"torch": "2.13.0", "batch": 4, "isa": ["x86_64", "avx2", "avx512f"], "same": 1})
     assert keys.difference(have, want) == [
         "gpu nvidia-h200-sm90 → cpu",
         "batch absent → 4",

@@ -154,12 +154,13 @@ def build(
     StoreError when the disk is full or read-only; whatever `builder` raises passes, and nothing is left behind.
     """
     check_owner(store, store.graphs / key.folder)
+    if (present := whole(store, key)) is not None:  # needs no right to write
+        return Built(present, fresh=False)
     keys.canonical(dict(describe))  # what cannot be kept should fail before the work, not after
     with writing(store):
         prepare(store)
         with key_lock(store, key.short, waiting=waiting):
-            present = whole(store, key)
-            if present is not None:
+            if (present := whole(store, key)) is not None:  # another process has built it meanwhile
                 return Built(present, fresh=False)
             sweep(store, held=key.short)
             with workspace(store, key.short) as folder:
