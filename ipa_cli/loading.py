@@ -37,21 +37,26 @@ class Model:
     zeros_for_empty_prompt: bool
 
 
-def load(plan: Plan, device: torch.device, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Model:
-    """Fetch what is not here and build every part on `device`; the VAE in fp32 where fp16 would overflow it."""
+def load(
+    plan: Plan, device: torch.device, home: torch.device, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
+) -> Model:
+    """Fetch what is not here and build every part; the VAE in fp32 where fp16 would overflow it.
+
+    `home` is where the weights stay: `device`, or the CPU when they are offloaded.
+    """
     _quiet_libraries()
     from . import attention
 
     if plan.dummy:
-        parts, state, image_encoder = _dummy_parts(plan, device, dtype)
+        parts, state, image_encoder = _dummy_parts(plan, device, home, dtype)
     else:
         plan = _fetched(plan, dtype, reporter, shows_bars)
         parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype)
         state, image_encoder = _adapter_parts(plan, dtype)
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        parts[name].to(device).eval().requires_grad_(False)
+        parts[name].to(home).eval().requires_grad_(False)
     if image_encoder is not None:
-        image_encoder.to(device).eval().requires_grad_(False)
+        image_encoder.to(home).eval().requires_grad_(False)
     adapters = attention.install(parts["unet"], [state] if state else [])
     index = read_json(plan.location, "model_index.json")
     return Model(
@@ -190,7 +195,7 @@ def _adapter_parts(plan: Plan, dtype: torch.dtype) -> tuple[dict[str, dict[str, 
 
 
 def _dummy_parts(
-    plan: Plan, device: torch.device, dtype: torch.dtype
+    plan: Plan, device: torch.device, home: torch.device, dtype: torch.dtype
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]] | None, Any]:
     """The whole architecture with seeded random weights, built straight on the device in its final dtype."""
     import torch
@@ -213,7 +218,8 @@ def _dummy_parts(
         torch.set_default_dtype(kind)
         try:
             with torch.device(device):
-                return make()
+                made = make()
+            return made.to(home) if isinstance(made, torch.nn.Module) else made
         finally:
             torch.set_default_dtype(before)
 

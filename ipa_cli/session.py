@@ -177,7 +177,7 @@ def open_session(settings: Settings, plan: Plan, backend: str, reporter: Reporte
 
             doing("weights")
             home = device if offload == "none" else torch.device("cpu")
-            model = loading.load(plan, home, dtype, reporter, shows_bars)
+            model = loading.load(plan, device, home, dtype, reporter, shows_bars)
             if settings.vae_tiling:
                 model.vae.enable_tiling()
             if settings.vae_slicing:
