@@ -1,0 +1,266 @@
+"""Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
+
+    python benchmarks/graph.py [--parts eager,graph,fast,max,dynamic] [--size 1024] [--options JSON]
+
+One picture with guidance (UNet batch 2), 4 image tokens, fp16. Every figure stands beside the relative error against
+eager in the same run, at two scales. A JSON file goes to $OUT when that is set.
+"""
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ipa_cli.attention import UNetInputs, install, layers, project
+from ipa_cli.backends import eager, inductor
+
+SDXL: dict[str, Any] = {
+    "act_fn": "silu",
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "layers_per_block": 2,
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "use_linear_projection": True,
+}
+TINY: dict[str, Any] = {
+    **SDXL,
+    "attention_head_dim": [2, 4, 4],
+    "block_out_channels": [32, 64, 64],
+    "cross_attention_dim": 64,
+    "projection_class_embeddings_input_dim": 256 * 6 + 64,
+    "transformer_layers_per_block": [1, 1, 2],
+}
+IMAGE_DIM = 1280
+SCALES = (1.0, 0.3)
+PARTS: dict[str, dict[str, Any]] = {
+    "eager": {"cuda_graph": False},
+    "graph": {},
+    "fast": {"preset": "fast"},
+    "blocks": {"preset": "fast", "parts": "blocks"},
+    "max": {"preset": "max"},
+    "dynamic": {"preset": "fast", "dynamic": [256, 1536]},
+}
+
+
+def build(config: dict[str, Any], device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The UNet and its adapter with the same random weights in every process."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            unet = UNet2DConditionModel(**config).eval().requires_grad_(False)
+            cross = unet.config.cross_attention_dim
+            state: dict[str, dict[str, Any]] = {
+                "image_proj": {
+                    "proj.weight": torch.randn(4 * cross, IMAGE_DIM) * IMAGE_DIM**-0.5,
+                    "proj.bias": torch.zeros(4 * cross),
+                    "norm.weight": torch.ones(cross),
+                    "norm.bias": torch.zeros(cross),
+                },
+                "ip_adapter": {
+                    f"{2 * layer + 1}.to_{kind}_ip.weight": torch.randn(
+                        unet.get_submodule(name).to_k.out_features, cross
+                    )
+                    * cross**-0.5
+                    for layer, name in enumerate(layers(unet))
+                    for kind in "kv"
+                },
+            }
+    finally:
+        torch.set_default_dtype(default)
+    return unet, install(unet, [state])
+
+
+def inputs(unet: Any, adapters: Any, size: int, scale: float) -> UNetInputs:
+    """One step of a picture of `size` x `size` pixels with guidance."""
+    device, dtype, cross = unet.device, unet.dtype, unet.config.cross_attention_dim
+    generator = torch.Generator("cpu").manual_seed(1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    scales = torch.full((1, len(layers(unet))), scale, device=device)
+    pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    return UNetInputs(
+        normal(2, 4, size // 8, size // 8),
+        torch.tensor(500.0, device=device),
+        normal(2, pooled),
+        torch.tensor([[size, size, 0, 0, size, size]] * 2, device=device, dtype=dtype),
+        project(unet, adapters, normal(2, 77, cross), [normal(2, 1, IMAGE_DIM)], scales),
+    )
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def milliseconds(call: Callable[[], Any], repeats: int) -> float:
+    """Median time of `repeats` calls after a warm-up, each waited for."""
+    for _ in range(3):
+        call()
+    times = []
+    for _ in range(repeats):
+        synchronize()
+        began = time.perf_counter()
+        call()
+        synchronize()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[repeats // 2] * 1e3
+
+
+def pipelined(call: Callable[[], Any], repeats: int) -> float:
+    """Mean time of calls sent one after the other, as a denoising loop does."""
+    synchronize()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    synchronize()
+    return (time.perf_counter() - began) / repeats * 1e3
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Relative error of `a` against `b`."""
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+def reload(folder: str, options: dict[str, Any], size: int, tiny: bool) -> dict[str, float]:
+    """In this fresh process: seconds for the weights, to open the graph, and for the first step."""
+    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    began = time.perf_counter()
+    unet, adapters = build(TINY if tiny else SDXL, device, dtype)
+    given = inputs(unet, adapters, size, 1.0)
+    unet.to(memory_format=torch.channels_last)
+    synchronize()
+    weights = time.perf_counter()
+    denoise = inductor.load(unet, Path(folder), options)
+    opened = time.perf_counter()
+    denoise(given)
+    synchronize()
+    return {"weights_s": weights - began, "open_s": opened - weights, "first_s": time.perf_counter() - opened}
+
+
+def fresh_process(folder: Path, options: dict[str, Any], size: int, tiny: bool) -> dict[str, float]:
+    """`reload` in a new process, with an empty compiler cache and no working compiler."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "CXX": "/bin/false", "CC": "/bin/false"}
+        command = [sys.executable, __file__, "--reload", str(folder), "--options", json.dumps(options)]
+        command += ["--size", str(size), *(["--tiny"] if tiny else [])]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        leftovers = [path for path in Path(cache).rglob("*") if path.is_file()]
+    if done.returncode:
+        raise SystemExit(f"reloading failed ({done.returncode}):\n{done.stderr}")
+    return {**json.loads(done.stdout.splitlines()[-1]), "compiled_files": len(leftovers)}
+
+
+def measure(part: str, given: dict[str, Any], scene: "Scene") -> dict[str, Any]:
+    """All figures of one part."""
+    figures: dict[str, Any] = {}
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        if part in ("eager", "graph"):
+            denoise = eager.load(scene.unet, None, eager.options(given))
+        else:
+            options = inductor.options(given)
+            began = time.perf_counter()
+
+            def report(what: str) -> None:
+                print(f"  [{time.perf_counter() - began:6.1f}] {what}", flush=True)
+
+            inductor.compile(scene.unet, scene.inputs[SCALES[0]], folder, options, report)
+            figures["compile_s"] = time.perf_counter() - began
+            figures["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+            figures["reload"] = fresh_process(folder, options, scene.size, scene.tiny)
+            denoise = inductor.load(scene.unet, folder, options)
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+        one = scene.inputs[SCALES[0]]
+        began = time.perf_counter()
+        denoise(one)
+        synchronize()
+        figures["first_s"] = time.perf_counter() - began
+        figures["ms"] = milliseconds(lambda: denoise(one), scene.repeats)
+        figures["pipelined_ms"] = pipelined(lambda: denoise(one), scene.repeats)
+        figures["it_s"] = 1e3 / figures["pipelined_ms"]
+        outputs = {scale: denoise(scene.inputs[scale]) for scale in SCALES}
+        figures["error"] = [relative(outputs[scale], scene.expected[scale]) for scale in SCALES]
+        figures["scale_effect"] = relative(outputs[SCALES[1]], outputs[SCALES[0]])
+        if torch.cuda.is_available():
+            figures["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return figures
+
+
+class Scene:
+    """The UNet, its inputs at both scales, and eager's answers."""
+
+    def __init__(self, size: int, tiny: bool):
+        device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+        self.size, self.tiny, self.repeats = size, tiny, 5 if tiny else 30
+        self.unet, adapters = build(TINY if tiny else SDXL, device, dtype)
+        self.inputs = {scale: inputs(self.unet, adapters, size, scale) for scale in SCALES}
+        call = eager.load(self.unet, None, eager.options({"cuda_graph": False}))
+        self.expected = {scale: call(given) for scale, given in self.inputs.items()}
+
+
+def main() -> None:
+    """Measure the chosen parts, print a short table last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--options", type=json.loads, default={}, help="inductor options for every compiled part")
+    parser.add_argument("--tiny", action="store_true", help="a tiny UNet, to try this script")
+    parser.add_argument("--reload", metavar="FOLDER", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.reload:
+        print(json.dumps(reload(chosen.reload, chosen.options, chosen.size, chosen.tiny)))
+        return
+    began = time.perf_counter()
+    scene = Scene(chosen.size, chosen.tiny)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    results: dict[str, Any] = {"torch": torch.__version__, "device": gpu, "size": chosen.size}
+    print(f"built in {time.perf_counter() - began:.1f} s: torch {torch.__version__}, {gpu}", flush=True)
+    for part in chosen.parts.split(","):
+        compiled = part not in ("eager", "graph")
+        results[part] = measure(part, {**PARTS[part], **(chosen.options if compiled else {})}, scene)
+        print(f"[{time.perf_counter() - began:6.1f}] {part} {json.dumps(results[part])}", flush=True)
+        if "OUT" in os.environ:
+            Path(os.environ["OUT"], "graph.json").write_text(json.dumps(results, indent=1))
+    print(f"{'':8} {'ms':>7} {'it/s':>6} {'error':>8} {'compile':>8} {'open':>6} {'first':>6} {'GiB':>6}")
+    for part in chosen.parts.split(","):
+        row = results[part]
+        again = row.get("reload", {})
+        print(
+            f"{part:8} {row['ms']:7.2f} {row['it_s']:6.2f} {max(row['error']):8.1e} {row.get('compile_s', 0):8.1f}"
+            f" {again.get('open_s', 0):6.2f} {again.get('first_s', row['first_s']):6.2f}"
+            f" {row.get('peak_gib', 0):6.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

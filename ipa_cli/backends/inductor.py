@@ -1,0 +1,310 @@
+"""The UNet's parts compiled ahead of time by AOTInductor, without weights; on a GPU inside one CUDA graph.
+
+`compile` traces each kind of part (see `regions`) and has processes of their own compile them side by side;
+`load` opens the packages, which runs no compiler, and lets the UNet's modules call them with their own weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipa_cli.attention import UNetInputs, call_unet
+from ipa_cli.backends import Denoiser, Report, read_options, regions
+from ipa_cli.backends.cuda_graph import CudaGraphs
+from ipa_cli.backends.inductor_worker import open_package
+from ipa_cli.backends.regions import Layout, Region
+from ipa_cli.errors import IpaError, UsageError
+
+compiles = True
+
+OLDEST_TORCH = (2, 8)  # its loader opens a package single-threaded, which a CUDA graph needs, on a given device
+PLAN = "graph.json"
+
+FAST: dict[str, Any] = {
+    "cuda_graph": True,
+    "parts": "transformers",  # or "blocks": smaller parts, quicker to compile
+    "cudnn_attention": True,
+    "max_autotune": False,
+    "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
+    "inductor": {},  # further settings of torch._inductor.config, by name
+}
+PRESETS = {"fast": FAST, "max": {**FAST, "max_autotune": True}}
+
+
+def missing(environment: Any) -> IpaError | None:
+    """Why compiled graphs cannot run here."""
+    found = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if found >= OLDEST_TORCH:
+        return None
+    return IpaError(
+        f"the backend inductor needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, this is {torch.__version__}",
+        "type pip install --upgrade torch, or choose --backend eager",
+    )
+
+
+def missing_to_compile(environment: Any) -> IpaError | None:
+    """Why graphs cannot be compiled here."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    reason = missing(environment)
+    if reason is not None:
+        return reason
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return IpaError(
+            "there is no working C++ compiler", "install g++ (apt install g++), or set CXX to one, or --backend eager"
+        )
+    if torch.cuda.is_available() and not has_triton():
+        return IpaError("Triton is missing", "type pip install triton, or choose --backend eager")
+    return None
+
+
+def versions() -> dict[str, str]:
+    """What the generated code depends on besides its options; `code` is a digest of our own part in it."""
+    found = {"cpu": torch.backends.cpu.get_cpu_capability()}
+    for name in ("torch", "triton", "diffusers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    here = Path(__file__)
+    sources = [here.parent.parent / "attention.py", *(here.with_name(f"{name}.py") for name in _CODE)]
+    found["code"] = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    return found
+
+
+_CODE = ("inductor", "inductor_worker", "regions")
+
+
+def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options in full; raises UsageError on an unknown one or an impossible value."""
+    chosen = read_options("inductor", given, PRESETS)
+    if chosen["parts"] not in regions.CLASSES:
+        raise UsageError(
+            f"inductor's option parts is {chosen['parts']!r}", f"choose one of {', '.join(regions.CLASSES)}"
+        )
+    sizes = chosen["dynamic"]
+    if sizes is not None and not (
+        isinstance(sizes, (list, tuple))
+        and len(sizes) == 2
+        and all(type(size) is int and size % 8 == 0 for size in sizes)
+        and 64 <= sizes[0] < sizes[1] <= 8192
+    ):
+        raise UsageError(
+            f"inductor's option dynamic is {sizes!r}",
+            "give the smallest and largest size in pixels, multiples of 8 from 64 to 8192, such as [256, 1536]",
+        )
+    unknown = [name for name in chosen["inductor"] if not _is_setting(name)]
+    if unknown:
+        raise UsageError(
+            f"torch._inductor.config has no setting {unknown[0]!r}", "see python -m pydoc torch._inductor.config"
+        )
+    return chosen
+
+
+def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+    """Compile the parts of `unet` for inputs like `example` into `folder`: packages and a plan, no weights.
+
+    Raises IpaError when the toolchain fails, or when what it made crashes or computes something else.
+    """
+    unet.to(memory_format=torch.channels_last)
+    report("looking at the UNet's parts")
+    found = regions.find(unet, example, options["parts"], options["dynamic"] is not None)
+    adapters = len(example.context.image)
+    with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), len(found)) as submit:
+        jobs: dict[Future, Region] = {}
+        for region in found:
+            report(f"tracing {region.name}")
+            exported = regions.export(unet, region, adapters, options["parts"], _latent_sizes(region, example, options))
+            exported._example_inputs = None  # the weights: the workers make up their own
+            program = Path(work, f"{region.name}.program.pt2")
+            torch.export.save(exported, program)
+            job = {
+                "program": str(program),
+                "package": str(Path(work, f"{region.name}.pt2")),
+                "inputs": [region.weight_layouts, region.inputs],
+                "device": str(unet.device),
+                "config": _settings(options),
+                "cudnn_attention": options["cudnn_attention"],
+            }
+            jobs[submit(job)] = region
+        for done, job_done in enumerate(as_completed(jobs), 1):
+            name = jobs[job_done].name
+            answer = job_done.result()
+            report(f"compiled {name} in {answer['compile_s']:.1f} s ({done} of {len(jobs)})")
+            Path(work, f"{name}.pt2").replace(folder / f"{name}.pt2")
+    plan = {
+        "sample": list(example.sample.shape),
+        "dynamic": options["dynamic"],
+        "regions": [region._asdict() for region in found],
+    }
+    (folder / PLAN).write_text(json.dumps(plan))
+
+
+def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
+    """Open the packages in `folder`; nothing is compiled, now or later, and the weights are read from `unet`."""
+    assert folder is not None
+    plan = json.loads((folder / PLAN).read_text())
+    unet.to(memory_format=torch.channels_last)
+    places = {place.name: place for place in regions.places(unet, options["parts"])}
+    forwards = {}
+    for entry in plan["regions"]:
+        region = Region(**entry)
+        try:
+            run = open_package(str(folder / f"{region.name}.pt2"), unet.device).boxed_run
+        except RuntimeError as error:
+            raise IpaError(
+                f"the compiled graph does not open: {str(error).splitlines()[0]}", "type ipa compile to build it again"
+            ) from error
+        for name in region.modules:
+            place = places[name]
+            forwards[place.module] = regions.forward(place, _call(run, region, place, plan["dynamic"] is not None))
+
+    @torch.no_grad()
+    def call(inputs: UNetInputs) -> Tensor:
+        with regions.replaced(forwards):
+            return call_unet(unet, inputs._replace(context=regions.rows(inputs.context)))
+
+    denoise = CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
+
+    def checked(inputs: UNetInputs) -> Tensor:
+        _check_size(inputs.sample, plan)
+        return denoise(inputs)
+
+    return checked
+
+
+def _call(run: Any, region: Region, place: regions.Place, dynamic: bool) -> Any:
+    """Run the compiled code with the weights of `place`, after a look at what it takes for granted."""
+    owners = [(place.module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in region.weights]
+    expected = [Layout(tuple(shape), tuple(stride), dtype) for shape, stride, dtype in region.inputs]
+
+    def call(arguments: list[Tensor]) -> Tensor:
+        found = [Layout.of(tensor) for tensor in arguments]
+        if found[dynamic:] != expected[dynamic:]:
+            raise ValueError(f"{place.name} was compiled for {expected[dynamic:]}, not {found[dynamic:]}")
+        weights = [regions.aligned(getattr(owner, name)) for owner, name in owners]
+        return run([*weights, *arguments])[0]
+
+    return call
+
+
+def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:
+    height, width = sample.shape[-2] * 8, sample.shape[-1] * 8
+    if plan["dynamic"]:
+        low, high = plan["dynamic"]
+        good, wanted = low <= min(height, width) and max(height, width) <= high, f"{low} to {high} pixels a side"
+    else:
+        good, wanted = list(sample.shape) == plan["sample"], "{1}x{0}".format(*(8 * n for n in plan["sample"][2:]))
+    if not good:
+        raise IpaError(
+            f"this graph was compiled for {wanted}, not {width}x{height}",
+            f"type ipa compile --size {width}x{height}, or ipa compile --dynamic",
+        )
+
+
+def _latent_sizes(region: Region, example: UNetInputs, options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The smallest and largest height or width of the states that a part sees."""
+    if options["dynamic"] is None:
+        return None
+    shape, (height, width) = region.inputs[0].shape, example.sample.shape[-2:]
+    pixels = shape[2] * shape[3] if len(shape) == 4 else shape[1]
+    ratio = round((height * width / pixels) ** 0.5)
+    low, high = options["dynamic"]
+    return max(2, low // 8 // ratio), -(-high // 8 // ratio)
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of torch._inductor.config for one part."""
+    settings = {
+        "aot_inductor.precompile_headers": False,  # as long to build as one of our small wrappers takes
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+        "cpp.vec_isa_ok": True,  # or programs are built to see whether the compiler knows the CPU
+        "cpp.dynamic_threads": True,  # or the number of threads of the worker is frozen
+        "max_autotune": options["max_autotune"],
+        **options["inductor"],
+    }
+    return {name: value for name, value in settings.items() if _is_setting(name)}
+
+
+def _is_setting(name: str) -> bool:
+    from torch._inductor import config
+
+    return name in config.get_config_copy()
+
+
+@contextmanager
+def _workers(work: Path, jobs: int) -> Iterator[Any]:
+    """Processes that compile; yields a function from a job to the Future of its answer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(jobs, cores)
+    environment = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
+        "TRITON_CACHE_DIR": str(work / "triton"),
+        "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, min(4, cores // 4))),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    command = [sys.executable, "-m", "ipa_cli.backends.inductor_worker"]
+    own = threading.local()
+    processes: list[subprocess.Popen] = []
+
+    def start() -> None:
+        own.log = (work / f"worker-{threading.get_ident()}.log").open("w+")
+        own.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=own.log, text=True
+        )
+        processes.append(own.process)
+
+    def ask(job: dict[str, Any]) -> dict[str, Any]:
+        try:
+            own.process.stdin.write(json.dumps(job) + "\n")
+            own.process.stdin.flush()
+            line = own.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if line:
+            return json.loads(line)
+        log = Path(own.log.name).read_text(errors="replace")
+        raise _failure(own.process.wait(), log) from RuntimeError(log)
+
+    pool = ThreadPoolExecutor(count, initializer=start)
+    try:
+        yield lambda job: pool.submit(ask, job)
+    finally:
+        for process in processes:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+        for process in processes:
+            process.wait()
+
+
+def _failure(status: int, log: str) -> IpaError:
+    """What to tell when a worker ended without an answer."""
+    compiler = os.environ.get("CXX", "g++")
+    if status < 0:
+        return IpaError(
+            f"what the C++ compiler ({compiler}) makes crashes when it is loaded (signal {-status})",
+            "set CXX to a compiler that links libstdc++ dynamically, such as CXX=/usr/bin/g++, or --backend eager",
+        )
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "no message")
+    return IpaError(f"compiling failed: {last}", "type ipa doctor to check the compiler, or choose --backend eager")

@@ -1,0 +1,82 @@
+"""A process of its own that compiles regions and tries the result: `python -m ipa_cli.backends.inductor_worker`.
+
+One JSON job per line on stdin, one JSON answer per line on stdout. Compilers write where they like and a library
+built by a bad toolchain can crash when it is opened: here neither reaches the user's process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+import torch._inductor
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+ATTENTION = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
+def compile_region(
+    program: str, package: str, inputs: list[Any], device: str, config: dict[str, Any], cudnn_attention: bool
+) -> dict[str, Any]:
+    """Compile an exported region into `package`, run both once on random numbers and compare them."""
+    began = time.monotonic()
+    exported = torch.export.load(program)
+    weights = [_random(spec, device, product=True) for spec in inputs[0]]
+    others = [_random(spec, device, product=False) for spec in inputs[1]]
+    exported._example_inputs = ((weights, others), {})
+    backends = ATTENTION if cudnn_attention and others[0].is_cuda else ATTENTION[1:]
+    with torch.no_grad(), sdpa_kernel(backends, set_priority=True):
+        torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=config)
+        built = time.monotonic()
+        loader = open_package(package, others[0].device)
+        got = loader.boxed_run([*weights, *others])[0]
+        expected = exported.module()(weights, others)
+        error = ((got.double() - expected.double()).norm() / expected.double().norm()).item()
+    if not error <= TOLERANCE.get(got.dtype, 1e-1):
+        raise RuntimeError(f"the compiled code computes something else: relative error {error:.1e}")
+    return {"error": error, "compile_s": built - began, "try_s": time.monotonic() - built}
+
+
+def open_package(package: str, device: torch.device) -> Any:
+    """Open a compiled package: no compiler runs, unlike in torch's own loader, which probes the CPU by building."""
+    index = -1 if device.index is None else device.index
+    return torch._C._aoti.AOTIModelPackageLoader(package, "model", True, 1, index)
+
+
+def _random(spec: tuple[list[int], list[int], str], device: str, product: bool) -> Tensor:
+    """Numbers of unit size, or the weights of a product that keeps unit size."""
+    shape, stride, dtype = spec
+    tensor = torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device=device).normal_()
+    return tensor.mul_(tensor[0].numel() ** -0.5) if product and tensor.ndim > 1 else tensor
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Answer jobs until stdin ends."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a compiler prints is no answer
+    for line in sys.stdin:
+        answers.write(json.dumps(compile_region(**json.loads(line))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
