@@ -6,9 +6,11 @@ Run as a script it writes an untrained model: `python -m training.architecture F
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,80 +27,80 @@ IMAGE_SIZE = 128
 MAX_TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 
-UNET = dict(
-    sample_size=32,
-    in_channels=4,
-    out_channels=4,
-    block_out_channels=(64, 80, 96),
-    layers_per_block=2,
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    transformer_layers_per_block=1,
-    attention_head_dim=(4, 5, 6),  # diffusers means the number of heads: 16 wide each
-    norm_num_groups=16,
-    use_linear_projection=True,
-    cross_attention_dim=CONTEXT,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=32,
-    projection_class_embeddings_input_dim=6 * 32 + POOLED,
-)
-VAE = dict(
-    in_channels=3,
-    out_channels=3,
-    latent_channels=4,
-    block_out_channels=(16, 32, 64, 64),
-    layers_per_block=1,
-    norm_num_groups=8,
-    down_block_types=("DownEncoderBlock2D",) * 4,
-    up_block_types=("UpDecoderBlock2D",) * 4,
-    sample_size=256,
-    force_upcast=False,
-)
-TEXT = dict(
-    hidden_size=TEXT_WIDTH,
-    intermediate_size=4 * TEXT_WIDTH,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    max_position_embeddings=MAX_TOKENS,
-    projection_dim=POOLED,
-)
-VISION = dict(
-    hidden_size=128,
-    intermediate_size=384,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    image_size=IMAGE_SIZE,
-    patch_size=16,
-    projection_dim=IMAGE_EMBED,
-)
+UNET = {
+    "sample_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (64, 80, 96),
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": 1,
+    "attention_head_dim": (4, 5, 6),  # diffusers means the number of heads: 16 wide each
+    "norm_num_groups": 16,
+    "use_linear_projection": True,
+    "cross_attention_dim": CONTEXT,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 32,
+    "projection_class_embeddings_input_dim": 6 * 32 + POOLED,
+}
+VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": (16, 32, 64, 64),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "sample_size": 256,
+    "force_upcast": False,
+}
+TEXT = {
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 4 * TEXT_WIDTH,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": MAX_TOKENS,
+    "projection_dim": POOLED,
+}
+VISION = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 16,
+    "projection_dim": IMAGE_EMBED,
+}
 #: SDXL's schedule, but ending in more noise: at 32 x 32 latents SDXL's own end still shows the mean colour.
-SCHEDULER = dict(
-    _class_name="EulerDiscreteScheduler",
-    num_train_timesteps=1000,
-    beta_start=0.00085,
-    beta_end=0.02,
-    beta_schedule="scaled_linear",
-    prediction_type="epsilon",
-    interpolation_type="linear",
-    timestep_spacing="leading",
-    steps_offset=1,
-    use_karras_sigmas=False,
-)
-PREPROCESSOR = dict(
-    image_processor_type="CLIPImageProcessor",
-    feature_extractor_type="CLIPFeatureExtractor",
-    do_convert_rgb=True,
-    do_resize=True,
-    do_center_crop=True,
-    do_rescale=True,
-    do_normalize=True,
-    rescale_factor=1 / 255,
-    resample=3,
-    size={"shortest_edge": IMAGE_SIZE},
-    crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-    image_mean=[0.48145466, 0.4578275, 0.40821073],
-    image_std=[0.26862954, 0.26130258, 0.27577711],
-)
+SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.02,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "interpolation_type": "linear",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "use_karras_sigmas": False,
+}
+PREPROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "feature_extractor_type": "CLIPFeatureExtractor",
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "do_center_crop": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "resample": 3,
+    "size": {"shortest_edge": IMAGE_SIZE},
+    "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
 
 
 class Adapter(nn.Module):
@@ -112,7 +114,7 @@ class Adapter(nn.Module):
         self.to_k = nn.ModuleList(nn.Linear(CONTEXT, a.inner_dim, bias=False) for a in layers)
         self.to_v = nn.ModuleList(nn.Linear(CONTEXT, a.inner_dim, bias=False) for a in layers)
         for mine, theirs in zip(
-            (*self.to_k, *self.to_v), (*(a.to_k for a in layers), *(a.to_v for a in layers))
+            (*self.to_k, *self.to_v), (*(a.to_k for a in layers), *(a.to_v for a in layers)), strict=False
         ):
             mine.weight.data.copy_(theirs.weight.data)
 
@@ -122,9 +124,7 @@ class Adapter(nn.Module):
 
     def published_state(self) -> dict[str, Tensor]:
         """The weights under the names of the published IP-Adapter files."""
-        state = {
-            f"image_proj.{k}": v for k, v in self.state_dict().items() if k.split(".")[0] in ("proj", "norm")
-        }
+        state = {f"image_proj.{k}": v for k, v in self.state_dict().items() if k.split(".")[0] in ("proj", "norm")}
         for i, (k, v) in enumerate(zip(self.to_k, self.to_v, strict=True)):
             state[f"ip_adapter.{2 * i + 1}.to_k_ip.weight"] = k.weight
             state[f"ip_adapter.{2 * i + 1}.to_v_ip.weight"] = v.weight
@@ -145,6 +145,7 @@ def cross_attentions(unet) -> list:
     return [modules[name] for name in names if name.endswith("attn2")]
 
 
+@lru_cache
 def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of a byte-level BPE (CLIP's kind) in which every word of the captions is one token."""
     alphabet = list(_byte_characters())
@@ -152,7 +153,7 @@ def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     words = [[*word[:-1], word[-1] + "</w>"] for word in captions.lexicon()]
     merges: list[tuple[str, str]] = []
     while any(len(word) > 1 for word in words):
-        pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in words for pair in itertools.pairwise(word))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         words = [_merged(word, best) for word in words]
@@ -242,11 +243,9 @@ def save(parts: dict[str, nn.Module], folder: Path) -> int:
         write_json(f"{name}/vocab.json", vocabulary)
         text = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges)
         (folder / name / "merges.txt").write_text(text, encoding="utf-8")
-        special = dict(bos_token=START, eos_token=END, pad_token=END, unk_token=END)
+        special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
         write_json(f"{name}/special_tokens_map.json", special)
-        settings = dict(
-            special, tokenizer_class="CLIPTokenizer", model_max_length=MAX_TOKENS, do_lower_case=True
-        )
+        settings = dict(special, tokenizer_class="CLIPTokenizer", model_max_length=MAX_TOKENS, do_lower_case=True)
         write_json(f"{name}/tokenizer_config.json", settings)
     write_json(
         "model_index.json",

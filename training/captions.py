@@ -28,13 +28,13 @@ SMALL, MEDIUM, LARGE = range(3)
 #: Places on a 3 x 3 grid, row by row; 4 is the middle.
 PLACES = (
     ("at the top left", "in the top left corner", "in the upper left corner"),
-    ("at the top", "on top"),
+    ("at the top", "near the top"),
     ("at the top right", "in the top right corner", "in the upper right corner"),
     ("on the left", "on the left side", "at the left"),
     ("in the middle", "in the center", "in the centre"),
     ("on the right", "on the right side", "at the right"),
     ("at the bottom left", "in the bottom left corner", "in the lower left corner"),
-    ("at the bottom", "below"),
+    ("at the bottom", "near the bottom"),
     ("at the bottom right", "in the bottom right corner", "in the lower right corner"),
 )
 #: How a second shape stands to the first: beside it (first on the left) or under it.
@@ -152,7 +152,10 @@ def _caption(random, kind, second, count, relation, size, place, colour, ground)
     if place != NONE:
         where = random.choice(PLACES[place])
         text = f"{where}, {text}" if random.random() < 0.15 else f"{text} {where}"
-    text = random.choice(OPENINGS) + text
+    else:
+        where = ""
+    if not where or not text.startswith(where):
+        text = random.choice(OPENINGS) + text
     if ground != NONE:
         text += f" on a {COLOUR_NAMES[ground]} background".replace(" a orange", " an orange")
     return text
