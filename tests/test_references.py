@@ -180,6 +180,7 @@ def test_other_decoders_are_never_reached(tmp_path, kind):
         (encoded(Image.effect_noise((64, 64), 90), "GIF")[:-1000], "cannot be decoded"),
         (encoded(Image.effect_noise((64, 64), 90), "BMP")[:-1000], "truncated"),
         (png_claiming(8001, 8000), "more than 64 million pixels: 8001x8000"),
+        (png_claiming(10_000, 10_000), "more than 64 million pixels: 10000x10000"),
         (png_claiming(100_000, 100_000), "more than 64 million pixels"),
         (png_claiming(0x7FFFFFFF, 0x7FFFFFFF), "million pixels"),
         (png_claiming(8000, 8000), "cannot be decoded"),
@@ -289,6 +290,7 @@ def test_grey_becomes_rgb(tmp_path, mode):
         ("a.tif", np.array([[0, 0.5, 1]], np.float32)),
         ("a.tif", np.array([[-3e38, 0, 3e38]], np.float32)),
         ("a.tif", np.array([[np.nan, 0.5, 1]], np.float32)),
+        ("a.tif", np.array([[-np.inf, 5, 10]], np.float32)),
     ],
 )
 def test_wide_levels_are_scaled_not_clipped(tmp_path, name, values):
@@ -359,6 +361,11 @@ def test_of_several_frames_the_first_is_taken_and_told(tmp_path, kind):
     reference = load(str(tmp_path / "a"))
     assert reference.image.getpixel((4, 16))[0] > 200
     assert reference.notes == ("of several frames only the first is used",)
+
+
+def test_the_second_picture_of_a_phone_is_no_frame(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(kind="MPO", save_all=True, append_images=[HALVES.resize((8, 4))]))
+    assert load(str(tmp_path / "a.jpg")).notes == ()
 
 
 def test_nothing_of_the_file_but_pixels_is_kept(tmp_path):
