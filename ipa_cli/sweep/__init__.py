@@ -1,0 +1,1 @@
+"""A sweep over the image-prompt scale: its plan, its journal on disk, and the sheet, animations and page it leaves."""

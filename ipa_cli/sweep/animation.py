@@ -1,0 +1,54 @@
+"""One animated WebP per row: the scale rises, a strip below says where it stands."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .drawing import FAINT, INK, LINE, PAPER, font
+from .journal import ANIMATIONS, Outcome
+from .plan import Sweep, in_words
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FRAME_MS, LAST_MS = 500, 1200
+STRIP = 40
+
+
+def file_name(sweep: Sweep, row: int) -> str:
+    """Where the animation of a row goes, relative to the sweep's folder."""
+    return f"{ANIMATIONS}/row-{row:0{len(str(len(sweep.rows)))}}.webp"
+
+
+def animate(folder: Path, outcomes: Sequence[Outcome]) -> bytes:
+    """The pictures of one row as WebP that loops; at least two. Equal pictures give equal bytes."""
+    scales = [outcome.point.scale for outcome in outcomes]
+    frames = [_frame(folder / outcome.point.file, outcome.point.scale, scales) for outcome in outcomes]
+    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
+    buffer = io.BytesIO()
+    first, *others = frames
+    first.save(buffer, "WEBP", save_all=True, append_images=others, duration=durations, loop=0, quality=88, method=4)
+    return buffer.getvalue()
+
+
+def _frame(path: Path, scale: float, scales: Sequence[float]) -> Image:
+    from PIL import Image, ImageDraw
+
+    with Image.open(path, formats=["PNG"]) as picture:
+        width, height = picture.size
+        frame = Image.new("RGB", (width, height + STRIP), PAPER)
+        frame.paste(picture.convert("RGB"), (0, 0))
+    pen = ImageDraw.Draw(frame)
+    text = font(16)
+    pen.text((12, height + 10), "scale", fill=FAINT, font=text)
+    pen.text((60, height + 10), in_words(scale), fill=INK, font=text)
+    left, right, middle = 132, width - 16, height + STRIP // 2
+    if right - left >= 40:
+        along = left + (right - left) * (scale - scales[0]) / (scales[-1] - scales[0])
+        pen.line((left, middle, right, middle), fill=LINE, width=4)
+        pen.line((left, middle, along, middle), fill=INK, width=4)
+        pen.ellipse((along - 7, middle - 7, along + 7, middle + 7), fill=INK)
+    return frame

@@ -1,0 +1,230 @@
+"""A sweep on disk: what it is (`sweep.json`), what is done (`results.jsonl`), and going on after a kill.
+
+Nothing here holds a time or anything else that differs between two runs of the same plan, so that a sweep that was
+killed and resumed ends with the same bytes as one that was not. Every file is written beside its place and moved
+there; only the journal grows in place, by whole lines, each on the disk before the next picture begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import IpaError
+from .plan import Point, Sweep
+
+SCHEMA_VERSION = 1
+DESCRIPTION, RESULTS, SHEET, PAGE, LOCK = "sweep.json", "results.jsonl", "contact-sheet.png", "index.html", ".lock"
+PICTURES, ANIMATIONS = "pictures", "animations"
+# All that a sweep ever writes; a new one removes it with --force, and nothing else.
+OURS = (RESULTS, SHEET, PAGE, f"{PICTURES}/row-*-scale-*.png", f"{ANIMATIONS}/row-*.webp", DESCRIPTION)
+
+
+class FolderError(IpaError):
+    """The folder cannot take this sweep."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a point: the SHA-256 of its picture, or why there is none."""
+
+    point: Point
+    sha256: str | None
+    error: str | None = None
+
+
+def describe(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `sweep.json` says: the axes, and everything else that decides how the pictures come out."""
+    plan: dict[str, Any] = {
+        "scales": list(sweep.scales),
+        "references": list(sweep.references),
+        "prompts": list(sweep.prompts),
+        "sizes": [list(size) for size in sweep.sizes],
+        "seeds": list(sweep.seeds),
+        **settings,
+    }
+    text = json.dumps(plan, sort_keys=True, allow_nan=False)
+    return {"schema_version": SCHEMA_VERSION, "digest": hashlib.sha256(text.encode()).hexdigest(), "plan": plan}
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """The sweep that lies in `folder`, None where there is none. Raises FolderError when it cannot be read."""
+    path = folder / DESCRIPTION
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FolderError(f"{path} cannot be read: {error}", "choose another --output, or --force") from error
+    if not isinstance(found, dict) or not isinstance(found.get("plan"), dict):
+        raise FolderError(f"{path} describes no sweep", "choose another --output, or --force")
+    if found.get("schema_version") != SCHEMA_VERSION:
+        raise FolderError(f"{path} is of another version of ipa", "choose another --output, or --force")
+    return found
+
+
+def check_folder(folder: Path, description: Mapping[str, Any], resume: bool, force: bool) -> None:
+    """Refuse to mix two sweeps or to write over anything; changes nothing. Raises FolderError."""
+    if folder.exists() and not folder.is_dir():
+        raise FolderError(f"{folder} is a file, not a folder", "choose another --output")
+    if force:
+        return
+    found = read_description(folder)
+    if found is None:
+        there = [path.name for pattern in OURS for path in folder.glob(pattern)]
+        if there:
+            raise FolderError(f"{folder} holds {there[0]}, which is of no sweep", "choose another --output, or --force")
+    elif found["plan"] != description["plan"]:
+        what = ", ".join(changed(found["plan"], description["plan"]))
+        raise FolderError(f"{folder} holds another sweep: {what}", "choose another --output, or --force to replace it")
+    elif not resume:
+        hint = "--resume goes on with what is missing, --force begins anew"
+        raise FolderError(f"{folder} holds this sweep already", hint)
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """How two plans differ, in words."""
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        f"{name.replace('_', ' ')} {_brief(before.get(name))} → {_brief(after.get(name))}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of the folder. Raises FolderError when one is in it or it cannot be made."""
+    from filelock import FileLock, Timeout
+
+    with _in_words(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise FolderError(
+                f"another sweep is running in {folder}", "wait for it, or choose another --output"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begin(folder: Path, description: Mapping[str, Any], sweep: Sweep, force: bool) -> dict[int, Outcome]:
+    """Make the folder ready and return what is done already, by point number; to be called while `locked`.
+
+    Points that failed, and those whose line or picture is not whole, are not among them: they are drawn again.
+    """
+    with _in_words(folder):
+        if force:
+            for pattern in OURS:
+                for path in folder.glob(pattern):
+                    path.unlink()
+        for name in (PICTURES, ANIMATIONS):
+            (folder / name).mkdir(exist_ok=True)
+        for leftover in (folder / PICTURES).glob(".ipa-*.tmp"):
+            leftover.unlink()
+    write_whole(folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+    done = {
+        number: outcome
+        for number, outcome in read_results(folder, sweep).items()
+        if outcome.sha256 is not None and _digest(folder / outcome.point.file) == outcome.sha256
+    }
+    write_results(folder, sweep, done)
+    return done
+
+
+def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
+    """The journal by point number; a line that is torn or not of this sweep counts as not written."""
+    try:
+        lines = (folder / RESULTS).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    outcomes = {}
+    for line in lines[:-1]:
+        outcome = _parse(line, sweep)
+        if outcome is not None:
+            outcomes[outcome.point.number] = outcome
+    return outcomes
+
+
+def append(folder: Path, sweep: Sweep, outcome: Outcome) -> None:
+    """Add one line to the journal; it is on the disk when this returns."""
+    with _in_words(folder), (folder / RESULTS).open("ab") as file:
+        file.write(_line(sweep, outcome))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_results(folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome]) -> None:
+    """Write the whole journal anew, in the order of the plan."""
+    lines = [_line(sweep, outcomes[number]) for number in sorted(outcomes)]
+    write_whole(folder / RESULTS, b"".join(lines))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. A torn one beside it has a fixed name, so that the next run replaces it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _in_words(path.parent):
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def _line(sweep: Sweep, outcome: Outcome) -> bytes:
+    point, row = outcome.point, outcome.point.row
+    entry = {
+        "point": point.number,
+        "row": row.number,
+        "scale": point.scale,
+        "reference": sweep.references[row.reference],
+        "prompt": sweep.prompts[row.prompt],
+        "width": row.width,
+        "height": row.height,
+        "seed": row.seed,
+        "status": "ok" if outcome.error is None else "failed",
+        "file": point.file if outcome.error is None else None,
+        "sha256": outcome.sha256,
+        "error": outcome.error,
+    }
+    return json.dumps(entry, allow_nan=False).encode() + b"\n"
+
+
+def _parse(line: bytes, sweep: Sweep) -> Outcome | None:
+    try:
+        entry = json.loads(line)
+        outcome = Outcome(sweep.points[entry["point"] - 1], entry["sha256"], entry["error"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return outcome if line + b"\n" == _line(sweep, outcome) else None
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if value is not None else "none"
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+@contextmanager
+def _in_words(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "choose another place with --output; what is done stays, and --resume goes on"
+        raise FolderError(f"{folder} cannot be written: {error.strerror or error}", hint) from error

@@ -1,0 +1,138 @@
+"""The contact sheet: a row for every conditioning, a column for every scale, readable by itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .drawing import ALARM, FAINT, INK, LINE, PAPER, clip, font, wrap, write_lines
+from .journal import Outcome
+from .plan import Row, Sweep, in_words, labels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw as Pen
+
+CELL = 256  # longest side of a picture on the sheet
+SMALLEST = 48
+MOST_PIXELS = 100_000_000  # of the whole sheet: viewers and memory cope
+MOST_SIDE = 30_000
+GAP, MARGIN, HEADER, LABEL = 12, 28, 96, 220
+
+
+def draw(
+    folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome], references: Sequence[Image], subtitle: str
+) -> bytes:
+    """The sheet as PNG; `references` are the pictures of `sweep.references`. Equal pictures give equal bytes."""
+    from PIL import Image, ImageDraw
+
+    cell = _cell(sweep)
+    columns = len(sweep.scales)
+    heights = [max(_fit(row, cell)[1], _text_height(cell)) + GAP for row in sweep.rows]
+    width = max(2 * MARGIN + LABEL + columns * (cell + GAP), 480)
+    sheet = Image.new("RGB", (width, 2 * MARGIN + HEADER + sum(heights)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _draw_header(pen, sweep, subtitle, width, cell)
+
+    names = labels(sweep.references)
+    points = iter(sweep.points)
+    top = MARGIN + HEADER
+    for row, height in zip(sweep.rows, heights, strict=True):
+        pen.line((MARGIN, top - GAP / 2, width - MARGIN, top - GAP / 2), fill=LINE)
+        _draw_label(sheet, pen, row, sweep, names[row.reference], references[row.reference], top, cell)
+        for column in range(columns):
+            place = (MARGIN + LABEL + column * (cell + GAP), top)
+            outcome = outcomes.get(next(points).number)
+            _draw_cell(sheet, pen, folder, row, outcome, place, cell)
+        top += height
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def _cell(sweep: Sweep) -> int:
+    """The side of a cell: as large as the limits of the whole sheet allow."""
+    cell = CELL
+    while cell > SMALLEST:
+        width = 2 * MARGIN + LABEL + len(sweep.scales) * (cell + GAP)
+        height = 2 * MARGIN + HEADER + sum(max(_fit(row, cell)[1], _text_height(cell)) + GAP for row in sweep.rows)
+        if width * height <= MOST_PIXELS and max(width, height) <= MOST_SIDE:
+            break
+        cell -= 16
+    return cell
+
+
+def _fit(row: Row, cell: int) -> tuple[int, int]:
+    factor = cell / max(row.width, row.height)
+    return max(1, round(row.width * factor)), max(1, round(row.height * factor))
+
+
+def _text_height(cell: int) -> int:
+    return 112 if cell > 96 else 48
+
+
+def _draw_header(pen: Pen, sweep: Sweep, subtitle: str, width: int, cell: int) -> None:
+    inner = width - 2 * MARGIN
+    pen.text((MARGIN, MARGIN - 4), clip("Image-prompt scale", inner, font(24)), fill=INK, font=font(24))
+    shared = [sweep.prompts[0]] if len(sweep.prompts) == 1 else []
+    pen.text((MARGIN, MARGIN + 28), clip(" · ".join([*shared, subtitle]), inner, font(14)), fill=FAINT, font=font(14))
+    for column, scale in enumerate(sweep.scales):
+        left = MARGIN + LABEL + column * (cell + GAP)
+        pen.text((left, MARGIN + HEADER - 32), clip(in_words(scale), cell, font(18)), fill=INK, font=font(18))
+    pen.text((MARGIN, MARGIN + HEADER - 30), "scale", fill=FAINT, font=font(14))
+
+
+def _draw_label(
+    sheet: Image,
+    pen: Pen,
+    row: Row,
+    sweep: Sweep,
+    name: str,
+    reference: Image,
+    top: int,
+    cell: int,
+) -> None:
+    from PIL import ImageOps
+
+    side = 64 if cell > 96 else 32
+    thumbnail = ImageOps.contain(reference.convert("RGB"), (side, side))
+    sheet.paste(thumbnail, (MARGIN, top))
+    left, width = MARGIN + side + 10, LABEL - side - 22
+    small = font(12)
+    pen.text((left, top - 1), clip(f"{row.number}. {name}", width, font(13)), fill=INK, font=font(13))
+    varying = []
+    if len(sweep.sizes) > 1:
+        varying.append(f"{row.width}x{row.height}")
+    if len(sweep.seeds) > 1:
+        varying.append(f"seed {row.seed}")
+    below = write_lines(pen, left, top + 18, [clip(line, width, small) for line in varying], small, FAINT, 16)
+    if len(sweep.prompts) > 1 and cell > 96:
+        below = max(below, top + side) + 4
+        lines = wrap(sweep.prompts[row.prompt], LABEL - 16, int((top + _text_height(cell) - below) // 16), small)
+        write_lines(pen, MARGIN, below, lines, small, FAINT, 16)
+
+
+def _draw_cell(
+    sheet: Image,
+    pen: Pen,
+    folder: Path,
+    row: Row,
+    outcome: Outcome | None,
+    place: tuple[int, int],
+    cell: int,
+) -> None:
+    from PIL import Image
+
+    left, top = place
+    width, height = _fit(row, cell)
+    if outcome is not None and outcome.error is None:
+        with Image.open(folder / outcome.point.file, formats=["PNG"]) as picture:
+            sheet.paste(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), place)
+        return
+    pen.rectangle((left, top, left + width - 1, top + height - 1), outline=ALARM if outcome else LINE)
+    if outcome is not None:
+        pen.text((left + 10, top + 8), "failed", fill=ALARM, font=font(14))
+        lines = wrap(outcome.error or "", width - 20, max(1, (height - 34) // 16), font(12))
+        write_lines(pen, left + 10, top + 28, lines, font(12), FAINT, 16)
