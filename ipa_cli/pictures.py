@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from ipa_cli import __version__
 from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.schedulers import CLASSES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,13 +37,12 @@ PLACEHOLDERS = ("seed", "scale", "index", "prompt")
 SLUG_BYTES = 80
 NAME_BYTES = 240  # file systems allow 255; the rest is for the number that avoids an existing file
 
-# Our scheduler names and diffusers' class names -> the sampler's name in A1111. The first name of each wins
-# when reading back.
+# Our scheduler's name -> A1111's name of the same sampler.
 SAMPLERS = {
     "euler": "Euler",
     "euler-a": "Euler a",
     "dpm++": "DPM++ 2M",
-    "dpm++-sde": "DPM++ 2M SDE",
+    "dpm++-sde": "DPM++ SDE",
     "ddim": "DDIM",
     "unipc": "UniPC",
     "heun": "Heun",
@@ -51,17 +51,6 @@ SAMPLERS = {
     "pndm": "PLMS",
     "dpm2": "DPM2",
     "dpm2-a": "DPM2 a",
-    "EulerDiscreteScheduler": "Euler",
-    "EulerAncestralDiscreteScheduler": "Euler a",
-    "DPMSolverMultistepScheduler": "DPM++ 2M",
-    "DDIMScheduler": "DDIM",
-    "UniPCMultistepScheduler": "UniPC",
-    "HeunDiscreteScheduler": "Heun",
-    "LMSDiscreteScheduler": "LMS",
-    "LCMScheduler": "LCM",
-    "PNDMScheduler": "PLMS",
-    "KDPM2DiscreteScheduler": "DPM2",
-    "KDPM2AncestralDiscreteScheduler": "DPM2 a",
 }
 
 
@@ -71,15 +60,16 @@ SAMPLERS = {
 def parameters_text(settings: Mapping[str, Any]) -> str:
     """Write settings as the text A1111's web UI puts into chunk `parameters`.
 
-    Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `scheduler`,
-    `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`, `start`, `end`}, where they are.
+    Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `scheduler` (ours
+    or diffusers' class), `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`, `start`, `end`},
+    where they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
     """
     pairs: list[tuple[str, Any]] = [("Steps", settings["steps"])]
     if settings.get("scheduler"):
-        pairs.append(("Sampler", SAMPLERS.get(settings["scheduler"], settings["scheduler"])))
+        pairs.append(("Sampler", _sampler(settings["scheduler"])))
     pairs += [
         ("CFG scale", settings["guidance_scale"]),
         ("Seed", settings["seed"]),
@@ -94,11 +84,11 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     pairs += [(label, settings[key]) for label, key in _EXTRAS if settings.get(key)]
     pairs.append(("Version", f"ipa {__version__}"))
 
-    lines = [settings.get("prompt") or ""]
+    lines = [_plain(settings.get("prompt") or "")]
     if settings.get("negative_prompt"):
-        lines.append(f"Negative prompt: {settings['negative_prompt']}")
+        lines.append(f"Negative prompt: {_plain(settings['negative_prompt'])}")
     lines.append(", ".join(f"{key}: {_quoted(_plain(value))}" for key, value in pairs))
-    return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", "\n".join(lines))
+    return "\n".join(lines)
 
 
 def parse_parameters(text: str) -> dict[str, str]:
@@ -152,8 +142,14 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
             yield key, value[1]
 
 
+def _sampler(scheduler: str) -> str:
+    short = {class_name: name for name, class_name in CLASSES.items()}.get(scheduler, scheduler)
+    return SAMPLERS.get(short, short)
+
+
 def _plain(value: Any) -> str:
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+    text = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+    return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _quoted(text: str) -> str:
@@ -381,7 +377,7 @@ def _checked_chunk(path: Path, text: str) -> dict[str, Any]:
 
 
 def _from_parameters(parsed: Mapping[str, str]) -> dict[str, Any]:
-    schedulers = {label: name for name, label in reversed(SAMPLERS.items())}
+    schedulers = {label: name for name, label in SAMPLERS.items()}
     readers: tuple[tuple[str, str, Any], ...] = (
         ("prompt", "Prompt", str),
         ("negative_prompt", "Negative prompt", str),

@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from ipa_cli import pictures
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.pictures import check_writable, parameters_text, parse_parameters, plan_paths, read_settings, write_png
+from ipa_cli.schedulers import CLASSES
 
 SETTINGS = {
     "prompt": "a cat, sitting: on a mat",
@@ -101,6 +102,7 @@ prompts = st.one_of(
 @example("", "x", '" : ')
 @example("", "", '"in quotes"')
 @example("", "", " \n")
+@example("\0", "\udcff", "\r\0\udcff")
 def test_prompts_come_back_from_both_parsers(prompt, negative, model):
     text = parameters_text({**SETTINGS, "prompt": prompt, "negative_prompt": negative, "model": model})
     assert parse_parameters(text) == a1111(text)
@@ -142,6 +144,14 @@ def test_an_adapter_is_read_as_the_controlnet_extension_reads_it():
     units = [dict(item.strip().split(": ") for item in parsed[f"ControlNet {n}"].split(",")) for n in (0, 1)]
     assert units[0]["Model"] == "a_b_c" and units[0]["Weight"] == "1"
     assert "Weight" not in units[1]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_scheduler_has_the_samplers_name_and_comes_back(tmp_path, name):
+    for given_as in (name, CLASSES[name]):
+        text = parameters_text({**SETTINGS, "scheduler": given_as})
+        assert parse_parameters(text)["Sampler"] == pictures.SAMPLERS[name]
+        assert read_settings(png_with(tmp_path / "a.png", parameters=text))["scheduler"] == name
 
 
 def test_diffusers_class_names_get_the_samplers_name():
