@@ -127,10 +127,10 @@ def flatten(facts: Mapping[str, Any], opt_out: Iterable[str] = ()) -> dict[str, 
 
 def difference(have: GraphKey, want: GraphKey) -> list[str]:
     """What would have to change for `have` to be `want`, one phrase per factor: "torch 2.11.0 → 2.13.0"."""
-    parts = {name: (getattr(have, name), getattr(want, name)) for name in ("backend", "gpu", "shape")}
-    names = sorted(have.factors.keys() | want.factors.keys())
-    parts |= {name: (have.factors.get(name, ABSENT), want.factors.get(name, ABSENT)) for name in names}
-    return [change(name, *pair) for name, pair in parts.items() if canonical(pair[0]) != canonical(pair[1])]
+    parts = [(name, getattr(have, name), getattr(want, name)) for name in ("backend", "gpu", "shape")]
+    for name in sorted(have.factors.keys() | want.factors.keys()):
+        parts.append((name, have.factors.get(name, ABSENT), want.factors.get(name, ABSENT)))
+    return [change(name, old, new) for name, old, new in parts if canonical(old) != canonical(new)]
 
 
 def change(name: str, old: Factor, new: Factor) -> str:

@@ -1,7 +1,306 @@
-"""`ipa cache`: look at, check and remove compiled graphs."""
+"""`ipa cache`: look at, check, remove and carry compiled graphs; torch is never imported."""
 
 from __future__ import annotations
 
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
+from .. import config, probe, store, units
+from ..errors import UsageError
+from ..report import Result, Table
+from ..store import Entry, Item, Store
+from . import options
+
 app = typer.Typer(no_args_is_help=True, help="Look at, check and remove compiled graphs.")
+
+
+class Order(str, Enum):
+    """What `ipa cache ls` sorts by; dates and numbers count down."""
+
+    used = "used"
+    created = "created"
+    size = "size"
+    hits = "hits"
+    backend = "backend"
+    model = "model"
+    gpu = "gpu"
+
+
+_ORDERS: dict[Order, Callable[[dict[str, Any]], Any]] = {
+    Order.used: lambda graph: graph["last_used"],
+    Order.created: lambda graph: graph["created"] or "",
+    Order.size: lambda graph: graph["size"],
+    Order.hits: lambda graph: graph["hits"],
+    Order.backend: lambda graph: graph["backend"],
+    Order.model: lambda graph: graph["model"] or "",
+    Order.gpu: lambda graph: graph["gpu"],
+}
+_DOWN = {Order.used, Order.created, Order.size, Order.hits}
+
+Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="First digits of keys, as `ls` shows them.")]
+OfBackend = Annotated[str | None, typer.Option("--backend", "-b", help="Only graphs of this backend.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command("ls")
+def list_graphs(
+    context: typer.Context,
+    sort: Annotated[Order, typer.Option("--sort", help="What to sort by.")] = Order.used,
+    backend: OfBackend = None,
+    stale: Annotated[bool, typer.Option("--stale", help="Only graphs of no use on this machine.")] = False,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """List compiled graphs: what they are for, their size and use, and whether this machine can run them."""
+    cache = _store(context)
+    here = probe.machine()
+    items = store.scan(cache)
+    graphs = [_described(item, here) for item in items if backend in (None, item.backend)]
+    graphs = [graph for graph in graphs if not (stale and graph["usable"])]
+    graphs.sort(key=lambda graph: graph["key"])
+    graphs.sort(key=_ORDERS[sort], reverse=sort in _DOWN)
+    total = sum(graph["size"] for graph in graphs)
+    data = {"cache_dir": str(cache.root), "max_size": cache.max_size, "size": total, "graphs": graphs}
+    if not graphs:
+        which = "such graph" if items else "compiled graph"
+        return Result("cache ls", data, (f"no {which} in {cache.root}",))
+    columns = ("key", "backend", "model", "gpu", "shape", "size", "created", "last used", "hits", "usable here")
+    now = time.time()
+    return Result(
+        "cache ls",
+        data,
+        (Table(columns, tuple(_row(graph, now) for graph in graphs)), f"{_count(graphs)}, {_size(total)}"),
+    )
+
+
+@app.command()
+def clear(
+    context: typer.Context,
+    key: Keys = None,
+    backend: OfBackend = None,
+    stale: Annotated[bool, typer.Option("--stale", help="Only graphs of no use on this machine.")] = False,
+    older_than: Annotated[str | None, typer.Option(help="Only graphs not used for so long, such as 30d.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Only so many that the rest is smaller, such as 5GB.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Yes = False,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Remove compiled graphs: all, or those that every given condition holds for."""
+    cache = _store(context)
+    seconds = None if older_than is None else _seconds(older_than)
+    limit = None if max_size is None else units.parse_size(max_size)
+    here = probe.machine() if stale else None
+    chosen = store.plan(
+        store.scan(cache),
+        prefixes=key or (),
+        wanted=lambda item: backend in (None, item.backend) and (here is None or bool(_obstacles(item, here))),
+        used_before=None if seconds is None else time.time() - seconds,
+        max_size=limit,
+    )
+    lines = tuple(
+        f"{item.id[:8]}  {item.backend}  {item.gpu}  {item.shape}  {_size(item.size)}" for item in chosen.items
+    )
+    if dry_run or not chosen.items:
+        data = {"dry_run": dry_run, "freed": chosen.size, "graphs": [item.id for item in chosen.items], "kept": []}
+        summary = f"would remove {_count(chosen.items)}, {_size(chosen.size)}" if lines else "nothing to remove"
+        return Result("cache clear", data, (*lines, summary))
+    statement = f"this removes {_count(chosen.items)}, {_size(chosen.size)}"
+    _agree(context, yes, (*lines[:20], *_more(len(lines) - 20)), statement, "add --yes, or look first with --dry-run")
+    done = store.execute(cache, chosen)
+    for item, reason in done.kept:
+        context.obj.warn(f"graph {item.id[:8]} stays: {reason}")
+    data = {
+        "dry_run": False,
+        "freed": done.size,
+        "graphs": [item.id for item in done.items],
+        "kept": [{"key": item.id, "reason": reason} for item, reason in done.kept],
+    }
+    return Result("cache clear", data, (f"removed {_count(done.items)}, {_size(done.size)}",))
+
+
+@app.command("dir")
+def show_folder(
+    context: typer.Context,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Print the folder of compiled graphs."""
+    cache = _store(context)
+    return Result("cache dir", {"cache_dir": str(cache.root), "exists": cache.root.is_dir()}, (str(cache.root),))
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    key: Keys = None,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Read every byte of the graphs and compare it with what was built; exit status 1 when one is damaged."""
+    cache = _store(context)
+    items = store.plan(store.scan(cache), prefixes=key or ()).items
+    with context.obj.stage("checking"):
+        problems = {item.id: problem for item in items if (problem := store.verify(cache, item))}
+    graphs = [{"key": item.id, "size": item.size, "problem": problems.get(item.id)} for item in items]
+    data = {"cache_dir": str(cache.root), "checked": len(items), "damaged": len(problems), "graphs": graphs}
+    lines = [f"{id}: {problem}" for id, problem in problems.items()]
+    lines.append(f"checked {_count(items)}, {_size(sum(item.size for item in items))}: {len(problems)} damaged")
+    if problems:
+        lines.append(f"`ipa cache clear {' '.join(id[:8] for id in problems)}` removes what is damaged")
+    return Result("cache verify", data, tuple(lines), exit_code=1 if problems else 0)
+
+
+@app.command("export")
+def export_graphs(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The archive to write.")],
+    key: Keys = None,
+    force: options.Force = False,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Write graphs into one archive, for a machine like this one."""
+    cache = _store(context)
+    items = store.plan(store.scan(cache), prefixes=key or ()).items
+    entries = [item for item in items if isinstance(item, Entry)]
+    for item in items:
+        if isinstance(item, store.Broken):
+            context.obj.warn(f"graph {item.id[:8]} is left out: {item.reason}")
+    if not entries:
+        raise UsageError(f"there is no graph in {cache.root} to export", "`ipa compile` makes one")
+    size = store.export(cache, entries, file, overwrite=force)
+    data = {"file": str(file), "size": size, "graphs": [entry.id for entry in entries]}
+    return Result("cache export", data, (f"wrote {_count(entries)} to {file}, {_size(size)}",))
+
+
+@app.command("import")
+def import_graphs(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="An archive that `ipa cache export` wrote.")],
+    trust: Annotated[bool, typer.Option("--trust", "--yes", "-y", help="Its maker is trusted: do not ask.")] = False,
+    cache_dir: options.CacheDir = None,
+    cache_max_size: options.CacheMaxSize = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Take graphs out of an archive. They are native code: whoever made the archive can run anything as you."""
+    cache = _store(context)
+    if not file.is_file():
+        raise UsageError(f"there is no file {file}", "`ipa cache export FILE` writes one")
+    statement = f"{file} holds native code that ipa will run: whoever made it can do anything you can"
+    _agree(context, trust, (), statement, "add --trust if you trust its maker")
+    brought = store.import_(cache, file)
+    for item in brought.evicted.items:
+        context.obj.note(f"graph {item.id[:8]} was removed to stay below {_size(cache.max_size or 0)}")
+    data = {
+        "added": [entry.id for entry in brought.added],
+        "kept": [entry.id for entry in brought.kept],
+        "evicted": [item.id for item in brought.evicted.items],
+    }
+    there = f", {len(brought.kept)} already here" if brought.kept else ""
+    return Result("cache import", data, (f"took in {_count(brought.added)}{there}",))
+
+
+def _store(context: typer.Context) -> Store:
+    settings = options.settings(context).settings
+    return Store(config.cache_dir(settings), units.parse_size(settings.cache_max_size))
+
+
+def _agree(context: typer.Context, yes: bool, details: Iterable[str], statement: str, hint: str) -> None:
+    """Go on only with `--yes`, or after a yes on a terminal. Raises UsageError without one, Abort after a no."""
+    if yes:
+        return
+    if context.obj.json_mode or not sys.stdin.isatty():
+        raise UsageError(statement, hint)
+    typer.confirm("\n".join((*details, f"{statement}; go on?")), abort=True, err=True)
+
+
+def _described(item: Item, here: probe.Machine) -> dict[str, Any]:
+    obstacles = _obstacles(item, here)
+    entry = item if isinstance(item, Entry) else None
+    return {
+        "key": item.id,
+        "backend": item.backend,
+        "model": str(entry.describe["model"]) if entry and "model" in entry.describe else None,
+        "gpu": item.gpu,
+        "shape": item.shape,
+        "size": item.size,
+        "created": entry.manifest["created"] if entry else None,
+        "last_used": datetime.fromtimestamp(item.last_used, timezone.utc).isoformat(timespec="seconds"),
+        "hits": entry.hits if entry else 0,
+        "usable": not obstacles,
+        "obstacles": obstacles,
+        "broken": entry is None,
+        "path": str(item.folder),
+    }
+
+
+def _obstacles(item: Item, here: probe.Machine) -> list[str]:
+    return probe.differences(item.key, here) if isinstance(item, Entry) else [f"broken: {item.reason}"]
+
+
+def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
+    cells = (
+        graph["key"][:8],
+        graph["backend"],
+        graph["model"] or "-",
+        graph["gpu"],
+        graph["shape"],
+        _size(graph["size"]),
+        _ago(graph["created"], now) if graph["created"] else "-",
+        _ago(graph["last_used"], now) if graph["hits"] else "never",
+        str(graph["hits"]),
+        "yes" if graph["usable"] else ", ".join(graph["obstacles"]),
+    )
+    # An imported manifest may hold anything, and a terminal obeys control characters.
+    return tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in cells)
+
+
+def _ago(date: str, now: float) -> str:
+    """How long ago, in the largest whole unit: "3 days ago"."""
+    seconds = now - datetime.fromisoformat(date).timestamp()
+    for unit, length in (("week", 604800), ("day", 86400), ("hour", 3600), ("minute", 60)):
+        if count := int(seconds // length):
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
+
+
+def _seconds(text: str) -> float:
+    """Seconds of "30d", "12h", "90m", "45s" or "2w". Raises UsageError."""
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])\s*", text.lower())
+    if found is None:
+        raise UsageError(f"'{text}' is no age", "write for example 12h, 30d or 2w")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+
+
+def _size(count: int) -> str:
+    """Bytes for people: 1234567 is "1.2 MB"."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(value, 1) < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def _count(graphs: Iterable[Any]) -> str:
+    count = len(list(graphs))
+    return f"{count} graph{'' if count == 1 else 's'}"
+
+
+def _more(count: int) -> tuple[str, ...]:
+    return (f"… and {count} more",) if count > 0 else ()

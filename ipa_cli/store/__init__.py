@@ -2,7 +2,7 @@
 
 from .archive import Imported, export, import_
 from .building import Builder, Built, Hit, Miss, build, discard, lookup, opened
-from .entries import Broken, Damage, Entry, Item, Refused, Store, StoreError, check, scan
+from .entries import Broken, Damage, Entry, Item, Refused, Store, StoreError, check, scan, verify
 from .removal import Plan, Removed, evict, execute, find, plan, sweep
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "plan",
     "scan",
     "sweep",
+    "verify",
 ]

@@ -313,6 +313,18 @@ def check(folder: Path, digest: str | None = None) -> dict[str, Any]:
     return manifest
 
 
+def verify(store: Store, item: Item) -> str | None:
+    """What is wrong with a graph, after reading every byte; None when it is whole. Raises Refused as `check_owner`."""
+    check_owner(store, item.folder)
+    if isinstance(item, Broken):
+        return item.reason
+    try:
+        check(item.folder, item.manifest["digest"])
+    except Damage as damage:
+        return str(damage)
+    return None
+
+
 def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Every file below `folder` by relative name. Raises Damage on links, devices and what others own or may write."""
     for path in (folder, *sorted(folder.rglob("*"))):
