@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import sys
 from collections.abc import Sequence
+from functools import cache as remembered
 from typing import Any
 
 import typer
@@ -51,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     terminal = Terminal(json_mode="--json" in arguments, quiet="--quiet" in arguments or "-q" in arguments)
     command = _command_name(arguments)
     try:
-        outcome = app(list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal)
+        outcome = _program().main(list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal)
         if isinstance(outcome, Result):
             terminal.show(outcome)
             return outcome.exit_code
@@ -74,9 +77,14 @@ def run(arguments: Sequence[str]) -> int:
         return BUG_EXIT_CODE
 
 
+@remembered
+def _program() -> Any:
+    return typer.main.get_command(app)
+
+
 def _command_name(arguments: Sequence[str]) -> str:
     """The words before the first flag or value, as far as they name a command: "cache ls"."""
-    node: Any = typer.main.get_command(app)
+    node = _program()
     words: list[str] = []
     for word in arguments:
         node = getattr(node, "commands", {}).get(word)
@@ -87,4 +95,9 @@ def _command_name(arguments: Sequence[str]) -> str:
 
 
 def main() -> None:
+    # Loading modules makes many objects and no garbage: looking for it all the while takes a tenth of the start.
+    gc.set_threshold(100_000, 50, 50)
+    # A file name may hold what the locale cannot show.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

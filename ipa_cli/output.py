@@ -9,34 +9,48 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from .errors import IpaError
 from .report import Advance, Result, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SCHEMA_VERSION = 1
 BUG_EXIT_CODE = 70
 
 
 class Terminal:
-    """Speaks to people on stderr while a command runs, and prints its result at the end."""
+    """Speaks to people on stderr while a command runs, and prints its result at the end.
+
+    rich is imported by the first line it draws: JSON and piped tables do without.
+    """
 
     def __init__(self, json_mode: bool = False, quiet: bool = False):
         self.json_mode = json_mode
         self.quiet = quiet
-        self.out = Console(highlight=False, soft_wrap=True)
-        self.err = Console(stderr=True, highlight=False)
-        self.live = self.err.is_terminal and not quiet and not os.environ.get("NO_COLOR")
+        self.live = sys.stderr.isatty() and not quiet and not os.environ.get("NO_COLOR")
+
+    @cached_property
+    def out(self) -> Console:
+        from rich.console import Console
+
+        return Console(highlight=False, soft_wrap=True, markup=False)
+
+    @cached_property
+    def err(self) -> Console:
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.err.print(escape(text), style="dim", soft_wrap=True)
+            self.err.print(text, style="dim")
 
     def warn(self, text: str) -> None:
-        self.err.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+        self._labelled("warning", "yellow", text)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
@@ -45,10 +59,10 @@ class Terminal:
         if self.live:
             from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
             with Progress(*columns, console=self.err, transient=True) as progress:
-                task = progress.add_task(escape(name), total=None)
-                yield lambda doing: progress.update(task, description=escape(f"{name}: {doing}"))
+                task = progress.add_task(name, total=None)
+                yield lambda doing: progress.update(task, description=f"{name}: {doing}")
         else:
             yield lambda doing: None
         self.note(f"{name}: {time.perf_counter() - started:.1f} s")
@@ -62,14 +76,14 @@ class Terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.err, transient=True) as progress:
-            task = progress.add_task(escape(name), total=total, speed="")
+            task = progress.add_task(name, total=total, speed="")
             started = time.perf_counter()
             done = 0
 
@@ -89,21 +103,21 @@ class Terminal:
             if isinstance(block, Table):
                 self._print_table(block)
             else:
-                self.out.print(escape(block))
+                self.out.print(block)
 
     def fail(self, command: str, error: IpaError) -> None:
         """Print a foreseen failure: what is wrong, and what to type next."""
         if self.json_mode:
             self._fail_json(command, type(error).__name__, error.message, error.hint)
             return
-        self.err.print(f"[bold red]error:[/bold red] {escape(error.message)}", soft_wrap=True)
+        self._labelled("error", "bold red", error.message)
         if error.hint:
-            self.err.print(f"[cyan]hint:[/cyan] {escape(error.hint)}", soft_wrap=True)
+            self._labelled("hint", "cyan", error.hint)
 
     def bug(self, command: str, error: BaseException) -> None:
         """Print an unforeseen failure with its traceback."""
-        self.err.print(escape("".join(traceback.format_exception(error))), soft_wrap=True)
-        self.err.print("This is a bug in ipa: please report it with the lines above.", soft_wrap=True)
+        self.err.print("".join(traceback.format_exception(error)))
+        self.err.print("This is a bug in ipa: please report it with the lines above.")
         if self.json_mode:
             self._fail_json(command, type(error).__name__, str(error), "this is a bug in ipa: please report it")
 
@@ -112,6 +126,10 @@ class Terminal:
             self._fail_json(command, "Interrupted", "interrupted", "")
         else:
             self.err.print("interrupted")
+
+    def _labelled(self, label: str, style: str, text: str) -> None:
+        self.err.print(f"{label}:", style=style, end=" ")
+        self.err.print(text)
 
     def _fail_json(self, command: str, kind: str, message: str, hint: str) -> None:
         self._print_json(command, "error", None, {"type": kind, "message": message, "hint": hint})
@@ -124,21 +142,23 @@ class Terminal:
             "data": data,
             "error": error,
         }
-        sys.stdout.write(json.dumps(envelope, ensure_ascii=False, allow_nan=False) + "\n")
+        # Plain ASCII, which every locale can carry, file names that are not valid Unicode included.
+        sys.stdout.write(json.dumps(envelope, allow_nan=False) + "\n")
         sys.stdout.flush()
 
     def _print_table(self, table: Table) -> None:
         """A drawn table on a terminal; tab-separated lines when piped."""
-        if not self.out.is_terminal:
+        if not sys.stdout.isatty():
             for row in (table.columns, *table.rows):
                 sys.stdout.write("\t".join(row) + "\n")
             return
         from rich import box
         from rich.table import Table as RichTable
+        from rich.text import Text
 
         drawn = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, pad_edge=False)
         for column in table.columns:
             drawn.add_column(column, overflow="fold")
         for row in table.rows:
-            drawn.add_row(*(escape(cell) for cell in row))
+            drawn.add_row(*(Text(cell) for cell in row))
         self.out.print(drawn)
