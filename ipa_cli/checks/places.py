@@ -1,0 +1,67 @@
+"""The folders that `ipa` keeps things in: can we write there, can others, and is there room?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import IpaError
+from ..store import Store
+from ..store.entries import check_owner
+from .check import Check, Status
+
+GIB = 2**30
+LITTLE = 1 * GIB
+SDXL = 8 * GIB  # the sdxl preset downloads 7 GB
+
+
+def hub_home(environ: Mapping[str, str]) -> Path:
+    """Hugging Face's own folder, as huggingface_hub finds it."""
+    default = Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(os.path.expandvars(environ.get("HF_HOME") or default)).expanduser()
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps models."""
+    named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(os.path.expandvars(named)).expanduser() if named else hub_home(environ) / "hub"
+
+
+def graphs(root: Path, asked: bool) -> Check:
+    """The cache of compiled graphs: without it nothing compiled outlives its process."""
+    name, elsewhere = "graph cache", "name another folder with --cache-dir"
+    try:
+        check_owner(Store(root))
+    except IpaError as error:
+        return Check(name, "failure", error.message, error.hint, asked)
+    return _room(name, root, "failure", elsewhere, LITTLE, asked)
+
+
+def models(environ: Mapping[str, str]) -> Check:
+    """Hugging Face's cache: what is there can be read even when nothing can be added."""
+    name, root = "model cache", hub_cache(environ)
+    check = _room(name, root, "warning", "let HF_HOME name a folder on another disk", SDXL, False)
+    if check.status == "ok" and root.is_dir() and root.stat().st_mode & stat.S_IWOTH:
+        return Check(name, "warning", f"everybody can write to {root}", f"`chmod o-w {root}`")
+    return check
+
+
+def _room(name: str, root: Path, broken: Status, elsewhere: str, enough: int, asked: bool) -> Check:
+    """Write a page where `root` is or would be, and leave nothing behind."""
+    here = next(path for path in (root, *root.parents) if path.exists() or path.is_symlink())
+    place = str(root) if here == root else f"{root} (not there yet)"
+    try:
+        with tempfile.TemporaryFile(dir=here) as file:
+            file.write(bytes(4096))
+            file.flush()
+        free = shutil.disk_usage(here).free
+    except OSError as error:
+        return Check(name, broken, f"cannot write to {place}: {error.strerror}", elsewhere, asked)
+    found = f"{place}, {free / GIB:.1f} GiB free"
+    if free < enough:
+        return Check(name, "warning", f"{found}: that is little", f"free some space, or {elsewhere}", asked)
+    return Check(name, "ok", found, "", asked)
