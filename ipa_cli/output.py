@@ -150,7 +150,7 @@ class Terminal:
         """A drawn table on a terminal; tab-separated lines when piped."""
         if not sys.stdout.isatty():
             for row in (table.columns, *table.rows):
-                sys.stdout.write("\t".join(row) + "\n")
+                sys.stdout.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
             return
         from rich import box
         from rich.table import Table as RichTable

@@ -1,0 +1,155 @@
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.output import Terminal
+from ipa_cli.report import Result, Table
+
+TABLE = Table(("name", "size"), (("[bold]a[/bold]", "1"), ("b\t\nc", "2")), title="things")
+
+
+def result(**changes) -> Result:
+    return Result(
+        **{"command": "thing ls", "data": {"things": 2}, "blocks": ("two [red]things[/red]", TABLE), **changes}
+    )
+
+
+def test_people_get_lines_and_piped_tables(capsys):
+    Terminal().show(result())
+    out, err = capsys.readouterr()
+    assert out == "two [red]things[/red]\nname\tsize\n[bold]a[/bold]\t1\nb c\t2\n"
+    assert err == ""
+
+
+def test_scripts_get_one_object(capsys):
+    Terminal(json_mode=True).show(result())
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {
+        "schema_version": 1,
+        "command": "thing ls",
+        "status": "ok",
+        "data": {"things": 2},
+        "error": None,
+    }
+    assert out.count("\n") == 1 and err == ""
+
+
+def test_a_result_that_means_failure_says_so(capsys):
+    Terminal(json_mode=True).show(result(exit_code=1))
+    assert json.loads(capsys.readouterr().out)["status"] == "error"
+
+
+def test_a_failure_is_two_lines_on_stderr(capsys):
+    Terminal(quiet=True).fail("thing", IpaError("no [x] here, " + "very " * 60 + "far", "look [there]"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["error: no [x] here, " + "very " * 60 + "far", "hint: look [there]"]
+
+
+def test_a_failure_for_scripts(capsys):
+    Terminal(json_mode=True).fail("thing", UsageError("wrong", "right"))
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == {"type": "UsageError", "message": "wrong", "hint": "right"}
+    assert err == ""
+
+
+def test_a_bug_keeps_its_traceback(capsys):
+    for json_mode in (False, True):
+        try:
+            raise ValueError("[oops]")
+        except ValueError as error:
+            Terminal(json_mode=json_mode, quiet=True).bug("thing", error)
+        out, err = capsys.readouterr()
+        assert "Traceback" in err and "test_a_bug_keeps_its_traceback" in err and "ValueError: [oops]" in err
+        assert (json.loads(out)["error"]["type"] == "ValueError") if json_mode else out == ""
+
+
+def test_numbers_json_does_not_know_never_reach_stdout(capsys):
+    with pytest.raises(ValueError, match="JSON"):
+        Terminal(json_mode=True).show(result(data={"speed": float("nan")}))
+    assert capsys.readouterr().out == ""
+
+
+@given(st.text())
+def test_any_text_makes_one_line_of_json_in_any_locale(text):
+    code = json.dumps({"type": "IpaError", "message": text, "hint": text})
+    lines: list[str] = []
+    terminal = Terminal(json_mode=True)
+    original, sys.stdout = sys.stdout, type("Lines", (), {"write": lines.append, "flush": lambda: None})
+    try:
+        terminal.fail("thing", IpaError(text, text))
+    finally:
+        sys.stdout = original
+    (line,) = lines
+    assert json.loads(line)["error"] == json.loads(code) and line.isascii() and line.count("\n") == 1
+
+
+def test_quiet_silences_notes_but_not_warnings(capsys):
+    terminal = Terminal(quiet=True)
+    terminal.note("by the way")
+    with terminal.stage("loading") as doing, terminal.steps("steps", 2) as advance:
+        doing("weights")
+        advance()
+    terminal.warn("mind [this]")
+    assert capsys.readouterr() == ("", "warning: mind [this]\n")
+
+
+def test_piped_progress_is_one_line_a_stage(capsys):
+    terminal = Terminal()
+    with terminal.stage("loading [demo]") as doing:
+        doing("weights")
+    with terminal.steps("steps", 2) as advance:
+        advance()
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("loading [demo]: ") and err.endswith(" s\n") and err.count("\n") == 1
+    assert "\x1b" not in err
+
+
+PROGRESS = """
+import time
+from ipa_cli.output import Terminal
+from ipa_cli.report import Result, Table
+terminal = Terminal()
+with terminal.stage("loading [x]") as doing:
+    doing("weights")
+    time.sleep(0.2)
+with terminal.steps("cat.png", 3) as advance:
+    for _ in range(3):
+        time.sleep(0.1)
+        advance()
+terminal.show(Result("t", {}, (Table(("name",), (("[b]cell[/b]",),)),)))
+"""
+
+
+@pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}])
+def test_a_terminal_gets_bars_and_colour_unless_it_wants_none(world, environ):
+    plain = {name: value for name, value in world.environ.items() if name != "NO_COLOR"}
+    seen = on_a_terminal(PROGRESS, {**plain, "TERM": "xterm-256color", **environ})
+    assert "loading [x]" in seen and "[b]cell[/b]" in seen
+    assert ("3/3" in seen and "it/s" in seen and "\x1b[?25l" in seen) == (not environ)
+
+
+def on_a_terminal(code: str, environ: dict[str, str]) -> str:
+    """What a Python program writes when stdout and stderr are a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environ
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            seen += chunk
+    except OSError:
+        pass  # the other end closed: on Linux that is EIO
+    finally:
+        os.close(ours)
+    assert process.wait() == 0, seen
+    return seen.decode()
