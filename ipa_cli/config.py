@@ -7,7 +7,6 @@ the user's file, the default.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 import types
@@ -38,11 +37,9 @@ def _choice(*allowed: str) -> Check:
     return check
 
 
-def _at_least(low: float, high: float = math.inf) -> Check:
-    limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-
+def _between(low: float, high: float) -> Check:
     def check(value: float) -> str | None:
-        return None if math.isfinite(value) and low <= value <= high else f"expected a number {limits}"
+        return None if low <= value <= high else f"expected a number from {low:g} to {high:g}"  # NaN is not
 
     return check
 
@@ -67,15 +64,15 @@ class Settings:
     prompt: str | None = _setting(None, "what to draw")
     negative_prompt: str = _setting("", "what to keep out of the picture")
     image: tuple[str, ...] = _setting((), "reference picture: a file, a folder member or an http(s) URL")
-    scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _at_least(0, 10))
-    steps: int | None = _setting(None, "denoising steps", _at_least(1, 1000))
-    guidance_scale: float | None = _setting(None, "classifier-free guidance", _at_least(0, 100))
+    scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
+    steps: int | None = _setting(None, "denoising steps", _between(1, 1000))
+    guidance_scale: float | None = _setting(None, "classifier-free guidance", _between(0, 100))
     height: int | None = _setting(None, "height in pixels, a multiple of 8", _side)
     width: int | None = _setting(None, "width in pixels, a multiple of 8", _side)
-    seed: int | None = _setting(None, "seed of the first picture; random when unset", _at_least(0, 2**63 - 1))
-    num_images: int = _setting(1, "how many pictures, each with the next seed", _at_least(1, 10_000))
+    seed: int | None = _setting(None, "seed of the first picture; random when unset", _between(0, 2**63 - 1))
+    num_images: int = _setting(1, "how many pictures, each with the next seed", _between(1, 10_000))
     scheduler: str | None = _setting(None, "sampler: euler, euler-a, ddim, dpm++, unipc, …")
-    warmup: int = _setting(1, "UNet calls before the timed steps", _at_least(0, 100))
+    warmup: int = _setting(1, "UNet calls before the timed steps", _between(0, 100))
     model: str = _setting("demo", "preset (demo, sdxl), hub id, diffusers folder or .safetensors file")
     load_format: str = _setting("auto", "auto, or dummy for seeded random weights", _choice("auto", "dummy"))
     variant: str | None = _setting(None, "weight variant on the hub, for example fp16")
@@ -141,7 +138,10 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, 
         values[name] = _checked(name, value, source.where, error)
         sources[name] = source
 
-    for kind, path in (("user", user_file(environ)), ("project", project_file(cwd))):
+    user = user_file(environ)
+    if environ.get("IPA_CONFIG") and not user.is_file():
+        raise ConfigError(f"there is no file {user}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
+    for kind, path in (("user", user), ("project", project_file(cwd))):
         if path is not None and path.is_file():
             for name, value in _read_file(path).items():
                 put(name, value, Source(kind, str(path)), ConfigError)
@@ -166,7 +166,7 @@ def user_file(environ: Mapping[str, str] | None = None) -> Path:
     """The user's own file; `IPA_CONFIG` names another one."""
     environ = os.environ if environ is None else environ
     if environ.get("IPA_CONFIG"):
-        return Path(environ["IPA_CONFIG"]).expanduser()
+        return _expanded(Path(environ["IPA_CONFIG"]))
     import platformdirs
 
     return platformdirs.user_config_path("ipa") / FILE_NAME
@@ -175,10 +175,17 @@ def user_file(environ: Mapping[str, str] | None = None) -> Path:
 def cache_dir(settings: Settings) -> Path:
     """The folder of compiled graphs."""
     if settings.cache_dir is not None:
-        return settings.cache_dir.expanduser().absolute()
+        return _expanded(settings.cache_dir).absolute()
     import platformdirs
 
     return platformdirs.user_cache_path("ipa")
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {error}", "write the folder in full") from error
 
 
 def _flag(name: str) -> str:
@@ -214,7 +221,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bad syntax or encoding, numbers of a thousand digits, deep nesting
         raise ConfigError(f"{path} is not valid TOML: {error}", f"edit {path}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", f"check the permissions of {path}") from error
@@ -225,6 +232,8 @@ def _read_file(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: unknown key '{key}'{suggest(name, FIELDS)}", "`ipa config show` lists every key"
             )
+        if name in values:
+            raise ConfigError(f"{path}: {name} is set twice, with a hyphen and without", f"edit {path}")
         values[name] = _from_toml(name, key, value, path)
     return values
 
@@ -247,11 +256,11 @@ def _from_toml(name: str, key: str, value: Any, path: Path) -> Any:
     if kind is tuple and isinstance(value, str):
         return (value,)
     if kind is Path and isinstance(value, str):
-        return path.parent / Path(value).expanduser()
-    if kind is float and type(value) in (int, float):
+        return path.parent / _expanded(Path(value))
+    if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{path}: {key} = {value!r}: expected {wanted}", f"edit {path}")
+        raise ConfigError(f"{path}: {key} = {_short(repr(value))}: expected {wanted}", f"edit {path}")
     return value
 
 
@@ -274,13 +283,17 @@ def _from_text(name: str, text: str, where: str) -> Any:
             return tuple(text.split(os.pathsep)) if "://" not in text else (text,)
         return kind(text)
     except (ValueError, KeyError):
-        raise UsageError(f"{where}={text}: expected {wanted}", f"unset {where} or correct it") from None
+        raise UsageError(f"{where}={_short(text)}: expected {wanted}", f"unset {where} or correct it") from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:80] + "…"
 
 
 def _checked(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
     check = FIELDS[name].metadata["check"]
     problem = check(value) if check else None
     if problem:
-        shown = f"{where} {value}" if error is UsageError else f"{where}: {name} = {value}"
+        shown = f"{where} {_short(str(value))}" if error is UsageError else f"{where}: {name} = {_short(str(value))}"
         raise error(f"{shown}: {problem}", "`ipa generate --help` explains every setting")
     return value
