@@ -93,12 +93,17 @@ def validate(data: Any) -> None:
         raise ValueError("not a slug in the key")
     if not isinstance(factors, dict):
         raise ValueError("the factors are not a table")
-    lists = [value for value in factors.values() if type(value) is list]
-    flat = [*(value for value in factors.values() if type(value) is not list), *chain.from_iterable(lists)]
-    if not set(map(type, flat)) <= _SCALARS:
+    values = factors.values()
+    kinds = set(map(type, values))
+    if list in kinds:
+        kinds.remove(list)
+        kinds.update(*(map(type, value) for value in values if type(value) is list))
+    if not kinds <= _SCALARS:
         raise ValueError("a factor is neither a scalar nor a flat list")
-    if not all(math.isfinite(value) for value in flat if type(value) is float):
-        raise ValueError("a factor is not a finite number")
+    if float in kinds:
+        flat = chain.from_iterable(value if type(value) is list else (value,) for value in values)
+        if not all(math.isfinite(value) for value in flat if type(value) is float):
+            raise ValueError("a factor is not a finite number")
 
 
 def canonical(data: Any) -> str:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import keys, requirements
-from .keys import Factor, GraphKey
+from .keys import Factor
 
 CPU = "cpu"
 NONE = "none"
@@ -76,18 +76,18 @@ def machine(index: int = 0) -> Machine:
     )
 
 
-def differences(key: GraphKey, here: Machine) -> list[str]:
-    """Why a graph of `key` is of no use on this machine, one phrase per reason; none when it may be used."""
+def differences(gpu: str, factors: Mapping[str, Factor], here: Machine) -> list[str]:
+    """Why a graph for `gpu` with these key factors is of no use on this machine, one phrase per reason."""
     slug = here.gpu.slug if here.gpu else NONE
-    found = [] if key.gpu in (CPU, slug) else [keys.change("gpu", key.gpu, slug)]
+    found = [] if gpu in (CPU, slug) else [keys.change("gpu", gpu, slug)]
     known: dict[str, Factor] = {name: version or NONE for name, version in here.versions.items()}
-    known |= here.factors(key.gpu)
+    known |= here.factors(gpu)
     if found:
         del known["gpu name"]  # said already
-    for name, value in known.items():
-        if name in key.factors and key.factors[name] != value:
-            found.append(keys.change(name, key.factors[name], value))
-    return found
+    for name in known.keys() & factors.keys():
+        if factors[name] != known[name]:
+            found.append(keys.change(name, factors[name], known[name]))
+    return sorted(found)
 
 
 def gpu(index: int = 0) -> Gpu | None:

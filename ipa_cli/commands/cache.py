@@ -70,6 +70,8 @@ def list_graphs(
     graphs.sort(key=_ORDERS[sort], reverse=sort in _DOWN)
     total = sum(graph["size"] for graph in graphs)
     data = {"cache_dir": str(cache.root), "max_size": cache.max_size, "size": total, "graphs": graphs}
+    if json:
+        return Result("cache ls", data)
     if not graphs:
         which = "such graph" if items else "compiled graph"
         return Result("cache ls", data, (f"no {which} in {cache.root}",))
@@ -250,7 +252,9 @@ def _described(item: Item, here: probe.Machine) -> dict[str, Any]:
 
 
 def _obstacles(item: Item, here: probe.Machine) -> list[str]:
-    return probe.differences(item.key, here) if isinstance(item, Entry) else [f"broken: {item.reason}"]
+    if isinstance(item, Entry):
+        return probe.differences(item.gpu, item.factors, here)
+    return [f"broken: {item.reason}"]
 
 
 def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
@@ -267,7 +271,7 @@ def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
         "yes" if graph["usable"] else ", ".join(graph["obstacles"]),
     )
     # An imported manifest may hold anything, and a terminal obeys control characters.
-    return tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in cells)
+    return tuple(cell if cell.isprintable() else re.sub(r"[^ -~\u00a1-\uffff]", "?", cell) for cell in cells)
 
 
 def _ago(date: str, now: float) -> str:

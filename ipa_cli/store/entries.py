@@ -27,7 +27,7 @@ from typing import Any
 
 from .. import keys
 from ..errors import IpaError
-from ..keys import GraphKey
+from ..keys import Factor, GraphKey
 
 BUCKET = "graphs-v1"
 MANIFEST = "manifest.json"
@@ -84,19 +84,19 @@ class _Item:
     @property
     def id(self) -> str:
         """The first 16 digits of the key's digest."""
-        return self.folder.name[-16:]
+        return self.folder.parts[-1][-16:]
 
     @property
     def backend(self) -> str:
-        return self.folder.parent.parent.name
+        return self.folder.parts[-3]
 
     @property
     def gpu(self) -> str:
-        return self.folder.parent.name
+        return self.folder.parts[-2]
 
     @property
     def shape(self) -> str:
-        return self.folder.name[:-17]
+        return self.folder.parts[-1][:-17]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,11 @@ class Entry(_Item):
     @cached_property
     def key(self) -> GraphKey:
         return keys.from_dict(self.manifest["key"])
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """The key's factors; quicker than `key` for listings of many."""
+        return self.manifest["key"]["factors"]
 
     @property
     def created(self) -> datetime:
@@ -186,12 +191,7 @@ def read(folder: Path) -> Item | None:
 def read_manifest(folder: str) -> tuple[dict[str, Any], tuple[int, int]]:
     """The manifest and its stamp (inode, modification time in ns). Raises Damage."""
     try:
-        # Through the folder's descriptor, so that a link in the folder's place is not followed.
-        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            descriptor = os.open(MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=inside)
-        finally:
-            os.close(inside)
+        descriptor = os.open(f"{folder}/{MANIFEST}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_MANIFEST:
@@ -209,7 +209,7 @@ def read_manifest(folder: str) -> tuple[dict[str, Any], tuple[int, int]]:
 def parse_manifest(text: bytes) -> dict[str, Any]:
     """The manifest in `text`, every field of the right kind. Raises Damage."""
     try:
-        manifest = json.loads(text)
+        manifest = json.loads(text.decode())
     except (ValueError, RecursionError):
         raise Damage("its manifest is not JSON") from None
     if not isinstance(manifest, dict):
@@ -294,6 +294,8 @@ def check(folder: Path, digest: str | None = None) -> dict[str, Any]:
     key = keys.from_dict(manifest["key"])
     if key.digest != manifest["digest"] or digest not in (None, key.digest):
         raise Damage("its manifest belongs to another graph")
+    if folder.is_symlink():
+        raise Damage("its folder is a link")
     mode = stat.S_IMODE(folder.lstat().st_mode)
     if mode & 0o077:
         raise Damage(f"others may enter its folder (mode {mode:04o})")
