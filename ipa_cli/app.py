@@ -56,9 +56,10 @@ def run(arguments: Sequence[str]) -> int:
     command = _command_name(arguments)
     try:
         outcome = _program().main(list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal)
+        if outcome == INTERRUPTED_EXIT_CODE:  # Typer's word for Ctrl-C
+            raise KeyboardInterrupt
         if isinstance(outcome, Result):
-            terminal.show(outcome)
-            return outcome.exit_code
+            return _show(terminal, outcome)
         return outcome if isinstance(outcome, int) else 0
     except IpaError as error:
         terminal.fail(command, error)
@@ -76,6 +77,19 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         terminal.bug(command, error)
         return BUG_EXIT_CODE
+
+
+def _show(terminal: Terminal, result: Result) -> int:
+    try:
+        terminal.show(result)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = None  # type: ignore[assignment]
+        unwritten = IpaError(f"the result cannot be written to stdout: {error.strerror}", "send it somewhere else")
+        Terminal(quiet=terminal.quiet).fail(result.command, unwritten)
+        return unwritten.exit_code
+    return result.exit_code
 
 
 @remembered

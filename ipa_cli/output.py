@@ -104,6 +104,7 @@ class Terminal:
                 self._print_table(block)
             else:
                 self.out.print(block)
+        sys.stdout.flush()
 
     def fail(self, command: str, error: IpaError) -> None:
         """Print a foreseen failure: what is wrong, and what to type next."""
