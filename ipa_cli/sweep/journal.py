@@ -132,7 +132,7 @@ def begin(folder: Path, description: Mapping[str, Any], sweep: Sweep, force: boo
             (folder / name).mkdir(exist_ok=True)
         for leftover in (folder / PICTURES).glob(".ipa-*.tmp"):
             leftover.unlink()
-    write_whole(folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
     done = {
         number: outcome
         for number, outcome in read_results(folder, sweep).items()

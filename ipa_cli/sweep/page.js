@@ -8,6 +8,7 @@
   const clamp = (value, length) => Math.min(Math.max(value, 0), length - 1);
 
   for (const section of document.querySelectorAll(".needs-script")) section.hidden = false;
+  document.querySelector(".without-script").hidden = true;
   for (const thumb of document.querySelectorAll("[data-reference]")) {
     thumb.src = sweep.references[thumb.dataset.reference].src;
     thumb.hidden = false;

@@ -138,7 +138,7 @@ def _picture(
     what = f"{sweep.prompts[row.prompt]} — {where}"
     return (
         f'<button type="button" class="enlarge" data-point="{point.number}">'
-        f'<img alt="{escape(what)}" width="{row.width}" height="{row.height}" decoding="async"'
+        f'<img alt="{escape(what)}" width="{row.width}" height="{row.height}"'
         f' src="{embed(outcome)}"></button>'
     )
 

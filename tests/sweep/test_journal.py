@@ -1,0 +1,184 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipa_cli.sweep import journal
+
+from .folders import FAILURE, SETTINGS, contents, draw, draw_point, make
+
+
+@pytest.fixture
+def undisturbed(tmp_path):
+    return contents(draw(tmp_path / "undisturbed", make()).folder)
+
+
+def test_one_line_for_every_point_says_what_it_is(tmp_path):
+    drawn = draw(tmp_path, make(), failed={2})
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["point"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[0] == {
+        "point": 1,
+        "row": 1,
+        "scale": 0.0,
+        "reference": "cat.png",
+        "prompt": "a red fox",
+        "width": 64,
+        "height": 64,
+        "seed": 7,
+        "status": "ok",
+        "file": "pictures/row-1-scale-0.png",
+        "sha256": drawn.outcomes[1].sha256,
+        "error": None,
+    }
+    assert (lines[1]["status"], lines[1]["file"], lines[1]["error"]) == ("failed", None, FAILURE)
+
+
+@pytest.mark.parametrize("whole", range(6))
+def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, undisturbed, whole):
+    folder, sweep = tmp_path / "stopped", make()
+    with journal.locked(folder):
+        journal.begin(folder, journal.describe(sweep, SETTINGS), sweep, force=False)
+        for point in sweep.points[:whole]:
+            draw_point(folder, sweep, point)
+    # The next picture was being written, then its line, then the journal as a whole.
+    with (folder / "results.jsonl").open("ab") as file:
+        file.write(b'{"point": %d, "row": 1, "sc' % (whole + 1))
+    (folder / "pictures" / ".ipa-0123456789abcdef.tmp").write_bytes(b"half a picture")
+    (folder / ".results.jsonl.tmp").write_bytes(b"half a journal")
+    assert len(journal.read_results(folder, sweep)) == whole
+
+    draw(folder, sweep)
+    assert contents(folder) == undisturbed
+
+
+def test_a_picture_without_its_line_is_drawn_again(tmp_path, undisturbed):
+    folder = draw(tmp_path / "stopped", make()).folder
+    lines = (folder / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "results.jsonl").write_bytes(b"".join(lines[:2]))
+    draw(folder, make())
+    assert contents(folder) == undisturbed
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_picture_that_is_missing_or_torn_is_drawn_again(tmp_path, undisturbed, damage):
+    folder, sweep = draw(tmp_path / "damaged", make()).folder, make()
+    damage(folder / sweep.points[2].file)
+    done = journal.begin(folder, journal.describe(sweep, SETTINGS), sweep, force=False)
+    assert sorted(done) == [1, 2, 4, 5, 6]
+    draw(folder, sweep)
+    assert contents(folder) == undisturbed
+
+
+def test_failed_points_are_tried_again(tmp_path, undisturbed):
+    folder = draw(tmp_path / "failed", make(), failed={1, 5}).folder
+    draw(folder, make())
+    assert contents(folder) == undisturbed
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_any_journal_is_read_without_a_crash(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("journal")
+    (folder / "results.jsonl").write_bytes(data + b"\n")
+    assert journal.read_results(folder, make()) == {}
+
+
+@pytest.mark.parametrize("line", ["0", "[]", "{}", '{"point": 0}', '{"point": 99}', '{"point": "1"}', "[" * 5000])
+def test_lines_of_no_point_do_not_count(tmp_path, line):
+    (tmp_path / "results.jsonl").write_text(line + "\n")
+    assert journal.read_results(tmp_path, make()) == {}
+
+
+def test_a_line_of_another_sweep_does_not_count(tmp_path):
+    draw(tmp_path, make())
+    assert journal.read_results(tmp_path, make(prompts=("a blue fox",))) == {}
+
+
+# --- one folder, one sweep ------------------------------------------------------------------------------------
+
+
+def check(folder, sweep, resume=False, force=False, **more):
+    journal.check_folder(folder, journal.describe(sweep, {**SETTINGS, **more}), resume, force)
+
+
+def test_a_new_or_empty_folder_is_taken_with_and_without_resume(tmp_path):
+    check(tmp_path, make())
+    check(tmp_path / "new" / "deeper", make(), resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_same_sweep_goes_on_only_when_asked_to(tmp_path):
+    draw(tmp_path, make())
+    check(tmp_path, make(), resume=True)
+    check(tmp_path, make(), force=True)
+    with pytest.raises(journal.FolderError) as caught:
+        check(tmp_path, make())
+    assert "--resume" in caught.value.hint
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_sweep_is_refused_and_named(tmp_path, resume):
+    draw(tmp_path, make())
+    with pytest.raises(journal.FolderError) as caught:
+        check(tmp_path, make((0.0, 1.0)), resume=resume, steps=9)
+    assert "scales [0.0, 0.5, 1.0] → [0.0, 1.0]" in caught.value.message
+    assert "steps 4 → 9" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["index.html", "results.jsonl", "contact-sheet.png", "pictures/row-1-scale-0.png"])
+def test_files_that_are_of_no_sweep_are_not_written_over(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(journal.FolderError):
+        check(tmp_path, make(), resume=True)
+
+
+def test_other_files_stay_even_with_force(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for name in ("notes.txt", "pictures/cat.png"):
+        (tmp_path / name).write_text("mine")
+    draw(tmp_path, make())
+    other = make((0.25, 0.75))
+    done = journal.begin(tmp_path, journal.describe(other, SETTINGS), other, force=True)
+    assert done == {}
+    left = contents(tmp_path)
+    left.pop(".lock", None)
+    assert sorted(left) == ["notes.txt", "pictures/cat.png", "results.jsonl", "sweep.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"plan": []}', '{"plan": {}, "schema_version": 99}', "[" * 100_000])
+def test_a_damaged_description_is_refused_in_words(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(journal.FolderError):
+        check(tmp_path, make(), resume=True)
+    check(tmp_path, make(), force=True)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(journal.FolderError, match="not a folder"):
+        check(tmp_path / "file", make(), force=True)
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(journal.FolderError, match="cannot be written"), journal.locked(tmp_path / "file" / "below"):
+        pass
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from ipa_cli.sweep import journal
+        with journal.locked(Path(sys.argv[1])):
+            pass
+    """
+    with journal.locked(tmp_path):
+        second = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert "another sweep is running" in second.stderr
+    assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == 0

@@ -1,0 +1,113 @@
+"""The contact sheet and the animations."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ipa_cli.sweep import animation, difference, drawing, sheet
+
+from .folders import draw, make, picture
+
+
+def shown(drawn, subtitle="demo"):
+    data = sheet.draw(drawn.folder, drawn.sweep, drawn.outcomes, drawn.references, subtitle)
+    return Image.open(io.BytesIO(data), formats=["PNG"])
+
+
+def at(image, drawn, number):
+    """The cell of a point on the sheet, square and of full size."""
+    row, column = divmod(number - 1, len(drawn.sweep.scales))
+    left = sheet.MARGIN + sheet.LABEL + column * (sheet.CELL + sheet.GAP)
+    top = sheet.MARGIN + sheet.HEADER + row * (sheet.CELL + sheet.GAP)
+    return image.crop((left, top, left + sheet.CELL, top + sheet.CELL))
+
+
+def test_every_picture_stands_in_its_cell(tmp_path):
+    drawn = draw(tmp_path, make())
+    image = shown(drawn)
+    for point in drawn.sweep.points:
+        expected = picture(point, point.scale).resize((sheet.CELL, sheet.CELL), Image.Resampling.LANCZOS)
+        assert np.array_equal(at(image, drawn, point.number), expected)
+
+
+def test_equal_pictures_give_equal_bytes(tmp_path):
+    drawn = draw(tmp_path, make())
+    once, again = (sheet.draw(tmp_path, drawn.sweep, drawn.outcomes, drawn.references, "demo") for _ in range(2))
+    assert once == again
+    row = difference.drawn_rows(drawn.outcomes)[1]
+    assert animation.animate(tmp_path, row) == animation.animate(tmp_path, row)
+
+
+def test_rows_columns_and_references_are_labelled(tmp_path):
+    plain = shown(draw(tmp_path / "a", make()))
+    header = (0, sheet.MARGIN + 50, plain.width, sheet.MARGIN + sheet.HEADER - 8)
+    labels = (0, sheet.MARGIN + sheet.HEADER, sheet.MARGIN + sheet.LABEL - 4, plain.height)
+    scales = shown(draw(tmp_path / "b", make((0.0, 0.25, 1.0))))
+    names = shown(draw(tmp_path / "c", make(references=("cat.png", "horse.png"))))
+    assert not np.array_equal(plain.crop(header), scales.crop(header))
+    assert np.array_equal(plain.crop(header), names.crop(header))
+    assert np.array_equal(plain.crop(labels), scales.crop(labels))
+    assert not np.array_equal(plain.crop(labels), names.crop(labels))
+
+
+def test_a_failed_point_is_marked_and_says_why(tmp_path):
+    drawn = draw(tmp_path, make(), failed={2})
+    cell = np.asarray(at(shown(drawn), drawn, 2))
+    assert tuple(cell[0, 100]) == tuple(int(drawing.ALARM[n : n + 2], 16) for n in (1, 3, 5))
+    assert (cell[30:80] < 200).any()
+
+
+def test_labels_of_varied_prompts_sizes_and_seeds_stay_in_their_place(tmp_path):
+    prompts = ("a very long prompt that never ends " * 40, "wordwithoutanyblank" * 40)
+    drawn = draw(tmp_path, make((0.0, 1.0), ("n" * 300 + ".png",), prompts, ((64, 64), (64, 32)), (1, 2)))
+    image = shown(drawn, "subtitle " * 100)
+    gutter = image.crop((sheet.MARGIN + sheet.LABEL - 6, sheet.MARGIN + 60, sheet.MARGIN + sheet.LABEL, image.height))
+    assert all(row in (drawing.PAPER, drawing.LINE) for row in _colours(gutter))
+    assert all(colour == drawing.PAPER for colour in _colours(image.crop((image.width - 20, 0, image.width, 80))))
+
+
+def _colours(image):
+    return {"#{:02x}{:02x}{:02x}".format(*colour) for _, colour in image.getcolors(1 << 20)}
+
+
+def test_large_sweeps_have_smaller_cells_not_an_endless_sheet(tmp_path):
+    drawn = draw(tmp_path, make(tuple(n / 100 for n in range(101)), ("a", "b", "c")))
+    image = shown(drawn)
+    assert image.width <= sheet.MOST_SIDE and image.width * image.height <= sheet.MOST_PIXELS
+
+
+def test_text_is_clipped_and_wrapped_to_its_width():
+    font = drawing.font(12)
+    assert drawing.clip("short", 100, font) == "short"
+    long = drawing.clip("a long\nline " * 20, 100, font)
+    assert long.endswith("…") and font.getlength(long) <= 100
+    wrapped = drawing.wrap("some words " * 30 + "unbreakable" * 30, 100, 4, font)
+    assert len(wrapped) == 4 and all(font.getlength(line) <= 100 for line in wrapped)
+    assert drawing.wrap("", 100, 4, font) == []
+
+
+def test_the_animation_runs_through_the_scales(tmp_path):
+    drawn = draw(tmp_path, make((0.0, 0.25, 1.0), sizes=((256, 128),)))
+    data = animation.animate(tmp_path, difference.drawn_rows(drawn.outcomes)[1])
+    with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
+        assert (image.n_frames, image.size, image.info["loop"]) == (3, (256, 128 + animation.STRIP), 0)
+        for number, point in enumerate(drawn.sweep.points[:3]):
+            image.seek(number)
+            frame = np.asarray(image.convert("RGB"), np.int16)
+            assert np.abs(frame[:128] - picture(point, point.scale)).mean() < 3
+            # Where the handle on the strip stands.
+            dark = np.flatnonzero(frame[128 + animation.STRIP // 2 - 5, 132:] < 100)
+            assert abs(dark.mean() / 3 - (256 - 16 - 132) * point.scale) < 4
+
+
+def test_animations_are_named_so_that_they_sort():
+    assert animation.file_name(make(references=tuple(map(str, range(10)))), 3) == "animations/row-03.webp"
+
+
+@pytest.mark.parametrize("size", [(64, 512), (512, 64)])
+def test_narrow_pictures_are_drawn_and_animated(tmp_path, size):
+    drawn = draw(tmp_path, make((0.0, 1.0), sizes=(size,)))
+    shown(drawn)
+    assert animation.animate(tmp_path, difference.drawn_rows(drawn.outcomes)[1])
