@@ -80,7 +80,7 @@ def list_graphs(
     return Result(
         "cache ls",
         data,
-        (Table(columns, tuple(_row(graph, now) for graph in graphs)), f"{_count(graphs)}, {_size(total)}"),
+        (Table(columns, tuple(_row(graph, now) for graph in graphs)), f"{_count(graphs)}, {units.size(total)}"),
     )
 
 
@@ -100,8 +100,8 @@ def clear(
 ) -> Result:
     """Remove compiled graphs: all, or those that every given condition holds for."""
     cache = _store(context)
-    seconds = None if older_than is None else _seconds(older_than)
-    limit = None if max_size is None else units.parse_size(max_size)
+    seconds = _parsed("--older-than", older_than, units.parse_age)
+    limit = _parsed("--max-size", max_size, units.parse_size)
     here = probe.machine() if stale else None
     chosen = store.plan(
         store.scan(cache),
@@ -111,13 +111,13 @@ def clear(
         max_size=limit,
     )
     lines = tuple(
-        f"{item.id[:8]}  {item.backend}  {item.gpu}  {item.shape}  {_size(item.size)}" for item in chosen.items
+        f"{item.id[:8]}  {item.backend}  {item.gpu}  {item.shape}  {units.size(item.size)}" for item in chosen.items
     )
     if dry_run or not chosen.items:
         data = {"dry_run": dry_run, "freed": chosen.size, "graphs": [item.id for item in chosen.items], "kept": []}
-        summary = f"would remove {_count(chosen.items)}, {_size(chosen.size)}" if lines else "nothing to remove"
+        summary = f"would remove {_count(chosen.items)}, {units.size(chosen.size)}" if lines else "nothing to remove"
         return Result("cache clear", data, (*lines, summary))
-    statement = f"this removes {_count(chosen.items)}, {_size(chosen.size)}"
+    statement = f"this removes {_count(chosen.items)}, {units.size(chosen.size)}"
     _agree(context, yes, (*lines[:20], *_more(len(lines) - 20)), statement, "add --yes, or look first with --dry-run")
     done = store.execute(cache, chosen)
     for item, reason in done.kept:
@@ -128,7 +128,7 @@ def clear(
         "graphs": [item.id for item in done.items],
         "kept": [{"key": item.id, "reason": reason} for item, reason in done.kept],
     }
-    return Result("cache clear", data, (f"removed {_count(done.items)}, {_size(done.size)}",))
+    return Result("cache clear", data, (f"removed {_count(done.items)}, {units.size(done.size)}",))
 
 
 @app.command("dir")
@@ -159,7 +159,7 @@ def verify(
     graphs = [{"key": item.id, "size": item.size, "problem": problems.get(item.id)} for item in items]
     data = {"cache_dir": str(cache.root), "checked": len(items), "damaged": len(problems), "graphs": graphs}
     lines = [f"{id}: {problem}" for id, problem in problems.items()]
-    lines.append(f"checked {_count(items)}, {_size(sum(item.size for item in items))}: {len(problems)} damaged")
+    lines.append(f"checked {_count(items)}, {units.size(sum(item.size for item in items))}: {len(problems)} damaged")
     if problems:
         lines.append(f"`ipa cache clear {' '.join(id[:8] for id in problems)}` removes what is damaged")
     return Result("cache verify", data, tuple(lines), exit_code=1 if problems else 0)
@@ -186,7 +186,7 @@ def export_graphs(
         raise UsageError(f"there is no graph in {cache.root} to export", "`ipa compile` makes one")
     size = store.export(cache, entries, file, overwrite=force)
     data = {"file": str(file), "size": size, "graphs": [entry.id for entry in entries]}
-    return Result("cache export", data, (f"wrote {_count(entries)} to {file}, {_size(size)}",))
+    return Result("cache export", data, (f"wrote {_count(entries)} to {file}, {units.size(size)}",))
 
 
 @app.command("import")
@@ -207,7 +207,7 @@ def import_graphs(
     _agree(context, trust, (), statement, "add --trust if you trust its maker")
     brought = store.import_(cache, file)
     for item in brought.evicted.items:
-        context.obj.note(f"graph {item.id[:8]} was removed to stay below {_size(cache.max_size or 0)}")
+        context.obj.note(f"graph {item.id[:8]} was removed to stay below {units.size(cache.max_size or 0)}")
     data = {
         "added": [entry.id for entry in brought.added],
         "kept": [entry.id for entry in brought.kept],
@@ -219,7 +219,14 @@ def import_graphs(
 
 def _store(context: typer.Context) -> Store:
     settings = options.settings(context).settings
-    return Store(config.cache_dir(settings), units.parse_size(settings.cache_max_size))
+    return Store(config.cache_dir(settings), _parsed("cache_max_size", settings.cache_max_size, units.parse_size))
+
+
+def _parsed(name: str, text: str | None, parse: Callable[[str], int]) -> int | None:
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}", "`ipa cache clear --help` tells more") from None
 
 
 def _agree(context: typer.Context, yes: bool, details: Iterable[str], statement: str, hint: str) -> None:
@@ -228,7 +235,10 @@ def _agree(context: typer.Context, yes: bool, details: Iterable[str], statement:
         return
     if context.obj.json_mode or not sys.stdin.isatty():
         raise UsageError(statement, hint)
-    typer.confirm("\n".join((*details, f"{statement}; go on?")), abort=True, err=True)
+    # Not typer.confirm: it writes a blank on stdout.
+    typer.echo("\n".join((*details, f"{statement}; go on? [y/N] ")), err=True, nl=False)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise typer.Abort()
 
 
 def _described(item: Item, here: probe.Machine) -> dict[str, Any]:
@@ -264,7 +274,7 @@ def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
         graph["model"] or "-",
         graph["gpu"],
         graph["shape"],
-        _size(graph["size"]),
+        units.size(graph["size"]),
         _ago(graph["created"], now) if graph["created"] else "-",
         _ago(graph["last_used"], now) if graph["hits"] else "never",
         str(graph["hits"]),
@@ -275,30 +285,8 @@ def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
 
 
 def _ago(date: str, now: float) -> str:
-    """How long ago, in the largest whole unit: "3 days ago"."""
-    seconds = now - datetime.fromisoformat(date).timestamp()
-    for unit, length in (("week", 604800), ("day", 86400), ("hour", 3600), ("minute", 60)):
-        if count := int(seconds // length):
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "now"
-
-
-def _seconds(text: str) -> float:
-    """Seconds of "30d", "12h", "90m", "45s" or "2w". Raises UsageError."""
-    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])\s*", text.lower())
-    if found is None:
-        raise UsageError(f"'{text}' is no age", "write for example 12h, 30d or 2w")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
-
-
-def _size(count: int) -> str:
-    """Bytes for people: 1234567 is "1.2 MB"."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if round(value, 1) < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    span = units.age(now - datetime.fromisoformat(date).timestamp())
+    return span if span == "now" else f"{span} ago"
 
 
 def _count(graphs: Iterable[Any]) -> str:

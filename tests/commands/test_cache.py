@@ -1,0 +1,404 @@
+"""`ipa cache` as people and scripts type it, on graphs that really lie in the cache."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ipa_cli import probe, store
+from ipa_cli.keys import GraphKey
+from ipa_cli.store import Store
+
+from ..test_store import fill
+
+GRAPH_FIELDS = {
+    "key", "backend", "model", "gpu", "shape", "size", "created", "last_used", "hits", "usable", "obstacles",
+    "broken", "path",
+}  # fmt: skip
+
+
+@pytest.fixture
+def cache(world):
+    return Store(world.home / ".cache" / "ipa")
+
+
+def put(cache, batch=2, backend="inductor", model="demo", used=None, **factors):
+    """A graph for this very machine, unless `factors` say otherwise."""
+    here = probe.machine()
+    own = {**here.factors("cpu"), "torch": here.versions["torch"], "batch": batch, **factors}
+    made = store.build(cache, GraphKey(backend, "cpu", f"64x64-b{batch}", own), {"model": model}, fill).entry
+    if used is not None:
+        os.utime(made.folder / ".uses", (used, used))
+    return made
+
+
+def listed(ipa, *arguments):
+    return ipa("cache", "ls", "--json", *arguments).data()["graphs"]
+
+
+def left(cache):
+    return {item.id for item in store.scan(cache)}
+
+
+# ls
+
+
+def test_ls_of_nothing(ipa, cache):
+    ran = ipa("cache", "ls")
+    assert (ran.exit_code, ran.stdout) == (0, f"no compiled graph in {cache.root}\n")
+    assert ipa("cache", "ls", "--json").data() == {
+        "cache_dir": str(cache.root), "max_size": 20 * 10**9, "size": 0, "graphs": [],
+    }  # fmt: skip
+    assert not cache.root.exists()
+
+
+def test_ls_tells_scripts_everything(ipa, cache):
+    entry = put(cache)
+    with store.opened(cache, entry):
+        pass
+    [graph] = listed(ipa)
+    assert set(graph) == GRAPH_FIELDS
+    assert graph["key"] == entry.id
+    assert {name: graph[name] for name in ("backend", "model", "gpu", "shape", "size", "hits")} == {
+        "backend": "inductor", "model": "demo", "gpu": "cpu", "shape": "64x64-b2", "size": 360, "hits": 1,
+    }  # fmt: skip
+    assert (graph["usable"], graph["obstacles"], graph["broken"]) == (True, [], False)
+    assert graph["created"].endswith("+00:00") and graph["last_used"].endswith("+00:00")
+    assert Path(graph["path"]) == entry.folder
+
+
+def test_ls_piped_is_one_line_per_graph(ipa, cache):
+    put(cache, batch=1, used=time.time() - 3 * 86400)
+    put(cache, batch=2, model="two\x1b[31m\nlines", torch="1.0")
+    lines = [line.split("\t") for line in ipa("cache", "ls").stdout.splitlines()]
+    assert lines[0] == [
+        "key", "backend", "model", "gpu", "shape", "size", "created", "last used", "hits", "usable here",
+    ]  # fmt: skip
+    rows = {row[4]: row for row in lines[1:3]}
+    assert rows["64x64-b1"][1:] == ["inductor", "demo", "cpu", "64x64-b1", "360 B", "now", "never", "0", "yes"]
+    assert rows["64x64-b2"][2] == "two?[31m?lines"
+    assert rows["64x64-b2"][9] == f"torch 1.0 → {probe.machine().versions['torch']}"
+    assert lines[3] == ["2 graphs, 720 B"]
+
+
+def test_ls_sorts(ipa, cache):
+    for batch, used, model in ((1, 3000, "b"), (2, 1000, "c"), (3, 2000, "a")):
+        entry = put(cache, batch=batch, used=used, model=model)
+        if batch == 2:
+            with store.opened(cache, entry):
+                pass
+            os.utime(entry.folder / ".uses", (used, used))
+
+    def order(by):
+        return [graph["shape"][-1] for graph in listed(ipa, *(("--sort", by) if by else ()))]
+
+    assert order(None) == order("used") == ["1", "3", "2"]
+    assert order("model") == ["3", "1", "2"]
+    assert order("hits")[0] == "2"
+    for by in ("created", "size", "backend", "gpu"):
+        assert sorted(order(by)) == ["1", "2", "3"]
+    assert ipa("cache", "ls", "--sort", "taste").exit_code == 2
+
+
+def test_ls_narrows(ipa, cache):
+    put(cache, batch=1)
+    put(cache, batch=2, backend="nexfort", torch="2.3.1")
+    assert [graph["backend"] for graph in listed(ipa, "--backend", "nexfort")] == ["nexfort"]
+    [stale] = listed(ipa, "--stale")
+    assert stale["obstacles"] == [f"torch 2.3.1 → {probe.machine().versions['torch']}"]
+    assert listed(ipa, "--stale", "--backend", "inductor") == []
+    assert ipa("cache", "ls", "--backend", "oneflow").stdout.startswith("no such graph")
+
+
+def test_ls_shows_broken_graphs_with_their_reason(ipa, cache):
+    entry = put(cache)
+    (entry.folder / "manifest.json").write_text("{")
+    [graph] = listed(ipa)
+    assert graph["broken"] and not graph["usable"]
+    assert graph["obstacles"] == ["broken: its manifest is not JSON"]
+    assert "broken: its manifest is not JSON" in ipa("cache", "ls").stdout
+    assert [graph["key"] for graph in listed(ipa, "--stale")] == [entry.id]
+
+
+def test_the_folder_comes_from_flag_and_environment(ipa, cache, tmp_path, monkeypatch):
+    put(Store(tmp_path / "elsewhere"))
+    assert listed(ipa) == []
+    assert len(listed(ipa, "--cache-dir", tmp_path / "elsewhere")) == 1
+    monkeypatch.setenv("IPA_CACHE_DIR", str(tmp_path / "elsewhere"))
+    assert len(listed(ipa)) == 1
+
+
+def test_a_cache_that_cannot_be_read_is_told(ipa, tmp_path):
+    (tmp_path / "file").write_text("x")
+    error = ipa("cache", "ls", "--json", "--cache-dir", tmp_path / "file").error()
+    assert "cannot read the graph cache" in error["message"]
+    assert "--cache-dir" in error["hint"]
+
+
+# clear
+
+
+def test_clear_asks_for_yes_where_nobody_can_answer(ipa_process, cache):
+    put(cache, batch=1)
+    put(cache, batch=2)
+    refused = ipa_process("cache", "clear")
+    assert refused.exit_code == 2
+    assert "this removes 2 graphs, 720 B" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert len(left(cache)) == 2
+    done = ipa_process("cache", "clear", "--yes")
+    assert (done.exit_code, done.stdout) == (0, "removed 2 graphs, 720 B\n")
+    assert left(cache) == set()
+    again = ipa_process("cache", "clear")
+    assert (again.exit_code, again.stdout) == (0, "nothing to remove\n")
+
+
+def test_clear_with_json_never_asks(ipa, cache):
+    entry = put(cache)
+    ran = ipa("cache", "clear", "--json")
+    assert ran.exit_code == 2
+    assert ran.error()["type"] == "UsageError"
+    assert ipa("cache", "clear", "--json", "--yes").data() == {
+        "dry_run": False, "freed": 360, "graphs": [entry.id], "kept": [],
+    }  # fmt: skip
+
+
+def answer(world, text, *arguments):
+    """Run `ipa` at a terminal of its own, where someone types `text`."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ipa_cli", *arguments],
+        stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=world.environ,
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, text.encode())
+    out, err = process.communicate(timeout=60)
+    os.close(ours)
+    return process.returncode, out, err
+
+
+def test_clear_asks_at_a_terminal(world, cache):
+    entry = put(cache)
+    code, out, err = answer(world, "n\n", "cache", "clear")
+    assert (code, out) == (130, "")
+    assert entry.id[:8] in err and "this removes 1 graph, 360 B; go on?" in err
+    assert left(cache) == {entry.id}
+    code, out, err = answer(world, "y\n", "cache", "clear")
+    assert (code, out) == (0, "removed 1 graph, 360 B\n")
+    assert left(cache) == set()
+
+
+def test_dry_run_only_says(ipa, cache):
+    entry = put(cache)
+    ran = ipa("cache", "clear", "--dry-run")
+    assert ran.exit_code == 0
+    assert ran.stdout.splitlines() == [
+        f"{entry.id[:8]}  inductor  cpu  64x64-b2  360 B",
+        "would remove 1 graph, 360 B",
+    ]
+    assert ipa("cache", "clear", "--dry-run", "--json").data() == {
+        "dry_run": True, "freed": 360, "graphs": [entry.id], "kept": [],
+    }  # fmt: skip
+    assert left(cache) == {entry.id}
+
+
+def test_clear_by_key(ipa, cache):
+    entries = [put(cache, batch=batch) for batch in range(20)]
+    assert ipa("cache", "clear", entries[3].id[:8], entries[5].id, "--yes").exit_code == 0
+    assert left(cache) == {entry.id for entry in entries} - {entries[3].id, entries[5].id}
+    unknown = ipa("cache", "clear", entries[3].id, "--yes")
+    assert unknown.exit_code == 2 and "ipa cache ls" in unknown.stderr
+    twice = next(digit for digit in "0123456789abcdef" if sum(key.startswith(digit) for key in left(cache)) > 1)
+    ambiguous = ipa("cache", "clear", twice, "--yes")
+    assert ambiguous.exit_code == 2 and "more digits" in ambiguous.stderr
+    assert len(left(cache)) == 18
+
+
+@pytest.mark.parametrize(
+    ("condition", "remain"),
+    [
+        (["--backend", "nexfort"], {"old", "new", "stale", "broken"}),
+        (["--stale"], {"old", "new", "nexfort"}),
+        (["--older-than", "30d"], {"new", "stale", "nexfort", "broken"}),
+        (["--older-than", "30d", "--backend", "nexfort"], {"old", "new", "stale", "nexfort", "broken"}),
+        (["--older-than", "60s"], {"new", "stale", "broken"}),
+        (["--max-size", "800B"], {"new", "stale"}),
+        (["--max-size", "1GB"], {"old", "new", "stale", "nexfort", "broken"}),
+        ([], set()),
+    ],
+)
+def test_clear_by_condition(ipa, cache, condition, remain):
+    now = time.time()
+    made = {
+        "old": put(cache, batch=1, used=now - 40 * 86400),
+        "nexfort": put(cache, batch=2, backend="nexfort", used=now - 20 * 86400),
+        "stale": put(cache, batch=3, torch="1.0"),
+        "new": put(cache, batch=4),
+        "broken": put(cache, batch=5),
+    }
+    (made["broken"].folder / "manifest.json").unlink()
+    assert ipa("cache", "clear", "--yes", *condition).exit_code == 0
+    assert left(cache) == {made[name].id for name in remain}
+
+
+@pytest.mark.parametrize("wrong", [["--older-than", "soon"], ["--older-than", "30"], ["--max-size", "much"]])
+def test_clear_refuses_what_it_cannot_read(ipa, cache, wrong):
+    entry = put(cache)
+    assert ipa("cache", "clear", "--yes", *wrong).exit_code == 2
+    assert left(cache) == {entry.id}
+
+
+def test_clear_spares_what_is_in_use(ipa, cache):
+    entry = put(cache)
+    with store.opened(cache, entry):
+        ran = ipa("cache", "clear", "--yes")
+        assert "stays: in use" in ran.stderr
+        data = ipa("cache", "clear", "--yes", "--json").data()
+        assert data["kept"] == [{"key": entry.id, "reason": "in use"}]
+        assert (data["graphs"], data["freed"]) == ([], 0)
+    assert left(cache) == {entry.id}
+
+
+# dir, verify
+
+
+def test_dir_prints_the_folder_alone(ipa, cache, tmp_path):
+    assert ipa("cache", "dir").stdout == f"{cache.root}\n"
+    assert ipa("cache", "dir", "--json").data() == {"cache_dir": str(cache.root), "exists": False}
+    assert ipa("cache", "dir", "--cache-dir", tmp_path / "x").stdout == f"{tmp_path / 'x'}\n"
+
+
+def test_verify_finds_the_damaged_one(ipa, cache):
+    whole, damaged = put(cache, batch=1), put(cache, batch=2)
+    assert ipa("cache", "verify").exit_code == 0
+    (damaged.folder / "graph.pt2").write_bytes(b"x" * 240)
+    ran = ipa("cache", "verify")
+    assert ran.exit_code == 1
+    assert f"{damaged.id}: graph.pt2 has changed" in ran.stdout
+    assert "checked 2 graphs, 720 B: 1 damaged" in ran.stdout
+    assert f"ipa cache clear {damaged.id[:8]}" in ran.stdout
+    envelope = ipa("cache", "verify", "--json").json()
+    assert envelope["status"] == "error"
+    assert (envelope["data"]["checked"], envelope["data"]["damaged"]) == (2, 1)
+    assert {graph["key"]: graph["problem"] for graph in envelope["data"]["graphs"]} == {
+        whole.id: None, damaged.id: "graph.pt2 has changed",
+    }  # fmt: skip
+    assert ipa("cache", "verify", whole.id[:8]).exit_code == 0
+    assert left(cache) == {whole.id, damaged.id}
+
+
+def test_verify_refuses_a_cache_open_to_others(ipa, cache):
+    put(cache)
+    cache.root.chmod(0o777)
+    ran = ipa("cache", "verify")
+    assert ran.exit_code == 1
+    assert "can be written by others" in ran.stderr and "chmod go-w" in ran.stderr
+
+
+# export, import
+
+
+def test_export_and_import(ipa, cache, tmp_path):
+    entries = [put(cache, batch=batch) for batch in (1, 2)]
+    out = ipa("cache", "export", "graphs.tar", "--json").data()
+    assert out["graphs"] == sorted(entry.id for entry in entries) or set(out["graphs"]) == {e.id for e in entries}
+    assert out["size"] == Path("graphs.tar").stat().st_size
+    there = Store(tmp_path / "there")
+    brought = ipa("cache", "import", "graphs.tar", "--trust", "--cache-dir", there.root)
+    assert (brought.exit_code, brought.stdout) == (0, "took in 2 graphs\n")
+    assert left(there) == {entry.id for entry in entries}
+    again = ipa("cache", "import", "graphs.tar", "--yes", "--cache-dir", there.root)
+    assert again.stdout == "took in 0 graphs, 2 already here\n"
+    assert ipa("cache", "verify", "--cache-dir", there.root).exit_code == 0
+
+
+def test_export_takes_keys_and_keeps_files(ipa, cache):
+    entries = [put(cache, batch=batch) for batch in (1, 2)]
+    assert ipa("cache", "export", "one.tar", entries[0].id, "--json").data()["graphs"] == [entries[0].id]
+    before = Path("one.tar").read_bytes()
+    refused = ipa("cache", "export", "one.tar")
+    assert refused.exit_code == 2 and "--force" in refused.stderr
+    assert Path("one.tar").read_bytes() == before
+    assert ipa("cache", "export", "one.tar", "--force").exit_code == 0
+    assert Path("one.tar").read_bytes().count(b"native code") == 2 * before.count(b"native code")
+
+
+def test_export_of_nothing(ipa, cache):
+    assert ipa("cache", "export", "none.tar").exit_code == 2
+    assert not Path("none.tar").exists()
+
+
+def test_export_leaves_broken_graphs_out_with_a_word(ipa, cache):
+    put(cache, batch=1)
+    broken = put(cache, batch=2)
+    (broken.folder / "manifest.json").unlink()
+    ran = ipa("cache", "export", "graphs.tar")
+    assert ran.stdout.startswith("wrote 1 graph to graphs.tar")
+    assert f"{broken.id[:8]} is left out: it has no manifest" in ran.stderr
+
+
+def test_import_wants_trust(ipa_process, world, cache, tmp_path):
+    put(cache)
+    assert ipa_process("cache", "export", "graphs.tar").exit_code == 0
+    refused = ipa_process("cache", "import", "graphs.tar", "--cache-dir", tmp_path / "there")
+    assert refused.exit_code == 2
+    assert "native code" in refused.stderr and "--trust" in refused.stderr
+    assert not (tmp_path / "there").exists()
+    there = ("--cache-dir", str(tmp_path / "there"))
+    assert answer(world, "n\n", "cache", "import", "graphs.tar", *there)[0] == 130
+    assert not (tmp_path / "there").exists()
+    assert answer(world, "y\n", "cache", "import", "graphs.tar", *there)[:2] == (0, "took in 1 graph\n")
+
+
+def test_import_of_something_else(ipa, cache):
+    Path("letter.txt").write_text("dear ipa")
+    ran = ipa("cache", "import", "letter.txt", "--trust")
+    assert ran.exit_code == 1
+    assert "no archive of graphs" in ran.stderr and "Traceback" not in ran.stderr
+    assert ipa("cache", "import", "absent.tar", "--trust").exit_code == 2
+
+
+def test_import_makes_room(ipa, cache, tmp_path):
+    put(cache, batch=1)
+    ipa("cache", "export", "graphs.tar")
+    there = Store(tmp_path / "there")
+    old = put(there, batch=2, used=1000)
+    ran = ipa("cache", "import", "graphs.tar", "--trust", "--cache-dir", there.root, "--cache-max-size", "400B")
+    assert f"{old.id[:8]} was removed" in ran.stderr
+    assert len(left(there)) == 1
+
+
+def test_a_shell_script(world, cache):
+    put(cache)
+    script = 'set -e; ipa() { "$PYTHON" -m ipa_cli "$@"; }; ipa cache ls --json; cd "$(dirname "$(ipa cache dir)")"; '
+    script += "ipa cache clear --yes --quiet; ipa cache ls --json"
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={**world.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, said, after = done.stdout.splitlines()
+    assert len(json.loads(before)["data"]["graphs"]) == 1
+    assert said == "removed 1 graph, 360 B"
+    assert json.loads(after)["data"]["graphs"] == []
+
+
+def test_no_cache_command_imports_torch(world, cache):
+    put(cache)
+    code = """
+import sys
+from ipa_cli.app import run
+for typed in ("ls", "ls --json", "dir", "verify", "export a.tar", "clear --stale --dry-run", "clear --yes",
+              "import a.tar --trust"):
+    assert run(["cache", *typed.split()]) == 0, typed
+heavy = {"torch", "diffusers", "transformers", "numpy", "PIL", "huggingface_hub"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], env=world.environ, check=True, capture_output=True)
