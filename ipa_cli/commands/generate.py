@@ -63,6 +63,7 @@ def _data(done: Generated) -> dict[str, Any]:
         "timings": dict(done.timings),
         "memory": {"peak_gib": done.peak_gib},
         "backend": done.backend,
+        "graph": dict(done.graph),
         "device": done.device,
         "dtype": done.dtype,
         "model": done.model,
@@ -80,7 +81,7 @@ def _lines(done: Generated) -> tuple[str, ...]:
             f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}"
             for image in done.images
         ),
-        f"{done.model} on {done.device} ({done.dtype}, {done.backend}): {speed}",
+        f"{done.model} on {done.device} ({done.dtype}, {done.backend}: {done.graph['why']}): {speed}",
         f"load {times['load_s']:.1f} s, warm-up {times['warmup_s']:.1f} s, in all {times['e2e_s']:.1f} s; "
         f"peak memory {done.peak_gib:.2f} GiB",
     )

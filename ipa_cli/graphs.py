@@ -1,0 +1,244 @@
+"""From a loaded UNet to a denoiser: which graph is wanted, whether the store has one that fits, and building it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import backends, keys, probe, store
+from .config import Settings
+from .errors import IpaError
+from .keys import GraphKey
+from .report import Reporter
+from .store import Entry, Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from .attention import UNetInputs
+    from .backends import Backend, Denoiser
+
+# Facts that say how or for what size a graph was compiled, not what it computes: any of them will do for a picture
+# that the graph covers.
+HOW = ("options", "width", "height")
+# Options that are read when a graph is loaded, and leave its code alone.
+NOT_IN_THE_CODE = ("cuda_graph",)
+SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A graph someone asks for: sizes in pixels; `options` complete, or None when any graph that fits will do."""
+
+    backend: str
+    model: str
+    example: UNetInputs
+    options: Mapping[str, Any]
+    any_options: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A denoiser and where it came from: `origin` is uncompiled, cache or compiled; times in seconds."""
+
+    denoiser: Denoiser
+    backend: str
+    origin: str
+    why: str
+    entry: Entry | None = None
+    open_s: float = 0.0
+    compile_s: float = 0.0
+
+
+def key(unet: Any, wanted: Wanted) -> GraphKey:
+    """The graph's identity: everything that can change its code or meaning, but not the weights."""
+    gpu, machine = _machine(unet.device)
+    example = wanted.example
+    height, width = (8 * side for side in example.sample.shape[-2:])
+    options = {name: value for name, value in wanted.options.items() if name not in NOT_IN_THE_CODE}
+    span = options.get("dynamic")
+    batch = example.sample.shape[0]
+    facts: dict[str, Any] = {
+        **machine,
+        **backends.get(wanted.backend).versions(),
+        "unet": _plain(dict(unet.config)),
+        "dtype": str(unet.dtype).removeprefix("torch."),
+        "batch": batch,
+        "text tokens": example.context.text[0].shape[3],
+        "image tokens": [adapter[0].shape[3] for adapter in example.context.image],
+        "options": _plain(options),
+        **({} if span else {"width": width, "height": height}),
+    }
+    shape = f"{span[0]}..{span[1]}" if span else f"{width}x{height}"
+    return GraphKey(wanted.backend, gpu, f"{shape}-b{batch}", keys.flatten(facts))
+
+
+def find(cache: Store, unet: Any, wanted: Wanted) -> Entry | store.Miss:
+    """The best graph in the store for `wanted`: its own, else one that covers the size, the most worked-on first."""
+    own = key(unet, wanted)
+    found = store.lookup(cache, own)
+    if isinstance(found, store.Hit):
+        return found.entry
+    others = [item for item in store.scan(cache) if isinstance(item, Entry) and item.backend == wanted.backend]
+    fitting = [entry for entry in others if _fits(entry, own, wanted)]
+    if not fitting:
+        return found
+    return max(fitting, key=lambda entry: (not _span(entry), entry.build_seconds))
+
+
+def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, cache: Store, reporter: Reporter) -> Ready:
+    """`--backend auto`: a graph that is in the cache, or worth compiling here; else eager. Says which and why."""
+    inductor = backends.get("inductor")
+    why = inductor.missing(None)
+    if why is None:
+        options = inductor.options(settings.compile_options)
+        wanted = Wanted("inductor", model, example, options, settings.compile_options is None)
+        worth_it = _not_worth_it(unet, settings.compile) or inductor.missing_to_compile(None)
+        try:
+            return prepare(unet, wanted, cache, worth_it is None, reporter)
+        except IpaError as error:
+            why = error if worth_it is None else worth_it
+    if settings.compile_options is not None:
+        raise why
+    reporter.note(f"backend eager: {why.message}")
+    ready = prepare(
+        unet, Wanted("eager", model, example, backends.get("eager").options(None), True), cache, False, reporter
+    )
+    return replace(ready, why=why.message)
+
+
+def _not_worth_it(unet: Any, wished: bool) -> IpaError | None:
+    """Why compiling unasked would cost more than it brings, in words."""
+    hint = "`ipa compile` makes a graph"
+    if not wished:
+        return IpaError("no graph in the cache, and compiling is switched off", hint)
+    if unet.device.type != "cuda":
+        return IpaError("no graph in the cache, and compiling for a CPU takes minutes (`ipa compile` does it)", hint)
+    if sum(weight.numel() for weight in unet.parameters()) < SMALL:
+        return IpaError("no graph in the cache, and this model is quick enough without (`ipa compile` makes one)", hint)
+    return None
+
+
+def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter: Reporter) -> Ready:
+    """A denoiser from the store, or compiled now.
+
+    Raises IpaError when there is no graph and `may_compile` is false, or compiling fails. A damaged graph is reported
+    and built again; a store that cannot be written to is reported, and the graph serves this process alone.
+    """
+    module = backends.get(wanted.backend)
+    if not module.compiles:
+        return Ready(module.load(unet, None, wanted.options), wanted.backend, "uncompiled", "nothing to compile")
+    found = find(cache, unet, wanted)
+    if isinstance(found, Entry):
+        try:
+            return _open(module, unet, wanted, cache, found)
+        except store.Refused as refused:
+            reporter.warn(f"{refused.message}")
+            found = store.Miss((refused.message,))
+    if not may_compile:
+        raise IpaError(f"no graph in the cache: {found.reason}", "leave out --no-compile, or use --backend eager")
+    return _compile(module, unet, wanted, cache, found.reason, reporter)
+
+
+def _open(module: Backend, unet: Any, wanted: Wanted, cache: Store, entry: Entry) -> Ready:
+    started = time.perf_counter()
+    options = {**wanted.options, **entry.describe["options"]}
+    with store.opened(cache, entry) as folder:
+        denoiser = module.load(unet, folder, options)
+    seconds = time.perf_counter() - started
+    return Ready(denoiser, wanted.backend, "cache", f"graph {entry.id} is in the cache", entry, open_s=seconds)
+
+
+def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, reason: str, reporter: Reporter) -> Ready:
+    started = time.perf_counter()
+    own = key(unet, wanted)
+    describe = {"model": wanted.model, "options": _plain(dict(wanted.options)), "dtype": own.factors["dtype"]}
+    reporter.note(f"no graph in the cache ({reason}): compiling{_estimate(cache, own)}")
+    with reporter.stage(f"compiling {own.shape}") as doing:
+
+        def builder(folder: Path) -> None:
+            module.compile(unet, wanted.example, folder, wanted.options, doing)
+
+        try:
+            built = store.build(
+                cache, own, describe, builder, waiting=lambda: doing("another process is compiling this graph")
+            )
+        except store.StoreError as error:
+            reporter.warn(f"{error.message}; the graph serves this run alone ({error.hint})")
+            return _without_store(module, unet, wanted, builder, started)
+    if built.evicted.items:
+        reporter.note(f"removed {len(built.evicted.items)} least recently used graphs: the cache is at its size limit")
+    compiled = time.perf_counter() - started
+    ready = _open(module, unet, wanted, cache, built.entry)
+    origin = "compiled" if built.fresh else "cache"
+    return replace(ready, origin=origin, why=f"compiled just now as {built.entry.id}", compile_s=compiled)
+
+
+def _without_store(module: Backend, unet: Any, wanted: Wanted, builder: Any, started: float) -> Ready:
+    with contextlib.ExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="ipa-graph-")))
+        builder(folder)
+        compiled = time.perf_counter()
+        denoiser = module.load(unet, folder, wanted.options)
+    seconds = time.perf_counter() - compiled
+    why = "compiled just now, not kept"
+    return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
+
+
+def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:
+    """The slug of the device, and what of this machine a graph for it depends on."""
+    machine = probe.machine(device.index or 0)
+    if device.type == "cpu":
+        return probe.CPU, machine.factors(probe.CPU)
+    if machine.gpu is None:  # torch sees a GPU where `nvidia-smi` shows none
+        raise IpaError(
+            f"nvidia-smi does not show the GPU that torch uses as {device}",
+            "put nvidia-smi on the PATH, or use --backend eager",
+        )
+    return machine.gpu.slug, machine.factors(machine.gpu.slug)
+
+
+def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
+    """Whether a graph differs from the one wanted only in how it was compiled, and covers the picture's size."""
+
+    def what(factors: Mapping[str, Any]) -> dict[str, Any]:
+        names = HOW if wanted.any_options else ("options.dynamic", "width", "height")
+        return {k: v for k, v in factors.items() if not any(k == n or k.startswith(f"{n}.") for n in names)}
+
+    if entry.key.gpu != own.gpu or what(entry.key.factors) != what(own.factors):
+        return False
+    if wanted.options.get("dynamic"):  # a whole range is wanted: only its own graph serves it
+        return False
+    height, width = (8 * side for side in wanted.example.sample.shape[-2:])
+    span = _span(entry)
+    if span:
+        return span[0] <= min(height, width) and max(height, width) <= span[1]
+    return (entry.key.factors.get("width"), entry.key.factors.get("height")) == (width, height)
+
+
+def _span(entry: Entry) -> list[int] | None:
+    return entry.describe.get("options", {}).get("dynamic")
+
+
+def _estimate(cache: Store, own: GraphKey) -> str:
+    """How long earlier graphs for this backend and GPU took, in words."""
+    seconds = [
+        item.build_seconds
+        for item in store.scan(cache)
+        if isinstance(item, Entry) and (item.backend, item.key.gpu) == (own.backend, own.gpu)
+    ]
+    return f", about {sorted(seconds)[len(seconds) // 2]:.0f} s as before" if seconds else ""
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON keeps them."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if not str(k).startswith("_")}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,42 @@
+"""Bytes and spans of time as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from text such as "20GB", "512MiB" or "1.5g". Raises ValueError."""
+    found = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([kmgt]i?|)b?\s*", text, re.ASCII | re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{text!r} is no size; write for example 5GB or 512MiB")
+    return int(float(found[1]) * _BYTES[found[2].lower()])
+
+
+def parse_age(text: str) -> int:
+    """Seconds from text such as "30d", "12h" or "2w". Raises ValueError."""
+    found = re.fullmatch(r"\s*(\d{1,9})\s*([smhdw])\s*", text, re.ASCII | re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{text!r} is no span of time; write for example 30d or 12h")
+    return int(found[1]) * _SECONDS[found[2].lower()]
+
+
+def size(count: int) -> str:
+    """Bytes in words: "12.3 MB"."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def age(seconds: float) -> str:
+    """A span of time in words: "5 min", "3 d"; "now" below a minute."""
+    for span, word in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= span:
+            return f"{int(seconds // span)} {word}"
+    return "now"
