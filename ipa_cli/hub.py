@@ -27,7 +27,8 @@ def list_files(repo: str, revision: str | None) -> list[str]:
 
     with in_words(repo, revision):
         try:
-            return HfApi().list_repo_files(repo, revision=revision)
+            # One request; `list_repo_files` would try for twenty seconds to reach a hub that is not there.
+            return [file.rfilename for file in HfApi().model_info(repo, revision=revision).siblings or ()]
         except Exception as error:
             if not _is_unreachable(error):
                 raise

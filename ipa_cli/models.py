@@ -116,7 +116,7 @@ def _locate(settings: Settings) -> Location:
     if settings.model == "sdxl":
         return _repository(SDXL, settings.revision)
     path = Path(settings.model).expanduser()
-    if path.is_dir():
+    if settings.model and path.is_dir():
         location = folder_location(path)
         if "model_index.json" not in location.names:
             raise ModelError(
@@ -217,7 +217,7 @@ def _locate_adapter(settings: Settings, base: Location) -> tuple[Location, str |
     path = Path(settings.ip_adapter).expanduser()
     if path.is_file():
         return folder_location(path.parent), subfolder, path.name
-    if path.is_dir():
+    if settings.ip_adapter and path.is_dir():
         return folder_location(path), subfolder, weight_name
     if "/" not in settings.ip_adapter or not hub.is_repo_id(settings.ip_adapter):
         raise ModelError(

@@ -1,0 +1,311 @@
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ipa_cli
+from ipa_cli.pictures import parse_parameters, read_settings
+
+DEMO = Path(ipa_cli.__file__).parent / "demo"
+REFERENCE = DEMO / "reference.png"
+# As little work as makes a picture.
+FAST = ("--width", 64, "--height", 64, "--steps", 2, "--warmup", 0, "--seed", 7)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+        return np.asarray(image, dtype=int)
+
+
+# --- what comes out -------------------------------------------------------------------------------------------
+
+
+def test_a_bare_generate_draws_a_picture_and_says_where(ipa_process, world):
+    ran = ipa_process("generate", "--steps", 2)
+    assert ran.exit_code == 0, ran.stderr
+    (name,) = world.files()
+    assert ran.stdout.splitlines()[0].startswith(f"{name}  256x256, seed ")
+    assert pixels(world.cwd / name).shape == (256, 256, 3)
+    assert "\x1b" not in ran.stdout + ran.stderr
+
+
+def test_json_says_everything(ipa, world):
+    ran = ipa("generate", *FAST, "--scale", 0.5, "--num-images", 2, "--warmup", 1, "--output", "cat.png", "--json")
+    data = ran.data()
+    assert ran.json()["command"] == "generate"
+    for number, image in enumerate(data["images"]):
+        path = world.cwd / f"cat-{number + 1}.png"
+        assert image == {
+            "path": str(path),
+            "seed": 7 + number,
+            "scale": 0.5,
+            "width": 64,
+            "height": 64,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+    timings = data["timings"]
+    assert {"load_s", "warmup_s", "inference_s", "e2e_s", "it_per_s"} <= set(timings)
+    assert all(timings[key] > 0 for key in ("load_s", "warmup_s", "inference_s", "e2e_s", "it_per_s"))
+    assert timings["e2e_s"] >= timings["load_s"] + timings["warmup_s"] + timings["inference_s"]
+    assert data["memory"]["peak_gib"] > 0
+    assert (data["backend"], data["device"], data["dtype"], data["model"]) == ("eager", "cpu", "float32", "demo")
+    assert world.files() == ["cat-1.png", "cat-2.png"]
+
+
+def test_warm_up_is_not_counted_as_speed(ipa):
+    timings = ipa("generate", *FAST, "--warmup", 4, "--json").data()["timings"]
+    assert 2 / timings["it_per_s"] <= timings["inference_s"]
+    assert ipa("generate", *FAST, "--json").data()["timings"]["warmup_s"] < timings["warmup_s"]
+
+
+def test_equal_settings_and_seed_give_equal_bytes(ipa, world):
+    for name in ("a.png", "b.png"):
+        ipa("generate", *FAST, "--output", name)
+    ipa("generate", *FAST, "--seed", 8, "--output", "c.png")
+    first, second, other = ((world.cwd / name).read_bytes() for name in ("a.png", "b.png", "c.png"))
+    assert first == second
+    assert (pixels(world.cwd / "a.png") != pixels(world.cwd / "c.png")).any() and first != other
+
+
+def test_the_nth_picture_is_the_one_its_own_seed_draws(ipa, world):
+    ipa("generate", *FAST, "--num-images", 2, "--output", "many.png")
+    ipa("generate", *FAST, "--seed", 8, "--output", "one.png")
+    assert (world.cwd / "many-2.png").read_bytes() == (world.cwd / "one.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "changes"),
+    [
+        (("--scale", 0.2), True),
+        (("--prompt", "a small blue square"), True),
+        (("--negative-prompt", "red"), True),
+        (("--guidance-scale", 1), True),
+        (("--scheduler", "ddim"), True),
+        (("--image", "other.png"), True),
+        (("--image", str(REFERENCE), "--image", "other.png"), True),
+        (("--ip-adapter", "none"), True),
+        (("--image", str(REFERENCE)), False),
+        (("--vae-slicing",), False),
+        (("--backend", "none"), False),
+        (("--compile",), False),
+    ],
+)
+def test_a_setting_changes_the_picture_or_does_not(ipa, world, flags, changes):
+    Image.effect_noise((40, 60), 90).convert("RGB").save(world.cwd / "other.png")
+    assert ipa("generate", *FAST, "--output", "plain.png").exit_code == 0
+    ran = ipa("generate", *FAST, *flags, "--output", "changed.png")
+    assert ran.exit_code == 0, ran.stderr
+    assert (pixels(world.cwd / "plain.png") != pixels(world.cwd / "changed.png")).any() == changes
+
+
+def test_at_scale_0_the_reference_does_not_count(ipa, world):
+    Image.effect_noise((40, 60), 90).convert("RGB").save(world.cwd / "other.png")
+    for name, flags in (("a.png", ()), ("b.png", ("--image", "other.png")), ("c.png", ("--ip-adapter", "none"))):
+        assert ipa("generate", *FAST, "--scale", 0, *flags, "--output", name).exit_code == 0
+    assert (pixels(world.cwd / "a.png") == pixels(world.cwd / "b.png")).all()
+    assert (pixels(world.cwd / "a.png") == pixels(world.cwd / "c.png")).all()
+
+
+def test_a_size_that_is_no_square(ipa, world):
+    assert ipa("generate", *FAST, "--width", 104, "--output", "wide.png").exit_code == 0
+    assert pixels(world.cwd / "wide.png").shape == (64, 104, 3)
+
+
+def test_settings_come_from_every_layer(ipa, world, monkeypatch):
+    (world.cwd / "ipa.toml").write_text("steps = 2\nwidth = 64\nheight = 64\nwarmup = 0\nseed = 1\nscale = 0.1")
+    monkeypatch.setenv("IPA_SEED", "2")
+    (image,) = ipa("generate", "--scale", 0.3, "--json").data()["images"]
+    assert (image["width"], image["seed"], image["scale"]) == (64, 2, 0.3)
+
+
+# --- the file -------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_carries_its_settings(ipa, world):
+    (world.cwd / "ref.png").write_bytes(REFERENCE.read_bytes())
+    flags = ("--prompt", "a star: big, red", "--negative-prompt", "blue", "--scale", 0.4, "--image", "ref.png")
+    ran = ipa("generate", *FAST, *flags, "--output", "cat.png")
+    assert ran.exit_code == 0, ran.stderr
+    with Image.open(world.cwd / "cat.png") as image:
+        parsed = parse_parameters(image.info["parameters"])
+    assert parsed["Prompt"] == "a star: big, red" and parsed["Negative prompt"] == "blue"
+    assert (parsed["Seed"], parsed["Steps"], parsed["Size-1"], parsed["Model"]) == ("7", "2", "64", "demo")
+    settings = read_settings(world.cwd / "cat.png")
+    assert settings["scheduler"] == "EulerDiscreteScheduler" and settings["dtype"] == "float32"
+    (adapter,) = settings["adapters"]
+    digest = hashlib.sha256(REFERENCE.read_bytes()).hexdigest()
+    assert adapter["scale"] == 0.4 and adapter["images"] == [{"source": "ref.png", "sha256": digest}]
+
+
+def test_an_existing_file_is_kept_unless_forced(ipa, world):
+    mine = world.cwd / "cat.png"
+    mine.write_text("mine")
+    (image,) = ipa("generate", *FAST, "--output", "cat.png", "--json").data()["images"]
+    assert image["path"] == str(world.cwd / "cat-1.png") and mine.read_text() == "mine"
+    (image,) = ipa("generate", *FAST, "--output", "cat.png", "--force", "--json").data()["images"]
+    assert image["path"] == str(mine) and pixels(mine).shape == (64, 64, 3)
+    assert world.files() == ["cat-1.png", "cat.png"]
+
+
+@pytest.mark.parametrize(
+    ("output", "name"),
+    [
+        (None, "ipa-7.png"),
+        ("out/", "out/ipa-7.png"),
+        ("out", "out/ipa-7.png"),
+        ("cat", "cat.png"),
+        ("out/{prompt}-{seed}-{scale}-{index}.png", "out/a-red-fox-7-0.8-0.png"),
+    ],
+)
+def test_an_output_is_a_file_a_folder_or_a_template(ipa, world, output, name):
+    (world.cwd / "out").mkdir()
+    flags = ("--output", output) if output else ()
+    (image,) = ipa("generate", *FAST, "-p", "a red fox", "-s", 0.8, *flags, "--json").data()["images"]
+    assert image["path"] == str(world.cwd / name)
+    assert [file for file in world.files() if file.endswith(".png")] == [name]
+
+
+# --- what is refused ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def junk(world):
+    whole = REFERENCE.read_bytes()
+    (world.cwd / "empty.png").touch()
+    (world.cwd / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (world.cwd / "notes.txt").write_text("no picture")
+    (world.cwd / "folder").mkdir()
+    (world.cwd / "page.png").write_text("<!doctype html><html></html>")
+    return world
+
+
+@pytest.mark.parametrize(
+    ("flags", "exit_code", "words"),
+    [
+        (("--image", "nowhere.png"), 1, "nowhere.png does not exist"),
+        (("--image", "empty.pn"), 1, "did you mean empty.png?"),
+        (("--image", "empty.png"), 1, "empty.png"),
+        (("--image", "cut.png"), 1, "cut.png"),
+        (("--image", "notes.txt"), 1, "notes.txt"),
+        (("--image", "page.png"), 1, "page.png"),
+        (("--image", "folder"), 1, "no picture in folder"),
+        (("--image", "ftp://example.org/cat.png"), 2, "ftp"),
+        (("--image", "http://127.0.0.1:9/cat.png"), 1, "127.0.0.1:9"),
+        (("--width", 100), 2, "96 or 104"),
+        (("--height", 0), 2, "from 64 to 8192"),
+        (("--height", -64), 2, "from 64 to 8192"),
+        (("--width", 10**9), 2, "from 64 to 8192"),
+        (("--width", 10**30), 2, "from 64 to 8192"),
+        (("--scale", "nan"), 2, "from 0 to 10"),
+        (("--scale", "inf"), 2, "from 0 to 10"),
+        (("--scale", "-0.1"), 2, "from 0 to 10"),
+        (("--scale", "1e400"), 2, "from 0 to 10"),
+        (("--guidance-scale", "nan"), 2, "from 0 to 100"),
+        (("--steps", 0), 2, "from 1 to 1000"),
+        (("--steps", 10**12), 2, "from 1 to 1000"),
+        (("--num-images", 0), 2, "from 1 to 10000"),
+        (("--seed", -1), 2, "--seed"),
+        (("--model", "dmo"), 2, "did you mean 'demo'?"),
+        (("--model", "./nowhere"), 1, "nowhere"),
+        (("--model", "nowhere.safetensors"), 1, "nowhere.safetensors"),
+        (("--model", "notes.txt"), 2, "notes.txt"),
+        (("--model", "folder"), 1, "no model_index.json"),
+        (("--model", "a b/c"), 2, "a b/c"),
+        (("--model", ""), 2, "model"),
+        (("--ip-adapter", ""), 1, "there is no adapter ''"),
+        (("--ip-adapter", "nowhere"), 1, "nowhere"),
+        (("--ip-adapter", "folder"), 1, "holds no adapter"),
+        (("--ip-adapter", "notes.txt"), 1, "notes.txt"),
+        (("--ip-adapter-weight-name", "ip-adaptor.safetensors"), 1, "did you mean 'ip-adapter.safetensors'?"),
+        (("--ip-adapter-subfolder", "elsewhere"), 1, "elsewhere"),
+        (("--scheduler", "eular"), 2, "did you mean 'euler'?"),
+        (("--backend", "inductr"), 2, "did you mean 'inductor'?"),
+        (("--compile-options", "{"), 2, "JSON"),
+        (("--load-format", "dumy"), 2, "did you mean 'dummy'?"),
+        (("--dtype", "float17"), 2, "did you mean 'float16'?"),
+        (("--device", "cuda:99"), 2, "no device 'cuda:99'"),
+        (("--device", "gpu"), 2, "unknown device 'gpu'"),
+        (("--offload", "all"), 2, "none, model, sequential"),
+        (("--cache-max-size", "lots"), 2, "lots"),
+        (("--output", "cat.jpg"), 2, ".jpg"),
+        (("--output", "{sede}.png"), 2, "{sede}"),
+        (("--output", "nowhere/cat.png"), 1, "nowhere"),
+        (("--output", "notes.txt/cat.png"), 1, "notes.txt"),
+        (("--output", "x" * 300), 2, "too long"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_is_written(ipa, junk, flags, exit_code, words):
+    before = junk.files()
+    ran = ipa("generate", *FAST, *flags, "--json")
+    assert ran.exit_code == exit_code, ran.stdout + ran.stderr
+    error = ran.error()
+    assert words in error["message"] + error["hint"] and error["hint"]
+    assert "\n" not in error["message"] + error["hint"]
+    assert junk.files() == before
+
+
+def test_no_network_is_told(ipa, world):
+    ran = ipa("generate", *FAST, "--model", "someone/thing", "--json")
+    assert ran.exit_code == 1 and "cannot reach http://127.0.0.1:9" in ran.error()["message"]
+    assert "HF_ENDPOINT" in ran.error()["hint"]
+    assert world.files() == []
+
+
+def test_a_model_that_wants_a_prompt_says_so(ipa, world):
+    shutil.copytree(DEMO, world.cwd / "model")
+    ran = ipa("generate", *FAST, "--model", "./model", "--json")
+    assert ran.exit_code == 2 and "--prompt" in ran.error()["hint"]
+
+
+def test_ctrl_c_during_the_steps_leaves_nothing(ipa_process, world):
+    flags = ("--steps", 1000, "--width", 64, "--height", 64, "--output", "cat.png")
+    ran = ipa_process("generate", *flags, interrupt_at="warming up:")
+    assert ran.exit_code == 130, ran.stderr
+    assert ran.stdout == "" and "interrupted" in ran.stderr and "Traceback" not in ran.stderr
+    assert world.files() == []
+
+
+def test_ctrl_c_while_loading_answers_a_script_with_one_object(ipa_process, world):
+    ran = ipa_process("generate", *FAST, "--json", interrupt_at="this is the shipped miniature")
+    assert ran.exit_code == 130, ran.stderr
+    assert ran.error()["type"] == "Interrupted"
+    assert world.files() == []
+
+
+def test_a_read_only_folder_is_told(world):
+    done = in_a_mount(world, "ro", "generate", *FAST, "--output", "disk/cat.png", "--json")
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written to" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(world):
+    done = in_a_mount(world, "size=4k", "generate", *FAST, "--output", "disk/cat.png", "--json")
+    assert done.returncode == 1, done.stderr
+    assert "no space left" in json.loads(done.stdout)["error"]["message"]
+    assert done.stderr.splitlines()[-1] == "left: 0"
+
+
+def in_a_mount(world, options: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `ipa` with a small file system of its own at `disk`, and count what is left in it on stderr."""
+    (world.cwd / "disk").mkdir()
+    script = (
+        f"mount -t tmpfs -o {options} none disk || exit 99; "
+        '"$@"; status=$?; echo "left: $(ls -A disk | wc -l)" >&2; exit $status'
+    )
+    command = [sys.executable, "-m", "ipa_cli", *(str(argument) for argument in arguments)]
+    try:
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script, "sh", *command], capture_output=True, text=True, env=world.environ
+        )
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if done.returncode == 99 or done.stderr.startswith("unshare:"):
+        pytest.skip("no file system can be mounted here")
+    return done
