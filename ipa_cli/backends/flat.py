@@ -1,0 +1,57 @@
+"""An SDXL UNet that takes nothing but tensors and lists of them, as onediff's compilers want it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ipa_cli.attention import UNetInputs
+from ipa_cli.errors import UsageError
+
+
+class FlatUNet(nn.Module):
+    """`attention.call_unet` as a module; what changes between calls, the scale too, is an argument."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        text_embeds: Tensor,
+        time_ids: Tensor,
+        scale: Tensor,
+        text: list[Tensor],
+        image: list[list[Tensor]],
+    ) -> Tensor:
+        return self.unet(
+            sample,
+            timestep,
+            encoder_hidden_states=(text, image, scale),
+            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
+            return_dict=False,
+        )[0]
+
+
+def arguments(inputs: UNetInputs) -> tuple[Any, ...]:
+    """The arguments of `FlatUNet`, always of one layout and dtype, because compiled code is for one alone."""
+    sample, timestep, text_embeds, time_ids, context = inputs
+    plain = (sample.contiguous(), timestep.float(), text_embeds.contiguous(), time_ids.contiguous())
+    return (*plain, context.scale.contiguous(), list(context.text), [list(adapter) for adapter in context.image])
+
+
+def check_sizes(backend: str, sizes: Any) -> None:
+    """Raise UsageError unless the option `dynamic` is None or the smallest and largest size in pixels."""
+    if sizes is not None and not (
+        isinstance(sizes, list | tuple)
+        and len(sizes) == 2
+        and all(type(size) is int and size % 8 == 0 for size in sizes)
+        and 64 <= sizes[0] < sizes[1] <= 8192
+    ):
+        raise UsageError(
+            f"{backend}'s option dynamic is {sizes!r}",
+            "give the smallest and largest size in pixels, multiples of 8 from 64 to 8192, such as [256, 1536]",
+        )
