@@ -20,6 +20,8 @@ Report = Callable[[str], None]
 MODULES = {
     "eager": "ipa_cli.backends.eager",
     "inductor": "ipa_cli.backends.inductor",
+    "nexfort": "ipa_cli.backends.nexfort",
+    "oneflow": "ipa_cli.backends.oneflow",
 }
 
 
