@@ -40,21 +40,20 @@ class Outcome:
 
 
 def describe(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `sweep.json` says: the axes, and everything else that decides how the pictures come out."""
-    plan: dict[str, Any] = {
-        "scales": list(sweep.scales),
-        "references": list(sweep.references),
-        "prompts": list(sweep.prompts),
-        "sizes": [list(size) for size in sweep.sizes],
-        "seeds": list(sweep.seeds),
+    """The plan as JSON keeps it: the axes, and everything else that decides how the pictures come out."""
+    plan = {
+        "scales": sweep.scales,
+        "references": sweep.references,
+        "prompts": sweep.prompts,
+        "sizes": sweep.sizes,
+        "seeds": sweep.seeds,
         **settings,
     }
-    text = json.dumps(plan, sort_keys=True, allow_nan=False)
-    return {"schema_version": SCHEMA_VERSION, "digest": hashlib.sha256(text.encode()).hexdigest(), "plan": plan}
+    return json.loads(json.dumps(plan, allow_nan=False))
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
-    """The sweep that lies in `folder`, None where there is none. Raises FolderError when it cannot be read."""
+    """The plan of the sweep in `folder`, None where there is none. Raises FolderError when it cannot be read."""
     path = folder / DESCRIPTION
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -66,11 +65,14 @@ def read_description(folder: Path) -> dict[str, Any] | None:
         raise FolderError(f"{path} describes no sweep", "choose another --output, or --force")
     if found.get("schema_version") != SCHEMA_VERSION:
         raise FolderError(f"{path} is of another version of ipa", "choose another --output, or --force")
-    return found
+    return found["plan"]
 
 
-def check_folder(folder: Path, description: Mapping[str, Any], resume: bool, force: bool) -> None:
-    """Refuse to mix two sweeps or to write over anything; changes nothing. Raises FolderError."""
+def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: bool) -> None:
+    """Refuse to mix two sweeps or to write over anything; changes nothing. Raises FolderError.
+
+    `plan` may be what is known of it so far: the rest is not compared.
+    """
     if folder.exists() and not folder.is_dir():
         raise FolderError(f"{folder} is a file, not a folder", "choose another --output")
     if force:
@@ -80,8 +82,8 @@ def check_folder(folder: Path, description: Mapping[str, Any], resume: bool, for
         there = [path.name for pattern in OURS for path in folder.glob(pattern)]
         if there:
             raise FolderError(f"{folder} holds {there[0]}, which is of no sweep", "choose another --output, or --force")
-    elif found["plan"] != description["plan"]:
-        what = ", ".join(changed(found["plan"], description["plan"]))
+    elif different := changed(found, plan):
+        what = ", ".join(different)
         raise FolderError(f"{folder} holds another sweep: {what}", "choose another --output, or --force to replace it")
     elif not resume:
         hint = "--resume goes on with what is missing, --force begins anew"
@@ -89,12 +91,11 @@ def check_folder(folder: Path, description: Mapping[str, Any], resume: bool, for
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """How two plans differ, in words."""
-    names = [*before, *(name for name in after if name not in before)]
+    """How `before` differs from `after` in what `after` says, in words."""
     return [
-        f"{name.replace('_', ' ')} {_brief(before.get(name))} → {_brief(after.get(name))}"
-        for name in names
-        if before.get(name) != after.get(name)
+        f"{name.replace('_', ' ')} {_brief(before.get(name))} → {_brief(value)}"
+        for name, value in after.items()
+        if before.get(name) != value
     ]
 
 
@@ -118,11 +119,17 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def begin(folder: Path, description: Mapping[str, Any], sweep: Sweep, force: bool) -> dict[int, Outcome]:
-    """Make the folder ready and return what is done already, by point number; to be called while `locked`.
+def done(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
+    """What need not be drawn again, by point number: the picture and its line are whole. Failed points are not."""
+    return {
+        number: outcome
+        for number, outcome in read_results(folder, sweep).items()
+        if outcome.sha256 is not None and _digest(folder / outcome.point.file) == outcome.sha256
+    }
 
-    Points that failed, and those whose line or picture is not whole, are not among them: they are drawn again.
-    """
+
+def begin(folder: Path, plan: Mapping[str, Any], sweep: Sweep, kept: Mapping[int, Outcome], force: bool) -> None:
+    """Make the folder that of this plan, with what is `kept` of an earlier run; to be called while `locked`."""
     with _in_words(folder):
         if force:
             for pattern in OURS:
@@ -132,14 +139,9 @@ def begin(folder: Path, description: Mapping[str, Any], sweep: Sweep, force: boo
             (folder / name).mkdir(exist_ok=True)
         for leftover in (folder / PICTURES).glob(".ipa-*.tmp"):
             leftover.unlink()
-    write_whole(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
-    done = {
-        number: outcome
-        for number, outcome in read_results(folder, sweep).items()
-        if outcome.sha256 is not None and _digest(folder / outcome.point.file) == outcome.sha256
-    }
-    write_results(folder, sweep, done)
-    return done
+    text = json.dumps({"schema_version": SCHEMA_VERSION, "plan": plan}, indent=2)
+    write_whole(folder / DESCRIPTION, text.encode() + b"\n")
+    write_results(folder, sweep, kept)
 
 
 def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:

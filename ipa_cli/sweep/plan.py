@@ -85,9 +85,11 @@ def make(
     sizes: Sequence[tuple[int, int]],
     seeds: Sequence[int],
 ) -> Sweep:
-    """Put the axes together. Raises UsageError for an entry given twice, and for more than `MOST_POINTS` points."""
+    """Put the axes together. Raises UsageError for an entry given twice, and for more than `MOST_POINTS` points.
+
+    `references` are names for people, which may repeat where their sources do not: see `check_references`.
+    """
     for axis, flag, show in (
-        (references, "--image", str),
         (prompts, "--prompt", str),
         (sizes, "--size", lambda size: f"{size[0]}x{size[1]}"),
         (seeds, "--seed", str),
@@ -136,6 +138,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def check_references(sources: Sequence[str]) -> None:
+    """Raises UsageError for a picture that is given twice."""
+    _no_duplicates(sources, "--image", str)
+
+
 def check_seeds(seeds: Sequence[int]) -> None:
     """Raises UsageError for a seed that is out of range."""
     for seed in seeds:
@@ -150,7 +157,8 @@ def in_words(scale: float) -> str:
 def labels(references: Sequence[str]) -> tuple[str, ...]:
     """Short names of the references, no two alike: the file name, or all of it where two would be the same."""
     names = [re.split(r"[/\\]", source.rstrip("/\\"))[-1] or source for source in references]
-    return tuple(name if names.count(name) == 1 else source for name, source in zip(names, references, strict=True))
+    names = [name if names.count(name) == 1 else source for name, source in zip(names, references, strict=True)]
+    return tuple(name if names.count(name) == 1 else f"{name} ({n})" for n, name in enumerate(names, 1))
 
 
 def _range(first: float, last: float, number: int) -> tuple[float, ...]:

@@ -41,7 +41,7 @@ def test_one_line_for_every_point_says_what_it_is(tmp_path):
 def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, undisturbed, whole):
     folder, sweep = tmp_path / "stopped", make()
     with journal.locked(folder):
-        journal.begin(folder, journal.describe(sweep, SETTINGS), sweep, force=False)
+        journal.begin(folder, journal.describe(sweep, SETTINGS), sweep, {}, force=False)
         for point in sweep.points[:whole]:
             draw_point(folder, sweep, point)
     # The next picture was being written, then its line, then the journal as a whole.
@@ -67,8 +67,7 @@ def test_a_picture_without_its_line_is_drawn_again(tmp_path, undisturbed):
 def test_a_picture_that_is_missing_or_torn_is_drawn_again(tmp_path, undisturbed, damage):
     folder, sweep = draw(tmp_path / "damaged", make()).folder, make()
     damage(folder / sweep.points[2].file)
-    done = journal.begin(folder, journal.describe(sweep, SETTINGS), sweep, force=False)
-    assert sorted(done) == [1, 2, 4, 5, 6]
+    assert sorted(journal.done(folder, sweep)) == [1, 2, 4, 5, 6]
     draw(folder, sweep)
     assert contents(folder) == undisturbed
 
@@ -143,8 +142,7 @@ def test_other_files_stay_even_with_force(tmp_path):
         (tmp_path / name).write_text("mine")
     draw(tmp_path, make())
     other = make((0.25, 0.75))
-    done = journal.begin(tmp_path, journal.describe(other, SETTINGS), other, force=True)
-    assert done == {}
+    journal.begin(tmp_path, journal.describe(other, SETTINGS), other, {}, force=True)
     left = contents(tmp_path)
     left.pop(".lock", None)
     assert sorted(left) == ["notes.txt", "pictures/cat.png", "results.jsonl", "sweep.json"]

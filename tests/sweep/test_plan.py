@@ -125,7 +125,6 @@ def test_bad_seeds_are_refused():
 @pytest.mark.parametrize(
     "axes",
     [
-        {"references": ("a", "a")},
         {"prompts": ("a", "b", "a")},
         {"sizes": ((64, 64), (64, 64))},
         {"seeds": (1, 1)},
@@ -136,6 +135,12 @@ def test_duplicates_are_refused(axes):
         make(**axes)
 
 
+def test_a_reference_given_twice_is_refused():
+    plan.check_references(("a", "b"))
+    with pytest.raises(UsageError, match="--image a is given twice"):
+        plan.check_references(("a", "b", "a"))
+
+
 def test_too_many_pictures_are_refused_before_any_is_listed():
     with pytest.raises(UsageError, match="10000000 pictures"):
         make((0.0, 1.0), ("a",), tuple(map(str, range(5000))), ((64, 64),), tuple(range(1000)))
@@ -144,3 +149,4 @@ def test_too_many_pictures_are_refused_before_any_is_listed():
 def test_labels_are_short_and_distinct():
     assert plan.labels(("x/cat.png", "https://h/dog.png", "y/cat.png")) == ("x/cat.png", "dog.png", "y/cat.png")
     assert plan.labels(("/",)) == ("/",)
+    assert plan.labels(("https://h/a", "b", "https://h/a")) == ("https://h/a (1)", "b", "https://h/a (3)")
