@@ -93,16 +93,13 @@ def validate(data: Any) -> None:
         raise ValueError("not a slug in the key")
     if not isinstance(factors, dict):
         raise ValueError("the factors are not a table")
-    values = factors.values()
-    kinds = set(map(type, values))
-    if list in kinds:
-        kinds.remove(list)
-        kinds.update(*(map(type, value) for value in values if type(value) is list))
+    lists = [value for value in factors.values() if type(value) is list]
+    kinds = set(map(type, factors.values())) - {list} | set(map(type, chain.from_iterable(lists)))
     if not kinds <= _SCALARS:
         raise ValueError("a factor is neither a scalar nor a flat list")
     if float in kinds:
-        flat = chain.from_iterable(value if type(value) is list else (value,) for value in values)
-        if not all(math.isfinite(value) for value in flat if type(value) is float):
+        floats = [value for value in chain(factors.values(), *lists) if type(value) is float]
+        if not all(map(math.isfinite, floats)):
             raise ValueError("a factor is not a finite number")
 
 

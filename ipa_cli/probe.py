@@ -80,13 +80,13 @@ def differences(gpu: str, factors: Mapping[str, Factor], here: Machine) -> list[
     """Why a graph for `gpu` with these key factors is of no use on this machine, one phrase per reason."""
     slug = here.gpu.slug if here.gpu else NONE
     found = [] if gpu in (CPU, slug) else [keys.change("gpu", gpu, slug)]
-    known: dict[str, Factor] = {name: version or NONE for name, version in here.versions.items()}
-    known |= here.factors(gpu)
+    known = {**here.versions, **here.factors(gpu)}
     if found:
         del known["gpu name"]  # said already
     for name in known.keys() & factors.keys():
-        if factors[name] != known[name]:
-            found.append(keys.change(name, factors[name], known[name]))
+        value = known[name] or NONE
+        if factors[name] != value:
+            found.append(keys.change(name, factors[name], value))
     return sorted(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 import time
@@ -64,6 +65,7 @@ def list_graphs(
     cache = _store(context)
     here = probe.machine()
     items = store.scan(cache)
+    gc.freeze()  # all that was read stays to the end: the collector need not walk through it again and again
     graphs = [_described(item, here) for item in items if backend in (None, item.backend)]
     graphs = [graph for graph in graphs if not (stale and graph["usable"])]
     graphs.sort(key=lambda graph: graph["key"])
