@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from typing import Any
 
 from .. import config, requirements
-from ..report import Reporter, Silent
+from ..report import Reporter
 from . import compiler, gpus, hub, places, setup, software
 from .check import Check
 from .report import text
@@ -33,27 +33,28 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     compiles = backend in COMPILED
     on_gpu = settings.device.startswith("cuda")
 
-    def stage(name: str) -> AbstractContextManager[Any]:
-        return reporter.stage(name) if deep else Silent().stage(name)
-
     checks = [software.check_python()]
-    with stage("running torch"):
+    slow = reporter.stage("building and running small things") if deep else nullcontext(lambda doing: None)
+    with slow as doing:
+        doing("torch")
         checks.append(software.check_torch(torch, build, driver, deep))
-    checks += [gpus.check_driver(driver, build.cuda, on_gpu), *gpus.check_cards(driver)]
-    if "device" in asked:
-        checks.append(software.check_device(settings.device, torch, build, driver))
-    with stage("running a Triton kernel"):
+        checks += [gpus.check_driver(driver, build.cuda, on_gpu), *gpus.check_cards(driver)]
+        if "device" in asked:
+            checks.append(software.check_device(settings.device, torch, build, driver))
+        doing("a Triton kernel")
         checks.append(gpus.check_triton(driver, versions["triton"], compiles and settings.device != "cpu", deep))
-    with stage("building a small C++ library"):
+        doing("a C++ library")
         checks.append(compiler.check(compiles, deep, with_torch=torch is not None))
-    for name in requirements.BACKENDS:
-        with stage(f"importing what {name} needs"):
+        for name in requirements.BACKENDS:
+            doing(f"what {name} needs")
             checks.append(software.check_backend(name, versions, name == backend, deep))
     if backend not in requirements.BACKENDS:
         known = f"choose one of auto, {', '.join(requirements.BACKENDS)}"
         checks.append(Check(f"backend {backend}", "failure", "there is no such backend", known, asked=True))
-    checks.append(setup.check_model(settings, bool(asked & setup.MODEL)))
+    reached = hub_check()
+    with hub.offline(reached.status == "warning"):
+        checks.append(setup.check_model(settings, bool(asked & setup.MODEL)))
     checks.append(places.graphs(config.cache_dir(settings), "cache_dir" in asked))
-    checks += [places.models(environ), hub_check(), hub.token(environ), settings_check]
+    checks += [places.models(environ), reached, hub.token(environ), settings_check]
     checks.append(setup.check_completion(environ))
     return checks

@@ -57,11 +57,11 @@ def _build(path: str, found: str, asked: bool, with_torch: bool) -> Check:
         shared = b"\0libstdc++.so." in library.read_bytes() or sys.platform != "linux"
         loaded = child.python(("import torch; " if with_torch else "") + LOAD, 60, str(library))
     if not shared:
-        effect = f"; beside torch {loaded.why}" if with_torch and loaded.code != 0 else ""
+        tried = f" (tried: {loaded.why})" if with_torch and loaded.code != 0 else ""
         return Check(
             NAME,
             "failure",
-            f"{found}: it links libstdc++ statically, so that compiled graphs crash beside torch{effect}",
+            f"{found}: it links libstdc++ statically, and a second copy of that crashes beside torch{tried}",
             "let CXX name a compiler that links it dynamically, such as `CXX=/usr/bin/g++ ipa …`",
             asked,
         )

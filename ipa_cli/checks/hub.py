@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import re
 import ssl
 import threading
 import urllib.error
-import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from .check import Check
@@ -26,8 +28,8 @@ def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
     if offline:
         check = Check(NAME, "skipped", f"offline ({offline[0]}): only models in the cache can be used")
         return lambda: check
-    shown = without_password(endpoint)
-    if urllib.parse.urlsplit(endpoint).scheme not in ("http", "https"):
+    shown = without_passwords(endpoint)
+    if not endpoint.lower().startswith(("http://", "https://")):
         check = Check(NAME, "warning", f"HF_ENDPOINT is '{shown}', which is no http(s) address", "unset HF_ENDPOINT")
         return lambda: check
     answers: list[Check] = []
@@ -40,6 +42,20 @@ def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
         return answers[0] if answers else _unreachable(shown, f"no answer within {SECONDS:g} s")
 
     return wait
+
+
+@contextmanager
+def offline(wanted: bool) -> Iterator[None]:
+    """Let huggingface_hub, unless it is imported already, look into its cache alone: else it tries for 25 s."""
+    before = os.environ.get(OFFLINE[0])
+    try:
+        if wanted:
+            os.environ[OFFLINE[0]] = "1"
+        yield
+    finally:
+        os.environ.pop(OFFLINE[0], None)
+        if before is not None:
+            os.environ[OFFLINE[0]] = before
 
 
 def token(environ: Mapping[str, str]) -> Check:
@@ -59,10 +75,9 @@ def token(environ: Mapping[str, str]) -> Check:
     return Check("hub token", "ok", "none: only gated and private models need one (`hf auth login`)")
 
 
-def without_password(url: str) -> str:
-    """A URL without user and password."""
-    parts = urllib.parse.urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def without_passwords(text: str) -> str:
+    """`text` with every URL in it, well formed or not, freed of user and password."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 class _Still(urllib.request.HTTPRedirectHandler):
@@ -85,8 +100,8 @@ def _ask(endpoint: str, shown: str, environ: Mapping[str, str]) -> Check:
     except urllib.error.URLError as error:
         reason = error.reason
         return _unreachable(shown, getattr(reason, "verify_message", "") or getattr(reason, "strerror", "") or reason)
-    except (OSError, ValueError) as error:
-        return _unreachable(shown, error)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return _unreachable(shown, f"{type(error).__name__}: {error}")
     if code >= 500:
         return _unreachable(shown, f"it answers with status {code}")
     return Check(NAME, "ok", f"{shown} answers")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from .. import __version__
 from .check import Check
+from .hub import without_passwords
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _SECRET = re.compile(r"\b(hf_|api_org_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_-]{8,}")
-_USER_INFO = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 def text(checks: Iterable[Check], environ: Mapping[str, str]) -> str:
@@ -33,7 +33,7 @@ def redact(said: str, environ: Mapping[str, str], homes: Iterable[str], users: I
     secrets = {value for name, value in environ.items() if _SECRET_NAME.search(name) and len(value) >= 6}
     for secret in sorted(secrets, key=len, reverse=True):
         said = said.replace(secret, "<secret>")
-    said = _USER_INFO.sub("", _SECRET.sub("<secret>", said))
+    said = without_passwords(_SECRET.sub("<secret>", said))
     for home in sorted(homes, key=len, reverse=True):
         said = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", said)
     for user in users:
