@@ -82,7 +82,10 @@ def denoise(
     import torch
 
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": torch.Generator("cpu").manual_seed(request.seed)} if takes_generator else {}
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    # As in diffusers one generator serves a picture, and its first numbers went into `latents`.
+    torch.randn(latents.shape, generator=generator, dtype=latents.dtype)
+    extra = {"generator": generator} if takes_generator else {}
     scheduler.set_timesteps(request.steps, device=latents.device)
     latents = latents * scheduler.init_noise_sigma
     template = None

@@ -1,0 +1,98 @@
+"""Our loop against diffusers' own pipeline, on the shipped miniature."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ipa_cli
+from ipa_cli.pipeline import BrokenPicture, decode
+from ipa_cli.schedulers import CLASSES, NEEDS
+
+DEMO = Path(ipa_cli.__file__).parent / "demo"
+PROMPT = "a large star in the middle"
+STEPS, SIDE, SEED = 4, 128, 3
+
+
+@pytest.fixture(scope="module")
+def diffusers_pipeline():
+    from diffusers import StableDiffusionXLPipeline
+
+    pipeline = StableDiffusionXLPipeline.from_pretrained(DEMO)
+    pipeline.load_ip_adapter(
+        str(DEMO), subfolder="ip_adapter", weight_name="ip-adapter.safetensors", image_encoder_folder="image_encoder"
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def theirs(pipeline, scale: float, **changes) -> np.ndarray:
+    pipeline.set_ip_adapter_scale(scale)
+    with Image.open(DEMO / "reference.png") as reference:
+        arguments = {
+            "prompt": PROMPT,
+            "ip_adapter_image": reference.convert("RGB"),
+            "num_inference_steps": STEPS,
+            "guidance_scale": 5.0,
+            "height": SIDE,
+            "width": SIDE,
+            "generator": torch.Generator("cpu").manual_seed(SEED),
+        }
+        return np.asarray(pipeline(**arguments | changes).images[0], dtype=int)
+
+
+def ours(ipa, scale: float, *flags: object) -> np.ndarray:
+    size = ("--width", SIDE, "--height", SIDE, "--steps", STEPS, "--warmup", 0)
+    settings = ("--prompt", PROMPT, "--seed", SEED, "--scale", scale, "--guidance-scale", 5, "--backend", "eager")
+    (image,) = ipa("generate", *size, *settings, *flags, "--json").data()["images"]
+    with Image.open(image["path"]) as picture:
+        return np.asarray(picture, dtype=int)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.4, 1.0])
+def test_a_picture_is_the_one_diffusers_draws(ipa, diffusers_pipeline, scale):
+    expected = theirs(diffusers_pipeline, scale)
+    assert expected.std() > 5  # a picture, not one grey
+    assert abs(ours(ipa, scale) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "changes"),
+    [
+        (("--guidance-scale", 1), {"guidance_scale": 1.0}),
+        (("--negative-prompt", "a small circle"), {"negative_prompt": "a small circle"}),
+        (("--width", 192, "--height", 64), {"width": 192, "height": 64}),
+    ],
+)
+def test_settings_mean_what_they_mean_to_diffusers(ipa, diffusers_pipeline, flags, changes):
+    assert abs(ours(ipa, 0.7, *flags) - theirs(diffusers_pipeline, 0.7, **changes)).max() <= 1
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NEEDS)))
+def test_schedulers_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, name):
+    import diffusers
+
+    before = diffusers_pipeline.scheduler
+    diffusers_pipeline.scheduler = getattr(diffusers, CLASSES[name]).from_config(before.config)
+    try:
+        expected = theirs(diffusers_pipeline, 0.6)
+    finally:
+        diffusers_pipeline.scheduler = before
+    assert abs(ours(ipa, 0.6, "--scheduler", name) - expected).max() <= 1
+
+
+def test_numbers_out_of_range_are_told_not_drawn(diffusers_pipeline):
+    with pytest.raises(BrokenPicture) as caught:
+        decode(diffusers_pipeline.vae, torch.full((1, 4, 8, 8), float("nan")))
+    assert "--dtype" in caught.value.hint
+
+
+@pytest.mark.parametrize("flag", ["--vae-tiling", "--vae-slicing"])
+def test_tiles_and_slices_change_how_not_what(ipa, flag):
+    assert abs(ours(ipa, 0.6, flag) - ours(ipa, 0.6)).max() <= 1
+
+
+def test_half_precision_draws_nearly_the_same(ipa):
+    assert abs(ours(ipa, 0.6, "--dtype", "bfloat16") - ours(ipa, 0.6)).mean() < 8
