@@ -80,7 +80,8 @@ def check_driver(driver: Driver, torch_cuda: str | None, asked: bool) -> Check:
     if driver.broken:
         return Check(name, "failure", driver.broken, "restart the machine, or install the driver again", asked)
     if driver.version is None and driver.cuda is None:
-        return Check(name, "failure" if asked else "skipped", "none is installed", "", asked)
+        advice = "install it, or choose --device cpu" if asked else ""
+        return Check(name, "failure" if asked else "skipped", "none is installed", advice, asked)
     newest = f"up to CUDA {driver.cuda[0]}.{driver.cuda[1]}" if driver.cuda else "its libcuda was not found"
     found = f"{driver.version or 'libcuda without nvidia-smi'}, {newest}"
     if torch_cuda and driver.cuda and int(torch_cuda.split(".")[0]) > driver.cuda[0]:
