@@ -127,7 +127,7 @@ def test_every_kind_of_projection_is_diffusers_own():
     images = [torch.randn(2, 2, 9, dim)]
     weights = install(unet, [state])
     context = project(unet, weights, text, images)
-    assert context.image[0][0].shape == (2, 2, 4, 10, 16)  # keys and values, batch, heads, 2 images x 5 tokens, d
+    assert context.image[0][0].shape == (2, 2, 2, 10, 16)  # keys and values, batch, heads, 2 images x 5 tokens, d
     with torch.no_grad():
         ours = call_unet(unet, unet_inputs(context))
     expected = diffusers_output(tiny_unet(), [state], [1.0], text, images, unet_inputs(context))

@@ -237,6 +237,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     settings = {
         "aot_inductor.precompile_headers": False,  # as long to build as one of our small wrappers takes
         "aot_inductor.compile_wrapper_opt_level": "O0",
+        "aot_inductor.enable_line_tables": False,
         "cpp.vec_isa_ok": True,  # or programs are built to see whether the compiler knows the CPU
         "cpp.dynamic_threads": True,  # or the number of threads of the worker is frozen
         "max_autotune": options["max_autotune"],
@@ -258,9 +259,7 @@ def _workers(work: Path, jobs: int) -> Iterator[Any]:
     count = min(jobs, cores)
     environment = {
         **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
-        "TRITON_CACHE_DIR": str(work / "triton"),
-        "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, min(4, cores // 4))),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
@@ -269,9 +268,16 @@ def _workers(work: Path, jobs: int) -> Iterator[Any]:
     processes: list[subprocess.Popen] = []
 
     def start() -> None:
-        own.log = (work / f"worker-{threading.get_ident()}.log").open("w+")
+        cache = Path(tempfile.mkdtemp(dir=work))  # one each, or they wait for each other's locks
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TRITON_CACHE_DIR": str(cache / "triton")}
+        own.log = (cache / "log").open("w+")
         own.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=own.log, text=True
+            command,
+            env={**environment, **caches},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=own.log,
+            text=True,
         )
         processes.append(own.process)
 

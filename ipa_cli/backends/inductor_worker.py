@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 import torch
-import torch._inductor
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -31,6 +30,8 @@ def compile_region(
     program: str, package: str, inputs: list[Any], device: str, config: dict[str, Any], cudnn_attention: bool
 ) -> dict[str, Any]:
     """Compile an exported region into `package`, run both once on random numbers and compare them."""
+    import torch._inductor
+
     began = time.monotonic()
     exported = torch.export.load(program)
     weights = [_random(spec, device, product=True) for spec in inputs[0]]

@@ -1,0 +1,61 @@
+"""The uncompiled backend, and its CUDA graph where there is a GPU."""
+
+import pytest
+import torch
+
+from ipa_cli.attention import Context, call_unet, project
+from ipa_cli.backends import eager
+from tests.unets import difference, embeddings, example, tiny
+
+
+def test_cpu_calls_the_unet_itself():
+    unet, adapters = tiny()
+    inputs = example(unet, adapters)
+    with torch.no_grad():
+        expected = call_unet(unet, inputs)
+    output = eager.load(unet, None, eager.options(None))(inputs)
+    assert torch.equal(output, expected)
+    assert not output.requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_graph_is_bit_equal_and_follows_every_input():
+    unet, adapters = tiny()
+    unet.to("cuda")
+    adapters.to("cuda")
+    plain = eager.load(unet, None, eager.options({"cuda_graph": False}))
+    graph = eager.load(unet, None, eager.options(None))
+
+    def on_gpu(inputs):
+        context = inputs.context
+        moved = Context(
+            [tensor.cuda() for tensor in context.text],
+            [[tensor.cuda() for tensor in image] for image in context.image],
+            context.scale.cuda(),
+        )
+        return type(inputs)(*(tensor.cuda() for tensor in inputs[:4]), moved)
+
+    text, images = embeddings(unet)
+    other = project(unet, adapters, text.cuda() + 1, [image.cuda() - 1 for image in images])
+    first = on_gpu(example(unet, adapters))
+    changes = [
+        first,
+        first._replace(timestep=first.timestep / 2),
+        first._replace(sample=first.sample * 2),
+        first._replace(text_embeds=first.text_embeds * 2),
+        first._replace(time_ids=first.time_ids * 2),
+        first._replace(context=first.context._replace(scale=first.context.scale * 0.3)),
+        first._replace(context=other),
+        on_gpu(example(unet, adapters, 24, 16)),
+        first,
+    ]
+    outputs = [graph(inputs) for inputs in changes]
+    for number, (inputs, output) in enumerate(zip(changes, outputs, strict=True)):
+        assert torch.equal(output, plain(inputs)), f"change {number}"
+    assert all(difference(output, outputs[0]) > 1e-4 for output in outputs[1:7])
+
+    first.context.text[0].mul_(0.5)  # not allowed, and noticed all the same
+    assert torch.equal(graph(first), plain(first))
+    unet.conv_out.weight.mul_(2)
+    assert torch.equal(graph(first), plain(first))

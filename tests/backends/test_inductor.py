@@ -1,0 +1,195 @@
+"""The compiled backend: one small graph, compiled once for the whole module, dynamic in size."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ipa_cli.attention import call_unet, layers, project
+from ipa_cli.backends import eager, inductor
+from ipa_cli.errors import IpaError
+from tests.unets import difference, embeddings, example, tiny, unet_inputs
+
+pytestmark = pytest.mark.skipif(inductor.missing(None) is not None, reason="needs a newer torch")
+
+TOLERANCE = 1e-4
+OPTIONS = {"dynamic": [64, 256]}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """UNet, adapters, the folder of the graph, and what was reported while it was built."""
+    folder = tmp_path_factory.mktemp("graph")
+    unet, adapters = tiny()
+    said: list[str] = []
+    inductor.compile(unet, example(unet, adapters), folder, inductor.options(OPTIONS), said.append)
+    return unet, adapters, folder, said
+
+
+@pytest.fixture(scope="module")
+def denoisers(compiled):
+    """The compiled UNet and the plain one, with the same weights."""
+    unet, _, folder, _ = compiled
+    return inductor.load(unet, folder, inductor.options(OPTIONS)), eager.load(unet, None, eager.options(None))
+
+
+def test_progress_names_every_phase(compiled):
+    said = compiled[3]
+    assert said[0] == "looking at the UNet's parts"
+    assert [sum(line.startswith(start) for line in said) for start in ("tracing ", "compiled ")] == [3, 3]
+
+
+def test_artifact_is_plain_files_without_weights(compiled):
+    folder = compiled[2]
+    names = sorted(path.name for path in folder.iterdir())
+    assert "graph.json" in names and all(path.is_file() for path in folder.iterdir())
+    regions = json.loads((folder / "graph.json").read_text())["regions"]
+    assert sorted([*(f"{region['name']}.pt2" for region in regions), "graph.json"]) == names
+    assert len({name for region in regions for name in region["modules"]}) == 12  # 8 resnets, 4 transformers
+
+
+def test_scale_follows_in_one_graph(compiled, denoisers):
+    unet, adapters, _, _ = compiled
+    ours, plain = denoisers
+    inputs = example(unet, adapters)
+    count = len(layers(unet))
+    style = torch.zeros(1, count)
+    style[0, 2] = 1
+    outputs = []
+    for scale in [torch.full((1, count), value) for value in (0.0, 0.25, 0.5, 1.0)] + [style]:
+        given = inputs._replace(context=inputs.context._replace(scale=scale))
+        outputs.append(ours(given))
+        assert difference(outputs[-1], plain(given)) < TOLERANCE
+    for number, output in enumerate(outputs):
+        assert all(difference(output, other) > 20 * TOLERANCE for other in outputs[:number])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24), (12, 20), (9, 15), (32, 8)])
+def test_size_follows_in_one_graph(compiled, denoisers, size):
+    unet, adapters, _, _ = compiled
+    ours, plain = denoisers
+    inputs = example(unet, adapters, *size)
+    assert difference(ours(inputs), plain(inputs)) < TOLERANCE
+
+
+def test_prompt_follows(compiled, denoisers):
+    unet, adapters, _, _ = compiled
+    ours, plain = denoisers
+    text, images = embeddings(unet, seed=7)
+    inputs = unet_inputs(project(unet, adapters, text, images), seed=8)
+    assert difference(ours(inputs), plain(inputs)) < TOLERANCE
+    assert difference(ours(inputs), ours(example(unet, adapters))) > 20 * TOLERANCE
+
+
+def test_unet_stays_as_it_was(compiled, denoisers):
+    unet, adapters, _, _ = compiled
+    inputs = example(unet, adapters)
+    denoisers[0](inputs)
+    assert not any("forward" in vars(module) for module in unet.modules())
+
+
+def test_weights_are_read_where_they_are(compiled):
+    _, _, folder, _ = compiled
+    unet, adapters = tiny(seed=3)  # other weights than those at compile time
+    ours = inductor.load(unet, folder, inductor.options(OPTIONS))
+    inputs = example(unet, adapters)
+    before = ours(inputs)
+    with torch.no_grad():
+        assert difference(before, call_unet(unet, inputs)) < TOLERANCE
+        block = unet.mid_block.attentions[0].transformer_blocks[0]
+        block.ff.net[2].weight.mul_(3)  # in place
+        unet.mid_block.resnets[0].conv1.weight = torch.nn.Parameter(  # replaced, in another memory layout
+            unet.mid_block.resnets[0].conv1.weight.detach().contiguous() * 2
+        )
+        after = ours(inputs)
+        assert difference(after, call_unet(unet, inputs)) < TOLERANCE
+    assert difference(after, before) > 20 * TOLERANCE
+
+
+FRESH = """
+import sys
+import torch
+from ipa_cli.backends import inductor
+from tests.unets import example, tiny
+unet, adapters = tiny()
+inputs = example(unet, adapters)
+ours = inductor.load(unet, __import__("pathlib").Path(sys.argv[1]), inductor.options({"dynamic": [64, 256]}))
+torch.save(ours(inputs), sys.argv[2])
+assert "torch._inductor.compile_fx" not in sys.modules and "torch._inductor.codecache" not in sys.modules
+"""
+
+
+def test_fresh_process_opens_it_without_a_compiler(compiled, denoisers, tmp_path):
+    unet, adapters, folder, _ = compiled
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    environment = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        "HOME": str(tmp_path / "home"),
+        "CXX": "/bin/false",
+        "CC": "/bin/false",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    output = tmp_path / "output.pt"
+    subprocess.run([sys.executable, "-c", FRESH, str(folder), str(output)], env=environment, check=True)
+    assert list(cache.iterdir()) == []
+    assert torch.equal(torch.load(output, weights_only=True), denoisers[0](example(unet, adapters)))
+
+
+def test_other_sizes_are_refused(compiled, tmp_path):
+    unet, adapters, folder, _ = compiled
+    ours = inductor.load(unet, folder, inductor.options(OPTIONS))
+    with pytest.raises(IpaError, match="64 to 256 pixels a side, not 264x128"):
+        ours(example(unet, adapters, 16, 33))
+    fixed = shutil.copytree(folder, tmp_path / "fixed")
+    plan = json.loads((fixed / "graph.json").read_text())
+    (fixed / "graph.json").write_text(json.dumps({**plan, "dynamic": None}))
+    ours = inductor.load(unet, fixed, inductor.options(None))
+    with pytest.raises(IpaError, match="128x128, not 192x128") as failure:
+        ours(example(unet, adapters, 16, 24))
+    assert "ipa compile --size 192x128" in failure.value.hint
+
+
+def test_other_numbers_of_tokens_never_reach_native_code(compiled, denoisers):
+    unet, adapters, _, _ = compiled
+    text, images = embeddings(unet, images=2)
+    with pytest.raises(ValueError, match="was compiled for"):
+        denoisers[0](unet_inputs(project(unet, adapters, text, images)))
+
+
+def test_truncated_package_is_a_foreseen_failure(compiled, tmp_path):
+    unet, _, folder, _ = compiled
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    package = next(broken.glob("*.pt2"))
+    package.write_bytes(package.read_bytes()[:1000])
+    with pytest.raises(IpaError, match="does not open") as failure:
+        inductor.load(unet, broken, inductor.options(OPTIONS))
+    assert "ipa compile" in failure.value.hint
+
+
+def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/bin/false")
+    unet, adapters = tiny()
+    with pytest.raises(IpaError, match="compiling failed") as failure:
+        inductor.compile(unet, example(unet, adapters), tmp_path, inductor.options(None), lambda _: None)
+    assert failure.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_crash_of_the_compiled_library_names_the_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "/opt/static/g++")
+    failure = inductor._failure(-11, "")
+    assert "/opt/static/g++" in failure.message and "signal 11" in failure.message
+    assert "CXX=" in failure.hint
+
+
+def test_versions_name_the_code():
+    versions = inductor.versions()
+    assert {"torch", "triton", "diffusers", "cpu", "code"} <= versions.keys()
+    assert versions["torch"].startswith(torch.__version__.split("+")[0])
