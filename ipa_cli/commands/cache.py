@@ -244,14 +244,15 @@ def _agree(context: typer.Context, yes: bool, details: Iterable[str], statement:
 
 
 def _described(item: Item, here: probe.Machine) -> dict[str, Any]:
-    obstacles = _obstacles(item, here)
     entry = item if isinstance(item, Entry) else None
+    *_, backend, gpu, name = item.folder.parts  # once: a listing of thousands feels it
+    obstacles = _obstacles(item, here)
     return {
-        "key": item.id,
-        "backend": item.backend,
+        "key": name[-16:],
+        "backend": backend,
         "model": str(entry.describe["model"]) if entry and "model" in entry.describe else None,
-        "gpu": item.gpu,
-        "shape": item.shape,
+        "gpu": gpu,
+        "shape": name[:-17],
         "size": item.size,
         "created": entry.manifest["created"] if entry else None,
         "last_used": datetime.fromtimestamp(item.last_used, timezone.utc).isoformat(timespec="seconds"),
