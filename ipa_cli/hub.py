@@ -43,8 +43,8 @@ def fetch(repo: str, revision: str | None, files: Iterable[str], reporter: Repor
 
     (enable_progress_bars if shows_bars else disable_progress_bars)()
     root = None
-    with in_words(repo, revision):
-        for name in files:
+    for name in files:
+        with in_words(repo, revision, name):
             here = isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
             if not here and not shows_bars and name.endswith((".safetensors", ".bin")):
                 reporter.note(f"downloading {repo}/{name}")
@@ -63,7 +63,7 @@ def tensor_shapes(repo: str, name: str, revision: str | None) -> dict[str, tuple
         from .weights import header
 
         return header(Path(cached))
-    with in_words(repo, revision):
+    with in_words(repo, revision, name):
         metadata = HfApi().parse_safetensors_file_metadata(repo, name, revision=revision)
     return {key: tuple(tensor.shape) for key, tensor in metadata.tensors.items()}
 
@@ -75,7 +75,8 @@ def _is_unreachable(error: Exception) -> bool:
 
 
 @contextmanager
-def in_words(repo: str, revision: str | None) -> Iterator[None]:
+def in_words(repo: str, revision: str | None, file: str = "a file") -> Iterator[None]:
+    """Turn what huggingface_hub raises into a HubError that says what is wrong and what to type."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -108,11 +109,12 @@ def in_words(repo: str, revision: str | None) -> Iterator[None]:
     except LocalEntryNotFoundError as error:
         raise unreachable from error
     except EntryNotFoundError as error:
-        raise HubError(f"{repo} lacks a file: {error}", f"look at {constants.ENDPOINT}/{repo}/tree/main") from error
+        raise HubError(f"{repo} lacks {file}", f"look at {constants.ENDPOINT}/{repo}/tree/main") from error
     except HFValidationError as error:
-        raise HubError(f"'{repo}' is not a repository name: {error}", "names look like owner/name") from error
+        raise HubError(f"'{repo}' is not a repository name", "names look like owner/name") from error
     except HfHubHTTPError as error:
-        raise HubError(f"{constants.ENDPOINT} answered for {repo}: {error}", "try again later") from error
+        answer = str(error).splitlines()[0]
+        raise HubError(f"{constants.ENDPOINT} answered for {repo}: {answer}", "try again later") from error
     except OSError as error:
         if _is_unreachable(error):
             raise unreachable from error

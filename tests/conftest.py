@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from typing import Any
 
 import pytest
 
-CLOSED_PORT = "http://127.0.0.1:9"
+from tests.hubs import ENDPOINT
+
 WIDTH = "100"
 
 # huggingface_hub reads its variables when it is imported, which is once for all tests of a process.
-os.environ["HF_ENDPOINT"] = CLOSED_PORT
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="ipa-tests-")
+os.environ["HF_ENDPOINT"] = ENDPOINT
+os.environ["HF_HOME"] = HUB_CACHE = tempfile.mkdtemp(prefix="ipa-tests-")
 os.environ.pop("HF_HUB_OFFLINE", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -73,6 +75,10 @@ class World:
         return sorted(path.relative_to(self.cwd).as_posix() for path in self.cwd.rglob("*"))
 
 
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HUB_CACHE, ignore_errors=True)
+
+
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     home, cwd = tmp_path / "home", tmp_path / "work"
@@ -85,8 +91,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home / ".config"),
         "XDG_CACHE_HOME": str(home / ".cache"),
-        "HF_HOME": str(home / ".huggingface"),
-        "HF_ENDPOINT": CLOSED_PORT,
+        "HF_HOME": HUB_CACHE,
+        "HF_ENDPOINT": ENDPOINT,
         "NO_COLOR": "1",
         "COLUMNS": WIDTH,
     }.items():

@@ -11,6 +11,7 @@ from PIL import Image
 
 import ipa_cli
 from ipa_cli.pictures import parse_parameters, read_settings
+from tests.hubs import ENDPOINT
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 REFERENCE = DEMO / "reference.png"
@@ -253,7 +254,7 @@ def test_bad_input_is_told_and_nothing_is_written(ipa, junk, flags, exit_code, w
 
 def test_no_network_is_told(ipa, world):
     ran = ipa("generate", *FAST, "--model", "someone/thing", "--json")
-    assert ran.exit_code == 1 and "cannot reach http://127.0.0.1:9" in ran.error()["message"]
+    assert ran.exit_code == 1 and f"cannot reach {ENDPOINT}" in ran.error()["message"]
     assert "HF_ENDPOINT" in ran.error()["hint"]
     assert world.files() == []
 
