@@ -1,0 +1,44 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "completions"
+SCRIPTS = {"bash": "ipa.bash", "zsh": "ipa.zsh", "fish": "ipa.fish", "powershell": "ipa.ps1"}
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_the_script_is_what_the_command_prints(ipa_process, shell):
+    # The variable makes Typer take the shell as a value instead of guessing it.
+    ran = ipa_process("--show-completion", shell, environ={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+    assert ran.exit_code == 0, ran.stderr
+    assert (FOLDER / SCRIPTS[shell]).read_text(encoding="utf-8") == ran.stdout, "run completions/generate"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ipa gen", {"generate"}),
+        ("ipa ", {"generate", "config", "cache"}),
+        ("ipa config ", {"show", "path"}),
+        ("ipa generate --gui", {"--guidance-scale"}),
+    ],
+)
+def test_a_tab_in_bash_offers_what_fits(world, line, expected):
+    bash = shutil.which("bash")
+    ipa = Path(sys.executable).with_name("ipa")
+    if bash is None or not ipa.exists():
+        pytest.skip("needs bash and an installed ipa")
+    code = f"""
+        PATH={ipa.parent}:$PATH
+        source {FOLDER / "ipa.bash"}
+        COMP_LINE={line!r}
+        COMP_WORDS=({line}{"''" if line.endswith(" ") else ""})
+        COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _ipa_completion ipa
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run([bash, "-c", code], capture_output=True, text=True, env=world.environ, check=True)
+    assert expected <= set(done.stdout.split()), done
