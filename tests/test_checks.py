@@ -433,7 +433,26 @@ def test_a_cache_of_somebody_else(tmp_path):
 
 def test_a_file_where_the_cache_should_be(tmp_path):
     (tmp_path / "cache").write_text("")
-    assert places.graphs(tmp_path / "cache", False).status == "failure"
+    for path in (tmp_path / "cache", tmp_path / "cache" / "below"):
+        assert places.graphs(path, False).status == "failure"
+        assert places.models({"HF_HUB_CACHE": str(path)}).status == "warning"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert places.graphs(tmp_path / "link", False).status == "failure"
+
+
+def test_a_user_without_a_home_or_a_name(monkeypatch):
+    import pwd
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    nobody: dict[str, str] = {}
+    assert places.models(nobody).name and hub.token(nobody).status == "ok"
+    assert setup.check_completion({"SHELL": "/bin/bash"}).status == "skipped"
+    assert "fine" in text([Check("a", "ok", "fine")], nobody)
 
 
 @pytest.mark.parametrize(

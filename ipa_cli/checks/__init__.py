@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import config, requirements
 from ..report import Reporter
+from ..session import AUTO, BACKEND_ALIASES
 from . import compiler, gpus, hub, places, setup, software
 from .check import Check
 from .report import text
@@ -29,7 +30,7 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     build = software.torch_build()
     versions = requirements.installed()
     torch = versions["torch"]
-    backend = {"auto": "eager", "none": "eager"}.get(settings.backend, settings.backend)
+    backend = BACKEND_ALIASES.get(settings.backend, settings.backend).replace(AUTO, "eager")  # what auto falls back on
     compiles = backend in COMPILED
     on_gpu = settings.device.startswith("cuda")
 

@@ -11,10 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from .check import Check
-from .places import hub_home
+from .places import expand, hub_home
 
 SECONDS = 2.0
 NAME = "hub"
@@ -63,7 +62,7 @@ def token(environ: Mapping[str, str]) -> Check:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if environ.get(name, "").strip():
             return Check("hub token", "ok", f"there is one ({name})")
-    path = Path(environ.get("HF_TOKEN_PATH") or hub_home(environ) / "token").expanduser()
+    path = expand(environ["HF_TOKEN_PATH"]) if environ.get("HF_TOKEN_PATH") else hub_home(environ) / "token"
     try:
         if path.read_text(encoding="utf-8").strip():
             return Check("hub token", "ok", f"there is one ({path})")

@@ -21,14 +21,18 @@ SDXL = 8 * GIB  # the sdxl preset downloads 7 GB
 
 def hub_home(environ: Mapping[str, str]) -> Path:
     """Hugging Face's own folder, as huggingface_hub finds it."""
-    default = Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(os.path.expandvars(environ.get("HF_HOME") or default)).expanduser()
+    return expand(environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface")
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
     """Where huggingface_hub keeps models."""
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(os.path.expandvars(named)).expanduser() if named else hub_home(environ) / "hub"
+    return expand(named) if named else hub_home(environ) / "hub"
+
+
+def expand(path: str) -> Path:
+    """A path with its "~" and "$NAME" filled in; unlike Path.expanduser, a user without a home raises nothing."""
+    return Path(os.path.expanduser(os.path.expandvars(path)))  # noqa: PTH111
 
 
 def graphs(root: Path, asked: bool) -> Check:
@@ -38,6 +42,8 @@ def graphs(root: Path, asked: bool) -> Check:
         check_owner(Store(root))
     except IpaError as error:
         return Check(name, "failure", error.message, error.hint, asked)
+    except OSError as error:
+        return Check(name, "failure", f"cannot look into {root}: {error.strerror}", elsewhere, asked)
     return _room(name, root, "failure", elsewhere, LITTLE, asked)
 
 
@@ -52,7 +58,7 @@ def models(environ: Mapping[str, str]) -> Check:
 
 def _room(name: str, root: Path, broken: Status, elsewhere: str, enough: int, asked: bool) -> Check:
     """Write a page where `root` is or would be, and leave nothing behind."""
-    here = next(path for path in (root, *root.parents) if path.exists() or path.is_symlink())
+    here = next(path for path in (root, *root.parents) if os.path.lexists(path))  # Path.exists may raise
     place = str(root) if here == root else f"{root} (not there yet)"
     try:
         with tempfile.TemporaryFile(dir=here) as file:

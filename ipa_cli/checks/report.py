@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import __version__
 from .check import Check
 from .hub import without_passwords
+from .places import expand
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _SECRET = re.compile(r"\b(hf_|api_org_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_-]{8,}")
@@ -43,7 +44,7 @@ def redact(said: str, environ: Mapping[str, str], homes: Iterable[str], users: I
 
 def homes(environ: Mapping[str, str]) -> set[str]:
     """Every name of the home folder; a home at the root ("/") has none to hide."""
-    named = {environ.get("HOME", ""), environ.get("USERPROFILE", ""), str(Path("~").expanduser()), _home_by_id()}
+    named = {environ.get("HOME", ""), environ.get("USERPROFILE", ""), str(expand("~")), _home_by_id()}
     both = {path for name in named if name for path in (name.rstrip("/"), str(Path(name).resolve()))}
     return {path for path in both if len(Path(path).parts) > 1}
 

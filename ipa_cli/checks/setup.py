@@ -10,7 +10,9 @@ from typing import Any
 from .. import config, models
 from ..config import Resolved, Settings, Source
 from ..errors import IpaError
+from . import hub
 from .check import Check
+from .places import expand
 
 # What a user may not want to see in an issue; the name and the source are told, the value is not.
 PRIVATE = {"prompt", "negative_prompt", "image", "output"}
@@ -51,10 +53,9 @@ def check_model(settings: Settings, asked: bool) -> Check:
     try:
         plan = models.plan(settings)
     except IpaError as error:
-        return Check(name, "failure", error.message, error.hint, asked)
-    except ModuleNotFoundError as error:
-        found = f"not looked at: {error.name} is not installed"
-        return Check(name, "failure" if asked else "skipped", found, "`pip install ipa-cli`", asked)
+        return Check(name, "failure", hub.without_passwords(error.message), error.hint, asked)
+    except ImportError as error:  # a bare or a broken installation
+        return Check(name, "failure" if asked else "skipped", f"not looked at: {error}", "`pip install ipa-cli`", asked)
     layers = f"{models.cross_attention_layers(plan.unet_config)} cross-attention layers"
     if plan.adapter is None:
         return Check(name, "ok", f"{plan.name} ({layers}), no adapter", "", asked)
@@ -71,7 +72,7 @@ def check_model(settings: Settings, asked: bool) -> Check:
 def check_completion(environ: Mapping[str, str]) -> Check:
     """Is completion installed for the login shell?"""
     name, shell = "shell completion", Path(environ.get("SHELL", "")).name
-    home = Path.home()
+    home = expand("~")
     data = Path(environ.get("XDG_DATA_HOME") or home / ".local/share")
     system = [Path("/usr/local/share"), Path("/usr/share")]
     places = {
