@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from . import __version__
-from .commands import cache, config, doctor, generate
+from .commands import cache, compile, config, doctor, generate
 from .errors import IpaError, UsageError
 from .output import BUG_EXIT_CODE, Terminal
 from .report import Result
@@ -45,6 +45,7 @@ def root(
 
 
 app.command("generate")(generate.generate)
+app.command("compile")(compile.compile)
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")

@@ -135,7 +135,7 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, 
     sources: dict[str, Source] = {}
 
     def put(name: str, value: Any, source: Source, error: type[IpaError]) -> None:
-        values[name] = _checked(name, value, source.where, error)
+        values[name] = checked(name, value, source.where, error)
         sources[name] = source
 
     user = user_file(environ)
@@ -290,7 +290,8 @@ def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:80] + "…"
 
 
-def _checked(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
+def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageError) -> Any:
+    """`value` if the setting `name` may have it. Raises `error`, which names `where` the value came from."""
     check = FIELDS[name].metadata["check"]
     problem = check(value) if check else None
     if problem:

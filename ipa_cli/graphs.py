@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import backends, keys, probe, store
+from . import backends, keys, probe, requirements, store
 from .config import Settings
 from .errors import IpaError
 from .keys import GraphKey
@@ -23,23 +22,27 @@ if TYPE_CHECKING:
     from .attention import UNetInputs
     from .backends import Backend, Denoiser
 
-# Facts that say how or for what size a graph was compiled, not what it computes: any of them will do for a picture
-# that the graph covers.
-HOW = ("options", "width", "height")
+# Facts in which a graph may differ from the one wanted and still serve, as long as it covers the picture's size.
+SIZE = ("width", "height", "options.dynamic")
+HOW = ("width", "height", "options")
 # Options that are read when a graph is loaded, and leave its code alone.
 NOT_IN_THE_CODE = ("cuda_graph",)
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
 
 
+class NoGraph(IpaError):
+    """There is no graph, and none may be compiled."""
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """A graph someone asks for: sizes in pixels; `options` complete, or None when any graph that fits will do."""
+    """A graph someone asks for; one that differs in no more than the facts that `may_differ` names will do."""
 
     backend: str
     model: str
     example: UNetInputs
     options: Mapping[str, Any]
-    any_options: bool
+    may_differ: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Ready:
     entry: Entry | None = None
     open_s: float = 0.0
     compile_s: float = 0.0
+
+
+def ask(backend: Backend, name: str, model: str, example: UNetInputs, settings: Settings) -> Wanted:
+    """The graph that a picture with these inputs wants; without `--compile-options` any way to compile will do."""
+    options = backend.options(settings.compile_options)
+    return Wanted(name, model, example, options, HOW if settings.compile_options is None else SIZE)
 
 
 def key(unet: Any, wanted: Wanted) -> GraphKey:
@@ -91,25 +100,36 @@ def find(cache: Store, unet: Any, wanted: Wanted) -> Entry | store.Miss:
     return max(fitting, key=lambda entry: (not _span(entry), entry.build_seconds))
 
 
+def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
+    """A denoiser compiled for this process alone, where the cache cannot keep it."""
+    module = backends.get(wanted.backend)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="ipa-graph-") as folder, reporter.stage("compiling") as doing:
+        module.compile(unet, wanted.example, Path(folder), wanted.options, doing)
+        compiled = time.perf_counter()
+        denoiser = module.load(unet, Path(folder), wanted.options)
+    seconds = time.perf_counter() - compiled
+    why = "compiled just now, not kept"
+    return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
+
+
 def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, cache: Store, reporter: Reporter) -> Ready:
-    """`--backend auto`: a graph that is in the cache, or worth compiling here; else eager. Says which and why."""
-    inductor = backends.get("inductor")
-    why = inductor.missing(None)
-    if why is None:
-        options = inductor.options(settings.compile_options)
-        wanted = Wanted("inductor", model, example, options, settings.compile_options is None)
-        worth_it = _not_worth_it(unet, settings.compile) or inductor.missing_to_compile(None)
+    """`--backend auto`: a graph that is in the cache or worth compiling here, else eager. Says which and why."""
+    reason = requirements.problem("inductor", requirements.installed())
+    if reason is None:
+        inductor = backends.get("inductor")
+        wanted = ask(inductor, "inductor", model, example, settings)
+        reason = _not_worth_it(unet, settings.compile) or inductor.missing_to_compile(None)
         try:
-            return prepare(unet, wanted, cache, worth_it is None, reporter)
+            return prepare(unet, wanted, cache, reason is None, reporter)
+        except NoGraph as error:
+            reason = reason or error
         except IpaError as error:
-            why = error if worth_it is None else worth_it
-    if settings.compile_options is not None:
-        raise why
-    reporter.note(f"backend eager: {why.message}")
-    ready = prepare(
-        unet, Wanted("eager", model, example, backends.get("eager").options(None), True), cache, False, reporter
-    )
-    return replace(ready, why=why.message)
+            reporter.warn(error.message)
+            reason = error
+    reporter.note(f"backend eager: {reason.message}")
+    eager = Wanted("eager", model, example, backends.get("eager").options(None), ())
+    return replace(prepare(unet, eager, cache, False, reporter), why=reason.message)
 
 
 def _not_worth_it(unet: Any, wished: bool) -> IpaError | None:
@@ -127,8 +147,8 @@ def _not_worth_it(unet: Any, wished: bool) -> IpaError | None:
 def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter: Reporter) -> Ready:
     """A denoiser from the store, or compiled now.
 
-    Raises IpaError when there is no graph and `may_compile` is false, or compiling fails. A damaged graph is reported
-    and built again; a store that cannot be written to is reported, and the graph serves this process alone.
+    A damaged graph is reported and built again. Raises NoGraph when there is none and `may_compile` is false,
+    StoreError when the cache cannot keep one, IpaError when compiling fails.
     """
     module = backends.get(wanted.backend)
     if not module.compiles:
@@ -141,7 +161,7 @@ def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter
             reporter.warn(f"{refused.message}")
             found = store.Miss((refused.message,))
     if not may_compile:
-        raise IpaError(f"no graph in the cache: {found.reason}", "leave out --no-compile, or use --backend eager")
+        raise NoGraph(f"no graph in the cache: {found.reason}", "leave out --no-compile, or use --backend eager")
     return _compile(module, unet, wanted, cache, found.reason, reporter)
 
 
@@ -160,34 +180,20 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, reason: s
     describe = {"model": wanted.model, "options": _plain(dict(wanted.options)), "dtype": own.factors["dtype"]}
     reporter.note(f"no graph in the cache ({reason}): compiling{_estimate(cache, own)}")
     with reporter.stage(f"compiling {own.shape}") as doing:
-
-        def builder(folder: Path) -> None:
-            module.compile(unet, wanted.example, folder, wanted.options, doing)
-
-        try:
-            built = store.build(
-                cache, own, describe, builder, waiting=lambda: doing("another process is compiling this graph")
-            )
-        except store.StoreError as error:
-            reporter.warn(f"{error.message}; the graph serves this run alone ({error.hint})")
-            return _without_store(module, unet, wanted, builder, started)
+        built = store.build(
+            cache,
+            own,
+            describe,
+            lambda folder: module.compile(unet, wanted.example, folder, wanted.options, doing),
+            waiting=lambda: doing("another process is compiling this graph"),
+        )
     if built.evicted.items:
-        reporter.note(f"removed {len(built.evicted.items)} least recently used graphs: the cache is at its size limit")
+        reporter.note(f"{len(built.evicted.items)} least recently used graphs made room (--cache-max-size)")
     compiled = time.perf_counter() - started
     ready = _open(module, unet, wanted, cache, built.entry)
-    origin = "compiled" if built.fresh else "cache"
-    return replace(ready, origin=origin, why=f"compiled just now as {built.entry.id}", compile_s=compiled)
-
-
-def _without_store(module: Backend, unet: Any, wanted: Wanted, builder: Any, started: float) -> Ready:
-    with contextlib.ExitStack() as held:
-        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="ipa-graph-")))
-        builder(folder)
-        compiled = time.perf_counter()
-        denoiser = module.load(unet, folder, wanted.options)
-    seconds = time.perf_counter() - compiled
-    why = "compiled just now, not kept"
-    return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
+    if not built.fresh:
+        return replace(ready, compile_s=compiled)
+    return replace(ready, origin="compiled", why=f"compiled just now as {built.entry.id}", compile_s=compiled)
 
 
 def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:
@@ -204,11 +210,10 @@ def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:
 
 
 def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
-    """Whether a graph differs from the one wanted only in how it was compiled, and covers the picture's size."""
+    """Whether a graph differs from the one wanted only where it may, and covers the picture's size."""
 
     def what(factors: Mapping[str, Any]) -> dict[str, Any]:
-        names = HOW if wanted.any_options else ("options.dynamic", "width", "height")
-        return {k: v for k, v in factors.items() if not any(k == n or k.startswith(f"{n}.") for n in names)}
+        return {k: v for k, v in factors.items() if not any(f"{k}.".startswith(f"{n}.") for n in wanted.may_differ)}
 
     if entry.key.gpu != own.gpu or what(entry.key.factors) != what(own.factors):
         return False

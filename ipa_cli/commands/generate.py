@@ -11,7 +11,7 @@ from ..report import Result
 from . import options
 
 if TYPE_CHECKING:
-    from ..session import Generated
+    from ..generation import Generated
 
 
 def generate(
@@ -51,9 +51,9 @@ def generate(
     quiet: options.Quiet = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
-    from .. import session
+    from .. import generation
 
-    done = session.generate(options.settings(context).settings, context.obj, force, shows_bars=context.obj.live)
+    done = generation.generate(options.settings(context).settings, context.obj, force, shows_bars=context.obj.live)
     return Result("generate", _data(done), _lines(done))
 
 

@@ -1,0 +1,65 @@
+"""`ipa compile`: compile once, so that every later process only opens the graph."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from .. import config, units
+from ..report import Result, Table
+from ..sizes import parse_picture_size, parse_range
+from . import options
+
+Size = Annotated[
+    list[str] | None, typer.Option("--size", help="Width x height to compile for, such as 1024x768; repeatable.")
+]
+Dynamic = Annotated[str | None, typer.Option("--dynamic", help="One graph for all sides from..to, such as 256..1536.")]
+
+
+def compile(
+    context: typer.Context,
+    size: Size = None,
+    dynamic: Dynamic = None,
+    image: options.Image = None,
+    guidance_scale: options.GuidanceScale = None,
+    model: options.Model = None,
+    load_format: options.LoadFormat = None,
+    variant: options.Variant = None,
+    revision: options.Revision = None,
+    ip_adapter: options.IpAdapter = None,
+    ip_adapter_subfolder: options.IpAdapterSubfolder = None,
+    ip_adapter_weight_name: options.IpAdapterWeightName = None,
+    backend: options.Backend = None,
+    compile_options: options.CompileOptions = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    cache_dir: options.CacheDir = None,
+    cache_max_size: options.CacheMaxSize = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Compile the model's UNet for picture sizes and keep the graphs; what is there already is left alone."""
+    from .. import compilation
+
+    resolved = options.settings(context).settings
+    sizes = [parse_picture_size(text) for text in size or ()]
+    for width, height in sizes:
+        config.checked("width", width, "--size")
+        config.checked("height", height, "--size")
+    span = None if dynamic is None else parse_range(dynamic)
+    done = compilation.compile(resolved, sizes, span, context.obj, shows_bars=context.obj.live)
+    rows = tuple(
+        (
+            graph.id,
+            graph.shape,
+            "was there" if graph.origin == "cache" else f"compiled in {graph.compile_s:.1f} s",
+            f"{graph.open_s:.2f} s",
+            units.size(graph.size),
+        )
+        for graph in done.graphs
+    )
+    title = f"{done.graphs[0].model} on {done.device} ({done.dtype}, {done.graphs[0].backend})"
+    columns = ("graph", "shape", "state", "opens in", "size")
+    return Result("compile", asdict(done), (title, Table(columns, rows)))

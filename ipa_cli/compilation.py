@@ -1,0 +1,99 @@
+"""`ipa compile`: put the graphs for given picture sizes into the cache, unless they are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from . import backends, graphs, models, session
+from .config import Settings
+from .errors import UsageError
+from .report import Reporter
+from .task import load_references, make_task
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph in the cache: `origin` is compiled or cache; times in seconds, sizes in bytes."""
+
+    id: str
+    origin: str
+    backend: str
+    model: str
+    shape: str
+    compile_s: float
+    open_s: float
+    size: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What `ipa compile` did; `load_s` is the time until the weights were loaded."""
+
+    graphs: tuple[Graph, ...]
+    device: str
+    dtype: str
+    load_s: float
+
+
+def compile(
+    settings: Settings,
+    sizes: Sequence[tuple[int, int]],
+    span: tuple[int, int] | None,
+    reporter: Reporter,
+    shows_bars: bool,
+) -> Compiled:
+    """Compile for each of `sizes`, (width, height) in pixels, or once for all sides within `span`.
+
+    Raises UsageError for a backend that does not compile, IpaError when it cannot work here.
+    """
+    name = session.check_backend("inductor" if settings.backend == session.AUTO else settings.backend)
+    backend = backends.get(name)
+    if not backend.compiles:
+        raise UsageError(f"the backend {name} compiles nothing", "choose --backend inductor")
+    problem = backend.missing_to_compile(None)
+    if problem is not None:
+        raise problem
+    options = backend.options(settings.compile_options)
+    if span is not None:
+        options = backend.options({**options, "dynamic": list(span)})
+    if not settings.image and settings.ip_adapter != "none":
+        # A graph for references is wanted; which picture it is compiled with does not matter.
+        settings = replace(settings, image=(str(models.DEMO / "reference.png"),))
+    settings = replace(settings, prompt=settings.prompt or "", seed=0)
+    plan = models.plan(settings)
+    loaded = load_references(settings, reporter)
+
+    started = time.perf_counter()
+    opened = session.open_session(settings, plan, reporter, shows_bars)
+    load_s = time.perf_counter() - started
+    if opened.offload != "none":
+        raise UsageError("compiled graphs need their weights to stay on the GPU", "leave out --offload")
+    cache = session.graph_store(settings)
+    conditions, done = None, []
+    asked = [replace(settings, width=width, height=height) for width, height in sizes] or [settings]
+    for each in asked[:1] if span else asked:
+        task = make_task(each, plan, loaded)
+        conditions = conditions or session.condition(opened, task, reporter)
+        example = session.example_inputs(opened, task.requests[0], conditions)
+        wanted = graphs.Wanted(name, plan.name, example, options, may_differ=())
+        done.append(_graph(graphs.prepare(opened.model.unet, wanted, cache, True, reporter), plan.name))
+    return Compiled(tuple(done), str(opened.device), str(opened.dtype).removeprefix("torch."), load_s)
+
+
+def _graph(ready: graphs.Ready, model: str) -> Graph:
+    entry = ready.entry
+    assert entry is not None, "prepare keeps what a compiling backend makes"
+    return Graph(
+        entry.id,
+        ready.origin,
+        ready.backend,
+        model,
+        entry.shape,
+        ready.compile_s,
+        ready.open_s,
+        entry.size,
+        str(entry.folder),
+    )

@@ -1,0 +1,115 @@
+"""What to draw, with every default filled in, and how a picture records it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import references
+from .config import Settings
+from .errors import UsageError
+from .report import Reporter
+
+if TYPE_CHECKING:
+    from .graphs import Ready
+    from .models import Plan
+    from .pipeline import Request
+    from .session import Session
+
+SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to draw, with every default filled in."""
+
+    prompt: str
+    negative_prompt: str
+    scale: float
+    references: tuple[references.Reference, ...]
+    requests: tuple[Request, ...]
+
+
+def load_references(settings: Settings, reporter: Reporter) -> tuple[references.Reference, ...]:
+    """The reference pictures, each checked; says what was done to them."""
+    loaded = tuple(references.load(member) for text in settings.image for member in references.expand(text))
+    for reference in loaded:
+        for remark in reference.notes:
+            reporter.note(f"{reference.source}: {remark}")
+    return loaded
+
+
+def make_task(settings: Settings, plan: Plan, loaded: tuple[references.Reference, ...]) -> Task:
+    """Fill in what the user left open from the model's defaults."""
+    from .pipeline import Request
+
+    def chosen(name: str) -> Any:
+        value = getattr(settings, name)
+        return plan.defaults.get(name) if value is None else value
+
+    prompt = chosen("prompt")
+    if prompt is None:
+        raise UsageError(f"what should {plan.name} draw?", 'say it with --prompt "a red fox in the snow"')
+    if plan.adapter is not None and not loaded:
+        loaded = (references.load(plan.defaults["reference"]),)
+    first = secrets.randbelow(SEEDS) if settings.seed is None else settings.seed
+    requests = tuple(
+        Request(chosen("width"), chosen("height"), chosen("steps"), chosen("guidance_scale"), first + n)
+        for n in range(settings.num_images)
+    )
+    scale = chosen("scale") if plan.adapter is not None else 0.0
+    return Task(prompt, settings.negative_prompt, scale, loaded, requests)
+
+
+def name_fields(task: Task, number: int) -> dict[str, Any]:
+    """What the name of picture `number` may be made of: see `pictures.plan_paths`."""
+    request = task.requests[number]
+    return {"seed": request.seed, "scale": task.scale, "index": number, "prompt": task.prompt}
+
+
+def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str, Any]:
+    """Everything needed to draw picture `number` again, as its file carries it."""
+    request = task.requests[number]
+    return {
+        "prompt": task.prompt,
+        "negative_prompt": task.negative_prompt,
+        "width": request.width,
+        "height": request.height,
+        "steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "seed": request.seed,
+        "scheduler": session.settings.scheduler or type(session.model.scheduler).__name__,
+        "model": session.plan.name,
+        "load_format": session.settings.load_format,
+        "revision": session.settings.revision,
+        "variant": session.settings.variant,
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "device": session.device.type,
+        "backend": ready.backend,
+        "graph": ready.entry.id if ready.entry else None,
+        "adapters": _adapter_record(session, task),
+    }
+
+
+def adapter_name(plan: Plan) -> str | None:
+    """The adapter as people know it: repository or folder, and file."""
+    if plan.adapter is None:
+        return None
+    if plan.dummy:
+        return "dummy"
+    if plan.name == "demo":
+        return "demo"
+    return f"{plan.adapter.location}/{plan.adapter.file}"
+
+
+def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
+    if session.plan.adapter is None:
+        return []
+    images = [{"source": _public(reference.source), "sha256": reference.sha256} for reference in task.references]
+    return [{"model": adapter_name(session.plan), "scale": task.scale, "images": images}]
+
+
+def _public(source: str) -> str:
+    """A reference's name without the query of its address, which may be a signature."""
+    return source.partition("?")[0] if source.startswith(("http://", "https://")) else source
