@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import backends, config, requirements, schedulers, units
@@ -16,6 +16,7 @@ from .store import Store, StoreError
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+    from torch import Tensor
 
     from .attention import UNetInputs
     from .backends import Denoiser
@@ -133,39 +134,79 @@ def example_inputs(session: Session, request: Request, conditions: Conditions) -
 
 def condition(session: Session, task: Task, reporter: Reporter) -> Conditions:
     """Encode prompt and references, and make every layer's keys and values, once."""
+    return join(session, encode_text(session, task, reporter), encode_images(session, task), task.scale)
+
+
+def encode_text(session: Session, task: Task, reporter: Reporter) -> tuple[Tensor, Tensor]:
+    """Hidden states and pooled embeddings of the prompt, as `conditioning.encode_text` gives them."""
+    from . import conditioning, devices
+
+    model, device, offload = session.model, session.device, session.offload
+    guided = task.requests[0].guided
+    with (
+        devices.memory_in_words(device, offload, session.settings.vae_tiling),
+        devices.brought_to(device, offload, *model.text_encoders),
+    ):
+        return conditioning.encode_text(model, task.prompt, task.negative_prompt, guided, device, reporter)
+
+
+def encode_images(session: Session, task: Task) -> list[Tensor]:
+    """Embeddings of the references per adapter, as `conditioning.encode_images` gives them; none without adapter."""
+    from . import conditioning, devices
+
+    if session.plan.adapter is None:
+        return []
+    model, device, offload = session.model, session.device, session.offload
+    assert model.image_encoder is not None
+    pictures = [[reference.image for reference in task.references]]
+    with (
+        devices.memory_in_words(device, offload, session.settings.vae_tiling),
+        devices.brought_to(device, offload, model.image_encoder),
+    ):
+        return conditioning.encode_images(model, pictures, task.requests[0].guided, device)
+
+
+def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], scale: float) -> Conditions:
+    """Every layer's keys and values from an encoded prompt and encoded references."""
     from . import attention, conditioning, devices
     from .pipeline import Conditions
 
     model, device, offload = session.model, session.device, session.offload
-    guided = task.requests[0].guided
-    with devices.memory_in_words(device, offload, session.settings.vae_tiling):
-        with devices.brought_to(device, offload, *model.text_encoders):
-            hidden, pooled = conditioning.encode_text(
-                model, task.prompt, task.negative_prompt, guided, device, reporter
-            )
-        images = []
-        if session.plan.adapter is not None:
-            assert model.image_encoder is not None
-            with devices.brought_to(device, offload, model.image_encoder):
-                images = conditioning.encode_images(model, [[r.image for r in task.references]], guided, device)
-        scale = conditioning.scales(task.scale, len(images), len(attention.layers(model.unet)))
-        with devices.brought_to(device, offload, model.unet):
-            context = attention.project(model.unet, model.adapters, hidden, images, scale)
-    return Conditions(context, pooled)
+    hidden, pooled = text
+    scales = conditioning.scales(scale, len(images), len(attention.layers(model.unet)))
+    with (
+        devices.memory_in_words(device, offload, session.settings.vae_tiling),
+        devices.brought_to(device, offload, model.unet),
+    ):
+        return Conditions(attention.project(model.unet, model.adapters, hidden, images, scales), pooled)
+
+
+def at_scale(conditions: Conditions, scale: float) -> Conditions:
+    """The same conditions at another scale; nothing else of them is touched."""
+    import torch
+
+    context = conditions.context
+    return replace(conditions, context=context._replace(scale=torch.full_like(context.scale, scale)))
 
 
 def warm_up(
     session: Session, denoiser: Denoiser, request: Request, conditions: Conditions, reporter: Reporter
 ) -> float:
     """Call the UNet `warmup` times untimed, so that nothing done once counts as speed; seconds of the first call."""
+    if not session.settings.warmup:
+        return 0.0
+    with reporter.stage("warming up"):
+        first, *_ = [time_step(session, denoiser, request, conditions) for _ in range(session.settings.warmup)]
+    return first
+
+
+def time_step(session: Session, denoiser: Denoiser, request: Request, conditions: Conditions) -> float:
+    """Call the UNet once, as a step does; seconds until the device is done."""
     from . import devices, measure
 
-    settings, device = session.settings, session.device
-    if not settings.warmup:
-        return 0.0
+    device = session.device
     with (
-        reporter.stage("warming up"),
-        devices.memory_in_words(device, session.offload, settings.vae_tiling),
+        devices.memory_in_words(device, session.offload, session.settings.vae_tiling),
         devices.brought_to(device, session.offload, session.model.unet),
     ):
         inputs = example_inputs(session, request, conditions)
@@ -173,11 +214,7 @@ def warm_up(
         started = time.perf_counter()
         denoiser(inputs)
         measure.synchronize(device)
-        first = time.perf_counter() - started
-        for _ in range(settings.warmup - 1):
-            denoiser(inputs)
-        measure.synchronize(device)
-    return first
+        return time.perf_counter() - started
 
 
 def draw(

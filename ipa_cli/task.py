@@ -79,7 +79,7 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "steps": request.steps,
         "guidance_scale": request.guidance_scale,
         "seed": request.seed,
-        "scheduler": session.settings.scheduler or type(session.model.scheduler).__name__,
+        "scheduler": scheduler_name(session),
         "model": session.plan.name,
         "load_format": session.settings.load_format,
         "revision": session.settings.revision,
@@ -92,13 +92,18 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
     }
 
 
+def scheduler_name(session: Session) -> str:
+    """The scheduler asked for, else the class of the model's own."""
+    return session.settings.scheduler or type(session.model.scheduler).__name__
+
+
 def adapter_name(plan: Plan) -> str | None:
     """The adapter as people know it: repository or folder, and file."""
     if plan.adapter is None:
         return None
     if plan.dummy:
         return "dummy"
-    if plan.name == "demo":
+    if plan.name == "demo" and plan.adapter.location == plan.location:
         return "demo"
     return f"{plan.adapter.location}/{plan.adapter.file}"
 
@@ -106,10 +111,10 @@ def adapter_name(plan: Plan) -> str | None:
 def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
     if session.plan.adapter is None:
         return []
-    images = [{"source": _public(reference.source), "sha256": reference.sha256} for reference in task.references]
+    images = [{"source": public_name(reference.source), "sha256": reference.sha256} for reference in task.references]
     return [{"model": adapter_name(session.plan), "scale": task.scale, "images": images}]
 
 
-def _public(source: str) -> str:
+def public_name(source: str) -> str:
     """A reference's name without the query of its address, which may be a signature."""
     return source.partition("?")[0] if source.startswith(("http://", "https://")) else source

@@ -38,6 +38,11 @@ class CudaGraphs:
         self._graphs: dict[tuple, _Captured] = {}
         self._contexts: dict[tuple, _Held] = {}
 
+    @property
+    def captures(self) -> int:
+        """How many graphs have been captured so far."""
+        return len(self._graphs)
+
     @torch.no_grad()
     def __call__(self, inputs: UNetInputs) -> Tensor:
         context = self._hold(inputs.context)
