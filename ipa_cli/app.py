@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from . import __version__
-from .commands import cache, compile, config, doctor, generate
+from .commands import cache, compile, config, doctor, generate, sweep_scale
 from .errors import IpaError, UsageError
 from .output import BUG_EXIT_CODE, Terminal
 from .report import Result
@@ -45,6 +45,7 @@ def root(
 
 
 app.command("generate")(generate.generate)
+app.command("sweep-scale")(sweep_scale.sweep_scale)
 app.command("compile")(compile.compile)
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")

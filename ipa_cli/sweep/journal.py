@@ -61,11 +61,13 @@ def read_description(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise FolderError(f"{path} cannot be read: {error}", "choose another --output, or --force") from error
-    if not isinstance(found, dict) or not isinstance(found.get("plan"), dict):
+    plan = found.get("plan") if isinstance(found, dict) else None
+    seeds = plan.get("seeds") if isinstance(plan, dict) else None
+    if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
         raise FolderError(f"{path} describes no sweep", "choose another --output, or --force")
     if found.get("schema_version") != SCHEMA_VERSION:
         raise FolderError(f"{path} is of another version of ipa", "choose another --output, or --force")
-    return found["plan"]
+    return plan
 
 
 def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: bool) -> None:

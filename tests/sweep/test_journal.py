@@ -148,7 +148,18 @@ def test_other_files_stay_even_with_force(tmp_path):
     assert sorted(left) == ["notes.txt", "pictures/cat.png", "results.jsonl", "sweep.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"plan": []}', '{"plan": {}, "schema_version": 99}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"plan": []}',
+        '{"plan": {"seeds": [1]}, "schema_version": 99}',
+        '{"plan": {"seeds": ["1"]}, "schema_version": 1}',
+        "[" * 100_000,
+    ],
+)
 def test_a_damaged_description_is_refused_in_words(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(journal.FolderError):

@@ -1,0 +1,157 @@
+"""`ipa sweep-scale`: the same pictures at many scales, and what the scale does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..report import Result, Table
+from . import options
+
+if TYPE_CHECKING:
+    from ..sweep.difference import Change
+    from ..sweep.run import Swept
+
+DEFAULT_FOLDER = Path("ipa-sweep")
+_AXES = "What is varied"
+
+
+def _axis(*declarations: str, help: str) -> Any:
+    return typer.Option(*declarations, help=help, rich_help_panel=_AXES, show_default=False)
+
+
+def sweep_scale(
+    context: typer.Context,
+    scales: Annotated[str | None, _axis("--scales", help="scales, such as 0,0.25,0.5,0.75,1 (the default)")] = None,
+    first: Annotated[float | None, _axis("--from", help="or a range: its first scale")] = None,
+    last: Annotated[float | None, _axis("--to", help="the last scale of the range")] = None,
+    number: Annotated[int | None, _axis("--num", help="how many scales in the range")] = None,
+    image: Annotated[list[str] | None, _axis("--image", "-i", help="reference picture or folder; repeatable")] = None,
+    prompts: Annotated[list[str] | None, _axis("--prompt", "-p", help="what to draw; repeatable")] = None,
+    sizes: Annotated[list[str] | None, _axis("--size", help="width x height, such as 1024x768; repeatable")] = None,
+    seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable")] = None,
+    folder: Annotated[
+        Path, typer.Option("--output", "-o", help="folder for everything the sweep leaves", rich_help_panel="Sweep")
+    ] = DEFAULT_FOLDER,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with a sweep that was stopped", rich_help_panel="Sweep")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="replace the sweep in the folder", rich_help_panel="Sweep")
+    ] = False,
+    negative_prompt: options.NegativePrompt = None,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    scheduler: options.Scheduler = None,
+    model: options.Model = None,
+    load_format: options.LoadFormat = None,
+    variant: options.Variant = None,
+    revision: options.Revision = None,
+    ip_adapter: options.IpAdapter = None,
+    ip_adapter_subfolder: options.IpAdapterSubfolder = None,
+    ip_adapter_weight_name: options.IpAdapterWeightName = None,
+    backend: options.Backend = None,
+    compile: options.Compile = None,
+    compile_options: options.CompileOptions = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    offload: options.Offload = None,
+    vae_tiling: options.VaeTiling = None,
+    vae_slicing: options.VaeSlicing = None,
+    warmup: options.Warmup = None,
+    cache_dir: options.CacheDir = None,
+    cache_max_size: options.CacheMaxSize = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Draw the same pictures at many scales of the reference, side by side."""
+    from ..sweep import plan, run
+
+    plan.check_seeds(seeds or ())
+    axes = run.Axes(
+        plan.make_scales(scales, first, last, number),
+        tuple(prompts or ()),
+        tuple(map(plan.parse_size, sizes or ())),
+        tuple(seeds or ()),
+    )
+    settings = options.settings(context).settings
+    done = run.sweep_scale(settings, axes, folder, context.obj, resume, force, shows_bars=context.obj.live)
+    return Result("sweep-scale", _data(done), _blocks(done), exit_code=1 if done.frozen or done.failed else 0)
+
+
+def _data(done: Swept) -> dict[str, Any]:
+    folder = done.folder.absolute()
+    return {
+        "folder": str(folder),
+        "page": str(folder / "index.html"),
+        "plan": dict(done.plan),
+        "points": [
+            {
+                "row": outcome.point.row.number,
+                "scale": outcome.point.scale,
+                "path": str(folder / outcome.point.file) if outcome.error is None else None,
+                "sha256": outcome.sha256,
+                "error": outcome.error,
+            }
+            for _, outcome in sorted(done.outcomes.items())
+        ],
+        "changes": [
+            {"row": c.row, "from": c.before, "to": c.after, "mean_difference": c.mean, "share_changed": c.share}
+            for c in done.changes
+        ],
+        "frozen": [{"row": same.row, "scales": list(same.scales)} for same in done.frozen],
+        "failed": len(done.failed),
+        "drawn": done.work.drawn if done.work else 0,
+        "recompiles": done.work.recompiles if done.work else 0,
+        "graphs": [dict(graph) for graph in done.work.graphs] if done.work else [],
+        "timings": dict(done.work.timings) if done.work else {},
+    }
+
+
+def _blocks(done: Swept) -> tuple[str | Table, ...]:
+    lines = [f"{done.folder / 'index.html'}  {done.sweep.counted}"]
+    if done.work is None:
+        lines.append("everything was there already")
+    else:
+        work, seconds = done.work, done.work.timings["drawing_s"]
+        there = len(done.outcomes) - work.drawn
+        lines.append(
+            f"drawn {work.drawn} in {seconds:.1f} s{f', {there} were there' if there else ''}; "
+            f"recompiles between points: {work.recompiles}"
+        )
+    blocks: list[str | Table] = [*lines]
+    if done.changes:
+        blocks.append(_table(done.changes))
+    blocks += [f"FROZEN {same}" for same in done.frozen]
+    if done.frozen:
+        blocks.append("the scale does not act: try --backend eager --force, or scales that lie further apart")
+    blocks += [f"FAILED {outcome.point.file}: {outcome.error}" for outcome in done.failed]
+    if done.failed:
+        blocks.append("--resume tries the failed pictures again")
+    return tuple(blocks)
+
+
+def _table(changes: Sequence[Change]) -> Table:
+    """How much neighbouring scales differ, over all rows."""
+    from ..sweep.plan import in_words
+
+    pairs: dict[tuple[float, float], list[Change]] = {}
+    for change in changes:
+        pairs.setdefault((change.before, change.after), []).append(change)
+    rows = tuple(
+        (
+            f"{in_words(before)} → {in_words(after)}",
+            _between([change.mean for change in found], "{:.2f}"),
+            _between([100 * change.share for change in found], "{:.1f} %"),
+        )
+        for (before, after), found in sorted(pairs.items())
+    )
+    return Table(("scale", "mean difference of 255", "pixels changed"), rows)
+
+
+def _between(values: Sequence[float], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"

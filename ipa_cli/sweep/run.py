@@ -1,0 +1,317 @@
+"""`ipa sweep-scale`: everything is checked and counted, then one loaded model draws every point at its scale."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__, models, pictures, schedulers, session
+from ..config import Settings
+from ..errors import IpaError, UsageError
+from ..generation import graph_facts, say_what_it_is
+from ..report import Reporter
+from ..task import Task, adapter_name, load_references, make_task, public_name, record, scheduler_name
+from . import animation, difference, journal, page, plan, sheet
+from .difference import Change, Frozen
+from .journal import Outcome
+from .plan import Point, Row, Sweep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..graphs import Ready
+    from ..pipeline import Conditions
+    from ..session import Session
+
+# Of the plan, what stands in the grid itself or says nothing to people.
+NOT_ON_THE_PAGE = ("scales", "references", "prompts", "sizes", "seeds", "reference_sha256", "load_format")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the user varies; an empty axis takes the model's default, or the setting of a file."""
+
+    scales: tuple[float, ...]
+    prompts: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run added: `recompiles` are graphs made after the first call of each size; times in seconds."""
+
+    drawn: int
+    recompiles: int
+    graphs: tuple[Mapping[str, Any], ...]
+    timings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A finished sweep; `work` is None when everything was there already."""
+
+    folder: Path
+    sweep: Sweep
+    plan: Mapping[str, Any]
+    outcomes: Mapping[int, Outcome]
+    changes: tuple[Change, ...]
+    frozen: tuple[Frozen, ...]
+    work: Work | None
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes.values() if outcome.error is not None)
+
+
+def sweep_scale(
+    settings: Settings,
+    axes: Axes,
+    folder: Path,
+    reporter: Reporter,
+    resume: bool = False,
+    force: bool = False,
+    shows_bars: bool = False,
+) -> Swept:
+    """Draw every point that is missing and leave the folder complete; a failing point does not stop the others."""
+    if resume and force:
+        raise UsageError("--resume and --force contradict each other", "leave one of them out")
+    schedulers.check(settings.scheduler)
+    backend = session.check_backend(settings.backend)
+    found = None if force else journal.read_description(folder)
+    if found is not None and not axes.seeds and settings.seed is None:
+        axes = replace(axes, seeds=tuple(found["seeds"]))  # the same where they were chosen by chance
+    model = models.plan(settings)
+    if model.adapter is None:
+        raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
+    base = make_task(settings, model, load_references(settings, reporter))
+    sweep = _lay_out(axes, base)
+    early = journal.describe(sweep, _known_before_loading(settings, model, base))
+    journal.check_folder(folder, early, resume, force)
+    say_what_it_is(model, reporter)
+    reporter.note(f"{sweep.counted}, in {folder}")
+
+    with journal.locked(folder):
+        journal.check_folder(folder, early, resume, force)  # now that nobody else can change it
+        outcomes = {} if force else journal.done(folder, sweep)
+        found = None if force else journal.read_description(folder)
+        missing = [point for point in sweep.points if point.number not in outcomes]
+        work, whole = None, found
+        if found is None or missing:
+            if found is not None and backend == session.AUTO:
+                backend = session.check_backend(str(found.get("backend", backend)))
+            with _resumable(reporter):
+                opened = session.open_session(settings, model, reporter, shows_bars)
+                studio = _set_up(opened, base, sweep, backend, reporter)
+                whole = {**early, **_known_when_ready(studio)}
+                journal.check_folder(folder, whole, resume or found is None, force)
+                journal.begin(folder, whole, sweep, outcomes, force)
+                work = _draw_all(studio, folder, missing, outcomes, reporter)
+        assert whole is not None
+        journal.write_results(folder, sweep, outcomes)
+        with reporter.stage("contact sheet, animations and page"):
+            changes, frozen = difference.compare(folder, outcomes)
+            _write_views(folder, sweep, whole, outcomes, base, changes, frozen)
+    return Swept(folder, sweep, whole, outcomes, changes, frozen, work)
+
+
+# --- the plan -------------------------------------------------------------------------------------------------
+
+
+def _lay_out(axes: Axes, base: Task) -> Sweep:
+    """The sweep, with the axes that were left open filled in from `base`."""
+    plan.check_references([reference.source for reference in base.references])
+    first = base.requests[0]
+    return plan.make(
+        axes.scales,
+        [public_name(reference.source) for reference in base.references],
+        axes.prompts or (base.prompt,),
+        axes.sizes or ((first.width, first.height),),
+        axes.seeds or tuple(request.seed for request in base.requests),
+    )
+
+
+def _known_before_loading(settings: Settings, model: models.Plan, base: Task) -> dict[str, Any]:
+    """What else decides how the pictures come out, as far as it is known before torch is imported."""
+    return {
+        "reference_sha256": [reference.sha256 for reference in base.references],
+        "negative_prompt": base.negative_prompt,
+        "steps": base.requests[0].steps,
+        "guidance_scale": base.requests[0].guidance_scale,
+        "model": model.name,
+        "load_format": settings.load_format,
+        "revision": settings.revision,
+        "variant": settings.variant,
+        "adapter": adapter_name(model),
+        "vae_tiling": settings.vae_tiling,
+        "ipa": __version__,
+    }
+
+
+# --- drawing --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A loaded model made ready for one sweep: every prompt and reference encoded once, a graph for every size."""
+
+    session: Session
+    base: Task
+    sweep: Sweep
+    texts: tuple[tuple[Tensor, Tensor], ...]
+    images: tuple[list[Tensor], ...]
+    ready: Mapping[tuple[int, int], Ready]
+
+
+def _set_up(opened: Session, base: Task, sweep: Sweep, backend: str, reporter: Reporter) -> Studio:
+    with reporter.stage("encoding prompts and references"):
+        texts = tuple(session.encode_text(opened, replace(base, prompt=words), reporter) for words in sweep.prompts)
+        images = tuple(session.encode_images(opened, replace(base, references=(one,))) for one in base.references)
+    studio = Studio(opened, base, sweep, texts, images, {})
+    ready: dict[tuple[int, int], Ready] = {}
+    for row in _one_of_each_size(sweep):
+        # What is not compiled serves every size.
+        ready[row.width, row.height] = next(
+            (one for one in ready.values() if one.origin == "uncompiled"), None
+        ) or session.make_ready(opened, backend, _task(studio, row).requests[0], _condition(studio, row), reporter)
+    return replace(studio, ready=ready)
+
+
+def _task(studio: Studio, row: Row, scale: float = 1.0) -> Task:
+    """The task of drawing one point, as its picture records it."""
+    request = replace(studio.base.requests[0], width=row.width, height=row.height, seed=row.seed)
+    reference, prompt = studio.base.references[row.reference], studio.sweep.prompts[row.prompt]
+    return replace(studio.base, prompt=prompt, scale=scale, references=(reference,), requests=(request,))
+
+
+def _condition(studio: Studio, row: Row) -> Conditions:
+    """What steers the UNet in this row, at scale 1."""
+    return session.join(studio.session, studio.texts[row.prompt], studio.images[row.reference], 1.0)
+
+
+def _one_of_each_size(sweep: Sweep) -> Sequence[Row]:
+    return tuple({(row.width, row.height): row for row in reversed(sweep.rows)}.values())[::-1]
+
+
+def _warm_up(studio: Studio, reporter: Reporter) -> dict[tuple[int, int], float]:
+    """Call the UNet for all that is done once, then once more by the clock: seconds of a step, by size."""
+    seconds = {}
+    with reporter.stage("warming up"):
+        for row in _one_of_each_size(studio.sweep):
+            size, request, conditions = (row.width, row.height), _task(studio, row).requests[0], _condition(studio, row)
+            for _ in range(max(1, studio.session.settings.warmup) + 1):
+                seconds[size] = session.time_step(studio.session, studio.ready[size].denoiser, request, conditions)
+    return seconds
+
+
+def _known_when_ready(studio: Studio) -> dict[str, Any]:
+    """The rest of what decides how the pictures come out."""
+    import torch
+
+    device = studio.session.device
+    ready = [studio.ready[size] for size in studio.sweep.sizes]
+    return {
+        "scheduler": scheduler_name(studio.session),
+        "dtype": str(studio.session.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "backend": ready[0].backend,
+        "graph": [one.entry.id for one in ready if one.entry],
+        "torch": torch.__version__,
+    }
+
+
+def _graphs_made(studio: Studio) -> int:
+    """CUDA graphs captured and functions compiled in this process so far."""
+    import torch._dynamo.utils
+
+    captured = {id(one.denoiser): getattr(one.denoiser, "captures", 0) for one in studio.ready.values()}
+    return sum(captured.values()) + torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def _draw_all(
+    studio: Studio, folder: Path, missing: Sequence[Point], outcomes: dict[int, Outcome], reporter: Reporter
+) -> Work:
+    """Draw the missing points into `outcomes` and onto the disk, row by row."""
+    step_seconds = _warm_up(studio, reporter)
+    made = _graphs_made(studio)
+    steps = studio.base.requests[0].steps
+    expected = sum(steps * step_seconds[point.row.width, point.row.height] for point in missing)
+    reporter.note(f"{len(missing)} pictures to draw, {steps} steps each: about {_span(expected)} of steps")
+
+    started = time.perf_counter()
+    drawn = 0
+    for row, points in groupby(missing, key=lambda point: point.row):
+        conditions = _condition(studio, row)
+        for point in points:
+            outcome = _draw(studio, folder, point, conditions, reporter)
+            journal.append(folder, studio.sweep, outcome)
+            outcomes[point.number] = outcome
+            drawn += 1
+            seconds = time.perf_counter() - started
+            left = seconds / drawn * (len(missing) - drawn)
+            name = Path(point.file).name
+            if outcome.error is not None:
+                reporter.warn(f"{name} failed: {outcome.error}")
+            reporter.note(f"{drawn} of {len(missing)}: {name}" + (f", {_span(left)} left" if left else ""))
+    seconds = time.perf_counter() - started
+    graphs = [{"size": list(size), **graph_facts(one)} for size, one in studio.ready.items()]
+    timings = {"estimate_s": expected, "drawing_s": seconds, "step_s": max(step_seconds.values())}
+    return Work(drawn, _graphs_made(studio) - made, tuple(graphs), timings)
+
+
+def _draw(studio: Studio, folder: Path, point: Point, conditions: Conditions, reporter: Reporter) -> Outcome:
+    """Draw one point and write its picture; what fails foreseeably while drawing is a failed point, and no more."""
+    task, ready = _task(studio, point.row, point.scale), studio.ready[point.row.width, point.row.height]
+    scaled = session.at_scale(conditions, point.scale)
+    try:
+        image, _ = session.draw(
+            studio.session, ready.denoiser, task.requests[0], scaled, Path(point.file).name, reporter
+        )
+    except IpaError as error:
+        return Outcome(point, None, error.message)
+    saved = pictures.write_png(folder / point.file, image, record(studio.session, ready, task, 0), force=True)
+    return Outcome(point, saved.sha256)
+
+
+@contextmanager
+def _resumable(reporter: Reporter) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        reporter.warn("stopped; the same command with --resume goes on")
+        raise
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+# --- what is left ---------------------------------------------------------------------------------------------
+
+
+def _write_views(
+    folder: Path,
+    sweep: Sweep,
+    whole: Mapping[str, Any],
+    outcomes: Mapping[int, Outcome],
+    base: Task,
+    changes: Sequence[Change],
+    frozen: Sequence[Frozen],
+) -> None:
+    """The contact sheet, an animation per row, and the page."""
+    references = [reference.image for reference in base.references]
+    subtitle = f"{whole['model']} · {whole['steps']} steps · {whole['device']}, {whole['dtype']}, {whole['backend']}"
+    journal.write_whole(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
+    for number, row in difference.drawn_rows(outcomes).items():
+        if len(row) > 1:
+            journal.write_whole(folder / animation.file_name(sweep, number), animation.animate(folder, row))
+    shown = {name: value for name, value in whole.items() if name not in NOT_ON_THE_PAGE and value not in ([], False)}
+    rendered = page.render(folder, sweep, outcomes, references, shown, changes, frozen)
+    journal.write_whole(folder / journal.PAGE, rendered)

@@ -1,0 +1,249 @@
+"""`ipa sweep-scale` with the demo model: what it leaves, that it survives, and that it tells when it did not work."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import ipa_cli
+from ipa_cli import conditioning, pictures
+
+QUICK = ("--steps", 2, "--size", "64x64", "--seed", 5, "--device", "cpu", "--backend", "eager", "--warmup", 1)
+
+
+@pytest.fixture
+def references(world):
+    """Two pictures that are nothing alike."""
+    for name, colour, box in (("cat.png", "orange", (10, 10, 60, 90)), ("dog.png", "navy", (40, 20, 90, 60))):
+        image = Image.new("RGB", (96, 96), "white")
+        ImageDraw.Draw(image).ellipse(box, colour)
+        image.save(name)
+    return ("--image", "cat.png", "--image", "dog.png")
+
+
+@pytest.fixture
+def adapter(world):
+    """A copy of the demo's adapter, to be damaged by `scaled_by`."""
+    shutil.copytree(Path(ipa_cli.__file__).parent / "demo" / "ip_adapter", "adapter")
+    return ("--ip-adapter", "adapter")
+
+
+def scaled_by(factor):
+    """Multiply what the adapter adds to the picture."""
+    from safetensors.torch import load_file, save_file
+
+    file = Path("adapter/ip-adapter.safetensors")
+    weights = load_file(file)
+    save_file({name: value.float() * (factor if "to_v_ip" in name else 1) for name, value in weights.items()}, file)
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
+    }
+
+
+def test_a_sweep_leaves_everything_it_should(ipa, references, monkeypatch):
+    encoded = Counter()
+    for name in ("encode_text", "encode_images"):
+        real = getattr(conditioning, name)
+        monkeypatch.setattr(conditioning, name, lambda *a, _n=name, _r=real: (encoded.update([_n]), _r(*a))[1])
+
+    ran = ipa("sweep-scale", "--scales", "0,0.5,1", *references, *QUICK, "--size", "64x96", "-o", "out", "--json")
+    data = ran.data()
+    assert "3 scales × 2 references × 2 sizes = 12 pictures" in ran.stderr
+    assert "12 pictures to draw, 2 steps each: about" in ran.stderr
+    assert encoded == {"encode_text": 1, "encode_images": 2}
+    assert (data["drawn"], data["failed"], data["frozen"], data["recompiles"]) == (12, 0, [], 0)
+    assert [graph["size"] for graph in data["graphs"]] == [[64, 64], [64, 96]]
+    assert len(data["changes"]) == 8 and all(change["mean_difference"] > 0 for change in data["changes"])
+
+    left = set(contents("out")) - {".lock"}
+    names = {f"pictures/row-{row}-scale-{scale}.png" for row in range(1, 5) for scale in ("0", "0.5", "1")}
+    films = {f"animations/row-{row}.webp" for row in range(1, 5)}
+    assert left == names | films | {"contact-sheet.png", "index.html", "results.jsonl", "sweep.json"}
+    lines = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["scale"], line["status"]) for line in lines] == [
+        (row, scale, "ok") for row in range(1, 5) for scale in (0, 0.5, 1)
+    ]
+    assert {point["path"] for point in data["points"]} == {str(Path("out", name).absolute()) for name in names}
+    assert Image.open("out/pictures/row-4-scale-1.png").size == (64, 96)
+    plan = json.loads(Path("out/sweep.json").read_text())["plan"]
+    assert plan == data["plan"] and plan["references"] == ["cat.png", "dog.png"]
+
+
+def test_a_point_is_what_generate_draws(ipa, references):
+    ipa("sweep-scale", "--scales", "0,0.5", *references, *QUICK, "-p", "a star", "-p", "a moon", "-o", "out")
+    flags = ("--steps", 2, "--width", 64, "--height", 64, "--seed", 5, "--device", "cpu", "--backend", "eager")
+    assert ipa("generate", "-p", "a moon", "-i", "dog.png", "--scale", 0.5, *flags, "-o", "one.png").exit_code == 0
+    point = Path("out/pictures/row-4-scale-0.5.png")
+    assert np.array_equal(Image.open(point), Image.open("one.png"))
+    assert pictures.read_settings(point) == pictures.read_settings(Path("one.png"))
+
+
+def test_a_report_for_people(ipa, references):
+    ran = ipa("sweep-scale", "--from", 0, "--to", 2, "--num", 3, *references, *QUICK, "-o", "out")
+    assert ran.exit_code == 0
+    lines = ran.stdout.splitlines()
+    assert lines[0] == "out/index.html  3 scales × 2 references = 6 pictures"
+    assert "recompiles between points: 0" in lines[1]
+    assert lines[2].split("\t") == ["scale", "mean difference of 255", "pixels changed"]
+    assert [line.split("\t")[0] for line in lines[3:]] == ["0 → 1", "1 → 2"]
+
+
+# --- a sweep survives -----------------------------------------------------------------------------------------
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_with_identical_files(world, references):
+    command = [sys.executable, "-m", "ipa_cli", "sweep-scale", "--scales", "0,0.5,1", *references, *QUICK]
+    command = [*map(str, command), "--prompt", "a star", "--prompt", "a moon"]
+
+    def start(folder, *more):
+        return subprocess.Popen([*command, "-o", folder, *more], env=world.environ, stderr=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    expected = contents("whole")
+    rng = random.Random(20)
+    for lines in (0, 2, 5, 11, 12):  # how many points are done when it is killed; with 12 it writes sheet and page
+        process = start("killed", "--resume")
+        journal = Path("killed/results.jsonl")
+        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (-signal.SIGKILL, 0)
+    assert journal.read_bytes().count(b"\n") <= 12
+    assert start("killed", "--resume").wait() == 0
+    assert contents("killed") == expected
+
+
+def test_interrupted_it_says_how_to_go_on(ipa_process, references):
+    flags = ("--scales", "0,1", *references, "--steps", 40, *QUICK[2:], "-o", "out")
+    stopped = ipa_process("sweep-scale", *flags, interrupt_at="1 of 4")
+    assert stopped.exit_code == 130
+    assert "--resume goes on" in stopped.stderr
+    went_on = ipa_process("sweep-scale", *flags, "--resume", "--json").data()
+    assert 1 <= went_on["drawn"] <= 3 and len(went_on["points"]) == 4
+
+
+def test_a_finished_sweep_is_not_drawn_again_and_keeps_its_random_seed(ipa, references):
+    flags = ("sweep-scale", "--scales", "0,1", *references, *QUICK[:4], *QUICK[6:], "-o", "out")
+    first = ipa(*flags, "--json").data()
+    before = contents("out")
+    again = ipa(*flags, "--resume", "--json")
+    assert again.data()["drawn"] == 0 and "loading" not in again.stderr
+    assert again.data()["plan"]["seeds"] == first["plan"]["seeds"]
+    assert contents("out") == before
+    refused = ipa(*flags, "--json")
+    assert refused.exit_code == 1 and "--resume" in refused.error()["hint"]
+
+
+def test_another_sweep_needs_force(ipa, references):
+    assert ipa("sweep-scale", "--scales", "0,0.5,1", *references, *QUICK, "-o", "out").exit_code == 0
+    Path("out/notes.txt").write_text("mine")
+    other = ("sweep-scale", "--scales", "0,1", "--image", "cat.png", *QUICK, "-o", "out")
+    before = contents("out")
+    for more in ((), ("--resume",)):
+        refused = ipa(*other, *more)
+        assert refused.exit_code == 1 and "another sweep: scales" in refused.stderr and "loading" not in refused.stderr
+    assert contents("out") == before
+    assert ipa(*other, "--force").exit_code == 0
+    left = set(contents("out")) - {".lock"}
+    assert sorted(left) == [
+        "animations/row-1.webp",
+        "contact-sheet.png",
+        "index.html",
+        "notes.txt",
+        "pictures/row-1-scale-0.png",
+        "pictures/row-1-scale-1.png",
+        "results.jsonl",
+        "sweep.json",
+    ]
+
+
+# --- what went wrong is told ----------------------------------------------------------------------------------
+
+
+def test_a_failing_point_is_recorded_and_the_others_go_on(ipa, references, adapter):
+    scaled_by(1e30)  # too large for float32 once the scale is not zero
+    flags = ("sweep-scale", "--scales", "0,0.5", *references, *adapter, *QUICK, "-o", "out")
+    ran = ipa(*flags, "--json")
+    envelope = ran.json()
+    assert (ran.exit_code, envelope["status"], envelope["data"]["failed"]) == (1, "error", 2)
+    assert [point["error"] is None for point in envelope["data"]["points"]] == [True, False, True, False]
+    lines = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["ok", "failed", "ok", "failed"]
+    assert "NaN" in lines[1]["error"] and "NaN" in Path("out/index.html").read_text()
+    assert ran.stderr.count("failed: ") == 2
+
+    before = contents("out")
+    again = ipa(*flags, "--resume")
+    assert again.exit_code == 1 and "drawn 2" in again.stdout and again.stdout.count("FAILED") == 2
+    assert contents("out") == before
+
+
+def test_a_frozen_scale_is_a_loud_failure(ipa, references, adapter):
+    scaled_by(0)  # the reference adds nothing, whatever the scale
+    ran = ipa("sweep-scale", "--scales", "0,0.5,1", *references, *adapter, *QUICK, "-o", "out")
+    assert ran.exit_code == 1
+    assert "FROZEN row 1: the scales 0, 0.5 and 1 gave the same picture" in ran.stdout
+    assert "FROZEN row 2" in ran.stdout and "--backend eager" in ran.stdout
+    assert "The scale is frozen" in Path("out/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (("--scales", "0,nan"), "nan"),
+        (("--scales", ""), "empty"),
+        (("--from", 1, "--to", 0), "--from 1 is not below --to 0"),
+        (("--scales", "0,1", "--num", 3), "twice"),
+        (("--size", "65x64"), "multiple of 8"),
+        (("--seed", -1), "--seed -1"),
+        (("--seed", 5), "--seed 5 is given twice"),
+        (("--prompt", "a", "--prompt", "a"), "--prompt a is given twice"),
+        (("--image", "cat.png"), "cat.png is given twice"),
+        (("--resume", "--force"), "contradict"),
+        (("--ip-adapter", "none"), "no scale to sweep"),
+        (("--scheduler", "eulr"), "eulr"),
+        (("--backend", "egaer"), "egaer"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_loaded(ipa, references, flags, said):
+    ran = ipa("sweep-scale", *references, *QUICK, "-o", "out", *flags)
+    assert ran.exit_code == 2
+    assert said in ran.stderr and "hint:" in ran.stderr
+    assert "loading" not in ran.stderr and not Path("out").exists()
+
+
+def test_a_missing_picture_in_the_middle_is_found_before_anything_is_loaded(ipa, references):
+    ran = ipa("sweep-scale", "-i", "cat.png", "-i", "dgo.png", "-i", "dog.png", *QUICK, "-o", "out")
+    assert ran.exit_code == 1
+    assert "dgo.png does not exist" in ran.stderr and "dog.png" in ran.stderr
+    assert "loading" not in ran.stderr and not Path("out").exists()
+
+
+def test_a_folder_with_files_of_the_user_is_left_alone(ipa, references):
+    Path("site").mkdir()
+    Path("site/index.html").write_text("mine")
+    ran = ipa("sweep-scale", *references, *QUICK, "-o", "site")
+    assert ran.exit_code == 1 and "index.html" in ran.stderr
+    assert contents("site") == {"index.html": b"mine"}
+
+
+@pytest.mark.gpu
+def test_one_cuda_graph_a_size_serves_every_scale(ipa, references):
+    flags = ("--steps", 2, "--size", "64x64", "--size", "64x96", "--seed", 5, "--device", "cuda", "--backend", "eager")
+    data = ipa("sweep-scale", "--scales", "0,0.5,1", *references, *flags, "-o", "out", "--json").data()
+    assert data["recompiles"] == 0 and data["frozen"] == []
