@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ipa_cli import store
@@ -258,6 +258,8 @@ def test_compressed_or_foreign_files_are_refused(other, archive, tmp_path):
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
     st.floats(0, 1) | st.just(1.0),
 )
+@example([], 0.1875)  # within the manifest
+@example([], 0.05)  # within the index
 def test_any_spoiled_archive_is_refused_or_whole(flips, cut):
     with tempfile.TemporaryDirectory(dir=MEMORY) as root:
         cache, other = Store(Path(root) / "cache"), Store(Path(root) / "other")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -209,7 +210,7 @@ def read_manifest(folder: str) -> tuple[dict[str, Any], tuple[int, int]]:
 def parse_manifest(text: bytes) -> dict[str, Any]:
     """The manifest in `text`, every field of the right kind. Raises Damage."""
     try:
-        manifest = json.loads(text.decode())
+        manifest = _JSON.decode(text.decode())
     except (ValueError, RecursionError):
         raise Damage("its manifest is not JSON") from None
     if not isinstance(manifest, dict):
@@ -240,6 +241,17 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise Damage(f"its manifest is wrong: {error}") from error
     return manifest
+
+
+def _finite(text: str) -> float:
+    """A number that JSON can hold: not NaN, and no 1e999, which would read as infinity."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"not a finite number: {text}")
+    return number
+
+
+_JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def render_manifest(fields: Mapping[str, Any]) -> bytes:
