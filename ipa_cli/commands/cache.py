@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import config, probe, store, units
+from .. import config, units
 from ..errors import UsageError
 from ..report import Result, Table
-from ..store import Entry, Item, Store
 from . import options
+
+if TYPE_CHECKING:
+    from .. import probe
+    from ..store import Item, Store
 
 app = typer.Typer(no_args_is_help=True, help="Look at, check and remove compiled graphs.")
 
@@ -62,6 +65,8 @@ def list_graphs(
     quiet: options.Quiet = False,
 ) -> Result:
     """List compiled graphs: what they are for, their size and use, and whether this machine can run them."""
+    from .. import probe, store
+
     cache = _store(context)
     here = probe.machine()
     items = store.scan(cache)
@@ -101,6 +106,8 @@ def clear(
     quiet: options.Quiet = False,
 ) -> Result:
     """Remove compiled graphs: all, or those that every given condition holds for."""
+    from .. import probe, store
+
     cache = _store(context)
     seconds = _parsed("--older-than", older_than, units.parse_age)
     limit = _parsed("--max-size", max_size, units.parse_size)
@@ -154,6 +161,8 @@ def verify(
     quiet: options.Quiet = False,
 ) -> Result:
     """Read every byte of the graphs and compare it with what was built; exit status 1 when one is damaged."""
+    from .. import store
+
     cache = _store(context)
     items = store.plan(store.scan(cache), prefixes=key or ()).items
     with context.obj.stage("checking"):
@@ -178,9 +187,11 @@ def export_graphs(
     quiet: options.Quiet = False,
 ) -> Result:
     """Write graphs into one archive, for a machine like this one."""
+    from .. import store
+
     cache = _store(context)
     items = store.plan(store.scan(cache), prefixes=key or ()).items
-    entries = [item for item in items if isinstance(item, Entry)]
+    entries = [item for item in items if isinstance(item, store.Entry)]
     for item in items:
         if isinstance(item, store.Broken):
             context.obj.warn(f"graph {item.id[:8]} is left out: {item.reason}")
@@ -202,6 +213,8 @@ def import_graphs(
     quiet: options.Quiet = False,
 ) -> Result:
     """Take graphs out of an archive. They are native code: whoever made the archive can run anything as you."""
+    from .. import store
+
     cache = _store(context)
     if not file.is_file():
         raise UsageError(f"there is no file {file}", "`ipa cache export FILE` writes one")
@@ -220,6 +233,8 @@ def import_graphs(
 
 
 def _store(context: typer.Context) -> Store:
+    from ..store import Store
+
     settings = options.settings(context).settings
     return Store(config.cache_dir(settings), _parsed("cache_max_size", settings.cache_max_size, units.parse_size))
 
@@ -244,6 +259,8 @@ def _agree(context: typer.Context, yes: bool, details: Iterable[str], statement:
 
 
 def _described(item: Item, here: probe.Machine) -> dict[str, Any]:
+    from ..store import Entry
+
     entry = item if isinstance(item, Entry) else None
     *_, backend, gpu, name = item.folder.parts  # once: a listing of thousands feels it
     obstacles = _obstacles(item, here)
@@ -265,6 +282,9 @@ def _described(item: Item, here: probe.Machine) -> dict[str, Any]:
 
 
 def _obstacles(item: Item, here: probe.Machine) -> list[str]:
+    from .. import probe
+    from ..store import Entry
+
     if isinstance(item, Entry):
         return probe.differences(item.gpu, item.factors, here)
     return [f"broken: {item.reason}"]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import checks
 from ..report import Result, Table
 from . import options
+
+if TYPE_CHECKING:
+    from .. import checks
 
 Deep = Annotated[bool, typer.Option("--deep", help="Also build, import and run small things: about a minute.")]
 AsReport = Annotated[bool, typer.Option("--report", help="Print text for an issue: no secrets, no names.")]
@@ -35,6 +37,8 @@ def doctor(
     quiet: options.Quiet = False,
 ) -> Result:
     """Look at everything a picture needs. Status 1: what every picture needs, or what was asked for, cannot work."""
+    from .. import checks
+
     found = checks.examine(context.params, deep, context.obj)
     failed = any(check.status == "failure" and check.asked for check in found)
     data: dict[str, Any] = {"checks": [asdict(check) for check in found], "deep": deep}
