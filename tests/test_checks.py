@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -533,6 +533,24 @@ def test_a_hub_that_talks_nonsense():
         check = hub.reach({"HF_ENDPOINT": f"http://127.0.0.1:{listening.getsockname()[1]}"})()
         thread.join()
     assert check.status == "warning" and "what?" in check.found
+
+
+def test_a_hub_that_never_ends_its_answer():
+    enough = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            with listening.accept()[0] as talking, suppress(OSError):
+                talking.sendall(b"HTTP/1.1 200 ")
+                while not enough.wait(0.5):
+                    talking.sendall(b".")  # each letter comes in time, the answer does not
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        check = hub.reach({"HF_ENDPOINT": f"http://127.0.0.1:{listening.getsockname()[1]}"})()
+        enough.set()
+        assert check.status == "warning" and "no answer within 2 s" in check.found
+    thread.join()
 
 
 def test_offline_the_hub_is_not_asked():

@@ -45,7 +45,7 @@ def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
 
 @contextmanager
 def offline(wanted: bool) -> Iterator[None]:
-    """Let huggingface_hub, unless it is imported already, look into its cache alone: else it tries for 25 s."""
+    """Let huggingface_hub look into its cache alone, unless it is imported already: its own patience is long."""
     before = os.environ.get(OFFLINE[0])
     try:
         if wanted:

@@ -3,6 +3,8 @@
 import getpass
 import importlib.metadata
 import json
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +138,17 @@ def test_a_model_that_needs_the_hub_when_there_is_none(ipa_process, world):
     assert ran.exit_code == 1 and model["status"] == "failure" and world.environ["HF_ENDPOINT"] in model["found"]
 
 
+def test_a_silent_hub_is_not_asked_again_for_the_model(ipa_process):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        checked = found(ipa_process("doctor", "--json", "--model", "sdxl", environ={"HF_ENDPOINT": endpoint}))
+        assert checked["hub"]["status"] == "warning" and checked["model and adapter"]["status"] == "failure"
+        silent.settimeout(0)
+        silent.accept()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
 def test_a_password_in_the_hub_s_address_is_told_nowhere(ipa_process):
     ran = ipa_process("doctor", "--json", "--model", "sdxl", environ={"HF_ENDPOINT": "http://me:hunter2@127.0.0.1:9"})
     assert "127.0.0.1:9" in found(ran)["model and adapter"]["found"]
@@ -148,9 +161,14 @@ def test_an_adapter_that_does_not_fit_the_model(ipa, tmp_path):
 
     zeros = numpy.zeros((8, 768), "float32")  # SD 1.5's width
     save_file({"ip_adapter.1.to_k_ip.weight": zeros, "image_proj.proj.weight": zeros}, tmp_path / "sd15.safetensors")
-    ran = ipa("doctor", "--json", "--model", "demo", "--ip-adapter", tmp_path / "sd15.safetensors")
-    model = found(ran)["model and adapter"]
-    assert ran.exit_code == 1 and model["status"] == "failure" and "width 768" in model["found"]
+    other = tmp_path / "model"  # unlike the demo it has no reference picture of its own
+    for part in ("model_index.json", "unet/config.json"):
+        (other / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / "ipa_cli" / "demo" / part, other / part)
+    for name in ("demo", other):
+        ran = ipa("doctor", "--json", "--model", name, "--ip-adapter", tmp_path / "sd15.safetensors")
+        model = found(ran)["model and adapter"]
+        assert ran.exit_code == 1 and model["status"] == "failure" and "width 768" in model["found"]
 
 
 def test_a_cache_that_cannot_be_used_counts_when_it_was_named(ipa, world, tmp_path):
