@@ -35,11 +35,10 @@ from ipa_cli.errors import IpaError, UsageError
 compiles = True
 
 KEEPS = "cache-all"
-CUDA_GRAPH = "cudagraphs"
 LAYOUTS = ("channels_last", "contiguous_format", "preserve_format")
 PRESETS: dict[str, dict[str, Any]] = {
     "onediff": {
-        "mode": f"{CUDA_GRAPH}:benchmark:max-autotune:low-precision:{KEEPS}",
+        "mode": f"cudagraphs:benchmark:max-autotune:low-precision:{KEEPS}",
         "memory_format": "channels_last",
         "options": {
             "inductor.optimize_linear_epilogue": False,
@@ -47,7 +46,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             "overrides.matmul_allow_tf32": True,
         },
         "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
-        "cuda_graph": True,  # false takes "cudagraphs" out of the mode
     }
 }
 _CODE = ("attention.py", "backends/flat.py", "backends/nexfort.py")
@@ -161,9 +159,8 @@ def _point_here(workshop: Path) -> None:
 
 def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """What `nexfort_compile` takes; a copy of its own, because onediff may change it."""
-    mode = [part for part in options["mode"].split(":") if part != CUDA_GRAPH or options["cuda_graph"]]
     dynamic = options["dynamic"] is not None or None
-    return {"mode": ":".join(mode), "options": copy.deepcopy(dict(options["options"])), "dynamic": dynamic}
+    return {"mode": options["mode"], "options": copy.deepcopy(dict(options["options"])), "dynamic": dynamic}
 
 
 def _check(options: Mapping[str, Any]) -> None:

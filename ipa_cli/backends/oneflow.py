@@ -86,10 +86,10 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
 
     Raises IpaError when the file is missing.
     """
+    if folder is not None and not (folder / GRAPH).is_file():
+        raise IpaError(f"{folder} holds no OneFlow graph", "ipa cache clear --backend oneflow, then compile again")
     graph = _graph(unet, options)
     if folder is not None:
-        if not (folder / GRAPH).is_file():
-            raise IpaError(f"{folder} holds no OneFlow graph", "ipa cache clear --backend oneflow, then compile again")
         graph.load_graph(str(folder / GRAPH))
 
     @torch.no_grad()

@@ -79,11 +79,11 @@ class Graph:
 
 def fused_attention(
     query: Any, query_layout: str, query_head_size: int, key: Any, key_layout: str, value: Any, value_layout: str,
-    output_layout: str, causal: bool,
+    output_layout: str, causal: bool, scale: float | None = None,
 ) -> Any:  # fmt: skip
     """`oneflow._C.fused_multi_head_attention_inference_v2` in the layouts that onediff asks for."""
     assert (query_layout, key_layout, value_layout, output_layout) == ("BHMK", "BHMK", "BHMK", "BM(HK)")
-    return F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale).transpose(1, 2).flatten(2)
 
 
 def save(thing: Any, path: str) -> None:
@@ -94,19 +94,32 @@ def load(path: str) -> Any:
     return pickle.loads(Path(path).read_bytes())
 
 
+class Tensor(torch.Tensor):
+    """OneFlow's spelling of one argument."""
+
+    def unflatten(self, dim: int, shape: Any) -> Any:
+        return torch.Tensor.unflatten(self, dim, shape)
+
+
 OWN: dict[str, dict[str, Any]] = {
-    "oneflow": {"save": save, "load": load, "Tensor": torch.Tensor, "__version__": "0.9.1"},
+    "oneflow": {"save": save, "load": load, "Tensor": Tensor, "__version__": "0.9.1"},
     "oneflow._C": {
         "fused_multi_head_attention_inference_v2": fused_attention,
         "broadcast_dim_like": lambda x, like, dim: x.expand(like.shape[dim]),
     },
     "oneflow.nn": {"Graph": Graph},
+    "oneflow.nn.functional": {
+        "interpolate_like": lambda x, like, **how: F.interpolate(x, size=like.shape[-2:], **how),
+    },
     "oneflow.framework": {},
     "oneflow.framework.args_tree": {"ArgsTree": ArgsTree, "_is_dataclass": lambda value: False},
     "oneflow.mock_torch": {"enable": lambda **_: contextlib.nullcontext()},
     "oneflow.mock_torch.mock_utils": {"MockEnableDisableMixin": SimpleNamespace(hazard_list=[])},
     "oneflow.mock_torch.mock_importer": {"_importer": SimpleNamespace(delete_list=[], enable=True)},
-    "oneflow.utils.tensor": {"from_torch": lambda tensor: tensor, "to_torch": lambda tensor: tensor},
+    "oneflow.utils.tensor": {
+        "from_torch": lambda tensor: tensor.as_subclass(Tensor),
+        "to_torch": lambda tensor: tensor.as_subclass(torch.Tensor),
+    },
 }
 
 
@@ -148,21 +161,31 @@ def keep_twins_apart() -> None:
     DualModule.__setattr__ = set_attribute
 
 
-def main(folder: Path) -> dict[str, Any]:
-    """Compile into `folder`, load from it in new objects, and compare with eager at three scales."""
+def main(folder: Path, breakage: str = "") -> dict[str, Any]:
+    """Compile into `folder`, load from it in new objects, and compare with eager at three scales.
+
+    `breakage` is "save nothing" or "unknown option"; then the answer is the error.
+    """
+    if breakage == "save nothing":
+        OWN["oneflow"]["save"] = lambda thing, path: None
     sys.meta_path.insert(0, Finder())
     import diffusers.models.unets.unet_2d_condition  # noqa: F401  (onediff registers its twins only then)
 
     from ipa_cli.attention import call_unet
     from ipa_cli.backends import oneflow
+    from ipa_cli.errors import IpaError
     from tests import unets
 
     keep_twins_apart()
     torch.set_num_threads(2)
     unet, adapters = unets.tiny(adapters=2)
     example = unets.example(unet, adapters)
-    options = oneflow.options({"options": {"max_cached_graph_size": 3}})
-    oneflow.compile(unet, example, folder, options, lambda text: None)
+    option = "no_such" if breakage == "unknown option" else "max_cached_graph_size"
+    options = oneflow.options({"options": {option: 3}})
+    try:
+        oneflow.compile(unet, example, folder, options, lambda text: None)
+    except IpaError as error:
+        return {"error": error.message}
     denoiser = oneflow.load(unet, folder, options)
     errors, effects = [], []
     for scale in (1.0, 0.0, 0.5):
@@ -187,4 +210,4 @@ def main(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))))
+    print(json.dumps(main(Path(sys.argv[1]), *sys.argv[2:])))
