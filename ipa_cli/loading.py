@@ -276,6 +276,8 @@ def _dummy_adapter(unet: Any, image_width: int) -> dict[str, dict[str, Tensor]]:
 
 def _quiet_libraries() -> None:
     """Keep diffusers and transformers from logging advice about packages nobody here needs."""
+    import warnings
+
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -283,3 +285,5 @@ def _quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
+    # transformers 4.44 warns that a default, the one wanted here, is going to change.
+    warnings.filterwarnings("ignore", "`clean_up_tokenization_spaces` was not set", FutureWarning)
