@@ -78,7 +78,7 @@ def sweep_scale(
         tuple(seeds or ()),
     )
     settings = options.settings(context).settings
-    done = run.sweep_scale(settings, axes, folder, context.obj, resume, force, shows_bars=context.obj.live)
+    done = run.sweep_scale(settings, axes, folder.expanduser(), context.obj, resume, force, shows_bars=context.obj.live)
     return Result("sweep-scale", _data(done), _blocks(done), exit_code=1 if done.frozen or done.failed else 0)
 
 

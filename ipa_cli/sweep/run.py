@@ -103,11 +103,10 @@ def sweep_scale(
         missing = [point for point in sweep.points if point.number not in outcomes]
         work, whole = None, found
         if found is None or missing:
-            if found is not None and backend == session.AUTO:
-                backend = session.check_backend(str(found.get("backend", backend)))
+            names = _backends(backend, sweep, found)
             with _resumable(reporter):
                 opened = session.open_session(settings, model, reporter, shows_bars)
-                studio = _set_up(opened, base, sweep, backend, reporter)
+                studio = _set_up(opened, base, sweep, names, reporter)
                 whole = {**early, **_known_when_ready(studio)}
                 journal.check_folder(folder, whole, resume or found is None, force)
                 journal.begin(folder, whole, sweep, outcomes, force)
@@ -168,18 +167,34 @@ class Studio:
     ready: Mapping[tuple[int, int], Ready]
 
 
-def _set_up(opened: Session, base: Task, sweep: Sweep, backend: str, reporter: Reporter) -> Studio:
+def _backends(asked: str, sweep: Sweep, found: Mapping[str, Any] | None) -> dict[tuple[int, int], str]:
+    """The backend of every size: the one asked for; in place of auto, the one that drew the earlier part."""
+    known = found.get("backend") if found is not None and asked == session.AUTO else None
+    if not isinstance(known, list) or len(known) != len(sweep.sizes):
+        known = [asked] * len(sweep.sizes)
+    return {size: session.check_backend(str(name)) for size, name in zip(sweep.sizes, known, strict=True)}
+
+
+def _set_up(
+    opened: Session, base: Task, sweep: Sweep, names: Mapping[tuple[int, int], str], reporter: Reporter
+) -> Studio:
     with reporter.stage("encoding prompts and references"):
         texts = tuple(session.encode_text(opened, replace(base, prompt=words), reporter) for words in sweep.prompts)
         images = tuple(session.encode_images(opened, replace(base, references=(one,))) for one in base.references)
     studio = Studio(opened, base, sweep, texts, images, {})
     ready: dict[tuple[int, int], Ready] = {}
     for row in _one_of_each_size(sweep):
-        # What is not compiled serves every size.
-        ready[row.width, row.height] = next(
-            (one for one in ready.values() if one.origin == "uncompiled"), None
-        ) or session.make_ready(opened, backend, _task(studio, row).requests[0], _condition(studio, row), reporter)
+        size, request, conditions = (row.width, row.height), _task(studio, row).requests[0], _condition(studio, row)
+        made = session.make_ready(opened, names[size], request, conditions, reporter)
+        # What is uncompiled, or compiled for a range, is one for all its sizes.
+        ready[size] = next((one for one in ready.values() if _same_graph(one, made)), made)
     return replace(studio, ready=ready)
+
+
+def _same_graph(one: Ready, other: Ready) -> bool:
+    if one.entry and other.entry:
+        return one.entry.id == other.entry.id
+    return one.backend == other.backend and one.origin == other.origin == "uncompiled"
 
 
 def _task(studio: Studio, row: Row, scale: float = 1.0) -> Task:
@@ -219,8 +234,8 @@ def _known_when_ready(studio: Studio) -> dict[str, Any]:
         "scheduler": scheduler_name(studio.session),
         "dtype": str(studio.session.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "backend": ready[0].backend,
-        "graph": [one.entry.id for one in ready if one.entry],
+        "backend": [one.backend for one in ready],
+        "graph": [one.entry.id if one.entry else None for one in ready],
         "torch": torch.__version__,
     }
 
@@ -307,11 +322,21 @@ def _write_views(
 ) -> None:
     """The contact sheet, an animation per row, and the page."""
     references = [reference.image for reference in base.references]
-    subtitle = f"{whole['model']} · {whole['steps']} steps · {whole['device']}, {whole['dtype']}, {whole['backend']}"
+    shown = _for_people(whole)
+    subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend"))
     journal.write_whole(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
     for number, row in difference.drawn_rows(outcomes).items():
         if len(row) > 1:
             journal.write_whole(folder / animation.file_name(sweep, number), animation.animate(folder, row))
-    shown = {name: value for name, value in whole.items() if name not in NOT_ON_THE_PAGE and value not in ([], False)}
     rendered = page.render(folder, sweep, outcomes, references, shown, changes, frozen)
     journal.write_whole(folder / journal.PAGE, rendered)
+
+
+def _for_people(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plan says of all pictures alike: no axes, lists as their distinct entries, nothing that is empty."""
+    common = {name: value for name, value in whole.items() if name not in NOT_ON_THE_PAGE}
+    said = {
+        name: ", ".join(dict.fromkeys(filter(None, value))) if isinstance(value, list) else value
+        for name, value in common.items()
+    }
+    return {name: value for name, value in said.items() if value is not None and value is not False and value != ""}

@@ -81,6 +81,7 @@ def test_a_sweep_leaves_everything_it_should(ipa, references, monkeypatch):
     assert Image.open("out/pictures/row-4-scale-1.png").size == (64, 96)
     plan = json.loads(Path("out/sweep.json").read_text())["plan"]
     assert plan == data["plan"] and plan["references"] == ["cat.png", "dog.png"]
+    assert plan["backend"] == ["eager", "eager"]
 
 
 def test_a_point_is_what_generate_draws(ipa, references):
