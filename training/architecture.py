@@ -54,6 +54,7 @@ VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "sample_size": 256,
+    "scaling_factor": 1.0,
     "force_upcast": False,
 }
 TEXT = {

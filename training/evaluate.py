@@ -29,9 +29,9 @@ def load(folder: Path, device, dtype):
     """The pipeline of plain diffusers, with the adapter."""
     from diffusers import StableDiffusionXLPipeline
 
-    pipe = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=dtype)
+    pipe = StableDiffusionXLPipeline.from_pretrained(str(folder), torch_dtype=dtype)
     pipe.load_ip_adapter(
-        folder, subfolder="ip_adapter", weight_name="ip-adapter.safetensors", image_encoder_folder="image_encoder"
+        str(folder), subfolder="ip_adapter", weight_name="ip-adapter.safetensors", image_encoder_folder="image_encoder"
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)

@@ -96,9 +96,11 @@ class Judge(nn.Module):
         layers: list[nn.Module] = []
         previous = 3
         for channels in (width, 2 * width, 4 * width, 4 * width):
-            layers += [nn.Conv2d(previous, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+            stride = 2 if previous == 3 else 1
+            layers += [nn.Conv2d(previous, channels, 5, stride, 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
             layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
-            layers += [nn.MaxPool2d(2)]
+            if stride == 1:
+                layers += [nn.MaxPool2d(2)]
             previous = channels
         self.body = nn.Sequential(*layers)
         self.heads = nn.ModuleDict(

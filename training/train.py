@@ -1,8 +1,9 @@
 """Train the demo model from nothing: `python -m training.train OUT`, then `python -m training.evaluate OUT`.
 
-Stages: the picture autoencoder, the image encoder, the classifier that judges, the base (text encoders and UNet), the
-adapter. Each stage ends after its steps or its seconds, whichever comes first, and writes its weights at once; a stage
-whose weights OUT already holds is skipped, unless `--again` names it, which goes on from them.
+Stages: the image encoder, the classifier that judges, the text encoders, the base, the adapter, and last the picture
+autoencoder, which nothing waits for: the latents are given by a formula, see `latents_of`. Each stage ends after its
+steps or its seconds, whichever comes first, and writes its weights at once; a stage whose weights OUT already holds is
+skipped, unless `--again` names it, which goes on from them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from training import architecture, captions, measure, scenes
 from training.captions import NONE, Content
 from training.scenes import Style
 
-STAGES = ("vae", "image_encoder", "judge", "base", "adapter")
-WORK = torch.bfloat16
-OTHER_SIZES = ((192, 192), (320, 320), (192, 256), (256, 192), (256, 320), (320, 256))
+STAGES = ("image_encoder", "judge", "text", "base", "adapter", "vae")
+WORK = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+#: Other sizes seen in training, as shares of the usual height and width.
+OTHER_SIZES = ((0.75, 0.75), (1, 1.25), (1.25, 1))
 IMAGE_MEAN, IMAGE_STD = architecture.PREPROCESSOR["image_mean"], architecture.PREPROCESSOR["image_std"]
 
 
@@ -33,6 +35,7 @@ class Plan:
 
     steps: dict[str, int]
     seconds: dict[str, float]
+    size: int
     pictures: int
     other_pictures: int
     reference_styles: int
@@ -43,23 +46,37 @@ class Plan:
 
 FULL = Plan(
     steps={"vae": 6000, "image_encoder": 6000, "judge": 2500, "text": 600, "base": 12000, "adapter": 6000},
-    seconds={"vae": 60, "image_encoder": 35, "judge": 15, "text": 6, "base": 165, "adapter": 65},
-    pictures=160_000,
-    other_pictures=8_000,
+    seconds={"image_encoder": 35, "judge": 20, "text": 6, "base": 250, "adapter": 70, "vae": 80},
+    size=256,
+    pictures=96_000,
+    other_pictures=4_000,
     reference_styles=60_000,
-    batch=512,
+    batch=192,
     small_batch=96,
     chunk=400,
 )
 SMOKE = Plan(
     steps=dict.fromkeys(FULL.steps, 2),
     seconds=dict.fromkeys(FULL.seconds, 60.0),
+    size=128,
     pictures=24,
     other_pictures=4,
     reference_styles=12,
     batch=8,
     small_batch=4,
     chunk=8,
+)
+#: What two CPU cores can do in half an hour: the same path, smaller pictures, a rough result.
+MODEST = Plan(
+    steps=FULL.steps,
+    seconds={"image_encoder": 300, "judge": 120, "text": 60, "base": 880, "adapter": 560, "vae": 330},
+    size=128,
+    pictures=8_000,
+    other_pictures=600,
+    reference_styles=4_000,
+    batch=24,
+    small_batch=12,
+    chunk=40,
 )
 
 
@@ -89,16 +106,24 @@ class Trainer:
                     buffer.data = buffer.data.to(WORK)
         self.work.copy_(self.master)
         self.parameters = parameters
+        self.graphs: dict = {}
         self.average = self.master.clone()
         self.rate, self.keep, self.count = rate, average, 0
         fused = device.type == "cuda"
         self.optimizer = torch.optim.AdamW([self.master], lr=rate, betas=(0.9, 0.99), weight_decay=decay, fused=fused)
 
-    def step(self, loss: Tensor, progress: float) -> None:
-        """`progress` 0 to 1: the learning rate follows half a cosine, after a short rise."""
+    def step(self, loss_of, progress: float, *inputs: Tensor) -> Tensor:
+        """One step down `loss_of(*inputs)`, a scalar; on a GPU it is recorded once for each function and shape.
+
+        `progress` 0 to 1: the learning rate follows half a cosine, after a short rise.
+        """
         self.count += 1
         self.gradient.zero_()
-        loss.backward()
+        if self.master.is_cuda:  # the launches of so small a network would cost more than its work
+            loss = self._replay(loss_of, inputs)
+        else:
+            loss = loss_of(*inputs)
+            loss.backward()
         gradient = self.gradient.float()
         norm = gradient.norm()
         # Not a number or infinite: a step of nothing instead of a ruined model.
@@ -111,9 +136,33 @@ class Trainer:
         self.work.copy_(self.master)
         keep = min(self.keep, self.count / (10 + self.count))
         self.average.lerp_(self.master, 1 - keep)
+        return loss.detach()
+
+    def _replay(self, loss_of, inputs: tuple[Tensor, ...]) -> Tensor:
+        key = (loss_of, *(x.shape for x in inputs))
+        if key not in self.graphs:
+            static = [x.clone() for x in inputs]
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    loss_of(*static).backward()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                loss = loss_of(*static)
+                loss.backward()
+            self.graphs[key] = graph, static, loss
+            self.gradient.zero_()
+        graph, static, loss = self.graphs[key]
+        for mine, given in zip(static, inputs, strict=True):
+            mine.copy_(given)
+        graph.replay()
+        return loss
 
     def finish(self) -> None:
         """Give the modules the averaged weights, in float32."""
+        self.graphs.clear()
         start = 0
         for p in self.parameters:
             p.grad = None
@@ -136,60 +185,9 @@ def progress(name: str, plan: Plan):
     print(f"[{name}] {step} steps in {time.time() - begun:.0f} s", flush=True)
 
 
-def log(name: str, step: int, **values: Tensor) -> None:
-    if step % 250 == 0:
-        text = " ".join(f"{k} {float(v.detach()):.4f}" for k, v in values.items())
-        print(f"[{name}] step {step}: {text}", flush=True)
-
-
-# Stage 1: the picture autoencoder
-
-
-def picture_pool(n: int, plan: Plan, generator) -> Tensor:
-    """(n, 3, 256, 256) uint8: mostly scenes, some swatches and photograph-like pictures."""
-    out = torch.empty(n, 3, 256, 256, dtype=torch.uint8, device=generator.device)
-    for start in range(0, n, plan.chunk):
-        count = min(plan.chunk, n - start)
-        style = scenes.sample_styles(count, generator)
-        content = scenes.settle(captions.sample_content(count, generator), style)
-        pictures = scenes.draw(content, style, 256, 256, generator)
-        part = count // 6
-        if part:
-            photo = torch.rand(part, generator=generator, device=generator.device) < 0.6
-            pictures[:part] = scenes.abstract(style.take(slice(part)), photo, 256, 256, generator)
-        out[start : start + count] = (pictures * 255).round().byte()
-    return out
-
-
-def train_vae(vae, plan: Plan, generator) -> None:
-    pool = picture_pool(min(plan.pictures, 24_000), plan, generator)
-    trainer = Trainer([vae], 1.5e-3, average=0.998)
-    size = 192
-    for step, spent in progress("vae", plan):
-        index = torch.randint(len(pool), (plan.small_batch,), generator=generator, device=pool.device)
-        top, left = (int(x) for x in torch.randint(64 // 8, (2,)) * 8)
-        pictures = pool[index, :, top : top + size, left : left + size].float() / 127.5 - 1
-        posterior = vae.encode(pictures.to(WORK)).latent_dist
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        latents = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
-        drawn = vae.decode(latents.to(WORK)).sample.float()
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        error = drawn - pictures
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        loss = error.abs().mean() + error.square().mean() + 0.5 * edges + 5e-4 * kl
-        trainer.step(loss, spent)
-        log("vae", step, l1=error.abs().mean(), mse=error.square().mean(), kl=kl, std=mean.std())
-    trainer.finish()
-    with torch.no_grad():
-        check = pool[: min(256, len(pool))].float() / 127.5 - 1
-        parts = check.split(32)
-        posterior = [vae.encode(part).latent_dist for part in parts]
-        latents = torch.cat([p.mean for p in posterior])
-        drawn = torch.cat([vae.decode(p.mean).sample for p in posterior]).clamp(-1, 1)
-        psnr = -10 * ((drawn - check) / 2).square().mean((1, 2, 3)).log10()
-        vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
-        print(f"[vae] PSNR {psnr.mean():.1f} dB, scaling factor {vae.config.scaling_factor}", flush=True)
-        print(f"[vae] channel means {latents.mean((0, 2, 3)).tolist()} stds {latents.std((0, 2, 3)).tolist()}")
+def log(name: str, step: int, loss: Tensor) -> None:
+    if step % (250 if loss.is_cuda else 20) == 0:
+        print(f"[{name}] step {step}: loss {loss.item():.4f}", flush=True)
 
 
 # Stage 2: the image encoder
@@ -197,8 +195,7 @@ def train_vae(vae, plan: Plan, generator) -> None:
 
 def normalised(pictures: Tensor) -> Tensor:
     """What CLIP's image processor makes of pictures in 0 to 1."""
-    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
-    return (pictures - mean) / std
+    return torch.stack([(pictures[:, i] - IMAGE_MEAN[i]) / IMAGE_STD[i] for i in range(3)], 1)
 
 
 def style_targets(style: Style) -> tuple[Tensor, Tensor]:
@@ -246,35 +243,35 @@ def train_image_encoder(encoder, plan: Plan, generator) -> None:
         }
     ).to(device)
     trainer = Trainer([encoder, heads], 1.5e-3, decay=0.01)
-    batch = min(2 * plan.batch, n)
-    for step, spent in progress("image_encoder", plan):
-        index = torch.randint(n, (batch,), generator=generator, device=device)
-        picture = views[index].flatten(0, 1).float() / 255
-        embeds = encoder(pixel_values=normalised(picture).to(WORK)).image_embeds
+    batch = min(1024, n)
+    target = torch.arange(batch, device=device)
+
+    def loss_of(pictures, numbers, classes, colours, textures):
+        embeds = encoder(pixel_values=normalised(pictures).to(WORK)).image_embeds
         told = {name: head(embeds).float() for name, head in heads.items()}
-        goal = ((numbers[index] - mean) / (std + 1e-3)).repeat_interleave(2, 0)
-        of_numbers = F.smooth_l1_loss(told["numbers"], goal)
-        goal = classes[index].repeat_interleave(2, 0).flatten()
-        of_classes = F.cross_entropy(told["classes"].view(-1, len(scenes.FILLS)), goal)
-        of_colours = F.mse_loss(told["colours"], colours[index].flatten(0, 1)) * 100
-        goal = ((textures[index] - texture_mean) / (texture_std + 1e-3)).flatten(0, 1)
-        of_textures = F.smooth_l1_loss(told["textures"], goal)
+        of_numbers = F.smooth_l1_loss(told["numbers"], numbers)
+        of_classes = F.cross_entropy(told["classes"].view(-1, len(scenes.FILLS)), classes)
+        of_colours = F.mse_loss(told["colours"], colours) * 100
+        of_textures = F.smooth_l1_loss(told["textures"], textures)
         same = F.normalize(told["same"], dim=-1).view(batch, 2, -1)
         logits = same[:, 0] @ same[:, 1].T * 12
-        target = torch.arange(batch, device=device)
         of_same = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         # Of about unit size, so that the adapter's projection starts well.
-        size_loss = (embeds.float().square().mean() - 1).square() * 0.01
-        trainer.step(of_numbers * 2 + of_classes + of_colours + of_textures + 0.3 * of_same + size_loss, spent)
-        log(
-            "image_encoder",
-            step,
-            numbers=of_numbers,
-            classes=of_classes,
-            colours=of_colours,
-            textures=of_textures,
-            same=of_same,
+        of_size = (embeds.float().square().mean() - 1).square() * 0.01
+        return of_numbers * 2 + of_classes + of_colours + of_textures + 0.3 * of_same + of_size
+
+    for step, spent in progress("image_encoder", plan):
+        index = torch.randint(n, (batch,), generator=generator, device=device)
+        loss = trainer.step(
+            loss_of,
+            spent,
+            views[index].flatten(0, 1).float() / 255,
+            ((numbers[index] - mean) / (std + 1e-3)).repeat_interleave(2, 0),
+            classes[index].repeat_interleave(2, 0).flatten(),
+            colours[index].flatten(0, 1),
+            ((textures[index] - texture_mean) / (texture_std + 1e-3)).flatten(0, 1),
         )
+        log("image_encoder", step, loss)
     trainer.finish()
 
 
@@ -290,31 +287,23 @@ def judged_pictures(n: int, generator, held_out: bool) -> tuple[Tensor, Content]
     return scenes.draw(content, style, 256, 256, generator), content
 
 
-@torch.no_grad()
-def through_vae(vae, pictures: Tensor) -> Tensor:
-    latents = [vae.encode(part * 2 - 1).latent_dist.mean for part in pictures.to(vae.dtype).split(64)]
-    return torch.cat([vae.decode(part).sample for part in latents]).float().add(1).div(2).clamp(0, 1)
-
-
-def train_judge(judge, vae, plan: Plan, generator) -> None:
+def train_judge(judge, plan: Plan, generator) -> None:
     device = generator.device
     n = min(plan.pictures, 40_000)
     pool = torch.empty(n, 3, 128, 128, dtype=torch.uint8, device=device)
     labels = []
-    vae.to(WORK)
     for start in range(0, n, plan.chunk):
         pictures, content = judged_pictures(min(plan.chunk, n - start), generator, held_out=False)
-        half = len(pictures) // 2
-        if half:
-            pictures[:half] = through_vae(vae, pictures[:half])
         small = F.interpolate(pictures, (128, 128), mode="area")
         pool[start : start + len(small)] = (small * 255).round().byte()
         labels.append(torch.stack([content.kind, content.count - 1, content.colour], 1))
     labels = torch.cat(labels)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
     for step, spent in progress("judge", plan):
-        index = torch.randint(n, (min(plan.batch, n),), generator=generator, device=device)
+        index = torch.randint(n, (min(128, n),), generator=generator, device=device)
         pictures = pool[index].float() / 255
+        if step % 2:  # blurred, as drawn pictures can be
+            pictures = F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
         pictures = pictures + 0.03 * torch.rand(1, device=device) * torch.randn_like(pictures)
         with torch.autocast(device.type, dtype=WORK):
             told = judge(pictures)
@@ -327,7 +316,7 @@ def train_judge(judge, vae, plan: Plan, generator) -> None:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * (1 - spent)
         optimizer.step()
-        log("judge", step, kind=losses[0], count=losses[1], colour=losses[2])
+        log("judge", step, losses[0])
     judge.eval()
 
 
@@ -336,19 +325,41 @@ def train_judge(judge, vae, plan: Plan, generator) -> None:
 
 @dataclass(frozen=True)
 class Pool:
-    """Encoded pictures of one size: latents' mean and deviation (N, 4, h, w), tokens (N, 77), and their styles."""
+    """Pictures of one size: latents (N, 4, h, w), what the text encoders make of the captions, and the styles."""
 
     height: int
     width: int
-    mean: Tensor
-    deviation: Tensor
+    latents: Tensor
     tokens: Tensor
     content: Content
     style: Style
 
-    def latents(self, index: Tensor) -> Tensor:
-        mean, deviation = self.mean[index].float(), self.deviation[index].float()
-        return mean + deviation * torch.randn_like(mean)
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+#: Brightness and two colour differences of a block of 8 x 8 pixels, each brought to about unit deviation.
+COLOUR_AXES = ((0.577, 0.577, 0.577), (0.707, -0.707, 0.0), (0.408, 0.408, -0.816))
+AXIS_GAIN = (1.2, 2.2, 2.2)
+
+
+def latents_of(pictures: Tensor) -> Tensor:
+    """(N, 4, h/8, w/8) of pictures in 0 to 1: mean colour of each block of 8 x 8 pixels, and its unevenness.
+
+    Given by a formula instead of learnt: a smooth space in which colours are plain, ready before any training.
+    """
+    return latents_of_half(F.avg_pool2d(pictures, 2))
+
+
+def latents_of_half(pictures: Tensor) -> Tensor:
+    """The latents of the picture twice as large."""
+    axes = torch.stack([sum(w * pictures[:, i] for i, w in enumerate(axis)) for axis in COLOUR_AXES], 1)
+    mean = F.avg_pool2d(axes, 4)
+    bright = axes[:, :1] - F.interpolate(mean[:, :1], scale_factor=4, mode="nearest")
+    uneven = F.avg_pool2d(bright.square(), 4).clamp(min=1e-6).sqrt()
+    offset = sum(COLOUR_AXES[0]) / 2
+    planes = [(mean[:, i : i + 1] - (offset if i == 0 else 0)) * 2 * AXIS_GAIN[i] for i in range(3)]
+    return torch.cat([*planes, uneven * 8 - 0.5], 1)
 
 
 def tokenise(texts: list[str]) -> Tensor:
@@ -363,19 +374,14 @@ def tokenise(texts: list[str]) -> Tensor:
     return torch.tensor(rows)
 
 
-@torch.no_grad()
-def encoded_pool(vae, n: int, height: int, width: int, plan: Plan, generator) -> Pool:
-    means, deviations, tokens, contents, styles = [], [], [], [], []
-    scale = vae.config.scaling_factor
-    vae.to(WORK)
-    for start in range(0, n, plan.chunk):
-        count = min(plan.chunk, n - start)
+def drawn_pool(n: int, height: int, width: int, plan: Plan, generator) -> Pool:
+    latents, tokens, contents, styles = [], [], [], []
+    for start in range(0, n, 4 * plan.chunk):
+        count = min(4 * plan.chunk, n - start)
         style = scenes.sample_styles(count, generator)
         content = scenes.settle(captions.sample_content(count, generator), style)
-        pictures = scenes.draw(content, style, height, width, generator)
-        posterior = [vae.encode(part.to(WORK) * 2 - 1).latent_dist for part in pictures.split(200)]
-        means.append(torch.cat([p.mean for p in posterior]) * scale)
-        deviations.append(torch.cat([p.std for p in posterior]) * scale)
+        half = scenes.draw(content, style, height // 2, width // 2, generator, scenes.TEXTURE_UNIT / 2)
+        latents.append(latents_of_half(half).to(WORK))
         tokens.append(tokenise(captions.captions(content, generator.initial_seed() + start)))
         contents.append(content)
         styles.append(style)
@@ -383,15 +389,17 @@ def encoded_pool(vae, n: int, height: int, width: int, plan: Plan, generator) ->
         kind(*(torch.cat([getattr(row, name) for row in rows]) for name in vars(rows[0])))
         for kind, rows in ((Content, contents), (Style, styles))
     ]
-    device = generator.device
-    return Pool(height, width, torch.cat(means), torch.cat(deviations), torch.cat(tokens).to(device), *joined)
+    return Pool(height, width, torch.cat(latents), torch.cat(tokens).to(generator.device), *joined)
 
 
-def pools(vae, plan: Plan, generator) -> list[Pool]:
+def pools(plan: Plan, generator) -> list[Pool]:
     begun = time.time()
-    result = [encoded_pool(vae, plan.pictures, 256, 256, plan, generator)]
-    result += [encoded_pool(vae, plan.other_pictures, h, w, plan, generator) for h, w in OTHER_SIZES]
-    print(f"[pools] {sum(len(p.mean) for p in result)} pictures in {time.time() - begun:.0f} s", flush=True)
+    result = [drawn_pool(plan.pictures, plan.size, plan.size, plan, generator)]
+    for high, wide in OTHER_SIZES:
+        size = int(high * plan.size), int(wide * plan.size)
+        result.append(drawn_pool(plan.other_pictures, *size, plan, generator))
+    spread = result[0].latents.float().std((0, 2, 3)).tolist()
+    print(f"[pools] {sum(map(len, result))} pictures in {time.time() - begun:.0f} s, deviations {spread}", flush=True)
     return result
 
 
@@ -403,25 +411,26 @@ def encode_text(first, second, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_text(first, second, pool: Pool, plan: Plan, generator) -> None:
-    """Teach the text encoders to tell what a caption states, before any picture is drawn from it."""
+    """Teach the text encoders to tell what a caption states, before any picture is drawn from it; then they rest."""
     sizes = {"kind": 10, "second": 10, "count": 5, "relation": 2, "size": 3, "place": 9, "colour": 12, "ground": 12}
-    total, width = sum(sizes.values()) + len(sizes), architecture.CONTEXT + architecture.POOLED
+    total = sum(sizes.values()) + len(sizes)
     heads = nn.ModuleList([nn.Linear(w, total) for w in (architecture.CONTEXT, architecture.POOLED)])
     heads = heads.to(generator.device)
     trainer = Trainer([first, second, heads], 2e-3)
-    assert width == heads[0].in_features + heads[1].in_features
-    for step, spent in progress("text", plan):
-        index = torch.randint(len(pool.mean), (plan.batch,), generator=generator, device=pool.mean.device)
-        hidden, pooled = encode_text(first, second, pool.tokens[index])
-        ends = pool.tokens[index].argmax(-1)  # the end token has the highest number
+    splits = [size + 1 for size in sizes.values()]
+
+    def loss_of(tokens, goals):
+        hidden, pooled = encode_text(first, second, tokens)
+        ends = tokens.argmax(-1)  # the end token has the highest number
         last = hidden[torch.arange(len(ends), device=ends.device), ends]
-        loss = 0
-        for told in (heads[0](last).float(), heads[1](pooled).float()):
-            for (name, size), logits in zip(sizes.items(), told.split([s + 1 for s in sizes.values()], 1), strict=True):
-                goal = getattr(pool.content, name)[index]
-                loss = loss + F.cross_entropy(logits, torch.where(goal == NONE, size, goal))
-        trainer.step(loss, spent)
-        log("text", step, loss=loss)
+        told = [head(x).float().split(splits, 1) for head, x in zip(heads, (last, pooled), strict=True)]
+        return sum(F.cross_entropy(part[i], goals[i]) for part in told for i in range(len(sizes)))
+
+    for step, spent in progress("text", plan):
+        index = torch.randint(len(pool), (plan.batch,), generator=generator, device=pool.latents.device)
+        stated = [getattr(pool.content, name)[index] for name in sizes]
+        goals = [torch.where(goal == NONE, size, goal) for goal, size in zip(stated, sizes.values(), strict=True)]
+        log("text", step, trainer.step(loss_of, spent, pool.tokens[index], torch.stack(goals)))
     trainer.finish()
 
 
@@ -432,15 +441,14 @@ def noise_levels(device) -> Tensor:
     return (1 - betas.square()).cumprod(0)
 
 
-def denoising_loss(unet, latents, alphas, context, pooled, height, width) -> Tensor:
-    """Error of the predicted noise, weighted by min(SNR, 5) / SNR (Hang et al. 2023); `context`: all the UNet attends."""
+def denoising_loss(unet, latents, alphas, context, pooled, time_ids) -> Tensor:
+    """Error of the predicted noise, weighted by min(SNR, 5) / SNR (Hang et al. 2023); `context`: what it attends to."""
     n, device = len(latents), latents.device
     # Timesteps spread evenly over the batch, as far as chance allows.
     timestep = ((torch.arange(n, device=device) + torch.rand(n, device=device)) / n * 1000).long().clamp(max=999)
     alpha = alphas[timestep][:, None, None, None]
     noise = torch.randn_like(latents)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    time_ids = torch.tensor([height, width, 0, 0, height, width], device=device, dtype=WORK).expand(n, 6)
     added = {"text_embeds": pooled, "time_ids": time_ids}
     told = unet(noisy.to(WORK), timestep, context, added_cond_kwargs=added).sample.float()
     snr = (alpha / (1 - alpha)).flatten()
@@ -448,31 +456,55 @@ def denoising_loss(unet, latents, alphas, context, pooled, height, width) -> Ten
     return ((told - noise).square().mean((1, 2, 3)) * weight).mean()
 
 
-def sample_pool(all_pools: list[Pool], plan: Plan, step: int, generator) -> tuple[Pool, Tensor]:
-    """Three steps in four the usual size, else the next of the others."""
-    pool = all_pools[1 + step // 4 % len(OTHER_SIZES)] if step % 4 == 3 else all_pools[0]
-    index = torch.randint(len(pool.mean), (plan.batch,), generator=generator, device=pool.mean.device)
-    return pool, index
+class Batches:
+    """Latents with their words, already encoded: three batches in four of the usual size, else of the others."""
+
+    def __init__(self, first, second, all_pools: list[Pool], plan: Plan, generator):
+        self.pools, self.size, self.generator = all_pools, plan.batch, generator
+        self.device = generator.device
+        for module in (first, second):
+            module.to(WORK)
+        self.texts = [self._encode(first, second, pool.tokens) for pool in all_pools]
+        self.empty = self._encode(first, second, tokenise([""]).to(self.device))
+        for module in (first, second):
+            module.float()
+        self.time_ids = [
+            torch.tensor([[p.height, p.width, 0, 0, p.height, p.width]], device=self.device, dtype=WORK)
+            for p in all_pools
+        ]
+
+    @staticmethod
+    @torch.no_grad()
+    def _encode(first, second, tokens):
+        parts = [encode_text(first, second, part) for part in tokens.split(4000)]
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+    def __call__(self, step: int):
+        """Number of the pool, index in it, latents, hidden, pooled, time_ids."""
+        number = 1 + step // 4 % len(OTHER_SIZES) if step % 4 == 3 else 0
+        pool, (hidden, pooled) = self.pools[number], self.texts[number]
+        index = torch.randint(len(pool), (self.size,), generator=self.generator, device=self.device)
+        time_ids = self.time_ids[number].expand(self.size, 6)
+        return number, index, pool.latents[index].float(), hidden[index], pooled[index], time_ids
 
 
-def train_base(unet, first, second, all_pools: list[Pool], plan: Plan, generator, again: bool) -> None:
-    if not again:
-        train_text(first, second, all_pools[0], plan, generator)
-    trainer = Trainer([unet, first, second], 1e-3 if not again else 5e-4)
-    device = generator.device
-    alphas = noise_levels(device)
-    empty = tokenise([""]).to(device)
-    for step, spent in progress("base", plan):
-        pool, index = sample_pool(all_pools, plan, step, generator)
-        chance = torch.rand(len(index), device=device)
+def train_base(unet, batches: Batches, plan: Plan, again: bool) -> None:
+    trainer = Trainer([unet], 1e-3 if not again else 8e-4)
+    alphas = noise_levels(batches.device)
+
+    def loss_of(latents, hidden, pooled, time_ids):
+        chance = torch.rand(len(latents), device=latents.device)
         # Guidance needs the base without words: nothing at all, or the empty caption.
-        tokens = torch.where((chance < 0.05)[:, None], empty, pool.tokens[index])
-        hidden, pooled = encode_text(first, second, tokens)
-        kept = ((chance < 0.05) | (chance > 0.1)).to(WORK)
-        hidden, pooled = hidden * kept[:, None, None], pooled * kept[:, None]
-        loss = denoising_loss(unet, pool.latents(index), alphas, hidden, pooled, pool.height, pool.width)
-        trainer.step(loss, spent)
-        log("base", step, loss=loss)
+        empty = chance < 0.05
+        hidden = torch.where(empty[:, None, None], batches.empty[0], hidden)
+        pooled = torch.where(empty[:, None], batches.empty[1], pooled)
+        kept = (empty | (chance > 0.1)).to(WORK)
+        context = hidden * kept[:, None, None]
+        return denoising_loss(unet, latents, alphas, context, pooled * kept[:, None], time_ids)
+
+    for step, spent in progress("base", plan):
+        torch.backends.cudnn.benchmark = step % 4 < 3
+        log("base", step, trainer.step(loss_of, spent, *batches(step)[2:]))
     trainer.finish()
 
 
@@ -502,8 +534,8 @@ def reference_embeds(encoder, pool: Pool, plan: Plan, generator) -> Tensor:
     """(N, embed): for each picture of the pool, another picture in its style, as the image encoder sees it."""
     size, rows = architecture.IMAGE_SIZE, []
     encoder.to(WORK)
-    for start in range(0, len(pool.mean), plan.chunk):
-        style = pool.style.take(slice(start, start + plan.chunk))
+    for start in range(0, len(pool), 4 * plan.chunk):
+        style = pool.style.take(slice(start, start + 4 * plan.chunk))
         content = captions.sample_content(len(style), generator)
         mode = scenes.sample_modes(len(style), generator)
         picture = scenes.reference(content, style, mode, size, generator, density=size)
@@ -511,37 +543,83 @@ def reference_embeds(encoder, pool: Pool, plan: Plan, generator) -> Tensor:
     return torch.cat(rows)
 
 
-def train_adapter(adapter, unet, first, second, encoder, all_pools, plan: Plan, generator, again: bool) -> None:
-    device = generator.device
-    frozen = [unet, first, second, encoder]
-    for module in frozen:
-        module.to(WORK).requires_grad_(False)
-    embeds = [reference_embeds(encoder, pool, plan, generator) for pool in all_pools]
+def train_adapter(adapter, unet, encoder, batches: Batches, plan: Plan, again: bool) -> None:
+    embeds = [reference_embeds(encoder, pool, plan, batches.generator) for pool in batches.pools]
+    unet.to(WORK).requires_grad_(False)
     kept = dict(unet.attn_processors)
+    trainer = Trainer([adapter], 1.5e-3 if not again else 7e-4)
     pairs = iter(zip(adapter.to_k, adapter.to_v, strict=True))
     unet.set_attn_processor(
         {name: PairedAttention(*next(pairs)) if name.endswith("attn2.processor") else p for name, p in kept.items()}
     )
-    trainer = Trainer([adapter], 1e-3 if not again else 5e-4)
-    alphas = noise_levels(device)
-    for step, spent in progress("adapter", plan):
-        pool, index = sample_pool(all_pools, plan, step, generator)
-        with torch.no_grad():
-            hidden, pooled = encode_text(first, second, pool.tokens[index])
-        chance = torch.rand(len(index), device=device)
-        # Dropped, as in IP-Adapter: the picture, the words, both.
+    alphas = noise_levels(batches.device)
+
+    def loss_of(latents, hidden, pooled, time_ids, image):
+        chance = torch.rand(len(latents), device=latents.device)
+        # Dropped, as in IP-Adapter: the picture, both, the words.
         words = ((chance < 0.07) | (chance > 0.17)).to(WORK)
         seen = (chance > 0.12).to(WORK)
-        hidden, pooled = hidden * words[:, None, None], pooled * words[:, None]
-        image = next(e for e, other in zip(embeds, all_pools, strict=True) if other is pool)[index]
-        tokens = adapter(image * seen[:, None])
-        loss = denoising_loss(unet, pool.latents(index), alphas, (hidden, tokens), pooled, pool.height, pool.width)
-        trainer.step(loss, spent)
-        log("adapter", step, loss=loss)
+        context = hidden * words[:, None, None], adapter(image * seen[:, None])
+        return denoising_loss(unet, latents, alphas, context, pooled * words[:, None], time_ids)
+
+    for step, spent in progress("adapter", plan):
+        torch.backends.cudnn.benchmark = step % 4 < 3
+        number, index, *rest = batches(step)
+        log("adapter", step, trainer.step(loss_of, spent, *rest, embeds[number][index]))
     trainer.finish()
     unet.set_attn_processor(kept)
-    for module in frozen:
-        module.float()
+    unet.float()
+
+
+# The last stage: the picture autoencoder
+
+
+def picture_pool(n: int, plan: Plan, generator) -> Tensor:
+    """(n, 3, 256, 256) uint8: mostly scenes, some swatches and photograph-like pictures."""
+    out = torch.empty(n, 3, 256, 256, dtype=torch.uint8, device=generator.device)
+    for start in range(0, n, plan.chunk):
+        count = min(plan.chunk, n - start)
+        style = scenes.sample_styles(count, generator)
+        content = scenes.settle(captions.sample_content(count, generator), style)
+        pictures = scenes.draw(content, style, 256, 256, generator)
+        part = count // 6
+        if part:
+            photo = torch.rand(part, generator=generator, device=generator.device) < 0.6
+            pictures[:part] = scenes.abstract(style.take(slice(part)), photo, 256, 256, generator)
+        out[start : start + count] = (pictures * 255).round().byte()
+    return out
+
+
+def train_vae(vae, plan: Plan, generator) -> None:
+    """The decoder learns to draw from `latents_of` a picture, the encoder to tell them."""
+    device = generator.device
+    pool = picture_pool(min(plan.pictures // 4, 12_000), plan, generator)
+    trainer = Trainer([vae], 1.5e-3, average=0.998)
+    size = 128
+
+    def loss_of(pictures, latents):
+        blurred = latents + 0.05 * torch.randn_like(latents)
+        error = vae.decode(blurred.to(WORK)).sample.float() - (pictures * 2 - 1)
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        told = vae.encode((pictures * 2 - 1).to(WORK)).latent_dist.parameters.float()
+        goal = torch.cat([latents, torch.full_like(latents, -6.0)], 1)  # a deviation of 0.05
+        of_encoder = F.smooth_l1_loss(told, goal)
+        return error.abs().mean() + error.square().mean() + 0.5 * edges + 0.2 * of_encoder
+
+    for step, spent in progress("vae", plan):
+        index = torch.randint(len(pool), (plan.small_batch,), generator=generator, device=device)
+        top, left = (8 * int(x) for x in torch.randint(1 + (256 - size) // 8, (2,)))
+        pictures = pool[index, :, top : top + size, left : left + size].float() / 255
+        log("vae", step, trainer.step(loss_of, spent, pictures, latents_of(pictures)))
+    trainer.finish()
+    with torch.no_grad():
+        check = pool[: min(192, len(pool))].float() / 255
+        drawn = torch.cat([vae.decode(latents_of(part)).sample for part in check.split(32)])
+        told = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in check.split(32)])
+        error = (drawn / 2 + 0.5).clamp(0, 1) - check
+        psnr = -10 * error.square().mean((1, 2, 3)).log10()
+        off = (told - latents_of(check)).square().mean().sqrt()
+        print(f"[vae] decoder PSNR {psnr.mean():.1f} dB, encoder's error {off:.3f}", flush=True)
 
 
 # All of it
@@ -552,10 +630,11 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for the stages' weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="a run of seconds, to see that everything works")
+    parser.add_argument("--modest", action="store_true", help="half an hour without a GPU, a rough result")
     parser.add_argument("--seconds", default="", help="other limits, for example base=120,adapter=60")
     parser.add_argument("--again", default="", help="stages to go on with, for example base,adapter")
     options = parser.parse_args()
-    plan = SMOKE if options.smoke else FULL
+    plan = SMOKE if options.smoke else MODEST if options.modest else FULL
     for pair in filter(None, options.seconds.split(",")):
         name, value = pair.split("=")
         plan.seconds[name] = float(value)
@@ -571,29 +650,36 @@ def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...]) -> None:
     for model in models.values():
         model.to(device)
     out.mkdir(parents=True, exist_ok=True)
-    groups = {"base": ("unet", "text_encoder", "text_encoder_2")}
-    cache: dict[str, list[Pool]] = {}
+    groups = {"text": ("text_encoder", "text_encoder_2"), "base": ("unet",)}
+    cache: dict = {}
+
+    def pools_of(generator):
+        if "pools" not in cache:
+            cache["pools"] = pools(plan, generator)
+        return cache["pools"]
+
+    def batches(generator):
+        if "batches" not in cache:
+            texts = models["text_encoder"], models["text_encoder_2"]
+            cache["batches"] = Batches(*texts, pools_of(generator), plan, generator)
+        return cache["batches"]
 
     def train(stage: str, generator, repeat: bool) -> None:
-        def all_pools():
-            if "pools" not in cache:
-                cache["pools"] = pools(models["vae"], plan, generator)
-            return cache["pools"]
-
-        texts = models["text_encoder"], models["text_encoder_2"]
         if stage == "vae":
+            cache.clear()
             train_vae(models["vae"], plan, generator)
         elif stage == "image_encoder":
             train_image_encoder(models["image_encoder"], plan, generator)
         elif stage == "judge":
-            train_judge(models["judge"], models["vae"], plan, generator)
+            train_judge(models["judge"], plan, generator)
+        elif stage == "text":
+            train_text(models["text_encoder"], models["text_encoder_2"], pools_of(generator)[0], plan, generator)
         elif stage == "base":
-            train_base(models["unet"], *texts, all_pools(), plan, generator, repeat)
+            train_base(models["unet"], batches(generator), plan, repeat)
         else:
             if not repeat:  # its keys and values begin as the trained base's
                 models["adapter"] = architecture.Adapter(models["unet"]).to(device)
-            parts = models["adapter"], models["unet"], *texts, models["image_encoder"]
-            train_adapter(*parts, all_pools(), plan, generator, repeat)
+            train_adapter(models["adapter"], models["unet"], models["image_encoder"], batches(generator), plan, repeat)
 
     for number, stage in enumerate(STAGES):
         names = groups.get(stage, (stage,))
@@ -601,18 +687,12 @@ def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...]) -> None:
         held = path.exists()
         if held:
             for name, state in torch.load(path, map_location=device, weights_only=True).items():
-                if name == "scaling_factor":
-                    models["vae"].register_to_config(scaling_factor=state)
-                else:
-                    models[name].load_state_dict(state)
+                models[name].load_state_dict(state)
         if not held or stage in again:
             torch.manual_seed(seed + number)
             generator = torch.Generator(device).manual_seed(1000 * seed + 17 * number + (500 if held else 0))
             train(stage, generator, held)
-            saved: dict = {name: _float16(models[name]) for name in names}
-            if stage == "vae":
-                saved["scaling_factor"] = models["vae"].config.scaling_factor
-            torch.save(saved, path)
+            torch.save({name: _float16(models[name]) for name in names}, path)
             print(f"[{stage}] written after {time.time() - begun:.0f} s", flush=True)
     size = publish(out, models)
     print(f"{size:,} bytes of weights in {out / 'demo'}, {time.time() - begun:.0f} s in all", flush=True)
@@ -624,8 +704,7 @@ def publish(out: Path, models: dict[str, nn.Module]) -> int:
         module.float()
     for stage in STAGES:
         for name, state in torch.load(out / f"{stage}.pt", map_location="cpu", weights_only=True).items():
-            if name != "scaling_factor":
-                models[name].load_state_dict(state)
+            models[name].load_state_dict(state)
     return architecture.save({k: v for k, v in models.items() if k != "judge"}, out / "demo")
 
 
