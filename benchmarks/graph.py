@@ -1,6 +1,6 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,max,dynamic] [--size 1024] [--options JSON]
+    python benchmarks/graph.py [--parts eager,graph,fast,dynamic,max,blocks] [--size 1024] [--options JSON]
 
 One picture with guidance (UNet batch 2), 4 image tokens, fp16. Every figure stands beside the relative error against
 eager in the same run, at two scales. A JSON file goes to $OUT when that is set.
@@ -231,7 +231,7 @@ class Scene:
 def main() -> None:
     """Measure the chosen parts, print a short table last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--parts", default="eager,graph,fast,dynamic,max", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--options", type=json.loads, default={}, help="inductor options for every compiled part")
     parser.add_argument("--tiny", action="store_true", help="a tiny UNet, to try this script")

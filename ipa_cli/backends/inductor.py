@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -126,10 +127,11 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     Raises IpaError when the toolchain fails, or when what it made crashes or computes something else.
     """
     unet.to(memory_format=torch.channels_last)
-    report("looking at the UNet's parts")
-    found = regions.find(unet, example, options["parts"], options["dynamic"] is not None)
     adapters = len(example.context.image)
-    with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), len(found)) as submit:
+    count = _how_many(unet, options)
+    with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), count) as submit:
+        report("looking at the UNet's parts")
+        found = regions.find(unet, example, options["parts"], options["dynamic"] is not None)
         jobs: dict[Future, Region] = {}
         for region in found:
             report(f"tracing {region.name}")
@@ -144,13 +146,14 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
                 "device": str(unet.device),
                 "config": _settings(options),
                 "cudnn_attention": options["cudnn_attention"],
+                "measuring": str(Path(work, "measuring.lock")) if options["max_autotune"] else None,
             }
             jobs[submit(job)] = region
         for done, job_done in enumerate(as_completed(jobs), 1):
             name = jobs[job_done].name
             answer = job_done.result()
             report(f"compiled {name} in {answer['compile_s']:.1f} s ({done} of {len(jobs)})")
-            Path(work, f"{name}.pt2").replace(folder / f"{name}.pt2")
+            shutil.move(Path(work, f"{name}.pt2"), folder / f"{name}.pt2")
     plan = {
         "sample": list(example.sample.shape),
         "dynamic": options["dynamic"],
@@ -180,22 +183,24 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
+        _check_size(inputs.sample, plan)
         with regions.replaced(forwards):
             return call_unet(unet, inputs._replace(context=regions.rows(inputs.context)))
 
-    denoise = CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
-
-    def checked(inputs: UNetInputs) -> Tensor:
-        _check_size(inputs.sample, plan)
-        return denoise(inputs)
-
-    return checked
+    return CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
 
 
 def _call(run: Any, region: Region, place: regions.Place, dynamic: bool) -> Any:
     """Run the compiled code with the weights of `place`, after a look at what it takes for granted."""
     owners = [(place.module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in region.weights]
     expected = [Layout(tuple(shape), tuple(stride), dtype) for shape, stride, dtype in region.inputs]
+    for name, (shape, _, dtype) in zip(region.weights, region.weight_layouts, strict=True):
+        weight = Layout.of(place.module.get_parameter(name))
+        if (weight.shape, weight.dtype) != (tuple(shape), dtype):
+            raise IpaError(
+                f"this graph is not for these weights: {place.name}.{name} is {weight.dtype} {weight.shape}",
+                "type ipa compile to build one that is",
+            )
 
     def call(arguments: list[Tensor]) -> Tensor:
         found = [Layout.of(tensor) for tensor in arguments]
@@ -238,7 +243,6 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "aot_inductor.precompile_headers": False,  # as long to build as one of our small wrappers takes
         "aot_inductor.compile_wrapper_opt_level": "O0",
         "aot_inductor.enable_line_tables": False,
-        "cpp.vec_isa_ok": True,  # or programs are built to see whether the compiler knows the CPU
         "cpp.dynamic_threads": True,  # or the number of threads of the worker is frozen
         "max_autotune": options["max_autotune"],
         **options["inductor"],
@@ -252,56 +256,72 @@ def _is_setting(name: str) -> bool:
     return name in config.get_config_copy()
 
 
-@contextmanager
-def _workers(work: Path, jobs: int) -> Iterator[Any]:
-    """Processes that compile; yields a function from a job to the Future of its answer."""
+def _how_many(unet: Any, options: Mapping[str, Any]) -> int:
+    """How many processes compile side by side: no more than cores, parts, or GiB of free memory on the GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(jobs, cores)
-    environment = {
-        **os.environ,
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    command = [sys.executable, "-m", "ipa_cli.backends.inductor_worker"]
-    own = threading.local()
-    processes: list[subprocess.Popen] = []
+    count = min(cores, len(regions.places(unet, options["parts"])), 16)
+    if unet.device.type != "cuda":
+        return count
+    torch.cuda.empty_cache()
+    return max(1, min(count, torch.cuda.mem_get_info(unet.device)[0] // 2**30))
 
-    def start() -> None:
-        cache = Path(tempfile.mkdtemp(dir=work))  # one each, or they wait for each other's locks
-        caches = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TRITON_CACHE_DIR": str(cache / "triton")}
-        own.log = (cache / "log").open("w+")
-        own.process = subprocess.Popen(
-            command,
-            env={**environment, **caches},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=own.log,
-            text=True,
-        )
-        processes.append(own.process)
+
+@contextmanager
+def _workers(work: Path, count: int) -> Iterator[Any]:
+    """Processes that compile; yields a function from a job to the Future of its answer."""
+    folders = [Path(tempfile.mkdtemp(dir=work)) for _ in range(count)]
+    workers = [(_start_worker(folder), folder / "log") for folder in folders]
+    idle: SimpleQueue[tuple[subprocess.Popen, Path]] = SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
 
     def ask(job: dict[str, Any]) -> dict[str, Any]:
+        process, log = idle.get()
+        assert process.stdin is not None and process.stdout is not None
         try:
-            own.process.stdin.write(json.dumps(job) + "\n")
-            own.process.stdin.flush()
-            line = own.process.stdout.readline()
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        if line:
-            return json.loads(line)
-        log = Path(own.log.name).read_text(errors="replace")
-        raise _failure(own.process.wait(), log) from RuntimeError(log)
+        if not line:
+            told = log.read_text(errors="replace")
+            raise _failure(process.wait(), told) from RuntimeError(told)
+        idle.put((process, log))
+        return json.loads(line)
 
-    pool = ThreadPoolExecutor(count, initializer=start)
+    pool = ThreadPoolExecutor(count)
     try:
         yield lambda job: pool.submit(ask, job)
     finally:
-        for process in processes:
+        for process, _ in workers:
             process.kill()
         pool.shutdown(cancel_futures=True)
-        for process in processes:
+        for process, _ in workers:
             process.wait()
+
+
+def _start_worker(folder: Path) -> subprocess.Popen:
+    """A process that compiles, with caches of its own in `folder`, or they would wait for each other's locks."""
+    environment = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TORCHINDUCTOR_VEC_ISA_OK": "1",  # or programs are built to see whether the compiler knows the CPU
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(folder),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    with (folder / "log").open("w") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ipa_cli.backends.inductor_worker"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
 
 
 def _failure(status: int, log: str) -> IpaError:

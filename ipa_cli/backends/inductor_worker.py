@@ -27,11 +27,24 @@ ATTENTION = [
 
 
 def compile_region(
-    program: str, package: str, inputs: list[Any], device: str, config: dict[str, Any], cudnn_attention: bool
+    program: str,
+    package: str,
+    inputs: list[Any],
+    device: str,
+    config: dict[str, Any],
+    cudnn_attention: bool,
+    measuring: str | None,
 ) -> dict[str, Any]:
-    """Compile an exported region into `package`, run both once on random numbers and compare them."""
+    """Compile an exported region into `package`, run both once on random numbers and compare them.
+
+    `measuring` names a lock to hold while kernels are timed; None where a few wrong choices do not matter.
+    """
     import torch._inductor
 
+    if device.startswith("cuda"):
+        _skip_cpu_probes()
+        if measuring:
+            _measure_alone(measuring)
     began = time.monotonic()
     exported = torch.export.load(program)
     weights = [_random(spec, device, product=True) for spec in inputs[0]]
@@ -54,6 +67,31 @@ def open_package(package: str, device: torch.device) -> Any:
     """Open a compiled package: no compiler runs, unlike in torch's own loader, which probes the CPU by building."""
     index = -1 if device.index is None else device.index
     return torch._C._aoti.AOTIModelPackageLoader(package, "model", True, 1, index)
+
+
+def _skip_cpu_probes() -> None:
+    """Treat the CPU as a plain one: only the host's side of GPU code runs there.
+
+    Otherwise torch builds and loads up to six programs to find out its vector instructions, 28 s a process on a
+    16-core host (`cpp.vec_isa_ok` spares the first kind alone, not AMX and its like).
+    """
+    from torch._inductor import cpu_vec_isa
+
+    cpu_vec_isa.valid_vec_isa_list = lambda: []  # type: ignore[assignment]
+
+
+def _measure_alone(lock_file: str) -> None:
+    """Let the processes time kernels one after the other, or they would measure each other."""
+    from filelock import FileLock
+    from torch._inductor.runtime.benchmarking import benchmarker
+
+    measure, lock = type(benchmarker).benchmark_gpu, FileLock(lock_file)
+
+    def alone(*given: Any, **named: Any) -> Any:
+        with lock:
+            return measure(benchmarker, *given, **named)
+
+    benchmarker.benchmark_gpu = alone  # type: ignore[method-assign]
 
 
 def _random(spec: tuple[list[int], list[int], str], device: str, product: bool) -> Tensor:

@@ -64,12 +64,12 @@ class Place:
         hidden = aligned(hidden)
         if not self.layers:
             assert temb is not None
-            return [hidden, temb]
+            return [hidden, temb.contiguous()]
         assert context is not None
         own = slice(self.layers.start, self.layers.stop)
-        images = [tensor for adapter in context.image for tensor in adapter[own]]
+        tokens = [tensor.contiguous() for states in (context.text, *context.image) for tensor in states[own]]
         scale = [context.scale[own, : len(context.image)]] if context.image else []
-        return [hidden, *context.text[own], *images, *scale]
+        return [hidden, *tokens, *scale]
 
     def parameters(self, names: Sequence[str]) -> list[Tensor]:
         """The weights called `names`, as they are now."""

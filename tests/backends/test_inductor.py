@@ -163,6 +163,13 @@ def test_other_numbers_of_tokens_never_reach_native_code(compiled, denoisers):
         denoisers[0](unet_inputs(project(unet, adapters, text, images)))
 
 
+def test_weights_of_another_kind_are_refused(compiled):
+    _, _, folder, _ = compiled
+    unet, _ = tiny()
+    with pytest.raises(IpaError, match="float64"):
+        inductor.load(unet.double(), folder, inductor.options(OPTIONS))
+
+
 def test_truncated_package_is_a_foreseen_failure(compiled, tmp_path):
     unet, _, folder, _ = compiled
     broken = shutil.copytree(folder, tmp_path / "broken")
