@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -125,12 +126,26 @@ def _from_pretrained(kind: Any, location: Location, part: str, plan: Plan, dtype
     for name in files:
         if name.endswith(".safetensors"):
             weights.header(location.folder / name)
-    return kind.from_pretrained(
-        location.folder / part,
-        variant="fp16" if ".fp16" in first else plan.variant if plan.variant and plan.variant in first else None,
-        use_safetensors=".safetensors" in first,
-        **{_dtype_argument(kind): dtype},
-    )
+    try:
+        return kind.from_pretrained(
+            location.folder / part,
+            variant="fp16" if ".fp16" in first else plan.variant if plan.variant and plan.variant in first else None,
+            use_safetensors=".safetensors" in first,
+            **{_dtype_argument(kind): dtype},
+        )
+    except (OSError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"{location}/{files[0]} is no file of bare weights, or broken", "download it again, as .safetensors"
+        ) from error
+
+
+def _tokenizer(location: Location, part: str) -> Any:
+    from transformers import CLIPTokenizer
+
+    assert location.folder is not None
+    if not {f"{part}/vocab.json", f"{part}/tokenizer.json"} & location.names:
+        raise ModelError(f"{location} has no {part}/vocab.json", "name a whole diffusers folder with --model")
+    return CLIPTokenizer.from_pretrained(location.folder / part)
 
 
 def _dtype_argument(kind: Any) -> str:
@@ -145,7 +160,7 @@ def _dtype_argument(kind: Any) -> str:
 
 def _folder_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     location = plan.location
     assert location.folder is not None
@@ -155,8 +170,8 @@ def _folder_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
         "vae": _from_pretrained(AutoencoderKL, location, "vae", plan, vae),
         "text_encoder": _from_pretrained(CLIPTextModel, location, "text_encoder", plan, dtype),
         "text_encoder_2": _from_pretrained(CLIPTextModelWithProjection, location, "text_encoder_2", plan, dtype),
-        "tokenizer": CLIPTokenizer.from_pretrained(location.folder / "tokenizer"),
-        "tokenizer_2": CLIPTokenizer.from_pretrained(location.folder / "tokenizer_2"),
+        "tokenizer": _tokenizer(location, "tokenizer"),
+        "tokenizer_2": _tokenizer(location, "tokenizer_2"),
         "scheduler": _scheduler(location),
     }
 

@@ -40,9 +40,10 @@ def load_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:
+        reason = (str(error).splitlines() or ["it is empty"])[0]
         raise WeightsError(
-            f"{path} is not a pickle of bare tensors, and nothing else is opened: {str(error).splitlines()[0]}",
+            f"{path} is not a pickle of bare tensors, and nothing else is opened: {reason}",
             "use the .safetensors file of the same adapter",
         ) from error
     return _nested(loaded)
