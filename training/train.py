@@ -149,11 +149,19 @@ class Trainer:
                     loss_of(*static).backward()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                loss = loss_of(*static)
-                loss.backward()
-            self.graphs[key] = graph, static, loss
+            try:
+                with torch.cuda.graph(graph):
+                    loss = loss_of(*static)
+                    loss.backward()
+                self.graphs[key] = graph, static, loss
+            except RuntimeError as error:
+                print(f"steps are not recorded but run one by one: {error}", flush=True)
+                self.graphs[key] = None
             self.gradient.zero_()
+        if self.graphs[key] is None:
+            loss = loss_of(*inputs)
+            loss.backward()
+            return loss
         graph, static, loss = self.graphs[key]
         for mine, given in zip(static, inputs, strict=True):
             mine.copy_(given)
