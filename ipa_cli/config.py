@@ -150,6 +150,8 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, 
         put(name, _from_text(name, text, source.where), source, UsageError)
     for name, value in flags.items():
         if name in FIELDS and value is not None and value != ():
+            if _expected(name)[0] is Path:
+                value = Path(value)  # Typer before 0.28 keeps the text
             put(name, value, Source("flag", _flag(name)), UsageError)
     for name in FIELDS:
         sources.setdefault(name, Source("default", "default"))

@@ -123,7 +123,7 @@ def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, cache
         try:
             return prepare(unet, wanted, cache, reason is None, reporter)
         except NoGraph as error:
-            reason = reason or error
+            reason = IpaError(f"{error.message}, {reason.message}", reason.hint) if reason else error
         except IpaError as error:
             reporter.warn(error.message)
             reason = error
@@ -136,11 +136,11 @@ def _not_worth_it(unet: Any, wished: bool) -> IpaError | None:
     """Why compiling unasked would cost more than it brings, in words."""
     hint = "`ipa compile` makes a graph"
     if not wished:
-        return IpaError("no graph in the cache, and compiling is switched off", hint)
+        return IpaError("and compiling is switched off", hint)
     if unet.device.type != "cuda":
-        return IpaError("no graph in the cache, and compiling for a CPU takes minutes (`ipa compile` does it)", hint)
+        return IpaError("and compiling for a CPU takes minutes (`ipa compile` does it)", hint)
     if sum(weight.numel() for weight in unet.parameters()) < SMALL:
-        return IpaError("no graph in the cache, and this model is quick enough without (`ipa compile` makes one)", hint)
+        return IpaError("and this model is quick enough without (`ipa compile` makes one)", hint)
     return None
 
 
@@ -161,7 +161,7 @@ def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter
             reporter.warn(f"{refused.message}")
             found = store.Miss((refused.message,))
     if not may_compile:
-        raise NoGraph(f"no graph in the cache: {found.reason}", "leave out --no-compile, or use --backend eager")
+        raise NoGraph(f"no graph in the cache ({found.reason})", "leave out --no-compile, or use --backend eager")
     return _compile(module, unet, wanted, cache, found.reason, reporter)
 
 
