@@ -284,11 +284,12 @@ def _workers(work: Path, count: int) -> Iterator[Any]:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
-            told = log.read_text(errors="replace")
-            raise _failure(process.wait(), told) from RuntimeError(told)
-        idle.put((process, log))
-        return json.loads(line)
+        finally:
+            idle.put((process, log))  # one that has ended too, or another job would wait for it
+        if line:
+            return json.loads(line)
+        told = log.read_text(errors="replace")
+        raise _failure(process.wait(), told) from RuntimeError(told)
 
     pool = ThreadPoolExecutor(count)
     try:
