@@ -528,7 +528,7 @@ def test_a_hub_that_talks_nonsense():
                 talking.recv(1000)
                 talking.sendall(b"\xff\x00 what?\r\n\r\n")
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         check = hub.reach({"HF_ENDPOINT": f"http://127.0.0.1:{listening.getsockname()[1]}"})()
         thread.join()
@@ -545,7 +545,7 @@ def test_a_hub_that_never_ends_its_answer():
                 while not enough.wait(0.5):
                     talking.sendall(b".")  # each letter comes in time, the answer does not
 
-        thread = threading.Thread(target=drip)
+        thread = threading.Thread(target=drip, daemon=True)
         thread.start()
         check = hub.reach({"HF_ENDPOINT": f"http://127.0.0.1:{listening.getsockname()[1]}"})()
         enough.set()
