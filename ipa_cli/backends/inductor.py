@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -60,22 +61,24 @@ def missing(environment: Any) -> IpaError | None:
 
 def missing_to_compile(environment: Any) -> IpaError | None:
     """Why graphs cannot be compiled here."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-    from torch.utils._triton import has_triton
-
     reason = missing(environment)
     if reason is not None:
         return reason
     try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
+        subprocess.run([_compiler(), "--version"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
         return IpaError(
-            "there is no working C++ compiler", "install g++ (apt install g++), or set CXX to one, or --backend eager"
+            f"there is no working C++ compiler ({_compiler()})",
+            "install g++ (apt install g++) or set CXX to a compiler; or choose --backend eager",
         )
-    if torch.cuda.is_available() and not has_triton():
+    if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
         return IpaError("Triton is missing", "type pip install triton, or choose --backend eager")
     return None
+
+
+def _compiler() -> str:
+    """The C++ compiler that torch takes."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def versions() -> dict[str, str]:
@@ -124,8 +127,11 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
 def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
     """Compile the parts of `unet` for inputs like `example` into `folder`: packages and a plan, no weights.
 
-    Raises IpaError when the toolchain fails, or when what it made crashes or computes something else.
+    Raises IpaError when the toolchain is missing or fails, or what it made crashes or computes something else.
     """
+    reason = missing_to_compile(None)
+    if reason is not None:
+        raise reason
     unet.to(memory_format=torch.channels_last)
     adapters = len(example.context.image)
     count = _how_many(unet, options)
@@ -327,10 +333,9 @@ def _start_worker(folder: Path) -> subprocess.Popen:
 
 def _failure(status: int, log: str) -> IpaError:
     """What to tell when a worker ended without an answer."""
-    compiler = os.environ.get("CXX", "g++")
     if status < 0:
         return IpaError(
-            f"what the C++ compiler ({compiler}) makes crashes when it is loaded (signal {-status})",
+            f"what the C++ compiler ({_compiler()}) makes crashes when it is loaded (signal {-status})",
             "set CXX to a compiler that links libstdc++ dynamically, such as CXX=/usr/bin/g++, or --backend eager",
         )
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "no message")

@@ -180,13 +180,28 @@ def test_truncated_package_is_a_foreseen_failure(compiled, tmp_path):
     assert "ipa compile" in failure.value.hint
 
 
-def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
+def test_missing_compiler_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/bin/false")
     unet, adapters = tiny()
-    with pytest.raises(IpaError, match="compiling failed") as failure:
+    with pytest.raises(IpaError, match="no working C\\+\\+ compiler") as failure:
         inductor.compile(unet, example(unet, adapters), tmp_path, inductor.options(None), lambda _: None)
+    assert "g++" in failure.value.hint
+
+
+def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exec /usr/bin/g++ --version\necho out of order >&2\nexit 1\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    folder = tmp_path / "graph"
+    folder.mkdir()
+    unet, adapters = tiny()
+    with pytest.raises(IpaError, match=r"compiling failed: .*out of order") as failure:
+        inductor.compile(unet, example(unet, adapters), folder, inductor.options(None), lambda _: None)
     assert failure.value.hint
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_crash_of_the_compiled_library_names_the_compiler(monkeypatch):
