@@ -183,6 +183,16 @@ def cache_dir(settings: Settings) -> Path:
     return platformdirs.user_cache_path("ipa")
 
 
+def cache_limit(settings: Settings) -> int:
+    """How many bytes of compiled graphs are kept. Raises UsageError for a size that is none."""
+    from .units import parse_size
+
+    try:
+        return parse_size(settings.cache_max_size)
+    except ValueError as error:
+        raise UsageError(f"cache_max_size: {error}", "`ipa config show` tells where it is set") from None
+
+
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from . import backends, config, requirements, schedulers, units
+from . import backends, config, requirements, schedulers
 from .config import Settings, suggest
 from .errors import UsageError
 from .graphs import Ready
@@ -115,11 +115,7 @@ def make_ready(session: Session, backend: str, request: Request, conditions: Con
 
 def graph_store(settings: Settings) -> Store:
     """The store of compiled graphs that the settings name."""
-    try:
-        limit = units.parse_size(settings.cache_max_size)
-    except ValueError as error:
-        raise UsageError(f"cache_max_size: {error}", "`ipa config show` tells where it is set") from None
-    return Store(config.cache_dir(settings), limit)
+    return Store(config.cache_dir(settings), config.cache_limit(settings))
 
 
 def example_inputs(session: Session, request: Request, conditions: Conditions) -> UNetInputs:

@@ -236,7 +236,7 @@ def _store(context: typer.Context) -> Store:
     from ..store import Store
 
     settings = options.settings(context).settings
-    return Store(config.cache_dir(settings), _parsed("cache_max_size", settings.cache_max_size, units.parse_size))
+    return Store(config.cache_dir(settings), config.cache_limit(settings))
 
 
 def _parsed(name: str, text: str | None, parse: Callable[[str], int]) -> int | None:
