@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -242,10 +243,9 @@ def _known_when_ready(studio: Studio) -> dict[str, Any]:
 
 def _graphs_made(studio: Studio) -> int:
     """CUDA graphs captured and functions compiled in this process so far."""
-    import torch._dynamo.utils
-
     captured = {id(one.denoiser): getattr(one.denoiser, "captures", 0) for one in studio.ready.values()}
-    return sum(captured.values()) + torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    dynamo = sys.modules.get("torch._dynamo.utils")  # not imported: nothing was compiled
+    return sum(captured.values()) + (dynamo.counters["stats"]["unique_graphs"] if dynamo else 0)
 
 
 def _draw_all(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from PIL import Image, ImageDraw
 
 import ipa_cli
 from ipa_cli import conditioning, pictures
+from ipa_cli.graphs import Ready
+from ipa_cli.sweep.run import Studio, _graphs_made
 
 QUICK = ("--steps", 2, "--size", "64x64", "--seed", 5, "--device", "cpu", "--backend", "eager", "--warmup", 1)
 
@@ -241,6 +244,31 @@ def test_a_folder_with_files_of_the_user_is_left_alone(ipa, references):
     ran = ipa("sweep-scale", *references, *QUICK, "-o", "site")
     assert ran.exit_code == 1 and "index.html" in ran.stderr
     assert contents("site") == {"index.html": b"mine"}
+
+
+# --- one graph for all scales ---------------------------------------------------------------------------------
+
+
+def test_recompiles_are_counted_where_they_happen():
+    import torch
+
+    @dataclass
+    class Denoiser:
+        captures: int = 0
+
+    denoiser = Denoiser()
+    ready = Ready(denoiser, "eager", "uncompiled", "")
+    studio = Studio(None, None, None, (), (), {(64, 64): ready, (64, 96): ready})
+    before = _graphs_made(studio)
+    denoiser.captures += 1
+    assert _graphs_made(studio) == before + 1
+
+    torch._dynamo.reset()
+    square = torch.compile(lambda value: value * value, backend="eager", dynamic=False)
+    square(torch.ones(2))
+    square(torch.ones(3))  # another shape: compiled again
+    square(torch.ones(3))
+    assert _graphs_made(studio) == before + 3
 
 
 @pytest.mark.gpu
