@@ -152,6 +152,8 @@ def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
         lines = (folder / RESULTS).read_bytes().split(b"\n")
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise FolderError(f"{folder / RESULTS} cannot be read: {error.strerror}", "choose another --output") from error
     outcomes = {}
     for line in lines[:-1]:
         outcome = _parse(line, sweep)

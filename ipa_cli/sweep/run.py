@@ -92,7 +92,7 @@ def sweep_scale(
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     base = make_task(settings, model, load_references(settings, reporter))
     sweep = _lay_out(axes, base)
-    early = journal.describe(sweep, _known_before_loading(settings, model, base))
+    early = journal.describe(sweep, _known_before_loading(settings, model, base, backend, sweep))
     journal.check_folder(folder, early, resume, force)
     say_what_it_is(model, reporter)
     reporter.note(f"{sweep.counted}, in {folder}")
@@ -136,8 +136,15 @@ def _lay_out(axes: Axes, base: Task) -> Sweep:
     )
 
 
-def _known_before_loading(settings: Settings, model: models.Plan, base: Task) -> dict[str, Any]:
+def _known_before_loading(
+    settings: Settings, model: models.Plan, base: Task, backend: str, sweep: Sweep
+) -> dict[str, Any]:
     """What else decides how the pictures come out, as far as it is known before torch is imported."""
+    chosen = {
+        "scheduler": settings.scheduler,
+        "dtype": None if settings.dtype == "auto" else settings.dtype,
+        "backend": None if backend == session.AUTO else [backend] * len(sweep.sizes),
+    }
     return {
         "reference_sha256": [reference.sha256 for reference in base.references],
         "negative_prompt": base.negative_prompt,
@@ -150,6 +157,7 @@ def _known_before_loading(settings: Settings, model: models.Plan, base: Task) ->
         "adapter": adapter_name(model),
         "vae_tiling": settings.vae_tiling,
         "ipa": __version__,
+        **{name: value for name, value in chosen.items() if value is not None},
     }
 
 

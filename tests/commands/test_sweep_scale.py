@@ -151,6 +151,9 @@ def test_a_finished_sweep_is_not_drawn_again_and_keeps_its_random_seed(ipa, refe
     assert contents("out") == before
     refused = ipa(*flags, "--json")
     assert refused.exit_code == 1 and "--resume" in refused.error()["hint"]
+    for other, said in (("--dtype", "bfloat16"), ("--scheduler", "ddim")):
+        refused = ipa(*flags, "--resume", other, said, "--json")
+        assert refused.exit_code == 1 and f'→ "{said}"' in refused.error()["message"]
 
 
 def test_another_sweep_needs_force(ipa, references):

@@ -92,6 +92,12 @@ def test_lines_of_no_point_do_not_count(tmp_path, line):
     assert journal.read_results(tmp_path, make()) == {}
 
 
+def test_a_journal_that_cannot_be_read_is_told_in_words(tmp_path):
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises(journal.FolderError, match="cannot be read"):
+        journal.read_results(tmp_path, make())
+
+
 def test_a_line_of_another_sweep_does_not_count(tmp_path):
     draw(tmp_path, make())
     assert journal.read_results(tmp_path, make(prompts=("a blue fox",))) == {}
