@@ -37,8 +37,9 @@
 
   function changeInWords(point) {
     if (point.mean === null) return "";
-    const share = (100 * point.share).toFixed(1);
-    return `${point.mean.toFixed(2)} of 255 on average from scale ${sweep.labels[point.before]}, ${share} % of the pixels`;
+    const mean = `${point.mean.toFixed(2)} of 255 on average`;
+    const share = `${(100 * point.share).toFixed(1)} % of the pixels`;
+    return `Differs from scale ${sweep.labels[point.before]} by ${mean}, in ${share}.`;
   }
 
   // --- through the scale ---
