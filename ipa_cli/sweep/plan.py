@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import FIELDS
 from ..errors import UsageError
+from ..sizes import parse_picture_size
 
 DEFAULT_FROM, DEFAULT_TO, DEFAULT_NUM = 0.0, 1.0, 5
 MOST_POINTS = 10_000
@@ -129,10 +130,7 @@ def make_scales(listed: str | None, first: float | None, last: float | None, num
 def parse_size(text: str) -> tuple[int, int]:
     """Width and height of "1024x768". Raises UsageError."""
     example = "--size 1024x768"
-    parts = re.fullmatch(r"\s*(\d{1,6})\s*[xX×]\s*(\d{1,6})\s*", text, re.ASCII)
-    if parts is None:
-        raise UsageError(f"--size {text}: expected width x height in pixels", example)
-    width, height = int(parts[1]), int(parts[2])
+    width, height = parse_picture_size(text)
     _check("width", width, f"--size {text}: width", example)
     _check("height", height, f"--size {text}: height", example)
     return width, height

@@ -99,9 +99,7 @@ def test_a_size_is_width_by_height():
     assert plan.parse_size("1024x768") == plan.parse_size(" 1024 × 768") == (1024, 768)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "64", "64x", "64x64x64", "0x64", "65x64", "64x9000", "-64x64", "64.0x64", "٦٤x٦٤"]
-)
+@pytest.mark.parametrize("text", ["", "64", "64x", "64x64x64", "0x64", "65x64", "64x9000", "-64x64", "64.0x64"])
 def test_bad_sizes_are_refused(text):
     with pytest.raises(UsageError):
         plan.parse_size(text)
