@@ -83,6 +83,17 @@ def example(unet: Any, adapters: Adapters, height: int = 16, width: int = 16) ->
     return unet_inputs(project(unet, adapters, text, images), height, width)
 
 
+def moved(inputs: UNetInputs, dtype: torch.dtype) -> UNetInputs:
+    """The same inputs on the GPU; the scale and the timestep stay float32."""
+    text = [tensor.to("cuda", dtype) for tensor in inputs.context.text]
+    image = [[tensor.to("cuda", dtype) for tensor in adapter] for adapter in inputs.context.image]
+    sample, text_embeds, time_ids = (
+        tensor.to("cuda", dtype) for tensor in (inputs.sample, inputs.text_embeds, inputs.time_ids)
+    )
+    context = Context(text, image, inputs.context.scale.cuda())
+    return UNetInputs(sample, inputs.timestep.cuda(), text_embeds, time_ids, context)
+
+
 def difference(a: Tensor, b: Tensor) -> float:
     """Relative error of `a` against `b`."""
     return ((a.double() - b.double()).norm() / b.double().norm()).item()

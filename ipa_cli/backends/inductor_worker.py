@@ -15,15 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-ATTENTION = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
 
 
 def compile_region(
@@ -40,6 +33,7 @@ def compile_region(
     `measuring` names a lock to hold while kernels are timed; None where a few wrong choices do not matter.
     """
     import torch._inductor
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     if device.startswith("cuda"):
         _skip_cpu_probes()
@@ -50,8 +44,10 @@ def compile_region(
     weights = [_random(spec, device, product=True) for spec in inputs[0]]
     others = [_random(spec, device, product=False) for spec in inputs[1]]
     exported._example_inputs = ((weights, others), {})
-    backends = ATTENTION if cudnn_attention and others[0].is_cuda else ATTENTION[1:]
-    with torch.no_grad(), sdpa_kernel(backends, set_priority=True):
+    kinds = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if cudnn_attention and others[0].is_cuda:
+        kinds.insert(0, SDPBackend.CUDNN_ATTENTION)
+    with torch.no_grad(), sdpa_kernel(kinds, set_priority=True):
         torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=config)
         built = time.monotonic()
         loader = open_package(package, others[0].device)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ipa_cli.attention import Context, call_unet, project
+from ipa_cli.attention import call_unet, project
 from ipa_cli.backends import eager
-from tests.unets import difference, embeddings, example, tiny
+from tests.unets import difference, embeddings, example, moved, tiny
 
 
 def test_cpu_calls_the_unet_itself():
@@ -27,18 +27,9 @@ def test_cuda_graph_is_bit_equal_and_follows_every_input():
     plain = eager.load(unet, None, eager.options({"cuda_graph": False}))
     graph = eager.load(unet, None, eager.options(None))
 
-    def on_gpu(inputs):
-        context = inputs.context
-        moved = Context(
-            [tensor.cuda() for tensor in context.text],
-            [[tensor.cuda() for tensor in image] for image in context.image],
-            context.scale.cuda(),
-        )
-        return type(inputs)(*(tensor.cuda() for tensor in inputs[:4]), moved)
-
     text, images = embeddings(unet)
     other = project(unet, adapters, text.cuda() + 1, [image.cuda() - 1 for image in images])
-    first = on_gpu(example(unet, adapters))
+    first = moved(example(unet, adapters), torch.float32)
     changes = [
         first,
         first._replace(timestep=first.timestep / 2),
@@ -47,7 +38,7 @@ def test_cuda_graph_is_bit_equal_and_follows_every_input():
         first._replace(time_ids=first.time_ids * 2),
         first._replace(context=first.context._replace(scale=first.context.scale * 0.3)),
         first._replace(context=other),
-        on_gpu(example(unet, adapters, 24, 16)),
+        moved(example(unet, adapters, 24, 16), torch.float32),
         first,
     ]
     outputs = [graph(inputs) for inputs in changes]

@@ -13,7 +13,7 @@ import torch
 from ipa_cli.attention import call_unet, layers, project
 from ipa_cli.backends import eager, inductor
 from ipa_cli.errors import IpaError
-from tests.unets import difference, embeddings, example, tiny, unet_inputs
+from tests.unets import difference, embeddings, example, moved, tiny, unet_inputs
 
 pytestmark = pytest.mark.skipif(inductor.missing(None) is not None, reason="needs a newer torch")
 
@@ -215,3 +215,24 @@ def test_versions_name_the_code():
     versions = inductor.versions()
     assert {"torch", "triton", "diffusers", "cpu", "code"} <= versions.keys()
     assert versions["torch"].startswith(torch.__version__.split("+")[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("dynamic", [None, [64, 256]])
+def test_gpu_replays_one_graph_for_every_scale(tmp_path, dynamic):
+    unet, adapters = tiny()
+    inputs = [moved(example(unet, adapters, *size), torch.float16) for size in ((16, 16), (12, 20))]
+    unet.to("cuda", torch.float16)
+    options = inductor.options({"dynamic": dynamic})
+    inductor.compile(unet, inputs[0], tmp_path, options, lambda _: None)
+    ours = inductor.load(unet, tmp_path, options)
+    plain = eager.load(unet, None, eager.options({"cuda_graph": False}))
+    for given in inputs if dynamic else inputs[:1]:
+        outputs = []
+        for scale in (0.0, 0.25, 1.0):
+            scaled = given._replace(context=given.context._replace(scale=given.context.scale * scale))
+            outputs.append(ours(scaled))
+            assert difference(outputs[-1], plain(scaled)) < 3e-3
+        assert difference(outputs[0], outputs[1]) > 6e-2 and difference(outputs[1], outputs[2]) > 6e-2
+    assert ours.captures == (2 if dynamic else 1)
