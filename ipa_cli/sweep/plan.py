@@ -75,8 +75,8 @@ class Sweep:
             (self.sizes, "size"),
             (self.seeds, "seed"),
         ]
-        shown = [_plural(len(axis), word) for axis, word in axes if len(axis) > 1 or word in ("scale", "reference")]
-        return f"{' × '.join(shown)} = {_plural(len(self.points), 'picture')}"
+        shown = [plural(len(axis), word) for axis, word in axes if len(axis) > 1 or word in ("scale", "reference")]
+        return f"{' × '.join(shown)} = {plural(len(self.points), 'picture')}"
 
 
 def make(
@@ -152,6 +152,11 @@ def in_words(scale: float) -> str:
     return repr(scale).removesuffix(".0")
 
 
+def plural(count: int, word: str) -> str:
+    """1 picture, 2 pictures."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def labels(references: Sequence[str]) -> tuple[str, ...]:
     """Short names of the references, no two alike: the file name, or all of it where two would be the same."""
     names = [re.split(r"[/\\]", source.rstrip("/\\"))[-1] or source for source in references]
@@ -192,7 +197,3 @@ def _no_duplicates(axis: Sequence[Any], flag: str, show: Callable[[Any], str]) -
         if entry in seen:
             raise UsageError(f"{flag} {show(entry)} is given twice", "leave one of them out")
         seen.add(entry)
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

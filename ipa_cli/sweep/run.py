@@ -108,7 +108,9 @@ def sweep_scale(
             with _resumable(reporter):
                 opened = session.open_session(settings, model, reporter, shows_bars)
                 studio = _set_up(opened, base, sweep, names, reporter)
-                whole = {**early, **_known_when_ready(studio)}
+                known = _known_when_ready(studio)
+                # In the same order whether asked for or found out: the files say it in this order.
+                whole = {**{name: value for name, value in early.items() if name not in known}, **known}
                 journal.check_folder(folder, whole, resume or found is None, force)
                 journal.begin(folder, whole, sweep, outcomes, force)
                 work = _draw_all(studio, folder, missing, outcomes, reporter)
@@ -264,7 +266,8 @@ def _draw_all(
     made = _graphs_made(studio)
     steps = studio.base.requests[0].steps
     expected = sum(steps * step_seconds[point.row.width, point.row.height] for point in missing)
-    reporter.note(f"{len(missing)} pictures to draw, {steps} steps each: about {_span(expected)} of steps")
+    what = f"{plan.plural(len(missing), 'picture')} to draw, {plan.plural(steps, 'step')} each"
+    reporter.note(f"{what}: about {_span(expected)}")
 
     started = time.perf_counter()
     drawn = 0
