@@ -106,7 +106,8 @@ def rows(context: Context) -> Context:
 
 @contextmanager
 def replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules run other functions for a while."""
+    """Let modules run other functions for a while; a forward that a hook had put there comes back."""
+    hooked = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
     for module, forward in forwards.items():
         module.forward = forward  # type: ignore[method-assign]
     try:
@@ -114,6 +115,8 @@ def replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]
     finally:
         for module in forwards:
             del module.forward
+        for module, forward in hooked.items():
+            module.forward = forward  # type: ignore[method-assign]
 
 
 def forward(place: Place, run: Callable[[list[Tensor]], Tensor]) -> Callable[..., Any]:

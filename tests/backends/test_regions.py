@@ -84,3 +84,7 @@ def test_forwards_come_back_after_a_failure():
     with pytest.raises(ZeroDivisionError), regions.replaced({unet.conv_in: lambda *_: 1 / 0}):
         unet.conv_in(torch.zeros(1, 4, 8, 8))
     assert unet.conv_in(torch.zeros(1, 4, 8, 8)).shape == (1, 32, 8, 8)
+    unet.conv_in.forward = hook = lambda *_: "hooked"
+    with regions.replaced({unet.conv_in: lambda *_: "replaced"}):
+        assert unet.conv_in(None) == "replaced"
+    assert unet.conv_in.forward is hook
