@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import copy
-import hashlib
 import os
 import pickle
 import shutil
@@ -48,7 +47,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
     }
 }
-_CODE = ("attention.py", "backends/flat.py", "backends/nexfort.py")
 
 
 def missing(environment: Any) -> IpaError | None:
@@ -66,11 +64,9 @@ def missing_to_compile(environment: Any) -> IpaError | None:
 
 
 def versions() -> dict[str, str]:
-    """What the generated code depends on besides its options; `code` is a digest of our own part in it."""
+    """What the generated code depends on besides its options."""
     found = {name: requirements.installed()[name] or "none" for name in ("torch", "triton", "diffusers")}
     found |= {name: metadata.version(name) for name in ("nexfort", "onediff")}
-    sources = [Path(__file__).parent.parent / name for name in _CODE]
-    found["code"] = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     return found
 
 
@@ -170,7 +166,7 @@ def _check(options: Mapping[str, Any]) -> None:
     try:
         apply_mode({}, given["mode"], model=None)
         apply_options({}, given["options"])
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UsageError(f"nexfort does not take these options: {error}", "see OneDiff's page on nexfort") from None
 
 
