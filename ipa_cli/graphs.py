@@ -75,6 +75,7 @@ def key(unet: Any, wanted: Wanted) -> GraphKey:
     facts: dict[str, Any] = {
         **machine,
         **backends.get(wanted.backend).versions(),
+        "code": backends.code(wanted.backend),
         "unet": _plain(dict(unet.config)),
         "dtype": str(unet.dtype).removeprefix("torch."),
         "batch": batch,

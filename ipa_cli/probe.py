@@ -76,11 +76,14 @@ def machine(index: int = 0) -> Machine:
     )
 
 
-def differences(gpu: str, factors: Mapping[str, Factor], here: Machine) -> list[str]:
-    """Why a graph for `gpu` with these key factors is of no use on this machine, one phrase per reason."""
+def differences(gpu: str, factors: Mapping[str, Factor], here: Machine, code: str) -> list[str]:
+    """Why a graph for `gpu` with these key factors is of no use on this machine, one phrase per reason.
+
+    `code` is the digest of our own part in the backend's graphs, see `backends.code`.
+    """
     slug = here.gpu.slug if here.gpu else NONE
     found = [] if gpu in (CPU, slug) else [keys.change("gpu", gpu, slug)]
-    known = {**here.versions, **here.factors(gpu)}
+    known = {"code": code, **here.versions, **here.factors(gpu)}
     if found:
         del known["gpu name"]  # said already
     for name in known.keys() & factors.keys():

@@ -9,6 +9,7 @@ from ipa_cli import probe
 from ipa_cli.probe import Gpu, Machine
 
 H200 = Gpu("NVIDIA H200", "9.0", "580.159.04")
+CODE = "c0de"
 HERE = Machine(H200, ("x86_64", "avx2"), "glibc 2.39", "13.0", {"torch": "2.13.0", "triton": "3.5", "nexfort": None})
 SMI = "\n".join(
     [
@@ -79,14 +80,14 @@ def test_slug():
 def test_a_graph_of_this_machine_is_of_use():
     for gpu in ("cpu", H200.slug):
         factors = {**HERE.factors(gpu), "torch": "2.13.0", "unet.sample_size": 128}
-        assert probe.differences(gpu, factors, HERE) == []
+        assert probe.differences(gpu, factors, HERE, CODE) == []
 
 
 def test_reasons_in_words():
     factors = {**HERE.factors(H200.slug), "torch": "2.13.0", "triton": "3.5", "nexfort": "0.1.dev262"}
-    assert probe.differences(H200.slug, factors, HERE) == ["nexfort 0.1.dev262 → none"]
+    assert probe.differences(H200.slug, factors, HERE, CODE) == ["nexfort 0.1.dev262 → none"]
     elsewhere = replace(HERE, gpu=None, cuda=None, instruction_set=("x86_64", "avx512f"))
-    assert probe.differences(H200.slug, factors, elsewhere) == [
+    assert probe.differences(H200.slug, factors, elsewhere, CODE) == [
         "compute capability 9.0 → none",
         "cuda 13.0 → none",
         "driver 580 → none",
@@ -95,10 +96,15 @@ def test_reasons_in_words():
         "nexfort 0.1.dev262 → none",
     ]
     newer = replace(HERE, gpu=replace(H200, driver="590.1"))
-    assert probe.differences(H200.slug, HERE.factors(H200.slug), newer) == ["driver 580 → 590"]
+    assert probe.differences(H200.slug, HERE.factors(H200.slug), newer, CODE) == ["driver 580 → 590"]
     patched = replace(HERE, gpu=replace(H200, driver="580.200"))
-    assert probe.differences(H200.slug, HERE.factors(H200.slug), patched) == []
+    assert probe.differences(H200.slug, HERE.factors(H200.slug), patched, CODE) == []
 
 
 def test_a_cpu_graph_does_not_mind_the_gpu():
-    assert probe.differences("cpu", HERE.factors("cpu"), replace(HERE, gpu=None, cuda=None)) == []
+    assert probe.differences("cpu", HERE.factors("cpu"), replace(HERE, gpu=None, cuda=None), CODE) == []
+
+
+def test_a_graph_of_other_code_is_of_no_use() -> None:
+    factors = {**HERE.factors("cpu"), "code": "0ld"}
+    assert probe.differences("cpu", factors, HERE, CODE) == ["code 0ld → c0de"]

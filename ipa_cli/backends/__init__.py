@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -22,6 +24,14 @@ MODULES = {
     "inductor": "ipa_cli.backends.inductor",
     "nexfort": "ipa_cli.backends.nexfort",
     "oneflow": "ipa_cli.backends.oneflow",
+}
+
+
+# Our own files, below the package, whose text decides what a backend's graphs compute.
+CODE = {
+    "inductor": ("attention.py", "backends/inductor.py", "backends/inductor_worker.py", "backends/regions.py"),
+    "nexfort": ("attention.py", "backends/flat.py", "backends/nexfort.py"),
+    "oneflow": ("attention.py", "backends/flat.py", "backends/oneflow.py"),
 }
 
 
@@ -43,7 +53,7 @@ class Backend(Protocol):
         """Why this backend cannot build a graph here (a finished one may still load); None when it can."""
 
     def versions(self) -> dict[str, str]:
-        """Everything outside the options that changes the generated code: part of the graph's key."""
+        """Versions of other people's code that the graph depends on: part of its key, as is `code`."""
 
     def options(self, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         """Complete options from a preset's name, JSON or a mapping; raises UsageError on an unknown one."""
@@ -60,6 +70,14 @@ def get(name: str) -> Backend:
     if name not in MODULES:
         raise UsageError(f"there is no backend '{name}'", f"choose one of {', '.join(MODULES)}")
     return cast(Backend, importlib.import_module(MODULES[name]))
+
+
+@lru_cache
+def code(name: str) -> str:
+    """A digest of our own part in a backend's graphs; nothing for one that keeps none."""
+    here = Path(__file__).parents[1]
+    text = b"".join((here / file).read_bytes() for file in CODE.get(name, ()))
+    return hashlib.sha256(text).hexdigest()[:16] if text else ""
 
 
 def read_options(

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -17,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -25,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ipa_cli import requirements
 from ipa_cli.attention import UNetInputs, call_unet
 from ipa_cli.backends import Denoiser, Report, read_options, regions
 from ipa_cli.backends.cuda_graph import CudaGraphs
@@ -34,7 +33,6 @@ from ipa_cli.errors import IpaError, UsageError
 
 compiles = True
 
-OLDEST_TORCH = (2, 8)  # its loader opens a package single-threaded, which a CUDA graph needs, on a given device
 PLAN = "graph.json"
 
 FAST: dict[str, Any] = {
@@ -50,13 +48,7 @@ PRESETS = {"fast": FAST, "max": {**FAST, "max_autotune": True}}
 
 def missing(environment: Any) -> IpaError | None:
     """Why compiled graphs cannot run here."""
-    found = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if found >= OLDEST_TORCH:
-        return None
-    return IpaError(
-        f"the backend inductor needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, this is {torch.__version__}",
-        "type pip install --upgrade torch, or choose --backend eager",
-    )
+    return requirements.problem("inductor", requirements.installed())
 
 
 def missing_to_compile(environment: Any) -> IpaError | None:
@@ -82,20 +74,10 @@ def _compiler() -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the generated code depends on besides its options; `code` is a digest of our own part in it."""
-    found = {"cpu": torch.backends.cpu.get_cpu_capability()}
-    for name in ("torch", "triton", "diffusers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    here = Path(__file__)
-    sources = [here.parent.parent / "attention.py", *(here.with_name(f"{name}.py") for name in _CODE)]
-    found["code"] = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    return found
-
-
-_CODE = ("inductor", "inductor_worker", "regions")
+    """The packages, and the CPU's capability as torch sees it, that the generated code depends on."""
+    here = requirements.installed()
+    found = {name: here[name] or "none" for name in ("torch", "triton", "diffusers")}
+    return {**found, "cpu": torch.backends.cpu.get_cpu_capability()}
 
 
 def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -10,7 +10,6 @@ loaded graph would ignore it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -34,8 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
     }
 }
-OURS = ("dynamic", "graph_file", "graph_file_device", "use_graph")  # fields that are not the user's
-_CODE = ("attention.py", "backends/flat.py", "backends/oneflow.py")
+OURS = ("dynamic", "graph_file", "graph_file_device", "use_graph")
 
 
 def missing(environment: Any) -> IpaError | None:
@@ -49,11 +47,8 @@ def missing_to_compile(environment: Any) -> IpaError | None:
 
 
 def versions() -> dict[str, str]:
-    """What a graph depends on besides its options; `code` is a digest of our own part in it."""
-    found = {name: metadata.version(name) for name in ("torch", "diffusers", "onediff", "oneflow")}
-    sources = [Path(__file__).parent.parent / name for name in _CODE]
-    found["code"] = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    return found
+    """What a graph depends on besides its options."""
+    return {name: metadata.version(name) for name in ("torch", "diffusers", "onediff", "oneflow")}
 
 
 def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:

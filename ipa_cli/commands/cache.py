@@ -282,11 +282,11 @@ def _described(item: Item, here: probe.Machine) -> dict[str, Any]:
 
 
 def _obstacles(item: Item, here: probe.Machine) -> list[str]:
-    from .. import probe
+    from .. import backends, probe
     from ..store import Entry
 
     if isinstance(item, Entry):
-        return probe.differences(item.gpu, item.factors, here)
+        return probe.differences(item.gpu, item.factors, here, backends.code(item.backend))
     return [f"broken: {item.reason}"]
 
 

@@ -1,0 +1,147 @@
+"""`ipa compile`, and `ipa generate` on what it left: one graph is compiled for all tests here, by a real process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tiny_model
+from tests.conftest import Ran, World
+
+SIZE = 128
+DRAW = ("--load-format", "dummy", "--steps", 2, "--seed", 5, "--width", SIZE, "--height", SIZE, "--force")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.write(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def compiled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A cache with one graph, and what `ipa compile --json` said."""
+    cache = tmp_path_factory.mktemp("cache")
+    command = ["compile", "--model", model, "--load-format", "dummy", "--size", f"{SIZE}x{SIZE}", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ipa_cli", *map(str, command), "--cache-dir", str(cache)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(cache), "NO_COLOR": "1"},
+        cwd=model.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return cache, json.loads(done.stdout)
+
+
+@pytest.fixture
+def copy(compiled: tuple[Path, dict], world: World) -> Path:
+    """The cache, for a test that spoils it."""
+    cache = world.home / "graphs"
+    subprocess.run(["cp", "-a", str(compiled[0]), str(cache)], check=True)
+    return cache
+
+
+def _pixels(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path), dtype=int)
+
+
+def test_compile_says_what_it_made(compiled: tuple[Path, dict]) -> None:
+    cache, envelope = compiled
+    (graph,) = envelope["data"]["graphs"]
+    assert graph["origin"] == "compiled"
+    assert graph["shape"] == f"{SIZE}x{SIZE}-b2"
+    assert graph["compile_s"] > graph["open_s"] > 0
+    assert Path(graph["path"], "manifest.json").is_file()
+    assert Path(graph["path"]).is_relative_to(cache)
+
+
+def test_a_second_compile_finds_it(compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran]) -> None:
+    command = ("compile", "--model", model, "--load-format", "dummy", "--size", f"{SIZE}x{SIZE}")
+    (graph,) = ipa(*command, "--cache-dir", compiled[0], "--json").data()["graphs"]
+    assert graph["origin"] == "cache"
+    assert graph["id"] == compiled[1]["data"]["graphs"][0]["id"]
+    assert graph["compile_s"] == 0
+
+
+def test_a_fresh_process_draws_with_it_without_any_compiler(
+    compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran], ipa_process: Callable[..., Ran], world: World
+) -> None:
+    empty = world.home / "inductor"
+    no_compiler = {"CXX": "/bin/false", "CC": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(empty)}
+    drawn = {}
+    for scale in (0, 0.5, 1):
+        arguments = ("generate", "--model", model, *DRAW, "--scale", scale, "--cache-dir", compiled[0], "--json")
+        # The first scale meets a new process, the others this one: the same graph serves them all.
+        run = (
+            ipa_process(*arguments, "-o", "a.png", environ=no_compiler)
+            if scale == 0
+            else ipa(*arguments, "-o", "a.png")
+        )
+        data = run.data()
+        assert data["backend"] == "inductor"
+        assert data["graph"]["origin"] == "cache"
+        assert data["graph"]["id"] == compiled[1]["data"]["graphs"][0]["id"]
+        assert data["timings"]["graph_compile_s"] == 0
+        drawn[scale] = _pixels("a.png")
+        assert ipa(*arguments, "--backend", "eager", "-o", "b.png").data()["backend"] == "eager"
+        assert np.abs(drawn[scale] - _pixels("b.png")).max() <= 1
+    assert not empty.exists() or not any(path.suffix == ".so" for path in empty.rglob("*"))
+    assert (drawn[0] != drawn[0.5]).mean() > 0.01
+    assert (drawn[0.5] != drawn[1]).mean() > 0.01
+
+
+def test_an_option_for_loading_takes_the_same_graph(
+    compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran]
+) -> None:
+    options = ("--backend", "inductor", "--compile-options", '{"cuda_graph": false}', "--no-compile")
+    data = ipa("generate", "--model", model, *DRAW, *options, "--cache-dir", compiled[0], "--json").data()
+    assert data["graph"]["origin"] == "cache"
+
+
+def test_a_miss_names_what_differs(compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran]) -> None:
+    wider = (*DRAW, "--width", 2 * SIZE, "--cache-dir", compiled[0], "--no-compile")
+    said = ipa("generate", "--model", model, *wider, "--backend", "inductor", "--json")
+    assert said.exit_code == 1
+    assert f"width {SIZE} → {2 * SIZE}" in said.error()["message"]
+    drawn = ipa("generate", "--model", model, *wider)
+    assert drawn.exit_code == 0
+    assert f"width {SIZE} → {2 * SIZE}" in drawn.stderr and "eager" in drawn.stderr
+
+
+def test_a_changed_graph_is_refused_and_taken_out(copy: Path, model: Path, ipa: Callable[..., Ran]) -> None:
+    package = max(copy.rglob("*.pt2"), key=lambda path: path.stat().st_size)
+    content = bytearray(package.read_bytes())
+    content[len(content) // 2] ^= 1
+    package.write_bytes(content)
+    drawn = ipa("generate", "--model", model, *DRAW, "--cache-dir", copy, "--no-compile")
+    assert drawn.exit_code == 0
+    assert "warning" in drawn.stderr and package.name in drawn.stderr
+    assert "eager" in drawn.stdout
+    assert not package.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--backend", "eager"), "eager compiles nothing"),
+        (("--size", "100x128"), "multiple of 8"),
+        (("--size", "wide"), "is no picture size"),
+        (("--dynamic", "512"), "is no range of sizes"),
+        (("--dynamic", "512..256"), "smallest and largest"),
+        (("--compile-options", '{"speed": 9}'), "no option 'speed'"),
+        (("--compile-options", "quick"), "no preset 'quick'"),
+    ],
+)
+def test_wrong_wishes_are_refused_before_anything_is_loaded(
+    arguments: tuple[str, ...], words: str, model: Path, ipa: Callable[..., Ran]
+) -> None:
+    said = ipa("compile", "--model", model, "--load-format", "dummy", *arguments, "--json")
+    assert said.exit_code == 2
+    assert words in said.error()["message"] + said.error()["hint"]
+    assert "loading" not in said.stderr
