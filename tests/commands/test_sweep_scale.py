@@ -120,7 +120,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_identical_files(world, re
     expected = contents("whole")
     rng = random.Random(20)
     for lines in (0, 2, 5, 11, 12):  # how many points are done when it is killed; with 12 it writes sheet and page
-        process = start("killed", "--resume")
+        process = start("killed", "--resume", "--dtype", "float32")  # what auto means here
         journal = Path("killed/results.jsonl")
         while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
             time.sleep(0.002)
@@ -250,6 +250,29 @@ def test_a_folder_with_files_of_the_user_is_left_alone(ipa, references):
 
 
 # --- one graph for all scales ---------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)  # it compiles
+def test_one_compiled_graph_draws_every_scale(ipa, references):
+    from tests import tiny_model
+
+    model = ("--model", tiny_model.write(Path("model")), "--load-format", "dummy", "-p", "a star", "--steps", 2)
+    flags = ("sweep-scale", *model, "--scales", "0,0.5,1", *references, *QUICK[2:6], "--device", "cpu", "--json")
+    compiled = ipa(*flags, "--backend", "inductor", "-o", "compiled").data()
+    (graph,) = compiled["graphs"]
+    assert graph["origin"] == "compiled" and compiled["plan"]["graph"] == [graph["id"]]
+    assert compiled["recompiles"] == 0 and all(change["mean_difference"] > 0 for change in compiled["changes"])
+
+    Path("compiled/pictures/row-2-scale-1.png").unlink()
+    before = contents("compiled")
+    resumed = ipa(*flags, "--backend", "inductor", "-o", "compiled", "--resume").data()
+    assert (resumed["drawn"], resumed["graphs"][0]["origin"]) == (1, "cache")
+    assert before.items() < contents("compiled").items()
+
+    ipa(*flags, "--backend", "eager", "-o", "eager").data()
+    for name in (name for name in contents("eager") if name.startswith("pictures/")):
+        pair = [np.asarray(Image.open(Path(folder, name)), int) for folder in ("compiled", "eager")]
+        assert np.abs(pair[0] - pair[1]).max() <= 1
 
 
 def test_recompiles_are_counted_where_they_happen():
