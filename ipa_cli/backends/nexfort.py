@@ -19,7 +19,6 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +63,9 @@ def missing_to_compile(environment: Any) -> IpaError | None:
 
 
 def versions() -> dict[str, str]:
-    """What the generated code depends on besides its options."""
-    found = {name: requirements.installed()[name] or "none" for name in ("torch", "triton", "diffusers")}
-    found |= {name: metadata.version(name) for name in ("nexfort", "onediff")}
-    return found
+    """The packages that the generated code depends on."""
+    here = requirements.installed()
+    return {name: here[name] or "none" for name in ("torch", "triton", "diffusers", "nexfort", "onediff")}
 
 
 def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
