@@ -4,8 +4,8 @@ nexfort is torch.compile with OneDiff's passes and kernels: a process always tra
 on disk is inductor's caches of finished code and Triton's of kernels. They lie where TORCHINDUCTOR_CACHE_DIR and
 TRITON_CACHE_DIR say. torch reads both when it first needs them, keeps paths made from them, and its compile workers
 inherit them; so they are set once, before onediff is imported, to a folder of this process alone. `compile` copies
-the folder into the graph's own, `load` copies it back: the graph on disk is never written to. (NEXFORT_GRAPH_CACHE
-of later versions is unknown to 0.1.dev262: there "cache-all" in the mode has the code kept.)
+the folder into the graph's own, `load` copies it back: the graph on disk is never written to. (0.1.dev262 does not
+know the NEXFORT_GRAPH_CACHE of OneDiff's documentation; there "cache-all" in the mode has the code kept.)
 """
 
 from __future__ import annotations
