@@ -218,7 +218,7 @@ TABLES = st.lists(st.tuples(KEYS, VALUES), max_size=4).map(lambda rows: "\n".joi
 
 @given(st.one_of(st.text(), TABLES).map(str.encode) | st.binary())
 def test_any_file_gives_settings_or_words(tmp_path_factory, content):
-    folder = tmp_path_factory.getbasetemp() / "fuzz"
+    folder = tmp_path_factory.getbasetemp() / "any-settings"
     folder.mkdir(exist_ok=True)
     (folder / "ipa.toml").write_bytes(content)
     settings_or_words({}, {"IPA_CONFIG": str(folder / "ipa.toml")}, folder)
@@ -230,7 +230,7 @@ ENVIRON_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories
 @given(st.dictionaries(st.sampled_from(sorted(config.FIELDS)), ENVIRON_TEXT | VALUES, max_size=3))
 def test_any_variables_give_settings_or_words(tmp_path_factory, texts):
     environ = {f"IPA_{name.upper()}": text for name, text in texts.items()}
-    empty = tmp_path_factory.getbasetemp() / "empty.toml"
+    empty = tmp_path_factory.getbasetemp() / "no-settings.toml"
     empty.touch()
     settings_or_words({}, {"IPA_CONFIG": str(empty), **environ}, empty.parent)
 
