@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from . import hub, weights
-from .models import DEMO, SDXL, Location, ModelError, Plan, folder_location, read_json
+from . import adapters, hub, weights
+from .families import SD15, SDXL, Family
+from .locations import Location, ModelError, folder_location, read_json
+from .models import DEMO, Plan
 from .report import Reporter
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 DUMMY_SEED = 0
 DUMMY_TOKENS = 4
-COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae", "scheduler")
 WEIGHT_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
 
@@ -54,7 +55,7 @@ def load(
         plan = _fetched(plan, dtype, reporter, shows_bars)
         parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype)
         state, image_encoder = _adapter_parts(plan, dtype)
-    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+    for name in ("unet", "vae", *plan.family.text_encoders):
         parts[name].to(home).eval().requires_grad_(False)
     if image_encoder is not None:
         image_encoder.to(home).eval().requires_grad_(False)
@@ -63,40 +64,42 @@ def load(
     return Model(
         unet=parts["unet"],
         vae=parts["vae"],
-        text_encoders=(parts["text_encoder"], parts["text_encoder_2"]),
-        tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
+        text_encoders=tuple(parts[name] for name in plan.family.text_encoders),
+        tokenizers=tuple(parts[name] for name in plan.family.tokenizers),
         scheduler=parts["scheduler"],
         image_encoder=image_encoder,
         adapters=adapters,
-        zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
+        zeros_for_empty_prompt=plan.family is SDXL and bool(index.get("force_zeros_for_empty_prompt", True)),
     )
 
 
-def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-    """fp32 for a VAE that overflows in fp16 (its config says `force_upcast`), as in diffusers' `upcast_vae`."""
+def vae_dtype(family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """fp32 for a VAE of SDXL that overflows in fp16 (its config says `force_upcast`), as in diffusers' `upcast_vae`."""
     import torch
 
-    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
+    overflows = family is SDXL and config.get("force_upcast", True)
+    return torch.float32 if dtype == torch.float16 and overflows else dtype
 
 
 def _fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
     """The plan with every hub location replaced by a local folder."""
     location, adapter = plan.location, plan.adapter
+    if adapter is not None and adapter.location.folder is None:
+        where = adapter.location
+        assert where.repo is not None
+        files = [adapter.file, f"{adapter.encoder}/config.json", *_weight_files(where, adapter.encoder, None, dtype)]
+        folder = hub.fetch(where.repo, where.revision, files, reporter, shows_bars)
+        adapter = replace(adapter, location=replace(where, folder=folder))
+        adapters.check_fetched(adapter, plan.unet_config, plan.family)
     if location.repo is not None:
         files = ["model_index.json"]
-        for part in COMPONENTS:
+        for part in plan.family.parts:
             inside = sorted(name for name in location.names if name.startswith(part + "/"))
             files += [name for name in inside if name.endswith((".json", ".txt", ".model"))]
             if not part.startswith(("tokenizer", "scheduler")):
                 files += _weight_files(location, part, plan.variant, dtype)
         folder = hub.fetch(location.repo, location.revision, dict.fromkeys(files), reporter, shows_bars)
         location = replace(folder_location(folder), repo=location.repo, revision=location.revision)
-    if adapter is not None and adapter.location.folder is None:
-        where = adapter.location
-        assert where.repo is not None
-        files = [adapter.file, f"{adapter.encoder}/config.json", *_weight_files(where, adapter.encoder, None, dtype)]
-        folder = hub.fetch(where.repo, where.revision, files, reporter, shows_bars)
-        adapter = replace(adapter, location=folder_location(folder))
     return replace(plan, location=location, adapter=adapter)
 
 
@@ -164,26 +167,31 @@ def _folder_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
 
     location = plan.location
     assert location.folder is not None
-    vae = vae_dtype(read_json(location, "vae/config.json"), dtype)
+    vae = vae_dtype(plan.family, read_json(location, "vae/config.json"), dtype)
+    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     return {
         "unet": _from_pretrained(UNet2DConditionModel, location, "unet", plan, dtype),
         "vae": _from_pretrained(AutoencoderKL, location, "vae", plan, vae),
-        "text_encoder": _from_pretrained(CLIPTextModel, location, "text_encoder", plan, dtype),
-        "text_encoder_2": _from_pretrained(CLIPTextModelWithProjection, location, "text_encoder_2", plan, dtype),
-        "tokenizer": _tokenizer(location, "tokenizer"),
-        "tokenizer_2": _tokenizer(location, "tokenizer_2"),
-        "scheduler": _scheduler(location),
+        **{part: _from_pretrained(kinds[part], location, part, plan, dtype) for part in plan.family.text_encoders},
+        **{part: _tokenizer(location, part) for part in plan.family.tokenizers},
+        "scheduler": _scheduler(plan),
     }
 
 
-def _scheduler(location: Location) -> Any:
+def _scheduler(plan: Plan) -> Any:
+    """The model's own scheduler; that of an old SD 1.5 with the two settings that diffusers' pipeline corrects."""
     import diffusers
 
+    location = plan.location
     config = read_json(location, "scheduler/scheduler_config.json")
     kind = getattr(diffusers, str(config.get("_class_name", "EulerDiscreteScheduler")), None)
     if kind is None:
         raise ModelError(f"{location} wants the scheduler {config['_class_name']}, unknown to this diffusers", "")
-    return kind.from_config(config)
+    scheduler = kind.from_config(config)
+    if plan.family is not SD15:
+        return scheduler
+    right = {key: value for key, value in {"steps_offset": 1, "clip_sample": False}.items() if key in scheduler.config}
+    return kind.from_config(scheduler.config, **right)
 
 
 def _single_file_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
@@ -191,10 +199,10 @@ def _single_file_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
     from diffusers import StableDiffusionXLPipeline
 
     assert plan.single_file is not None
-    with hub.in_words(SDXL, None):
+    with hub.in_words(plan.family.repo, None):
         pipeline = StableDiffusionXLPipeline.from_single_file(str(plan.single_file), torch_dtype=dtype)
-    parts = {name: getattr(pipeline, name) for name in COMPONENTS}
-    parts["vae"].to(vae_dtype(parts["vae"].config, dtype))
+    parts = {name: getattr(pipeline, name) for name in plan.family.parts}
+    parts["vae"].to(vae_dtype(plan.family, parts["vae"].config, dtype))
     return parts
 
 
@@ -238,7 +246,8 @@ def _dummy_parts(
         finally:
             torch.set_default_dtype(before)
 
-    def text(kind: Any, part: str) -> Any:
+    def text(part: str) -> Any:
+        kind = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
         return build(lambda: kind(CLIPTextConfig(**read(part))), dtype)
 
     vae_config = read("vae")
@@ -247,21 +256,19 @@ def _dummy_parts(
         torch.manual_seed(DUMMY_SEED)
         parts = {
             "unet": build(lambda: UNet2DConditionModel.from_config(read("unet")), dtype),
-            "vae": build(lambda: AutoencoderKL.from_config(vae_config), vae_dtype(vae_config, dtype)),
-            "text_encoder": text(CLIPTextModel, "text_encoder"),
-            "text_encoder_2": text(CLIPTextModelWithProjection, "text_encoder_2"),
-            "scheduler": _scheduler(plan.location),
+            "vae": build(lambda: AutoencoderKL.from_config(vae_config), vae_dtype(plan.family, vae_config, dtype)),
+            **{part: text(part) for part in plan.family.text_encoders},
+            "scheduler": _scheduler(plan),
         }
         state, encoder = None, None
         if plan.adapter is not None:
             config = CLIPVisionConfig(**read("ip_adapter/image_encoder"))
             encoder = build(lambda: CLIPVisionModelWithProjection(config), dtype)
             state = build(lambda: _dummy_adapter(parts["unet"], config.projection_dim), dtype)
-    for number in ("", "_2"):
+    for part, encoder_part in zip(plan.family.tokenizers, plan.family.text_encoders, strict=True):
         # Words mean nothing to random weights; what counts is their number, which sets the graph's shape.
-        tokenizer = CLIPTokenizer.from_pretrained(DEMO / f"tokenizer{number}")
-        tokenizer.model_max_length = read(f"text_encoder{number}")["max_position_embeddings"]
-        parts[f"tokenizer{number}"] = tokenizer
+        parts[part] = CLIPTokenizer.from_pretrained(DEMO / part)
+        parts[part].model_max_length = read(encoder_part)["max_position_embeddings"]
     return parts, state, encoder
 
 

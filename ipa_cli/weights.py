@@ -27,19 +27,27 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
         raise WeightsError(f"{path} is not a whole .safetensors file: {error}", "download it again") from error
 
 
-def load_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
+def adapter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of an IP-Adapter file as its `.safetensors` names them: "image_proj.proj.weight"."""
+    if path.suffix == ".safetensors":
+        return header(path)
+    parts = load_adapter(path, "meta")
+    return {f"{part}.{key}": tuple(t.shape) for part, tensors in parts.items() for key, t in tensors.items()}
+
+
+def load_adapter(path: Path, device: str = "cpu") -> dict[str, dict[str, Tensor]]:
     """An IP-Adapter file as {"image_proj": …, "ip_adapter": …}; a pickle is read with `weights_only=True`."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         header(path)
-        return _nested(load_file(path))
+        return _nested(load_file(path, device))
     import pickle
 
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:
         reason = (str(error).splitlines() or ["it is empty"])[0]
         raise WeightsError(

@@ -631,7 +631,7 @@ def adapter(folder: Path, width: int, tokens: int, encoder: int) -> Path:
     (folder / "image_encoder").mkdir(parents=True)
     (folder / "image_encoder" / "config.json").write_text(json.dumps({"projection_dim": encoder}))
     demo = setup.models.plan(config.Settings())
-    layers = setup.models.cross_attention_layers(demo.unet_config)
+    layers = setup.adapters.cross_attention_layers(demo.unet_config)
     tensors = {f"ip_adapter.{2 * n + 1}.to_k_ip.weight": numpy.zeros((4, width), "float32") for n in range(layers)}
     tensors["image_proj.proj.weight"] = numpy.zeros((4 * width, tokens), "float32")
     save_file(tensors, folder / "adapter.safetensors")
@@ -656,10 +656,10 @@ def test_an_adapter_that_does_not_fit(world, tmp_path):
     assert encoder.status == "failure" and "1024" in encoder.found and "64" in encoder.found
 
 
-def test_a_pickled_adapter_is_not_said_to_fit(world, tmp_path):
+def test_a_broken_pickled_adapter_is_not_said_to_fit(world, tmp_path):
     adapter(tmp_path / "a", width=64, tokens=64, encoder=64).rename(tmp_path / "a" / "adapter.bin")
     check = setup.check_model(config.Settings(ip_adapter=str(tmp_path / "a" / "adapter.bin")), True)
-    assert check.status == "warning" and "pickle" in check.found
+    assert check.status == "failure" and "not a pickle of bare tensors" in check.found
 
 
 def test_a_model_that_is_not_there(world):

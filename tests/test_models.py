@@ -13,14 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import ipa_cli
-from ipa_cli.models import cross_attention_layers
+from ipa_cli.adapters import cross_attention_layers
 from ipa_cli.weights import WeightsError, header, load_adapter
 
 PACKAGE = Path(ipa_cli.__file__).parent
 DEMO = PACKAGE / "demo"
 UNET = "unet/diffusion_pytorch_model.safetensors"
 ADAPTER = DEMO / "ip_adapter" / "ip-adapter.safetensors"
-FAST = ("--width", 64, "--height", 64, "--steps", 1, "--warmup", 0, "--seed", 7, "--prompt", "a star", "--scale", 0.8)
+SMALL = ("--width", 64, "--height", 64, "--steps", 1, "--warmup", 0)
+FAST = (*SMALL, "--seed", 7, "--prompt", "a star", "--scale", 0.8, "--guidance-scale", 5)
 REFERENCE = ("--image", DEMO / "reference.png")
 
 
@@ -268,9 +269,18 @@ def test_weights_that_are_no_adapter_are_told(ipa, bare_model):
     refused(ipa("generate", *FAST, *REFERENCE, "--model", bare_model, *flags, "--json"), "is no IP-Adapter")
 
 
-def test_a_model_that_is_not_sdxl_is_told(ipa, bare_model):
-    rewrite(bare_model / "unet" / "config.json", addition_embed_type=None)
-    refused(ipa("generate", *FAST, "--model", bare_model, "--json"), "is not an SDXL model")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"in_channels": 9},  # inpainting
+        {"addition_embed_type": None, "cross_attention_dim": 1024},  # SD 2
+        {"addition_embed_type": "image"},
+        {"encoder_hid_dim_type": "text_proj"},
+    ],
+)
+def test_a_model_of_another_architecture_is_told(ipa, bare_model, changes):
+    rewrite(bare_model / "unet" / "config.json", **changes)
+    refused(ipa("generate", *FAST, "--model", bare_model, "--json"), "is not an SDXL model, nor SD 1.5")
 
 
 @pytest.mark.parametrize("name", ["unet/config.json", "model_index.json", "scheduler/scheduler_config.json"])

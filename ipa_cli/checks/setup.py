@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import config, models
+from .. import adapters, config, models
 from ..config import Resolved, Settings, Source
 from ..errors import IpaError
 from . import hub
@@ -56,14 +56,14 @@ def check_model(settings: Settings, asked: bool) -> Check:
         return Check(name, "failure", hub.without_passwords(error.message), error.hint, asked)
     except ImportError as error:  # a bare or a broken installation
         return Check(name, "failure" if asked else "skipped", f"not looked at: {error}", "`pip install ipa-cli`", asked)
-    layers = f"{models.cross_attention_layers(plan.unet_config)} cross-attention layers"
+    layers = f"{adapters.cross_attention_layers(plan.unet_config)} cross-attention layers"
     if plan.adapter is None:
         return Check(name, "ok", f"{plan.name} ({layers}), no adapter", "", asked)
     if plan.dummy:
         return Check(name, "ok", f"{plan.name} ({layers}) with random weights and an adapter made for it", "", asked)
     adapter = f"{plan.adapter.location}/{plan.adapter.file}"
-    if not plan.adapter.file.endswith(".safetensors"):
-        found = f"{adapter} is a pickle: whether it fits {plan.name} shows only when it is opened"
+    if plan.adapter.location.folder is None and not plan.adapter.file.endswith(".safetensors"):
+        found = f"{adapter} is a pickle: whether it fits {plan.name} shows only when it is fetched"
         return Check(name, "warning", found, "use its .safetensors version", asked)
     found = f"{plan.name} ({layers}), {adapter}, image encoder {plan.adapter.encoder}: they fit"
     return Check(name, "ok", found, "", asked)
