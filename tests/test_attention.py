@@ -7,7 +7,7 @@ import torch
 
 from ipa_cli.attention import CrossAttention, call_unet, install, layers, project
 from ipa_cli.errors import IpaError
-from tests.unets import adapter, difference, embeddings, tiny, tiny_unet, unet_inputs
+from tests.unets import adapter, difference, embeddings, plus_projection, tiny, tiny_unet, unet_inputs
 
 SCALES = [0.0, 0.3, 1.0]
 
@@ -132,29 +132,6 @@ def test_every_kind_of_projection_is_diffusers_own():
         ours = call_unet(unet, unet_inputs(context))
     expected = diffusers_output(tiny_unet(), [state], [1.0], text, images, unet_inputs(context))
     assert difference(ours, expected) < 1e-5
-
-
-def plus_projection(cross: int, dim: int, latents: int) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    state = {
-        "latents": torch.randn(1, latents, dim),
-        "proj_in.weight": torch.randn(dim, dim) / dim,
-        "proj_in.bias": torch.zeros(dim),
-        "proj_out.weight": torch.randn(cross, dim) / dim,
-        "proj_out.bias": torch.zeros(cross),
-        "norm_out.weight": torch.ones(cross),
-        "norm_out.bias": torch.zeros(cross),
-    }
-    for layer in range(4):
-        for norm in ("0.norm1", "0.norm2", "1.0"):
-            state[f"layers.{layer}.{norm}.weight"] = torch.ones(dim)
-            state[f"layers.{layer}.{norm}.bias"] = torch.zeros(dim)
-        state[f"layers.{layer}.0.to_q.weight"] = torch.randn(64, dim) / 8
-        state[f"layers.{layer}.0.to_kv.weight"] = torch.randn(128, dim) / 8
-        state[f"layers.{layer}.0.to_out.weight"] = torch.randn(dim, 64) / 8
-        state[f"layers.{layer}.1.1.weight"] = torch.randn(4 * dim, dim) / dim
-        state[f"layers.{layer}.1.3.weight"] = torch.randn(dim, 4 * dim) / dim
-    return state
 
 
 def test_adapter_of_another_model_is_refused():

@@ -1,5 +1,7 @@
 """UNets of SDXL's shape with random weights, small enough to run and compile on two cores."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,13 +36,13 @@ def tiny_unet(seed: int = 0) -> Any:
     return UNet2DConditionModel(**TINY).eval().requires_grad_(False)
 
 
-def adapter(unet: Any, tokens: int = 4, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+def adapter(unet: Any, tokens: int = 4, seed: int = 0, image_dim: int = IMAGE_DIM) -> dict[str, dict[str, Tensor]]:
     """Random weights of a base IP-Adapter, as a file holds them."""
     torch.manual_seed(seed)
     cross = unet.config.cross_attention_dim
     state = {
         "image_proj": {
-            "proj.weight": torch.randn(tokens * cross, IMAGE_DIM) * IMAGE_DIM**-0.5,
+            "proj.weight": torch.randn(tokens * cross, image_dim) * image_dim**-0.5,
             "proj.bias": torch.zeros(tokens * cross),
             "norm.weight": torch.ones(cross),
             "norm.bias": torch.zeros(cross),
@@ -54,6 +56,42 @@ def adapter(unet: Any, tokens: int = 4, seed: int = 0) -> dict[str, dict[str, Te
             weight = torch.randn(inner, cross) * cross**-0.5
             state["ip_adapter"][f"{2 * layer + 1}.to_{kind}_ip.weight"] = weight
     return state
+
+
+def plus_projection(cross: int, dim: int, latents: int, hidden: int = 128) -> dict[str, Tensor]:
+    """Random weights of a Plus adapter's resampler under the names they have in files."""
+    torch.manual_seed(0)
+
+    def linear(out: int, given: int) -> Tensor:
+        return torch.randn(out, given) * given**-0.5
+
+    state = {
+        "latents": torch.randn(1, latents, hidden),
+        "proj_in.weight": linear(hidden, dim),
+        "proj_in.bias": torch.randn(hidden) / 8,
+        "proj_out.weight": linear(cross, hidden),
+        "proj_out.bias": torch.randn(cross) / 8,
+        "norm_out.weight": torch.rand(cross) + 0.5,
+        "norm_out.bias": torch.randn(cross) / 8,
+    }
+    for layer in range(4):
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            state[f"layers.{layer}.{norm}.weight"] = torch.rand(hidden) + 0.5
+            state[f"layers.{layer}.{norm}.bias"] = torch.randn(hidden) / 8
+        state[f"layers.{layer}.0.to_q.weight"] = linear(128, hidden)
+        state[f"layers.{layer}.0.to_kv.weight"] = linear(256, hidden)
+        state[f"layers.{layer}.0.to_out.weight"] = linear(hidden, 128)
+        state[f"layers.{layer}.1.1.weight"] = linear(4 * hidden, hidden)
+        state[f"layers.{layer}.1.3.weight"] = linear(hidden, 4 * hidden)
+    return state
+
+
+def save_adapter(path: Path, state: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    """Write an adapter as its `.safetensors` file; returns the path."""
+    from safetensors.torch import save_file
+
+    save_file({f"{part}.{key}": t.contiguous() for part, tensors in state.items() for key, t in tensors.items()}, path)
+    return path
 
 
 def tiny(adapters: int = 1, seed: int = 0) -> tuple[Any, Adapters]:
