@@ -24,7 +24,7 @@ def encode_text(
 ) -> tuple[Tensor, Tensor]:
     """Hidden states (B, tokens, cross) and pooled embeddings (B, pooled); B is 2 with guidance.
 
-    As diffusers' `StableDiffusionXLPipeline.encode_prompt`.
+    As `encode_prompt` of diffusers' pipelines; SD 1.5 has one text encoder and nothing pooled, (B, 0).
     """
     import torch
 
@@ -97,6 +97,8 @@ def _encode_prompt(model: Model, prompt: str, device: torch.device, reporter: Re
         hidden.append(encoded.hidden_states[-2])
         pooled = encoded[0]
     assert pooled is not None
+    if len(hidden) == 1:  # SD 1.5 reads what its encoder gives in the end
+        return pooled, pooled.new_zeros(1, 0)
     return torch.cat(hidden, dim=-1), pooled
 
 
