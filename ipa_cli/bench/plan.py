@@ -1,0 +1,155 @@
+"""What is measured: backends with their options and Pythons, and the order of the processes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import backends
+from ..config import suggest
+from ..errors import UsageError
+
+Kind = Literal["run", "parity"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A backend as `--backends` names it: `options` as `--compile-options` takes them, `python` None for this one."""
+
+    text: str
+    backend: str
+    options: str | None = None
+    python: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process: a run draws and is timed, parity compares with uncompiled drawing and is not."""
+
+    spec: Spec
+    kind: Kind
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.spec.text}, {f'run {self.number}' if self.kind == 'run' else 'parity with eager'}"
+
+
+def parse_specs(texts: Sequence[str]) -> tuple[Spec, ...]:
+    """Backends from texts such as "eager:cuda_graph=false,inductor:max,nexfort".
+
+    What stands behind the colon is a preset, JSON, or `name=value`, several with commas between them. Raises
+    UsageError for an unknown backend or one named twice.
+    """
+    found: list[str] = []
+    for piece in (piece.strip() for text in texts for piece in _split(text)):
+        is_more = found and re.match(r"\w+\s*=", piece) and ":" in found[-1]
+        if is_more:
+            found[-1] += f",{piece}"
+        elif piece:
+            found.append(piece)
+    if not found:
+        raise UsageError("no backend is named", f"choose from {', '.join(backends.MODULES)}")
+    double = next((text for text in found if found.count(text) > 1), None)
+    if double is not None:
+        raise UsageError(f"the backend {double} is named twice", "--runs says how often each is measured")
+    return tuple(_spec(text) for text in found)
+
+
+def with_pythons(specs: Sequence[Spec], texts: Sequence[str]) -> tuple[Spec, ...]:
+    """`specs` with the Pythons from texts such as "nexfort=/envs/nexfort", an interpreter or an environment's folder.
+
+    Raises UsageError for a path that is neither, and for a backend that is not measured.
+    """
+    chosen: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.rpartition("=")
+        if not equals or not path:
+            raise UsageError(f"--python {text}: no backend and path", "write --python nexfort=/path/to/bin/python")
+        if name not in {known for spec in specs for known in (spec.text, spec.backend)}:
+            raise UsageError(
+                f"--python names {name}, which is not measured", f"--backends {','.join(s.text for s in specs)},{name}"
+            )
+        chosen[name] = _interpreter(path)
+    return tuple(
+        Spec(spec.text, spec.backend, spec.options, chosen.get(spec.text, chosen.get(spec.backend))) for spec in specs
+    )
+
+
+def with_range(specs: Sequence[Spec], span: tuple[int, int]) -> tuple[Spec, ...]:
+    """`specs` with graphs for all sides within `span` pixels, where there is something to compile."""
+
+    def dynamic(spec: Spec) -> Spec:
+        if spec.backend == "eager":
+            return spec
+        given = spec.options or "{}"
+        options = json.loads(given) if given.startswith("{") else {"preset": given}
+        return Spec(spec.text, spec.backend, json.dumps({**options, "dynamic": list(span)}), spec.python)
+
+    return tuple(map(dynamic, specs))
+
+
+def parts(specs: Sequence[Spec], runs: int) -> tuple[Part, ...]:
+    """The processes in turn: all backends compile or start once, all are compared, then the other runs, interleaved."""
+    first = [Part(spec, "run", 1) for spec in specs]
+    parity = [Part(spec, "parity", 1) for spec in specs]
+    return (*first, *parity, *(Part(spec, "run", number) for number in range(2, runs + 1) for spec in specs))
+
+
+def baseline(specs: Sequence[Spec]) -> Spec | None:
+    """What the others are compared with: uncompiled without CUDA graph where it is measured, else any eager."""
+    eager = [spec for spec in specs if spec.backend == "eager"]
+    plain = [spec for spec in eager if options(spec).get("cuda_graph") is False]
+    return next(iter([*plain, *eager]), None)
+
+
+def options(spec: Spec) -> Mapping[str, Any]:
+    """The options given by name, without those of a preset."""
+    found = _value(spec.options or "{}")
+    return found if isinstance(found, dict) else {}
+
+
+def _spec(text: str) -> Spec:
+    backend, colon, given = text.partition(":")
+    if backend not in backends.MODULES:
+        known = tuple(backends.MODULES)
+        raise UsageError(f"unknown backend '{backend}'{suggest(backend, known)}", f"choose from {', '.join(known)}")
+    given = given.strip()
+    if colon and not given:
+        raise UsageError(f"{text} names no options", f"leave out the colon, or write {backend}:name=value")
+    if "=" in given and not given.startswith("{"):
+        pairs = (pair.partition("=") for pair in _split(given))
+        given = json.dumps({name.strip(): _value(value.strip()) for name, _, value in pairs})
+    return Spec(text, backend, given or None)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _split(text: str) -> list[str]:
+    """The pieces between commas that stand outside brackets and quotes."""
+    pieces, depth, quoted = [""], 0, False
+    for sign in text:
+        quoted ^= sign == '"'
+        depth += 0 if quoted else (sign in "[{") - (sign in "]}")
+        if sign == "," and depth <= 0 and not quoted:
+            pieces.append("")
+        else:
+            pieces[-1] += sign
+    return pieces
+
+
+def _interpreter(text: str) -> str:
+    path = Path(text).expanduser()
+    candidates = (path / "bin" / "python", path / "Scripts" / "python.exe") if path.is_dir() else (path,)
+    for candidate in candidates:
+        if candidate.is_file():
+            return str(candidate.absolute())
+    raise UsageError(f"there is no Python at {path}", "name an interpreter, or the folder of a virtual environment")

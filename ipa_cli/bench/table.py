@@ -1,0 +1,112 @@
+"""A bench as the table of the seed, Metric | eager | inductor (+84.5%) | …, for terminals and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..report import Table
+from .results import METRICS, Bench, Column, Metric
+
+NOT_MEASURED = "not measured"
+MEANINGLESS = "–"
+
+
+def make(bench: Bench) -> Table:
+    """Median, ratio to eager, and spread where there were several runs."""
+    rows = [
+        (metric.title, *(_cell(bench, column, metric) for column in bench.columns))
+        for metric in METRICS
+        if not all(column.lacks(metric) for column in bench.columns)
+    ]
+    rows += [
+        (title, *(_parity(column, key) for column in bench.columns))
+        for title, key in (
+            ("UNet error vs eager", "relative_error"),
+            ("UNet error vs fp32", "fp32_error"),
+            ("Picture vs eager (PSNR)", "psnr_db"),
+        )
+    ]
+    rows = [row for row in rows if set(row[1:]) != {MEANINGLESS}]
+    return Table(("Metric", *(column.spec.text for column in bench.columns)), tuple(rows))
+
+
+def heading(bench: Bench) -> str:
+    """What was measured, and where."""
+    asked, machine = bench.asked, bench.machine
+    first = next((column.environment for column in bench.columns if column.environment), {})
+    size = f"{first['width']}x{first['height']}, {first['steps']} steps, {first['dtype']}" if first else asked["size"]
+    weights = " with seeded random weights" if first.get("dummy") else ""
+    where = machine["gpu"] if str(first.get("device", "cpu")) != "cpu" and machine["gpu"] else machine["cpu"]
+    return f"{asked['model']}{weights}, {size}, on {where} ({machine['cores']} cores), {bench.date[:10]}"
+
+
+def remarks(bench: Bench) -> tuple[str, ...]:
+    """What the cells cannot hold: reasons, versions, how to read them."""
+    lines = [
+        f"{column.spec.text}: {column.reason}{f' ({column.hint})' if column.hint else ''}"
+        for column in bench.columns
+        if column.reason
+    ]
+    versions: dict[str, list[str]] = {}
+    for column in bench.columns:
+        if column.environment:
+            versions.setdefault(_versions(column.environment["versions"]), []).append(column.spec.text)
+    lines += [f"{', '.join(names)}: {text}" for text, names in versions.items()]
+    runs = max((len(column.runs) for column in bench.columns), default=0)
+    if runs > 1:
+        lines.append(f"median of up to {runs} runs, each a process of its own, in turn; [least–most]")
+    if runs and bench.baseline:
+        lines.append(f"percentages: against {bench.baseline}; pictures and UNet calls: against uncompiled drawing")
+    own = [_fp32(column) for column in bench.columns]
+    if any(own):
+        lines.append(f"error of uncompiled drawing itself against fp32: {next(text for text in own if text)}")
+    if bench.stopped:
+        lines.append(f"{bench.stopped} after {bench.seconds:.0f} s: what is missing was not measured")
+    return tuple(lines)
+
+
+def markdown(bench: Bench) -> str:
+    """The whole table as Markdown."""
+    table = make(bench)
+
+    def row(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "|" + " --- |" * len(table.columns)
+    remarks_ = [f"- {line}" for line in remarks(bench)]
+    lines = (heading(bench), "", row(table.columns), rule, *map(row, table.rows), "", *remarks_)
+    return "\n".join(lines) + "\n"
+
+
+def _cell(bench: Bench, column: Column, metric: Metric) -> str:
+    figure = column.figure(metric)
+    if figure is None:
+        return MEANINGLESS if column.lacks(metric) else NOT_MEASURED
+    text = f"{figure.median:.{metric.digits}f} {metric.unit}"
+    ratio = bench.ratio(column, metric)
+    if ratio is not None:
+        text += f" ({ratio:+.1%})"
+    if figure.count > 1:
+        text += f" [{figure.least:.{metric.digits}f}–{figure.most:.{metric.digits}f}]"
+    return text
+
+
+def _parity(column: Column, key: str) -> str:
+    found = column.parity
+    if found is None:
+        return NOT_MEASURED
+    if key == "psnr_db":
+        return "identical" if found["identical"] else f"{found['psnr_db']:.1f} dB"
+    if found[key] is None:
+        return MEANINGLESS if column.environment.get("dtype") == "float32" else NOT_MEASURED
+    return f"{found[key]:.1e}" if found[key] else "0"
+
+
+def _fp32(column: Column) -> str | None:
+    error = column.parity["eager_fp32_error"] if column.parity else None
+    return None if error is None else f"{error:.1e}"
+
+
+def _versions(versions: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

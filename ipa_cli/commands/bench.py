@@ -1,0 +1,145 @@
+"""`ipa bench`: the backends side by side, measured on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import config
+from ..errors import UsageError
+from ..report import Result, Table
+from ..sizes import parse_picture_size, parse_range
+from . import options
+
+if TYPE_CHECKING:
+    from ..bench.results import Bench, Slower
+
+INTERRUPTED_EXIT_CODE = 130
+_BENCH = "Bench"
+
+
+def _flag(*declarations: str, help: str, **more: Any) -> Any:
+    return typer.Option(*declarations, help=help, rich_help_panel=_BENCH, show_default=False, **more)
+
+
+def bench(
+    context: typer.Context,
+    backends: Annotated[
+        list[str] | None,
+        _flag("--backends", "-b", help="such as eager:cuda_graph=false,eager,inductor:max; options as in compile"),
+    ] = None,
+    python: Annotated[
+        list[str] | None, _flag("--python", help="another Python for a backend: nexfort=/path/to/environment")
+    ] = None,
+    size: Annotated[str | None, _flag("--size", help="width x height, such as 1024x768")] = None,
+    batch: Annotated[int, _flag("--batch", help="pictures at once; so far 1 alone")] = 1,
+    dynamic: Annotated[
+        str | None, _flag("--dynamic", help="compile one graph for all sides from..to, such as 256..1536")
+    ] = None,
+    runs: Annotated[int, _flag("--runs", min=1, max=100, help="processes per backend (default 3)")] = 3,
+    budget: Annotated[
+        float | None, _flag("--budget", min=1, help="seconds after which it ends with what it has measured")
+    ] = None,
+    compare: Annotated[
+        Path | None, _flag("--compare", help="results.json of an earlier bench; status 1 if something became slower")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        _flag("--output", "-o", help="folder for data, table and chart (default: a new one)"),
+    ] = None,
+    force: options.Force = False,
+    markdown: Annotated[bool, _flag("--markdown", help="print the table as Markdown")] = False,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    seed: options.Seed = None,
+    model: options.Model = None,
+    load_format: options.LoadFormat = None,
+    ip_adapter: options.IpAdapter = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Measure backends: speed, memory, warm-up, and how far each is from uncompiled drawing.
+
+    On a GPU it draws with a full SDXL of random weights, 100 steps, elsewhere with the demo model. Every run is a
+    process of its own: the first of a backend has no graph in its cache, the others find it there.
+    """
+    from .. import probe
+    from ..bench import plan, results, run
+
+    if batch != 1:
+        raise UsageError(f"--batch {batch} cannot be measured yet: pictures are drawn one at a time", "leave it out")
+    resolved = options.settings(context)
+    settings, sources = resolved.settings, resolved.sources
+    on_gpu = settings.device != "cpu" and probe.gpu() is not None
+    if sources["model"].kind == sources["load_format"].kind == "default" and on_gpu:
+        settings = replace(settings, model="sdxl", load_format="dummy")
+    if size is not None:
+        width, height = parse_picture_size(size)
+        for name, value in (("width", width), ("height", height)):
+            config.checked(name, value, "--size")
+        settings = replace(settings, width=width, height=height)
+    settings = replace(
+        settings,
+        steps=100 if settings.steps is None and on_gpu else settings.steps,
+        seed=0 if settings.seed is None else settings.seed,
+    )
+    usual = ["eager:cuda_graph=false,eager,inductor" if on_gpu else "eager,inductor"]
+    usual += [text.rpartition("=")[0] for text in python or ()]
+    specs = plan.with_pythons(plan.parse_specs(backends or list(dict.fromkeys(usual))), python or ())
+    specs = specs if dynamic is None else plan.with_range(specs, parse_range(dynamic))
+
+    before = None if compare is None else results.read(compare)
+    differing = [] if before is None else results.unlike(run.asked(settings, specs), before)
+    if differing:
+        raise UsageError(
+            f"{compare} measured something else: {', '.join(differing)}", "measure the same, or leave out --compare"
+        )
+    folder = folder or Path(f"ipa-bench-{time.strftime('%Y%m%d-%H%M%S')}")
+    run.claim(folder, force)
+    done = run.bench(settings, specs, run.Limits(runs, budget), folder, context.obj)
+
+    slower = [] if before is None else results.slower(done, before)
+    compared = None if before is None else _compared(done, before, slower)
+    data = {**results.to_data(done), "folder": str(folder.absolute()), "compared": compared}
+    verdict = () if compared is None else _verdict(compared, slower)
+    return Result("bench", data, (*_blocks(done, folder, markdown), *verdict), _status(done, slower))
+
+
+def _status(done: Bench, slower: list[Slower]) -> int:
+    if done.stopped == "interrupted":
+        return INTERRUPTED_EXIT_CODE
+    return 1 if slower or not any(column.runs for column in done.columns) else 0
+
+
+def _compared(done: Bench, before: dict[str, Any], slower: list[Slower]) -> dict[str, Any]:
+    from ..bench import results
+
+    return {
+        "with": before["date"],
+        "changed": results.changes(done, before),
+        "uncompared": results.uncompared(done, before),
+        "slower": [asdict(each) for each in slower],
+    }
+
+
+def _blocks(done: Bench, folder: Path, markdown: bool) -> tuple[str | Table, ...]:
+    from ..bench import table
+
+    if markdown:
+        return (table.markdown(done).rstrip(),)
+    files = f"{folder}: results.json, table.md, chart.png"
+    return (table.heading(done), table.make(done), *table.remarks(done), files)
+
+
+def _verdict(compared: dict[str, Any], slower: list[Slower]) -> tuple[str, ...]:
+    """What a comparison says, in lines."""
+    changed = f" ({', '.join(compared['changed'])})" if compared["changed"] else ""
+    first = f"slower than on {compared['with']}" if slower else f"nothing is slower than on {compared['with']}"
+    alone = [f"not compared, measured only once: {', '.join(compared['uncompared'])}"] if compared["uncompared"] else []
+    return (f"{first}{changed}", *(f"  {each}" for each in slower), *alone)
