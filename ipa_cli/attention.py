@@ -29,11 +29,11 @@ class Context(NamedTuple):
 
 
 class UNetInputs(NamedTuple):
-    """One call of an SDXL UNet; every tensor on the UNet's device."""
+    """One call of a UNet; every tensor on the UNet's device. SD 1.5 reads neither `text_embeds` nor `time_ids`."""
 
     sample: Tensor  # (B, 4, h, w) in latent pixels, eight times smaller than the picture
     timestep: Tensor  # ()
-    text_embeds: Tensor  # (B, pooled)
+    text_embeds: Tensor  # (B, pooled), for SD 1.5 (B, 0)
     time_ids: Tensor  # (B, 6): original height and width, crop top and left, target height and width
     context: Context
 

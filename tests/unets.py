@@ -28,12 +28,21 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny_unet(seed: int = 0) -> Any:
+# What SD 1.5 has not, and its convolutions around the transformers.
+AS_SD15: dict[str, Any] = {
+    "addition_embed_type": None,
+    "addition_time_embed_dim": None,
+    "projection_class_embeddings_input_dim": None,
+    "use_linear_projection": False,
+}
+
+
+def tiny_unet(seed: int = 0, changes: Mapping[str, Any] | None = None) -> Any:
     """One downsampler, one width: few kinds of parts to compile, and yet every sort."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(seed)
-    return UNet2DConditionModel(**TINY).eval().requires_grad_(False)
+    return UNet2DConditionModel(**{**TINY, **(changes or {})}).eval().requires_grad_(False)
 
 
 def adapter(unet: Any, tokens: int = 4, seed: int = 0, image_dim: int = IMAGE_DIM) -> dict[str, dict[str, Tensor]]:

@@ -5,7 +5,7 @@ import torch
 
 from ipa_cli.attention import call_unet, install, project
 from ipa_cli.backends import regions
-from tests.unets import adapter, difference, embeddings, tiny_unet, unet_inputs
+from tests.unets import AS_SD15, adapter, difference, embeddings, tiny_unet, unet_inputs
 
 
 def traced(unet, inputs, granularity, sizes):
@@ -45,6 +45,20 @@ def test_parts_do_what_the_unet_does(granularity, adapters, sizes):
             with regions.replaced(forwards):
                 output = call_unet(unet, inputs._replace(context=regions.rows(inputs.context)))
         assert difference(output, expected) < 1e-5
+
+
+@pytest.mark.parametrize("granularity", regions.CLASSES)
+def test_parts_do_what_the_unet_of_sd15_does(granularity):
+    unet = tiny_unet(changes=AS_SD15)
+    weights = install(unet, [adapter(unet)])
+    text, images = embeddings(unet)
+    inputs = unet_inputs(project(unet, weights, text, images))._replace(text_embeds=torch.zeros(2, 0))
+    forwards = traced(unet, inputs, granularity, (2, 32))
+    with torch.no_grad():
+        expected = call_unet(unet, inputs)
+        with regions.replaced(forwards):
+            output = call_unet(unet, inputs._replace(context=regions.rows(inputs.context)))
+    assert difference(output, expected) < 1e-5
 
 
 def test_kinds_are_few_and_differ_where_the_modules_do():
