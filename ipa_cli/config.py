@@ -1,7 +1,7 @@
 """One frozen `Settings` for all commands, merged from layers; every value knows where it came from.
 
-Layers, strongest first: flag, environment `IPA_*`, `ipa.toml` found upwards from the working directory,
-the user's file, the default.
+Layers, strongest first: flag, the settings a picture carries (`--from`), environment `IPA_*`, `ipa.toml` found upwards
+from the working directory, the user's file, the default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_SIDE = 8192
 
 
 class ConfigError(IpaError):
-    """A configuration file cannot be used as it is."""
+    """A configuration file, or a picture's settings, cannot be used as they are."""
 
 
 Check = Callable[[Any], "str | None"]
@@ -101,13 +101,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a value came from: `kind` is flag, env, project, user or default; `where` names it."""
+    """Where a value came from: `kind` is flag, picture, env, project, user or default; `where` names it."""
 
     kind: str
     where: str
 
     def __str__(self) -> str:
         return self.where
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings read from one place, as JSON has them; None leaves the choice to the model, whatever is below says."""
+
+    source: Source
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,13 @@ def suggest(word: str, known: typing.Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Resolved:
-    """Merge all layers. Raises ConfigError for a bad file, UsageError for a bad flag or variable."""
+def resolve(
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    picture: Layer | None = None,
+) -> Resolved:
+    """Merge all layers. Raises ConfigError for a bad file or picture, UsageError for a bad flag or variable."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
@@ -148,11 +161,15 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, 
     for name, text in _environment(environ).items():
         source = Source("env", _variable(name))
         put(name, _from_text(name, text, source.where), source, UsageError)
-    for name, value in flags.items():
-        if name in FIELDS and value is not None and value != ():
-            if _expected(name)[0] is Path:
-                value = Path(value)  # Typer before 0.28 keeps the text
-            put(name, value, Source("flag", _flag(name)), UsageError)
+    given = {name: value for name, value in flags.items() if name in FIELDS and value is not None and value != ()}
+    if picture is not None:
+        for name, value in picture.values.items():
+            if name not in given:
+                put(name, _from_json(name, value, picture.source.where), picture.source, ConfigError)
+    for name, value in given.items():
+        if _expected(name)[0] is Path:
+            value = Path(value)  # Typer before 0.28 keeps the text
+        put(name, value, Source("flag", _flag(name)), UsageError)
     for name in FIELDS:
         sources.setdefault(name, Source("default", "default"))
     return Resolved(Settings(**values), sources)
@@ -263,16 +280,32 @@ def _expected(name: str) -> tuple[type, str]:
 
 def _from_toml(name: str, key: str, value: Any, path: Path) -> Any:
     kind, wanted = _expected(name)
-    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
     if kind is tuple and isinstance(value, str):
         return (value,)
     if kind is Path and isinstance(value, str):
         return path.parent / _expanded(Path(value))
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
+    value = _as_kind(kind, value)
     if type(value) is not kind:
         raise ConfigError(f"{path}: {key} = {_short(repr(value))}: expected {wanted}", f"edit {path}")
+    return value
+
+
+def _from_json(name: str, value: Any, where: str) -> Any:
+    if value is None and FIELDS[name].default is None:
+        return None
+    kind, wanted = _expected(name)
+    value = _as_kind(kind, value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where}: {name} = {_short(repr(value))}: expected {wanted}", f"say it with {_flag(name)}")
+    return value
+
+
+def _as_kind(kind: type, value: Any) -> Any:
+    """`value` of TOML or JSON as the type a setting has, where that loses nothing; else as it is."""
+    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
     return value
 
 
@@ -305,7 +338,7 @@ def _short(text: str) -> str:
 def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageError) -> Any:
     """`value` if the setting `name` may have it. Raises `error`, which names `where` the value came from."""
     check = FIELDS[name].metadata["check"]
-    problem = check(value) if check else None
+    problem = check(value) if check and value is not None else None
     if problem:
         shown = f"{where} {_short(str(value))}" if error is UsageError else f"{where}: {name} = {_short(str(value))}"
         raise error(f"{shown}: {problem}", "`ipa generate --help` explains every setting")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import models, pictures, schedulers, session
+from . import models, pictures, repeat, schedulers, session
 from .config import Settings
 from .report import Reporter
 from .task import adapter_name, load_references, make_task, name_fields, record
@@ -47,15 +47,28 @@ class Generated:
     references: tuple[str, ...] = field(default=())
 
 
-def generate(settings: Settings, reporter: Reporter, force: bool, shows_bars: bool) -> Generated:
-    """Draw and write the pictures `settings` ask for; all that can be wrong is looked for before the long work."""
+def generate(
+    settings: Settings,
+    reporter: Reporter,
+    force: bool,
+    shows_bars: bool,
+    recorded: repeat.Recorded | None = None,
+) -> Generated:
+    """Draw and write the pictures `settings` ask for; all that can be wrong is looked for before the long work.
+
+    `recorded` is the picture that `settings` were read from.
+    """
     started = time.perf_counter()
     schedulers.check(settings.scheduler)
     backend = session.check_backend(settings.backend)
     pictures.plan_paths(settings.output, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}], force)
+    if recorded is not None:
+        repeat.check_there(recorded, settings)
     loaded = load_references(settings, reporter)
     plan = models.plan(settings)
     task = make_task(settings, plan, loaded)
+    if recorded is not None:
+        repeat.check_same(recorded, settings, task.references, reporter)
     paths = pictures.plan_paths(settings.output, [name_fields(task, n) for n in range(len(task.requests))], force)
     for folder in {path.parent: path for path in paths}.values():
         pictures.check_writable(folder)

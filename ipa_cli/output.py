@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 BUG_EXIT_CODE = 70
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Terminal:
@@ -47,7 +49,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.err.print(text, style="dim")
+            self.err.print(_harmless(text), style="dim")
 
     def warn(self, text: str) -> None:
         self._labelled("warning", "yellow", text)
@@ -130,7 +132,7 @@ class Terminal:
 
     def _labelled(self, label: str, style: str, text: str) -> None:
         self.err.print(f"{label}:", style=style, end=" ")
-        self.err.print(text)
+        self.err.print(_harmless(text))
 
     def _fail_json(self, command: str, kind: str, message: str, hint: str) -> None:
         self._print_json(command, "error", None, {"type": kind, "message": message, "hint": hint})
@@ -163,3 +165,8 @@ class Terminal:
         for row in table.rows:
             drawn.add_row(*(Text(cell) for cell in row))
         self.out.print(drawn)
+
+
+def _harmless(text: str) -> str:
+    """Text of files and pictures without what would steer a terminal."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)

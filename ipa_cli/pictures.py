@@ -17,7 +17,7 @@ import secrets
 import shlex
 import string
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
@@ -310,6 +310,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def unread_parameters(path: Path) -> dict[str, str]:
+    """What A1111's text of a PNG says beyond `read_settings`: its names and values. Raises as `read_settings`."""
+    parsed = parse_parameters(_texts(path).get("parameters", ""))
+    taken = _from_parameters(parsed)
+    labels = {label for key, label, _ in _READERS if key in taken or not parsed.get(label)}
+    return {label: value for label, value in parsed.items() if label not in labels}
+
+
 def _texts(path: Path) -> dict[str, str]:
     from PIL import Image, UnidentifiedImageError
 
@@ -377,20 +385,8 @@ def _checked_chunk(path: Path, text: str) -> dict[str, Any]:
 
 
 def _from_parameters(parsed: Mapping[str, str]) -> dict[str, Any]:
-    schedulers = {label: name for name, label in SAMPLERS.items()}
-    readers: tuple[tuple[str, str, Any], ...] = (
-        ("prompt", "Prompt", str),
-        ("negative_prompt", "Negative prompt", str),
-        ("steps", "Steps", int),
-        ("scheduler", "Sampler", lambda name: schedulers.get(name, name)),
-        ("guidance_scale", "CFG scale", _finite),
-        ("seed", "Seed", int),
-        ("width", "Size-1", int),
-        ("height", "Size-2", int),
-        ("model", "Model", str),
-    )
     settings = {}
-    for key, label, reader in readers:
+    for key, label, reader in _READERS:
         if parsed.get(label):
             try:
                 settings[key] = reader(parsed[label])
@@ -404,6 +400,24 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(text)
     return number
+
+
+def _scheduler(sampler: str) -> str:
+    return next((name for name, label in SAMPLERS.items() if label == sampler), sampler)
+
+
+# Setting, A1111's name of it, and how its text is read.
+_READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("prompt", "Prompt", str),
+    ("negative_prompt", "Negative prompt", str),
+    ("steps", "Steps", int),
+    ("scheduler", "Sampler", _scheduler),
+    ("guidance_scale", "CFG scale", _finite),
+    ("seed", "Seed", int),
+    ("width", "Size-1", int),
+    ("height", "Size-2", int),
+    ("model", "Model", str),
+)
 
 
 # --- names ----------------------------------------------------------------------------------------------------

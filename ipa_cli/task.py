@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import references
-from .config import Settings
+from .config import FIELDS, Settings
 from .errors import UsageError
 from .report import Reporter
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from .session import Session
 
 SEEDS = 2**32
+# Settings that a picture records as they came out, for itself alone, ...
+CAME_OUT = (
+    *("prompt", "negative_prompt", "image", "scale", "steps", "guidance_scale", "height", "width", "seed"),
+    *("model", "load_format", "variant", "revision", "backend", "device", "dtype"),
+)
+# ... and those that say nothing of how it looks. All others are recorded as they were asked for.
+NOT_OF_THE_PICTURE = (
+    *("num_images", "output", "preview", "warmup", "compile", "offload", "vae_slicing", "cache_dir", "cache_max_size"),
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,13 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "backend": ready.backend,
         "graph": ready.entry.id if ready.entry else None,
         "adapters": _adapter_record(session, task),
+        "settings": {name: getattr(session.settings, name) for name in asked_settings()},
     }
+
+
+def asked_settings() -> tuple[str, ...]:
+    """The settings that a picture records as they were asked for."""
+    return tuple(name for name in FIELDS if name not in (*CAME_OUT, *NOT_OF_THE_PICTURE))
 
 
 def scheduler_name(session: Session) -> str:
@@ -111,8 +126,16 @@ def adapter_name(plan: Plan) -> str | None:
 def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
     if session.plan.adapter is None:
         return []
-    images = [{"source": public_name(reference.source), "sha256": reference.sha256} for reference in task.references]
+    images = [
+        {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256}
+        for reference in task.references
+    ]
     return [{"model": adapter_name(session.plan), "scale": task.scale, "images": images}]
+
+
+def _recorded_source(plan: Plan, reference: references.Reference) -> str | None:
+    """A reference's name as a picture records it: None for the model's own."""
+    return None if reference.source == plan.defaults.get("reference") else public_name(reference.source)
 
 
 def public_name(source: str) -> str:

@@ -27,6 +27,7 @@ def generate(
     seed: options.Seed = None,
     num_images: options.NumImages = None,
     scheduler: options.Scheduler = None,
+    source: options.From = None,
     output: options.Output = None,
     force: options.Force = False,
     model: options.Model = None,
@@ -51,9 +52,11 @@ def generate(
     quiet: options.Quiet = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
-    from .. import generation
+    from .. import generation, repeat
 
-    done = generation.generate(options.settings(context).settings, context.obj, force, shows_bars=context.obj.live)
+    recorded = repeat.read(source) if source is not None else None
+    resolved = options.settings(context, recorded and repeat.layer(recorded, context.params, context.obj))
+    done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded)
     return Result("generate", _data(done), _lines(done))
 
 

@@ -33,6 +33,15 @@ Seed = Annotated[int | None, _option("seed", "--seed", panel=_PICTURE)]
 NumImages = Annotated[int | None, _option("num_images", "--num-images", "-n", panel=_PICTURE)]
 Scheduler = _text("scheduler", "--scheduler", panel=_PICTURE)
 Output = _text("output", "--output", "-o", panel=_PICTURE)
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="draw a picture made by ipa again; flags override its settings",
+        rich_help_panel=_PICTURE,
+        show_default=False,
+    ),
+]
 
 Model = _text("model", "--model", "-m", panel=_MODEL)
 LoadFormat = _text("load_format", "--load-format", panel=_MODEL)
@@ -59,11 +68,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no n
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
 
 
-def settings(context: typer.Context) -> config.Resolved:
-    """The settings a command works with: its flags over environment, files and defaults."""
+def settings(context: typer.Context, picture: config.Layer | None = None) -> config.Resolved:
+    """The settings a command works with: its flags over a picture's, environment, files and defaults."""
     flags = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in context.params.items()
         if name in config.FIELDS
     }
-    return config.resolve(flags)
+    return config.resolve(flags, picture=picture)

@@ -1,0 +1,175 @@
+"""Draw a picture again: its settings become a layer between the flags and the environment.
+
+A picture may come from anywhere: what it says is checked as any setting is, and what it cannot be trusted with, or what
+nobody here understands, is not taken over, which is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import models, pictures, references, requirements, schedulers
+from .config import ConfigError, Layer, Settings, Source
+from .errors import IpaError, UsageError
+from .report import Reporter
+from .task import CAME_OUT, asked_settings
+
+# What a picture says about the machine that drew it: of use only where there is one like it.
+OF_THE_MACHINE = ("device", "dtype", "backend")
+# Options of a compiler can name programs to run: they are for the user to give.
+UNTRUSTED = ("compile_options",)
+# Known, and no settings.
+RECORDS = ("schema_version", "scheduler", "graph", "adapters", "settings")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a picture says of how it was drawn.
+
+    `values` are settings by name, as JSON has them; `left_out` says what was not understood; `references` are the
+    source (None: the model's own) and SHA-256 of each reference picture.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    left_out: tuple[str, ...]
+    references: tuple[tuple[str | None, str | None], ...] = ()
+
+
+def read(path: Path) -> Recorded:
+    """The settings of a picture that ipa or A1111's web UI wrote. Raises IpaError where there are none to be read."""
+    chunk = pictures.read_settings(path)
+    return _ours(path, chunk) if "schema_version" in chunk else _foreign(path, chunk)
+
+
+def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> Layer:
+    """The picture's settings as far as they can hold on this machine; says what was left out and why."""
+    values, left_out = dict(recorded.values), list(recorded.left_out)
+    for name in UNTRUSTED:
+        if values.pop(name, None) is not None and flags.get(name) is None:
+            left_out.append(f"{name} (give them with --{name.replace('_', '-')})")
+    if left_out:
+        reporter.note(f"{recorded.path}: not taken over: {', '.join(left_out)}")
+    _fit_to_machine(recorded.path, values, flags, reporter)
+    return Layer(Source("picture", f"picture {recorded.path}"), values)
+
+
+def check_there(recorded: Recorded, settings: Settings) -> None:
+    """Raise IpaError when a reference picture that is to be used again is not where it was."""
+    for source, _ in _used_again(recorded, settings):
+        try:
+            references.expand(source)
+        except IpaError as error:
+            raise IpaError(
+                f"a reference picture of {recorded.path} is missing: {error.message}", "name where it is with --image"
+            ) from error
+
+
+def check_same(
+    recorded: Recorded, settings: Settings, loaded: Sequence[references.Reference], reporter: Reporter
+) -> None:
+    """Warn when a reference picture is no longer the one that was used."""
+    here = {reference.sha256 for reference in loaded}
+    own = [(source, digest) for source, digest in recorded.references if source is None and not settings.image]
+    for source, digest in (*_used_again(recorded, settings), *own):
+        if digest is not None and digest not in here:
+            name = source or "the model's own reference picture"
+            reporter.warn(f"{name} has changed since {recorded.path} was drawn: the new picture will differ")
+
+
+def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
+    return [(source, digest) for source, digest in recorded.references if source and source in settings.image]
+
+
+# --- what a picture says --------------------------------------------------------------------------------------
+
+
+def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
+    asked = {} if chunk.get("settings") is None else chunk["settings"]
+    if not isinstance(asked, dict):
+        raise ConfigError(f"{path}: its `ipa` chunk is damaged: settings", "use another copy of the picture")
+    known = asked_settings()
+    values = {name: asked[name] for name in known if name in asked}
+    values |= {name: chunk[name] for name in CAME_OUT if name in chunk}
+    left_out = [name for name in asked if name not in known]
+    left_out += [name for name in chunk if name not in (*CAME_OUT, *RECORDS)]
+
+    adapters = chunk.get("adapters") or []
+    used = [_reference(path, image) for adapter in adapters for image in _list(path, adapter.get("images"))]
+    values["image"] = [source for source, _ in used if source is not None]
+    if adapters:
+        values["scale"] = adapters[0].get("scale")
+    if "scheduler" not in asked:
+        names = {class_name: name for name, class_name in schedulers.CLASSES.items()}
+        _put_scheduler(values, left_out, chunk.get("scheduler"), names)
+    values["num_images"] = 1
+    return Recorded(path, values, tuple(left_out), tuple(used))
+
+
+def _list(path: Path, value: Any) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise ConfigError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
+    return value or []
+
+
+def _reference(path: Path, image: Any) -> tuple[str | None, str | None]:
+    if isinstance(image, dict):
+        source, digest = image.get("source"), image.get("sha256")
+        if isinstance(source, str | None) and isinstance(digest, str | None):
+            return source, digest
+    raise ConfigError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
+
+
+def _foreign(path: Path, settings: Mapping[str, Any]) -> Recorded:
+    unread = pictures.unread_parameters(path)
+    values, left_out = dict(settings), [f"{label} {value}".strip()[:60] for label, value in unread.items()]
+    _put_scheduler(values, left_out, values.pop("scheduler", None), {name: name for name in schedulers.CLASSES})
+    model = values.get("model")
+    if model is not None and model not in models.PRESETS and not unread.get("Version", "").startswith("ipa "):
+        del values["model"]  # another program's name for a file of its own
+        left_out.insert(0, f"model {model} (name one with --model)")
+    values["num_images"] = 1
+    return Recorded(path, values, tuple(left_out))
+
+
+def _put_scheduler(values: dict[str, Any], left_out: list[str], written: Any, names: Mapping[str, str]) -> None:
+    if written in names:
+        values["scheduler"] = names[written]
+    elif written is not None:
+        left_out.append(f"scheduler {written} (choose one with --scheduler)")
+
+
+# --- what can hold here ---------------------------------------------------------------------------------------
+
+
+def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any], reporter: Reporter) -> None:
+    there = values.get("device")
+    here = _device_here(there, flags.get("device"))
+    if here != there:
+        lost = ", ".join(str(values[name]) for name in OF_THE_MACHINE if values.get(name) is not None)
+        for name in OF_THE_MACHINE:
+            values.pop(name, None)
+        reporter.warn(f"{path} was drawn with {lost}, here it is {here}: the new picture will differ a little")
+    backend = values.get("backend")
+    if flags.get("backend") is None and backend is not None and backend in requirements.BACKENDS:
+        problem = requirements.problem(backend, requirements.installed())
+        if problem is not None:
+            del values["backend"]
+            reporter.warn(f"{path} was drawn by a backend that is not here: {problem.message}; another takes its place")
+
+
+def _device_here(there: Any, flag: str | None) -> Any:
+    """The kind of device that will draw: the one of the flag, else the picture's where there is one."""
+    if there is None or (there == "cpu" and flag in (None, "cpu")):
+        return there  # the CPU is everywhere, so torch need not be asked
+    from . import devices
+
+    if flag is not None:
+        return devices.pick_device(flag).type
+    try:
+        return devices.pick_device(str(there)).type
+    except UsageError:
+        return devices.pick_device("auto").type

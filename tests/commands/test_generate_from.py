@@ -1,0 +1,237 @@
+"""`ipa generate --from picture.png`: a picture is drawn again from what it carries."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+import ipa_cli
+from ipa_cli import repeat
+from ipa_cli.errors import IpaError
+from ipa_cli.pictures import read_settings
+from ipa_cli.report import Silent
+
+DEMO = Path(ipa_cli.__file__).parent / "demo"
+FAST = ("--width", 64, "--height", 64, "--steps", 2, "--warmup", 0)
+
+
+def carrying(path: Path, **chunks) -> Path:
+    """A picture with these text chunks; a dictionary is written as JSON."""
+    text = PngInfo()
+    for key, value in chunks.items():
+        text.add_text(key, value if isinstance(value, str) else json.dumps(value))
+    Image.new("RGB", (8, 8)).save(path, pnginfo=text)
+    return path
+
+
+def changed(world, source: str, **settings) -> Path:
+    """A copy of a picture that says something else."""
+    return carrying(world.cwd / "changed.png", ipa={**read_settings(world.cwd / source), **settings})
+
+
+@pytest.fixture
+def drawn(ipa, world):
+    shutil.copy(DEMO / "reference.png", world.cwd / "ref.png")
+    flags = ("--image", "ref.png", "--scale", 0.4, "-p", "a star: big, red", "--negative-prompt", "blue")
+    assert ipa("generate", *FAST, *flags, "--output", "cat.png").exit_code == 0
+    return world.cwd / "cat.png"
+
+
+def test_it_comes_out_the_same_byte_for_byte(ipa, world, drawn):
+    assert ipa("generate", "--from", "cat.png", "--output", "again.png").exit_code == 0
+    assert (world.cwd / "again.png").read_bytes() == drawn.read_bytes()
+
+
+def test_so_does_one_that_left_everything_to_the_model_and_chance(ipa, world, monkeypatch):
+    assert ipa("generate", *FAST, "--output", "cat.png").exit_code == 0
+    for name in ("PROMPT", "SCHEDULER", "IP_ADAPTER", "IMAGE", "SCALE", "SEED", "STEPS", "VAE_TILING"):
+        value = {"SCHEDULER": "ddim", "IP_ADAPTER": "none", "VAE_TILING": "1"}.get(name, "1")
+        monkeypatch.setenv(f"IPA_{name}", value)
+    assert ipa("generate", "--from", "cat.png", "--output", "again.png").exit_code == 0
+    assert (world.cwd / "again.png").read_bytes() == (world.cwd / "cat.png").read_bytes()
+
+
+@pytest.mark.parametrize("flags", [("--scheduler", "ddim"), ("--ip-adapter", "none"), ("--dtype", "bfloat16")])
+def test_so_do_unusual_settings(ipa, world, flags):
+    assert ipa("generate", *FAST, *flags, "--output", "cat.png").exit_code == 0
+    ran = ipa("generate", "--from", "cat.png", "--output", "again.png")
+    assert ran.exit_code == 0 and "not taken over" not in ran.stderr, ran.stderr
+    assert (world.cwd / "again.png").read_bytes() == (world.cwd / "cat.png").read_bytes()
+
+
+def test_so_does_a_picture_of_a_sweep(ipa, world, drawn):
+    flags = ("--size", "64x64", "--steps", 2, "--image", "ref.png", "--image", "cat.png", "--seed", 5)
+    assert ipa("sweep-scale", "--scales", "0,0.7", *flags, "--output", "sweep").exit_code == 0
+    for number, point in enumerate(sorted((world.cwd / "sweep" / "pictures").glob("*.png"))):
+        assert ipa("generate", "--from", point, "--output", f"again-{number}.png").exit_code == 0
+        assert (world.cwd / f"again-{number}.png").read_bytes() == point.read_bytes(), point
+    assert number == 3
+
+
+def test_flags_override(ipa, world, drawn):
+    data = ipa("generate", "--from", "cat.png", "--seed", 9, "--scale", 0.1, "-n", 2, "--json").data()
+    assert [(image["seed"], image["scale"]) for image in data["images"]] == [(9, 0.1), (10, 0.1)]
+    again = read_settings(Path(data["images"][0]["path"]))
+    before = read_settings(drawn)
+    assert {name for name in before if before[name] != again[name]} == {"seed", "adapters"}
+
+
+def test_a_flag_stands_for_what_the_picture_says_wrongly(ipa, world, drawn):
+    changed(world, "cat.png", width=100, scheduler=None, seed=-1)
+    ran = ipa("generate", "--from", "changed.png", "--json")
+    assert ran.exit_code == 1
+    assert "picture changed.png: width = 100" in ran.error()["message"] and "96 or 104" in ran.error()["message"]
+    assert ipa("generate", "--from", "changed.png", "--width", 64, "--seed", 1).exit_code == 0
+
+
+# --- references -----------------------------------------------------------------------------------------------
+
+
+def test_a_missing_reference_is_an_error_unless_another_is_named(ipa, world, drawn):
+    (world.cwd / "ref.png").rename(world.cwd / "moved.png")
+    ran = ipa("generate", "--from", "cat.png", "--json")
+    assert ran.exit_code == 1 and "ref.png" in ran.error()["message"] and "cat.png" in ran.error()["message"]
+    assert "--image" in ran.error()["hint"]
+    ran = ipa("generate", "--from", "cat.png", "--image", "moved.png", "--output", "again.png")
+    assert ran.exit_code == 0 and "warning" not in ran.stderr, ran.stderr
+
+
+def test_a_changed_reference_is_told(ipa, world, drawn):
+    Image.effect_noise((40, 60), 90).convert("RGB").save(world.cwd / "ref.png")
+    ran = ipa("generate", "--from", "cat.png", "--output", "again.png")
+    assert ran.exit_code == 0 and "warning: ref.png has changed since cat.png was drawn" in ran.stderr
+    assert "warning" not in ipa("generate", "--from", "again.png", "--output", "third.png").stderr
+
+
+def test_the_models_own_reference_is_recorded_without_a_path_and_checked(ipa, world):
+    assert ipa("generate", *FAST, "--output", "cat.png").exit_code == 0
+    adapters = read_settings(world.cwd / "cat.png")["adapters"]
+    assert [image["source"] for image in adapters[0]["images"]] == [None]
+    adapters[0]["images"][0]["sha256"] = "0" * 64
+    changed(world, "cat.png", adapters=adapters)
+    assert "the model's own reference picture has changed" in ipa("generate", "--from", "changed.png").stderr
+
+
+# --- what is not taken over -----------------------------------------------------------------------------------
+
+
+def test_what_nobody_knows_is_told_in_one_line(ipa, world, drawn):
+    asked = read_settings(drawn)["settings"]
+    changed(world, "cat.png", hires=2, settings={**asked, "tile_size": 3, "compile_options": '{"cuda_graph": false}'})
+    ran = ipa("generate", "--from", "changed.png", "--output", "again.png")
+    assert ran.exit_code == 0
+    (line,) = [line for line in ran.stderr.splitlines() if "not taken over" in line]
+    assert all(word in line for word in ("changed.png", "hires", "tile_size", "compile_options", "--compile-options"))
+    assert read_settings(world.cwd / "again.png")["settings"] == asked
+
+
+def test_a_machine_that_is_not_here_is_told(ipa, world, drawn):
+    changed(world, "cat.png", device="cuda", dtype="float16", backend="nexfort")
+    data = ipa("generate", "--from", "changed.png", "--device", "cpu", "--json").data()
+    assert (data["device"], data["dtype"], data["backend"]) == ("cpu", "float32", "eager")
+    ran = ipa("generate", "--from", "changed.png", "--device", "cpu")
+    assert "warning: changed.png was drawn with cuda, float16, nexfort, here it is cpu" in ran.stderr
+
+
+def test_a_backend_that_is_not_here_is_told(ipa, world, drawn):
+    changed(world, "cat.png", backend="oneflow")
+    ran = ipa("generate", "--from", "changed.png", "--json")
+    assert ran.data()["backend"] == "eager"
+    assert "warning: changed.png was drawn by a backend that is not here: oneflow needs" in ran.stderr
+    assert ipa("generate", "--from", "changed.png", "--backend", "oneflow", "--json").exit_code == 1
+
+
+def test_a_model_that_is_not_here_is_told(ipa, world, drawn):
+    changed(world, "cat.png", model="./gone")
+    ran = ipa("generate", "--from", "changed.png", "--json")
+    assert ran.exit_code == 1 and "gone" in ran.error()["message"]
+
+
+def test_a_picture_of_another_program_is_followed_as_far_as_it_goes(ipa, world):
+    text = (
+        "a red star\nNegative prompt: blue\nSteps: 2, Sampler: DDIM, Schedule type: Karras, CFG scale: 4, Seed: 3, "
+        "Size: 64x64, Model: sd_xl_base_1.0, Clip skip: 2, Version: v1.10"
+    )
+    carrying(world.cwd / "other.png", parameters=text)
+    ran = ipa("generate", "--from", "other.png", "--output", "cat.png")
+    assert ran.exit_code == 0, ran.stderr
+    (line,) = [line for line in ran.stderr.splitlines() if "not taken over" in line]
+    assert all(
+        word in line for word in ("model sd_xl_base_1.0", "Schedule type Karras", "Clip skip 2", "Version v1.10")
+    )
+    drawn = read_settings(world.cwd / "cat.png")
+    expected = {"prompt": "a red star", "negative_prompt": "blue", "steps": 2, "guidance_scale": 4.0, "seed": 3}
+    assert {name: drawn[name] for name in expected} == expected
+    assert (drawn["scheduler"], drawn["width"], drawn["model"]) == ("ddim", 64, "demo")
+
+
+def test_our_own_text_without_our_chunk_names_a_model_of_ours(world):
+    text = "a star\nSteps: 2, Sampler: Odd one, CFG scale: 4, Seed: 3, Model: some/thing, Version: ipa 0.1"
+    recorded = repeat.read(carrying(world.cwd / "other.png", parameters=text))
+    assert recorded.values["model"] == "some/thing" and "scheduler" not in recorded.values
+    assert any("Odd one" in entry for entry in recorded.left_out)
+
+
+# --- hostile --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chunk", "words"),
+    [
+        ({"settings": []}, "damaged"),
+        ({"settings": {"vae_tiling": "yes"}}, "vae_tiling = 'yes': expected true or false"),
+        ({"settings": {"vae_tiling": None}}, "expected true or false"),
+        ({"adapters": [{"images": "ref.png"}]}, "damaged"),
+        ({"adapters": [{"images": [{"source": 3}]}]}, "damaged"),
+        ({"adapters": [{"scale": [1]}]}, "scale = [1]: expected a number"),
+        ({"adapters": [{"scale": 1e99}]}, "from 0 to 10"),
+        ({"steps": 10**30}, "from 1 to 1000"),
+        ({"dtype": 16}, "dtype = 16: expected a string"),
+        ({"device": "gpu\x1b[2J"}, ""),
+        ({"model": "\x1b]0;x\x07"}, "unknown model"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_drawn(ipa, world, chunk, words):
+    carrying(world.cwd / "bad.png", ipa={"schema_version": 1, "width": 64, "height": 64, "steps": 1, **chunk})
+    ran = ipa("generate", "--from", "bad.png", "--output", "cat.png")
+    assert "\x1b" not in ran.stderr and "\x07" not in ran.stderr
+    if words:
+        assert ran.exit_code in (1, 2) and words in ran.stderr and "hint:" in ran.stderr
+        assert world.files() == ["bad.png"]
+
+
+@pytest.mark.parametrize("name", ["nowhere.png", "notes.txt", "plain.png"])
+def test_a_file_without_settings_is_told(ipa, world, name):
+    (world.cwd / "notes.txt").write_text("no picture")
+    carrying(world.cwd / "plain.png")
+    ran = ipa("generate", "--from", name, "--json")
+    assert ran.exit_code == 1 and name in ran.error()["message"] and ran.error()["hint"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(["settings", "adapters", "device", "backend", "scheduler", "steps", "image", "model", "x"])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    chunk=st.dictionaries(KEYS, JSON | st.lists(st.fixed_dictionaries({"images": JSON, "scale": JSON}), max_size=2)),
+    asked=st.dictionaries(st.sampled_from(["vae_tiling", "ip_adapter", "scheduler", "compile_options", "y"]), JSON),
+)
+def test_any_chunk_becomes_settings_or_a_clear_error(world, chunk, asked):
+    from ipa_cli.config import resolve
+
+    path = carrying(world.cwd / "any.png", ipa={"settings": asked, **chunk, "schema_version": 1})
+    try:
+        recorded = repeat.read(path)
+        resolve({}, {}, world.cwd, repeat.layer(recorded, {}, Silent()))
+    except IpaError as error:
+        assert error.hint and "\n" not in error.hint
