@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import layers
 from .report import Reporter
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .loading import Model
+    from .task import Use
 
 # The mean and standard deviation of CLIP's training pictures, by which every IP-Adapter encoder normalises.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -78,11 +80,12 @@ def pixel_values(picture: Image.Image, side: int) -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
 
 
-def scales(scale: float, adapters: int, layers: int) -> Tensor:
-    """One scale for every adapter and cross-attention layer: (adapters, layers), float32."""
+def scales(uses: Sequence[Use], names: Sequence[str]) -> Tensor:
+    """The scale of every adapter on every layer of `attention.layers`: (adapters, layers), float32."""
     import torch
 
-    return torch.full((adapters, layers), scale, dtype=torch.float32)
+    rows = [[use.scale * factor for factor in layers.factors(names, use.pattern)] for use in uses]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(uses), len(names))
 
 
 def _encode_prompt(model: Model, prompt: str, device: torch.device, reporter: Reporter) -> tuple[Tensor, Tensor]:

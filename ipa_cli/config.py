@@ -21,6 +21,7 @@ from .errors import IpaError, UsageError
 
 FILE_NAME = "ipa.toml"
 MAX_SIDE = 8192
+MODES = ("full", "style", "layout", "style-layout")
 
 
 class ConfigError(IpaError):
@@ -65,6 +66,10 @@ class Settings:
     negative_prompt: str = _setting("", "what to keep out of the picture")
     image: tuple[str, ...] = _setting((), "reference picture: a file, a folder member or an http(s) URL")
     scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
+    ip_mode: str = _setting("full", f"layers the reference acts on: {', '.join(MODES)}", _choice(*MODES))
+    ip_layers: str | None = _setting(None, "or a table of layers in diffusers' form, as JSON; --scale multiplies it")
+    ip_start: float = _setting(0.0, "share of the steps after which the reference begins to count", _between(0, 1))
+    ip_end: float = _setting(1.0, "share of the steps after which it no longer counts", _between(0, 1))
     steps: int | None = _setting(None, "denoising steps", _between(1, 1000))
     guidance_scale: float | None = _setting(None, "classifier-free guidance", _between(0, 100))
     height: int | None = _setting(None, "height in pixels, a multiple of 8", _side)

@@ -40,10 +40,26 @@ class Request:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What steers the UNet, made once per prompt and reference: see `attention.Context`."""
+    """What steers the UNet, made once per prompt and reference: see `attention.Context`.
+
+    `spans` holds for each row of the context's scale the fractions of the steps between which it counts.
+    """
 
     context: Context
     text_embeds: Tensor
+    spans: tuple[tuple[float, float], ...] = ()
+
+
+def counts(start: float, end: float, step: int, steps: int) -> bool:
+    """Whether `step`, from 0, lies wholly between two fractions of the steps, as in diffusers' control guidance."""
+    return start <= step / steps and (step + 1) / steps <= end
+
+
+def scale_at(conditions: Conditions, step: int, steps: int) -> Tensor:
+    """The context's scale at one step, (adapters, layers): 0 for what does not count there."""
+    scale = conditions.context.scale
+    counting = [counts(start, end, step, steps) for start, end in conditions.spans]
+    return scale if all(counting) else scale * scale.new_tensor(counting)[:, None]
 
 
 def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timestep: Tensor) -> Any:
@@ -90,12 +106,14 @@ def denoise(
     latents = latents * scheduler.init_noise_sigma
     template = None
     clock.mark()
-    for timestep in scheduler.timesteps:
+    for step, timestep in enumerate(scheduler.timesteps):
         sample = scheduler.scale_model_input(latents, timestep)
         if template is None:
             template = unet_inputs(request, conditions, sample, timestep)
         batch = template.text_embeds.shape[0]
-        noise = denoiser(template._replace(sample=sample.expand(batch, -1, -1, -1), timestep=timestep))
+        context = conditions.context._replace(scale=scale_at(conditions, step, len(scheduler.timesteps)))
+        sample = sample.expand(batch, -1, -1, -1)
+        noise = denoiser(template._replace(sample=sample, timestep=timestep, context=context))
         if request.guided:
             negative, positive = noise.chunk(2)
             noise = negative + request.guidance_scale * (positive - negative)

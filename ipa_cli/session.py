@@ -130,7 +130,7 @@ def example_inputs(session: Session, request: Request, conditions: Conditions) -
 
 def condition(session: Session, task: Task, reporter: Reporter) -> Conditions:
     """Encode prompt and references, and make every layer's keys and values, once."""
-    return join(session, encode_text(session, task, reporter), encode_images(session, task), task.scale)
+    return join(session, encode_text(session, task, reporter), encode_images(session, task), task)
 
 
 def encode_text(session: Session, task: Task, reporter: Reporter) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,7 @@ def encode_images(session: Session, task: Task) -> list[Tensor]:
         return []
     model, device, offload = session.model, session.device, session.offload
     assert model.image_encoder is not None
-    pictures = [[reference.image for reference in task.references]]
+    pictures = [[reference.image for reference in use.references] for use in task.adapters]
     with (
         devices.memory_in_words(device, offload, session.settings.vae_tiling),
         devices.brought_to(device, offload, model.image_encoder),
@@ -162,27 +162,26 @@ def encode_images(session: Session, task: Task) -> list[Tensor]:
         return conditioning.encode_images(model, pictures, task.requests[0].guided, device)
 
 
-def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], scale: float) -> Conditions:
-    """Every layer's keys and values from an encoded prompt and encoded references."""
+def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], task: Task) -> Conditions:
+    """Every layer's keys and values from an encoded prompt and encoded references, and the scales of `task`."""
     from . import attention, conditioning, devices
     from .pipeline import Conditions
 
     model, device, offload = session.model, session.device, session.offload
     hidden, pooled = text
-    scales = conditioning.scales(scale, len(images), len(attention.layers(model.unet)))
+    scales = conditioning.scales(task.adapters, attention.layers(model.unet))
     with (
         devices.memory_in_words(device, offload, session.settings.vae_tiling),
         devices.brought_to(device, offload, model.unet),
     ):
-        return Conditions(attention.project(model.unet, model.adapters, hidden, images, scales), pooled)
+        context = attention.project(model.unet, model.adapters, hidden, images, scales)
+    return Conditions(context, pooled, tuple((use.start, use.end) for use in task.adapters))
 
 
 def at_scale(conditions: Conditions, scale: float) -> Conditions:
-    """The same conditions at another scale; nothing else of them is touched."""
-    import torch
-
+    """Conditions made at scale 1 at another one; nothing else of them is touched."""
     context = conditions.context
-    return replace(conditions, context=context._replace(scale=torch.full_like(context.scale, scale)))
+    return replace(conditions, context=context._replace(scale=context.scale * scale))
 
 
 def warm_up(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import references
+from . import layers, references
 from .config import FIELDS, Settings
 from .errors import UsageError
+from .layers import Pattern
 from .report import Reporter
 
 if TYPE_CHECKING:
@@ -30,14 +32,39 @@ NOT_OF_THE_PICTURE = (
 
 
 @dataclass(frozen=True)
+class Use:
+    """How one IP-Adapter is used: on layer i its scale is `scale` times the pattern's factor for i.
+
+    It counts in the steps that lie wholly between `start` and `end`, fractions of all steps.
+    """
+
+    scale: float
+    mode: str
+    table: str | None
+    pattern: Pattern
+    start: float
+    end: float
+    references: tuple[references.Reference, ...]
+
+
+@dataclass(frozen=True)
 class Task:
     """What to draw, with every default filled in."""
 
     prompt: str
     negative_prompt: str
-    scale: float
-    references: tuple[references.Reference, ...]
+    adapters: tuple[Use, ...]
     requests: tuple[Request, ...]
+
+    @property
+    def scale(self) -> float:
+        """The scale that `--scale` sets: that of the first adapter, 0 without any."""
+        return self.adapters[0].scale if self.adapters else 0.0
+
+    @property
+    def references(self) -> tuple[references.Reference, ...]:
+        """The pictures of all adapters."""
+        return tuple(reference for use in self.adapters for reference in use.references)
 
 
 def load_references(settings: Settings, reporter: Reporter) -> tuple[references.Reference, ...]:
@@ -67,8 +94,29 @@ def make_task(settings: Settings, plan: Plan, loaded: tuple[references.Reference
         Request(chosen("width"), chosen("height"), chosen("steps"), chosen("guidance_scale"), first + n)
         for n in range(settings.num_images)
     )
-    scale = chosen("scale") if plan.adapter is not None else 0.0
-    return Task(prompt, settings.negative_prompt, scale, loaded, requests)
+    uses = (_use(settings, plan, loaded, requests[0].steps),) if plan.adapter is not None else ()
+    return Task(prompt, settings.negative_prompt, uses, requests)
+
+
+def _use(settings: Settings, plan: Plan, loaded: tuple[references.Reference, ...], steps: int) -> Use:
+    from .pipeline import counts
+
+    known = layers.blocks(plan.unet_config)
+    if settings.ip_layers is None:
+        pattern, usual = layers.of_mode(settings.ip_mode, known), plan.defaults["scale"]
+    elif settings.ip_mode != "full":
+        raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
+    else:
+        pattern, usual = layers.parse(settings.ip_layers, known), 1.0  # the table itself says how strongly
+    start, end = settings.ip_start, settings.ip_end
+    if start >= end:
+        raise UsageError(f"the reference would count from {start:g} to {end:g} of the steps", "--ip-start 0 --ip-end 1")
+    if not any(counts(start, end, step, steps) for step in range(steps)):
+        raise UsageError(
+            f"none of the {steps} steps lies wholly between {start:g} and {end:g}", "widen --ip-start to --ip-end"
+        )
+    scale = usual if settings.scale is None else settings.scale
+    return Use(scale, settings.ip_mode, settings.ip_layers, pattern, start, end, loaded)
 
 
 def name_fields(task: Task, number: int) -> dict[str, Any]:
@@ -124,13 +172,21 @@ def adapter_name(plan: Plan) -> str | None:
 
 
 def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
-    if session.plan.adapter is None:
-        return []
-    images = [
-        {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256}
-        for reference in task.references
+    return [
+        {
+            "model": adapter_name(session.plan),
+            "scale": use.scale,
+            "mode": use.mode,
+            "layers": None if use.table is None else json.loads(use.table),
+            "start": use.start,
+            "end": use.end,
+            "images": [
+                {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256}
+                for reference in use.references
+            ],
+        }
+        for use in task.adapters
     ]
-    return [{"model": adapter_name(session.plan), "scale": task.scale, "images": images}]
 
 
 def _recorded_source(plan: Plan, reference: references.Reference) -> str | None:

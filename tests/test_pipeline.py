@@ -70,6 +70,34 @@ def test_settings_mean_what_they_mean_to_diffusers(ipa, diffusers_pipeline, flag
     assert abs(ours(ipa, 0.7, *flags) - theirs(diffusers_pipeline, 0.7, **changes)).max() <= 1
 
 
+STYLE, LAYOUT = {"up": {"block_0": [0.0, 1.0, 0.0]}}, {"down": {"block_2": [0.0, 1.0]}}
+
+
+@pytest.mark.parametrize(
+    ("flags", "table"),
+    [
+        (("--ip-mode", "style"), STYLE),
+        (("--ip-mode", "layout"), LAYOUT),
+        (("--ip-mode", "style-layout"), STYLE | LAYOUT),
+        (("--ip-layers", '{"down": 0.5, "mid": 0.3}'), {"down": 0.5, "mid": 0.3}),
+    ],
+)
+def test_layers_are_instantstyles_in_diffusers(ipa, diffusers_pipeline, flags, table):
+    expected = theirs(diffusers_pipeline, table)
+    assert abs(ours(ipa, 1, *flags) - expected).max() <= 1
+    assert abs(expected - theirs(diffusers_pipeline, 1.0)).max() > 1  # the layers matter
+
+
+def test_steps_outside_start_and_end_have_no_reference(ipa, diffusers_pipeline):
+    def switch(pipeline, step: int, *_) -> dict:
+        pipeline.set_ip_adapter_scale(0.8 if step == 0 else 0.0)  # set for the step that follows
+        return {}
+
+    expected = theirs(diffusers_pipeline, 0.0, callback_on_step_end=switch)
+    assert abs(ours(ipa, 0.8, "--ip-start", 0.25, "--ip-end", 0.5) - expected).max() <= 1
+    assert abs(ours(ipa, 0.8) - expected).max() > 1
+
+
 @pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NEEDS)))
 def test_schedulers_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, name):
     import diffusers

@@ -19,7 +19,7 @@ def _text(name: str, *declarations: str, panel: str, **more: Any) -> Any:
     return Annotated[str | None, _option(name, *declarations, panel=panel, **more)]
 
 
-_PICTURE, _MODEL, _MACHINE = "Picture", "Model", "Machine"
+_PICTURE, _REFERENCE, _MODEL, _MACHINE = "Picture", "Reference", "Model", "Machine"
 
 Prompt = _text("prompt", "--prompt", "-p", panel=_PICTURE)
 NegativePrompt = _text("negative_prompt", "--negative-prompt", panel=_PICTURE)
@@ -42,6 +42,11 @@ From = Annotated[
         show_default=False,
     ),
 ]
+
+IpMode = _text("ip_mode", "--ip-mode", panel=_REFERENCE)
+IpLayers = _text("ip_layers", "--ip-layers", panel=_REFERENCE)
+IpStart = Annotated[float | None, _option("ip_start", "--ip-start", panel=_REFERENCE)]
+IpEnd = Annotated[float | None, _option("ip_end", "--ip-end", panel=_REFERENCE)]
 
 Model = _text("model", "--model", "-m", panel=_MODEL)
 LoadFormat = _text("load_format", "--load-format", panel=_MODEL)

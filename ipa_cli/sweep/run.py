@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..graphs import Ready
     from ..pipeline import Conditions
+    from ..references import Reference
     from ..session import Session
 
 # Of the plan, what stands in the grid itself or says nothing to people.
@@ -142,7 +143,11 @@ def _known_before_loading(
     settings: Settings, model: models.Plan, base: Task, backend: str, sweep: Sweep
 ) -> dict[str, Any]:
     """What else decides how the pictures come out, as far as it is known before torch is imported."""
+    (use,) = base.adapters
     chosen = {
+        "ip_mode": None if use.mode == "full" else use.mode,
+        "ip_layers": use.table,
+        "ip_steps": None if (use.start, use.end) == (0, 1) else f"{use.start:g} to {use.end:g}",
         "scheduler": settings.scheduler,
         "dtype": None if settings.dtype == "auto" else settings.dtype,
         "backend": None if backend == session.AUTO else [backend] * len(sweep.sizes),
@@ -191,7 +196,7 @@ def _set_up(
 ) -> Studio:
     with reporter.stage("encoding prompts and references"):
         texts = tuple(session.encode_text(opened, replace(base, prompt=words), reporter) for words in sweep.prompts)
-        images = tuple(session.encode_images(opened, replace(base, references=(one,))) for one in base.references)
+        images = tuple(session.encode_images(opened, _with(base, (one,), 1.0)) for one in base.references)
     studio = Studio(opened, base, sweep, texts, images, {})
     ready: dict[tuple[int, int], Ready] = {}
     for row in _one_of_each_size(sweep):
@@ -212,12 +217,18 @@ def _task(studio: Studio, row: Row, scale: float = 1.0) -> Task:
     """The task of drawing one point, as its picture records it."""
     request = replace(studio.base.requests[0], width=row.width, height=row.height, seed=row.seed)
     reference, prompt = studio.base.references[row.reference], studio.sweep.prompts[row.prompt]
-    return replace(studio.base, prompt=prompt, scale=scale, references=(reference,), requests=(request,))
+    return replace(_with(studio.base, (reference,), scale), prompt=prompt, requests=(request,))
+
+
+def _with(base: Task, loaded: tuple[Reference, ...], scale: float) -> Task:
+    """The same task with other reference pictures and at another scale."""
+    (use,) = base.adapters
+    return replace(base, adapters=(replace(use, references=loaded, scale=scale),))
 
 
 def _condition(studio: Studio, row: Row) -> Conditions:
     """What steers the UNet in this row, at scale 1."""
-    return session.join(studio.session, studio.texts[row.prompt], studio.images[row.reference], 1.0)
+    return session.join(studio.session, studio.texts[row.prompt], studio.images[row.reference], _task(studio, row))
 
 
 def _one_of_each_size(sweep: Sweep) -> Sequence[Row]:

@@ -93,6 +93,10 @@ def test_the_nth_picture_is_the_one_its_own_seed_draws(ipa, world):
         (("--image", str(REFERENCE), "--image", "other.png"), True),
         (("--ip-adapter", "none"), True),
         (("--image", str(REFERENCE)), False),
+        (("--ip-mode", "style"), True),
+        (("--ip-layers", '{"mid": 0.5}'), True),
+        (("--ip-start", 0.5), True),
+        (("--ip-layers", '{"down": 0.8, "mid": 0.8, "up": 0.8}'), False),
         (("--vae-slicing",), False),
         (("--backend", "none"), False),
         (("--compile",), False),
@@ -142,6 +146,7 @@ def test_the_picture_carries_its_settings(ipa, world):
     assert settings["scheduler"] == "EulerDiscreteScheduler" and settings["dtype"] == "float32"
     (adapter,) = settings["adapters"]
     digest = hashlib.sha256(REFERENCE.read_bytes()).hexdigest()
+    assert (adapter["mode"], adapter["layers"], adapter["start"], adapter["end"]) == ("full", None, 0, 1)
     assert adapter["scale"] == 0.4 and adapter["images"] == [{"source": "ref.png", "sha256": digest}]
 
 
@@ -209,6 +214,14 @@ def junk(world):
         (("--scale", "-0.1"), 2, "from 0 to 10"),
         (("--scale", "1e400"), 2, "from 0 to 10"),
         (("--guidance-scale", "nan"), 2, "from 0 to 100"),
+        (("--ip-mode", "stile"), 2, "did you mean 'style'?"),
+        (("--ip-mode", "style", "--ip-layers", '{"mid": 1}'), 2, "both choose layers"),
+        (("--ip-layers", '{"up": {"blok_0": 1}}'), 2, "did you mean 'block_0'?"),
+        (("--ip-layers", '{"up": NaN}'), 2, "NaN"),
+        (("--ip-start", "nan"), 2, "from 0 to 1"),
+        (("--ip-end", 1.5), 2, "from 0 to 1"),
+        (("--ip-start", 0.6, "--ip-end", 0.4), 2, "from 0.6 to 0.4"),
+        (("--ip-start", 0.1, "--ip-end", 0.4), 2, "none of the 2 steps"),
         (("--steps", 0), 2, "from 1 to 1000"),
         (("--steps", 10**12), 2, "from 1 to 1000"),
         (("--num-images", 0), 2, "from 1 to 10000"),
