@@ -1,19 +1,32 @@
 """SD 1.5 and Plus adapters against diffusers' own pipelines, in miniatures with random weights."""
 
+import io
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save
 
 import ipa_cli
+from ipa_cli.adapters import cross_attention_layers
+from ipa_cli.attention import layers
+from ipa_cli.config import Settings
+from ipa_cli.families import ADAPTERS, SD15, SDXL, Family
+from ipa_cli.locations import ModelError
+from ipa_cli.models import Plan, plan
 from ipa_cli.schedulers import CLASSES
+from ipa_cli.weights import load_adapter
+from tests.conftest import HUB_CACHE
+from tests.hubs import Hub, serving
+from tests.hubs import folder as folder_files
 from tests.unets import adapter, plus_projection, save_adapter
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
+PRESETS = DEMO.parent / "presets"
 PROMPT = "a large star in the middle"
 STEPS, SIDE, SEED, GUIDANCE = 4, 64, 3, 4.0
 IMAGE_DIM, HIDDEN_DIM = 128, 128  # of the demo's image encoder
@@ -120,11 +133,12 @@ def theirs(kind: str, model: Path, adapters: Path, file: str, images: list[Path]
     return np.asarray(pipeline(**arguments | changes).images[0], dtype=int)
 
 
-def ours(ipa, model: object, adapters: Path, file: str, images: list[Path], scale: float, *flags: object) -> Any:
+def ours(ipa, model: object, adapters: Path | None, file: str, images: list[Path], scale: float, *flags: object) -> Any:
     size = ("--width", SIDE, "--height", SIDE, "--steps", STEPS, "--warmup", 0)
     settings = ("--prompt", PROMPT, "--seed", SEED, "--scale", scale, "--guidance-scale", GUIDANCE)
     pictures = [word for path in images for word in ("--image", path)]
-    chosen = ("--model", model, "--ip-adapter", adapters / file, *pictures, "--backend", "eager")
+    own = ("--ip-adapter", adapters / file) if adapters else ()
+    chosen = ("--model", model, *own, *pictures, "--backend", "eager")
     ran = ipa("generate", *size, *settings, *chosen, *flags, "--json")
     (image,) = ran.data()["images"]
     with Image.open(image["path"]) as picture:
@@ -189,3 +203,140 @@ def test_a_plus_adapter_of_sdxl_draws_what_diffusers_draws(ipa, sdxl_plus, refer
 def test_a_plus_adapter_counts_by_its_scale(ipa, sdxl_plus, reference):
     one, other = (ours(ipa, "demo", sdxl_plus, "plus.safetensors", reference[:1], scale) for scale in (0.0, 0.6))
     assert abs(one - other).max() > 3
+
+
+# --- where they come from -------------------------------------------------------------------------------------
+
+
+def bare(folder: Path, preset: str) -> Path:
+    """A model of the real shape that has its configurations alone: what is told about it was told by them."""
+    return Path(shutil.copytree(PRESETS / preset, folder, ignore=shutil.ignore_patterns("ip_adapter")))
+
+
+def headers(family: Family, projection: dict[str, tuple[int, ...]], layers: int) -> bytes:
+    """An adapter file that has the right names and the widths that matter."""
+    tensors = {f"image_proj.{key}": np.zeros(shape, np.float16) for key, shape in projection.items()}
+    for layer in range(layers):
+        for kind in "kv":
+            tensors[f"ip_adapter.{2 * layer + 1}.to_{kind}_ip.weight"] = np.zeros((1, family.width), np.float16)
+    return save(tensors)
+
+
+BASE = {"proj.weight": (1, 1024), "norm.weight": (1,)}
+BASE_BIG = {"proj.weight": (1, 1280), "norm.weight": (1,)}
+PLUS = {"latents": (1, 1, 1), "proj_in.weight": (1, 1280), "proj_out.weight": (1, 1)}
+FACE_ID = {"proj.0.weight": (1, 512), "proj.2.weight": (1, 1), "norm.weight": (1,)}
+
+
+@pytest.fixture
+def h94(world):
+    """A hub with h94's adapters, as far as their headers and their image encoders' configurations go."""
+    shutil.rmtree(HUB_CACHE, ignore_errors=True)
+    files = {
+        SDXL.base: headers(SDXL, BASE_BIG, 70),
+        SDXL.plus: headers(SDXL, PLUS, 70),
+        SDXL.plus_face: headers(SDXL, PLUS, 70),
+        SD15.base: headers(SD15, BASE, 16),
+        SD15.plus: headers(SD15, PLUS, 16),
+        SD15.plus_face: headers(SD15, PLUS, 16),
+        "models/ip-adapter_sd15_vit-G.safetensors": headers(SD15, BASE_BIG, 16),
+        "models/ip-adapter-faceid_sd15.safetensors": headers(SD15, FACE_ID, 16),
+    }
+    for preset, folder in (("sd15", "models"), ("sdxl", "sdxl_models")):
+        config = PRESETS / preset / "ip_adapter" / "image_encoder" / "config.json"
+        files[f"{folder}/image_encoder/config.json"] = config.read_bytes()
+    with serving(Hub({ADAPTERS: files})) as hub:
+        yield hub
+
+
+def planned(world, model: str, file: str, **more) -> Plan:
+    name = PurePosixPath(file)
+    chosen = {"ip_adapter_subfolder": str(name.parent), "ip_adapter_weight_name": name.name, **more}
+    folder = world.cwd / model
+    model = str(folder if folder.exists() else bare(folder, model))
+    return plan(Settings(model=model, ip_adapter=ADAPTERS, image=("x.png",), **chosen))
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "encoder"),
+    [
+        ("sd15", SD15.base, "models/image_encoder"),
+        ("sd15", SD15.plus, "models/image_encoder"),
+        ("sd15", SD15.plus_face, "models/image_encoder"),
+        ("sd15", "models/ip-adapter_sd15_vit-G.safetensors", "sdxl_models/image_encoder"),
+        ("sdxl", SDXL.base, "sdxl_models/image_encoder"),
+        ("sdxl", SDXL.plus, "models/image_encoder"),
+        ("sdxl", SDXL.plus_face, "models/image_encoder"),
+    ],
+)
+def test_each_adapter_finds_its_image_encoder(world, h94, model, file, encoder):
+    adapter = planned(world, model, file).adapter
+    assert (adapter.file, adapter.encoder) == (file, encoder)
+
+
+@pytest.mark.parametrize("kind", ["base", "plus", "plus_face"])
+@pytest.mark.parametrize(("model", "of"), [("sdxl", SD15), ("sd15", SDXL)])
+def test_an_adapter_of_the_other_family_is_refused_and_the_one_that_fits_named(world, h94, model, of, kind):
+    with pytest.raises(ModelError, match=f"is made for {of.name}: ") as refused:
+        planned(world, model, getattr(of, kind))
+    fits = PurePosixPath(getattr({"sdxl": SDXL, "sd15": SD15}[model], kind))
+    assert f"--ip-adapter {ADAPTERS} --ip-adapter-subfolder {fits.parent}" in refused.value.hint
+    assert refused.value.hint.endswith(f"--ip-adapter-weight-name {fits.name}")
+    assert planned(world, model, str(fits)).adapter
+
+
+def test_a_plus_adapter_with_the_wrong_image_encoder_is_refused_and_the_right_one_named(world, h94):
+    del h94.repos[ADAPTERS]["models/image_encoder/config.json"]
+    with pytest.raises(ModelError, match=r"takes images of width 1280.*sdxl_models/image_encoder \(1664\)") as refused:
+        planned(world, "sdxl", SDXL.plus)
+    assert f"{ADAPTERS}'s models/image_encoder" in refused.value.hint
+
+
+def test_an_adapter_that_wants_faces_as_numbers_is_refused(world, h94):
+    with pytest.raises(ModelError, match="is a FaceID adapter") as refused:
+        planned(world, "sd15", "models/ip-adapter-faceid_sd15.safetensors")
+    assert PurePosixPath(SD15.plus_face).name in refused.value.hint
+
+
+def test_the_preset_has_the_layers_of_sd15():
+    from diffusers import UNet2DConditionModel
+
+    config = UNet2DConditionModel.load_config(PRESETS / "sd15" / "unet")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    assert cross_attention_layers(config) == len(layers(unet)) == 16
+    assert sum(weight.numel() for weight in unet.parameters()) == 859_520_964
+
+
+def test_the_preset_comes_from_the_hub_with_its_adapter_and_nothing_more(ipa, sd15, reference, h94):
+    adapters = sd15.parent / "sd15-adapters"
+    files = {f"models/{name}": data for name, data in folder_files(adapters).items()}
+    files[SD15.base] = files.pop("models/base.safetensors")
+    extra = {"safety_checker/model.safetensors": b"", "v1-5-pruned.safetensors": b""}
+    h94.repos = {SD15.repo: {**folder_files(sd15), **extra}, ADAPTERS: files}
+    mine = ours(ipa, "sd15", None, "", reference[:1], 0.6)
+    assert not [sent for sent in h94.log if sent.file in extra]
+    assert (mine == ours(ipa, sd15, adapters, "base.safetensors", reference[:1], 0.6)).all()
+
+
+def test_a_pickle_from_the_hub_is_looked_at_before_the_model_is_fetched(ipa, sd15, reference, h94):
+    encoder = folder_files(DEMO / "ip_adapter")
+    buffer = io.BytesIO()
+    torch.save(load_adapter(DEMO / "ip_adapter" / "ip-adapter.safetensors"), buffer)
+    files = {name: data for name, data in encoder.items() if name.startswith("image_encoder/")}
+    h94.repos = {"someone/sd15": folder_files(sd15), "someone/pickle": {**files, "ip-adapter.bin": buffer.getvalue()}}
+    chosen = ("--model", "someone/sd15", "--ip-adapter", "someone/pickle", "--image", reference[0])
+    ran = ipa("generate", "--prompt", PROMPT, *chosen, "--json")
+    assert "11 cross-attention layers of width 128, the SD 1.5 model has" in ran.error()["message"]
+    assert not [sent for sent in h94.sent(".safetensors") if sent.repo == "someone/sd15"]
+
+
+def test_dummy_weights_need_no_weights_of_sd15(ipa, sd15, world):
+    own = Path(shutil.copytree(sd15, world.cwd / "own", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer")))
+    shutil.copytree(DEMO / "ip_adapter" / "image_encoder", own / "ip_adapter" / "image_encoder")
+    size = ("--width", SIDE, "--height", SIDE, "--steps", 1, "--warmup", 0, "--seed", 1)
+    first, second = (
+        ipa("generate", *size, "--model", own, "--load-format", "dummy", "--scale", scale, "--json").data()["images"][0]
+        for scale in (0.0, 1.0)
+    )
+    assert first["sha256"] != second["sha256"]
