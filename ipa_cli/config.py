@@ -78,7 +78,7 @@ class Settings:
     num_images: int = _setting(1, "how many pictures, each with the next seed", _between(1, 10_000))
     scheduler: str | None = _setting(None, "sampler: euler, euler-a, ddim, dpm++, unipc, …")
     warmup: int = _setting(1, "UNet calls before the timed steps", _between(0, 100))
-    model: str = _setting("demo", "preset (demo, sdxl), hub id, diffusers folder or .safetensors file")
+    model: str = _setting("demo", "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file")
     load_format: str = _setting("auto", "auto, or dummy for seeded random weights", _choice("auto", "dummy"))
     variant: str | None = _setting(None, "weight variant on the hub, for example fp16")
     revision: str | None = _setting(None, "branch, tag or commit on the hub")
