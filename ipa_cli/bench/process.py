@@ -122,6 +122,7 @@ def _environ(python: str | None, scratch: str) -> dict[str, str]:
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(Path(scratch, "inductor")),
         "TRITON_CACHE_DIR": str(Path(scratch, "triton")),
+        "PYTHONSAFEPATH": "1",  # nothing in the working folder is taken for a package
     }
     if python is None:
         return {**environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -158,19 +158,17 @@ def _in_fp32(unet: Any, denoiser: Any, inputs: UNetInputs) -> Tensor | None:
 
     if unet.dtype == torch.float32:
         return None
-    before, context = unet.dtype, inputs.context
-    wide = inputs._replace(
-        sample=inputs.sample.float(),
-        text_embeds=inputs.text_embeds.float(),
-        time_ids=inputs.time_ids.float(),
-        context=context._replace(
-            text=[tensor.float() for tensor in context.text],
-            image=[[tensor.float() for tensor in adapter] for adapter in context.image],
-        ),
-    )
+    before = unet.dtype
+
+    def wide(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.float() if value.dtype == before else value
+        parts = [wide(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+
     try:
         unet.to(torch.float32)
-        return denoiser(wide).double()
+        return denoiser(wide(inputs)).double()
     except torch.cuda.OutOfMemoryError:
         return None
     finally:

@@ -1,0 +1,112 @@
+"""Processes that measure: what they answer, how they fail, and that none is left behind."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ipa_cli.bench import process
+
+JOB = {"kind": "run", "settings": {}}
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A program in the place of Python, as `--python` may name one around it."""
+
+    def write(text):
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return write
+
+
+def ask(python, log, **more):
+    said = []
+    answer = process.ask(JOB, python, log, said.append, said.append, **more)
+    return answer, said
+
+
+def test_lines_on_the_way_and_an_answer(script, tmp_path, monkeypatch):
+    python = script(
+        """read job; echo "$job" >job; echo "a wrapper says something"
+        echo '{"doing": "loading"}'; echo '{"warning": "hot"}'
+        echo '{"environment": {"device": "cpu"}}'; echo '{"figures": {"e2e_s": 1.5}}'; sleep 60"""
+    )
+    monkeypatch.chdir(tmp_path)
+    answer, said = ask(python, tmp_path / "log")
+    assert (answer.figures, answer.environment, answer.reason) == ({"e2e_s": 1.5}, {"device": "cpu"}, None)
+    assert said == ["loading", "hot"] and json.loads(Path("job").read_text()) == JOB
+    assert not Path("log").exists()
+
+
+def test_a_foreseen_failure_is_handed_on(script, tmp_path):
+    answer, _ = ask(script("""echo '{"failed": "no GPU", "hint": "buy one"}'"""), tmp_path / "log")
+    assert (answer.figures, answer.reason, answer.hint) == (None, "no GPU", "buy one")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("echo Traceback >&2; echo 'ValueError: 3' >&2; exit 1", "the process ended with status 1: ValueError: 3"),
+        ("exit 0", "the process ended with status 0: no message"),
+        ("kill -SEGV $$", "the process crashed with SIGSEGV (no message)"),
+        (f'exec {sys.executable} -S "$@"', "ipa is not installed in this Python"),
+    ],
+)
+def test_a_crash_is_told_and_its_words_are_kept(script, tmp_path, text, told):
+    answer, _ = ask(script(text), tmp_path / "log")
+    assert (answer.figures, answer.reason) == (None, told)
+    assert str(tmp_path / "log") in answer.hint and (tmp_path / "log").exists()
+    if "Traceback" in text:
+        assert (tmp_path / "log").read_text() == "Traceback\nValueError: 3\n"
+
+
+def test_what_is_no_program_is_told(tmp_path):
+    (tmp_path / "python").write_text("no program")
+    answer, _ = ask(str(tmp_path / "python"), tmp_path / "log")
+    assert "cannot be started: Permission denied" in answer.reason
+
+
+def test_the_end_of_the_time_ends_all_processes(script, tmp_path):
+    python = script(f"sleep 60 & echo $! >{tmp_path}/child; sleep 60")
+    answer, _ = ask(python, tmp_path / "log", ends=time.monotonic() + 1)
+    assert answer.late and answer.figures is None
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_caches_of_compilers_are_empty_and_other_pythons_find_their_own_packages(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/of/ours")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/of/ours")
+    ask(script(f'echo "$TRITON_CACHE_DIR:$TORCHINDUCTOR_CACHE_DIR:$PYTHONPATH" >{tmp_path}/seen'), tmp_path / "log")
+    triton, inductor, packages = (tmp_path / "seen").read_text().strip().split(":")
+    assert triton != "/of/ours" and Path(triton).name == "triton" and Path(inductor).name == "inductor"
+    assert packages == "" and not Path(triton).parent.exists()
+
+
+def test_a_worker_ends_with_its_parent():
+    command = [sys.executable, "-m", process.MODULE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        try:
+            worker.stdin.write(json.dumps({"kind": "run", "settings": {"backend": "eager"}}).encode() + b"\n")
+            worker.stdin.close()
+            assert worker.wait(60) == 1 and b"figures" not in worker.stdout.read()
+        finally:
+            worker.kill()
+
+
+def gone(pid):
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,207 @@
+"""Figures, ratios and what became slower, of made-up runs; how they look in the table and the chart."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from ipa_cli.bench import chart, results, table
+from ipa_cli.bench.plan import parse_specs
+from ipa_cli.bench.results import Bench, Column
+from ipa_cli.errors import UsageError
+
+ENVIRONMENT = {
+    "versions": {"ipa": "1", "torch": "2.9"},
+    "device": "cpu",
+    "dtype": "float16",
+    "width": 64,
+    "height": 64,
+    "steps": 2,
+    "dummy": True,
+}
+PARITY = {
+    "relative_error": 1.5e-3,
+    "fp32_error": 2e-3,
+    "eager_fp32_error": 1e-3,
+    "identical": False,
+    "psnr_db": 40.0,
+}
+
+
+def a_run(origin="uncompiled", speed=10.0, **more):
+    seconds = {
+        "load_s": 5.0,
+        "compile_s": 0.0,
+        "open_s": 0.25,
+        "first_step_s": 0.5,
+        "warmup_s": 2.0,
+        "e2e_s": 20 / speed,
+    }
+    return {"origin": origin, "it_per_s": speed, "peak_gib": 8.0, "reserved_gib": None, **seconds, **more}
+
+
+def a_bench():
+    eager, inductor, oneflow = parse_specs(["eager,inductor,oneflow"])
+    return Bench(
+        date="2026-01-02T03:04:05+00:00",
+        asked={"model": "sdxl", "size": "64x64"},
+        machine={"gpu": None, "driver": None, "cpu": "a CPU", "cores": 4},
+        columns=(
+            Column(eager, (a_run(), a_run(speed=12.0), a_run(speed=11.0)), {**PARITY, "identical": True}, ENVIRONMENT),
+            Column(
+                inductor,
+                (
+                    a_run("compiled", 20.0, warmup_s=60.0, peak_gib=9.0),
+                    a_run("cache", 22.0, warmup_s=3.0),
+                    a_run("cache", 24.0, warmup_s=4.0),
+                ),
+                PARITY,
+                ENVIRONMENT,
+            ),
+            Column(oneflow, reason="oneflow is missing", hint="install it"),
+        ),
+        baseline="eager",
+        seconds=90.0,
+    )
+
+
+def cells(bench):
+    return {row[0]: row[1:] for row in table.make(bench).rows}
+
+
+def test_the_table_has_median_ratio_and_spread():
+    assert table.make(a_bench()).columns == ("Metric", "eager", "inductor", "oneflow")
+    found = cells(a_bench())
+    missing = "not measured"
+    assert found["Iteration speed"] == (
+        "11.00 it/s [10.00–12.00]",
+        "22.00 it/s (+100.0%) [20.00–24.00]",
+        missing,
+    )
+    assert found["E2E time"][1] == "0.91 s (-50.0%) [0.83–1.00]"
+    assert found["Max memory used"] == ("8.00 GiB [8.00–8.00]", "8.00 GiB (+0.0%) [8.00–8.00]", missing)
+    assert found["Max memory while compiling"] == ("–", "9.00 GiB", missing)
+    assert found["Warm-up with run"] == ("2.00 s [2.00–2.00]", "–", missing)
+    assert found["Warm-up with compilation"] == ("–", "60.00 s", missing)
+    assert found["Warm-up with cache"] == ("–", "3.50 s [3.00–4.00]", missing)
+    assert found["Ready: graph opened"] == ("–", "0.25 s [0.25–0.25]", missing)
+    assert found["UNet error vs eager"] == ("1.5e-03", "1.5e-03", missing)
+    assert found["UNet error vs fp32"] == ("2.0e-03", "2.0e-03", missing)
+    assert found["Picture vs eager (PSNR)"] == ("identical", "40.0 dB", missing)
+
+
+def test_what_was_not_measured_is_said_so():
+    bench = a_bench()
+    eager, inductor, oneflow = bench.columns
+    once = replace(bench, columns=(eager, replace(inductor, runs=inductor.runs[:1], parity=None), oneflow))
+    found = cells(once)
+    assert found["Warm-up with cache"][1] == found["Max memory used"][1] == "not measured"
+    assert found["UNet error vs eager"][1] == "not measured"
+    assert found["Iteration speed"][1] == "20.00 it/s (+81.8%)"
+    nothing = replace(bench, columns=tuple(Column(column.spec) for column in bench.columns), stopped="interrupted")
+    assert {cell for row in cells(nothing).values() for cell in row} == {"not measured"}
+    assert "interrupted after 90 s: what is missing was not measured" in table.remarks(nothing)
+
+
+def test_remarks_say_why_a_backend_is_missing_and_what_was_used():
+    said = table.remarks(a_bench())
+    assert "oneflow: oneflow is missing (install it)" in said
+    assert "eager, inductor: ipa 1, torch 2.9" in said
+    assert "error of uncompiled drawing itself against fp32: 1.0e-03" in said
+    assert "sdxl with seeded random weights, 64x64, 2 steps, float16, on a CPU (4 cores)" in table.heading(a_bench())
+
+
+def test_markdown_is_a_table():
+    lines = table.markdown(a_bench()).splitlines()
+    assert lines[2] == "| Metric | eager | inductor | oneflow |" and lines[3] == "| --- | --- | --- | --- |"
+    rows = [line for line in lines if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {5} and len(rows) == len(table.make(a_bench()).rows) + 2
+
+
+def test_the_data_is_json_and_comes_back(tmp_path):
+    data = results.to_data(a_bench())
+    (tmp_path / "results.json").write_text(json.dumps(data, allow_nan=False))
+    assert results.read(tmp_path) == results.read(tmp_path / "results.json") == data
+    figures = data["backends"][1]["figures"]
+    assert figures["it_per_s"] == {"median": 22.0, "least": 20.0, "most": 24.0, "count": 3, "ratio": 1.0}
+    assert figures["reserved_gib"] is None and figures["warmup_compile_s"]["ratio"] is None
+    assert data["backends"][2]["figures"]["it_per_s"] is None and data["backends"][2]["reason"] == "oneflow is missing"
+    envelope = {"command": "bench", "data": data}
+    (tmp_path / "printed.json").write_text(json.dumps(envelope))
+    assert results.read(tmp_path / "printed.json") == data
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"format": 99}', '{"command": "bench", "data": null}', "[" * 9999]
+)
+def test_what_is_no_bench_is_told(tmp_path, text):
+    (tmp_path / "old.json").write_text(text)
+    with pytest.raises(UsageError):
+        results.read(tmp_path / "old.json")
+    with pytest.raises(UsageError, match="no file"):
+        results.read(tmp_path / "none.json")
+
+
+def with_speeds(bench, *speeds):
+    eager, *others = bench.columns
+    return replace(bench, columns=(replace(eager, runs=tuple(a_run(speed=speed) for speed in speeds)), *others))
+
+
+def slower(bench, before):
+    return [(each.backend, each.metric) for each in results.slower(bench, results.to_data(before))]
+
+
+def test_slower_is_more_than_the_spread_and_more_than_a_little():
+    steady = with_speeds(a_bench(), 100.0, 100.0)
+    assert slower(a_bench(), a_bench()) == []
+    assert slower(with_speeds(steady, 96.0, 96.0), steady) == []
+    assert slower(with_speeds(steady, 94.0, 94.0), steady) == [("eager", "it_per_s")]
+    assert slower(with_speeds(steady, 90.0, 97.0), steady) == []  # 6.5 worse, and 7 apart
+    assert slower(with_speeds(steady, 50.0, 50.0), steady) == [("eager", "it_per_s"), ("eager", "e2e_s")]
+    assert slower(with_speeds(steady, 200.0, 200.0), steady) == []  # faster is no complaint
+    assert slower(with_speeds(steady, 94.0, 94.0), with_speeds(steady, 90.0, 110.0)) == []  # the older one varied
+
+
+def test_more_memory_and_a_longer_warm_up_are_told_in_words():
+    bench = a_bench()
+    eager, inductor, oneflow = bench.columns
+    heavy = (a_run("compiled", 20.0, warmup_s=90.0, peak_gib=9.0), a_run("cache", 23.0, warmup_s=3.5, peak_gib=10.0))
+    later = replace(bench, columns=(eager, replace(inductor, runs=heavy), oneflow))
+    assert slower(later, bench) == [("inductor", "peak_gib"), ("inductor", "warmup_compile_s")]
+    said = [str(each) for each in results.slower(later, results.to_data(bench))]
+    assert said[1] == "inductor: Warm-up with compilation: 60.00 → 90.00 s (+50.0%)"
+
+
+def test_what_changed_beside_the_figures_is_told():
+    bench = a_bench()
+    before = results.to_data(bench)
+    eager, inductor, oneflow = bench.columns
+    newer = {**ENVIRONMENT, "versions": {"ipa": "1", "torch": "2.10"}}
+    later = replace(
+        bench,
+        machine={**bench.machine, "gpu": "a GPU"},
+        columns=(replace(eager, environment=newer), replace(inductor, runs=()), oneflow),
+    )
+    assert results.changes(later, before) == ["gpu none → a GPU", "torch 2.9 → 2.10"]
+    assert results.uncompared(later, before) == ["inductor"]
+    assert results.unlike({"model": "sdxl", "size": "96x96"}, before) == ["size 64x64 → 96x96"]
+
+
+def test_the_chart_has_bars_as_long_as_the_figures():
+    picture = Image.open(io.BytesIO(chart.draw(a_bench()))).convert("RGB")
+
+    def longest(colour):
+        wanted = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        rows = picture.crop((0, 0, picture.width, 240))  # the first panel: speed
+        data = rows.load()
+        return max(sum(data[x, y] == wanted for x in range(rows.width)) for y in range(rows.height))
+
+    eager, inductor = longest(chart.COLOURS[0]), longest(chart.COLOURS[1])
+    assert eager > 50 and inductor / eager == pytest.approx(2, rel=0.02)
+
+
+def test_a_chart_of_nothing_is_a_picture():
+    nothing = replace(a_bench(), columns=tuple(Column(column.spec) for column in a_bench().columns))
+    assert Image.open(io.BytesIO(chart.draw(nothing))).format == "PNG"
