@@ -1,17 +1,18 @@
 """Train the demo model from nothing: `python -m training.train OUT`, then `python -m training.evaluate OUT`.
 
-Stages: the image encoder, the classifier that judges, the text encoders, the base, the adapter, and last the picture
-autoencoder, which nothing waits for: the latents are given by a formula, see `latents_of`. Each stage ends after its
-steps or its seconds, whichever comes first, and writes its weights at once; a stage whose weights OUT already holds is
-skipped, unless `--again` names it, which goes on from them.
+Stages: the image encoder, the classifier that judges, the picture autoencoder, the text encoders, the base, the
+adapter. Each ends after its steps or its seconds, whichever comes first, and writes its weights at once; a stage whose
+weights OUT already holds is skipped, unless `--again` names it, which goes on from them. Base and adapter also write
+what they have every half minute: a run that was cut goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,17 +22,22 @@ from torch import Tensor, nn
 from training import architecture, captions, measure, scenes
 from training.captions import NONE, Content
 from training.scenes import Style
+from training.trainer import WORK, Clock, Trainer, compiled
 
-STAGES = ("image_encoder", "judge", "text", "base", "adapter", "vae")
-WORK = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-#: Other sizes seen in training, as shares of the usual height and width.
-OTHER_SIZES = ((0.75, 0.75), (1, 1.25), (1.25, 1))
+STAGES = ("image_encoder", "judge", "vae", "text", "base", "adapter")
+#: Sizes seen in training, as shares of the usual height and width: the usual one, the one to begin with, others.
+SIZES = ((1, 1), (0.5, 0.5), (0.75, 0.75), (1, 1.25), (1.25, 1))
+USUAL, HALF = 0, 1
 IMAGE_MEAN, IMAGE_STD = architecture.PREPROCESSOR["image_mean"], architecture.PREPROCESSOR["image_std"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything: steps and seconds by stage, numbers of pictures, batch sizes."""
+    """How much of everything: steps and seconds by stage, numbers of pictures, batch sizes.
+
+    early: the share of base and adapter spent on pictures of half the size (a quarter of the work, in batches twice as
+    large): what words mean and where things stand is learnt there.
+    """
 
     steps: dict[str, int]
     seconds: dict[str, float]
@@ -42,18 +48,22 @@ class Plan:
     batch: int
     small_batch: int
     chunk: int
+    early: float
+    compile: bool
 
 
 FULL = Plan(
-    steps={"vae": 6000, "image_encoder": 6000, "judge": 2500, "text": 600, "base": 12000, "adapter": 6000},
-    seconds={"image_encoder": 35, "judge": 20, "text": 6, "base": 250, "adapter": 70, "vae": 80},
+    steps={"image_encoder": 6000, "judge": 2500, "vae": 6000, "text": 1500, "base": 60000, "adapter": 20000},
+    seconds={"image_encoder": 35, "judge": 20, "vae": 75, "text": 15, "base": 420, "adapter": 150},
     size=256,
     pictures=96_000,
     other_pictures=4_000,
     reference_styles=60_000,
-    batch=192,
+    batch=256,
     small_batch=96,
     chunk=400,
+    early=0.5,
+    compile=True,
 )
 SMOKE = Plan(
     steps=dict.fromkeys(FULL.steps, 2),
@@ -65,6 +75,8 @@ SMOKE = Plan(
     batch=8,
     small_batch=4,
     chunk=8,
+    early=0.5,
+    compile=False,
 )
 #: What two CPU cores can do in half an hour: the same path, smaller pictures, a rough result.
 MODEST = Plan(
@@ -77,125 +89,9 @@ MODEST = Plan(
     batch=24,
     small_batch=12,
     chunk=40,
+    early=0.5,
+    compile=False,
 )
-
-
-class Trainer:
-    """AdamW on float32 weights that `modules` compute with in `WORK`, gradient clipping, a moving average.
-
-    All weights live in one flat tensor each (working copy, gradients, masters, average).
-    """
-
-    def __init__(self, modules: list[nn.Module], rate: float, average: float = 0.999, decay: float = 0.0):
-        parameters = [p for module in modules for p in module.parameters()]
-        sizes = [-(-p.numel() // 64) * 64 for p in parameters]  # aligned, as the fast kernels want it
-        device = parameters[0].device
-        self.master = torch.zeros(sum(sizes), device=device)
-        self.work = torch.zeros_like(self.master, dtype=WORK)
-        self.gradient = torch.zeros_like(self.work)
-        start = 0
-        for p, size in zip(parameters, sizes, strict=True):
-            span = slice(start, start + p.numel())
-            self.master[span] = p.data.flatten()
-            p.data = self.work[span].view(p.shape)
-            p.grad = self.gradient[span].view(p.shape)
-            start += size
-        for module in modules:
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
-                    buffer.data = buffer.data.to(WORK)
-        self.work.copy_(self.master)
-        self.parameters = parameters
-        self.graphs: dict = {}
-        self.average = self.master.clone()
-        self.rate, self.keep, self.count = rate, average, 0
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW([self.master], lr=rate, betas=(0.9, 0.99), weight_decay=decay, fused=fused)
-
-    def step(self, loss_of, progress: float, *inputs: Tensor) -> Tensor:
-        """One step down `loss_of(*inputs)`, a scalar; on a GPU it is recorded once for each function and shape.
-
-        `progress` 0 to 1: the learning rate follows half a cosine, after a short rise.
-        """
-        self.count += 1
-        self.gradient.zero_()
-        if self.master.is_cuda:  # the launches of so small a network would cost more than its work
-            loss = self._replay(loss_of, inputs)
-        else:
-            loss = loss_of(*inputs)
-            loss.backward()
-        gradient = self.gradient.float()
-        norm = gradient.norm()
-        # Not a number or infinite: a step of nothing instead of a ruined model.
-        gradient = torch.where(norm.isfinite(), gradient * (1 / norm.clamp(min=1)), torch.zeros_like(gradient))
-        self.master.grad = gradient
-        rise = min(1.0, self.count / 100)
-        rate = self.rate * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
-        self.work.copy_(self.master)
-        keep = min(self.keep, self.count / (10 + self.count))
-        self.average.lerp_(self.master, 1 - keep)
-        return loss.detach()
-
-    def _replay(self, loss_of, inputs: tuple[Tensor, ...]) -> Tensor:
-        key = (loss_of, *(x.shape for x in inputs))
-        if key not in self.graphs:
-            static = [x.clone() for x in inputs]
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(2):
-                    loss_of(*static).backward()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(graph):
-                    loss = loss_of(*static)
-                    loss.backward()
-                self.graphs[key] = graph, static, loss
-            except RuntimeError as error:
-                print(f"steps are not recorded but run one by one: {error}", flush=True)
-                self.graphs[key] = None
-            self.gradient.zero_()
-        if self.graphs[key] is None:
-            loss = loss_of(*inputs)
-            loss.backward()
-            return loss
-        graph, static, loss = self.graphs[key]
-        for mine, given in zip(static, inputs, strict=True):
-            mine.copy_(given)
-        graph.replay()
-        return loss
-
-    def finish(self) -> None:
-        """Give the modules the averaged weights, in float32."""
-        self.graphs.clear()
-        start = 0
-        for p in self.parameters:
-            p.grad = None
-            p.data = self.average[start : start + p.numel()].view(p.shape).clone()
-            start += -(-p.numel() // 64) * 64
-
-
-def progress(name: str, plan: Plan):
-    """Yield (step, progress) until the stage's steps or seconds are used up; say how far it came."""
-    begun, steps, seconds = time.time(), plan.steps[name], plan.seconds[name]
-    step = 0
-    while True:
-        spent = max(step / steps, (time.time() - begun) / seconds)
-        if spent >= 1:
-            break
-        yield step, spent
-        step += 1
-        if step % 64 == 0 and torch.cuda.is_available():
-            torch.cuda.synchronize()  # so that the clock sees the work, not only its launch
-    print(f"[{name}] {step} steps in {time.time() - begun:.0f} s", flush=True)
-
-
-def log(name: str, step: int, loss: Tensor) -> None:
-    if step % (250 if loss.is_cuda else 20) == 0:
-        print(f"[{name}] step {step}: loss {loss.item():.4f}", flush=True)
 
 
 # Stage 2: the image encoder
@@ -268,7 +164,8 @@ def train_image_encoder(encoder, plan: Plan, generator) -> None:
         of_size = (embeds.float().square().mean() - 1).square() * 0.01
         return of_numbers * 2 + of_classes + of_colours + of_textures + 0.3 * of_same + of_size
 
-    for step, spent in progress("image_encoder", plan):
+    clock = Clock("image_encoder", plan.steps["image_encoder"], plan.seconds["image_encoder"])
+    for step, spent in clock:
         index = torch.randint(n, (batch,), generator=generator, device=device)
         loss = trainer.step(
             loss_of,
@@ -279,7 +176,7 @@ def train_image_encoder(encoder, plan: Plan, generator) -> None:
             colours[index].flatten(0, 1),
             ((textures[index] - texture_mean) / (texture_std + 1e-3)).flatten(0, 1),
         )
-        log("image_encoder", step, loss)
+        clock.log(step, loss)
     trainer.finish()
 
 
@@ -307,7 +204,8 @@ def train_judge(judge, plan: Plan, generator) -> None:
         labels.append(torch.stack([content.kind, content.count - 1, content.colour], 1))
     labels = torch.cat(labels)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
-    for step, spent in progress("judge", plan):
+    clock = Clock("judge", plan.steps["judge"], plan.seconds["judge"])
+    for step, spent in clock:
         index = torch.randint(n, (min(128, n),), generator=generator, device=device)
         pictures = pool[index].float() / 255
         if step % 2:  # blurred, as drawn pictures can be
@@ -324,7 +222,7 @@ def train_judge(judge, plan: Plan, generator) -> None:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * (1 - spent)
         optimizer.step()
-        log("judge", step, losses[0])
+        clock.log(step, losses[0])
     judge.eval()
 
 
@@ -402,11 +300,11 @@ def drawn_pool(n: int, height: int, width: int, plan: Plan, generator) -> Pool:
 
 def pools(plan: Plan, generator) -> list[Pool]:
     begun = time.time()
-    result = [drawn_pool(plan.pictures, plan.size, plan.size, plan, generator)]
-    for high, wide in OTHER_SIZES:
-        size = int(high * plan.size), int(wide * plan.size)
-        result.append(drawn_pool(plan.other_pictures, *size, plan, generator))
-    spread = result[0].latents.float().std((0, 2, 3)).tolist()
+    result = []
+    for number, (high, wide) in enumerate(SIZES):
+        count = plan.pictures if number in (USUAL, HALF) else plan.other_pictures
+        result.append(drawn_pool(count, int(high * plan.size), int(wide * plan.size), plan, generator))
+    spread = result[USUAL].latents.float().std((0, 2, 3)).tolist()
     print(f"[pools] {sum(map(len, result))} pictures in {time.time() - begun:.0f} s, deviations {spread}", flush=True)
     return result
 
@@ -434,11 +332,12 @@ def train_text(first, second, pool: Pool, plan: Plan, generator) -> None:
         told = [head(x).float().split(splits, 1) for head, x in zip(heads, (last, pooled), strict=True)]
         return sum(F.cross_entropy(part[i], goals[i]) for part in told for i in range(len(sizes)))
 
-    for step, spent in progress("text", plan):
+    clock = Clock("text", plan.steps["text"], plan.seconds["text"])
+    for step, spent in clock:
         index = torch.randint(len(pool), (plan.batch,), generator=generator, device=pool.latents.device)
         stated = [getattr(pool.content, name)[index] for name in sizes]
         goals = [torch.where(goal == NONE, size, goal) for goal, size in zip(stated, sizes.values(), strict=True)]
-        log("text", step, trainer.step(loss_of, spent, pool.tokens[index], torch.stack(goals)))
+        clock.log(step, trainer.step(loss_of, spent, pool.tokens[index], torch.stack(goals)))
     trainer.finish()
 
 
@@ -449,26 +348,27 @@ def noise_levels(device) -> Tensor:
     return (1 - betas.square()).cumprod(0)
 
 
-def denoising_loss(unet, latents, alphas, context, pooled, time_ids) -> Tensor:
-    """Error of the predicted noise, weighted by min(SNR, 5) / SNR (Hang et al. 2023); `context`: what it attends to."""
-    n, device = len(latents), latents.device
-    # Timesteps spread evenly over the batch, as far as chance allows.
-    timestep = ((torch.arange(n, device=device) + torch.rand(n, device=device)) / n * 1000).long().clamp(max=999)
+def denoising_error(net, latents, noise, timestep, alphas, context, pooled, time_ids) -> Tensor:
+    """(B,): squared error of the predicted noise; `context`: what the network attends to."""
     alpha = alphas[timestep][:, None, None, None]
-    noise = torch.randn_like(latents)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     added = {"text_embeds": pooled, "time_ids": time_ids}
-    told = unet(noisy.to(WORK), timestep, context, added_cond_kwargs=added).sample.float()
-    snr = (alpha / (1 - alpha)).flatten()
-    weight = snr.clamp(max=5) / snr
-    return ((told - noise).square().mean((1, 2, 3)) * weight).mean()
+    told = net(noisy.to(WORK), timestep, context, added_cond_kwargs=added).sample.float()
+    return (told - noise).square().mean((1, 2, 3))
+
+
+def denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids) -> Tensor:
+    """The error weighted by min(SNR, 5) / SNR (Hang et al. 2023)."""
+    snr = alphas[timestep] / (1 - alphas[timestep])
+    error = denoising_error(net, latents, noise, timestep, alphas, context, pooled, time_ids)
+    return (error * snr.clamp(max=5) / snr).mean()
 
 
 class Batches:
-    """Latents with their words, already encoded: three batches in four of the usual size, else of the others."""
+    """Latents with their words, already encoded, in batches of one size each."""
 
     def __init__(self, first, second, all_pools: list[Pool], plan: Plan, generator):
-        self.pools, self.size, self.generator = all_pools, plan.batch, generator
+        self.pools, self.plan, self.generator = all_pools, plan, generator
         self.device = generator.device
         for module in (first, second):
             module.to(WORK)
@@ -480,6 +380,8 @@ class Batches:
             torch.tensor([[p.height, p.width, 0, 0, p.height, p.width]], device=self.device, dtype=WORK)
             for p in all_pools
         ]
+        #: Never drawn from in training: the first of each pool.
+        self.kept = max(2, min(256, len(all_pools[USUAL]) // 16))
 
     @staticmethod
     @torch.no_grad()
@@ -487,32 +389,112 @@ class Batches:
         parts = [encode_text(first, second, part) for part in tokens.split(4000)]
         return [torch.cat(part) for part in zip(*parts, strict=True)]
 
-    def __call__(self, step: int):
-        """Number of the pool, index in it, latents, hidden, pooled, time_ids."""
-        number = 1 + step // 4 % len(OTHER_SIZES) if step % 4 == 3 else 0
-        pool, (hidden, pooled) = self.pools[number], self.texts[number]
-        index = torch.randint(len(pool), (self.size,), generator=self.generator, device=self.device)
-        time_ids = self.time_ids[number].expand(self.size, 6)
-        return number, index, pool.latents[index].float(), hidden[index], pooled[index], time_ids
+    def number(self, step: int, spent: float) -> int:
+        """Which size this step has: half the usual one early on, then that one, and one batch in four of another."""
+        if spent < self.plan.early:
+            return HALF
+        return 1 + step // 4 % (len(SIZES) - 1) if step % 4 == 3 else USUAL
+
+    def size(self, number: int) -> int:
+        return self.plan.batch * (2 if number == HALF else 1)
+
+    def draw(self, number: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Index in the pool, and (latents, noise, timestep, hidden, pooled, time_ids).
+
+        All chance is here, none inside the recorded step.
+        """
+        # Other sizes are seldom seen; libraries do not try all their kernels for them.
+        torch.backends.cudnn.benchmark = number in (USUAL, HALF)
+        n, device, generator = self.size(number), self.device, self.generator
+        kept, count = min(self.kept, len(self.pools[number]) // 2), len(self.pools[number])
+        index = torch.randint(kept, count, (n,), generator=generator, device=device)
+        latents, hidden, pooled, time_ids = self.at(number, index)
+        noise = torch.randn(latents.shape, generator=generator, device=device)
+        # Spread evenly over the batch, as far as chance allows.
+        place = torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)
+        timestep = (place / n * 1000).long().clamp(max=999)
+        return index, (latents, noise, timestep, hidden, pooled, time_ids)
+
+    def at(self, number: int, index: Tensor) -> tuple[Tensor, ...]:
+        """(latents, hidden, pooled, time_ids)."""
+        hidden, pooled = self.texts[number]
+        time_ids = self.time_ids[number].repeat(len(index), 1)
+        return self.pools[number].latents[index].float(), hidden[index], pooled[index], time_ids
+
+    def chance(self, n: int) -> Tensor:
+        return torch.rand(n, generator=self.generator, device=self.device)
+
+    def without_words(self, hidden: Tensor, pooled: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """Words left out where `which` (B,): half of them zeros, half the empty caption, as guidance uses either."""
+        blank = (self.chance(len(which)) < 0.5).to(hidden.dtype)
+        hidden = torch.where(which[:, None, None], self.empty[0] * blank[:, None, None], hidden)
+        return hidden, torch.where(which[:, None], self.empty[1] * blank[:, None], pooled)
 
 
-def train_base(unet, batches: Batches, plan: Plan, again: bool) -> None:
-    trainer = Trainer([unet], 1e-3 if not again else 8e-4)
+#: Times at which the check looks: nearly clean, where shapes are decided, where the layout is, nearly noise.
+CHECK_TIMES = (150, 450, 700, 900)
+
+
+@torch.no_grad()
+def check(name: str, net, batches: Batches, number: int, alphas, conditions: Callable) -> None:
+    """Print the error on pictures kept from training at fixed noise, given the right condition and another's.
+
+    `conditions(number, index, other)` -> (context, pooled) for the pictures `index`, told of the pictures `other`.
+    """
+    index = torch.arange(min(batches.kept, len(batches.pools[number]) // 2), device=batches.device)
+    latents, *_, time_ids = batches.at(number, index)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    right, wrong = [], []
+    for time_ in CHECK_TIMES:
+        timestep = torch.full_like(index, time_)
+        for errors, other in ((right, index), (wrong, index.roll(1))):
+            context, pooled = conditions(number, index, other)
+            error = denoising_error(net, latents, noise, timestep, alphas, context, pooled, time_ids)
+            errors.append(error.mean().item())
+    more = " ".join(f"{100 * (b / a - 1):+.1f} %" for a, b in zip(right, wrong, strict=True))
+    told = " ".join(f"{a:.4f}" for a in right)
+    size = f"{batches.pools[number].height} pixels"
+    print(f"[{name}] check, {size}, times {CHECK_TIMES}: {told}; told another's: {more}", flush=True)
+
+
+def quick(unet, batches: Batches, plan: Plan):
+    """The network to train with: compiled for the two main sizes where the plan says so."""
+    if not plan.compile or batches.device.type != "cuda":
+        return unet
+
+    def example_of(side):
+        number = HALF if side == batches.pools[HALF].latents.shape[-2:] else USUAL
+        latents, _, timestep, hidden, pooled, time_ids = batches.draw(number)[1]
+        added = {"text_embeds": pooled, "time_ids": time_ids}
+        return (latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added}
+
+    sides = [batches.pools[number].latents.shape[-2:] for number in (HALF, USUAL)]
+    return compiled(unet, example_of, sides)
+
+
+def train_base(unet, batches: Batches, plan: Plan, again: bool, save: Callable) -> None:
+    trainer = Trainer([unet], 1e-3 if not again else 6e-4)
+    net = quick(unet, batches, plan)
     alphas = noise_levels(batches.device)
 
-    def loss_of(latents, hidden, pooled, time_ids):
-        chance = torch.rand(len(latents), device=latents.device)
-        # Guidance needs the base without words: nothing at all, or the empty caption.
-        empty = chance < 0.05
-        hidden = torch.where(empty[:, None, None], batches.empty[0], hidden)
-        pooled = torch.where(empty[:, None], batches.empty[1], pooled)
-        kept = (empty | (chance > 0.1)).to(WORK)
-        context = hidden * kept[:, None, None]
-        return denoising_loss(unet, latents, alphas, context, pooled * kept[:, None], time_ids)
+    def loss_of(latents, noise, timestep, hidden, pooled, time_ids):
+        return denoising_loss(net, latents, noise, timestep, alphas, hidden, pooled, time_ids)
 
-    for step, spent in progress("base", plan):
-        torch.backends.cudnn.benchmark = step % 4 < 3
-        log("base", step, trainer.step(loss_of, spent, *batches(step)[2:]))
+    def conditions(number, index, other):
+        return batches.at(number, other)[1:3]
+
+    clock = Clock("base", plan.steps["base"], plan.seconds["base"])
+    for step, spent in clock:
+        number = batches.number(step, spent)
+        _, (*noised, hidden, pooled, time_ids) = batches.draw(number)
+        words = batches.without_words(hidden, pooled, batches.chance(len(hidden)) < 0.1)
+        clock.log(step, trainer.step(loss_of, spent, *noised, *words, time_ids))
+        if clock.due():
+            save({"unet": trainer.averages(unet)})
+            with trainer.averaged():
+                check("base", unet, batches, HALF if spent < plan.early else USUAL, alphas, conditions)
+    with trainer.averaged():
+        check("base", unet, batches, USUAL, alphas, conditions)
     trainer.finish()
 
 
@@ -551,7 +533,7 @@ def reference_embeds(encoder, pool: Pool, plan: Plan, generator) -> Tensor:
     return torch.cat(rows)
 
 
-def train_adapter(adapter, unet, encoder, batches: Batches, plan: Plan, again: bool) -> None:
+def train_adapter(adapter, unet, encoder, batches: Batches, plan: Plan, again: bool, save: Callable) -> None:
     embeds = [reference_embeds(encoder, pool, plan, batches.generator) for pool in batches.pools]
     unet.to(WORK).requires_grad_(False)
     kept = dict(unet.attn_processors)
@@ -562,24 +544,34 @@ def train_adapter(adapter, unet, encoder, batches: Batches, plan: Plan, again: b
     )
     alphas = noise_levels(batches.device)
 
-    def loss_of(latents, hidden, pooled, time_ids, image):
-        chance = torch.rand(len(latents), device=latents.device)
-        # Dropped, as in IP-Adapter: the picture, both, the words.
-        words = ((chance < 0.07) | (chance > 0.17)).to(WORK)
-        seen = (chance > 0.12).to(WORK)
-        context = hidden * words[:, None, None], adapter(image * seen[:, None])
-        return denoising_loss(unet, latents, alphas, context, pooled * words[:, None], time_ids)
+    def loss_of(latents, noise, timestep, hidden, pooled, time_ids, image):
+        context = hidden, adapter(image)
+        return denoising_loss(unet, latents, noise, timestep, alphas, context, pooled, time_ids)
 
-    for step, spent in progress("adapter", plan):
-        torch.backends.cudnn.benchmark = step % 4 < 3
-        number, index, *rest = batches(step)
-        log("adapter", step, trainer.step(loss_of, spent, *rest, embeds[number][index]))
+    def conditions(number, index, other):
+        _, hidden, pooled, _ = batches.at(number, index)
+        return (hidden, adapter(embeds[number][other])), pooled
+
+    clock = Clock("adapter", plan.steps["adapter"], plan.seconds["adapter"])
+    for step, spent in clock:
+        index, (*noised, hidden, pooled, time_ids) = batches.draw(number := batches.number(step, spent))
+        # Dropped, as in IP-Adapter: the picture, both, the words.
+        chance = batches.chance(len(index))
+        words = batches.without_words(hidden, pooled, (chance >= 0.07) & (chance < 0.17))
+        image = embeds[number][index] * (chance >= 0.12).to(WORK)[:, None]
+        clock.log(step, trainer.step(loss_of, spent, *noised, *words, time_ids, image))
+        if clock.due():
+            save({"adapter": trainer.averages(adapter)})
+            with trainer.averaged():
+                check("adapter", unet, batches, HALF if spent < plan.early else USUAL, alphas, conditions)
+    with trainer.averaged():
+        check("adapter", unet, batches, USUAL, alphas, conditions)
     trainer.finish()
     unet.set_attn_processor(kept)
     unet.float()
 
 
-# The last stage: the picture autoencoder
+# The picture autoencoder
 
 
 def picture_pool(n: int, plan: Plan, generator) -> Tensor:
@@ -605,8 +597,7 @@ def train_vae(vae, plan: Plan, generator) -> None:
     trainer = Trainer([vae], 1.5e-3, average=0.998)
     size = 128
 
-    def loss_of(pictures, latents):
-        blurred = latents + 0.05 * torch.randn_like(latents)
+    def loss_of(pictures, latents, blurred):
         error = vae.decode(blurred.to(WORK)).sample.float() - (pictures * 2 - 1)
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         told = vae.encode((pictures * 2 - 1).to(WORK)).latent_dist.parameters.float()
@@ -614,11 +605,14 @@ def train_vae(vae, plan: Plan, generator) -> None:
         of_encoder = F.smooth_l1_loss(told, goal)
         return error.abs().mean() + error.square().mean() + 0.5 * edges + 0.2 * of_encoder
 
-    for step, spent in progress("vae", plan):
+    clock = Clock("vae", plan.steps["vae"], plan.seconds["vae"])
+    for step, spent in clock:
         index = torch.randint(len(pool), (plan.small_batch,), generator=generator, device=device)
         top, left = (8 * int(x) for x in torch.randint(1 + (256 - size) // 8, (2,)))
         pictures = pool[index, :, top : top + size, left : left + size].float() / 255
-        log("vae", step, trainer.step(loss_of, spent, pictures, latents_of(pictures)))
+        latents = latents_of(pictures)
+        jitter = torch.randn(latents.shape, generator=generator, device=device)
+        clock.log(step, trainer.step(loss_of, spent, pictures, latents, latents + 0.05 * jitter))
     trainer.finish()
     with torch.no_grad():
         check = pool[: min(192, len(pool))].float() / 255
@@ -640,16 +634,26 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a run of seconds, to see that everything works")
     parser.add_argument("--modest", action="store_true", help="half an hour without a GPU, a rough result")
     parser.add_argument("--seconds", default="", help="other limits, for example base=120,adapter=60")
+    parser.add_argument("--until", choices=STAGES, help="the last stage to do")
+    parser.add_argument("--batch", type=int, help="another batch size for base and adapter")
+    parser.add_argument("--early", type=float, help="another share of base and adapter at half the size")
+    parser.add_argument("--no-compile", action="store_true", help="the base as it is, without torch.compile")
     parser.add_argument("--again", default="", help="stages to go on with, for example base,adapter")
     options = parser.parse_args()
     plan = SMOKE if options.smoke else MODEST if options.modest else FULL
     for pair in filter(None, options.seconds.split(",")):
         name, value = pair.split("=")
         plan.seconds[name] = float(value)
-    run(options.out, options.seed, plan, tuple(filter(None, options.again.split(","))))
+    plan = replace(
+        plan,
+        batch=options.batch or plan.batch,
+        early=plan.early if options.early is None else options.early,
+        compile=plan.compile and not options.no_compile,
+    )
+    run(options.out, options.seed, plan, tuple(filter(None, options.again.split(","))), options.until)
 
 
-def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...]) -> None:
+def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...] = (), until: str | None = None) -> None:
     begun = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -672,9 +676,8 @@ def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...]) -> None:
             cache["batches"] = Batches(*texts, pools_of(generator), plan, generator)
         return cache["batches"]
 
-    def train(stage: str, generator, repeat: bool) -> None:
+    def train(stage: str, generator, repeat: bool, save: Callable) -> None:
         if stage == "vae":
-            cache.clear()
             train_vae(models["vae"], plan, generator)
         elif stage == "image_encoder":
             train_image_encoder(models["image_encoder"], plan, generator)
@@ -683,25 +686,30 @@ def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...]) -> None:
         elif stage == "text":
             train_text(models["text_encoder"], models["text_encoder_2"], pools_of(generator)[0], plan, generator)
         elif stage == "base":
-            train_base(models["unet"], batches(generator), plan, repeat)
+            train_base(models["unet"], batches(generator), plan, repeat, save)
         else:
             if not repeat:  # its keys and values begin as the trained base's
                 models["adapter"] = architecture.Adapter(models["unet"]).to(device)
-            train_adapter(models["adapter"], models["unet"], models["image_encoder"], batches(generator), plan, repeat)
+            parts = models["adapter"], models["unet"], models["image_encoder"]
+            train_adapter(*parts, batches(generator), plan, repeat, save)
 
     for number, stage in enumerate(STAGES):
         names = groups.get(stage, (stage,))
-        path = out / f"{stage}.pt"
-        held = path.exists()
+        path, cut = out / f"{stage}.pt", out / f"{stage}.partial.pt"
+        held = next((p for p in (cut, path) if p.exists()), None)
         if held:
-            for name, state in torch.load(path, map_location=device, weights_only=True).items():
+            for name, state in torch.load(held, map_location=device, weights_only=True).items():
                 models[name].load_state_dict(state)
-        if not held or stage in again:
+        if held != path or stage in again:
             torch.manual_seed(seed + number)
             generator = torch.Generator(device).manual_seed(1000 * seed + 17 * number + (500 if held else 0))
-            train(stage, generator, held)
-            torch.save({name: _float16(models[name]) for name in names}, path)
+            train(stage, generator, bool(held), partial(_write, cut))
+            _write(path, {name: models[name].state_dict() for name in names})
+            cut.unlink(missing_ok=True)
             print(f"[{stage}] written after {time.time() - begun:.0f} s", flush=True)
+        if stage == until:
+            print(f"{time.time() - begun:.0f} s in all", flush=True)
+            return
     size = publish(out, models)
     print(f"{size:,} bytes of weights in {out / 'demo'}, {time.time() - begun:.0f} s in all", flush=True)
 
@@ -716,8 +724,15 @@ def publish(out: Path, models: dict[str, nn.Module]) -> int:
     return architecture.save({k: v for k, v in models.items() if k != "judge"}, out / "demo")
 
 
-def _float16(module: nn.Module) -> dict[str, Tensor]:
-    return {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+def _write(path: Path, states: dict[str, dict[str, Tensor]]) -> None:
+    """In float16, and whole or not at all."""
+    half = {
+        name: {k: v.detach().half() if v.is_floating_point() else v for k, v in state.items()}
+        for name, state in states.items()
+    }
+    beside = path.with_suffix(".part")
+    torch.save(half, beside)
+    beside.replace(path)
 
 
 if __name__ == "__main__":
