@@ -102,6 +102,7 @@ class Settings:
     cache_dir: Path | None = _setting(None, "folder of compiled graphs")
     cache_max_size: str = _setting("20GB", "graphs beyond this size are removed, least recently used first")
     output: str | None = _setting(None, "file, folder or template with {seed} {scale} {index} {prompt}")
+    preview: bool = _setting(False, "show the pictures in the terminal")
 
 
 @dataclass(frozen=True)

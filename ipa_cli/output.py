@@ -11,16 +11,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .errors import IpaError
-from .report import Advance, Result, Table
+from .report import Advance, Picture, Result, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION = 1
 BUG_EXIT_CODE = 70
+REPORT_LINES = 8  # a picture's own line, those below it when wrapped, and the prompt
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -104,6 +106,8 @@ class Terminal:
         for block in result.blocks:
             if isinstance(block, Table):
                 self._print_table(block)
+            elif isinstance(block, Picture):
+                self._print_picture(block)
             else:
                 self.out.print(block)
         sys.stdout.flush()
@@ -130,6 +134,24 @@ class Terminal:
         else:
             self.err.print("interrupted")
 
+    def check_preview(self) -> None:
+        """Find out before the long work whether pictures can be shown on this terminal.
+
+        Raises IpaError when there is a terminal and only the package that draws on it is missing.
+        """
+        if self.json_mode or self.quiet or not sys.stdout.isatty():
+            return
+        if not self._shows_pictures:
+            self.note("no preview: this terminal shows no colour, or cannot be asked what it can do")
+        elif find_spec("textual_image") is None:
+            raise IpaError("a preview needs textual-image", 'pip install "ipa-cli[preview]", or leave --preview out')
+
+    @cached_property
+    def _shows_pictures(self) -> bool:
+        """What a terminal can do is asked on stdout and answered on stdin."""
+        both = sys.stdout.isatty() and sys.stdin is not None and sys.stdin.isatty()
+        return both and not self.quiet and self.out.color_system is not None and not self.out.no_color
+
     def _labelled(self, label: str, style: str, text: str) -> None:
         self.err.print(f"{label}:", style=style, end=" ")
         self.err.print(_harmless(text))
@@ -148,6 +170,14 @@ class Terminal:
         # Plain ASCII, which every locale can carry, file names that are not valid Unicode included.
         sys.stdout.write(json.dumps(envelope, allow_nan=False) + "\n")
         sys.stdout.flush()
+
+    def _print_picture(self, picture: Picture) -> None:
+        """As large as the window lets it be with the report around it; nothing where there is no terminal."""
+        if not self._shows_pictures:
+            return
+        from textual_image.renderable import Image  # which asks the terminal: sixel, kitty's protocol or half blocks
+
+        self.out.print(Image(picture.path, width="auto", height="auto"), height=max(4, self.out.height - REPORT_LINES))
 
     def _print_table(self, table: Table) -> None:
         """A drawn table on a terminal; tab-separated lines when piped."""

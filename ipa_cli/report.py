@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -18,12 +19,22 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture on disk, shown by `output` where the terminal can."""
+
+    path: Path
+
+
+Block = str | Table | Picture
+
+
+@dataclass(frozen=True)
 class Result:
-    """A finished command: `data` for `--json`, `blocks` (lines and tables) for people."""
+    """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures) for people."""
 
     command: str
     data: dict[str, Any]
-    blocks: tuple[str | Table, ...] = field(default=())
+    blocks: tuple[Block, ...] = field(default=())
     exit_code: int = 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..report import Result
+from ..report import Block, Picture, Result
 from . import options
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def generate(
     source: options.From = None,
     output: options.Output = None,
     force: options.Force = False,
+    preview: options.Preview = None,
     model: options.Model = None,
     load_format: options.LoadFormat = None,
     variant: options.Variant = None,
@@ -59,9 +60,12 @@ def generate(
     from .. import generation, repeat
 
     recorded = repeat.read(source) if source is not None else None
-    resolved = options.settings(context, recorded and repeat.layer(recorded, context.params, context.obj))
+    picture = None if recorded is None else repeat.layer(recorded, context.params, context.obj)
+    resolved = options.settings(context, picture)
+    if resolved.settings.preview:
+        context.obj.check_preview()
     done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded)
-    return Result("generate", _data(done), _lines(done))
+    return Result("generate", _data(done), _blocks(done, resolved.settings.preview))
 
 
 def _data(done: Generated) -> dict[str, Any]:
@@ -80,14 +84,16 @@ def _data(done: Generated) -> dict[str, Any]:
     }
 
 
-def _lines(done: Generated) -> tuple[str, ...]:
+def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
     times = done.timings
     speed = f"{times['it_per_s']:.1f} it/s, {times['inference_s']:.1f} s for {len(done.images)} × {done.steps} steps"
+    blocks: list[Block] = []
+    for image in done.images:
+        blocks.append(f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}")
+        if preview:
+            blocks.append(Picture(image.path))
     return (
-        *(
-            f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}"
-            for image in done.images
-        ),
+        *blocks,
         f"{done.model} on {done.device} ({done.dtype}, {done.backend}: {done.graph['why']}): {speed}",
         f"load {times['load_s']:.1f} s, warm-up {times['warmup_s']:.1f} s, in all {times['e2e_s']:.1f} s; "
         f"peak memory {done.peak_gib:.2f} GiB",

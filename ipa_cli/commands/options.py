@@ -33,6 +33,7 @@ Seed = Annotated[int | None, _option("seed", "--seed", panel=_PICTURE)]
 NumImages = Annotated[int | None, _option("num_images", "--num-images", "-n", panel=_PICTURE)]
 Scheduler = _text("scheduler", "--scheduler", panel=_PICTURE)
 Output = _text("output", "--output", "-o", panel=_PICTURE)
+Preview = Annotated[bool | None, _option("preview", "--preview/--no-preview", panel=_PICTURE)]
 From = Annotated[
     Path | None,
     typer.Option(
