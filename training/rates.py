@@ -1,0 +1,121 @@
+"""How fast a training step of the base is here, in about a minute: `python -m training.rates`.
+
+For pictures of half and of the usual size, in several batch sizes: launch by launch, recorded as a CUDA graph, and
+compiled as well; then where the GPU's time goes. From the table come the seconds, the batch and whether to compile for
+`training.train`. Untrained weights and random inputs: the time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import partial
+
+import torch
+
+from training import architecture
+from training.train import denoising_loss, noise_levels
+from training.trainer import WORK, Trainer, compiled
+
+
+def inputs(batch: int, side: int, device) -> tuple[torch.Tensor, ...]:
+    """What `denoising_loss` takes, random, for latents of side x side."""
+    latents, noise = torch.randn(2, batch, 4, side, side, device=device)
+    timestep = torch.randint(1000, (batch,), device=device)
+    hidden = torch.randn(batch, architecture.MAX_TOKENS, architecture.CONTEXT, device=device, dtype=WORK)
+    pooled = torch.randn(batch, architecture.POOLED, device=device, dtype=WORK)
+    return latents, noise, timestep, hidden, pooled, torch.full((batch, 6), 256.0, device=device, dtype=WORK)
+
+
+def loss(net, alphas, latents, noise, timestep, hidden, pooled, time_ids) -> torch.Tensor:
+    return denoising_loss(net, latents, noise, timestep, alphas, hidden, pooled, time_ids)
+
+
+def wait(device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measured(step, seconds: float, device) -> float:
+    """Steps a second, over about `seconds`."""
+    for _ in range(3):
+        step()
+    wait(device)
+    begun, count = time.time(), 0
+    while time.time() - begun < seconds:
+        for _ in range(4):
+            step()
+        wait(device)
+        count += 4
+    return count / (time.time() - begun)
+
+
+def line(name: str, side: int, batch: int, rate: float) -> None:
+    memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    print(f"{name:10} {side:>7} {batch:>6} {rate:>9.1f} {rate * batch:>10,.0f} {memory:>8.1f}", flush=True)
+
+
+def one_by_one(trainer: Trainer, loss_of, given) -> None:
+    trainer.gradient.zero_()
+    loss_of(*given).backward()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 16], help="of the latents")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each row of the table")
+    parser.add_argument("--compile-batches", type=int, nargs="*", default=[256], help="one for each side, in turn")
+    options = parser.parse_args()
+    begun = time.time()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    unet = architecture.parts(0)["unet"].to(device)
+    trainer = Trainer([unet], 1e-5)
+    alphas = noise_levels(device)
+    print(f"{'way':10} {'latents':>7} {'batch':>6} {'steps/s':>9} {'samples/s':>10} {'GiB':>8}")
+    plain = partial(loss, unet, alphas)
+    for side in options.sides:
+        given = inputs(options.batches[0], side, device)
+        line(
+            "one by one",
+            side,
+            len(given[0]),
+            measured(partial(one_by_one, trainer, plain, given), options.seconds, device),
+        )
+        for batch in options.batches:
+            given = inputs(batch, side, device)
+            rate = measured(partial(trainer.step, plain, 0.5, *given), options.seconds, device)
+            line("recorded", side, batch, rate)
+            trainer.recorded.clear()
+    if device.type == "cuda":
+        profile(partial(one_by_one, trainer, plain, inputs(256, options.sides[0], device)))
+    for side, batch in zip(options.sides, options.compile_batches, strict=False):
+        given = inputs(batch, side, device)
+
+        def example_of(_, given=given):
+            latents, _, timestep, hidden, pooled, time_ids = given
+            added = {"text_embeds": pooled, "time_ids": time_ids}
+            return (latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added}
+
+        net = compiled(unet, example_of, [(side, side)])
+        rate = measured(partial(trainer.step, partial(loss, net, alphas), 0.5, *given), options.seconds, device)
+        line("compiled", side, batch, rate)
+    print(f"{time.time() - begun:.0f} s in all")
+
+
+def profile(step) -> None:
+    """The ten operations of a step that take the GPU longest."""
+    from torch.profiler import ProfilerActivity
+
+    step()
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    rows = sorted(seen.key_averages(), key=lambda row: -row.self_device_time_total)
+    for row in rows[:10]:
+        print(f"  {row.self_device_time_total / 1000:7.2f} ms {row.count:>4} x {row.key[:90]}")
+
+
+if __name__ == "__main__":
+    main()
