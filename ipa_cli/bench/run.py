@@ -153,14 +153,13 @@ def _with(column: Column, part: Part, answer: process.Answer) -> Column:
 
 
 def _time_left(done: Bench, todo: Sequence[Part], seconds: Mapping[Part, float]) -> str:
-    """About how long the parts to do will take, in words, once every backend has been seen."""
-    alive = [part for part in todo if part.spec not in _hopeless(done)]
-    known: dict[Spec, float] = {}
-    for part, took in seconds.items():  # the last one is the best guess: the first may have compiled
-        known[part.spec] = took
-    if not seconds or not all(part.spec in known for part in alive):
+    """About how long the parts to do will take, in words, once it can be told."""
+    # First runs compile and tell nothing about the others; of these the last one is the best guess.
+    known = {part.spec: took for part, took in seconds.items() if (part.kind, part.number) != ("run", 1)}
+    if not known:
         return ""
-    left = sum(known[part.spec] for part in alive)
+    usual = sum(known.values()) / len(known)
+    left = sum(known.get(part.spec, usual) for part in todo if part.spec not in _hopeless(done))
     return f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
 
 
