@@ -86,9 +86,9 @@ def _brings_its_own(base: Location) -> bool:
 
 def _locate(settings: Settings, base: Location, family: Family) -> tuple[Location, str | None, str | None]:
     subfolder, weight_name = settings.ip_adapter_subfolder, settings.ip_adapter_weight_name
-    if settings.ip_adapter is None:
-        if _brings_its_own(base):
-            return base, subfolder or "ip_adapter", weight_name
+    if settings.ip_adapter is None and _brings_its_own(base):
+        return base, subfolder or "ip_adapter", weight_name
+    if settings.ip_adapter in (None, families.ADAPTERS):
         usual = PurePosixPath(family.base)
         return repository(families.ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
     path = Path(settings.ip_adapter).expanduser()

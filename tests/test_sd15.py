@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -272,6 +273,16 @@ def planned(world, model: str, file: str, **more) -> Plan:
 def test_each_adapter_finds_its_image_encoder(world, h94, model, file, encoder):
     adapter = planned(world, model, file).adapter
     assert (adapter.file, adapter.encoder) == (file, encoder)
+
+
+@pytest.mark.parametrize(("model", "family"), [("sd15", SD15), ("sdxl", SDXL)])
+def test_the_usual_adapter_need_not_be_named(world, h94, model, family):
+    settings = Settings(model=str(bare(world.cwd / model, model)), image=("x.png",))
+    for chosen in (None, ADAPTERS):
+        adapter = plan(replace(settings, ip_adapter=chosen)).adapter
+        assert adapter and adapter.file == family.base
+    adapter = plan(replace(settings, ip_adapter_weight_name=PurePosixPath(family.plus).name)).adapter
+    assert adapter and adapter.file == family.plus
 
 
 @pytest.mark.parametrize("kind", ["base", "plus", "plus_face"])
