@@ -83,6 +83,107 @@ def test_the_defaults_name_a_picture_that_is_there():
         assert picture.mode == "RGB" and min(picture.size) >= 128
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """Untrained networks as training holds them, and plain diffusers on the folder that training writes of them."""
+    import torch
+    from diffusers import StableDiffusionXLPipeline
+
+    from training import architecture
+
+    folder = tmp_path_factory.mktemp("fresh")
+    models = architecture.parts(seed=5)
+    torch.manual_seed(6)
+    for parameter in models["unet"].conv_out.parameters():  # else too small to compare
+        parameter.data.normal_(std=0.1)
+    architecture.save(models, folder)
+    for model in models.values():
+        model.float()
+    pipe = StableDiffusionXLPipeline.from_pretrained(str(folder))
+    pipe.load_ip_adapter(
+        str(folder), subfolder="ip_adapter", weight_name="ip-adapter.safetensors", image_encoder_folder="image_encoder"
+    )
+    return models, pipe
+
+
+def test_training_sees_words_sizes_and_noise_as_the_pipeline_does(fresh):
+    import torch
+
+    from training import train
+
+    models, pipe = fresh
+    text = "two large red stars"
+    told = train.encode_text(models["text_encoder"], models["text_encoder_2"], train.tokenise([text, ""]))
+    seen = pipe.encode_prompt(text, device="cpu", do_classifier_free_guidance=True, negative_prompt="")
+    for mine, (right, blank) in zip(told, (seen[:2], seen[2:]), strict=True):
+        torch.testing.assert_close(mine, torch.cat([right, blank]), rtol=1e-4, atol=1e-4)
+    assert not pipe.encode_prompt(text, device="cpu", do_classifier_free_guidance=True)[
+        1
+    ].any()  # zeros, as in training
+    levels = train.noise_levels("cpu")
+    torch.testing.assert_close(levels, pipe.scheduler.alphas_cumprod, rtol=1e-4, atol=1e-6)
+    size = pipe._get_add_time_ids((192, 320), (0, 0), (192, 320), torch.float32, train.architecture.POOLED)
+    pool = train.drawn_pool(4, 192, 320, train.SMOKE, torch.Generator().manual_seed(0))
+    batches = train.Batches(models["text_encoder"], models["text_encoder_2"], [pool], train.SMOKE, torch.Generator())
+    assert torch.equal(batches.at(0, torch.arange(1))[3], size)
+    assert pool.latents.shape == (4, 4, 24, 40)
+
+
+def test_a_network_that_is_right_in_training_samples_the_picture_itself(fresh):
+    import torch
+
+    from training import train
+
+    _, pipe = fresh
+    generator = torch.Generator().manual_seed(1)
+    picture, noise = torch.randn(2, 1, 4, 8, 8, generator=generator)
+    levels = train.noise_levels("cpu")
+
+    class Right:
+        """Tells what `denoising_loss` asks for, knowing the picture."""
+
+        def __call__(self, sample, timestep, context, added_cond_kwargs):
+            alpha = levels[timestep.long()].view(-1, 1, 1, 1)
+            noise = (sample - alpha.sqrt() * picture) / (1 - alpha).sqrt()
+            return type("Output", (), {"sample": alpha.sqrt() * noise - (1 - alpha).sqrt() * picture})
+
+    for timestep in (10, 500, 990):
+        given = picture, noise, torch.tensor([timestep]), levels, None, None, None
+        assert train.denoising_loss(Right(), *given).item() < 1e-4
+    scheduler = pipe.scheduler
+    scheduler.set_timesteps(20)
+    latents = noise * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        told = Right()(scheduler.scale_model_input(latents, timestep), timestep[None], None, {}).sample
+        latents = scheduler.step(told, timestep, latents).prev_sample
+    torch.testing.assert_close(latents, picture, rtol=1e-3, atol=1e-3)
+
+
+def test_the_adapter_is_trained_as_diffusers_runs_it(fresh):
+    import torch
+
+    from training import train
+
+    models, pipe = fresh
+    generator = torch.Generator().manual_seed(2)
+    sample, hidden = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 77, 128, generator=generator)
+    pooled, embeds = torch.randn(2, 2, 128, generator=generator)
+    added = {"text_embeds": pooled, "time_ids": torch.full((2, 6), 64.0)}
+    unet, adapter, timestep = models["unet"], models["adapter"], torch.tensor([500, 500])
+    kept = dict(unet.attn_processors)
+    with torch.no_grad():
+        without = unet(sample, timestep, hidden, added_cond_kwargs=added).sample
+        unet.set_attn_processor(train.with_images(kept, adapter))
+        mine = unet(sample, timestep, (hidden, adapter(embeds)), added_cond_kwargs=added).sample
+        unet.set_attn_processor(kept)
+        pipe.set_ip_adapter_scale(1.0)
+        theirs = pipe.unet(
+            sample, timestep, hidden, added_cond_kwargs=added | {"image_embeds": [embeds[:, None]]}
+        ).sample
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    assert (mine - without).abs().max() > 0.02
+
+
 @pytest.mark.xfail(
     reason="the weights are not trained yet; take this mark away with the commit that ships them", strict=True
 )

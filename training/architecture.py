@@ -74,14 +74,16 @@ VISION = {
     "patch_size": 16,
     "projection_dim": IMAGE_EMBED,
 }
-#: SDXL's schedule, but ending in more noise: at 32 x 32 latents SDXL's own end still shows the mean colour.
+#: SDXL's schedule, but ending in more noise: at 32 x 32 latents SDXL's own end still shows the mean colour. There a
+#: network that tells the noise says next to nothing of the picture: its errors grow by the ratio of noise to picture
+#: (70 at the end), and colours come out wild. So this one tells the velocity, as SDXL models retrained for it do.
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.02,
     "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
+    "prediction_type": "v_prediction",
     "interpolation_type": "linear",
     "timestep_spacing": "leading",
     "steps_offset": 1,

@@ -59,7 +59,7 @@ def generate(pipe, prompts, image_embeds, scale, guidance, steps, seed, size=(25
         parts.append(
             pipe(
                 prompt=prompts[span],
-                ip_adapter_image_embeds=[torch.cat([torch.zeros_like(seen), seen])],
+                ip_adapter_image_embeds=[torch.cat([torch.zeros_like(seen), seen]) if guidance > 1 else seen],
                 latents=noise[span].to(pipe.device, pipe.unet.dtype),
                 height=size[0],
                 width=size[1],

@@ -28,7 +28,7 @@ def inputs(batch: int, side: int, device) -> tuple[torch.Tensor, ...]:
 
 
 def loss(net, alphas, latents, noise, timestep, hidden, pooled, time_ids) -> torch.Tensor:
-    return denoising_loss(net, latents, noise, timestep, alphas, hidden, pooled, time_ids)
+    return denoising_loss(net, latents, noise, timestep, alphas, hidden, pooled, time_ids).mean()
 
 
 def wait(device) -> None:

@@ -348,20 +348,14 @@ def noise_levels(device) -> Tensor:
     return (1 - betas.square()).cumprod(0)
 
 
-def denoising_error(net, latents, noise, timestep, alphas, context, pooled, time_ids) -> Tensor:
-    """(B,): squared error of the predicted noise; `context`: what the network attends to."""
+def denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids) -> Tensor:
+    """(B,): squared error of the predicted velocity (Salimans and Ho 2022); `context`: what the network attends to."""
     alpha = alphas[timestep][:, None, None, None]
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     added = {"text_embeds": pooled, "time_ids": time_ids}
     told = net(noisy.to(WORK), timestep, context, added_cond_kwargs=added).sample.float()
-    return (told - noise).square().mean((1, 2, 3))
-
-
-def denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids) -> Tensor:
-    """The error weighted by min(SNR, 5) / SNR (Hang et al. 2023)."""
-    snr = alphas[timestep] / (1 - alphas[timestep])
-    error = denoising_error(net, latents, noise, timestep, alphas, context, pooled, time_ids)
-    return (error * snr.clamp(max=5) / snr).mean()
+    return (told - velocity).square().mean((1, 2, 3))
 
 
 class Batches:
@@ -449,7 +443,7 @@ def check(name: str, net, batches: Batches, number: int, alphas, conditions: Cal
         timestep = torch.full_like(index, time_)
         for errors, other in ((right, index), (wrong, index.roll(1))):
             context, pooled = conditions(number, index, other)
-            error = denoising_error(net, latents, noise, timestep, alphas, context, pooled, time_ids)
+            error = denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids)
             errors.append(error.mean().item())
     more = " ".join(f"{100 * (b / a - 1):+.1f} %" for a, b in zip(right, wrong, strict=True))
     told = " ".join(f"{a:.4f}" for a in right)
@@ -478,7 +472,7 @@ def train_base(unet, batches: Batches, plan: Plan, again: bool, save: Callable) 
     alphas = noise_levels(batches.device)
 
     def loss_of(latents, noise, timestep, hidden, pooled, time_ids):
-        return denoising_loss(net, latents, noise, timestep, alphas, hidden, pooled, time_ids)
+        return denoising_loss(net, latents, noise, timestep, alphas, hidden, pooled, time_ids).mean()
 
     def conditions(number, index, other):
         return batches.at(number, other)[1:3]
@@ -519,6 +513,12 @@ class PairedAttention:
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
+def with_images(processors: dict, adapter) -> dict:
+    """The attention processors, those of the cross-attention layers replaced by `adapter`'s."""
+    pairs = iter(zip(adapter.to_k, adapter.to_v, strict=True))
+    return {name: PairedAttention(*next(pairs)) if "attn2" in name else kept for name, kept in processors.items()}
+
+
 @torch.no_grad()
 def reference_embeds(encoder, pool: Pool, plan: Plan, generator) -> Tensor:
     """(N, embed): for each picture of the pool, another picture in its style, as the image encoder sees it."""
@@ -538,15 +538,12 @@ def train_adapter(adapter, unet, encoder, batches: Batches, plan: Plan, again: b
     unet.to(WORK).requires_grad_(False)
     kept = dict(unet.attn_processors)
     trainer = Trainer([adapter], 1.5e-3 if not again else 7e-4)
-    pairs = iter(zip(adapter.to_k, adapter.to_v, strict=True))
-    unet.set_attn_processor(
-        {name: PairedAttention(*next(pairs)) if name.endswith("attn2.processor") else p for name, p in kept.items()}
-    )
+    unet.set_attn_processor(with_images(kept, adapter))
     alphas = noise_levels(batches.device)
 
     def loss_of(latents, noise, timestep, hidden, pooled, time_ids, image):
         context = hidden, adapter(image)
-        return denoising_loss(unet, latents, noise, timestep, alphas, context, pooled, time_ids)
+        return denoising_loss(unet, latents, noise, timestep, alphas, context, pooled, time_ids).mean()
 
     def conditions(number, index, other):
         _, hidden, pooled, _ = batches.at(number, index)
@@ -710,18 +707,20 @@ def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...] = (), until: st
         if stage == until:
             print(f"{time.time() - begun:.0f} s in all", flush=True)
             return
-    size = publish(out, models)
+    size = assemble(out)
     print(f"{size:,} bytes of weights in {out / 'demo'}, {time.time() - begun:.0f} s in all", flush=True)
 
 
-def publish(out: Path, models: dict[str, nn.Module]) -> int:
-    """Write the model folder from the stages' files (training rounds the modules themselves further)."""
-    for module in models.values():
-        module.float()
+def assemble(out: Path) -> int:
+    """Write the model folder OUT/demo from the stages' files, finished or cut, and return the weights' bytes."""
+    models = architecture.parts()
     for stage in STAGES:
-        for name, state in torch.load(out / f"{stage}.pt", map_location="cpu", weights_only=True).items():
-            models[name].load_state_dict(state)
-    return architecture.save({k: v for k, v in models.items() if k != "judge"}, out / "demo")
+        for path in (out / f"{stage}.pt", out / f"{stage}.partial.pt"):
+            if path.exists():
+                for name, state in torch.load(path, map_location="cpu", weights_only=True).items():
+                    if name in models:
+                        models[name].load_state_dict(state)
+    return architecture.save(models, out / "demo")
 
 
 def _write(path: Path, states: dict[str, dict[str, Tensor]]) -> None:
