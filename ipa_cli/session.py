@@ -222,7 +222,8 @@ def draw(
     clock = measure.StepClock(device)
     with devices.memory_in_words(device, session.offload, settings.vae_tiling):
         scheduler = schedulers.create(settings.scheduler, model.scheduler)
-        with reporter.steps(name, request.steps) as advance, devices.brought_to(device, session.offload, model.unet):
+        calls = schedulers.calls(scheduler, request.steps)
+        with reporter.steps(name, calls) as advance, devices.brought_to(device, session.offload, model.unet):
             latents = pipeline.denoise(
                 request, conditions, denoiser, scheduler, _noise(session, request), clock, advance
             )
