@@ -115,13 +115,19 @@ def install(unet: Any, adapters: Sequence[Mapping[str, Mapping[str, Tensor]]]) -
 
 @torch.no_grad()
 def project(
-    unet: Any, adapters: Adapters, text: Tensor, images: Sequence[Tensor] = (), scale: Tensor | None = None
+    unet: Any,
+    adapters: Adapters,
+    text: Tensor,
+    images: Sequence[Tensor] = (),
+    scale: Tensor | None = None,
+    weights: Sequence[Sequence[float]] | None = None,
 ) -> Context:
     """Make every layer's keys and values once, from the text's hidden states and each adapter's images.
 
     text: (B, tokens, cross). images: per adapter (B, images, dim) or (B, images, sequence, dim), as
     diffusers' `prepare_ip_adapter_image_embeds` gives them (with guidance the negative half first); the tokens
-    of several images are joined. scale: (adapters, layers), 1 everywhere unless given.
+    of several images are joined. scale: (adapters, layers), 1 everywhere unless given. weights: per adapter a
+    number for each image, by which what it adds is multiplied: 1 everywhere is what diffusers does.
     """
     if len(images) != len(adapters.to_kv):
         raise ValueError(f"{len(adapters.to_kv)} adapters are loaded and images are given for {len(images)}")
@@ -135,8 +141,11 @@ def project(
         tokens = tokens.unflatten(0, embeds.shape[:2]).flatten(1, 2)
         image.append([])
         for attn, weight in zip(attns, adapters.weights(adapter), strict=True):
-            pair = F.linear(tokens, weight).chunk(2, dim=-1)
-            image[-1].append(torch.stack([_split(half, attn.heads) for half in pair]))
+            key, value = F.linear(tokens, weight).chunk(2, dim=-1)
+            if weights is not None:
+                each = value.new_tensor(weights[adapter]).repeat_interleave(value.shape[1] // embeds.shape[1])
+                value = value * each[:, None]
+            image[-1].append(torch.stack([_split(key, attn.heads), _split(value, attn.heads)]))
     if scale is None:
         scale = torch.ones(len(image), len(attns), device=text.device)
     return Context(keys_values, image, scale.to(text.device, torch.float32))

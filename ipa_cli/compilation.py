@@ -59,7 +59,7 @@ def compile(
     options = backend.options(settings.compile_options)
     if span is not None:
         options = backend.options({**options, "dynamic": list(span)})
-    if not settings.image and settings.ip_adapter != "none":
+    if not settings.image and not settings.adapter and settings.ip_adapter != "none":
         # A graph for references is wanted; which picture it is compiled with does not matter.
         settings = replace(settings, image=(str(models.DEMO / "reference.png"),))
     settings = replace(settings, prompt=settings.prompt or "", seed=0)

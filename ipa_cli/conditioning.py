@@ -40,9 +40,7 @@ def encode_text(
     return torch.cat([negative[0], positive[0]]), torch.cat([negative[1], positive[1]])
 
 
-def encode_images(
-    model: Model, images: Sequence[Sequence[Image.Image]], guided: bool, device: torch.device
-) -> list[Tensor]:
+def encode_images(model: Model, uses: Sequence[Use], guided: bool, device: torch.device) -> list[Tensor]:
     """Per adapter the embeddings of its reference pictures: (B, images, dim), or hidden states for Plus adapters.
 
     As diffusers' `prepare_ip_adapter_image_embeds`: without a picture the embedding is zero, and Plus adapters see
@@ -50,11 +48,10 @@ def encode_images(
     """
     import torch
 
-    encoder = model.image_encoder
     embeds = []
-    for pictures, projection in zip(images, model.adapters.projections, strict=True):
-        assert encoder is not None
-        pixels = torch.stack([pixel_values(picture, encoder.config.image_size) for picture in pictures])
+    for use, projection, encoder in zip(uses, model.adapters.projections, model.image_encoders, strict=True):
+        side = encoder.config.image_size
+        pixels = torch.stack([pixel_values(reference.image, side, use.fit) for reference in use.references])
         pixels = pixels.to(device, encoder.dtype)
         with torch.no_grad():
             if type(projection).__name__ == "ImageProjection":
@@ -67,15 +64,25 @@ def encode_images(
     return embeds
 
 
-def pixel_values(picture: Image.Image, side: int) -> Tensor:
-    """A whole picture as CLIP sees it: (3, side, side), fitted in and padded with its normalised grey."""
+def pixel_values(picture: Image.Image, side: int, fit: str = "pad") -> Tensor:
+    """A picture as CLIP sees it: (3, side, side), whole and padded with its normalised grey, cropped or stretched.
+
+    Cropping is that of transformers' `CLIPImageProcessor`, which diffusers uses.
+    """
     import numpy as np
     import torch
     from PIL import Image, ImageOps
 
-    fitted = ImageOps.pad(
-        picture, (side, side), Image.Resampling.BICUBIC, color=tuple(round(255 * mean) for mean in CLIP_MEAN)
-    )
+    bicubic, square = Image.Resampling.BICUBIC, (side, side)
+    if fit == "pad":
+        fitted = ImageOps.pad(picture, square, bicubic, color=tuple(round(255 * mean) for mean in CLIP_MEAN))
+    elif fit == "stretch":
+        fitted = picture.resize(square, bicubic)
+    else:
+        short = min(picture.size)
+        width, height = (int(side * length / short) for length in picture.size)
+        left, top = (width - side) // 2, (height - side) // 2
+        fitted = picture.resize((width, height), bicubic).crop((left, top, left + side, top + side))
     values = (np.asarray(fitted, dtype=np.float32) / 255 - CLIP_MEAN) / CLIP_STD
     return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
 

@@ -21,6 +21,7 @@ from .errors import IpaError, UsageError
 
 FILE_NAME = "ipa.toml"
 MAX_SIDE = 8192
+FITS = ("pad", "crop", "stretch")
 MODES = ("full", "style", "layout", "style-layout")
 
 
@@ -54,6 +55,13 @@ def _side(value: int) -> str | None:
     return None
 
 
+def _each(check: Check) -> Check:
+    def check_all(values: tuple[Any, ...]) -> str | None:
+        return next((problem for value in values if (problem := check(value))), None)
+
+    return check_all
+
+
 def _setting(default: Any, help_text: str, check: Check | None = None) -> Any:
     return field(default=default, metadata={"help": help_text, "check": check})
 
@@ -65,6 +73,11 @@ class Settings:
     prompt: str | None = _setting(None, "what to draw")
     negative_prompt: str = _setting("", "what to keep out of the picture")
     image: tuple[str, ...] = _setting((), "reference picture: a file, a folder member or an http(s) URL")
+    image_weight: tuple[float, ...] = _setting(
+        (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
+    )
+    fit: str = _setting("pad", "how references become square: pad (whole), crop (the middle), stretch", _choice(*FITS))
+    adapter: tuple[str, ...] = _setting((), "one of several adapters: NAME:FILE,image=a.png,scale=0.6,mode=style")
     scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
     ip_mode: str = _setting("full", f"layers the reference acts on: {', '.join(MODES)}", _choice(*MODES))
     ip_layers: str | None = _setting(None, "or a table of layers in diffusers' form, as JSON; --scale multiplies it")
@@ -279,18 +292,34 @@ def _expected(name: str) -> tuple[type, str]:
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if typing.get_origin(kind) is tuple:
-        return tuple, "a list of strings"
+        return tuple, "a list of strings" if _element(name) is str else "a list of numbers"
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
     return kind, names[kind]
 
 
+def _element(name: str) -> type:
+    """The type of the elements of a setting that has several, else of the setting itself."""
+    kind = _TYPES[name]
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else _expected(name)[0]
+
+
+def element(name: str, text: str, where: str) -> Any:
+    """One value of a setting, or of its list, read from text. Raises UsageError, which names `where`."""
+    kind = _element(name)
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a number" if kind is float else "a string"
+        raise UsageError(f"{where}={_short(text)}: expected {wanted}", "write it with digits, such as 0.5") from None
+
+
 def _from_toml(name: str, key: str, value: Any, path: Path) -> Any:
     kind, wanted = _expected(name)
-    if kind is tuple and isinstance(value, str):
-        return (value,)
+    if kind is tuple and not isinstance(value, list):
+        value = [value]
     if kind is Path and isinstance(value, str):
         return path.parent / _expanded(Path(value))
-    value = _as_kind(kind, value)
+    value = _as_kind(name, value)
     if type(value) is not kind:
         raise ConfigError(f"{path}: {key} = {_short(repr(value))}: expected {wanted}", f"edit {path}")
     return value
@@ -300,16 +329,20 @@ def _from_json(name: str, value: Any, where: str) -> Any:
     if value is None and FIELDS[name].default is None:
         return None
     kind, wanted = _expected(name)
-    value = _as_kind(kind, value)
+    value = _as_kind(name, value)
     if type(value) is not kind:
         raise ConfigError(f"{where}: {name} = {_short(repr(value))}: expected {wanted}", f"say it with {_flag(name)}")
     return value
 
 
-def _as_kind(kind: type, value: Any) -> Any:
+def _as_kind(name: str, value: Any) -> Any:
     """`value` of TOML or JSON as the type a setting has, where that loses nothing; else as it is."""
-    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
+    kind, each = _expected(name)[0], _element(name)
+    if kind is tuple:
+        if not isinstance(value, list):
+            return value
+        values = [float(v) if each is float and type(v) is int and abs(v) < 2**53 else v for v in value]
+        return tuple(values) if all(type(v) is each for v in values) else value
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     return value
@@ -331,7 +364,9 @@ def _from_text(name: str, text: str, where: str) -> Any:
         if kind is bool:
             return switches[text.lower()]
         if kind is tuple:
-            return tuple(text.split(os.pathsep)) if "://" not in text else (text,)
+            if _element(name) is float:
+                return tuple(float(part) for part in text.split(","))
+            return tuple(text.split(os.pathsep)) if "://" not in text and name != "adapter" else (text,)
         return kind(text)
     except (ValueError, KeyError):
         raise UsageError(f"{where}={_short(text)}: expected {wanted}", f"unset {where} or correct it") from None

@@ -34,7 +34,7 @@ class Model:
     text_encoders: tuple[Any, ...]
     tokenizers: tuple[Any, ...]
     scheduler: Any
-    image_encoder: Any | None
+    image_encoders: tuple[Any, ...]  # of each adapter; one module where they share it
     adapters: Adapters
     zeros_for_empty_prompt: bool
 
@@ -50,16 +50,16 @@ def load(
     from . import attention
 
     if plan.dummy:
-        parts, state, image_encoder = _dummy_parts(plan, device, home, dtype)
+        parts, states, encoders = _dummy_parts(plan, device, home, dtype)
     else:
         plan = _fetched(plan, dtype, reporter, shows_bars)
         parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype)
-        state, image_encoder = _adapter_parts(plan, dtype)
+        states, encoders = _adapter_parts(plan, dtype)
     for name in ("unet", "vae", *plan.family.text_encoders):
         parts[name].to(home).eval().requires_grad_(False)
-    if image_encoder is not None:
-        image_encoder.to(home).eval().requires_grad_(False)
-    adapters = attention.install(parts["unet"], [state] if state else [])
+    for encoder in encoders:
+        encoder.to(home).eval().requires_grad_(False)
+    installed = attention.install(parts["unet"], states)
     index = read_json(plan.location, "model_index.json")
     return Model(
         unet=parts["unet"],
@@ -67,8 +67,8 @@ def load(
         text_encoders=tuple(parts[name] for name in plan.family.text_encoders),
         tokenizers=tuple(parts[name] for name in plan.family.tokenizers),
         scheduler=parts["scheduler"],
-        image_encoder=image_encoder,
-        adapters=adapters,
+        image_encoders=tuple(encoders),
+        adapters=installed,
         zeros_for_empty_prompt=plan.family is SDXL and bool(index.get("force_zeros_for_empty_prompt", True)),
     )
 
@@ -83,14 +83,16 @@ def vae_dtype(family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> 
 
 def _fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
     """The plan with every hub location replaced by a local folder."""
-    location, adapter = plan.location, plan.adapter
-    if adapter is not None and adapter.location.folder is None:
+    location, found = plan.location, []
+    for adapter in plan.adapters:
         where = adapter.location
-        assert where.repo is not None
-        files = [adapter.file, f"{adapter.encoder}/config.json", *_weight_files(where, adapter.encoder, None, dtype)]
-        folder = hub.fetch(where.repo, where.revision, files, reporter, shows_bars)
-        adapter = replace(adapter, location=replace(where, folder=folder))
-        adapters.check_fetched(adapter, plan.unet_config, plan.family)
+        if where.folder is None:
+            assert where.repo is not None
+            encoder = [f"{adapter.encoder}/config.json", *_weight_files(where, adapter.encoder, None, dtype)]
+            folder = hub.fetch(where.repo, where.revision, [adapter.file, *encoder], reporter, shows_bars)
+            adapter = replace(adapter, location=replace(where, folder=folder))
+            adapters.check_fetched(adapter, plan.unet_config, plan.family)
+        found.append(adapter)
     if location.repo is not None:
         files = ["model_index.json"]
         for part in plan.family.parts:
@@ -100,7 +102,7 @@ def _fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: boo
                 files += _weight_files(location, part, plan.variant, dtype)
         folder = hub.fetch(location.repo, location.revision, dict.fromkeys(files), reporter, shows_bars)
         location = replace(folder_location(folder), repo=location.repo, revision=location.revision)
-    return replace(plan, location=location, adapter=adapter)
+    return replace(plan, location=location, adapters=tuple(found))
 
 
 def _weight_files(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[str]:
@@ -206,20 +208,24 @@ def _single_file_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
     return parts
 
 
-def _adapter_parts(plan: Plan, dtype: torch.dtype) -> tuple[dict[str, dict[str, Tensor]] | None, Any]:
-    if plan.adapter is None:
-        return None, None
+def _adapter_parts(plan: Plan, dtype: torch.dtype) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
+    """The weights of each adapter, and its image encoder: read once where several share it."""
     from transformers import CLIPVisionModelWithProjection
 
-    adapter = plan.adapter
-    assert adapter.location.folder is not None
-    encoder = _from_pretrained(CLIPVisionModelWithProjection, adapter.location, adapter.encoder, plan, dtype)
-    return weights.load_adapter(adapter.location.folder / adapter.file), encoder
+    states, encoders = [], {}
+    places = [(str(adapter.location.folder), adapter.encoder) for adapter in plan.adapters]
+    for place, adapter in zip(places, plan.adapters, strict=True):
+        assert adapter.location.folder is not None
+        states.append(weights.load_adapter(adapter.location.folder / adapter.file))
+        if place not in encoders:
+            kind = CLIPVisionModelWithProjection
+            encoders[place] = _from_pretrained(kind, adapter.location, adapter.encoder, plan, dtype)
+    return states, [encoders[place] for place in places]
 
 
 def _dummy_parts(
     plan: Plan, device: torch.device, home: torch.device, dtype: torch.dtype
-) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]] | None, Any]:
+) -> tuple[dict[str, Any], list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The whole architecture with seeded random weights, built straight on the device in its final dtype."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -260,16 +266,16 @@ def _dummy_parts(
             **{part: text(part) for part in plan.family.text_encoders},
             "scheduler": _scheduler(plan),
         }
-        state, encoder = None, None
-        if plan.adapter is not None:
+        states, encoders = [], []
+        if plan.adapters:
             config = CLIPVisionConfig(**read("ip_adapter/image_encoder"))
-            encoder = build(lambda: CLIPVisionModelWithProjection(config), dtype)
-            state = build(lambda: _dummy_adapter(parts["unet"], config.projection_dim), dtype)
+            encoders = [build(lambda: CLIPVisionModelWithProjection(config), dtype)] * len(plan.adapters)
+            states = [build(lambda: _dummy_adapter(parts["unet"], config.projection_dim), dtype) for _ in plan.adapters]
     for part, encoder_part in zip(plan.family.tokenizers, plan.family.text_encoders, strict=True):
         # Words mean nothing to random weights; what counts is their number, which sets the graph's shape.
         parts[part] = CLIPTokenizer.from_pretrained(DEMO / part)
         parts[part].model_max_length = read(encoder_part)["max_position_embeddings"]
-    return parts, state, encoder
+    return parts, states, encoders
 
 
 def _dummy_adapter(unet: Any, image_width: int) -> dict[str, dict[str, Tensor]]:

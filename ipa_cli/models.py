@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import families, hub, weights
+from . import families, hub, specs, weights
 from .adapters import AdapterPlan, plan_adapter
 from .config import Settings, suggest
 from .errors import UsageError
@@ -32,10 +32,15 @@ class Plan:
     location: Location
     dummy: bool
     unet_config: Mapping[str, Any]
-    adapter: AdapterPlan | None
+    adapters: tuple[AdapterPlan, ...]
     defaults: Mapping[str, Any]
     variant: str | None
     single_file: Path | None = None
+
+    @property
+    def adapter(self) -> AdapterPlan | None:
+        """The first adapter, None without any."""
+        return self.adapters[0] if self.adapters else None
 
 
 def plan(settings: Settings) -> Plan:
@@ -52,9 +57,12 @@ def plan(settings: Settings) -> Plan:
             "use --model sdxl or sd15, or a model derived from one of them (not for inpainting)",
         )
     defaults = _defaults(settings, location, unet_config, family)
-    wanted = settings.ip_adapter != "none" and (settings.image or defaults.get("reference"))
-    adapter = plan_adapter(settings, location, unet_config, family, dummy) if wanted else None
-    return Plan(settings.model, family, location, dummy, unet_config, adapter, defaults, settings.variant, single)
+    found = tuple(
+        plan_adapter(one, location, unet_config, family, dummy)
+        for one in specs.each(settings)
+        if settings.adapter or (one.ip_adapter != "none" and (one.image or defaults.get("reference")))
+    )
+    return Plan(settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, single)
 
 
 # --- finding -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import models, pictures, references, requirements, schedulers
+from . import models, pictures, references, requirements, schedulers, specs
 from .config import ConfigError, Layer, Settings, Source
 from .errors import IpaError, UsageError
 from .report import Reporter
@@ -73,7 +73,11 @@ def check_same(
 ) -> None:
     """Warn when a reference picture is no longer the one that was used."""
     here = {reference.sha256 for reference in loaded}
-    own = [(source, digest) for source, digest in recorded.references if source is None and not settings.image]
+    own = [
+        (source, digest)
+        for source, digest in recorded.references
+        if source is None and not settings.image and not settings.adapter
+    ]
     for source, digest in (*_used_again(recorded, settings), *own):
         if digest is not None and digest not in here:
             name = source or "the model's own reference picture"
@@ -81,7 +85,8 @@ def check_same(
 
 
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
-    return [(source, digest) for source, digest in recorded.references if source and source in settings.image]
+    images = {text for one in specs.each(settings) for text in one.image}
+    return [(source, digest) for source, digest in recorded.references if source and source in images]
 
 
 # --- what a picture says --------------------------------------------------------------------------------------
@@ -100,7 +105,9 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     adapters = chunk.get("adapters") or []
     used = [_reference(path, image) for adapter in adapters for image in _list(path, adapter.get("images"))]
     values["image"] = [source for source, _ in used if source is not None]
-    if adapters:
+    if asked.get("adapter"):
+        del values["image"]  # its adapters name their own, and their scales
+    elif adapters:
         values["scale"] = adapters[0].get("scale")
     if "scheduler" not in asked:
         names = {class_name: name for name, class_name in schedulers.CLASSES.items()}

@@ -74,8 +74,8 @@ def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars:
             if settings.vae_slicing:
                 model.vae.enable_slicing()
             if offload == "sequential":
-                parts = [model.unet, model.vae, *model.text_encoders, model.image_encoder]
-                devices.offload_sequentially([part for part in parts if part is not None], device)
+                parts = dict.fromkeys([model.unet, model.vae, *model.text_encoders, *model.image_encoders])
+                devices.offload_sequentially(list(parts), device)
             if offload != "none":
                 model.adapters.to(device)
     return Session(settings, plan, model, device, dtype, offload)
@@ -150,16 +150,12 @@ def encode_images(session: Session, task: Task) -> list[Tensor]:
     """Embeddings of the references per adapter, as `conditioning.encode_images` gives them; none without adapter."""
     from . import conditioning, devices
 
-    if session.plan.adapter is None:
-        return []
     model, device, offload = session.model, session.device, session.offload
-    assert model.image_encoder is not None
-    pictures = [[reference.image for reference in use.references] for use in task.adapters]
     with (
         devices.memory_in_words(device, offload, session.settings.vae_tiling),
-        devices.brought_to(device, offload, model.image_encoder),
+        devices.brought_to(device, offload, *dict.fromkeys(model.image_encoders)),
     ):
-        return conditioning.encode_images(model, pictures, task.requests[0].guided, device)
+        return conditioning.encode_images(model, task.adapters, task.requests[0].guided, device)
 
 
 def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], task: Task) -> Conditions:
@@ -174,7 +170,8 @@ def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], ta
         devices.memory_in_words(device, offload, session.settings.vae_tiling),
         devices.brought_to(device, offload, model.unet),
     ):
-        context = attention.project(model.unet, model.adapters, hidden, images, scales)
+        weights = [use.weights for use in task.adapters]
+        context = attention.project(model.unet, model.adapters, hidden, images, scales, weights)
     return Conditions(context, pooled, tuple((use.start, use.end) for use in task.adapters))
 
 

@@ -7,18 +7,20 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import layers, references
+from . import layers, references, specs
 from .config import FIELDS, Settings
 from .errors import UsageError
 from .layers import Pattern
 from .report import Reporter
 
 if TYPE_CHECKING:
+    from .adapters import AdapterPlan
     from .graphs import Ready
     from .models import Plan
     from .pipeline import Request
     from .session import Session
 
+Loaded = tuple[tuple[references.Reference, ...], ...]  # per adapter
 SEEDS = 2**32
 # Settings that a picture records as they came out, for itself alone, ...
 CAME_OUT = (
@@ -45,6 +47,8 @@ class Use:
     start: float
     end: float
     references: tuple[references.Reference, ...]
+    weights: tuple[float, ...]  # what each reference adds is multiplied by its own
+    fit: str
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,17 @@ class Task:
         return tuple(reference for use in self.adapters for reference in use.references)
 
 
-def load_references(settings: Settings, reporter: Reporter) -> tuple[references.Reference, ...]:
-    """The reference pictures, each checked; says what was done to them."""
-    loaded = tuple(references.load(member) for text in settings.image for member in references.expand(text))
-    for reference in loaded:
+def load_references(settings: Settings, reporter: Reporter) -> Loaded:
+    """The reference pictures of every adapter, each checked and read once; says what was done to them."""
+    names = [[member for text in one.image for member in references.expand(text)] for one in specs.each(settings)]
+    found = {name: references.load(name) for name in dict.fromkeys(name for many in names for name in many)}
+    for reference in found.values():
         for remark in reference.notes:
             reporter.note(f"{reference.source}: {remark}")
-    return loaded
+    return tuple(tuple(found[name] for name in many) for many in names)
 
 
-def make_task(settings: Settings, plan: Plan, loaded: tuple[references.Reference, ...]) -> Task:
+def make_task(settings: Settings, plan: Plan, loaded: Loaded) -> Task:
     """Fill in what the user left open from the model's defaults."""
     from .pipeline import Request
 
@@ -87,18 +92,18 @@ def make_task(settings: Settings, plan: Plan, loaded: tuple[references.Reference
     prompt = chosen("prompt")
     if prompt is None:
         raise UsageError(f"what should {plan.name} draw?", 'say it with --prompt "a red fox in the snow"')
-    if plan.adapter is not None and not loaded:
-        loaded = (references.load(plan.defaults["reference"]),)
     first = secrets.randbelow(SEEDS) if settings.seed is None else settings.seed
     requests = tuple(
         Request(chosen("width"), chosen("height"), chosen("steps"), chosen("guidance_scale"), first + n)
         for n in range(settings.num_images)
     )
-    uses = (_use(settings, plan, loaded, requests[0].steps),) if plan.adapter is not None else ()
+    each = zip(specs.each(settings), loaded, strict=True) if plan.adapters else ()
+    uses = tuple(_use(one, plan, pictures, requests[0].steps) for one, pictures in each)
     return Task(prompt, settings.negative_prompt, uses, requests)
 
 
 def _use(settings: Settings, plan: Plan, loaded: tuple[references.Reference, ...], steps: int) -> Use:
+    """How the one adapter that `settings` speak of is used."""
     from .pipeline import counts
 
     known = layers.blocks(plan.unet_config)
@@ -115,8 +120,19 @@ def _use(settings: Settings, plan: Plan, loaded: tuple[references.Reference, ...
         raise UsageError(
             f"none of the {steps} steps lies wholly between {start:g} and {end:g}", "widen --ip-start to --ip-end"
         )
+    if not loaded and "reference" not in plan.defaults:
+        raise UsageError("an adapter has no reference picture", f"give it one: {specs.EXAMPLE}")
+    loaded = loaded or (references.load(plan.defaults["reference"]),)
+    weights = settings.image_weight or (1.0,) * len(loaded)
+    if len(weights) != len(loaded):
+        raise UsageError(
+            f"{len(weights)} image weights for {len(loaded)} reference pictures",
+            "give one --image-weight for each picture, in their order, or none",
+        )
+    if not any(weights):
+        raise UsageError("all image weights are 0", "use --scale 0 to leave the references out")
     scale = usual if settings.scale is None else settings.scale
-    return Use(scale, settings.ip_mode, settings.ip_layers, pattern, start, end, loaded)
+    return Use(scale, settings.ip_mode, settings.ip_layers, pattern, start, end, loaded, tuple(weights), settings.fit)
 
 
 def name_fields(task: Task, number: int) -> dict[str, Any]:
@@ -146,7 +162,13 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "backend": ready.backend,
         "graph": ready.entry.id if ready.entry else None,
         "adapters": _adapter_record(session, task),
-        "settings": {name: getattr(session.settings, name) for name in asked_settings()},
+        "settings": {
+            **{name: getattr(session.settings, name) for name in asked_settings()},
+            "adapter": [
+                specs.with_scale(text, use.scale)
+                for text, use in zip(session.settings.adapter, task.adapters, strict=False)
+            ],
+        },
     }
 
 
@@ -161,31 +183,34 @@ def scheduler_name(session: Session) -> str:
 
 
 def adapter_name(plan: Plan) -> str | None:
-    """The adapter as people know it: repository or folder, and file."""
-    if plan.adapter is None:
-        return None
+    """The adapters as people know them: repository or folder, and file."""
+    return ", ".join(_name(plan, adapter) for adapter in plan.adapters) or None
+
+
+def _name(plan: Plan, adapter: AdapterPlan) -> str:
     if plan.dummy:
         return "dummy"
-    if plan.name == "demo" and plan.adapter.location == plan.location:
+    if plan.name == "demo" and adapter.location == plan.location:
         return "demo"
-    return f"{plan.adapter.location}/{plan.adapter.file}"
+    return f"{adapter.location}/{adapter.file}"
 
 
 def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
     return [
         {
-            "model": adapter_name(session.plan),
+            "model": _name(session.plan, adapter),
             "scale": use.scale,
             "mode": use.mode,
             "layers": None if use.table is None else json.loads(use.table),
             "start": use.start,
             "end": use.end,
+            "fit": use.fit,
             "images": [
-                {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256}
-                for reference in use.references
+                {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256, "weight": weight}
+                for reference, weight in zip(use.references, use.weights, strict=True)
             ],
         }
-        for use in task.adapters
+        for adapter, use in zip(session.plan.adapters, task.adapters, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import ipa_cli
 from ipa_cli.pipeline import BrokenPicture, decode
@@ -96,6 +96,71 @@ def test_steps_outside_start_and_end_have_no_reference(ipa, diffusers_pipeline):
     expected = theirs(diffusers_pipeline, 0.0, callback_on_step_end=switch)
     assert abs(ours(ipa, 0.8, "--ip-start", 0.25, "--ip-end", 0.5) - expected).max() <= 1
     assert abs(ours(ipa, 0.8) - expected).max() > 1
+
+
+@pytest.fixture
+def pictures(world) -> list[Path]:
+    """Three square reference pictures unlike each other, and one that is wide."""
+    paths = [world.cwd / name for name in ("a.png", "b.png", "c.png", "wide.png")]
+    for number, path in enumerate(paths):
+        size = (160, 120) if path.stem == "wide" else (128, 128)
+        drawn = Image.new("RGB", size, ("red", "navy", "green", "gold")[number])
+        ImageDraw.Draw(drawn).ellipse((10 + 20 * number, 20, 80 + 20 * number, 100), fill="white")
+        drawn.save(path)
+    return paths
+
+
+def opened(paths: list[Path]) -> list[Image.Image]:
+    return [Image.open(path).convert("RGB") for path in paths]
+
+
+def test_several_pictures_of_one_adapter(ipa, diffusers_pipeline, pictures):
+    flags = [part for path in pictures[:3] for part in ("--image", path)]
+    expected = theirs(diffusers_pipeline, 0.7, ip_adapter_image=[opened(pictures[:3])])
+    plain = ours(ipa, 0.7, *flags)
+    assert abs(plain - expected).max() <= 1
+    assert (ours(ipa, 0.7, *flags, *["--image-weight", 1] * 3) == plain).all()
+    weighted = [part for weight in (1, 0.2, 0) for part in ("--image-weight", weight)]
+    assert abs(ours(ipa, 0.7, *flags, *weighted) - expected).max() > 1
+
+
+def test_equal_weights_are_as_the_scale_times_them(ipa, pictures):
+    flags = [part for path in pictures[:2] for part in ("--image", path)]
+    halves = ours(ipa, 0.8, *flags, *["--image-weight", 0.5] * 2)
+    assert abs(halves - ours(ipa, 0.4, *flags)).max() <= 1
+
+
+def test_cropping_is_what_diffusers_does(ipa, diffusers_pipeline, pictures):
+    wide = pictures[3]
+    expected = theirs(diffusers_pipeline, 0.9, ip_adapter_image=opened([wide])[0])
+    drawn = {fit: ours(ipa, 0.9, "--image", wide, "--fit", fit) for fit in ("crop", "pad", "stretch")}
+    assert abs(drawn["crop"] - expected).max() <= 1
+    assert (drawn["pad"] == ours(ipa, 0.9, "--image", wide)).all()
+    for one, other in (("crop", "pad"), ("crop", "stretch"), ("pad", "stretch")):
+        assert (drawn[one] != drawn[other]).any()
+
+
+@pytest.fixture(scope="module")
+def two_adapters():
+    from diffusers import StableDiffusionXLPipeline
+
+    pipeline = StableDiffusionXLPipeline.from_pretrained(DEMO)
+    pipeline.load_ip_adapter(
+        str(DEMO),
+        subfolder="ip_adapter",
+        weight_name=["ip-adapter.safetensors"] * 2,
+        image_encoder_folder="image_encoder",
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_two_adapters_each_with_its_pictures_scale_and_layers(ipa, two_adapters, pictures):
+    first, second = opened(pictures[:2]), opened(pictures[2:3])
+    specs = (f"own,image={pictures[0]},image={pictures[1]},scale=0.5", f"image={pictures[2]},scale=1,mode=style")
+    flags = [part for spec in specs for part in ("--adapter", spec)]
+    expected = theirs(two_adapters, [0.5, STYLE], ip_adapter_image=[first, second])
+    assert abs(ours(ipa, 0.8, *flags) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NEEDS)))

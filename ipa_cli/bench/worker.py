@@ -132,7 +132,7 @@ def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
     problem = backends.get(backend).missing_to_compile(None)
     if problem is not None:
         raise problem
-    if not settings.image and settings.ip_adapter != "none":
+    if not settings.image and not settings.adapter and settings.ip_adapter != "none":
         settings = replace(settings, image=(str(models.DEMO / "reference.png"),))
     plan = models.plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)

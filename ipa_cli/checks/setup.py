@@ -49,7 +49,8 @@ def check_model(settings: Settings, asked: bool) -> Check:
     """Does the adapter fit the model, and the image encoder the adapter? Reads headers, not weights."""
     name = "model and adapter"
     # Without a reference picture no adapter would be looked for; the picture itself is not opened.
-    settings = dataclasses.replace(settings, image=settings.image or ("reference",))
+    if not settings.adapter:
+        settings = dataclasses.replace(settings, image=settings.image or ("reference",))
     try:
         plan = models.plan(settings)
     except IpaError as error:

@@ -23,6 +23,7 @@ def compile(
     size: Size = None,
     dynamic: Dynamic = None,
     image: options.Image = None,
+    adapter: options.Adapter = None,
     guidance_scale: options.GuidanceScale = None,
     model: options.Model = None,
     load_format: options.LoadFormat = None,

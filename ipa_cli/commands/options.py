@@ -44,6 +44,9 @@ From = Annotated[
     ),
 ]
 
+ImageWeight = Annotated[list[float] | None, _option("image_weight", "--image-weight", panel=_REFERENCE)]
+Fit = _text("fit", "--fit", panel=_REFERENCE)
+Adapter = Annotated[list[str] | None, _option("adapter", "--adapter", panel=_REFERENCE)]
 IpMode = _text("ip_mode", "--ip-mode", panel=_REFERENCE)
 IpLayers = _text("ip_layers", "--ip-layers", panel=_REFERENCE)
 IpStart = Annotated[float | None, _option("ip_start", "--ip-start", panel=_REFERENCE)]

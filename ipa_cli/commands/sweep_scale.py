@@ -43,6 +43,7 @@ def sweep_scale(
         bool, typer.Option("--force", "-f", help="replace the sweep in the folder", rich_help_panel="Sweep")
     ] = False,
     negative_prompt: options.NegativePrompt = None,
+    fit: options.Fit = None,
     ip_mode: options.IpMode = None,
     ip_layers: options.IpLayers = None,
     ip_start: options.IpStart = None,

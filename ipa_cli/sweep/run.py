@@ -89,6 +89,11 @@ def sweep_scale(
     if found is not None and not axes.seeds and settings.seed is None:
         axes = replace(axes, seeds=tuple(found["seeds"]))  # the same where they were chosen by chance
     model = models.plan(settings)
+    if settings.adapter or settings.image_weight:
+        raise UsageError(
+            "a sweep has one adapter and one reference picture a row: --adapter and --image-weight say nothing to it",
+            "`ipa config show` tells where they are set",
+        )
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     base = make_task(settings, model, load_references(settings, reporter))
@@ -147,6 +152,7 @@ def _known_before_loading(
     chosen = {
         "ip_mode": None if use.mode == "full" else use.mode,
         "ip_layers": use.table,
+        "fit": None if use.fit == "pad" else use.fit,
         "ip_steps": None if (use.start, use.end) == (0, 1) else f"{use.start:g} to {use.end:g}",
         "scheduler": settings.scheduler,
         "dtype": None if settings.dtype == "auto" else settings.dtype,
@@ -223,7 +229,7 @@ def _task(studio: Studio, row: Row, scale: float = 1.0) -> Task:
 def _with(base: Task, loaded: tuple[Reference, ...], scale: float) -> Task:
     """The same task with other reference pictures and at another scale."""
     (use,) = base.adapters
-    return replace(base, adapters=(replace(use, references=loaded, scale=scale),))
+    return replace(base, adapters=(replace(use, references=loaded, weights=(1.0,) * len(loaded), scale=scale),))
 
 
 def _condition(studio: Studio, row: Row) -> Conditions:

@@ -130,6 +130,18 @@ def test_settings_come_from_every_layer(ipa, world, monkeypatch):
     assert (image["width"], image["seed"], image["scale"]) == (64, 2, 0.3)
 
 
+def test_a_picture_of_two_adapters_is_drawn_again_from_itself(ipa, world):
+    for name in ("a.png", "b.png"):
+        Image.effect_noise((40, 60), 90).convert("RGB").save(world.cwd / name)
+    first, second = "own,image=a.png,image=b.png,weight=1,weight=0.3", "image=b.png,scale=0.2,fit=crop"
+    assert ipa("generate", *FAST, "--adapter", first, "--adapter", second, "--output", "first.png").exit_code == 0
+    ran = ipa("generate", "--from", "first.png", "--warmup", 0, "--output", "again.png")
+    assert ran.exit_code == 0, ran.stderr
+    assert (pixels(world.cwd / "first.png") == pixels(world.cwd / "again.png")).all()
+    one, two = read_settings(world.cwd / "again.png")["adapters"]
+    assert [image["weight"] for image in one["images"]] == [1, 0.3] and two["scale"] == 0.2
+
+
 # --- the file -------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +159,7 @@ def test_the_picture_carries_its_settings(ipa, world):
     (adapter,) = settings["adapters"]
     digest = hashlib.sha256(REFERENCE.read_bytes()).hexdigest()
     assert (adapter["mode"], adapter["layers"], adapter["start"], adapter["end"]) == ("full", None, 0, 1)
-    assert adapter["scale"] == 0.4 and adapter["images"] == [{"source": "ref.png", "sha256": digest}]
+    assert adapter["scale"] == 0.4 and adapter["images"] == [{"source": "ref.png", "sha256": digest, "weight": 1}]
 
 
 def test_an_existing_file_is_kept_unless_forced(ipa, world):
@@ -222,6 +234,21 @@ def junk(world):
         (("--ip-end", 1.5), 2, "from 0 to 1"),
         (("--ip-start", 0.6, "--ip-end", 0.4), 2, "from 0.6 to 0.4"),
         (("--ip-start", 0.1, "--ip-end", 0.4), 2, "none of the 2 steps"),
+        (("--image-weight", "nan"), 2, "from 0 to 10"),
+        (("--image-weight", 1, "--image-weight", 0.5), 2, "2 image weights for 1 reference picture"),
+        (("--image-weight", 0), 2, "--scale 0"),
+        (("--fit", "corp"), 2, "did you mean 'crop'?"),
+        (("--adapter", "own,scael=1"), 2, "did you mean 'scale'?"),
+        (("--adapter", "own,scale=nan"), 2, "from 0 to 10"),
+        (("--adapter", "own,scale=much"), 2, "expected a number"),
+        (("--adapter", "own,scale=1,scale=2"), 2, "scale twice"),
+        (("--adapter", "own,mode=stile"), 2, "did you mean 'style'?"),
+        (("--adapter", "own,weight=1,weight=2"), 2, "2 image weights"),
+        (("--adapter", "own,image=nowhere.png"), 1, "nowhere.png does not exist"),
+        (("--adapter", "own,start=0.9,end=0.2"), 2, "from 0.9 to 0.2"),
+        (("--adapter", "nowhere,image=page.png"), 1, "page.png"),
+        (("--adapter", "own", "--image", "cat.png"), 2, "--image and --adapter are both given"),
+        (("--adapter", "own", "--ip-adapter", "none"), 2, "--ip-adapter and --adapter are both given"),
         (("--steps", 0), 2, "from 1 to 1000"),
         (("--steps", 10**12), 2, "from 1 to 1000"),
         (("--num-images", 0), 2, "from 1 to 10000"),

@@ -1,0 +1,80 @@
+"""Several adapters on one command line: each `--adapter` is the plain flags of one adapter, in one word."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import config
+from .config import FIELDS, Settings, suggest
+from .errors import UsageError
+
+EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
+# What a specification may say -> the setting that says it for one adapter alone.
+KEYS = {
+    "image": "image",
+    "weight": "image_weight",
+    "scale": "scale",
+    "mode": "ip_mode",
+    "layers": "ip_layers",
+    "start": "ip_start",
+    "end": "ip_end",
+    "fit": "fit",
+}
+# Settings that belong to one adapter; the others above are defaults for all of them.
+OF_ONE = ("image", "image_weight", "ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name")
+_NEXT = re.compile(r",(?=[A-Za-z_-]+=)")
+
+
+def each(settings: Settings) -> tuple[Settings, ...]:
+    """The settings of every adapter by itself; without `--adapter` those of the plain flags.
+
+    Raises UsageError for a specification that cannot be read, and for plain flags that contradict it.
+    """
+    if not settings.adapter:
+        return (settings,)
+    said = [name for name in OF_ONE if getattr(settings, name) != FIELDS[name].default]
+    if said:
+        flag = "--" + said[0].replace("_", "-")
+        raise UsageError(f"{flag} and --adapter are both given", f"say it within: {EXAMPLE}")
+    return tuple(_parse(settings, text) for text in settings.adapter)
+
+
+def with_scale(text: str, scale: float) -> str:
+    """The same specification, which says its scale whatever the defaults are."""
+    return text if any(part.startswith("scale=") for part in _NEXT.split(text)) else f"{text},scale={scale!r}"
+
+
+def _parse(settings: Settings, text: str) -> Settings:
+    where = "--adapter"
+    first, *parts = _NEXT.split(text)
+    if re.match(r"[A-Za-z_-]+=", first):
+        first, parts = "", [first, *parts]
+    values: dict[str, Any] = dict(zip(OF_ONE[2:], _file(first.strip()), strict=True))
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in KEYS:
+            raise UsageError(f"--adapter has '{key}'{suggest(key, KEYS)}", f"it takes {', '.join(KEYS)}: {EXAMPLE}")
+        name, parsed = KEYS[key], config.element(KEYS[key], value, f"{where}: {key}")
+        if isinstance(FIELDS[name].default, tuple):
+            values[name] = (*values.get(name, ()), parsed)
+        elif name in values:
+            raise UsageError(f"--adapter says {key} twice", f"say it once: {EXAMPLE}")
+        else:
+            values[name] = parsed
+    for name in values.keys() & set(KEYS.values()):
+        config.checked(name, values[name], where)
+    return replace(settings, adapter=(), **values)
+
+
+def _file(text: str) -> tuple[str | None, str | None, str | None]:
+    """Repository or folder, subfolder and file: "owner/name:folder/file", a path, or "own" for the model's own."""
+    if text in ("", "own"):
+        return None, None, None
+    place, colon, inside = text.rpartition(":")
+    if not colon or Path(text).expanduser().exists():
+        return text, None, None
+    folder, _, file = inside.rpartition("/")
+    return place, folder or None, file or None
