@@ -76,7 +76,8 @@ def bench(
         raise UsageError(f"--batch {batch} cannot be measured yet: pictures are drawn one at a time", "leave it out")
     resolved = options.settings(context)
     settings, sources = resolved.settings, resolved.sources
-    on_gpu = settings.device != "cpu" and probe.gpu() is not None
+    here = probe.machine()
+    on_gpu = settings.device != "cpu" and here.gpu is not None and here.cuda is not None
     if sources["model"].kind == sources["load_format"].kind == "default" and on_gpu:
         settings = replace(settings, model="sdxl", load_format="dummy")
     if size is not None:
