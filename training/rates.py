@@ -88,6 +88,7 @@ def main() -> None:
             rate = measured(partial(trainer.step, plain, 0.5, *given), options.seconds, device)
             line("recorded", side, batch, rate)
             trainer.recorded.clear()
+            trainer.pool = None
     if device.type == "cuda":
         profile(partial(one_by_one, trainer, plain, inputs(256, options.sides[0], device)))
     for side, batch in zip(options.sides, options.compile_batches, strict=False):

@@ -54,7 +54,7 @@ class Plan:
 
 FULL = Plan(
     steps={"image_encoder": 6000, "judge": 2500, "vae": 6000, "text": 1500, "base": 60000, "adapter": 20000},
-    seconds={"image_encoder": 35, "judge": 20, "vae": 75, "text": 15, "base": 420, "adapter": 150},
+    seconds={"image_encoder": 35, "judge": 35, "vae": 75, "text": 15, "base": 400, "adapter": 150},
     size=256,
     pictures=96_000,
     other_pictures=4_000,
@@ -339,6 +339,14 @@ def train_text(first, second, pool: Pool, plan: Plan, generator) -> None:
         goals = [torch.where(goal == NONE, size, goal) for goal, size in zip(stated, sizes.values(), strict=True)]
         clock.log(step, trainer.step(loss_of, spent, pool.tokens[index], torch.stack(goals)))
     trainer.finish()
+    with torch.no_grad():  # on captions of its own
+        content = captions.sample_content(1000, generator)
+        told = heads[1](encode_text(first, second, tokenise(captions.captions(content, 1)).to(generator.device))[1])
+    shares = []
+    for (name, size), part in zip(sizes.items(), told.split(splits, 1), strict=True):
+        goal = getattr(content, name)
+        shares.append(f"{name} {100 * (part.argmax(1) == torch.where(goal == NONE, size, goal)).float().mean():.1f} %")
+    print(f"[text] told right: {', '.join(shares)}", flush=True)
 
 
 def noise_levels(device) -> Tensor:
