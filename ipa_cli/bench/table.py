@@ -24,6 +24,7 @@ def make(bench: Bench) -> Table:
         for title, key in (
             ("UNet error vs eager", "relative_error"),
             ("UNet error vs fp32", "fp32_error"),
+            ("Eager's own error vs fp32", "eager_fp32_error"),
             ("Picture vs eager (PSNR)", "psnr_db"),
         )
     ]
@@ -57,10 +58,9 @@ def remarks(bench: Bench) -> tuple[str, ...]:
     if runs > 1:
         lines.append(f"median of up to {runs} runs, each a process of its own, in turn; [least–most]")
     if runs and bench.baseline:
-        lines.append(f"percentages: against {bench.baseline}; pictures and UNet calls: against uncompiled drawing")
-    own = [_fp32(column) for column in bench.columns]
-    if any(own):
-        lines.append(f"error of uncompiled drawing itself against fp32: {next(text for text in own if text)}")
+        lines.append(f"percentages: against {bench.baseline}")
+    if any(column.parity for column in bench.columns):
+        lines.append("errors and PSNR: against eager without CUDA graph, in the same process with the same weights")
     if bench.stopped:
         lines.append(f"{bench.stopped} after {bench.seconds:.0f} s: what is missing was not measured")
     return tuple(lines)
@@ -101,11 +101,6 @@ def _parity(column: Column, key: str) -> str:
     if found[key] is None:
         return MEANINGLESS if column.environment.get("dtype") == "float32" else NOT_MEASURED
     return f"{found[key]:.1e}" if found[key] else "0"
-
-
-def _fp32(column: Column) -> str | None:
-    error = column.parity["eager_fp32_error"] if column.parity else None
-    return None if error is None else f"{error:.1e}"
 
 
 def _versions(versions: Mapping[str, Any]) -> str:
