@@ -80,12 +80,12 @@ class Column:
 
     def lacks(self, metric: Metric) -> bool:
         """Whether the metric means nothing here, such as the compilation of what is never compiled."""
-        origins = {run["origin"] for run in self.runs}
-        compiles = bool(origins - {"uncompiled"})
-        told = ("compiled", "cache") if compiles else ("uncompiled",)
-        known = [run for run in self.runs if run["origin"] in metric.origins]
-        nothing_told = bool(known) and all(run[metric.key] is None for run in known)
-        return bool(origins) and (not set(metric.origins) & set(told) or nothing_told)
+        if not self.runs:
+            return False
+        uncompiled = all(run["origin"] == "uncompiled" for run in self.runs)
+        possible = {"uncompiled"} if uncompiled else {"compiled", "cache"}
+        untold = all(run[metric.key] is None for run in self.runs)
+        return untold or not possible & set(metric.origins)
 
 
 @dataclass(frozen=True)

@@ -94,12 +94,14 @@ def _cell(bench: Bench, column: Column, metric: Metric) -> str:
 
 def _parity(column: Column, key: str) -> str:
     found = column.parity
+    if key.endswith("fp32_error") and column.environment.get("dtype") == "float32":
+        return MEANINGLESS
     if found is None:
         return NOT_MEASURED
     if key == "psnr_db":
         return "identical" if found["identical"] else f"{found['psnr_db']:.1f} dB"
     if found[key] is None:
-        return MEANINGLESS if column.environment.get("dtype") == "float32" else NOT_MEASURED
+        return NOT_MEASURED
     return f"{found[key]:.1e}" if found[key] else "0"
 
 

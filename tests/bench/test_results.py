@@ -100,6 +100,7 @@ def test_what_was_not_measured_is_said_so():
     found = cells(once)
     assert found["Warm-up with cache"][1] == found["Max memory used"][1] == "not measured"
     assert found["UNet error vs eager"][1] == "not measured"
+    assert "Max memory reserved" not in {row for row, told in found.items() if told[1] != "–"}
     assert found["Iteration speed"][1] == "20.00 it/s (+81.8%)"
     nothing = replace(bench, columns=tuple(Column(column.spec) for column in bench.columns), stopped="interrupted")
     assert {cell for row in cells(nothing).values() for cell in row} == {"not measured"}
