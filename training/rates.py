@@ -1,8 +1,9 @@
 """How fast a training step of the base is here, in about a minute: `python -m training.rates`.
 
 For pictures of half and of the usual size, in several batch sizes: launch by launch, recorded as a CUDA graph, and
-compiled as well; then where the GPU's time goes. From the table come the seconds, the batch and whether to compile for
-`training.train`. Untrained weights and random inputs: the time does not depend on them.
+compiled as well; and where the GPU's time goes. From the table come the seconds, the batch and whether to compile for
+`training.train`. The rows that matter most come first. Weights are untrained and inputs random: time does not depend
+on them.
 """
 
 from __future__ import annotations
@@ -50,22 +51,12 @@ def measured(step, seconds: float, device) -> float:
     return count / (time.time() - begun)
 
 
-def line(name: str, side: int, batch: int, rate: float) -> None:
-    memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    print(f"{name:10} {side:>7} {batch:>6} {rate:>9.1f} {rate * batch:>10,.0f} {memory:>8.1f}", flush=True)
-
-
-def one_by_one(trainer: Trainer, loss_of, given) -> None:
-    trainer.gradient.zero_()
-    loss_of(*given).backward()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 128])
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 16], help="of the latents")
+    parser.add_argument("--compile", type=int, default=1, help="how many rows are compiled too, from the first")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each row of the table")
-    parser.add_argument("--compile-batches", type=int, nargs="*", default=[256], help="one for each side, in turn")
     options = parser.parse_args()
     begun = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -73,36 +64,43 @@ def main() -> None:
     unet = architecture.parts(0)["unet"].to(device)
     trainer = Trainer([unet], 1e-5)
     alphas = noise_levels(device)
-    print(f"{'way':10} {'latents':>7} {'batch':>6} {'steps/s':>9} {'samples/s':>10} {'GiB':>8}")
-    plain = partial(loss, unet, alphas)
-    for side in options.sides:
-        given = inputs(options.batches[0], side, device)
-        line(
-            "one by one",
-            side,
-            len(given[0]),
-            measured(partial(one_by_one, trainer, plain, given), options.seconds, device),
-        )
-        for batch in options.batches:
-            given = inputs(batch, side, device)
-            rate = measured(partial(trainer.step, plain, 0.5, *given), options.seconds, device)
-            line("recorded", side, batch, rate)
-            trainer.recorded.clear()
-            trainer.pool = None
-    if device.type == "cuda":
-        profile(partial(one_by_one, trainer, plain, inputs(256, options.sides[0], device)))
-    for side, batch in zip(options.sides, options.compile_batches, strict=False):
+
+    def row(way, net, side, given):
+        loss_of = partial(loss, net, alphas)
+        plain = partial(one_by_one, trainer, loss_of, given)
+        step = plain if way == "one by one" else partial(trainer.step, loss_of, 0.5, *given)
+        rate = measured(step, options.seconds, device)
+        batch = len(given[0])
+        memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+        print(f"{way:10} {side:>7} {batch:>6} {rate:>9.1f} {rate * batch:>10,.0f} {memory:>6.1f}", flush=True)
+        trainer.recorded.clear()
+        trainer.pool = None
+
+    print(f"{'way':10} {'latents':>7} {'batch':>6} {'steps/s':>9} {'samples/s':>10} {'GiB':>6}", flush=True)
+    for number, (side, batch) in enumerate((side, batch) for side in options.sides for batch in options.batches):
         given = inputs(batch, side, device)
-
-        def example_of(_, given=given):
-            latents, _, timestep, hidden, pooled, time_ids = given
-            added = {"text_embeds": pooled, "time_ids": time_ids}
-            return (latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added}
-
-        net = compiled(unet, example_of, [(side, side)])
-        rate = measured(partial(trainer.step, partial(loss, net, alphas), 0.5, *given), options.seconds, device)
-        line("compiled", side, batch, rate)
+        if batch == options.batches[0]:
+            row("one by one", unet, side, given)
+        if number == 0 and device.type == "cuda":
+            profile(partial(one_by_one, trainer, partial(loss, unet, alphas), given))
+        if device.type == "cuda":
+            row("recorded", unet, side, given)
+        if number < options.compile:
+            row("compiled", compiled_for(unet, given), side, given)
     print(f"{time.time() - begun:.0f} s in all")
+
+
+def one_by_one(trainer: Trainer, loss_of, given) -> None:
+    trainer.gradient.zero_()
+    loss_of(*given).backward()
+
+
+def compiled_for(unet, given):
+    latents, _, timestep, hidden, pooled, time_ids = given
+    added = {"text_embeds": pooled, "time_ids": time_ids}
+    return compiled(
+        unet, lambda side: ((latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added}), [latents.shape[-2:]]
+    )
 
 
 def profile(step) -> None:
