@@ -26,6 +26,7 @@ class Context(NamedTuple):
     text: list[Tensor]  # per layer: (2, B, heads, tokens, d), keys and values
     image: list[list[Tensor]]  # per adapter, per layer: (2, B, heads, images * tokens, d)
     scale: Tensor  # (adapters, layers), float32
+    mask: Sequence[list[Tensor]] = ()  # nothing, or per adapter, per layer: (1, 1, pixels, 1), 1 where it counts
 
 
 class UNetInputs(NamedTuple):
@@ -74,13 +75,14 @@ class CrossAttention:
         self.layer = layer
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
-        text, images, scale = encoder_hidden_states
+        text, images, scale, masks = encoder_hidden_states
         query = _split(attn.to_q(hidden_states), attn.heads)
         out = F.scaled_dot_product_attention(query, text[self.layer][0], text[self.layer][1])
         for adapter, image in enumerate(images):
             key, value = image[self.layer][0], image[self.layer][1]
             weight = scale[adapter, self.layer].to(out.dtype)
-            out = out + weight * F.scaled_dot_product_attention(query, key, value)
+            seen = F.scaled_dot_product_attention(query, key, value)
+            out = out + weight * (seen * masks[adapter][self.layer] if masks else seen)
         return attn.to_out[0](_join(out))
 
 
@@ -121,13 +123,15 @@ def project(
     images: Sequence[Tensor] = (),
     scale: Tensor | None = None,
     weights: Sequence[Sequence[float]] | None = None,
+    parts: Sequence[int] | None = None,
 ) -> Context:
     """Make every layer's keys and values once, from the text's hidden states and each adapter's images.
 
     text: (B, tokens, cross). images: per adapter (B, images, dim) or (B, images, sequence, dim), as
     diffusers' `prepare_ip_adapter_image_embeds` gives them (with guidance the negative half first); the tokens
     of several images are joined. scale: (adapters, layers), 1 everywhere unless given. weights: per adapter a
-    number for each image, by which what it adds is multiplied: 1 everywhere is what diffusers does.
+    number for each image, by which what it adds is multiplied: 1 everywhere is what diffusers does. parts: into how
+    many adapters of the context each is taken apart, 1 unless given; its images are shared out among them.
     """
     if len(images) != len(adapters.to_kv):
         raise ValueError(f"{len(adapters.to_kv)} adapters are loaded and images are given for {len(images)}")
@@ -139,13 +143,16 @@ def project(
     for adapter, embeds in enumerate(images):
         tokens = adapters.projections[adapter](embeds.flatten(0, 1))
         tokens = tokens.unflatten(0, embeds.shape[:2]).flatten(1, 2)
-        image.append([])
+        taken: list[list[Tensor]] = [[] for _ in range(parts[adapter] if parts else 1)]
         for attn, weight in zip(attns, adapters.weights(adapter), strict=True):
             key, value = F.linear(tokens, weight).chunk(2, dim=-1)
             if weights is not None:
                 each = value.new_tensor(weights[adapter]).repeat_interleave(value.shape[1] // embeds.shape[1])
                 value = value * each[:, None]
-            image[-1].append(torch.stack([_split(key, attn.heads), _split(value, attn.heads)]))
+            pair = torch.stack([_split(key, attn.heads), _split(value, attn.heads)])
+            for part, own in zip(taken, pair.chunk(len(taken), dim=3), strict=True):
+                part.append(own)
+        image += taken
     if scale is None:
         scale = torch.ones(len(image), len(attns), device=text.device)
     return Context(keys_values, image, scale.to(text.device, torch.float32))

@@ -76,7 +76,8 @@ def compile(
     asked = [replace(settings, width=width, height=height) for width, height in sizes] or [settings]
     for each in asked[:1] if span else asked:
         task = make_task(each, plan, loaded)
-        conditions = conditions or session.condition(opened, task, reporter)
+        if conditions is None or conditions.context.mask:  # masks have the picture's size
+            conditions = session.condition(opened, task, reporter)
         example = session.example_inputs(opened, task.requests[0], conditions)
         wanted = graphs.Wanted(name, plan.name, example, options, may_differ=())
         done.append(_graph(graphs.prepare(opened.model.unet, wanted, cache, True, reporter), plan.name))

@@ -91,8 +91,49 @@ def scales(uses: Sequence[Use], names: Sequence[str]) -> Tensor:
     """The scale of every adapter on every layer of `attention.layers`: (adapters, layers), float32."""
     import torch
 
-    rows = [[use.scale * factor for factor in layers.factors(names, use.pattern)] for use in uses]
-    return torch.tensor(rows, dtype=torch.float32).reshape(len(uses), len(names))
+    rows = [
+        [use.scale * factor for factor in layers.factors(names, use.pattern)] for use in uses for _ in range(use.parts)
+    ]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(names))
+
+
+def masks(
+    uses: Sequence[Use], names: Sequence[str], levels: int, width: int, height: int, device: torch.device, dtype: Any
+) -> list[list[Tensor]]:
+    """The masks as `attention.Context` has them, for a picture of this size; empty when no adapter has one.
+
+    Made smaller for each layer as diffusers' `IPAdapterMaskProcessor` does. `levels`: blocks of the UNet one way down.
+    """
+    import warnings
+
+    import torch
+    from diffusers.image_processor import IPAdapterMaskProcessor
+
+    if not any(use.masks for use in uses):
+        return []
+    processor = IPAdapterMaskProcessor()
+    pixels = [_queries(name, levels, width // 8, height // 8) for name in names]
+    result = []
+    for mask in (mask for use in uses for mask in use.masks or (None,)):
+        whole = torch.ones(1, height, width)
+        if mask is not None:
+            whole = processor.preprocess([mask.image], height=height, width=width)[0]
+        with warnings.catch_warnings():
+            # Of another shape by rounding alone: `task.check_masks` has looked.
+            warnings.simplefilter("ignore")
+            small = {count: processor.downsample(whole, 1, count, 1)[None] for count in set(pixels)}
+        small = {count: tensor.to(device, dtype) for count, tensor in small.items()}
+        result.append([small[count] for count in pixels])
+    return result
+
+
+def _queries(name: str, levels: int, width: int, height: int) -> int:
+    """How many pixels the layer called `name` sees of a picture of `width` x `height` latent pixels."""
+    part, number, *_ = name.split(".")
+    depth = {"down_blocks": lambda: int(number), "up_blocks": lambda: levels - 1 - int(number)}
+    for _ in range(depth.get(part, lambda: levels - 1)()):
+        width, height = -(-width // 2), -(-height // 2)
+    return width * height
 
 
 def _encode_prompt(model: Model, prompt: str, device: torch.device, reporter: Reporter) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,7 @@ class Settings:
         (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
     )
     fit: str = _setting("pad", "how references become square: pad (whole), crop (the middle), stretch", _choice(*FITS))
+    mask: tuple[str, ...] = _setting((), "where the reference counts: a picture, white there; one for all or for each")
     adapter: tuple[str, ...] = _setting((), "one of several adapters: NAME:FILE,image=a.png,scale=0.6,mode=style")
     scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
     ip_mode: str = _setting("full", f"layers the reference acts on: {', '.join(MODES)}", _choice(*MODES))

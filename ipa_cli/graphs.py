@@ -81,6 +81,7 @@ def key(unet: Any, wanted: Wanted) -> GraphKey:
         "batch": batch,
         "text tokens": example.context.text[0].shape[3],
         "image tokens": [adapter[0].shape[3] for adapter in example.context.image],
+        **({"masks": True} if example.context.mask else {}),
         "options": _plain(options),
         **({} if span else {"width": width, "height": height}),
     }

@@ -165,14 +165,18 @@ def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], ta
 
     model, device, offload = session.model, session.device, session.offload
     hidden, pooled = text
-    scales = conditioning.scales(task.adapters, attention.layers(model.unet))
+    names, request = attention.layers(model.unet), task.requests[0]
+    scales = conditioning.scales(task.adapters, names)
+    levels = len(model.unet.config.down_block_types)
+    masks = conditioning.masks(task.adapters, names, levels, request.width, request.height, device, hidden.dtype)
     with (
         devices.memory_in_words(device, offload, session.settings.vae_tiling),
         devices.brought_to(device, offload, model.unet),
     ):
-        weights = [use.weights for use in task.adapters]
-        context = attention.project(model.unet, model.adapters, hidden, images, scales, weights)
-    return Conditions(context, pooled, tuple((use.start, use.end) for use in task.adapters))
+        weights, parts = [use.weights for use in task.adapters], [use.parts for use in task.adapters]
+        context = attention.project(model.unet, model.adapters, hidden, images, scales, weights, parts)
+    spans = tuple((use.start, use.end) for use in task.adapters for _ in range(use.parts))
+    return Conditions(context._replace(mask=masks), pooled, spans)
 
 
 def at_scale(conditions: Conditions, scale: float) -> Conditions:

@@ -22,9 +22,11 @@ KEYS = {
     "start": "ip_start",
     "end": "ip_end",
     "fit": "fit",
+    "mask": "mask",
 }
 # Settings that belong to one adapter; the others above are defaults for all of them.
-OF_ONE = ("image", "image_weight", "ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name")
+OF_FILE = ("ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name")
+OF_ONE = ("image", "image_weight", "mask", *OF_FILE)
 _NEXT = re.compile(r",(?=[A-Za-z_-]+=)")
 
 
@@ -52,7 +54,7 @@ def _parse(settings: Settings, text: str) -> Settings:
     first, *parts = _NEXT.split(text)
     if re.match(r"[A-Za-z_-]+=", first):
         first, parts = "", [first, *parts]
-    values: dict[str, Any] = dict(zip(OF_ONE[2:], _file(first.strip()), strict=True))
+    values: dict[str, Any] = dict(zip(OF_FILE, _file(first.strip()), strict=True))
     for part in parts:
         key, _, value = part.partition("=")
         if key not in KEYS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from . import layers, references, specs
 from .config import FIELDS, Settings
 from .errors import UsageError
 from .layers import Pattern
+from .references import Reference
 from .report import Reporter
 
 if TYPE_CHECKING:
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from .pipeline import Request
     from .session import Session
 
-Loaded = tuple[tuple[references.Reference, ...], ...]  # per adapter
+Loaded = tuple[tuple[Reference, ...], ...]  # per adapter
 SEEDS = 2**32
+WITHOUT_MASKS = ("nexfort", "oneflow")
 # Settings that a picture records as they came out, for itself alone, ...
 CAME_OUT = (
     *("prompt", "negative_prompt", "image", "scale", "steps", "guidance_scale", "height", "width", "seed"),
@@ -46,9 +49,15 @@ class Use:
     pattern: Pattern
     start: float
     end: float
-    references: tuple[references.Reference, ...]
+    references: tuple[Reference, ...]
     weights: tuple[float, ...]  # what each reference adds is multiplied by its own
     fit: str
+    masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
+
+    @property
+    def parts(self) -> int:
+        """Into how many adapters of the context it is taken apart: one for each mask."""
+        return max(1, len(self.masks))
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Task:
         return self.adapters[0].scale if self.adapters else 0.0
 
     @property
-    def references(self) -> tuple[references.Reference, ...]:
+    def references(self) -> tuple[Reference, ...]:
         """The pictures of all adapters."""
         return tuple(reference for use in self.adapters for reference in use.references)
 
@@ -99,10 +108,36 @@ def make_task(settings: Settings, plan: Plan, loaded: Loaded) -> Task:
     )
     each = zip(specs.each(settings), loaded, strict=True) if plan.adapters else ()
     uses = tuple(_use(one, plan, pictures, requests[0].steps) for one, pictures in each)
+    check_masks(uses, requests[0].width, requests[0].height)
+    if any(use.masks for use in uses) and settings.backend in WITHOUT_MASKS:
+        raise UsageError(f"the backend {settings.backend} knows no masks", "use --backend inductor or eager")
     return Task(prompt, settings.negative_prompt, uses, requests)
 
 
-def _use(settings: Settings, plan: Plan, loaded: tuple[references.Reference, ...], steps: int) -> Use:
+def check_masks(uses: Sequence[Use], width: int, height: int) -> None:
+    """Raise UsageError unless every mask has the shape of the picture."""
+    for mask in (mask for use in uses for mask in use.masks):
+        if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
+            raise UsageError(
+                f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}: another shape",
+                "a mask covers the whole picture: give it the picture's proportions",
+            )
+
+
+def _masks(settings: Settings, images: int) -> tuple[Reference, ...]:
+    masks = tuple(references.load(name) for name in settings.mask)
+    if len(masks) not in (0, 1, images):
+        raise UsageError(
+            f"{len(masks)} masks for {images} reference picture{'s' * (images > 1)}",
+            "give one --mask for all of them, or one for each",
+        )
+    for mask in masks:
+        if not any(mask.image.convert("L").histogram()[128:]):
+            raise UsageError(f"the mask {mask.source} is black everywhere", "it is white where the reference counts")
+    return masks
+
+
+def _use(settings: Settings, plan: Plan, loaded: tuple[Reference, ...], steps: int) -> Use:
     """How the one adapter that `settings` speak of is used."""
     from .pipeline import counts
 
@@ -132,7 +167,18 @@ def _use(settings: Settings, plan: Plan, loaded: tuple[references.Reference, ...
     if not any(weights):
         raise UsageError("all image weights are 0", "use --scale 0 to leave the references out")
     scale = usual if settings.scale is None else settings.scale
-    return Use(scale, settings.ip_mode, settings.ip_layers, pattern, start, end, loaded, tuple(weights), settings.fit)
+    return Use(
+        scale,
+        settings.ip_mode,
+        settings.ip_layers,
+        pattern,
+        start,
+        end,
+        loaded,
+        tuple(weights),
+        settings.fit,
+        _masks(settings, len(loaded)),
+    )
 
 
 def name_fields(task: Task, number: int) -> dict[str, Any]:
@@ -209,6 +255,7 @@ def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
                 {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256, "weight": weight}
                 for reference, weight in zip(use.references, use.weights, strict=True)
             ],
+            "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in use.masks],
         }
         for adapter, use in zip(session.plan.adapters, task.adapters, strict=True)
     ]

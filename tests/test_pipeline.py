@@ -140,6 +140,43 @@ def test_cropping_is_what_diffusers_does(ipa, diffusers_pipeline, pictures):
         assert (drawn[one] != drawn[other]).any()
 
 
+@pytest.fixture
+def halves(world) -> list[Path]:
+    """Masks of the left and the right half, larger than the picture."""
+    paths = [world.cwd / "left.png", world.cwd / "right.png"]
+    for number, path in enumerate(paths):
+        mask = Image.new("L", (256, 256))
+        mask.paste(255, (128 * number, 0, 128 * number + 128, 256))
+        mask.save(path)
+    return paths
+
+
+def as_diffusers(masks: list[Path]) -> list[torch.Tensor]:
+    from diffusers.image_processor import IPAdapterMaskProcessor
+
+    return list(IPAdapterMaskProcessor().preprocess([Image.open(mask) for mask in masks], height=SIDE, width=SIDE))
+
+
+def test_a_mask_for_each_picture(ipa, diffusers_pipeline, pictures, halves):
+    flags = [part for path in pictures[:2] for part in ("--image", path)]
+    flags += [part for path in halves for part in ("--mask", path)]
+    masks = torch.stack(as_diffusers(halves), dim=1)
+    expected = theirs(
+        diffusers_pipeline,
+        0.9,
+        ip_adapter_image=[opened(pictures[:2])],
+        cross_attention_kwargs={"ip_adapter_masks": [masks]},
+    )
+    assert abs(ours(ipa, 0.9, *flags) - expected).max() <= 1
+    assert abs(ours(ipa, 0.9, *flags[:4]) - expected).max() > 1
+
+
+def test_a_white_mask_hides_nothing(ipa, world, pictures):
+    Image.new("L", (64, 64), 255).save(world.cwd / "white.png")
+    flags = [part for path in pictures[:2] for part in ("--image", path)]
+    assert abs(ours(ipa, 0.9, *flags, "--mask", "white.png") - ours(ipa, 0.9, *flags)).max() <= 1
+
+
 @pytest.fixture(scope="module")
 def two_adapters():
     from diffusers import StableDiffusionXLPipeline
@@ -160,6 +197,18 @@ def test_two_adapters_each_with_its_pictures_scale_and_layers(ipa, two_adapters,
     specs = (f"own,image={pictures[0]},image={pictures[1]},scale=0.5", f"image={pictures[2]},scale=1,mode=style")
     flags = [part for spec in specs for part in ("--adapter", spec)]
     expected = theirs(two_adapters, [0.5, STYLE], ip_adapter_image=[first, second])
+    assert abs(ours(ipa, 0.8, *flags) - expected).max() <= 1
+
+
+def test_a_mask_for_each_adapter(ipa, two_adapters, pictures, halves):
+    specs = [f"own,image={path},scale=0.8,mask={mask}" for path, mask in zip(pictures[:2], halves, strict=True)]
+    flags = [part for spec in specs for part in ("--adapter", spec)]
+    expected = theirs(
+        two_adapters,
+        [0.8, 0.8],
+        ip_adapter_image=opened(pictures[:2]),
+        cross_attention_kwargs={"ip_adapter_masks": [mask[None] for mask in as_diffusers(halves)]},
+    )
     assert abs(ours(ipa, 0.8, *flags) - expected).max() <= 1
 
 

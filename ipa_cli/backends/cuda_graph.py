@@ -56,17 +56,17 @@ class CudaGraphs:
         return captured.output.clone()
 
     def _hold(self, context: Context) -> Context:
-        tensors = [*context.text, *chain.from_iterable(context.image)]
+        tensors = _tensors(context)
         source = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
-        key = (*_shapes((context.scale, *tensors)), len(context.image))
+        key = (*_shapes((context.scale, *tensors)), len(context.image), len(context.mask))
         held = self._contexts.get(key)
         if held is None:
             text = [tensor.clone() for tensor in context.text]
             image = [[tensor.clone() for tensor in adapter] for adapter in context.image]
-            self._contexts[key] = held = _Held(Context(text, image, context.scale.clone()), source)
+            mask = [[tensor.clone() for tensor in adapter] for adapter in context.mask]
+            self._contexts[key] = held = _Held(Context(text, image, context.scale.clone(), mask), source)
         elif any(a is not b or x != y for (a, x), (b, y) in zip(source, held.source, strict=True)):
-            buffers = [*held.context.text, *chain.from_iterable(held.context.image)]
-            torch._foreach_copy_(buffers, tensors)
+            torch._foreach_copy_(_tensors(held.context), tensors)
             self._contexts[key] = _Held(held.context, source)
         held.context.scale.copy_(context.scale)
         return held.context
@@ -85,6 +85,11 @@ class CudaGraphs:
         with torch.cuda.graph(graph, pool=self._pool):
             output = self._call(static)
         return _Captured(graph, static, output)
+
+
+def _tensors(context: Context) -> list[Tensor]:
+    """All of a context but its scale."""
+    return [*context.text, *chain.from_iterable(context.image), *chain.from_iterable(context.mask)]
 
 
 def _shapes(tensors: Iterable[Tensor]) -> tuple:

@@ -30,7 +30,7 @@ class FlatUNet(nn.Module):
         return self.unet(
             sample,
             timestep,
-            encoder_hidden_states=(text, image, scale),
+            encoder_hidden_states=(text, image, scale, ()),
             added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
             return_dict=False,
         )[0]
@@ -39,6 +39,8 @@ class FlatUNet(nn.Module):
 def arguments(inputs: UNetInputs) -> tuple[Any, ...]:
     """The arguments of `FlatUNet`, always of one layout and dtype, because compiled code is for one alone."""
     sample, timestep, text_embeds, time_ids, context = inputs
+    if context.mask:
+        raise UsageError("this backend knows no masks", "use --backend inductor or eager, or leave out --mask")
     plain = (sample.contiguous(), timestep.float(), text_embeds.contiguous(), time_ids.contiguous())
     return (*plain, context.scale.contiguous(), list(context.text), [list(adapter) for adapter in context.image])
 

@@ -114,6 +114,8 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     reason = missing_to_compile(None)
     if reason is not None:
         raise reason
+    if example.context.mask and options["dynamic"] is not None:
+        raise UsageError("a graph for a range of sizes takes no masks", "leave out --mask, or compile for one size")
     unet.to(memory_format=torch.channels_last)
     adapters = len(example.context.image)
     count = _how_many(unet, options)

@@ -112,7 +112,7 @@ class Attention:
             key, value = split(attn.to_k(hidden_states)), split(attn.to_v(hidden_states))
             out = scaled_dot_product_attention(query, key, value)
         else:
-            text, images, scale = encoder_hidden_states
+            text, images, scale, _ = encoder_hidden_states
             key, value = text[self.layer][0], text[self.layer][1]
             out = scaled_dot_product_attention(query, key, value)
             for adapter, image in enumerate(images):

@@ -67,7 +67,9 @@ class Place:
             return [hidden, temb.contiguous()]
         assert context is not None
         own = slice(self.layers.start, self.layers.stop)
-        tokens = [tensor.contiguous() for states in (context.text, *context.image) for tensor in states[own]]
+        tokens = [
+            tensor.contiguous() for states in (context.text, *context.image, *context.mask) for tensor in states[own]
+        ]
         scale = [context.scale[own, : len(context.image)]] if context.image else []
         return [hidden, *tokens, *scale]
 
@@ -206,9 +208,10 @@ class _Pure(nn.Module):
             return aligned(torch.func.functional_call(module, named, tuple(inputs)))
         hidden, *rest = inputs
         text = rest[:count]
-        image = [rest[count * number :][:count] for number in range(1, self.adapters + 1)]
-        scale = rest[-1].t() if self.adapters else hidden.new_zeros(0, count)
-        given: dict[str, Any] = {"encoder_hidden_states": Context(text, image, scale)}
+        scale = rest.pop().t() if self.adapters else hidden.new_zeros(0, count)
+        by_layer = [rest[start:][:count] for start in range(count, len(rest), count)]
+        image, mask = by_layer[: self.adapters], by_layer[self.adapters :]
+        given: dict[str, Any] = {"encoder_hidden_states": Context(text, image, scale, mask)}
         if type(module).__name__ == "Transformer2DModel":
             given["return_dict"] = False
             return aligned(torch.func.functional_call(module, named, (hidden,), given)[0])

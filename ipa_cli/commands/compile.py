@@ -23,6 +23,7 @@ def compile(
     size: Size = None,
     dynamic: Dynamic = None,
     image: options.Image = None,
+    mask: options.Mask = None,
     adapter: options.Adapter = None,
     guidance_scale: options.GuidanceScale = None,
     model: options.Model = None,

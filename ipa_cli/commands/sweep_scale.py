@@ -44,6 +44,7 @@ def sweep_scale(
     ] = False,
     negative_prompt: options.NegativePrompt = None,
     fit: options.Fit = None,
+    mask: options.Mask = None,
     ip_mode: options.IpMode = None,
     ip_layers: options.IpLayers = None,
     ip_start: options.IpStart = None,

@@ -16,7 +16,7 @@ from ..config import Settings
 from ..errors import IpaError, UsageError
 from ..generation import graph_facts, say_what_it_is
 from ..report import Reporter
-from ..task import Task, adapter_name, load_references, make_task, public_name, record, scheduler_name
+from ..task import Task, adapter_name, check_masks, load_references, make_task, public_name, record, scheduler_name
 from . import animation, difference, journal, page, plan, sheet
 from .difference import Change, Frozen
 from .journal import Outcome
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..session import Session
 
 # Of the plan, what stands in the grid itself or says nothing to people.
-NOT_ON_THE_PAGE = ("scales", "references", "prompts", "sizes", "seeds", "reference_sha256", "load_format")
+NOT_ON_THE_PAGE = ("scales", "references", "prompts", "sizes", "seeds", "reference_sha256", "load_format", "masks")
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,17 @@ def sweep_scale(
     if found is not None and not axes.seeds and settings.seed is None:
         axes = replace(axes, seeds=tuple(found["seeds"]))  # the same where they were chosen by chance
     model = models.plan(settings)
-    if settings.adapter or settings.image_weight:
+    if settings.adapter or settings.image_weight or len(settings.mask) > 1:
         raise UsageError(
-            "a sweep has one adapter and one reference picture a row: --adapter and --image-weight say nothing to it",
+            "a sweep has one adapter and one picture a row: it takes no --adapter, no --image-weight, one --mask",
             "`ipa config show` tells where they are set",
         )
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     base = make_task(settings, model, load_references(settings, reporter))
     sweep = _lay_out(axes, base)
+    for width, height in sweep.sizes:
+        check_masks(base.adapters, width, height)
     early = journal.describe(sweep, _known_before_loading(settings, model, base, backend, sweep))
     journal.check_folder(folder, early, resume, force)
     say_what_it_is(model, reporter)
@@ -152,6 +154,7 @@ def _known_before_loading(
     chosen = {
         "ip_mode": None if use.mode == "full" else use.mode,
         "ip_layers": use.table,
+        "masks": [mask.sha256 for mask in use.masks] or None,
         "fit": None if use.fit == "pad" else use.fit,
         "ip_steps": None if (use.start, use.end) == (0, 1) else f"{use.start:g} to {use.end:g}",
         "scheduler": settings.scheduler,

@@ -102,3 +102,24 @@ def test_forwards_come_back_after_a_failure():
     with regions.replaced({unet.conv_in: lambda *_: "replaced"}):
         assert unet.conv_in(None) == "replaced"
     assert unet.conv_in.forward is hook
+
+
+@pytest.mark.parametrize("granularity", regions.CLASSES)
+def test_masks_are_inputs_of_the_parts(granularity):
+    unet = tiny_unet()
+    weights = install(unet, [adapter(unet, seed=number) for number in range(2)])
+    text, images = embeddings(unet, 2)
+    plain = project(unet, weights, text, images)
+    # The tiny UNet attends on one level alone: pictures of 16 x 16 latent pixels are 8 x 8 there.
+    masks = [[torch.zeros(1, 1, 64, 1)] * plain.scale.shape[1] for _ in range(2)]
+    context = plain._replace(mask=masks)
+    forwards = traced(unet, unet_inputs(context), granularity, None)
+    torch.manual_seed(5)
+    context = context._replace(mask=[[torch.rand_like(mask) for mask in own] for own in masks])
+    inputs = unet_inputs(context)
+    with torch.no_grad():
+        expected = call_unet(unet, inputs)
+        with regions.replaced(forwards):
+            output = call_unet(unet, inputs._replace(context=regions.rows(context)))
+        assert difference(output, expected) < 1e-5
+        assert difference(expected, call_unet(unet, unet_inputs(plain))) > 1e-3

@@ -200,6 +200,8 @@ def junk(world):
     (world.cwd / "cut.png").write_bytes(whole[: len(whole) // 2])
     (world.cwd / "notes.txt").write_text("no picture")
     (world.cwd / "folder").mkdir()
+    for name, size, grey in (("black.png", (8, 8), 0), ("white.png", (8, 8), 255), ("wide.png", (16, 8), 255)):
+        Image.new("L", size, grey).save(world.cwd / name)
     (world.cwd / "page.png").write_text("<!doctype html><html></html>")
     return world
 
@@ -249,6 +251,10 @@ def junk(world):
         (("--adapter", "nowhere,image=page.png"), 1, "page.png"),
         (("--adapter", "own", "--image", "cat.png"), 2, "--image and --adapter are both given"),
         (("--adapter", "own", "--ip-adapter", "none"), 2, "--ip-adapter and --adapter are both given"),
+        (("--mask", "nowhere.png"), 1, "nowhere.png"),
+        (("--mask", "black.png"), 2, "black everywhere"),
+        (("--mask", "wide.png"), 2, "16x8, the picture 64x64"),
+        (("--mask", "white.png", "--mask", "white.png"), 2, "2 masks for 1 reference picture"),
         (("--steps", 0), 2, "from 1 to 1000"),
         (("--steps", 10**12), 2, "from 1 to 1000"),
         (("--num-images", 0), 2, "from 1 to 10000"),
