@@ -76,7 +76,7 @@ VISION = {
 }
 #: SDXL's schedule, but ending in more noise: at 32 x 32 latents SDXL's own end still shows the mean colour. There a
 #: network that tells the noise says next to nothing of the picture: its errors grow by the ratio of noise to picture
-#: (70 at the end), and colours come out wild. So this one tells the velocity, as SDXL models retrained for it do.
+#: (66 at the end), and colours come out wild. So this one tells the velocity, as SDXL models retrained for it do.
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
     "num_train_timesteps": 1000,
