@@ -31,6 +31,7 @@ class AdapterPlan:
     file: str
     encoder: str
     encoder_config: Mapping[str, Any]
+    encodes: bool = True  # False: its references come encoded, and the image encoder is not loaded
 
 
 def plan_adapter(

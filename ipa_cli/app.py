@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .commands import bench, cache, compile, config, doctor, generate, sweep_scale
+from .commands import bench, cache, compile, config, doctor, embed, generate, sweep_scale
 from .errors import IpaError, UsageError
 from .output import BUG_EXIT_CODE, Terminal
 from .report import Result
@@ -57,6 +57,7 @@ def root(
 app.command("generate")(generate.generate)
 app.command("sweep-scale")(sweep_scale.sweep_scale)
 app.command("compile")(compile.compile)
+app.command("embed")(embed.embed)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import layers
+from .errors import IpaError
 from .report import Reporter
 
 if TYPE_CHECKING:
@@ -50,18 +51,31 @@ def encode_images(model: Model, uses: Sequence[Use], guided: bool, device: torch
 
     embeds = []
     for use, projection, encoder in zip(uses, model.adapters.projections, model.image_encoders, strict=True):
-        side = encoder.config.image_size
-        pixels = torch.stack([pixel_values(reference.image, side, use.fit) for reference in use.references])
-        pixels = pixels.to(device, encoder.dtype)
-        with torch.no_grad():
-            if type(projection).__name__ == "ImageProjection":
-                positive = encoder(pixels).image_embeds
-                negative = torch.zeros_like(positive)
-            else:
-                positive = encoder(pixels, output_hidden_states=True).hidden_states[-2]
-                negative = encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
+        base = type(projection).__name__ == "ImageProjection"
+        if use.embeds is None:
+            negative, positive = embed(encoder, base, use, device)
+        else:
+            if (use.embeds.positive.ndim == 2) != base:
+                raise IpaError(f"{use.embeds.source} was made for another kind of adapter", "make it anew: ipa embed")
+            both = torch.from_numpy(use.embeds.negative), torch.from_numpy(use.embeds.positive)
+            negative, positive = (half.to(device, model.unet.dtype) for half in both)
         embeds.append(torch.stack([negative, positive]) if guided else positive[None])
     return embeds
+
+
+def embed(encoder: Any, base: bool, use: Use, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The negative and the positive embeddings of one adapter's pictures; `base`: not its hidden states."""
+    import torch
+
+    side = encoder.config.image_size
+    pixels = torch.stack([pixel_values(reference.image, side, use.fit) for reference in use.references])
+    pixels = pixels.to(device, encoder.dtype)
+    with torch.no_grad():
+        if base:
+            positive = encoder(pixels).image_embeds
+            return torch.zeros_like(positive), positive
+        positive = encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        return encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2], positive
 
 
 def pixel_values(picture: Image.Image, side: int, fit: str = "pad") -> Tensor:

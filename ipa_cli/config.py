@@ -76,6 +76,7 @@ class Settings:
     image_weight: tuple[float, ...] = _setting(
         (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
     )
+    embeds: str | None = _setting(None, "references encoded by `ipa embed`, in place of --image")
     fit: str = _setting("pad", "how references become square: pad (whole), crop (the middle), stretch", _choice(*FITS))
     mask: tuple[str, ...] = _setting((), "where the reference counts: a picture, white there; one for all or for each")
     adapter: tuple[str, ...] = _setting((), "one of several adapters: NAME:FILE,image=a.png,scale=0.6,mode=style")

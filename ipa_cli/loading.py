@@ -34,7 +34,7 @@ class Model:
     text_encoders: tuple[Any, ...]
     tokenizers: tuple[Any, ...]
     scheduler: Any
-    image_encoders: tuple[Any, ...]  # of each adapter; one module where they share it
+    image_encoders: tuple[Any, ...]  # of each adapter, one module where they share it; None where none is needed
     adapters: Adapters
     zeros_for_empty_prompt: bool
 
@@ -57,7 +57,7 @@ def load(
         states, encoders = _adapter_parts(plan, dtype)
     for name in ("unet", "vae", *plan.family.text_encoders):
         parts[name].to(home).eval().requires_grad_(False)
-    for encoder in encoders:
+    for encoder in filter(None, encoders):
         encoder.to(home).eval().requires_grad_(False)
     installed = attention.install(parts["unet"], states)
     index = read_json(plan.location, "model_index.json")
@@ -81,18 +81,35 @@ def vae_dtype(family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> 
     return torch.float32 if dtype == torch.float16 and overflows else dtype
 
 
-def _fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
-    """The plan with every hub location replaced by a local folder."""
-    location, found = plan.location, []
+def load_encoders(
+    plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
+) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
+    """The weights of each adapter and its image encoder alone, on the CPU: no UNet, no text encoder."""
+    _quiet_libraries()
+    return _adapter_parts(replace(plan, adapters=_fetched_adapters(plan, dtype, reporter, shows_bars)), dtype)
+
+
+def _fetched_adapters(
+    plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
+) -> tuple[adapters.AdapterPlan, ...]:
+    found = []
     for adapter in plan.adapters:
         where = adapter.location
         if where.folder is None:
             assert where.repo is not None
-            encoder = [f"{adapter.encoder}/config.json", *_weight_files(where, adapter.encoder, None, dtype)]
+            encoder = [f"{adapter.encoder}/config.json"]
+            if adapter.encodes:
+                encoder += _weight_files(where, adapter.encoder, None, dtype)
             folder = hub.fetch(where.repo, where.revision, [adapter.file, *encoder], reporter, shows_bars)
             adapter = replace(adapter, location=replace(where, folder=folder))
             adapters.check_fetched(adapter, plan.unet_config, plan.family)
         found.append(adapter)
+    return tuple(found)
+
+
+def _fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
+    """The plan with every hub location replaced by a local folder."""
+    fetched, location = _fetched_adapters(plan, dtype, reporter, shows_bars), plan.location
     if location.repo is not None:
         files = ["model_index.json"]
         for part in plan.family.parts:
@@ -102,7 +119,7 @@ def _fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: boo
                 files += _weight_files(location, part, plan.variant, dtype)
         folder = hub.fetch(location.repo, location.revision, dict.fromkeys(files), reporter, shows_bars)
         location = replace(folder_location(folder), repo=location.repo, revision=location.revision)
-    return replace(plan, location=location, adapters=tuple(found))
+    return replace(plan, location=location, adapters=fetched)
 
 
 def _weight_files(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[str]:
@@ -212,15 +229,17 @@ def _adapter_parts(plan: Plan, dtype: torch.dtype) -> tuple[list[dict[str, dict[
     """The weights of each adapter, and its image encoder: read once where several share it."""
     from transformers import CLIPVisionModelWithProjection
 
-    states, encoders = [], {}
+    states: list[dict[str, dict[str, Tensor]]] = []
+    encoders: dict[tuple[str, str], Any] = {}
     places = [(str(adapter.location.folder), adapter.encoder) for adapter in plan.adapters]
     for place, adapter in zip(places, plan.adapters, strict=True):
         assert adapter.location.folder is not None
         states.append(weights.load_adapter(adapter.location.folder / adapter.file))
-        if place not in encoders:
+        if adapter.encodes and place not in encoders:
             kind = CLIPVisionModelWithProjection
             encoders[place] = _from_pretrained(kind, adapter.location, adapter.encoder, plan, dtype)
-    return states, [encoders[place] for place in places]
+    needed = [adapter.encodes for adapter in plan.adapters]
+    return states, [encoders[place] if need else None for place, need in zip(places, needed, strict=True)]
 
 
 def _dummy_parts(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,9 @@ def plan(settings: Settings) -> Plan:
         )
     defaults = _defaults(settings, location, unet_config, family)
     found = tuple(
-        plan_adapter(one, location, unet_config, family, dummy)
+        replace(plan_adapter(one, location, unet_config, family, dummy), encodes=one.embeds is None)
         for one in specs.each(settings)
-        if settings.adapter or (one.ip_adapter != "none" and (one.image or defaults.get("reference")))
+        if settings.adapter or (one.ip_adapter != "none" and (one.image or one.embeds or defaults.get("reference")))
     )
     return Plan(settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, single)
 

@@ -199,6 +199,11 @@ def write_png(path: Path, image: Image, settings: Mapping[str, Any], force: bool
     the folder is missing or read-only or the disk is full.
     """
     data = _encoded(image, settings)
+    return Saved(write_bytes(path, data, force), hashlib.sha256(data).hexdigest())
+
+
+def write_bytes(path: Path, data: bytes, force: bool = False) -> Path:
+    """Write a file as `write_png` does; returns its name."""
     with _writing_to(path), _temporary_beside(path) as (file, temporary):
         file.write(data)
         file.flush()
@@ -208,7 +213,7 @@ def write_png(path: Path, image: Image, settings: Mapping[str, Any], force: bool
             temporary.replace(path)
         else:
             path = _publish(temporary, path)
-    return Saved(path, hashlib.sha256(data).hexdigest())
+    return path
 
 
 def check_writable(path: Path) -> None:

@@ -74,8 +74,8 @@ def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars:
             if settings.vae_slicing:
                 model.vae.enable_slicing()
             if offload == "sequential":
-                parts = dict.fromkeys([model.unet, model.vae, *model.text_encoders, *model.image_encoders])
-                devices.offload_sequentially(list(parts), device)
+                encoders = dict.fromkeys(filter(None, model.image_encoders))
+                devices.offload_sequentially([model.unet, model.vae, *model.text_encoders, *encoders], device)
             if offload != "none":
                 model.adapters.to(device)
     return Session(settings, plan, model, device, dtype, offload)
@@ -153,7 +153,7 @@ def encode_images(session: Session, task: Task) -> list[Tensor]:
     model, device, offload = session.model, session.device, session.offload
     with (
         devices.memory_in_words(device, offload, session.settings.vae_tiling),
-        devices.brought_to(device, offload, *dict.fromkeys(model.image_encoders)),
+        devices.brought_to(device, offload, *dict.fromkeys(filter(None, model.image_encoders))),
     ):
         return conditioning.encode_images(model, task.adapters, task.requests[0].guided, device)
 

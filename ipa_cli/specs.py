@@ -23,10 +23,11 @@ KEYS = {
     "end": "ip_end",
     "fit": "fit",
     "mask": "mask",
+    "embeds": "embeds",
 }
 # Settings that belong to one adapter; the others above are defaults for all of them.
 OF_FILE = ("ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name")
-OF_ONE = ("image", "image_weight", "mask", *OF_FILE)
+OF_ONE = ("image", "image_weight", "mask", "embeds", *OF_FILE)
 _NEXT = re.compile(r",(?=[A-Za-z_-]+=)")
 
 

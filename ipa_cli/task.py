@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import layers, references, specs
+from . import embeddings, layers, references, specs
 from .config import FIELDS, Settings
+from .embeddings import Embeds
 from .errors import UsageError
 from .layers import Pattern
 from .references import Reference
@@ -52,6 +53,7 @@ class Use:
     references: tuple[Reference, ...]
     weights: tuple[float, ...]  # what each reference adds is multiplied by its own
     fit: str
+    embeds: Embeds | None  # in place of references
     masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
 
     @property
@@ -107,7 +109,10 @@ def make_task(settings: Settings, plan: Plan, loaded: Loaded) -> Task:
         for n in range(settings.num_images)
     )
     each = zip(specs.each(settings), loaded, strict=True) if plan.adapters else ()
-    uses = tuple(_use(one, plan, pictures, requests[0].steps) for one, pictures in each)
+    steps = requests[0].steps
+    uses = tuple(
+        _use(one, plan, adapter, pictures, steps) for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
+    )
     check_masks(uses, requests[0].width, requests[0].height)
     if any(use.masks for use in uses) and settings.backend in WITHOUT_MASKS:
         raise UsageError(f"the backend {settings.backend} knows no masks", "use --backend inductor or eager")
@@ -137,7 +142,7 @@ def _masks(settings: Settings, images: int) -> tuple[Reference, ...]:
     return masks
 
 
-def _use(settings: Settings, plan: Plan, loaded: tuple[Reference, ...], steps: int) -> Use:
+def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: tuple[Reference, ...], steps: int) -> Use:
     """How the one adapter that `settings` speak of is used."""
     from .pipeline import counts
 
@@ -155,13 +160,18 @@ def _use(settings: Settings, plan: Plan, loaded: tuple[Reference, ...], steps: i
         raise UsageError(
             f"none of the {steps} steps lies wholly between {start:g} and {end:g}", "widen --ip-start to --ip-end"
         )
-    if not loaded and "reference" not in plan.defaults:
-        raise UsageError("an adapter has no reference picture", f"give it one: {specs.EXAMPLE}")
-    loaded = loaded or (references.load(plan.defaults["reference"]),)
-    weights = settings.image_weight or (1.0,) * len(loaded)
-    if len(weights) != len(loaded):
+    encoded = None if settings.embeds is None else embeddings.read(settings.embeds, adapter)
+    if encoded is not None and loaded:
+        raise UsageError("--image and --embeds both give references", "leave one of them out, or use --adapter twice")
+    if encoded is None and not loaded:
+        if "reference" not in plan.defaults:
+            raise UsageError("an adapter has no reference picture", f"give it one: {specs.EXAMPLE}")
+        loaded = (references.load(plan.defaults["reference"]),)
+    count = len(loaded) if encoded is None else len(encoded.positive)
+    weights = settings.image_weight or (1.0,) * count
+    if len(weights) != count:
         raise UsageError(
-            f"{len(weights)} image weights for {len(loaded)} reference pictures",
+            f"{len(weights)} image weights for {count} reference pictures",
             "give one --image-weight for each picture, in their order, or none",
         )
     if not any(weights):
@@ -177,7 +187,8 @@ def _use(settings: Settings, plan: Plan, loaded: tuple[Reference, ...], steps: i
         loaded,
         tuple(weights),
         settings.fit,
-        _masks(settings, len(loaded)),
+        encoded,
+        _masks(settings, count),
     )
 
 
@@ -253,8 +264,9 @@ def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
             "fit": use.fit,
             "images": [
                 {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256, "weight": weight}
-                for reference, weight in zip(use.references, use.weights, strict=True)
+                for reference, weight in zip(use.references, use.weights, strict=False)
             ],
+            "embeds": None if use.embeds is None else {"source": use.embeds.source, "sha256": use.embeds.sha256},
             "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in use.masks],
         }
         for adapter, use in zip(session.plan.adapters, task.adapters, strict=True)

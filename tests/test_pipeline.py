@@ -140,6 +140,22 @@ def test_cropping_is_what_diffusers_does(ipa, diffusers_pipeline, pictures):
         assert (drawn[one] != drawn[other]).any()
 
 
+def test_embeddings_from_a_file_are_what_the_pictures_are(ipa, diffusers_pipeline, pictures, monkeypatch):
+    done = ipa("embed", *pictures[:2], "--output", "two.safetensors", "--json").data()
+    assert done["sources"] == [str(path) for path in pictures[:2]] and done["shape"][0] == 2
+    from safetensors.torch import load_file
+    from transformers import CLIPVisionModelWithProjection
+
+    saved = load_file(done["path"])
+    embeds = [torch.stack([saved["negative"], saved["positive"]])]
+    expected = theirs(diffusers_pipeline, 0.7, ip_adapter_image=None, ip_adapter_image_embeds=embeds)
+    flags = [part for path in pictures[:2] for part in ("--image", path)]
+    assert abs(ours(ipa, 0.7, *flags) - expected).max() <= 1
+    monkeypatch.setattr(CLIPVisionModelWithProjection, "from_pretrained", None)  # no image encoder is loaded
+    assert abs(ours(ipa, 0.7, "--embeds", "two.safetensors") - expected).max() <= 1
+    assert abs(ours(ipa, 0.7, "--adapter", "own,embeds=two.safetensors,weight=1,weight=0") - expected).max() > 1
+
+
 @pytest.fixture
 def halves(world) -> list[Path]:
     """Masks of the left and the right half, larger than the picture."""

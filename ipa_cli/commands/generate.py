@@ -22,6 +22,7 @@ def generate(
     scale: options.Scale = None,
     image_weight: options.ImageWeight = None,
     fit: options.Fit = None,
+    embeds: options.Embeds = None,
     mask: options.Mask = None,
     adapter: options.Adapter = None,
     ip_mode: options.IpMode = None,

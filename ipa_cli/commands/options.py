@@ -46,6 +46,7 @@ From = Annotated[
 
 ImageWeight = Annotated[list[float] | None, _option("image_weight", "--image-weight", panel=_REFERENCE)]
 Fit = _text("fit", "--fit", panel=_REFERENCE)
+Embeds = _text("embeds", "--embeds", panel=_REFERENCE)
 Mask = Annotated[list[str] | None, _option("mask", "--mask", panel=_REFERENCE)]
 Adapter = Annotated[list[str] | None, _option("adapter", "--adapter", panel=_REFERENCE)]
 IpMode = _text("ip_mode", "--ip-mode", panel=_REFERENCE)

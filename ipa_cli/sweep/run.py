@@ -89,9 +89,9 @@ def sweep_scale(
     if found is not None and not axes.seeds and settings.seed is None:
         axes = replace(axes, seeds=tuple(found["seeds"]))  # the same where they were chosen by chance
     model = models.plan(settings)
-    if settings.adapter or settings.image_weight or len(settings.mask) > 1:
+    if settings.adapter or settings.image_weight or settings.embeds or len(settings.mask) > 1:
         raise UsageError(
-            "a sweep has one adapter and one picture a row: it takes no --adapter, no --image-weight, one --mask",
+            "a sweep has one adapter, one picture a row: no --adapter, --image-weight, --embeds or second --mask",
             "`ipa config show` tells where they are set",
         )
     if model.adapter is None:

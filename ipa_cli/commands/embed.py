@@ -1,0 +1,38 @@
+"""`ipa embed`: encode reference pictures once, for `--embeds`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..report import Result
+from . import options
+
+
+def embed(
+    context: typer.Context,
+    image: Annotated[list[str], typer.Argument(help="Reference pictures: files, folders or URLs.", show_default=False)],
+    file: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("embeds.safetensors"),
+    force: options.Force = False,
+    fit: options.Fit = None,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    ip_adapter: options.IpAdapter = None,
+    ip_adapter_subfolder: options.IpAdapterSubfolder = None,
+    ip_adapter_weight_name: options.IpAdapterWeightName = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Encode reference pictures into a file, so that drawing with --embeds loads no image encoder."""
+    from .. import embeds
+
+    settings = options.settings(context).settings
+    done = embeds.embed(settings, file.expanduser(), force, context.obj, context.obj.live)
+    count = len(done.sources)
+    line = f"{done.path}  {count} picture{'s' * (count > 1)} for {done.adapter}"
+    return Result("embed", {**asdict(done), "path": str(done.path.absolute())}, (line,))

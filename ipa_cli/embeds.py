@@ -1,0 +1,70 @@
+"""Image embeddings on disk: references encoded once, so that drawing needs no image encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from . import __version__, models, pictures
+from .config import Settings
+from .embeddings import FORMAT
+from .errors import IpaError, UsageError
+from .report import Reporter
+from .task import adapter_name, load_references, make_task, public_name
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A written file; `shape` is that of its embeddings, (images, …)."""
+
+    path: Path
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    adapter: str
+    sha256: str
+
+
+def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, shows_bars: bool) -> Embedded:
+    """Encode the reference pictures of `settings` into a safetensors file, loading the image encoder alone."""
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output} is not named .safetensors", f"--output {output.with_suffix('.safetensors')}")
+    if output.exists() and not force:
+        raise IpaError(f"{output} is there already", "choose another name, or --force")
+    if settings.load_format == "dummy" or settings.adapter or settings.embeds or settings.ip_adapter == "none":
+        raise UsageError("embeddings are made with one real adapter from pictures", "ipa embed cat.png")
+    pictures.check_writable(output)
+    loaded = load_references(settings, reporter)
+    plan = models.plan(settings)
+    task = make_task(settings, plan, loaded)
+    with reporter.stage("encoding references"):
+        import torch
+        from safetensors.torch import save
+
+        from . import conditioning, devices, loading
+
+        device = devices.pick_device(settings.device)
+        dtype = devices.pick_dtype(settings.dtype, device)
+        (state,), (encoder,) = loading.load_encoders(plan, dtype, reporter, shows_bars)
+        encoder.to(device).eval()
+        negative, positive = conditioning.embed(encoder, "proj.weight" in state["image_proj"], task.adapters[0], device)
+    name = adapter_name(plan)
+    assert name is not None and plan.adapter is not None
+    used = [{"source": public_name(one.source), "sha256": one.sha256} for one in task.references]
+    metadata = {
+        "format": FORMAT,
+        "ipa": __version__,
+        "model": plan.name,
+        "adapter": name,
+        "file": PurePosixPath(plan.adapter.file).name,
+        "fit": settings.fit,
+        "sources": used,
+    }
+    tensors = {"positive": positive.to("cpu", torch.float32), "negative": negative.to("cpu", torch.float32)}
+    data = save(
+        {key: tensor.contiguous() for key, tensor in tensors.items()}, {"ipa": json.dumps(metadata, sort_keys=True)}
+    )
+    path = pictures.write_bytes(output, data, force)
+    sources = tuple(one["source"] for one in used)
+    return Embedded(path, sources, tuple(positive.shape), name, hashlib.sha256(data).hexdigest())

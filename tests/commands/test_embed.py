@@ -1,0 +1,72 @@
+"""`ipa embed`, and what `--embeds` refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import ipa_cli
+
+REFERENCE = Path(ipa_cli.__file__).parent / "demo" / "reference.png"
+FAST = ("--width", 64, "--height", 64, "--steps", 2, "--warmup", 0, "--seed", 7)
+
+
+@pytest.fixture
+def embeds(ipa, world):
+    ran = ipa("embed", REFERENCE, "-o", "one.safetensors")
+    assert ran.exit_code == 0 and "1 picture for demo" in ran.stdout, ran.stderr
+    return world.cwd / "one.safetensors"
+
+
+def changed(path: Path, tensors=None, **metadata) -> None:
+    with safe_open(path, framework="np") as file:
+        known = json.loads(file.metadata()["ipa"])
+    save_file({**load_file(path), **(tensors or {})}, path, {"ipa": json.dumps({**known, **metadata})})
+
+
+def test_an_existing_file_is_kept_unless_forced(ipa, embeds):
+    ran = ipa("embed", REFERENCE, "-o", embeds, "--json")
+    assert ran.exit_code == 1 and "is there already" in ran.error()["message"]
+    before = embeds.read_bytes()
+    assert ipa("embed", REFERENCE, "-o", embeds, "--force").exit_code == 0 and embeds.read_bytes() == before
+
+
+def test_what_does_not_fit_is_refused(ipa, embeds, world):
+    whole, positive = embeds.read_bytes(), load_file(embeds)["positive"]
+
+    def refused(words: str, *flags: object) -> None:
+        ran = ipa("generate", *FAST, "--embeds", embeds, *flags, "--json")
+        assert ran.exit_code in (1, 2) and words in ran.error()["message"] and ran.error()["hint"]
+        assert not list(world.cwd.glob("*.png"))
+        embeds.write_bytes(whole)
+
+    changed(embeds, file="ip-adapter_sdxl.safetensors")
+    refused("made for the adapter ip-adapter_sdxl.safetensors")
+    changed(embeds, {"positive": positive * np.float32("nan")})
+    refused("not finite")
+    changed(embeds, {"positive": positive[:, 1:].copy()})
+    refused("of shape")
+    changed(embeds, format="x")
+    refused("no image embeddings")
+    embeds.write_bytes(whole[:-1])
+    refused("not a whole .safetensors file")
+    refused("both give references", "--image", REFERENCE)
+    refused("2 image weights", "--image-weight", 1, "--image-weight", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere.png",), "nowhere.png"),
+        ((REFERENCE, "-o", "cat.png"), "not named .safetensors"),
+        ((REFERENCE, "-o", "nowhere/a.safetensors"), "nowhere"),
+        ((REFERENCE, "--ip-adapter", "none"), "one real adapter"),
+    ],
+)
+def test_what_cannot_be_encoded_is_told(ipa, world, arguments, words):
+    ran = ipa("embed", *arguments, "--json")
+    assert ran.exit_code in (1, 2) and words in ran.error()["message"]
+    assert world.files() == []
