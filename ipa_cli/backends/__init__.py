@@ -119,3 +119,17 @@ def read_options(
             )
         options[key] = value
     return options
+
+
+def check_sizes(backend: str, sizes: Any) -> None:
+    """Raise UsageError unless the option `dynamic` is None or the smallest and largest size in pixels."""
+    if sizes is not None and not (
+        isinstance(sizes, list | tuple)
+        and len(sizes) == 2
+        and all(type(size) is int and size % 8 == 0 for size in sizes)
+        and 64 <= sizes[0] < sizes[1] <= 8192
+    ):
+        raise UsageError(
+            f"{backend}'s option dynamic is {sizes!r}",
+            "give the smallest and largest size in pixels, multiples of 8 from 64 to 8192, such as [256, 1536]",
+        )

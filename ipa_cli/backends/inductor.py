@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ipa_cli import requirements
 from ipa_cli.attention import UNetInputs, call_unet
-from ipa_cli.backends import Denoiser, Report, read_options, regions
+from ipa_cli.backends import Denoiser, Report, check_sizes, read_options, regions
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor_worker import open_package
 from ipa_cli.backends.regions import Layout, Region
@@ -87,17 +87,7 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         raise UsageError(
             f"inductor's option parts is {chosen['parts']!r}", f"choose one of {', '.join(regions.CLASSES)}"
         )
-    sizes = chosen["dynamic"]
-    if sizes is not None and not (
-        isinstance(sizes, (list, tuple))
-        and len(sizes) == 2
-        and all(type(size) is int and size % 8 == 0 for size in sizes)
-        and 64 <= sizes[0] < sizes[1] <= 8192
-    ):
-        raise UsageError(
-            f"inductor's option dynamic is {sizes!r}",
-            "give the smallest and largest size in pixels, multiples of 8 from 64 to 8192, such as [256, 1536]",
-        )
+    check_sizes("inductor", chosen["dynamic"])
     unknown = [name for name in chosen["inductor"] if not _is_setting(name)]
     if unknown:
         raise UsageError(

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ipa_cli import requirements
 from ipa_cli.attention import UNetInputs
-from ipa_cli.backends import Denoiser, Report, flat, read_options
+from ipa_cli.backends import Denoiser, Report, check_sizes, flat, read_options
 from ipa_cli.errors import IpaError, UsageError
 
 compiles = True
@@ -81,7 +81,7 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         raise UsageError(
             f"nexfort's option memory_format is {chosen['memory_format']!r}", f"choose one of {', '.join(LAYOUTS)}"
         )
-    flat.check_sizes("nexfort", chosen["dynamic"])
+    check_sizes("nexfort", chosen["dynamic"])
     return chosen
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ipa_cli import requirements
 from ipa_cli.attention import CrossAttention, SelfAttention, UNetInputs
-from ipa_cli.backends import Denoiser, Report, flat, read_options
+from ipa_cli.backends import Denoiser, Report, check_sizes, flat, read_options
 from ipa_cli.errors import IpaError, UsageError
 
 compiles = True
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """The options in full, see `PRESETS`; raises UsageError on an unknown name or an impossible value."""
     chosen = read_options("oneflow", given, PRESETS)
-    flat.check_sizes("oneflow", chosen["dynamic"])
+    check_sizes("oneflow", chosen["dynamic"])
     for name in chosen["options"]:
         if name in OURS:
             raise UsageError(f"oneflow's option {name} is set by ipa", 'leave it out; {"dynamic": [512, 1536]} is one')
