@@ -100,7 +100,7 @@ class Settings:
     ip_adapter: str | None = _setting(None, "IP-Adapter: hub id, folder or file; none for no adapter")
     ip_adapter_subfolder: str | None = _setting(None, "folder of the adapter inside its repository")
     ip_adapter_weight_name: str | None = _setting(None, "file name of the adapter's weights")
-    backend: str = _setting("auto", "auto, eager, inductor, nexfort or oneflow")
+    backend: str = _setting("auto", "auto, eager, inductor, nexfort, or oneflow (never run on a real OneFlow build)")
     compile: bool = _setting(True, "compile when no graph is in the cache")
     compile_options: str | None = _setting(None, "backend options: a preset or JSON")
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps")
