@@ -152,11 +152,6 @@ def _known_before_loading(
     """What else decides how the pictures come out, as far as it is known before torch is imported."""
     (use,) = base.adapters
     chosen = {
-        "ip_mode": None if use.mode == "full" else use.mode,
-        "ip_layers": use.table,
-        "masks": [mask.sha256 for mask in use.masks] or None,
-        "fit": None if use.fit == "pad" else use.fit,
-        "ip_steps": None if (use.start, use.end) == (0, 1) else f"{use.start:g} to {use.end:g}",
         "scheduler": settings.scheduler,
         "dtype": None if settings.dtype == "auto" else settings.dtype,
         "backend": None if backend == session.AUTO else [backend] * len(sweep.sizes),
@@ -172,6 +167,11 @@ def _known_before_loading(
         "variant": settings.variant,
         "adapter": adapter_name(model),
         "vae_tiling": settings.vae_tiling,
+        "ip_mode": use.mode,
+        "ip_layers": use.table,
+        "ip_steps": f"{use.start:g} to {use.end:g}",
+        "masks": [mask.sha256 for mask in use.masks],
+        "fit": use.fit,
         "ipa": __version__,
         **{name: value for name, value in chosen.items() if value is not None},
     }

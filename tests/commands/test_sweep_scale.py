@@ -151,9 +151,16 @@ def test_a_finished_sweep_is_not_drawn_again_and_keeps_its_random_seed(ipa, refe
     assert contents("out") == before
     refused = ipa(*flags, "--json")
     assert refused.exit_code == 1 and "--resume" in refused.error()["hint"]
-    for other, said in (("--dtype", "bfloat16"), ("--scheduler", "ddim")):
+    for other, said in (("--dtype", "bfloat16"), ("--scheduler", "ddim"), ("--ip-mode", "style"), ("--fit", "crop")):
         refused = ipa(*flags, "--resume", other, said, "--json")
         assert refused.exit_code == 1 and f'→ "{said}"' in refused.error()["message"]
+
+
+def test_layers_of_an_earlier_run_are_not_left_out_silently(ipa, references):
+    flags = ("sweep-scale", "--scales", "0,1", *references, *QUICK, "-o", "out")
+    assert ipa(*flags, "--ip-mode", "style").exit_code == 0
+    refused = ipa(*flags, "--resume", "--json")
+    assert refused.exit_code == 1 and 'ip mode "style" → "full"' in refused.error()["message"]
 
 
 def test_another_sweep_needs_force(ipa, references):
