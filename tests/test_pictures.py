@@ -241,13 +241,19 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         folder = tmp_path / str(delay)
         folder.mkdir()
         writer = subprocess.Popen(
-            [sys.executable, "-c", script, str(folder / "cat.png"), "1"], stderr=subprocess.DEVNULL
+            [sys.executable, "-c", script, str(folder / "cat.png"), "1"],
+            stderr=subprocess.DEVNULL,
+            # A test run in the background ignores SIGINT, and its children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        while not any(folder.iterdir()):
-            time.sleep(0.01)
-        time.sleep(delay)
-        writer.send_signal(signal.SIGINT)
-        assert writer.wait() == -signal.SIGINT
+        try:
+            while not any(folder.iterdir()):
+                time.sleep(0.01)
+            time.sleep(delay)
+            writer.send_signal(signal.SIGINT)
+            assert writer.wait(60) == -signal.SIGINT
+        finally:
+            writer.kill()
         for path in folder.iterdir():
             assert path.suffix == ".png" and read_settings(path)["seed"] == 1
             Image.open(path).load()
