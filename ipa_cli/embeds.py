@@ -11,8 +11,9 @@ from . import __version__, models, pictures
 from .config import Settings
 from .embeddings import FORMAT
 from .errors import IpaError, UsageError
+from .record import adapter_name, public_name
 from .report import Reporter
-from .task import adapter_name, load_references, make_task, public_name
+from .task import load_references, make_task
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import models, pictures, repeat, schedulers, session
 from .config import Settings
+from .record import adapter_name, record
 from .report import Reporter
-from .task import adapter_name, load_references, make_task, name_fields, record
+from .task import load_references, make_task, name_fields
 
 if TYPE_CHECKING:
     from .graphs import Ready

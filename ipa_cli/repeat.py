@@ -14,8 +14,8 @@ from typing import Any
 from . import models, pictures, references, requirements, schedulers, specs
 from .config import ConfigError, Layer, Settings, Source
 from .errors import IpaError, UsageError
+from .record import CAME_OUT, asked_settings
 from .report import Reporter
-from .task import CAME_OUT, asked_settings
 
 # What a picture says about the machine that drew it: of use only where there is one like it.
 OF_THE_MACHINE = ("device", "dtype", "backend")

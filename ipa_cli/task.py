@@ -1,15 +1,14 @@
-"""What to draw, with every default filled in, and how a picture records it."""
+"""What to draw, with every default filled in."""
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import embeddings, layers, references, specs
-from .config import FIELDS, Settings
+from .config import Settings
 from .embeddings import Embeds
 from .errors import UsageError
 from .layers import Pattern
@@ -18,23 +17,12 @@ from .report import Reporter
 
 if TYPE_CHECKING:
     from .adapters import AdapterPlan
-    from .graphs import Ready
     from .models import Plan
     from .pipeline import Request
-    from .session import Session
 
 Loaded = tuple[tuple[Reference, ...], ...]  # per adapter
 SEEDS = 2**32
 WITHOUT_MASKS = ("nexfort", "oneflow")
-# Settings that a picture records as they came out, for itself alone, ...
-CAME_OUT = (
-    *("prompt", "negative_prompt", "image", "scale", "steps", "guidance_scale", "height", "width", "seed"),
-    *("model", "load_format", "variant", "revision", "backend", "device", "dtype"),
-)
-# ... and those that say nothing of how it looks. All others are recorded as they were asked for.
-NOT_OF_THE_PICTURE = (
-    *("num_images", "output", "preview", "warmup", "compile", "offload", "vae_slicing", "cache_dir", "cache_max_size"),
-)
 
 
 @dataclass(frozen=True)
@@ -196,88 +184,3 @@ def name_fields(task: Task, number: int) -> dict[str, Any]:
     """What the name of picture `number` may be made of: see `pictures.plan_paths`."""
     request = task.requests[number]
     return {"seed": request.seed, "scale": task.scale, "index": number, "prompt": task.prompt}
-
-
-def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str, Any]:
-    """Everything needed to draw picture `number` again, as its file carries it."""
-    request = task.requests[number]
-    return {
-        "prompt": task.prompt,
-        "negative_prompt": task.negative_prompt,
-        "width": request.width,
-        "height": request.height,
-        "steps": request.steps,
-        "guidance_scale": request.guidance_scale,
-        "seed": request.seed,
-        "scheduler": scheduler_name(session),
-        "model": session.plan.name,
-        "load_format": session.settings.load_format,
-        "revision": session.settings.revision,
-        "variant": session.settings.variant,
-        "dtype": str(session.dtype).removeprefix("torch."),
-        "device": session.device.type,
-        "backend": ready.backend,
-        "graph": ready.entry.id if ready.entry else None,
-        "adapters": _adapter_record(session, task),
-        "settings": {
-            **{name: getattr(session.settings, name) for name in asked_settings()},
-            "adapter": [
-                specs.with_scale(text, use.scale)
-                for text, use in zip(session.settings.adapter, task.adapters, strict=False)
-            ],
-        },
-    }
-
-
-def asked_settings() -> tuple[str, ...]:
-    """The settings that a picture records as they were asked for."""
-    return tuple(name for name in FIELDS if name not in (*CAME_OUT, *NOT_OF_THE_PICTURE))
-
-
-def scheduler_name(session: Session) -> str:
-    """The scheduler asked for, else the class of the model's own."""
-    return session.settings.scheduler or type(session.model.scheduler).__name__
-
-
-def adapter_name(plan: Plan) -> str | None:
-    """The adapters as people know them: repository or folder, and file."""
-    return ", ".join(_name(plan, adapter) for adapter in plan.adapters) or None
-
-
-def _name(plan: Plan, adapter: AdapterPlan) -> str:
-    if plan.dummy:
-        return "dummy"
-    if plan.name == "demo" and adapter.location == plan.location:
-        return "demo"
-    return f"{adapter.location}/{adapter.file}"
-
-
-def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": _name(session.plan, adapter),
-            "scale": use.scale,
-            "mode": use.mode,
-            "layers": None if use.table is None else json.loads(use.table),
-            "start": use.start,
-            "end": use.end,
-            "fit": use.fit,
-            "images": [
-                {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256, "weight": weight}
-                for reference, weight in zip(use.references, use.weights, strict=False)
-            ],
-            "embeds": None if use.embeds is None else {"source": use.embeds.source, "sha256": use.embeds.sha256},
-            "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in use.masks],
-        }
-        for adapter, use in zip(session.plan.adapters, task.adapters, strict=True)
-    ]
-
-
-def _recorded_source(plan: Plan, reference: references.Reference) -> str | None:
-    """A reference's name as a picture records it: None for the model's own."""
-    return None if reference.source == plan.defaults.get("reference") else public_name(reference.source)
-
-
-def public_name(source: str) -> str:
-    """A reference's name without the query of its address, which may be a signature."""
-    return source.partition("?")[0] if source.startswith(("http://", "https://")) else source

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli import __version__, backends, measure, models, requirements, session
 from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError
+from ipa_cli.record import adapter_name
 from ipa_cli.report import Silent
-from ipa_cli.task import adapter_name, load_references, make_task
+from ipa_cli.task import load_references, make_task
 
 if TYPE_CHECKING:
     from PIL.Image import Image

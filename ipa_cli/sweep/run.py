@@ -15,8 +15,9 @@ from .. import __version__, models, pictures, schedulers, session
 from ..config import Settings
 from ..errors import IpaError, UsageError
 from ..generation import graph_facts, say_what_it_is
+from ..record import adapter_name, public_name, record, scheduler_name
 from ..report import Reporter
-from ..task import Task, adapter_name, check_masks, load_references, make_task, public_name, record, scheduler_name
+from ..task import Task, check_masks, load_references, make_task
 from . import animation, difference, journal, page, plan, sheet
 from .difference import Change, Frozen
 from .journal import Outcome
