@@ -22,7 +22,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -262,6 +262,7 @@ def render_manifest(fields: Mapping[str, Any]) -> bytes:
     return f"{text}\n".encode()
 
 
+@lru_cache(4096)  # the same few names in every entry of a long list
 def safe_name(name: str) -> bool:
     """Whether `name` is a relative path of a file that stays inside its folder and is no name of the store's own."""
     parts = name.split("/")
