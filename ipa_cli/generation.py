@@ -129,6 +129,7 @@ def say_what_it_is(plan: Plan, reporter: Reporter) -> None:
     if plan.dummy:
         reporter.note("seeded random weights: right for measuring, the picture means nothing")
     elif plan.name == "demo":
-        reporter.note("this is the shipped miniature; `ipa generate --model sdxl` takes the real SDXL (7 GB download)")
+        about = plan.defaults["about"]
+        reporter.note(f"this is {about}; `ipa generate --model sdxl` takes the real SDXL (7 GB download)")
     if plan.adapter is None:
         reporter.note("no reference picture: drawing from the prompt alone (add one with --image)")

@@ -77,7 +77,7 @@ def test_the_defaults_name_a_picture_that_is_there():
     from PIL import Image
 
     defaults = json.loads((DEMO / "defaults.json").read_text(encoding="utf-8"))
-    names = {"prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "scale", "reference"}
+    names = {"about", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "scale", "reference"}
     assert set(defaults) == names
     with Image.open(DEMO / defaults["reference"]) as picture:
         assert picture.mode == "RGB" and min(picture.size) >= 128

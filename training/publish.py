@@ -18,6 +18,7 @@ from training.evaluate import pil
 #: A style of striking colours among those kept from training, chosen by eye.
 REFERENCE_SEED, REFERENCE_NUMBER = 7, 13
 DEFAULTS = {
+    "about": "the shipped miniature",
     "prompt": "a large star in the middle",
     "negative_prompt": "",
     "width": 256,

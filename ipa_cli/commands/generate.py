@@ -92,6 +92,8 @@ def _data(done: Generated) -> dict[str, Any]:
 def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
     times = done.timings
     speed = f"{times['it_per_s']:.1f} it/s, {times['inference_s']:.1f} s for {len(done.images)} × {done.steps} steps"
+    origin = {"cache": "from the cache", "compiled": "compiled just now"}.get(done.graph["origin"])
+    graph = f", graph {origin}" if origin else ""
     blocks: list[Block] = []
     for image in done.images:
         blocks.append(f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}")
@@ -99,7 +101,7 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
             blocks.append(Picture(image.path))
     return (
         *blocks,
-        f"{done.model} on {done.device} ({done.dtype}, {done.backend}: {done.graph['why']}): {speed}",
+        f"{done.model} on {done.device} ({done.dtype}, {done.backend}{graph}): {speed}",
         f"load {times['load_s']:.1f} s, warm-up {times['warmup_s']:.1f} s, in all {times['e2e_s']:.1f} s; "
         f"peak memory {done.peak_gib:.2f} GiB",
     )
