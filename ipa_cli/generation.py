@@ -130,6 +130,6 @@ def say_what_it_is(plan: Plan, reporter: Reporter) -> None:
         reporter.note("seeded random weights: right for measuring, the picture means nothing")
     elif plan.name == "demo":
         about = plan.defaults["about"]
-        reporter.note(f"this is {about}; `ipa generate --model sdxl` takes the real SDXL (7 GB download)")
+        reporter.note(f"this is {about}; `ipa generate --model sdxl` takes the real SDXL (an 11 GB download)")
     if plan.adapter is None:
         reporter.note("no reference picture: drawing from the prompt alone (add one with --image)")

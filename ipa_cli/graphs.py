@@ -69,7 +69,7 @@ def key(unet: Any, wanted: Wanted) -> GraphKey:
     gpu, machine = _machine(unet.device)
     example = wanted.example
     height, width = (8 * side for side in example.sample.shape[-2:])
-    options = {name: value for name, value in wanted.options.items() if name not in NOT_IN_THE_CODE}
+    options = _in_the_code(wanted.options)
     span = options.get("dynamic")
     batch = example.sample.shape[0]
     facts: dict[str, Any] = {
@@ -179,7 +179,7 @@ def _open(module: Backend, unet: Any, wanted: Wanted, cache: Store, entry: Entry
 def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, reason: str, reporter: Reporter) -> Ready:
     started = time.perf_counter()
     own = key(unet, wanted)
-    describe = {"model": wanted.model, "options": _plain(dict(wanted.options)), "dtype": own.factors["dtype"]}
+    describe = {"model": wanted.model, "options": _plain(_in_the_code(wanted.options)), "dtype": own.factors["dtype"]}
     reporter.note(f"no graph in the cache ({reason}): compiling{_estimate(cache, own)}")
     with reporter.stage(f"compiling {own.shape}") as doing:
         built = store.build(
@@ -196,6 +196,11 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, reason: s
     if not built.fresh:
         return replace(ready, compile_s=compiled)
     return replace(ready, origin="compiled", why=f"compiled just now as {built.entry.id}", compile_s=compiled)
+
+
+def _in_the_code(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that are read anew whenever a graph is loaded."""
+    return {name: value for name, value in options.items() if name not in NOT_IN_THE_CODE}
 
 
 def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:

@@ -57,7 +57,9 @@ def test_compile_says_what_it_made(compiled: tuple[Path, dict]) -> None:
     assert graph["origin"] == "compiled"
     assert graph["shape"] == f"{SIZE}x{SIZE}-b2"
     assert graph["compile_s"] > graph["open_s"] > 0
-    assert Path(graph["path"], "manifest.json").is_file()
+    options = json.loads(Path(graph["path"], "manifest.json").read_text())["describe"]["options"]
+    assert options["parts"] == "transformers"
+    assert "cuda_graph" not in options  # read at every load: what is asked for then counts
     assert Path(graph["path"]).is_relative_to(cache)
 
 
