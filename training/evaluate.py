@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training import captions, measure, scenes
 from training.captions import NONE
-from training.train import judged_pictures
+from training.train import judged_pictures, latents_of
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 REFERENCES = 16
@@ -118,9 +118,16 @@ def evaluate(pipe, judge, samples: int, steps: int, guidance: float, generator) 
     single = replace(content, count=torch.ones_like(kind))
     prompts = captions.captions(single, SEED)
     rendered = scenes.draw(single, style.take(own), 256, 256, generator)
-    right, distance = nearest_is_right(rendered, shown, own)
-    figures["rendered"] = {"recognised": right, "distance": distance}
-    print(f"rendered in the style itself: recognised {percent(right)}, distance {distance:.4f}", flush=True)
+    latents = latents_of(rendered).to(pipe.vae.dtype).split(64)
+    decoded = torch.cat([pipe.vae.decode(part).sample for part in latents]).float().div(2).add(0.5).clamp(0, 1)
+    for name, pictures in (("rendered", rendered), ("decoded", decoded)):  # what a perfect base could reach
+        drawn = (judge(pictures)["kind"].argmax(1) == kind).float().mean().item()
+        right, distance = nearest_is_right(pictures, shown, own)
+        figures[name] = {"shape": drawn, "recognised": right, "distance": distance}
+        print(
+            f"{name} in the style itself: shape {percent(drawn)}, recognised {percent(right)}, distance {distance:.4f}",
+            flush=True,
+        )
     figures["scales"] = {}
     for scale in SCALES:
         made = generate(pipe, prompts, image_embeds, scale, guidance, steps, SEED)

@@ -98,9 +98,7 @@ def one_by_one(trainer: Trainer, loss_of, given) -> None:
 def compiled_for(unet, given):
     latents, _, timestep, hidden, pooled, time_ids = given
     added = {"text_embeds": pooled, "time_ids": time_ids}
-    return compiled(
-        unet, lambda side: ((latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added}), [latents.shape[-2:]]
-    )
+    return compiled(unet, (latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added})
 
 
 def profile(step) -> None:

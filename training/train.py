@@ -62,7 +62,7 @@ FULL = Plan(
     batch=256,
     small_batch=96,
     chunk=400,
-    early=0.5,
+    early=0.4,
     compile=True,
 )
 SMOKE = Plan(
@@ -459,24 +459,16 @@ def check(name: str, net, batches: Batches, number: int, alphas, conditions: Cal
     print(f"[{name}] check, {size}, times {CHECK_TIMES}: {told}; told another's: {more}", flush=True)
 
 
-def quick(unet, batches: Batches, plan: Plan):
-    """The network to train with: compiled for the two main sizes where the plan says so."""
-    if not plan.compile or batches.device.type != "cuda":
-        return unet
-
-    def example_of(side):
-        number = HALF if side == batches.pools[HALF].latents.shape[-2:] else USUAL
-        latents, _, timestep, hidden, pooled, time_ids = batches.draw(number)[1]
-        added = {"text_embeds": pooled, "time_ids": time_ids}
-        return (latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added}
-
-    sides = [batches.pools[number].latents.shape[-2:] for number in (HALF, USUAL)]
-    return compiled(unet, example_of, sides)
+def quick(unet, batches: Batches) -> Callable:
+    """The network through torch.compile for pictures of the usual size, which take most of the time."""
+    _, (latents, _, timestep, hidden, pooled, time_ids) = batches.draw(USUAL)
+    added = {"text_embeds": pooled, "time_ids": time_ids}
+    return compiled(unet, (latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added})
 
 
 def train_base(unet, batches: Batches, plan: Plan, again: bool, save: Callable) -> None:
     trainer = Trainer([unet], 1e-3 if not again else 6e-4)
-    net = quick(unet, batches, plan)
+    net = unet
     alphas = noise_levels(batches.device)
 
     def loss_of(latents, noise, timestep, hidden, pooled, time_ids):
@@ -488,6 +480,8 @@ def train_base(unet, batches: Batches, plan: Plan, again: bool, save: Callable) 
     clock = Clock("base", plan.steps["base"], plan.seconds["base"])
     for step, spent in clock:
         number = batches.number(step, spent)
+        if net is unet and number == USUAL and plan.compile and batches.device.type == "cuda":
+            net = quick(unet, batches)
         _, (*noised, hidden, pooled, time_ids) = batches.draw(number)
         words = batches.without_words(hidden, pooled, batches.chance(len(hidden)) < 0.1)
         clock.log(step, trainer.step(loss_of, spent, *noised, *words, time_ids))
@@ -639,7 +633,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a run of seconds, to see that everything works")
     parser.add_argument("--modest", action="store_true", help="half an hour without a GPU, a rough result")
     parser.add_argument("--seconds", default="", help="other limits, for example base=120,adapter=60")
-    parser.add_argument("--until", choices=STAGES, help="the last stage to do")
+    parser.add_argument("--stages", default=",".join(STAGES), help="which to do, for example text,base")
     parser.add_argument("--batch", type=int, help="another batch size for base and adapter")
     parser.add_argument("--early", type=float, help="another share of base and adapter at half the size")
     parser.add_argument("--no-compile", action="store_true", help="the base as it is, without torch.compile")
@@ -655,10 +649,11 @@ def main() -> None:
         early=plan.early if options.early is None else options.early,
         compile=plan.compile and not options.no_compile,
     )
-    run(options.out, options.seed, plan, tuple(filter(None, options.again.split(","))), options.until)
+    named = (tuple(filter(None, names.split(","))) for names in (options.stages, options.again))
+    run(options.out, options.seed, plan, *named)
 
 
-def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...] = (), until: str | None = None) -> None:
+def run(out: Path, seed: int, plan: Plan, stages: tuple[str, ...] = STAGES, again: tuple[str, ...] = ()) -> None:
     begun = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -693,28 +688,30 @@ def run(out: Path, seed: int, plan: Plan, again: tuple[str, ...] = (), until: st
         elif stage == "base":
             train_base(models["unet"], batches(generator), plan, repeat, save)
         else:
+            load("image_encoder")  # another process may have trained it meanwhile
             if not repeat:  # its keys and values begin as the trained base's
                 models["adapter"] = architecture.Adapter(models["unet"]).to(device)
             parts = models["adapter"], models["unet"], models["image_encoder"]
             train_adapter(*parts, batches(generator), plan, repeat, save)
 
-    for number, stage in enumerate(STAGES):
-        names = groups.get(stage, (stage,))
-        path, cut = out / f"{stage}.pt", out / f"{stage}.partial.pt"
-        held = next((p for p in (cut, path) if p.exists()), None)
+    def load(stage: str) -> Path | None:
+        held = next((p for p in (out / f"{stage}.partial.pt", out / f"{stage}.pt") if p.exists()), None)
         if held:
             for name, state in torch.load(held, map_location=device, weights_only=True).items():
                 models[name].load_state_dict(state)
-        if held != path or stage in again:
+        return held
+
+    for number, stage in enumerate(STAGES):
+        names = groups.get(stage, (stage,))
+        path, cut = out / f"{stage}.pt", out / f"{stage}.partial.pt"
+        held = load(stage)
+        if stage in stages and (held != path or stage in again):
             torch.manual_seed(seed + number)
             generator = torch.Generator(device).manual_seed(1000 * seed + 17 * number + (500 if held else 0))
             train(stage, generator, bool(held), partial(_write, cut))
             _write(path, {name: models[name].state_dict() for name in names})
             cut.unlink(missing_ok=True)
             print(f"[{stage}] written after {time.time() - begun:.0f} s", flush=True)
-        if stage == until:
-            print(f"{time.time() - begun:.0f} s in all", flush=True)
-            return
     size = assemble(out)
     print(f"{size:,} bytes of weights in {out / 'demo'}, {time.time() - begun:.0f} s in all", flush=True)
 

@@ -149,27 +149,19 @@ def record(loss_of: Callable[..., Tensor], inputs: tuple[Tensor, ...], pool=None
         return None
 
 
-def compiled(module: nn.Module, example_of: Callable[[tuple[int, int]], tuple[tuple, dict]], sides) -> Callable:
-    """`module`, through torch.compile for the latents' sizes `sides`; elsewhere, or where that fails, as it is.
+def compiled(module: nn.Module, arguments: tuple, named: dict) -> Callable:
+    """`module`, through torch.compile for inputs of these shapes; for others, or where that fails, as it is.
 
-    `example_of` makes arguments for a size; a forward and a backward run here, so that nothing compiles later.
+    A forward and a backward run here, so that nothing compiles later.
     """
-    fast = torch.compile(module, dynamic=False)
-    ready = set()
-    for side in sides:
-        begun = time.time()
-        try:
-            arguments, named = example_of(side)
-            fast(*arguments, **named).sample.float().mean().backward()
-            ready.add(arguments[0].shape)
-            print(f"compiled for latents of {side} in {time.time() - begun:.0f} s", flush=True)
-        except RuntimeError as error:  # torch.compile's own errors are of this kind
-            print(f"not compiled for latents of {side}: {str(error)[:500]}", flush=True)
-
-    def call(sample, *arguments, **named):
-        return (fast if sample.shape in ready else module)(sample, *arguments, **named)
-
-    return call
+    begun, fast, shape = time.time(), torch.compile(module, dynamic=False), arguments[0].shape
+    try:
+        fast(*arguments, **named).sample.float().mean().backward()
+    except RuntimeError as error:  # torch.compile's own errors are of this kind
+        print(f"not compiled for {tuple(shape)}: {str(error)[:500]}", flush=True)
+        return module
+    print(f"compiled for {tuple(shape)} in {time.time() - begun:.0f} s", flush=True)
+    return lambda sample, *rest, **given: (fast if sample.shape == shape else module)(sample, *rest, **given)
 
 
 class Clock:
