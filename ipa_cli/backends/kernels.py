@@ -1,0 +1,190 @@
+"""Triton kernels for the places where several of PyTorch's would move the same numbers again and again.
+
+Imported only where Triton is installed. Each has a plain twin in PyTorch that computes the same in any precision.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _softmax_of(
+    query, keys, values, TOKENS: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
+    """softmax(query x keys) x values for a block of rows; `query` is scaled already, for powers of two."""
+    depth = tl.arange(0, DEPTH)
+    highest = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    out = tl.zeros((ROWS, DEPTH), tl.float32)
+    for start in tl.static_range(0, TOKENS, BLOCK):
+        token = start + tl.arange(0, BLOCK)
+        at = token[:, None] * DEPTH + depth
+        there = (token < TOKENS)[:, None]
+        key = tl.load(keys + at, mask=there, other=0.0)
+        value = tl.load(values + at, mask=there, other=0.0)
+        score = tl.dot(query, tl.trans(key))
+        score = tl.where((token < TOKENS)[None, :], score, float("-inf"))
+        higher = tl.maximum(highest, tl.max(score, 1))
+        share = tl.exp2(score - higher[:, None])
+        shrink = tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(share, 1)
+        out = tl.dot(share.to(value.dtype), value, out * shrink[:, None])
+        highest = higher
+    return out / total[:, None]
+
+
+@triton.jit
+def cross_attention_kernel(
+    query,
+    text,
+    image,
+    scale,
+    out,
+    pixels,
+    heads,
+    to_powers_of_two,
+    TEXT: tl.constexpr,
+    IMAGE: tl.constexpr,
+    DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    TEXT_BLOCK: tl.constexpr,
+    IMAGE_BLOCK: tl.constexpr,
+):
+    """One head's block of rows: text plus scale times image; see `cross_attention` for the shapes."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    head, all_heads = tl.program_id(1), tl.num_programs(1)
+    batch = head // heads
+    at = (batch * pixels + row)[:, None] * (heads * DEPTH) + (head % heads) * DEPTH + tl.arange(0, DEPTH)
+    there = (row < pixels)[:, None]
+    asked = tl.load(query + at, mask=there, other=0.0)
+    asked = (asked * to_powers_of_two).to(asked.dtype)
+    own = text + head * TEXT * DEPTH
+    seen = _softmax_of(asked, own, own + all_heads * TEXT * DEPTH, TEXT, DEPTH, TEXT_BLOCK, ROWS)
+    own = image + head * IMAGE * DEPTH
+    shown = _softmax_of(asked, own, own + all_heads * IMAGE * DEPTH, IMAGE, DEPTH, IMAGE_BLOCK, ROWS)
+    tl.store(out + at, (seen + tl.load(scale) * shown).to(asked.dtype), mask=there)
+
+
+@triton.jit
+def geglu_kernel(
+    states,
+    weight,
+    bias,
+    out,
+    rows,
+    width,
+    TOTAL_DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """A tile of both halves of the product, multiplied before it is written; see `geglu` for the shapes."""
+    across, down = tl.cdiv(width, WIDTH), tl.cdiv(rows, ROWS)
+    band = tl.program_id(0) // (GROUP * across)
+    high = tl.minimum(down - band * GROUP, GROUP)
+    within = tl.program_id(0) % (GROUP * across)
+    row = (band * GROUP + within % high) * ROWS + tl.arange(0, ROWS)
+    column = (within // high) * WIDTH + tl.arange(0, WIDTH)
+    step = tl.arange(0, DEPTH)
+    left = states + (row % rows)[:, None] * TOTAL_DEPTH + step[None, :]
+    upper = weight + (column % width)[None, :] * TOTAL_DEPTH + step[:, None]
+    lower = upper + width * TOTAL_DEPTH
+    value = tl.zeros((ROWS, WIDTH), tl.float32)
+    gate = tl.zeros((ROWS, WIDTH), tl.float32)
+    for _ in range(0, TOTAL_DEPTH, DEPTH):  # DEPTH divides it
+        part = tl.load(left)
+        value = tl.dot(part, tl.load(upper), value)
+        gate = tl.dot(part, tl.load(lower), gate)
+        left += DEPTH
+        upper += DEPTH
+        lower += DEPTH
+    value += tl.load(bias + column % width).to(tl.float32)[None, :]
+    gate += tl.load(bias + width + column % width).to(tl.float32)[None, :]
+    product = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
+    at = row[:, None].to(tl.int64) * width + column[None, :]
+    tl.store(out + at, product.to(part.dtype), mask=(row < rows)[:, None] & (column < width)[None, :])
+
+
+def cross_attention(
+    query: Tensor, text: Tensor, image: Tensor, scale: Tensor, rows: int = 128, text_block: int = 128, warps: int = 4
+) -> Tensor:
+    """Attention to the text plus `scale` times attention to the image, as (B, pixels, heads * d).
+
+    query: (B, pixels, heads * d); text, image: (2, B, heads, tokens, d), keys and values; scale: (), float32.
+    """
+    batch, pixels = query.shape[:2]
+    heads, depth = text.shape[2], text.shape[4]
+    out = torch.empty_like(query)
+    cross_attention_kernel[(triton.cdiv(pixels, rows), batch * heads)](
+        query,
+        text,
+        image,
+        scale,
+        out,
+        pixels,
+        heads,
+        depth**-0.5 * 1.4426950408889634,
+        text.shape[3],
+        image.shape[3],
+        depth,
+        rows,
+        text_block,
+        max(16, triton.next_power_of_2(image.shape[3])),
+        num_warps=warps,
+    )
+    return out
+
+
+def plain_cross_attention(query: Tensor, text: Tensor, image: Tensor, scale: Tensor) -> Tensor:
+    """The twin of `cross_attention`."""
+    split = query.unflatten(-1, (text.shape[2], -1)).transpose(1, 2)
+    seen = F.scaled_dot_product_attention(split, text[0], text[1])
+    shown = F.scaled_dot_product_attention(split, image[0], image[1])
+    return (seen + scale.to(seen.dtype) * shown).transpose(1, 2).flatten(2)
+
+
+def geglu(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    rows: int = 128,
+    width: int = 128,
+    depth: int = 64,
+    group: int = 8,
+    warps: int = 8,
+    stages: int = 3,
+) -> Tensor:
+    """value * gelu(gate) of states x weight + bias, without the product ever being written.
+
+    states: (rows, depth); weight: (2 * width, depth), values above gates; bias: (2 * width,). Out: (rows, width).
+    """
+    count, wide = states.shape[0], weight.shape[0] // 2
+    out = states.new_empty(count, wide)
+    geglu_kernel[(triton.cdiv(count, rows) * triton.cdiv(wide, width),)](
+        states,
+        weight,
+        bias,
+        out,
+        count,
+        wide,
+        states.shape[1],
+        rows,
+        width,
+        depth,
+        group,
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return out
+
+
+def plain_geglu(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The twin of `geglu`."""
+    value, gate = F.linear(states, weight, bias).chunk(2, dim=-1)
+    return value * F.gelu(gate)
