@@ -108,7 +108,7 @@ def geglu_kernel(
     gate += tl.load(bias + width + column % width).to(tl.float32)[None, :]
     product = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
     at = row[:, None].to(tl.int64) * width + column[None, :]
-    tl.store(out + at, product.to(part.dtype), mask=(row < rows)[:, None] & (column < width)[None, :])
+    tl.store(out + at, product.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < width)[None, :])
 
 
 def cross_attention(
