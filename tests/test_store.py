@@ -1,6 +1,7 @@
 """The store keeps whole graphs only: through races, kills, damage, full and closed disks."""
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -89,7 +90,7 @@ def test_manifest_tells_everything_in_clear(cache):
     before = time.time()
     entry = store.build(cache, key(), {"model": "demo", "size": [64, 64]}, fill).entry
     manifest = json.loads((entry.folder / "manifest.json").read_text())
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     assert manifest["digest"] == key().digest
     assert manifest["key"] == {
         "backend": "inductor",
@@ -468,8 +469,8 @@ def test_a_cache_open_to_others_is_not_used_and_nothing_is_lost(cache, level):
         (b"", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"[]", "not a table"),
-        (b'{"schema_version": 2}', "schema 2"),
-        (b'{"schema_version": 1}', "lacks"),
+        (b'{"schema_version": 1}', "schema 1"),
+        (b'{"schema_version": 2}', "lacks"),
         (None, "no manifest"),
     ],
 )
@@ -494,10 +495,10 @@ def test_broken_graphs_are_listed_with_their_reason(cache, content, words):
         inner, max_size=5),
     max_leaves=10).map(lambda data: json.dumps(data).encode()))  # fmt: skip
 def test_any_manifest_reads_or_is_damage(text):
-    from ipa_cli.store.entries import parse_manifest
+    from ipa_cli.store.manifest import parse
 
     with pytest.raises(store.Damage):
-        parse_manifest(text)
+        parse(text)
 
 
 @settings(deadline=None)
@@ -539,6 +540,32 @@ def test_a_number_json_cannot_hold_is_damage_not_a_bug(cache, figure):
     with pytest.raises(Refused), store.opened(cache, entry):
         raise AssertionError("a changed graph was handed out")
     assert store.build(cache, key(), {}, fill).fresh
+
+
+def test_a_listing_reads_the_summary_and_still_sees_any_change_below_it(cache):
+    entry = build(cache)
+    path = entry.folder / "manifest.json"
+    first, _, rest = path.read_text().partition("\n")
+    assert json.loads(first.removesuffix(",") + "}")["summary"]["size"] == entry.size == 360
+    path.write_text(f"{first}\n{rest.replace('demo', 'deno')}")
+    [broken] = store.scan(cache)
+    assert isinstance(broken, Broken) and "has changed" in broken.reason
+    path.write_text(f"{first.replace('demo', 'deno')}\n{rest}")
+    [changed] = store.scan(cache)
+    with pytest.raises(Refused, match="has changed"), store.opened(cache, changed):
+        raise AssertionError("a changed graph was handed out")
+
+
+def test_a_forged_seal_makes_no_bug(cache):
+    entry = build(cache)
+    path = entry.folder / "manifest.json"
+    first, _, rest = path.read_bytes().partition(b"\n")
+    forged = rest.replace(b'"figures": {', b'"figures": [{')
+    seals = [hashlib.sha256(text).hexdigest().encode() for text in (rest, forged)]
+    path.write_bytes(first.replace(*seals) + b"\n" + forged)
+    with pytest.raises(Refused, match="not JSON"):
+        store.lookup(cache, key(batch=3))
+    assert store.verify(cache, store.scan(cache)[0]) == "its manifest is not JSON"
 
 
 def test_foreign_names_are_left_alone(cache):
@@ -625,7 +652,7 @@ def test_broken_graphs_go_first(cache):
 def test_key_prefixes(cache):
     entries = [build(cache, key(batch=number)) for number in range(20)]
     items = store.scan(cache)
-    assert store.find(items, entries[3].manifest["digest"]).id == entries[3].id
+    assert store.find(items, entries[3].digest).id == entries[3].id
     assert store.find(items, entries[3].id.upper()).id == entries[3].id
     for prefix in ("", "zz", entries[3].id + "0" * 60):
         with pytest.raises(UsageError, match="no graph"):

@@ -134,14 +134,14 @@ def _files(change):
     """Change the files a manifest names, with a manifest sealed anew: a hostile maker can do that."""
 
     def spoil(parts):
-        from ipa_cli.store.entries import render_manifest
+        from ipa_cli.store.manifest import parse, render
 
         spoiled = []
         for member, content in parts:
             if member.name.endswith("manifest.json"):
-                manifest = json.loads(content)
+                manifest = parse(content)
                 change(manifest)
-                member, content = plain(member.name, render_manifest(manifest))
+                member, content = plain(member.name, render(manifest))
             spoiled.append((member, content))
         return spoiled
 
@@ -206,7 +206,7 @@ HOSTILE = {
     "index of something else": (_index(graphs=[1, None]), "names no graphs"),
     "a graph twice": (_index(graphs=["a", "a"]), "twice"),
     "a graph elsewhere": (_index(graphs=["../../x"]), "no manifest"),
-    "foreign schema": (_files(lambda manifest: manifest.update(schema_version=2)), "schema 2"),
+    "foreign schema": (_files(lambda manifest: manifest.update(schema_version=3)), "schema 3"),
     "another key": (_files(lambda manifest: manifest["key"]["factors"].update(torch="1.0")), "has changed"),
     "key that leaves the store": (_files(lambda manifest: manifest["key"].update(backend="..")), "slug"),
     "huge by its manifest": (

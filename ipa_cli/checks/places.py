@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import IpaError
-from ..store import Store
-from ..store.entries import check_owner
+from ..store import Store, check_owner
 from .check import Check, Status
 
 GIB = 2**30

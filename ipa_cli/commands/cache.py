@@ -71,7 +71,8 @@ def list_graphs(
     here = probe.machine()
     items = store.scan(cache)
     gc.freeze()  # all that was read stays to the end: the collector need not walk through it again and again
-    graphs = [_described(item, here) for item in items if backend in (None, item.backend)]
+    obstacles = _obstacles(here)
+    graphs = [_described(item, obstacles(item)) for item in items if backend in (None, item.backend)]
     graphs = [graph for graph in graphs if not (stale and graph["usable"])]
     graphs.sort(key=lambda graph: graph["key"])
     graphs.sort(key=_ORDERS[sort], reverse=sort in _DOWN)
@@ -111,11 +112,11 @@ def clear(
     cache = _store(context)
     seconds = _parsed("--older-than", older_than, units.parse_age)
     limit = _parsed("--max-size", max_size, units.parse_size)
-    here = probe.machine() if stale else None
+    obstacles = _obstacles(probe.machine()) if stale else None
     chosen = store.plan(
         store.scan(cache),
         prefixes=key or (),
-        wanted=lambda item: backend in (None, item.backend) and (here is None or bool(_obstacles(item, here))),
+        wanted=lambda item: backend in (None, item.backend) and (obstacles is None or bool(obstacles(item))),
         used_before=None if seconds is None else time.time() - seconds,
         max_size=limit,
     )
@@ -258,36 +259,35 @@ def _agree(context: typer.Context, yes: bool, details: Iterable[str], statement:
         raise typer.Abort()
 
 
-def _described(item: Item, here: probe.Machine) -> dict[str, Any]:
-    from ..store import Entry
-
-    entry = item if isinstance(item, Entry) else None
-    *_, backend, gpu, name = item.folder.parts  # once: a listing of thousands feels it
-    obstacles = _obstacles(item, here)
+def _described(item: Item, obstacles: list[str]) -> dict[str, Any]:
     return {
-        "key": name[-16:],
-        "backend": backend,
-        "model": str(entry.describe["model"]) if entry and "model" in entry.describe else None,
-        "gpu": gpu,
-        "shape": name[:-17],
+        "key": item.id,
+        "backend": item.backend,
+        "model": item.model,
+        "gpu": item.gpu,
+        "shape": item.shape,
         "size": item.size,
-        "created": entry.manifest["created"] if entry else None,
+        "created": item.created,
         "last_used": datetime.fromtimestamp(item.last_used, timezone.utc).isoformat(timespec="seconds"),
-        "hits": entry.hits if entry else 0,
+        "hits": item.hits,
         "usable": not obstacles,
         "obstacles": obstacles,
-        "broken": entry is None,
-        "path": str(item.folder),
+        "broken": hasattr(item, "reason"),
+        "path": item.path,
     }
 
 
-def _obstacles(item: Item, here: probe.Machine) -> list[str]:
+def _obstacles(here: probe.Machine) -> Callable[[Item], list[str]]:
+    """What says why a graph is of no use here, in words; nothing when it is."""
     from .. import backends, probe
     from ..store import Entry
 
-    if isinstance(item, Entry):
-        return probe.differences(item.gpu, item.factors, here, backends.code(item.backend))
-    return [f"broken: {item.reason}"]
+    def obstacles(item: Item) -> list[str]:
+        if isinstance(item, Entry):
+            return probe.differences(item.gpu, item.plain_factors, here, backends.code(item.backend))
+        return [f"broken: {item.reason}"]
+
+    return obstacles
 
 
 def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from .archive import Imported, export, import_
 from .building import Builder, Built, Hit, Miss, build, discard, lookup, opened
-from .entries import Broken, Damage, Entry, Item, Refused, Store, StoreError, check, scan, verify
+from .checking import check, check_owner, verify
+from .entries import Broken, Entry, Item, Refused, Store, StoreError, scan
+from .manifest import Damage
 from .removal import Plan, Removed, evict, execute, find, plan, sweep
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "StoreError",
     "build",
     "check",
+    "check_owner",
     "discard",
     "evict",
     "execute",

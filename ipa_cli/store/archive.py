@@ -20,19 +20,9 @@ from typing import Any
 from .. import keys
 from ..errors import UsageError
 from .building import publish, seal_files, whole, workspace
-from .entries import (
-    MANIFEST,
-    MAX_MANIFEST,
-    Damage,
-    Entry,
-    Refused,
-    Store,
-    StoreError,
-    check,
-    check_owner,
-    parse_manifest,
-    render_manifest,
-)
+from .checking import check, check_owner
+from .entries import Entry, Refused, Store, StoreError
+from .manifest import MANIFEST, MAX_MANIFEST, Damage, parse, render
 from .removal import InUse, Removed, evict, key_lock, make_folders, prepare, shared, writing
 
 INDEX = "ipa-graphs.json"
@@ -114,7 +104,7 @@ def import_(store: Store, file: Path) -> Imported:
 def _hold(store: Store, held: ExitStack, entry: Entry) -> None:
     try:
         held.enter_context(shared(entry.folder))
-        check(entry.folder, entry.manifest["digest"])
+        check(entry.folder, entry.digest)
     except (Damage, InUse, OSError) as error:
         reason = "another process is removing it" if isinstance(error, InUse) else str(error)
         raise Refused(
@@ -213,11 +203,11 @@ def _read_manifest(archive: tarfile.TarFile, member: tarfile.TarInfo | None, nam
         raise Damage(f"{name!r} has no manifest")
     text = _content(archive, member)
     try:
-        manifest = parse_manifest(text)
+        manifest = parse(text)
     except Damage as damage:
         raise Damage(f"{name!r}: {damage}") from None
     key = keys.from_dict(manifest["key"])
-    if render_manifest(manifest) != text or key.digest != manifest["digest"] or key.folder != name:
+    if render(manifest) != text or key.digest != manifest["digest"] or key.folder != name:
         raise Damage(f"the manifest of {name!r} has changed")
     return manifest
 

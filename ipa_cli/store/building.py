@@ -15,24 +15,9 @@ from typing import Any
 
 from .. import __version__, keys
 from ..keys import GraphKey
-from .entries import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    USES,
-    Broken,
-    Damage,
-    Entry,
-    Refused,
-    Store,
-    StoreError,
-    check,
-    check_owner,
-    read,
-    render_manifest,
-    safe_name,
-    scan,
-    sha256,
-)
+from .checking import check, check_owner, sha256
+from .entries import Broken, Entry, Refused, Store, StoreError, read, scan
+from .manifest import MANIFEST, SCHEMA_VERSION, USES, Damage, render, safe_name
 from .removal import (
     BUILDING,
     InUse,
@@ -83,7 +68,7 @@ class Built:
 
 def lookup(store: Store, key: GraphKey) -> Hit | Miss:
     """Whether the graph of `key` is in the store, by its manifest alone. Raises StoreError when it is unreadable."""
-    item = read(store.graphs / key.folder)
+    item = read(str(store.graphs / key.folder))
     if isinstance(item, Entry) and item.key == key:
         return Hit(item)
     if isinstance(item, Broken):
@@ -119,7 +104,7 @@ def _admit(held: ExitStack, entry: Entry) -> str | None:
     """Hold the entry against removal, then check all of it; what is wrong, in words."""
     try:
         held.enter_context(shared(entry.folder))
-        check(entry.folder, entry.manifest["digest"])
+        check(entry.folder, entry.digest)
     except InUse:
         return "another process is removing it"
     except OSError as error:
@@ -186,7 +171,7 @@ def build(
 
 def whole(store: Store, key: GraphKey) -> Entry | None:
     """The entry of `key` after a full check; None when there is none or it is damaged."""
-    item = read(store.graphs / key.folder)
+    item = read(str(store.graphs / key.folder))
     if not isinstance(item, Entry):
         return None
     try:
@@ -234,7 +219,7 @@ def publish(store: Store, folder: Path, manifest: Mapping[str, Any]) -> Entry:
     key = keys.from_dict(manifest["key"])
     target = store.graphs / key.folder
     (folder / USES).touch(0o600)
-    (folder / MANIFEST).write_bytes(render_manifest(manifest))
+    (folder / MANIFEST).write_bytes(render(manifest))
     (folder / MANIFEST).chmod(0o600)
     for path in (folder / MANIFEST, folder):
         _sync(path)
@@ -243,7 +228,7 @@ def publish(store: Store, folder: Path, manifest: Mapping[str, Any]) -> Entry:
     folder.rename(target)
     for path in (target.parent, *target.parent.parents[:2]):
         _sync(path)
-    entry = read(target)
+    entry = read(str(target))
     if not isinstance(entry, Entry):
         raise Refused(f"graph {key.short} vanished while it was stored", "try again")
     return entry

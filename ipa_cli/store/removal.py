@@ -15,7 +15,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import IpaError, UsageError
-from .entries import BUCKET, MANIFEST, Entry, Item, Store, StoreError, read, scan
+from .entries import BUCKET, Entry, Item, Store, StoreError, read, scan
+from .manifest import MANIFEST
 
 BUILDING = ".building-"
 TRASH = ".trash-"
@@ -70,7 +71,7 @@ def find(items: Iterable[Item], prefix: str) -> Item:
 
 
 def _digest(item: Item) -> str:
-    return item.manifest["digest"] if isinstance(item, Entry) else item.id
+    return item.digest if isinstance(item, Entry) else item.id
 
 
 def plan(
@@ -120,7 +121,7 @@ def execute(store: Store, plan: Plan) -> Removed:
         for item in plan.items:
             try:
                 with key_lock(store, item.id, wait=False):
-                    if _same(item, read(item.folder)):
+                    if _same(item, read(item.path)):
                         _take_out(store, item)
                         gone.append(item)
                     else:
