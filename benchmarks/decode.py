@@ -1,0 +1,220 @@
+"""Decoding a 1024x1024 picture with SDXL's VAE on one GPU: time, memory, and how far each way is from exact fp32.
+
+    python benchmarks/decode.py [--only fp32,fp16,...] [--tiny]
+
+Seeded random weights, so that the output is scaled to the spread of a picture before its PSNR in 8 bits is taken;
+the last column is the trained miniature's VAE. fp16 is `vae.shrink`: the same function within fp16's range. A JSON
+file goes to $OUT when that is set.
+"""
+
+import argparse
+import copy
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# In place of this folder, whose files have names that libraries look for.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ipa_cli import vae as half  # noqa: E402
+
+PACKAGE = Path(half.__file__).parent
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+SPREAD = 0.25  # standard deviation of a picture's values, 0 to 1
+# name: dtype, channels_last, compiled, inside a CUDA graph
+WAYS: dict[str, tuple[torch.dtype, bool, bool, bool]] = {
+    "fp32": (torch.float32, False, False, False),
+    "fp32 nhwc": (torch.float32, True, False, False),
+    "bf16": (torch.bfloat16, False, False, False),
+    "bf16 nhwc": (torch.bfloat16, True, False, False),
+    "fp16": (torch.float16, False, False, False),
+    "fp16 graph": (torch.float16, False, False, True),
+    "fp16 nhwc": (torch.float16, True, False, False),
+    "fp16 compiled": (torch.float16, False, True, False),
+    "fp16 nhwc compiled": (torch.float16, True, True, False),
+    "fp16 nhwc compiled graph": (torch.float16, True, True, True),
+    "bf16 nhwc compiled": (torch.bfloat16, True, True, False),
+}
+CPU_WAYS = ("fp32", "bf16", "fp16")
+
+
+def sdxl() -> Any:
+    """SDXL's VAE with seeded random weights."""
+    from diffusers import AutoencoderKL
+
+    config = json.loads((PACKAGE / "presets/sdxl/vae/config.json").read_text())
+    torch.manual_seed(0)
+    with torch.device(DEVICE):
+        return AutoencoderKL.from_config(config).eval().requires_grad_(False)
+
+
+def demo() -> Any:
+    """The miniature's VAE, trained."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(PACKAGE / "demo/vae").to(DEVICE).eval().requires_grad_(False)
+
+
+def prepared(exact: Any, dtype: torch.dtype, channels_last: bool) -> Any:
+    """A copy of the decoder as a way wants it."""
+    vae = copy.deepcopy(exact)
+    vae.encoder = None
+    if dtype == torch.float16:
+        half.shrink(vae)
+    torch.nn.Module.to(vae, dtype)  # diffusers' own would warn of the cast
+    return vae.to(memory_format=torch.channels_last) if channels_last else vae
+
+
+def in_graph(call: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor) -> Callable[[torch.Tensor], Any]:
+    """`call` replayed as a CUDA graph."""
+    given = example.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            call(given)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call(given)
+
+    def replay(latents: torch.Tensor) -> torch.Tensor:
+        given.copy_(latents)
+        graph.replay()
+        return output
+
+    return replay
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """How long `call` takes until the device is done."""
+    synchronize()
+    began = time.perf_counter()
+    call()
+    synchronize()
+    return time.perf_counter() - began
+
+
+def peak_gib() -> float:
+    """Most memory allocated since the last reset."""
+    return torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
+
+
+def exactly(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """fp32 without TF32."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return vae.decode(latents, return_dict=False)[0]
+
+
+def psnr(found: torch.Tensor, expected: torch.Tensor, middle: float, scale: float) -> float:
+    """PSNR in dB of two pictures after their values were moved into 0 to 1 and rounded to 8 bits."""
+    one, other = (
+        ((values.float() - middle) * scale + 0.5).clamp(0, 1).mul(255).round() for values in (found, expected)
+    )
+    error = ((one - other) ** 2).mean().item()
+    return 10 * torch.log10(torch.tensor(255**2 / error)).item() if error else float("inf")
+
+
+def measure(way: tuple[torch.dtype, bool, bool, bool], scene: "Scene", repeats: int) -> dict[str, float]:
+    """All figures of one way."""
+    dtype, channels_last, compiled, graph = way
+    vae = prepared(scene.vae, dtype, channels_last)
+    latents = scene.latents.to(dtype)
+    if channels_last:
+        latents = latents.contiguous(memory_format=torch.channels_last)
+    gc.collect()
+    if CUDA:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated() / 2**30 if CUDA else 0.0
+
+    def plain(given: torch.Tensor) -> torch.Tensor:
+        return vae.decode(given, return_dict=False)[0]
+
+    call: Callable[[torch.Tensor], torch.Tensor] = torch.compile(plain, dynamic=False) if compiled else plain
+    began = time.perf_counter()
+    if graph:
+        call = in_graph(call, latents)
+    first = seconds(lambda: call(latents)) if not graph else time.perf_counter() - began
+    peak = peak_gib() - held
+    times = sorted(seconds(lambda: call(latents)) for _ in range(repeats))
+    found = call(latents)
+    figures = {
+        "first_s": first,
+        "ms": times[repeats // 2] * 1e3,
+        "peak_gib": peak,
+        "error": ((found.double() - scene.expected.double()).norm() / scene.expected.double().norm()).item(),
+        "psnr": psnr(found, scene.expected, scene.middle, SPREAD / scene.spread),
+    }
+    if not compiled and not graph:
+        small = prepared(scene.demo, dtype, channels_last)
+        decoded = small.decode(scene.demo_latents.to(dtype), return_dict=False)[0]
+        figures["demo_psnr"] = psnr(decoded, scene.demo_expected, 0.0, 0.5)
+    return figures
+
+
+class Scene:
+    """Both VAEs, latents, and what fp32 makes of them."""
+
+    def __init__(self, side: int, tiny: bool):
+        generator = torch.Generator("cpu").manual_seed(1)
+        self.demo = demo()
+        self.vae = self.demo if tiny else sdxl()
+        self.latents = torch.randn(1, 4, side // 8, side // 8, generator=generator).to(DEVICE) / 0.13025
+        self.demo_latents = torch.randn(1, 4, 32, 32, generator=generator).to(DEVICE)
+        self.expected = exactly(self.vae, self.latents)
+        self.demo_expected = exactly(self.demo, self.demo_latents)
+        self.middle, self.spread = self.expected.mean().item(), self.expected.std().item()
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measure each way, print a short table last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help=f"of {', '.join(WAYS)}")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--tiny", action="store_true", help="a small VAE and picture, to try this script")
+    chosen = parser.parse_args()
+    names = chosen.only.split(",") if chosen.only else list(WAYS if CUDA else CPU_WAYS)
+    scene = Scene(64 if chosen.tiny else chosen.size, chosen.tiny)
+    machine = torch.cuda.get_device_name() if CUDA else "cpu"
+    results: dict[str, Any] = {"torch": torch.__version__, "device": machine, "size": chosen.size}
+    began = time.perf_counter()
+    for name in names:
+        try:
+            results[name] = measure(WAYS[name], scene, 2 if chosen.tiny else 10)
+        except Exception as error:
+            results[name] = {"failed": str(error).splitlines()[0]}
+        torch.compiler.reset()
+        print(f"[{time.perf_counter() - began:6.1f}] {name} {json.dumps(results[name])}", flush=True)
+        if "OUT" in os.environ:
+            Path(os.environ["OUT"], "decode.json").write_text(json.dumps(results, indent=1))
+    print(f"torch {torch.__version__}, {machine}, {chosen.size}x{chosen.size}")
+    print(f"{'':25} {'ms':>7} {'first s':>8} {'+GiB':>6} {'error':>8} {'PSNR':>6} {'demo':>6}")
+    for name in names:
+        row = results[name]
+        if "failed" in row:
+            print(f"{name:25} {row['failed']}")
+            continue
+        print(
+            f"{name:25} {row['ms']:7.1f} {row['first_s']:8.2f} {row['peak_gib']:6.2f} {row['error']:8.1e}"
+            f" {row['psnr']:6.1f} {row.get('demo_psnr', float('nan')):6.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
