@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .measure import StepClock
     from .models import Plan
     from .pipeline import Conditions, Request
-    from .task import Task
+    from .task import Task, Use
 
 BACKEND_ALIASES = {"none": "eager"}
 AUTO = "auto"
@@ -179,10 +180,13 @@ def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], ta
     return Conditions(context._replace(mask=masks), pooled, spans)
 
 
-def at_scale(conditions: Conditions, scale: float) -> Conditions:
-    """Conditions made at scale 1 at another one; nothing else of them is touched."""
+def at_scale(session: Session, conditions: Conditions, uses: Sequence[Use]) -> Conditions:
+    """Conditions at the scales of `uses`, which differ from those they were made for in nothing else."""
+    from . import attention, conditioning
+
     context = conditions.context
-    return replace(conditions, context=context._replace(scale=context.scale * scale))
+    scales = conditioning.scales(uses, attention.layers(session.model.unet))
+    return replace(conditions, context=context._replace(scale=scales.to(context.scale)))
 
 
 def warm_up(

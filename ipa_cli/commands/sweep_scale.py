@@ -30,6 +30,9 @@ def sweep_scale(
     last: Annotated[float | None, _axis("--to", help="the last scale of the range")] = None,
     number: Annotated[int | None, _axis("--num", help="how many scales in the range")] = None,
     image: Annotated[list[str] | None, _axis("--image", "-i", help="reference picture or folder; repeatable")] = None,
+    encoded: Annotated[
+        list[str] | None, _axis("--embeds", help="references encoded by `ipa embed`, in place of --image; repeatable")
+    ] = None,
     prompts: Annotated[list[str] | None, _axis("--prompt", "-p", help="what to draw; repeatable")] = None,
     sizes: Annotated[list[str] | None, _axis("--size", help="width x height, such as 1024x768; repeatable")] = None,
     seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable")] = None,
@@ -45,6 +48,7 @@ def sweep_scale(
     negative_prompt: options.NegativePrompt = None,
     fit: options.Fit = None,
     mask: options.Mask = None,
+    adapter: options.Adapter = None,
     ip_mode: options.IpMode = None,
     ip_layers: options.IpLayers = None,
     ip_start: options.IpStart = None,
@@ -82,6 +86,7 @@ def sweep_scale(
         tuple(prompts or ()),
         tuple(map(plan.parse_size, sizes or ())),
         tuple(seeds or ()),
+        tuple(encoded or ()),
     )
     settings = options.settings(context).settings
     done = run.sweep_scale(settings, axes, folder.expanduser(), context.obj, resume, force, shows_bars=context.obj.live)

@@ -10,8 +10,13 @@
   for (const section of document.querySelectorAll(".needs-script")) section.hidden = false;
   document.querySelector(".without-script").hidden = true;
   for (const thumb of document.querySelectorAll("[data-reference]")) {
-    thumb.src = sweep.references[thumb.dataset.reference].src;
-    thumb.hidden = false;
+    showReference(thumb, sweep.references[thumb.dataset.reference]);
+  }
+
+  // References given as embeddings have no picture.
+  function showReference(image, reference) {
+    image.hidden = !reference.src;
+    if (reference.src) image.src = reference.src;
   }
 
   function option(label, value) {
@@ -63,7 +68,7 @@
     byId("row").value = row;
     byId("scale-now").textContent = sweep.labels[column];
     byId("change").textContent = changeInWords(point);
-    byId("reference").src = reference.src;
+    showReference(byId("reference"), reference);
     byId("reference").alt = `Reference picture ${reference.name}`;
     byId("reference-name").textContent = reference.name;
     byId("prompt").textContent = sweep.prompts[sweep.rows[row].prompt];

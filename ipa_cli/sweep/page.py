@@ -35,12 +35,15 @@ def render(
     folder: Path,
     sweep: Sweep,
     outcomes: Mapping[int, Outcome],
-    references: Sequence[Image],
+    references: Sequence[Image | None],
     settings: Mapping[str, Any],
     changes: Sequence[Change],
     frozen: Sequence[Frozen],
 ) -> bytes:
-    """The whole page; `references` are the pictures of `sweep.references`, `settings` hold for every picture."""
+    """The whole page; `references` are the pictures of `sweep.references`, None for none.
+
+    `settings` hold for every picture.
+    """
     style, script = _resource("page.css"), _resource("page.js")
     change_to = {(change.row, change.after): change for change in changes}
     frozen_at = {(same.row, scale) for same in frozen for scale in same.scales}
@@ -158,7 +161,7 @@ def _cell(picture: str, change: Change | None, frozen: bool, most: float) -> str
 def _data(
     sweep: Sweep,
     outcomes: Mapping[int, Outcome],
-    references: Sequence[Image],
+    references: Sequence[Image | None],
     names: Sequence[str],
     settings: Sequence[tuple[str, str]],
     change_to: Mapping[tuple[int, float], Change],
@@ -186,7 +189,7 @@ def _data(
         "labels": [in_words(scale) for scale in sweep.scales],
         "prompts": sweep.prompts,
         "references": [
-            {"name": name, "source": source, "src": _small(picture)}
+            {"name": name, "source": source, "src": _small(picture) if picture else ""}
             for name, source, picture in zip(names, sweep.references, references, strict=True)
         ],
         "rows": [

@@ -136,9 +136,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def check_references(sources: Sequence[str]) -> None:
-    """Raises UsageError for a picture that is given twice."""
-    _no_duplicates(sources, "--image", str)
+def check_references(sources: Sequence[str], flag: str) -> None:
+    """Raises UsageError for a picture or file that is given twice."""
+    _no_duplicates(sources, flag, str)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

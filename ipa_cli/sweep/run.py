@@ -15,12 +15,13 @@ from .. import __version__, models, pictures, schedulers, session
 from ..config import Settings
 from ..errors import IpaError, UsageError
 from ..generation import graph_facts, say_what_it_is
-from ..record import adapter_name, public_name, record, scheduler_name
+from ..record import adapter_name, record, scheduler_name
 from ..report import Reporter
 from ..task import Task, check_masks, load_references, make_task
-from . import animation, difference, journal, page, plan, sheet
+from . import animation, difference, journal, looks, page, plan, sheet
 from .difference import Change, Frozen
 from .journal import Outcome
+from .looks import Look
 from .plan import Point, Row, Sweep
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from ..graphs import Ready
     from ..pipeline import Conditions
-    from ..references import Reference
     from ..session import Session
 
 # Of the plan, what stands in the grid itself or says nothing to people.
@@ -43,6 +43,7 @@ class Axes:
     prompts: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     seeds: tuple[int, ...] = ()
+    embeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,19 +90,22 @@ def sweep_scale(
     found = None if force else journal.read_description(folder)
     if found is not None and not axes.seeds and settings.seed is None:
         axes = replace(axes, seeds=tuple(found["seeds"]))  # the same where they were chosen by chance
-    model = models.plan(settings)
-    if settings.adapter or settings.image_weight or settings.embeds or len(settings.mask) > 1:
+    if settings.image_weight or len(settings.mask) > 1:
         raise UsageError(
-            "a sweep has one adapter, one picture a row: no --adapter, --image-weight, --embeds or second --mask",
-            "`ipa config show` tells where they are set",
+            "a row of a sweep has one picture: no --image-weight and no second --mask",
+            "say them within --adapter: --adapter 'own,image=cat.png,weight=1,image=dog.png,weight=0.4'",
         )
+    files = axes.embeds or ((settings.embeds,) if settings.embeds else ())
+    settings = replace(settings, scale=None, embeds=files[0] if files else None)
+    model = models.plan(settings)
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     base = make_task(settings, model, load_references(settings, reporter))
-    sweep = _lay_out(axes, base)
+    followed = looks.lay_out(settings, model, base, files)
+    sweep = _lay_out(axes, base, followed)
     for width, height in sweep.sizes:
         check_masks(base.adapters, width, height)
-    early = journal.describe(sweep, _known_before_loading(settings, model, base, backend, sweep))
+    early = journal.describe(sweep, _known_before_loading(settings, model, base, followed, backend, sweep))
     journal.check_folder(folder, early, resume, force)
     say_what_it_is(model, reporter)
     reporter.note(f"{sweep.counted}, in {folder}")
@@ -116,7 +120,7 @@ def sweep_scale(
             names = _backends(backend, sweep, found)
             with _resumable(reporter):
                 opened = session.open_session(settings, model, reporter, shows_bars)
-                studio = _set_up(opened, base, sweep, names, reporter)
+                studio = _set_up(opened, base, sweep, followed, names, reporter)
                 known = _known_when_ready(studio)
                 # In the same order whether asked for or found out: the files say it in this order.
                 whole = {**{name: value for name, value in early.items() if name not in known}, **known}
@@ -127,20 +131,19 @@ def sweep_scale(
         journal.write_results(folder, sweep, outcomes)
         with reporter.stage("contact sheet, animations and page"):
             changes, frozen = difference.compare(folder, outcomes)
-            _write_views(folder, sweep, whole, outcomes, base, changes, frozen)
+            _write_views(folder, sweep, whole, outcomes, followed, changes, frozen)
     return Swept(folder, sweep, whole, outcomes, changes, frozen, work)
 
 
 # --- the plan -------------------------------------------------------------------------------------------------
 
 
-def _lay_out(axes: Axes, base: Task) -> Sweep:
+def _lay_out(axes: Axes, base: Task, followed: Sequence[Look]) -> Sweep:
     """The sweep, with the axes that were left open filled in from `base`."""
-    plan.check_references([reference.source for reference in base.references])
     first = base.requests[0]
     return plan.make(
         axes.scales,
-        [public_name(reference.source) for reference in base.references],
+        [look.name for look in followed],
         axes.prompts or (base.prompt,),
         axes.sizes or ((first.width, first.height),),
         axes.seeds or tuple(request.seed for request in base.requests),
@@ -148,17 +151,16 @@ def _lay_out(axes: Axes, base: Task) -> Sweep:
 
 
 def _known_before_loading(
-    settings: Settings, model: models.Plan, base: Task, backend: str, sweep: Sweep
+    settings: Settings, model: models.Plan, base: Task, followed: Sequence[Look], backend: str, sweep: Sweep
 ) -> dict[str, Any]:
     """What else decides how the pictures come out, as far as it is known before torch is imported."""
-    (use,) = base.adapters
     chosen = {
         "scheduler": settings.scheduler,
         "dtype": None if settings.dtype == "auto" else settings.dtype,
         "backend": None if backend == session.AUTO else [backend] * len(sweep.sizes),
     }
     return {
-        "reference_sha256": [reference.sha256 for reference in base.references],
+        "reference_sha256": [digest for look in followed for digest in look.digests],
         "negative_prompt": base.negative_prompt,
         "steps": base.requests[0].steps,
         "guidance_scale": base.requests[0].guidance_scale,
@@ -168,11 +170,7 @@ def _known_before_loading(
         "variant": settings.variant,
         "adapter": adapter_name(model),
         "vae_tiling": settings.vae_tiling,
-        "ip_mode": use.mode,
-        "ip_layers": use.table,
-        "ip_steps": f"{use.start:g} to {use.end:g}",
-        "masks": [mask.sha256 for mask in use.masks],
-        "fit": use.fit,
+        **looks.plan_of(settings, followed),
         "ipa": __version__,
         **{name: value for name, value in chosen.items() if value is not None},
     }
@@ -188,6 +186,7 @@ class Studio:
     session: Session
     base: Task
     sweep: Sweep
+    looks: tuple[Look, ...]
     texts: tuple[tuple[Tensor, Tensor], ...]
     images: tuple[list[Tensor], ...]
     ready: Mapping[tuple[int, int], Ready]
@@ -202,12 +201,17 @@ def _backends(asked: str, sweep: Sweep, found: Mapping[str, Any] | None) -> dict
 
 
 def _set_up(
-    opened: Session, base: Task, sweep: Sweep, names: Mapping[tuple[int, int], str], reporter: Reporter
+    opened: Session,
+    base: Task,
+    sweep: Sweep,
+    followed: tuple[Look, ...],
+    names: Mapping[tuple[int, int], str],
+    reporter: Reporter,
 ) -> Studio:
     with reporter.stage("encoding prompts and references"):
         texts = tuple(session.encode_text(opened, replace(base, prompt=words), reporter) for words in sweep.prompts)
-        images = tuple(session.encode_images(opened, _with(base, (one,), 1.0)) for one in base.references)
-    studio = Studio(opened, base, sweep, texts, images, {})
+        images = tuple(session.encode_images(opened, replace(base, adapters=look.uses)) for look in followed)
+    studio = Studio(opened, base, sweep, followed, texts, images, {})
     ready: dict[tuple[int, int], Ready] = {}
     for row in _one_of_each_size(sweep):
         size, request, conditions = (row.width, row.height), _task(studio, row).requests[0], _condition(studio, row)
@@ -226,14 +230,8 @@ def _same_graph(one: Ready, other: Ready) -> bool:
 def _task(studio: Studio, row: Row, scale: float = 1.0) -> Task:
     """The task of drawing one point, as its picture records it."""
     request = replace(studio.base.requests[0], width=row.width, height=row.height, seed=row.seed)
-    reference, prompt = studio.base.references[row.reference], studio.sweep.prompts[row.prompt]
-    return replace(_with(studio.base, (reference,), scale), prompt=prompt, requests=(request,))
-
-
-def _with(base: Task, loaded: tuple[Reference, ...], scale: float) -> Task:
-    """The same task with other reference pictures and at another scale."""
-    (use,) = base.adapters
-    return replace(base, adapters=(replace(use, references=loaded, weights=(1.0,) * len(loaded), scale=scale),))
+    adapters, prompt = studio.looks[row.reference].at(scale), studio.sweep.prompts[row.prompt]
+    return replace(studio.base, adapters=adapters, prompt=prompt, requests=(request,))
 
 
 def _condition(studio: Studio, row: Row) -> Conditions:
@@ -314,15 +312,24 @@ def _draw_all(
 def _draw(studio: Studio, folder: Path, point: Point, conditions: Conditions, reporter: Reporter) -> Outcome:
     """Draw one point and write its picture; what fails foreseeably while drawing is a failed point, and no more."""
     task, ready = _task(studio, point.row, point.scale), studio.ready[point.row.width, point.row.height]
-    scaled = session.at_scale(conditions, point.scale)
+    scaled = session.at_scale(studio.session, conditions, task.adapters)
     try:
         image, _ = session.draw(
             studio.session, ready.denoiser, task.requests[0], scaled, Path(point.file).name, reporter
         )
     except IpaError as error:
         return Outcome(point, None, error.message)
-    saved = pictures.write_png(folder / point.file, image, record(studio.session, ready, task, 0), force=True)
+    settings = record(_as_asked(studio.session, task), ready, task, 0)
+    saved = pictures.write_png(folder / point.file, image, settings, force=True)
     return Outcome(point, saved.sha256)
+
+
+def _as_asked(opened: Session, task: Task) -> Session:
+    """The session as `ipa generate` would have it for this picture alone: with the embeddings of its row."""
+    embeds = task.adapters[0].embeds
+    if opened.settings.adapter or embeds is None:
+        return opened
+    return replace(opened, settings=replace(opened.settings, embeds=embeds.source))
 
 
 @contextmanager
@@ -348,12 +355,12 @@ def _write_views(
     sweep: Sweep,
     whole: Mapping[str, Any],
     outcomes: Mapping[int, Outcome],
-    base: Task,
+    followed: Sequence[Look],
     changes: Sequence[Change],
     frozen: Sequence[Frozen],
 ) -> None:
     """The contact sheet, an animation per row, and the page."""
-    references = [reference.image for reference in base.references]
+    references = [look.picture for look in followed]
     shown = _for_people(whole)
     subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend"))
     journal.write_whole(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))

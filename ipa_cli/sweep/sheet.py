@@ -23,9 +23,9 @@ GAP, MARGIN, HEADER, LABEL = 12, 28, 96, 220
 
 
 def draw(
-    folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome], references: Sequence[Image], subtitle: str
+    folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome], references: Sequence[Image | None], subtitle: str
 ) -> bytes:
-    """The sheet as PNG; `references` are the pictures of `sweep.references`. Equal pictures give equal bytes."""
+    """The sheet as PNG, the same bytes for the same pictures; `references` are those of `sweep.references`."""
     from PIL import Image, ImageDraw
 
     cell = _cell(sweep)
@@ -90,15 +90,15 @@ def _draw_label(
     row: Row,
     sweep: Sweep,
     name: str,
-    reference: Image,
+    reference: Image | None,
     top: int,
     cell: int,
 ) -> None:
     from PIL import ImageOps
 
     side = 64 if cell > 96 else 32
-    thumbnail = ImageOps.contain(reference.convert("RGB"), (side, side))
-    sheet.paste(thumbnail, (MARGIN, top))
+    if reference is not None:
+        sheet.paste(ImageOps.contain(reference.convert("RGB"), (side, side)), (MARGIN, top))
     left, width = MARGIN + side + 10, LABEL - side - 22
     small = font(12)
     pen.text((left, top - 1), clip(f"{row.number}. {name}", width, font(13)), fill=INK, font=font(13))

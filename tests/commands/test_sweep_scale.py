@@ -96,6 +96,46 @@ def test_a_point_is_what_generate_draws(ipa, references):
     assert pictures.read_settings(point) == pictures.read_settings(Path("one.png"))
 
 
+def test_embeddings_draw_the_same_rows_without_an_image_encoder(ipa, references, adapter):
+    for name in ("cat", "dog"):
+        assert ipa("embed", f"{name}.png", *adapter, "-o", f"{name}.safetensors").exit_code == 0
+    flags = ("sweep-scale", "--scales", "0,1", *adapter, *QUICK, "--json")
+    assert ipa(*flags, *references, "-o", "images").exit_code == 0
+    Path("adapter/image_encoder/model.safetensors").unlink()
+    flags = (*flags, "--embeds", "cat.safetensors", "--embeds", "dog.safetensors", "-o", "embeds")
+    assert ipa(*flags).data()["plan"]["references"] == ["cat.safetensors", "dog.safetensors"]
+    before = contents("embeds")
+    for row, name in ((1, "cat"), (2, "dog")):
+        pair = [Path(folder, f"pictures/row-{row}-scale-1.png") for folder in ("images", "embeds")]
+        assert np.array_equal(*map(Image.open, pair))
+        assert pictures.read_settings(pair[1])["settings"]["embeds"] == f"{name}.safetensors"
+
+    Path("embeds/pictures/row-2-scale-1.png").unlink()
+    assert ipa(*flags, "--resume").data()["drawn"] == 1
+    assert contents("embeds") == before
+
+
+def test_several_adapters_are_one_row_and_those_that_say_their_scale_keep_it(ipa, references):
+    adapters = ("--adapter", "own,image=cat.png,mode=layout", "--adapter", "own,image=dog.png,scale=0.3")
+    flags = ("sweep-scale", "--scales", "0,0.5", *adapters, *QUICK, "-o", "out", "--json")
+    data = ipa(*flags).data()
+    assert data["plan"]["references"] == ["cat.png + dog.png"] and len(data["points"]) == 2
+    assert data["plan"]["ip_mode"] == ["layout", "full"]
+    before = contents("out")
+
+    one = ("--steps", 2, "--width", 64, "--height", 64, "--seed", 5, "--device", "cpu", "--backend", "eager")
+    assert ipa("generate", *adapters, "--scale", 0.5, *one, "-o", "one.png").exit_code == 0
+    point = Path("out/pictures/row-1-scale-0.5.png")
+    assert np.array_equal(Image.open(point), Image.open("one.png"))
+    assert [used["scale"] for used in pictures.read_settings(point)["adapters"]] == [0.5, 0.3]
+
+    point.unlink()
+    assert ipa(*flags, "--resume").data()["drawn"] == 1
+    assert contents("out") == before
+    other = [flag.replace("0.3", "0.4") if isinstance(flag, str) else flag for flag in flags]
+    assert "another sweep: adapters" in ipa(*other, "--resume").error()["message"]
+
+
 def test_a_report_for_people(ipa, references):
     ran = ipa("sweep-scale", "--from", 0, "--to", 2, "--num", 3, *references, *QUICK, "-o", "out")
     assert ran.exit_code == 0
@@ -230,12 +270,33 @@ def test_a_frozen_scale_is_a_loud_failure(ipa, references, adapter):
         (("--image", "cat.png"), "cat.png is given twice"),
         (("--resume", "--force"), "contradict"),
         (("--ip-adapter", "none"), "no scale to sweep"),
+        (("--mask", "cat.png", "--mask", "dog.png"), "--adapter 'own,image=cat.png,weight=1"),
+        (("--adapter", "own,image=cat.png"), "--image and --adapter"),
         (("--scheduler", "eulr"), "eulr"),
         (("--backend", "egaer"), "egaer"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_loaded(ipa, references, flags, said):
     ran = ipa("sweep-scale", *references, *QUICK, "-o", "out", *flags)
+    assert ran.exit_code == 2
+    assert said in ran.stderr and "hint:" in ran.stderr
+    assert "loading" not in ran.stderr and not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (("--embeds", "cat.safetensors", "--embeds", "cat.safetensors"), "--embeds cat.safetensors is given twice"),
+        (("--embeds", "cat.safetensors", "--embeds", "both.safetensors"), "both.safetensors holds 2 pictures"),
+        (("--embeds", "cat.safetensors", "--adapter", "own,image=cat.png"), "--embeds and --adapter"),
+        (("--embeds", "cat.safetensors", "--image", "cat.png"), "--image and --embeds"),
+        (("--adapter", "own,image=cat.png,scale=1"), "none to sweep"),
+    ],
+)
+def test_references_that_do_not_go_together_are_told_before_anything_is_loaded(ipa, references, flags, said):
+    assert ipa("embed", "cat.png", "-o", "cat.safetensors").exit_code == 0
+    assert ipa("embed", "cat.png", "dog.png", "-o", "both.safetensors").exit_code == 0
+    ran = ipa("sweep-scale", *QUICK, "-o", "out", *flags)
     assert ran.exit_code == 2
     assert said in ran.stderr and "hint:" in ran.stderr
     assert "loading" not in ran.stderr and not Path("out").exists()
@@ -291,7 +352,7 @@ def test_recompiles_are_counted_where_they_happen():
 
     denoiser = Denoiser()
     ready = Ready(denoiser, "eager", "uncompiled", "")
-    studio = Studio(None, None, None, (), (), {(64, 64): ready, (64, 96): ready})
+    studio = Studio(None, None, None, (), (), (), {(64, 64): ready, (64, 96): ready})
     before = _graphs_made(studio)
     denoiser.captures += 1
     assert _graphs_made(studio) == before + 1

@@ -134,9 +134,9 @@ def test_duplicates_are_refused(axes):
 
 
 def test_a_reference_given_twice_is_refused():
-    plan.check_references(("a", "b"))
+    plan.check_references(("a", "b"), "--image")
     with pytest.raises(UsageError, match="--image a is given twice"):
-        plan.check_references(("a", "b", "a"))
+        plan.check_references(("a", "b", "a"), "--image")
 
 
 def test_too_many_pictures_are_refused_before_any_is_listed():
