@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from . import backends, graphs, models, session
+from . import backends, graphs, models, pipeline, session
 from .config import Settings
 from .errors import UsageError
 from .report import Reporter
@@ -78,7 +78,8 @@ def compile(
         task = make_task(each, plan, loaded)
         if conditions is None or conditions.context.mask:  # masks have the picture's size
             conditions = session.condition(opened, task, reporter)
-        example = session.example_inputs(opened, task.requests[0], conditions)
+        several = pipeline.for_several(conditions, settings.batch_size)
+        example = session.example_inputs(opened, task.requests[0], several)
         wanted = graphs.Wanted(name, plan.name, example, options, may_differ=())
         done.append(_graph(graphs.prepare(opened.model.unet, wanted, cache, True, reporter), plan.name))
     return Compiled(tuple(done), str(opened.device), str(opened.dtype).removeprefix("torch."), load_s)

@@ -114,6 +114,7 @@ class Settings:
     )
     vae_tiling: bool = _setting(False, "decode in tiles to save memory")
     vae_slicing: bool = _setting(False, "decode pictures one at a time to save memory")
+    batch_size: int = _setting(1, "how many pictures one call of the UNet serves", _between(1, 64))
     cache_dir: Path | None = _setting(None, "folder of compiled graphs")
     cache_max_size: str = _setting("20GB", "graphs beyond this size are removed, least recently used first")
     output: str | None = _setting(None, "file, folder or template with {seed} {scale} {index} {prompt}")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import models, pictures, repeat, schedulers, session
+from . import filenames, models, pictures, pipeline, repeat, schedulers, session
 from .config import Settings
 from .record import adapter_name, record
 from .report import Reporter
 from .task import load_references, make_task, name_fields
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from .graphs import Ready
     from .models import Plan
+    from .task import Task
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,11 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Generated:
-    """What `ipa generate` did: pictures, times in seconds, memory in GiB."""
+    """What `ipa generate` did: pictures, times in seconds, memory in bytes of 2**30 (`measure.memory`)."""
 
     images: tuple[Drawn, ...]
     timings: Mapping[str, float]
-    peak_gib: float
+    memory: Mapping[str, float]
     backend: str
     graph: Mapping[str, Any]
     device: str
@@ -62,7 +66,7 @@ def generate(
     started = time.perf_counter()
     schedulers.check(settings.scheduler)
     backend = session.check_backend(settings.backend)
-    pictures.plan_paths(settings.output, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}], force)
+    filenames.plan_paths(settings.output, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}], force)
     if recorded is not None:
         repeat.check_there(recorded, settings)
     loaded = load_references(settings, reporter)
@@ -70,44 +74,59 @@ def generate(
     task = make_task(settings, plan, loaded)
     if recorded is not None:
         repeat.check_same(recorded, settings, task.references, reporter)
-    paths = pictures.plan_paths(settings.output, [name_fields(task, n) for n in range(len(task.requests))], force)
+    paths = filenames.plan_paths(settings.output, [name_fields(task, n) for n in range(len(task.requests))], force)
     for folder in {path.parent: path for path in paths}.values():
         pictures.check_writable(folder)
     say_what_it_is(plan, reporter)
 
     opened = session.open_session(settings, plan, reporter, shows_bars)
     loaded_at = time.perf_counter()
-    conditions = session.condition(opened, task, reporter)
+    at_once = min(settings.batch_size, len(task.requests))
+    conditions = pipeline.for_several(session.condition(opened, task, reporter), at_once)
+    opened = session.without_encoders(opened)
+    encoded_at = time.perf_counter()
     ready = session.make_ready(opened, backend, task.requests[0], conditions, reporter)
     ready_at = time.perf_counter()
     first_step = session.warm_up(opened, ready.denoiser, task.requests[0], conditions, reporter)
     warmed_at = time.perf_counter()
 
-    images, speeds = [], []
-    for number, (request, path) in enumerate(zip(task.requests, paths, strict=True)):
-        image, clock = session.draw(opened, ready.denoiser, request, conditions, path.name, reporter)
-        saved = pictures.write_png(path, image, record(opened, ready, task, number), force)
-        images.append(Drawn(saved.path, request.seed, task.scale, image.width, image.height, saved.sha256))
-        speeds.append(clock)
+    drawn, saving = [], []
+    with ThreadPoolExecutor(1) as writer:  # a picture is compressed while the next is drawn
+        for numbers in batches(len(task.requests), at_once):
+            requests = [task.requests[number] for number in numbers]
+            name = ", ".join(paths[number].name for number in dict.fromkeys(numbers))
+            several = session.draw_several(opened, ready.denoiser, requests, conditions, name, reporter)
+            drawn.append(several)
+            for number, image in dict(zip(numbers, several.images, strict=True)).items():
+                kept = record(opened, ready, task, number)
+                saving.append(writer.submit(_save, task, number, image, paths[number], kept, force))
+            for future in saving:
+                if future.done():
+                    future.result()  # nothing more is drawn when a picture could not be written
+    saved = [future.result() for future in saving]
     ended = time.perf_counter()
 
-    from .measure import peak_gib
+    from .measure import memory
 
-    step_seconds = sum(clock.seconds for clock in speeds)
+    step_seconds = sum(several.clock.seconds for several in drawn)
     return Generated(
-        images=tuple(images),
+        images=tuple(one for one, _ in saved),
         timings={
             "load_s": loaded_at - started,
+            "encode_s": encoded_at - loaded_at,
             "prepare_s": ready_at - loaded_at,
             "graph_open_s": ready.open_s,
             "graph_compile_s": ready.compile_s,
             "first_step_s": first_step,
             "warmup_s": warmed_at - ready_at,
             "inference_s": ended - warmed_at,
+            "steps_s": step_seconds,
+            "decode_s": sum(several.decode_s for several in drawn),
+            "save_s": sum(seconds for _, seconds in saved),
             "e2e_s": ended - started,
-            "it_per_s": sum(request.steps for request in task.requests) / step_seconds if step_seconds else 0.0,
+            "it_per_s": task.requests[0].steps * len(drawn) / step_seconds if step_seconds else 0.0,
         },
-        peak_gib=peak_gib(opened.device),
+        memory=memory(opened.device),
         backend=ready.backend,
         graph=graph_facts(ready),
         device=str(opened.device),
@@ -117,6 +136,23 @@ def generate(
         steps=task.requests[0].steps,
         references=tuple(reference.source for reference in task.references),
     )
+
+
+def batches(pictures: int, at_once: int) -> list[list[int]]:
+    """The numbers of the pictures drawn at once; the last is repeated to fill its batch, so that one graph serves."""
+    return [
+        [min(number, pictures - 1) for number in range(first, first + at_once)] for first in range(0, pictures, at_once)
+    ]
+
+
+def _save(
+    task: Task, number: int, image: Image, path: Path, kept: Mapping[str, Any], force: bool
+) -> tuple[Drawn, float]:
+    """The picture on disk, and seconds."""
+    began = time.perf_counter()
+    saved = pictures.write_png(path, image, kept, force)
+    drawn = Drawn(saved.path, task.requests[number].seed, task.scale, image.width, image.height, saved.sha256)
+    return drawn, time.perf_counter() - began
 
 
 def graph_facts(ready: Ready) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from . import adapters, hub, weights
+from . import adapters, hub, vae, weights
 from .families import SD15, SDXL, Family
 from .locations import Location, ModelError, folder_location, read_json
 from .models import DEMO, Plan
@@ -42,7 +42,7 @@ class Model:
 def load(
     plan: Plan, device: torch.device, home: torch.device, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
 ) -> Model:
-    """Fetch what is not here and build every part; the VAE in fp32 where fp16 would overflow it.
+    """Fetch what is not here and build every part; a VAE that would overflow in fp16 is brought into its range.
 
     `home` is where the weights stay: `device`, or the CPU when they are offloaded.
     """
@@ -55,6 +55,8 @@ def load(
         plan = _fetched(plan, dtype, reporter, shows_bars)
         parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype)
         states, encoders = _adapter_parts(plan, dtype)
+    if _overflows(plan.family, parts["vae"].config, dtype):
+        vae.shrink(parts["vae"])
     for name in ("unet", "vae", *plan.family.text_encoders):
         parts[name].to(home).eval().requires_grad_(False)
     for encoder in filter(None, encoders):
@@ -73,12 +75,9 @@ def load(
     )
 
 
-def vae_dtype(family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-    """fp32 for a VAE of SDXL that overflows in fp16 (its config says `force_upcast`), as in diffusers' `upcast_vae`."""
-    import torch
-
-    overflows = family is SDXL and config.get("force_upcast", True)
-    return torch.float32 if dtype == torch.float16 and overflows else dtype
+def _overflows(family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> bool:
+    """Whether a VAE of SDXL leaves the range of fp16: its config says `force_upcast`, and diffusers takes fp32."""
+    return str(dtype) == "torch.float16" and family is SDXL and bool(config.get("force_upcast", True))
 
 
 def load_encoders(
@@ -186,11 +185,10 @@ def _folder_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
 
     location = plan.location
     assert location.folder is not None
-    vae = vae_dtype(plan.family, read_json(location, "vae/config.json"), dtype)
     kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     return {
         "unet": _from_pretrained(UNet2DConditionModel, location, "unet", plan, dtype),
-        "vae": _from_pretrained(AutoencoderKL, location, "vae", plan, vae),
+        "vae": _from_pretrained(AutoencoderKL, location, "vae", plan, dtype),
         **{part: _from_pretrained(kinds[part], location, part, plan, dtype) for part in plan.family.text_encoders},
         **{part: _tokenizer(location, part) for part in plan.family.tokenizers},
         "scheduler": _scheduler(plan),
@@ -220,9 +218,7 @@ def _single_file_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
     assert plan.single_file is not None
     with hub.in_words(plan.family.repo, None):
         pipeline = StableDiffusionXLPipeline.from_single_file(str(plan.single_file), torch_dtype=dtype)
-    parts = {name: getattr(pipeline, name) for name in plan.family.parts}
-    parts["vae"].to(vae_dtype(plan.family, parts["vae"].config, dtype))
-    return parts
+    return {name: getattr(pipeline, name) for name in plan.family.parts}
 
 
 def _adapter_parts(plan: Plan, dtype: torch.dtype) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
@@ -275,13 +271,12 @@ def _dummy_parts(
         kind = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
         return build(lambda: kind(CLIPTextConfig(**read(part))), dtype)
 
-    vae_config = read("vae")
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(DUMMY_SEED)
         parts = {
             "unet": build(lambda: UNet2DConditionModel.from_config(read("unet")), dtype),
-            "vae": build(lambda: AutoencoderKL.from_config(vae_config), vae_dtype(plan.family, vae_config, dtype)),
+            "vae": build(lambda: AutoencoderKL.from_config(read("vae")), dtype),
             **{part: text(part) for part in plan.family.text_encoders},
             "scheduler": _scheduler(plan),
         }

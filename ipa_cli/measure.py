@@ -53,6 +53,15 @@ def synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
+def memory(device: torch.device) -> dict[str, float]:
+    """`peak_gib`, and on a GPU what was taken from it at most, with the memory of CUDA graphs: `reserved_gib`."""
+    if device.type != "cuda":
+        return {"peak_gib": peak_gib(device)}
+    import torch
+
+    return {"peak_gib": peak_gib(device), "reserved_gib": torch.cuda.max_memory_reserved(device) / 2**30}
+
+
 def peak_gib(device: torch.device) -> float:
     """Most memory held so far, in GiB: the device's allocator on a GPU, the whole process on a CPU."""
     if device.type == "cuda":

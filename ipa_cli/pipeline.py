@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import IpaError
@@ -55,15 +55,32 @@ def counts(start: float, end: float, step: int, steps: int) -> bool:
     return start <= step / steps and (step + 1) / steps <= end
 
 
-def scale_at(conditions: Conditions, step: int, steps: int) -> Tensor:
-    """The context's scale at one step, (adapters, layers): 0 for what does not count there."""
-    scale = conditions.context.scale
-    counting = [counts(start, end, step, steps) for start, end in conditions.spans]
-    return scale if all(counting) else scale * scale.new_tensor(counting)[:, None]
+def scales(conditions: Conditions, steps: int) -> list[Tensor]:
+    """The context's scale at each step, (adapters, layers): 0 for what does not count there."""
+    scale, made = conditions.context.scale, {}
+    patterns = [tuple(counts(start, end, step, steps) for start, end in conditions.spans) for step in range(steps)]
+    for pattern in set(patterns):
+        made[pattern] = scale if all(pattern) else scale * scale.new_tensor(pattern)[:, None]
+    return [made[pattern] for pattern in patterns]
+
+
+def for_several(conditions: Conditions, pictures: int) -> Conditions:
+    """The same conditions for several pictures in one UNet call; with guidance all negative halves come first."""
+    if pictures == 1:
+        return conditions
+    context = conditions.context
+    return replace(
+        conditions,
+        context=context._replace(
+            text=[pair.repeat_interleave(pictures, dim=1) for pair in context.text],
+            image=[[pair.repeat_interleave(pictures, dim=1) for pair in adapter] for adapter in context.image],
+        ),
+        text_embeds=conditions.text_embeds.repeat_interleave(pictures, dim=0),
+    )
 
 
 def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timestep: Tensor) -> Any:
-    """The inputs of one UNet call; `sample` is (1, 4, h, w) and is doubled with guidance."""
+    """The inputs of one UNet call; `sample`, (pictures, 4, h, w), is repeated until the conditions have their fill."""
     import torch
 
     from .attention import UNetInputs
@@ -71,7 +88,8 @@ def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timest
     batch = conditions.text_embeds.shape[0]
     size = [request.height, request.width, 0, 0, request.height, request.width]
     time_ids = torch.tensor([size] * batch, dtype=sample.dtype, device=sample.device)
-    return UNetInputs(sample.expand(batch, -1, -1, -1), timestep, conditions.text_embeds, time_ids, conditions.context)
+    sample = sample.repeat(batch // len(sample), 1, 1, 1)
+    return UNetInputs(sample, timestep, conditions.text_embeds, time_ids, conditions.context)
 
 
 def initial_noise(request: Request, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -84,7 +102,7 @@ def initial_noise(request: Request, channels: int, device: torch.device, dtype: 
 
 
 def denoise(
-    request: Request,
+    requests: Sequence[Request],
     conditions: Conditions,
     denoiser: Denoiser,
     scheduler: Any,
@@ -92,28 +110,27 @@ def denoise(
     clock: StepClock,
     advance: Callable[[], None],
 ) -> Tensor:
-    """Run the scheduler's steps from pure noise; returns the latents of the picture."""
+    """Run the scheduler's steps from pure noise, (pictures, 4, h, w); returns the latents of the pictures.
+
+    `requests` differ in their seeds alone. On a GPU nothing here waits for the device: the scheduler keeps its
+    numbers on the CPU, where they are scalars of the kernels it starts.
+    """
     import inspect
 
-    import torch
-
+    request, steps = requests[0], requests[0].steps
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    generator = torch.Generator("cpu").manual_seed(request.seed)
-    # As in diffusers one generator serves a picture, and its first numbers went into `latents`.
-    torch.randn(latents.shape, generator=generator, dtype=latents.dtype)
-    extra = {"generator": generator} if takes_generator else {}
-    scheduler.set_timesteps(request.steps, device=latents.device)
+    extra = {"generator": [_after_the_noise(one, latents) for one in requests]} if takes_generator else {}
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.to(latents.device)
+    scale = scales(conditions, len(timesteps))
     latents = latents * scheduler.init_noise_sigma
-    template = None
+    template = unet_inputs(request, conditions, latents, timesteps[0])
+    repeats = len(template.sample) // len(latents)
     clock.mark()
     for step, timestep in enumerate(scheduler.timesteps):
-        sample = scheduler.scale_model_input(latents, timestep)
-        if template is None:
-            template = unet_inputs(request, conditions, sample, timestep)
-        batch = template.text_embeds.shape[0]
-        context = conditions.context._replace(scale=scale_at(conditions, step, len(scheduler.timesteps)))
-        sample = sample.expand(batch, -1, -1, -1)
-        noise = denoiser(template._replace(sample=sample, timestep=timestep, context=context))
+        sample = scheduler.scale_model_input(latents, timestep).repeat(repeats, 1, 1, 1)
+        context = conditions.context._replace(scale=scale[step])
+        noise = denoiser(template._replace(sample=sample, timestep=timesteps[step], context=context))
         if request.guided:
             negative, positive = noise.chunk(2)
             noise = negative + request.guidance_scale * (positive - negative)
@@ -123,10 +140,40 @@ def denoise(
     return latents
 
 
-def decode(vae: Any, latents: Tensor) -> Image.Image:
-    """Turn latents (1, 4, h, w) into a picture. Raises BrokenPicture when they hold NaN or infinity."""
+def _after_the_noise(request: Request, latents: Tensor) -> torch.Generator:
+    """The generator of a picture: as in diffusers its first numbers went into the noise it began with."""
     import torch
-    from PIL import Image
+
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    torch.randn((1, *latents.shape[1:]), generator=generator, dtype=latents.dtype)
+    return generator
+
+
+def decode(vae: Any, latents: Tensor) -> list[Image.Image]:
+    """Turn latents (pictures, 4, h, w) into pictures, one after the other, which takes the memory of one.
+
+    Raises BrokenPicture when they hold NaN or infinity.
+    """
+    return [_picture(_pixels(vae, one)) for one in latents.split(1)]
+
+
+def _pixels(vae: Any, latents: Tensor) -> Tensor:
+    """Values from 0 to 1, (1, 3, h, w); what leaves the range of fp16 is decoded again in fp32."""
+    import torch
+
+    decoded = _decoded(vae, latents)
+    too_large = vae.dtype == torch.float16 and not torch.isfinite(decoded).all() and torch.isfinite(latents).all()
+    if too_large and vae.device.type != "meta":  # offloaded layer by layer, its weights are not here
+        torch.nn.Module.to(vae, torch.float32)
+        try:
+            decoded = _decoded(vae, latents)
+        finally:
+            torch.nn.Module.to(vae, torch.float16)  # exact: every number came from there
+    return decoded.float().div(2).add(0.5)
+
+
+def _decoded(vae: Any, latents: Tensor) -> Tensor:
+    import torch
 
     config = vae.config
     latents = latents.to(vae.dtype)
@@ -137,12 +184,17 @@ def decode(vae: Any, latents: Tensor) -> Image.Image:
     else:
         latents = latents / config.scaling_factor
     with torch.no_grad():
-        pixels = vae.decode(latents, return_dict=False)[0]
-    pixels = pixels[0].float().div(2).add(0.5)
+        return vae.decode(latents, return_dict=False)[0]
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    import torch
+    from PIL import Image
+
     if not torch.isfinite(pixels).all():
         raise BrokenPicture(
             "the picture came out as NaN or infinity: numbers left the range of the dtype",
             "try --dtype bfloat16, or --dtype float32",
         )
-    array = pixels.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array)
+    rounded = pixels[0].clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(rounded.permute(1, 2, 0).contiguous().cpu().numpy())

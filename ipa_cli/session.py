@@ -180,6 +180,19 @@ def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], ta
     return Conditions(context._replace(mask=masks), pooled, spans)
 
 
+def without_encoders(session: Session) -> Session:
+    """The session once everything is encoded: what only `condition` needs no longer takes memory."""
+    import torch
+
+    model, nothing = session.model, torch.device("meta")
+    if session.offload == "none":
+        for encoder in (*model.text_encoders, *dict.fromkeys(filter(None, model.image_encoders)), model.adapters):
+            encoder.to(nothing)  # whoever else still holds it
+        if session.device.type == "cuda":
+            torch.cuda.empty_cache()  # CUDA graphs have memory of their own
+    return replace(session, model=replace(model, text_encoders=(), image_encoders=()))
+
+
 def at_scale(session: Session, conditions: Conditions, uses: Sequence[Use]) -> Conditions:
     """Conditions at the scales of `uses`, which differ from those they were made for in nothing else."""
     from . import attention, conditioning
@@ -221,19 +234,45 @@ def draw(
     session: Session, denoiser: Denoiser, request: Request, conditions: Conditions, name: str, reporter: Reporter
 ) -> tuple[Image, StepClock]:
     """One picture and the clock of its steps."""
+    drawn = draw_several(session, denoiser, [request], conditions, name, reporter)
+    return drawn.images[0], drawn.clock
+
+
+@dataclass(frozen=True)
+class Several:
+    """Pictures drawn at once, the clock of their steps, and seconds from the last step to the decoded pictures."""
+
+    images: list[Image]
+    clock: StepClock
+    decode_s: float
+
+
+def draw_several(
+    session: Session,
+    denoiser: Denoiser,
+    requests: Sequence[Request],
+    conditions: Conditions,
+    name: str,
+    reporter: Reporter,
+) -> Several:
+    """Pictures that differ in their seeds alone; `conditions` are those of `pipeline.for_several` of as many."""
+    import torch
+
     from . import devices, measure, pipeline
 
     settings, device, model = session.settings, session.device, session.model
     clock = measure.StepClock(device)
     with devices.memory_in_words(device, session.offload, settings.vae_tiling):
         scheduler = schedulers.create(settings.scheduler, model.scheduler)
-        calls = schedulers.calls(scheduler, request.steps)
+        calls = schedulers.calls(scheduler, requests[0].steps)
+        noise = torch.cat([_noise(session, request) for request in requests])
         with reporter.steps(name, calls) as advance, devices.brought_to(device, session.offload, model.unet):
-            latents = pipeline.denoise(
-                request, conditions, denoiser, scheduler, _noise(session, request), clock, advance
-            )
+            latents = pipeline.denoise(requests, conditions, denoiser, scheduler, noise, clock, advance)
+            measure.synchronize(device)
+        began = time.perf_counter()
         with devices.brought_to(device, session.offload, model.vae):
-            return pipeline.decode(model.vae, latents), clock
+            images = pipeline.decode(model.vae, latents)
+        return Several(images, clock, time.perf_counter() - began)
 
 
 def _noise(session: Session, request: Request) -> Any:

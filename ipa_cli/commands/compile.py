@@ -26,6 +26,7 @@ def compile(
     mask: options.Mask = None,
     adapter: options.Adapter = None,
     guidance_scale: options.GuidanceScale = None,
+    batch_size: options.BatchSize = None,
     model: options.Model = None,
     load_format: options.LoadFormat = None,
     variant: options.Variant = None,

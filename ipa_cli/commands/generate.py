@@ -35,6 +35,7 @@ def generate(
     width: options.Width = None,
     seed: options.Seed = None,
     num_images: options.NumImages = None,
+    batch_size: options.BatchSize = None,
     scheduler: options.Scheduler = None,
     source: options.From = None,
     output: options.Output = None,
@@ -77,7 +78,7 @@ def _data(done: Generated) -> dict[str, Any]:
     return {
         "images": [{**asdict(image), "path": str(image.path.absolute())} for image in done.images],
         "timings": dict(done.timings),
-        "memory": {"peak_gib": done.peak_gib},
+        "memory": dict(done.memory),
         "backend": done.backend,
         "graph": dict(done.graph),
         "device": done.device,
@@ -103,5 +104,5 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
         *blocks,
         f"{done.model} on {done.device} ({done.dtype}, {done.backend}{graph}): {speed}",
         f"load {times['load_s']:.1f} s, warm-up {times['warmup_s']:.1f} s, in all {times['e2e_s']:.1f} s; "
-        f"peak memory {done.peak_gib:.2f} GiB",
+        f"peak memory {done.memory['peak_gib']:.2f} GiB",
     )

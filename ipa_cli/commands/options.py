@@ -71,6 +71,7 @@ Offload = _text("offload", "--offload", panel=_MACHINE)
 VaeTiling = Annotated[bool | None, _option("vae_tiling", "--vae-tiling/--no-vae-tiling", panel=_MACHINE)]
 VaeSlicing = Annotated[bool | None, _option("vae_slicing", "--vae-slicing/--no-vae-slicing", panel=_MACHINE)]
 Warmup = Annotated[int | None, _option("warmup", "--warmup", panel=_MACHINE)]
+BatchSize = Annotated[int | None, _option("batch_size", "--batch-size", panel=_MACHINE)]
 CacheDir = Annotated[Path | None, _option("cache_dir", "--cache-dir", panel=_MACHINE)]
 CacheMaxSize = _text("cache_max_size", "--cache-max-size", panel=_MACHINE)
 
