@@ -181,6 +181,6 @@ def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: tuple[Ref
 
 
 def name_fields(task: Task, number: int) -> dict[str, Any]:
-    """What the name of picture `number` may be made of: see `pictures.plan_paths`."""
+    """What the name of picture `number` may be made of: see `filenames.plan_paths`."""
     request = task.requests[number]
     return {"seed": request.seed, "scale": task.scale, "index": number, "prompt": task.prompt}

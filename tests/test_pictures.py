@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ipa_cli import pictures
+from ipa_cli import filenames
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.pictures import check_writable, parameters_text, parse_parameters, plan_paths, read_settings, write_png
+from ipa_cli.filenames import plan_paths
+from ipa_cli.infotext import SAMPLERS, parameters_text, parse_parameters
+from ipa_cli.pictures import check_writable, read_settings, write_png
 from ipa_cli.schedulers import CLASSES
 
 SETTINGS = {
@@ -150,7 +152,7 @@ def test_an_adapter_is_read_as_the_controlnet_extension_reads_it():
 def test_every_scheduler_has_the_samplers_name_and_comes_back(tmp_path, name):
     for given_as in (name, CLASSES[name]):
         text = parameters_text({**SETTINGS, "scheduler": given_as})
-        assert parse_parameters(text)["Sampler"] == pictures.SAMPLERS[name]
+        assert parse_parameters(text)["Sampler"] == SAMPLERS[name]
         assert read_settings(png_with(tmp_path / "a.png", parameters=text))["scheduler"] == name
 
 
@@ -564,8 +566,8 @@ def test_a_prompt_never_leaves_its_folder(prompt):
 
 
 def test_letters_of_any_script_stay():
-    assert pictures.slug("Käse & 日本の猫 🐈 / हिन्दी") == "Käse-日本の猫-हिन्दी"
-    assert pictures.slug("?!") == "picture"
+    assert filenames.slug("Käse & 日本の猫 🐈 / हिन्दी") == "Käse-日本の猫-हिन्दी"
+    assert filenames.slug("?!") == "picture"
 
 
 @given(st.text(alphabet="{}:!.[]seedscale/ \\~0x", max_size=20))

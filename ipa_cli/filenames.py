@@ -1,0 +1,130 @@
+"""The names of picture files: from `--output`, a file, a folder or a template, and never one that exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import string
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+DEFAULT_NAME = "ipa-{seed}.png"
+PLACEHOLDERS = ("seed", "scale", "index", "prompt")
+SLUG_BYTES = 80
+NAME_BYTES = 240  # file systems allow 255; the rest is for the number that avoids an existing file
+
+
+def plan_paths(output: str | None, fields: Sequence[Mapping[str, Any]], force: bool = False) -> list[Path]:
+    """Name the files for pictures with these `fields` (`seed`, `scale`, `index`, `prompt` of each), in order.
+
+    `output` is a file (`cat.png`, several pictures become `cat-1.png`, `cat-2.png`), a folder (existing, or
+    ending in a slash: `ipa-{seed}.png` in it), a template such as `out/{prompt}-{seed}.png` or `{index:03}.png`,
+    or None for `ipa-{seed}.png` in the working directory. No two paths are equal, and none exists already
+    unless `force`: a number is added. Raises UsageError for an unknown placeholder or another suffix than .png.
+    """
+    template = _template(output)
+    parts = _parts(template)
+    plain = all(name is None for _, name, _ in parts)
+    taken: set[str] = set()
+    paths = []
+    for values in fields:
+        wanted = _named(parts, values)
+        candidates = islice(numbered(wanted), 1 if plain and len(fields) > 1 else 0, None)
+        path = next(
+            candidate
+            for candidate in candidates
+            if str(candidate).casefold() not in taken and (force or not os.path.lexists(candidate))
+        )
+        taken.add(str(path).casefold())
+        paths.append(path)
+    return paths
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """`path` and then its names with numbers added: cat.png, cat-1.png, cat-2.png."""
+    yield path
+    for number in count(1):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def slug(text: str) -> str:
+    """Make text safe as a part of a file name: letters and digits of any script, hyphens, at most 80 bytes."""
+    kept = (
+        character if unicodedata.category(character)[0] in "LMN" else "-"
+        for character in unicodedata.normalize("NFC", text)
+    )
+    hyphened = re.sub("-+", "-", "".join(kept)).strip("-")
+    return hyphened.encode()[:SLUG_BYTES].decode(errors="ignore").rstrip("-") or "picture"
+
+
+def _template(output: str | None) -> str:
+    if output is None:
+        return DEFAULT_NAME
+    if not output or "\0" in output:
+        raise UsageError(f"--output {output!r} names no file", "--output cat.png")
+    try:
+        text = str(Path(output).expanduser()) if output.startswith("~") else output
+    except RuntimeError as error:
+        raise UsageError(f"--output {output}: {error}", "write the folder in full") from error
+    if _is_folder(Path(text)):
+        return str(Path(text.replace("{", "{{").replace("}", "}}"), DEFAULT_NAME))
+    if output.endswith(("/", os.sep)):
+        return str(Path(text, DEFAULT_NAME))
+    # A suffix is typed out and begins with a letter: neither `v1.5` nor `cat.{seed}` has one.
+    suffix = Path("".join(literal + ("\0" if key is not None else "") for literal, key, _ in _parts(text))).suffix
+    if suffix.lower() == ".png":
+        return text
+    if re.fullmatch(r"\.[A-Za-z]\w*", suffix):
+        hint = f"--output {shlex.quote(text.removesuffix(suffix) + '.png')}"
+        raise UsageError(f"--output {output}: pictures are written as .png, not {suffix}", hint)
+    return text + ".png"
+
+
+def _is_folder(path: Path) -> bool:
+    with suppress(OSError):  # no access, or a name too long: told when writing is checked
+        return path.is_dir()
+    return False
+
+
+_SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[dfg]?")
+
+
+def _parts(template: str) -> list[tuple[str, str | None, str]]:
+    known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        hint = f"it may contain {known}; write {{{{ for a brace"
+        raise UsageError(f"--output {template}: {error}", hint) from error
+    for _, name, spec, conversion in parts:
+        if name is not None and name not in PLACEHOLDERS:
+            raise UsageError(f"--output {template}: unknown placeholder {{{name}}}", f"known are {known}")
+        if conversion or (spec and (name == "prompt" or not _SPEC.fullmatch(spec))):
+            hint = "formats are for numbers, such as {index:03} or {scale:.2f}"
+            raise UsageError(f"--output {template}: the format of {{{name}}} is not understood", hint)
+    return [(literal, name, spec or "") for literal, name, spec, _ in parts]
+
+
+def _named(parts: list[tuple[str, str | None, str]], values: Mapping[str, Any]) -> Path:
+    path = Path("".join(literal + (_field(values[name], spec) if name else "") for literal, name, spec in parts))
+    if len(os.fsencode(path.name)) > NAME_BYTES:
+        raise UsageError(f"the file name {path.name[:40]}… is too long", "use {seed} or {index} instead of text")
+    return path
+
+
+def _field(value: Any, spec: str) -> str:
+    if isinstance(value, list | tuple):
+        return "-".join(_field(item, spec) for item in value)
+    if isinstance(value, int | float):
+        try:
+            return format(value, spec or ("g" if isinstance(value, float) else "d"))
+        except ValueError as error:
+            raise UsageError(f"--output: {value} cannot be written as {spec}", "use f or g for scales") from error
+    return slug(str(value))

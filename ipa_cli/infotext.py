@@ -1,0 +1,196 @@
+"""Settings as AUTOMATIC1111's web UI writes them into a picture, a text that most galleries read; it is lossy."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from . import __version__
+from .schedulers import CLASSES
+
+# Our scheduler's name -> A1111's name of the same sampler.
+SAMPLERS = {
+    "euler": "Euler",
+    "euler-a": "Euler a",
+    "dpm++": "DPM++ 2M",
+    "dpm++-sde": "DPM++ SDE",
+    "ddim": "DDIM",
+    "unipc": "UniPC",
+    "heun": "Heun",
+    "lms": "LMS",
+    "lcm": "LCM",
+    "pndm": "PLMS",
+    "dpm2": "DPM2",
+    "dpm2-a": "DPM2 a",
+}
+
+
+def parameters_text(settings: Mapping[str, Any]) -> str:
+    """Write settings as the text A1111's web UI puts into chunk `parameters`.
+
+    Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `scheduler` (ours
+    or diffusers' class), `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`, `start`, `end`},
+    where they are set.
+    What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
+    its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
+    one number.
+    """
+    pairs: list[tuple[str, Any]] = [("Steps", settings["steps"])]
+    if settings.get("scheduler"):
+        pairs.append(("Sampler", _sampler(settings["scheduler"])))
+    pairs += [
+        ("CFG scale", settings["guidance_scale"]),
+        ("Seed", settings["seed"]),
+        ("Size", f"{settings['width']}x{settings['height']}"),
+    ]
+    if settings.get("model"):
+        pairs.append(("Model", settings["model"]))
+    pairs += [
+        (f"ControlNet {number}", _control_unit(adapter))
+        for number, adapter in enumerate(settings.get("adapters") or ())
+    ]
+    pairs += [(label, settings[key]) for label, key in _EXTRAS if settings.get(key)]
+    pairs.append(("Version", f"ipa {__version__}"))
+
+    lines = [_plain(settings.get("prompt") or "")]
+    if settings.get("negative_prompt"):
+        lines.append(f"Negative prompt: {_plain(settings['negative_prompt'])}")
+    lines.append(", ".join(f"{key}: {_quoted(_plain(value))}" for key, value in pairs))
+    return "\n".join(lines)
+
+
+def parse_parameters(text: str) -> dict[str, str]:
+    """Read A1111's text as its own parser does: its names, every value a string, `Size` as `Size-1`, `Size-2`.
+
+    Never raises. `Prompt` and `Negative prompt` are always there; the defaults A1111 adds for missing entries
+    are not. Source: AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py.
+    """
+    *lines, last = text.strip().split("\n")
+    pairs = list(_pairs(last))
+    if len(pairs) < 3:
+        lines.append(last)
+        pairs = []
+
+    prompts: dict[str, list[str]] = {"Prompt": [], "Negative prompt": []}
+    part = "Prompt"
+    for line in map(str.strip, lines):
+        if line.startswith("Negative prompt:"):
+            part = "Negative prompt"
+            line = line.removeprefix("Negative prompt:").strip()
+        if line or prompts[part]:
+            prompts[part].append(line)
+    parsed = {key: "\n".join(found) for key, found in prompts.items()}
+
+    for key, value in pairs:
+        if not value:
+            continue
+        value = _unquoted(value)
+        if size := re.match(r"^(\d+)x(\d+)$", value):
+            parsed[f"{key}-1"], parsed[f"{key}-2"] = size[1], size[2]
+        else:
+            parsed[key] = value
+    return parsed
+
+
+_EXTRAS = (("Backend", "backend"), ("Graph", "graph"))
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not storable as UTF-8 text of a PNG
+_RUN = re.compile(r"[\w \-/]+")
+_VALUE = re.compile(r':\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+def _pairs(line: str) -> Iterator[tuple[str, str]]:
+    # A1111 searches for key, colon and value in one expression, which takes quadratic time on a long line without
+    # a colon. Taking whole runs of key characters finds the same pairs in linear time.
+    position = 0
+    while run := _RUN.search(line, position):
+        position = run.end()
+        key = run[0].lstrip(" -/")
+        if len(key) > 1 and (value := _VALUE.match(line, position)):
+            position = value.end()
+            yield key, value[1]
+
+
+def _sampler(scheduler: str) -> str:
+    short = {class_name: name for name, class_name in CLASSES.items()}.get(scheduler, scheduler)
+    return SAMPLERS.get(short, short)
+
+
+def _plain(value: Any) -> str:
+    text = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+    return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _quoted(text: str) -> str:
+    if not text or text != text.strip() or text[0] == '"' or any(mark in text for mark in ",:\n"):
+        return json.dumps(text, ensure_ascii=False)
+    return text
+
+
+def _unquoted(text: str) -> str:
+    if text[0] == text[-1] == '"':
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _control_unit(adapter: Mapping[str, Any]) -> str:
+    # As sd-webui-controlnet writes an IP-Adapter (scripts/infotext.py); it reads no value with a comma or colon.
+    unit = {
+        "Module": "ip-adapter-auto",
+        "Model": re.sub(r"[,:\s]+", "_", str(adapter.get("model", "ip-adapter"))),
+        "Weight": adapter.get("scale"),
+        "Guidance Start": adapter.get("start", 0.0),
+        "Guidance End": adapter.get("end", 1.0),
+    }
+    if not isinstance(unit["Weight"], int | float):
+        del unit["Weight"]
+    return ", ".join(f"{key}: {_plain(value)}" for key, value in unit.items())
+
+
+def settings_of(parsed: Mapping[str, str]) -> dict[str, Any]:
+    """What `parse_parameters` found, under our names, as far as it makes sense."""
+    settings = {}
+    for key, label, reader in _READERS:
+        if parsed.get(label):
+            try:
+                settings[key] = reader(parsed[label])
+            except ValueError:
+                continue  # not what A1111 writes there
+    return settings
+
+
+def unread(parsed: Mapping[str, str]) -> dict[str, str]:
+    """What `parse_parameters` found beyond `settings_of`: its names and values."""
+    taken = settings_of(parsed)
+    labels = {label for key, label, _ in _READERS if key in taken or not parsed.get(label)}
+    return {label: value for label, value in parsed.items() if label not in labels}
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _scheduler(sampler: str) -> str:
+    return next((name for name, label in SAMPLERS.items() if label == sampler), sampler)
+
+
+# Setting, A1111's name of it, and how its text is read.
+_READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("prompt", "Prompt", str),
+    ("negative_prompt", "Negative prompt", str),
+    ("steps", "Steps", int),
+    ("scheduler", "Sampler", _scheduler),
+    ("guidance_scale", "CFG scale", _finite),
+    ("seed", "Seed", int),
+    ("width", "Size-1", int),
+    ("height", "Size-2", int),
+    ("model", "Model", str),
+)
