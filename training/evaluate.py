@@ -56,10 +56,13 @@ def generate(pipe, prompts, image_embeds, scale, guidance, steps, seed, size=(25
     for start in range(0, len(prompts), batch):
         span = slice(start, start + batch)
         seen = image_embeds[span][:, None]
+        given = torch.cat([torch.zeros_like(seen), seen]) if guidance > 1 else seen
+        # Given as an argument, every picture of a batch would see the references of all (diffusers issue 9813).
+        pipe.prepare_ip_adapter_image_embeds = lambda *_, given=given: [given]
         parts.append(
             pipe(
                 prompt=prompts[span],
-                ip_adapter_image_embeds=[torch.cat([torch.zeros_like(seen), seen]) if guidance > 1 else seen],
+                ip_adapter_image_embeds=[given],
                 latents=noise[span].to(pipe.device, pipe.unet.dtype),
                 height=size[0],
                 width=size[1],
