@@ -116,6 +116,15 @@ def test_a_miss_names_what_differs(compiled: tuple[Path, dict], model: Path, ipa
     assert f"width {SIZE} → {2 * SIZE}" in drawn.stderr and "eager" in drawn.stderr
 
 
+def test_a_graph_without_masks_is_none_for_masks(
+    compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran]
+) -> None:
+    Image.new("L", (SIZE, SIZE), "white").save("mask.png")
+    flags = ("--mask", "mask.png", "--cache-dir", compiled[0], "--no-compile", "--backend", "inductor", "--json")
+    said = ipa("generate", "--model", model, *DRAW, *flags)
+    assert said.exit_code == 1 and "masks absent → true" in said.error()["message"]
+
+
 def test_a_changed_graph_is_refused_and_taken_out(copy: Path, model: Path, ipa: Callable[..., Ran]) -> None:
     package = max(copy.rglob("*.pt2"), key=lambda path: path.stat().st_size)
     content = bytearray(package.read_bytes())

@@ -321,11 +321,16 @@ def test_a_folder_with_files_of_the_user_is_left_alone(ipa, references):
 
 
 @pytest.mark.timeout(900)  # it compiles
-def test_one_compiled_graph_draws_every_scale(ipa, references):
+def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
     from tests import tiny_model
 
+    for name, box in (("left.png", (0, 0, 31, 63)), ("top.png", (0, 0, 63, 31))):
+        mask = Image.new("L", (64, 64))
+        ImageDraw.Draw(mask).rectangle(box, "white")
+        mask.save(name)
     model = ("--model", tiny_model.write(Path("model")), "--load-format", "dummy", "-p", "a star", "--steps", 2)
-    flags = ("sweep-scale", *model, "--scales", "0,0.5,1", *references, *QUICK[2:6], "--device", "cpu", "--json")
+    flags = ("sweep-scale", *model, "--scales", "0,0.5,1", *references, "--mask", "left.png", *QUICK[2:6])
+    flags = (*flags, "--device", "cpu", "--json")
     compiled = ipa(*flags, "--backend", "inductor", "-o", "compiled").data()
     (graph,) = compiled["graphs"]
     assert graph["origin"] == "compiled" and compiled["plan"]["graph"] == [graph["id"]]
@@ -341,6 +346,19 @@ def test_one_compiled_graph_draws_every_scale(ipa, references):
     for name in (name for name in contents("eager") if name.startswith("pictures/")):
         pair = [np.asarray(Image.open(Path(folder, name)), int) for folder in ("compiled", "eager")]
         assert np.abs(pair[0] - pair[1]).max() <= 1
+
+    one = ("generate", *model, "--image", "cat.png", "--width", 64, "--height", 64, "--seed", 5, "--device", "cpu")
+    one = (*one, "--scale", 1, "--force", "--json", "--mask", "top.png")
+    drawn = ipa(*one, "--backend", "inductor", "--no-compile", "-o", "compiled.png").data()
+    assert drawn["graph"]["id"] == graph["id"]  # the mask is an input
+    ipa(*one, "--backend", "eager", "-o", "eager.png").data()
+    top, plain, left = (
+        np.asarray(Image.open(path), int)
+        for path in ("compiled.png", "eager.png", "compiled/pictures/row-1-scale-1.png")
+    )
+    assert np.abs(top - plain).max() <= 1 and np.abs(top - left).max() > 1
+    without = ipa(*one[:-2], "--backend", "inductor", "--no-compile", "-o", "without.png")
+    assert without.exit_code == 1 and "masks true → absent" in without.error()["message"]
 
 
 def test_recompiles_are_counted_where_they_happen():
