@@ -29,13 +29,15 @@ PARTS: dict[str, tuple[str, ...]] = {
     "30": (*PICTURE, "--steps", "30"),
     "bare": (*PICTURE, "--steps", "30"),
     "eager": (*PICTURE, "--steps", "30", "--backend", "eager"),
+    "eager100": (*PICTURE, "--steps", "100", "--backend", "eager"),
+    "eager4": (*PICTURE, "--steps", "30", "--backend", "eager", "--num-images", "4", "--batch-size", "4"),
     "100": (*PICTURE, "--steps", "100"),
     "four": (*PICTURE, "--steps", "30", "--num-images", "4"),
     "compile4": ("compile", "--batch-size", "4"),
     "batch": (*PICTURE, "--steps", "30", "--num-images", "4", "--batch-size", "4"),
     "offload": (*PICTURE, "--steps", "10", "--offload", "model"),
 }
-DEFAULT = "compile,30,bare,eager,100,offload"
+DEFAULT = "compile,30,bare,eager,100,four,compile4,batch,offload"
 
 
 def write_model(folder: Path, tiny: bool) -> None:
@@ -121,6 +123,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder to write the model into, or one that has it")
     parser.add_argument("--options", help="compile options for every part that takes them")
     parser.add_argument("--limit", type=float, default=180, help="seconds for one process")
+    parser.add_argument("--within", type=float, default=1e9, help="begin no further part after so many seconds")
     parser.add_argument("--tiny", action="store_true", help="the miniature's shape, to try this script")
     chosen = parser.parse_args()
     began = time.perf_counter()
@@ -141,7 +144,10 @@ def main() -> None:
         size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
         keep("model", {"bytes": size, "write_s": time.perf_counter() - began})
         for part in chosen.parts.split(","):
-            extra = ["--compile-options", chosen.options] if chosen.options and part != "eager" else []
+            if time.perf_counter() - began > chosen.within:
+                keep(part, {"failed": "no time left"})
+                continue
+            extra = ["--compile-options", chosen.options] if chosen.options and "eager" not in PARTS[part] else []
             if chosen.tiny and part != "compile" and "eager" not in PARTS[part]:
                 extra += ["--width", "64", "--height", "64"]
             keep(part, run(part, model, work, extra, chosen.limit))

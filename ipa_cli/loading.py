@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from . import adapters, hub, vae, weights
@@ -46,15 +49,17 @@ def load(
 
     `home` is where the weights stay: `device`, or the CPU when they are offloaded.
     """
-    _quiet_libraries()
-    from . import attention
-
     if plan.dummy:
+        _quiet_libraries()
         parts, states, encoders = _dummy_parts(plan, device, home, dtype)
     else:
         plan = _fetched(plan, dtype, reporter, shows_bars)
-        parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype)
-        states, encoders = _adapter_parts(plan, dtype)
+        with _reading(plan, home, dtype) as files:
+            _quiet_libraries()
+            parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype, files)
+            states, encoders = _adapter_parts(plan, dtype, files)
+    from . import attention
+
     if _overflows(plan.family, parts["vae"].config, dtype):
         vae.shrink(parts["vae"])
     for name in ("unet", "vae", *plan.family.text_encoders):
@@ -85,7 +90,7 @@ def load_encoders(
 ) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The weights of each adapter and its image encoder alone, on the CPU: no UNet, no text encoder."""
     _quiet_libraries()
-    return _adapter_parts(replace(plan, adapters=_fetched_adapters(plan, dtype, reporter, shows_bars)), dtype)
+    return _adapter_parts(replace(plan, adapters=_fetched_adapters(plan, dtype, reporter, shows_bars)), dtype, {})
 
 
 def _fetched_adapters(
@@ -140,9 +145,82 @@ def _weight_files(location: Location, part: str, variant: str | None, dtype: tor
     raise ModelError(f"{location} has no weights{kind} for {part}", "check --variant, or name a whole model")
 
 
+Read = Future[dict[str, "Tensor"]]
+
+
+@contextmanager
+def _reading(plan: Plan, home: torch.device, dtype: torch.dtype) -> Iterator[dict[Path, Read]]:
+    """Begin to read all weights in threads of their own, while this one imports the libraries that take them."""
+    import torch
+
+    paths: dict[Path, torch.device] = {}
+    if plan.single_file is None:
+        for part in ("unet", "vae", *plan.family.text_encoders):
+            paths |= dict.fromkeys(_paths(plan.location, part, plan.variant, dtype), home)
+    for adapter in plan.adapters:
+        assert adapter.location.folder is not None
+        # Not to the GPU, where `attention.install` puts them in another form.
+        paths[adapter.location.folder / adapter.file] = torch.device("cpu")
+        if adapter.encodes:
+            variant = _variant(plan, adapter.location)
+            paths |= dict.fromkeys(_paths(adapter.location, adapter.encoder, variant, dtype), home)
+    whole = [path for path in paths if path.suffix == ".safetensors"]
+    whole.sort(key=lambda path: -path.stat().st_size)  # the longest work first
+    turn = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)  # the readers need Python for a moment after each tensor, and would wait 5 ms for it
+    pool = ThreadPoolExecutor(4)
+    try:
+        yield {path: pool.submit(weights.read, path, paths[path], dtype) for path in whole}
+    finally:
+        pool.shutdown(cancel_futures=True)
+        sys.setswitchinterval(turn)
+
+
+def _variant(plan: Plan, location: Location) -> str | None:
+    return plan.variant if location == plan.location else None
+
+
+def _paths(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[Path]:
+    """The weight files of one part on disk, without their index."""
+    assert location.folder is not None
+    files = [location.folder / name for name in _weight_files(location, part, variant, dtype)]
+    return [path for path in files if path.suffix != ".json"]
+
+
+def _built(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dtype, files: Mapping[Path, Read]) -> Any:
+    """A module with the weights of `files`, which were read where it shall live; else as the library builds it."""
+    from accelerate import init_empty_weights
+
+    paths = _paths(location, part, _variant(plan, location), dtype)
+    if not set(paths) <= files.keys():
+        return _from_pretrained(kind, location, part, plan, dtype)
+    state = {name: tensor for path in paths for name, tensor in files[path].result().items()}
+    config = read_json(location, f"{part}/config.json")
+    with init_empty_weights():
+        module = kind(_config(kind, config)) if _is_of_transformers(kind) else kind.from_config(config)
+    renamed = _renamed(state, module.state_dict().keys())
+    if renamed is None:
+        return _from_pretrained(kind, location, part, plan, dtype)
+    module.load_state_dict(renamed, assign=True)
+    return module
+
+
+def _config(kind: Any, config: Mapping[str, Any]) -> Any:
+    """The configuration of one of transformers' models; what it is made in is not its own business."""
+    return kind.config_class(**{key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
+
+
+def _renamed(state: Mapping[str, Tensor], wanted: Any) -> dict[str, Tensor] | None:
+    """The weights by the names wanted, None where some are missing. transformers 5 left a first "text_model." out."""
+    for prefix in ("", "text_model."):
+        if all(prefix + name in state for name in wanted):
+            return {name: state[prefix + name] for name in wanted}
+    return None
+
+
 def _from_pretrained(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dtype) -> Any:
     assert location.folder is not None
-    files = _weight_files(location, part, plan.variant if location == plan.location else None, dtype)
+    files = _weight_files(location, part, _variant(plan, location), dtype)
     first = PurePosixPath(files[0]).name
     for name in files:
         if name.endswith(".safetensors"):
@@ -169,9 +247,13 @@ def _tokenizer(location: Location, part: str) -> Any:
     return CLIPTokenizer.from_pretrained(location.folder / part)
 
 
+def _is_of_transformers(kind: Any) -> bool:
+    return bool(kind.__module__.startswith("transformers"))
+
+
 def _dtype_argument(kind: Any) -> str:
     """transformers renamed `torch_dtype` to `dtype` in 4.56; diffusers keeps the old name."""
-    if not kind.__module__.startswith("transformers"):
+    if not _is_of_transformers(kind):
         return "torch_dtype"
     import transformers
 
@@ -179,7 +261,7 @@ def _dtype_argument(kind: Any) -> str:
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
 
 
-def _folder_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
+def _folder_parts(plan: Plan, dtype: torch.dtype, files: Mapping[Path, Read]) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -187,9 +269,9 @@ def _folder_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
     assert location.folder is not None
     kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     return {
-        "unet": _from_pretrained(UNet2DConditionModel, location, "unet", plan, dtype),
-        "vae": _from_pretrained(AutoencoderKL, location, "vae", plan, dtype),
-        **{part: _from_pretrained(kinds[part], location, part, plan, dtype) for part in plan.family.text_encoders},
+        **{part: _built(kinds[part], location, part, plan, dtype, files) for part in plan.family.text_encoders},
+        "vae": _built(AutoencoderKL, location, "vae", plan, dtype, files),
+        "unet": _built(UNet2DConditionModel, location, "unet", plan, dtype, files),
         **{part: _tokenizer(location, part) for part in plan.family.tokenizers},
         "scheduler": _scheduler(plan),
     }
@@ -221,7 +303,9 @@ def _single_file_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
     return {name: getattr(pipeline, name) for name in plan.family.parts}
 
 
-def _adapter_parts(plan: Plan, dtype: torch.dtype) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
+def _adapter_parts(
+    plan: Plan, dtype: torch.dtype, files: Mapping[Path, Read]
+) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The weights of each adapter, and its image encoder: read once where several share it."""
     from transformers import CLIPVisionModelWithProjection
 
@@ -230,10 +314,11 @@ def _adapter_parts(plan: Plan, dtype: torch.dtype) -> tuple[list[dict[str, dict[
     places = [(str(adapter.location.folder), adapter.encoder) for adapter in plan.adapters]
     for place, adapter in zip(places, plan.adapters, strict=True):
         assert adapter.location.folder is not None
-        states.append(weights.load_adapter(adapter.location.folder / adapter.file))
+        path = adapter.location.folder / adapter.file
+        states.append(weights.nested(files[path].result()) if path in files else weights.load_adapter(path))
         if adapter.encodes and place not in encoders:
             kind = CLIPVisionModelWithProjection
-            encoders[place] = _from_pretrained(kind, adapter.location, adapter.encoder, plan, dtype)
+            encoders[place] = _built(kind, adapter.location, adapter.encoder, plan, dtype, files)
     needed = [adapter.encodes for adapter in plan.adapters]
     return states, [encoders[place] if need else None for place, need in zip(places, needed, strict=True)]
 

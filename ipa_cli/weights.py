@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import itertools
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import IpaError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+# What is read at once on the way to a GPU, in bytes.
+CHUNK = 32 << 20
+# The tensors a GPU is handed straight from the file, by their kind's name in it.
+KINDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
 
 class WeightsError(IpaError):
@@ -27,6 +36,77 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
         raise WeightsError(f"{path} is not a whole .safetensors file: {error}", "download it again") from error
 
 
+def read(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors of a `.safetensors` file on `device`, floating ones in `dtype`. Raises WeightsError for a broken one.
+
+    Several threads may read at once: it spends its time outside of Python.
+    """
+    from safetensors.torch import load_file
+
+    header(path)
+    try:
+        tensors = in_chunks(path, device, dtype) if device.type == "cuda" else None
+        if tensors is None:
+            tensors = load_file(path, str(device))
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror}", "check the disk, or download it again"
+        ) from error
+    return {name: _as(tensor, dtype) for name, tensor in tensors.items()}
+
+
+def in_chunks(path: Path, device: torch.device, dtype: torch.dtype, size: int = CHUNK) -> dict[str, Tensor] | None:
+    """`read` for a GPU: the file goes through two buffers of `size` bytes that the GPU reads by itself.
+
+    It is never whole in main memory. None where a tensor is of a kind that is not in KINDS.
+    """
+    import torch
+
+    pinned = device.type == "cuda"
+    with path.open("rb", buffering=0) as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
+        if not {entry["dtype"] for entry in entries.values()} <= KINDS.keys():
+            return None
+        chunks = _chunks(file, [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)], device)
+        chunk, start = torch.empty(0, dtype=torch.uint8), 0  # a part of the data and where it begins
+        tensors = {}
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            tensor = torch.empty(entry["shape"], dtype=getattr(torch, KINDS[entry["dtype"]]), device=device)
+            inside, (first, end) = tensor.view(-1).view(torch.uint8), entry["data_offsets"]
+            at = first
+            while at < end:
+                while at >= start + len(chunk):
+                    start, chunk = start + len(chunk), next(chunks)
+                part = chunk[at - start : end - start]
+                inside[at - first : at - first + len(part)].copy_(part, non_blocking=True)
+                at += len(part)
+            tensors[name] = _as(tensor, dtype)
+        if pinned:
+            torch.cuda.current_stream(device).synchronize()  # before the buffers go
+    return tensors
+
+
+def _chunks(file: Any, buffers: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """What is left of `file`, through `buffers` in turns; one is filled again when the GPU has read it."""
+    import torch
+
+    being_read: dict[int, Any] = {}
+    for turn in itertools.cycle(range(len(buffers))):
+        if turn in being_read:
+            being_read[turn].synchronize()
+        count = file.readinto(buffers[turn].numpy())
+        if not count:
+            raise OSError(errno.EIO, "it ends too early")
+        yield buffers[turn][:count]
+        if device.type == "cuda":
+            being_read[turn] = torch.cuda.current_stream(device).record_event()
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
 def adapter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of an IP-Adapter file as its `.safetensors` names them: "image_proj.proj.weight"."""
     if path.suffix == ".safetensors":
@@ -41,7 +121,7 @@ def load_adapter(path: Path, device: str = "cpu") -> dict[str, dict[str, Tensor]
         from safetensors.torch import load_file
 
         header(path)
-        return _nested(load_file(path, device))
+        return nested(load_file(path, device))
     import pickle
 
     import torch
@@ -54,10 +134,11 @@ def load_adapter(path: Path, device: str = "cpu") -> dict[str, dict[str, Tensor]
             f"{path} is not a pickle of bare tensors, and nothing else is opened: {reason}",
             "use the .safetensors file of the same adapter",
         ) from error
-    return _nested(loaded)
+    return nested(loaded)
 
 
-def _nested(loaded: Any) -> dict[str, dict[str, Tensor]]:
+def nested(loaded: Any) -> dict[str, dict[str, Tensor]]:
+    """The tensors of an IP-Adapter file as {"image_proj": …, "ip_adapter": …}."""
     if isinstance(loaded, Mapping) and {"image_proj", "ip_adapter"} <= set(loaded):
         return {part: dict(loaded[part]) for part in ("image_proj", "ip_adapter")}
     parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}

@@ -1,5 +1,6 @@
 """Our loop against diffusers' own pipeline, on the shipped miniature."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 
 import ipa_cli
-from ipa_cli.pipeline import BrokenPicture, decode
-from ipa_cli.schedulers import CLASSES, NEEDS
+from ipa_cli import vae
+from ipa_cli.attention import Context
+from ipa_cli.measure import StepClock
+from ipa_cli.pipeline import BrokenPicture, Conditions, Request, decode, denoise
+from ipa_cli.schedulers import CLASSES, NEEDS, create
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 PROMPT = "a large star in the middle"
@@ -151,7 +155,7 @@ def test_embeddings_from_a_file_are_what_the_pictures_are(ipa, diffusers_pipelin
     expected = theirs(diffusers_pipeline, 0.7, ip_adapter_image=None, ip_adapter_image_embeds=embeds)
     flags = [part for path in pictures[:2] for part in ("--image", path)]
     assert abs(ours(ipa, 0.7, *flags) - expected).max() <= 1
-    monkeypatch.setattr(CLIPVisionModelWithProjection, "from_pretrained", None)  # no image encoder is loaded
+    monkeypatch.setattr(CLIPVisionModelWithProjection, "__init__", None)  # no image encoder is built
     assert abs(ours(ipa, 0.7, "--embeds", "two.safetensors") - expected).max() <= 1
     assert abs(ours(ipa, 0.7, "--adapter", "own,embeds=two.safetensors,weight=1,weight=0") - expected).max() > 1
 
@@ -239,6 +243,65 @@ def test_schedulers_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, na
     finally:
         diffusers_pipeline.scheduler = before
     assert abs(ours(ipa, 0.6, "--scheduler", name) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NEEDS)))
+def test_no_step_waits_for_the_device(diffusers_pipeline, name):
+    """The device "meta" has no numbers: whoever looks at one, for which a GPU must be waited for, fails."""
+
+    def of(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, device="meta")
+
+    context = Context([of(2, 4, 2, 77, 8)], [[of(2, 4, 2, 4, 8)]], of(1, 1))
+    conditions = Conditions(context, of(4, 16), spans=((0.0, 0.5),))
+    requests = [Request(64, 64, 6, 5.0, seed) for seed in (1, 2)]
+    scheduler = create(name, diffusers_pipeline.scheduler)
+    clock = StepClock(torch.device("meta"))
+    latents = denoise(requests, conditions, lambda given: given.sample * 2, scheduler, of(2, 4, 8, 8), clock, int)
+    assert latents.shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "euler-a", "dpm++"])
+def test_pictures_drawn_at_once_are_those_drawn_one_by_one(ipa, scheduler):
+    size = ("--width", SIDE, "--height", 64, "--steps", STEPS, "--warmup", 0, "--backend", "eager")
+    several = ("generate", *size, "--seed", SEED, "--num-images", 3, "--scheduler", scheduler, "--json")
+    drawn = [ipa(*several, "--batch-size", count).data()["images"] for count in (1, 2, 8)]
+    alone, *others = [[np.asarray(Image.open(image["path"]), dtype=int) for image in images] for images in drawn]
+    for pictures in others:
+        assert [abs(one - other).max() <= 1 for one, other in zip(alone, pictures, strict=True)] == [True] * 3
+    assert abs(alone[0] - alone[1]).max() > 20
+    assert [[image["seed"] for image in images] for images in drawn] == [[SEED, SEED + 1, SEED + 2]] * 3
+
+
+@pytest.fixture
+def large(diffusers_pipeline):
+    """The miniature's VAE with numbers inside that fp16 cannot hold, and latents."""
+    model = copy.deepcopy(diffusers_pipeline.vae).requires_grad_(False)
+    for block in (model.decoder.conv_in, model.decoder.mid_block.resnets[0].conv2):
+        block.weight *= 2e5
+        block.bias *= 2e5
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    return model, latents
+
+
+@torch.no_grad()
+def test_a_shrunk_vae_is_the_same_function_and_stays_within_fp16(large):
+    model, latents = large
+    expected = model.decode(latents).sample
+    assert not torch.isfinite(copy.deepcopy(model).half().decode(latents.half()).sample).all()
+    vae.shrink(model)
+    assert (model.decode(latents).sample - expected).abs().max() < 1e-5 * expected.abs().max()
+    found = model.half().decode(latents.half()).sample
+    assert (found - expected).norm() < 1e-2 * expected.norm()  # bf16 would be 3e-2 away
+
+
+def test_what_leaves_the_range_of_fp16_is_decoded_in_fp32(large):
+    model, latents = large
+    expected = np.asarray(decode(model, latents)[0], dtype=int)
+    assert expected.std() > 5
+    found = np.asarray(decode(model.half(), latents.half())[0], dtype=int)
+    assert abs(found - expected).max() <= 3
+    assert model.dtype == torch.float16
 
 
 def test_numbers_out_of_range_are_told_not_drawn(diffusers_pipeline):
