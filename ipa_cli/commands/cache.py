@@ -57,7 +57,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 @app.command("ls")
 def list_graphs(
     context: typer.Context,
-    sort: Annotated[Order, typer.Option("--sort", help="What to sort by.")] = Order.used,
+    sort: Annotated[
+        Order, typer.Option("--sort", metavar="ORDER", help=f"By what to sort: {', '.join(Order)}.")
+    ] = Order.used,
     backend: OfBackend = None,
     stale: Annotated[bool, typer.Option("--stale", help="Only graphs of no use on this machine.")] = False,
     cache_dir: options.CacheDir = None,
@@ -180,7 +182,7 @@ def verify(
 @app.command("export")
 def export_graphs(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The archive to write.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write.")],
     key: Keys = None,
     force: options.Force = False,
     cache_dir: options.CacheDir = None,
@@ -206,7 +208,7 @@ def export_graphs(
 @app.command("import")
 def import_graphs(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="An archive that `ipa cache export` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive that `ipa cache export` wrote.")],
     trust: Annotated[bool, typer.Option("--trust", "--yes", "-y", help="Its maker is trusted: do not ask.")] = False,
     cache_dir: options.CacheDir = None,
     cache_max_size: options.CacheMaxSize = None,

@@ -43,7 +43,10 @@ def compile(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Result:
-    """Compile the model's UNet for picture sizes and keep the graphs; what is there already is left alone."""
+    """Compile a model for picture sizes, once.
+
+    The graphs are kept in the cache, where every later process finds them; what is there already is left alone.
+    """
     from .. import compilation
 
     resolved = options.settings(context).settings

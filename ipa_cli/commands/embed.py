@@ -14,7 +14,10 @@ from . import options
 
 def embed(
     context: typer.Context,
-    image: Annotated[list[str], typer.Argument(help="Reference pictures: files, folders or URLs.", show_default=False)],
+    image: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Reference pictures: files, folders or URLs.", show_default=False),
+    ],
     file: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("embeds.safetensors"),
     force: options.Force = False,
     fit: options.Fit = None,
@@ -28,7 +31,10 @@ def embed(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Result:
-    """Encode reference pictures into a file, so that drawing with --embeds loads no image encoder."""
+    """Encode reference pictures into a file, once.
+
+    Drawing with --embeds then needs no image encoder.
+    """
     from .. import embeds
 
     settings = options.settings(context).settings

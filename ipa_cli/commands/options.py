@@ -10,21 +10,27 @@ import typer
 from .. import config
 
 
+def flag(*declarations: str, help: str, panel: str, **more: Any) -> Any:
+    """A flag of a command; its help becomes a sentence, as those that Typer adds are."""
+    sentence = help[0].upper() + help[1:] + ("" if help.endswith("…") else ".")
+    return typer.Option(*declarations, help=sentence, rich_help_panel=panel, show_default=False, **more)
+
+
 def _option(name: str, *declarations: str, panel: str, **more: Any) -> Any:
-    help_text = config.FIELDS[name].metadata["help"]
-    return typer.Option(*declarations, help=help_text, rich_help_panel=panel, show_default=False, **more)
+    return flag(*declarations, help=config.FIELDS[name].metadata["help"], panel=panel, **more)
 
 
 def _text(name: str, *declarations: str, panel: str, **more: Any) -> Any:
     return Annotated[str | None, _option(name, *declarations, panel=panel, **more)]
 
 
+OUTPUT = "Output"
 _PICTURE, _REFERENCE, _MODEL, _MACHINE = "Picture", "Reference", "Model", "Machine"
 
 Prompt = _text("prompt", "--prompt", "-p", panel=_PICTURE)
 NegativePrompt = _text("negative_prompt", "--negative-prompt", panel=_PICTURE)
-Image = Annotated[list[str] | None, _option("image", "--image", "-i", panel=_PICTURE)]
-Scale = Annotated[float | None, _option("scale", "--scale", "-s", panel=_PICTURE)]
+Image = Annotated[list[str] | None, _option("image", "--image", "-i", panel=_REFERENCE)]
+Scale = Annotated[float | None, _option("scale", "--scale", "-s", panel=_REFERENCE)]
 Steps = Annotated[int | None, _option("steps", "--steps", panel=_PICTURE)]
 GuidanceScale = Annotated[float | None, _option("guidance_scale", "--guidance-scale", panel=_PICTURE)]
 Height = Annotated[int | None, _option("height", "--height", panel=_PICTURE)]
@@ -32,16 +38,11 @@ Width = Annotated[int | None, _option("width", "--width", panel=_PICTURE)]
 Seed = Annotated[int | None, _option("seed", "--seed", panel=_PICTURE)]
 NumImages = Annotated[int | None, _option("num_images", "--num-images", "-n", panel=_PICTURE)]
 Scheduler = _text("scheduler", "--scheduler", panel=_PICTURE)
-Output = _text("output", "--output", "-o", panel=_PICTURE)
-Preview = Annotated[bool | None, _option("preview", "--preview/--no-preview", panel=_PICTURE)]
+Output = _text("output", "--output", "-o", panel=OUTPUT)
+Preview = Annotated[bool | None, _option("preview", "--preview/--no-preview", panel=OUTPUT)]
 From = Annotated[
     Path | None,
-    typer.Option(
-        "--from",
-        help="draw a picture made by ipa again; flags override its settings",
-        rich_help_panel=_PICTURE,
-        show_default=False,
-    ),
+    flag("--from", help="draw a picture made by ipa again; flags override its settings", panel=_PICTURE),
 ]
 
 ImageWeight = Annotated[list[float] | None, _option("image_weight", "--image-weight", panel=_REFERENCE)]
@@ -71,7 +72,7 @@ Offload = _text("offload", "--offload", panel=_MACHINE)
 VaeTiling = Annotated[bool | None, _option("vae_tiling", "--vae-tiling/--no-vae-tiling", panel=_MACHINE)]
 VaeSlicing = Annotated[bool | None, _option("vae_slicing", "--vae-slicing/--no-vae-slicing", panel=_MACHINE)]
 Warmup = Annotated[int | None, _option("warmup", "--warmup", panel=_MACHINE)]
-BatchSize = Annotated[int | None, _option("batch_size", "--batch-size", panel=_MACHINE)]
+BatchSize = Annotated[int | None, _option("batch_size", "--batch-size", panel=_PICTURE)]
 CacheDir = Annotated[Path | None, _option("cache_dir", "--cache-dir", panel=_MACHINE)]
 CacheMaxSize = _text("cache_max_size", "--cache-max-size", panel=_MACHINE)
 

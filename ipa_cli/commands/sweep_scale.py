@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from ..sweep.run import Swept
 
 DEFAULT_FOLDER = Path("ipa-sweep")
-_AXES = "What is varied"
 
 
 def _axis(*declarations: str, help: str) -> Any:
-    return typer.Option(*declarations, help=help, rich_help_panel=_AXES, show_default=False)
+    return options.flag(*declarations, help=help, panel="What is varied")
+
+
+def _left(*declarations: str, help: str) -> Any:
+    return options.flag(*declarations, help=help, panel=options.OUTPUT)
 
 
 def sweep_scale(
@@ -29,22 +32,18 @@ def sweep_scale(
     first: Annotated[float | None, _axis("--from", help="or a range: its first scale")] = None,
     last: Annotated[float | None, _axis("--to", help="the last scale of the range")] = None,
     number: Annotated[int | None, _axis("--num", help="how many scales in the range")] = None,
-    image: Annotated[list[str] | None, _axis("--image", "-i", help="reference picture or folder; repeatable")] = None,
+    image: Annotated[list[str] | None, _axis("--image", "-i", help="reference picture or folder; one row each")] = None,
     encoded: Annotated[
-        list[str] | None, _axis("--embeds", help="references encoded by `ipa embed`, in place of --image; repeatable")
+        list[str] | None, _axis("--embeds", help="references encoded by `ipa embed`, in place of --image; one row each")
     ] = None,
     prompts: Annotated[list[str] | None, _axis("--prompt", "-p", help="what to draw; repeatable")] = None,
     sizes: Annotated[list[str] | None, _axis("--size", help="width x height, such as 1024x768; repeatable")] = None,
     seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable")] = None,
     folder: Annotated[
-        Path, typer.Option("--output", "-o", help="folder for everything the sweep leaves", rich_help_panel="Sweep")
+        Path, _left("--output", "-o", help=f"folder for everything the sweep leaves, {DEFAULT_FOLDER} unless given")
     ] = DEFAULT_FOLDER,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="go on with a sweep that was stopped", rich_help_panel="Sweep")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="replace the sweep in the folder", rich_help_panel="Sweep")
-    ] = False,
+    resume: Annotated[bool, _left("--resume", help="go on with a sweep that was stopped")] = False,
+    force: Annotated[bool, _left("--force", "-f", help="replace the sweep in the folder")] = False,
     negative_prompt: options.NegativePrompt = None,
     fit: options.Fit = None,
     mask: options.Mask = None,
@@ -77,7 +76,7 @@ def sweep_scale(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Result:
-    """Draw the same pictures at many scales of the reference, side by side."""
+    """Draw the same pictures at many scales, side by side."""
     from ..sweep import plan, run
 
     plan.check_seeds(seeds or ())
