@@ -13,7 +13,9 @@ from .. import backends
 from ..config import suggest
 from ..errors import UsageError
 
-Kind = Literal["run", "parity"]
+Kind = Literal["run", "reference"]
+
+PLAIN = "eager:cuda_graph=false"
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,16 @@ class Spec:
 
 @dataclass(frozen=True)
 class Part:
-    """One process: a run draws and is timed, parity compares with uncompiled drawing and is not."""
+    """One process that draws: a run for its column of the table, a reference for others to be compared with."""
 
     spec: Spec
     kind: Kind
     number: int
 
     def __str__(self) -> str:
-        return f"{self.spec.text}, {f'run {self.number}' if self.kind == 'run' else 'parity with eager'}"
+        if self.kind == "run":
+            return f"{self.spec.text}, run {self.number}"
+        return f"reference, uncompiled{f' in {self.spec.python}' if self.spec.python else ''}"
 
 
 def parse_specs(texts: Sequence[str]) -> tuple[Spec, ...]:
@@ -93,17 +97,33 @@ def with_range(specs: Sequence[Spec], span: tuple[int, int]) -> tuple[Spec, ...]
 
 
 def parts(specs: Sequence[Spec], runs: int) -> tuple[Part, ...]:
-    """The processes in turn: all backends compile or start once, all are compared, then the other runs, interleaved."""
+    """The processes in turn: all backends compile or start once, then the references, then the other runs."""
     first = [Part(spec, "run", 1) for spec in specs]
-    parity = [Part(spec, "parity", 1) for spec in specs]
-    return (*first, *parity, *(Part(spec, "run", number) for number in range(2, runs + 1) for spec in specs))
+    shown = [Part(spec, "reference", 1) for spec in references(specs)]
+    return (*first, *shown, *(Part(spec, "run", number) for number in range(2, runs + 1) for spec in specs))
+
+
+def references(specs: Sequence[Spec]) -> tuple[Spec, ...]:
+    """Uncompiled drawing in every Python that has no column of it: each backend is compared within its own Python."""
+    pythons = dict.fromkeys(spec.python for spec in specs)
+    plain = {spec.python for spec in specs if is_plain(spec)}
+    return tuple(Spec(PLAIN, "eager", json.dumps({"cuda_graph": False}), each) for each in pythons if each not in plain)
+
+
+def reference_of(spec: Spec, specs: Sequence[Spec]) -> Spec:
+    """What `spec` is compared with."""
+    return next(one for one in (*specs, *references(specs)) if is_plain(one) and one.python == spec.python)
+
+
+def is_plain(spec: Spec) -> bool:
+    """Whether this is the UNet as diffusers calls it, neither compiled nor in a CUDA graph."""
+    return spec.backend == "eager" and options(spec).get("cuda_graph") is False
 
 
 def baseline(specs: Sequence[Spec]) -> Spec | None:
-    """What the others are compared with: uncompiled without CUDA graph where it is measured, else any eager."""
+    """What the others' figures are set against: a column of uncompiled drawing where there is one, else any eager."""
     eager = [spec for spec in specs if spec.backend == "eager"]
-    plain = [spec for spec in eager if options(spec).get("cuda_graph") is False]
-    return next(iter([*plain, *eager]), None)
+    return next(iter([*filter(is_plain, eager), *eager]), None)
 
 
 def options(spec: Spec) -> Mapping[str, Any]:

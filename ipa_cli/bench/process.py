@@ -11,21 +11,26 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 MODULE = "ipa_cli.bench.worker"
 
 
+LAST = 20  # lines of its log that tell why a process failed
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What a process found out: `figures`, or the reason why there are none."""
+    """What a process found out: `figures`, or the reason why there are none or no more, and the last lines it said."""
 
     figures: Mapping[str, Any] | None = None
     reason: str | None = None
     hint: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
     late: bool = False
 
 
@@ -37,7 +42,7 @@ def ask(
     warn: Callable[[str], None],
     ends: float | None = None,
 ) -> Answer:
-    """Have a fresh process do `job` (see `worker`) with empty caches of compilers; `log` is written when it crashes.
+    """Have a fresh process do `job` (see `worker`) with empty caches of compilers; `log` is written when it fails.
 
     It may take until `ends` on the monotonic clock. The process and all it started are gone when this returns or is
     interrupted.
@@ -61,18 +66,18 @@ def ask(
         if timer is not None:
             timer.start()
         try:
-            return _listen(process, job, Path(scratch, "log"), log, doing, warn, ends)
+            answer = _listen(process, job, Path(scratch, "log"), doing, warn, ends)
         finally:
             if timer is not None:
                 timer.cancel()
             _end(process)
+        return _with_log(answer, Path(scratch, "log"), log) if answer.reason else answer
 
 
 def _listen(
     process: subprocess.Popen[str],
     job: Mapping[str, Any],
     stderr: Path,
-    log: Path,
     doing: Callable[[str], None],
     warn: Callable[[str], None],
     ends: float | None,
@@ -83,41 +88,52 @@ def _listen(
         process.stdin.flush()
     except BrokenPipeError:
         pass  # it ended already, and its log says why
-    environment: Mapping[str, Any] = {}
+    answer, busy = Answer(), ""
     for text in process.stdout:
         try:
             line = json.loads(text)
         except ValueError:
             continue  # a script around Python may say something first
-        if "figures" in line:
-            return Answer(figures=line["figures"], environment=environment)
+        if line.get("done"):
+            return answer
         if "failed" in line:
-            return Answer(reason=line["failed"], hint=line["hint"], environment=environment)
-        environment = line.get("environment", environment)
+            return replace(answer, reason=line["failed"], hint=line["hint"])
+        known = {name: line[name] for name in ("environment", "figures") if name in line}
+        answer = replace(answer, **known)
         if "doing" in line:
-            doing(line["doing"])
+            busy = line["doing"]
+            doing(busy)
         if "warning" in line:
+            answer = replace(answer, warnings=(*answer.warnings, line["warning"]))
             warn(line["warning"])
     status = process.wait()
     if ends is not None and time.monotonic() >= ends:
-        return Answer(reason="the time of --budget ran out", environment=environment, late=True)
-    said = stderr.read_text(encoding="utf-8", errors="replace")
+        return replace(answer, reason=f"the time of --budget ran out{f' ({busy})' if busy else ''}", late=True)
+    return replace(answer, reason=_why(status, _read(stderr)))
+
+
+def _with_log(answer: Answer, stderr: Path, log: Path) -> Answer:
+    """`answer` with the end of what the process said; the whole of it goes to `log`."""
+    said = _read(stderr)
+    if not said.strip():
+        return answer
     log.write_text(said, encoding="utf-8")
-    why = _why(status, said)
-    return Answer(reason=why, hint=f"{log} has all it said", environment=environment)
+    return replace(answer, hint=answer.hint or f"{log} has all it said", log=tuple(said.splitlines()[-LAST:]))
+
+
+def _read(stderr: Path) -> str:
+    return stderr.read_text(encoding="utf-8", errors="replace")
 
 
 def _why(status: int, log: str) -> str:
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "no message")
-    if f"No module named '{MODULE.split('.')[0]}'" in log:
-        return "ipa is not installed in this Python"
     if status < 0:
         return f"the process crashed with {signal.Signals(-status).name} ({last})"
     return f"the process ended with status {status}: {last}"
 
 
 def _environ(python: str | None, scratch: str) -> dict[str, str]:
-    """Caches that start empty; another Python finds its own packages."""
+    """Caches that start empty; another Python finds its own packages, and of ours this very ipa alone."""
     environ = {
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(Path(scratch, "inductor")),
@@ -126,7 +142,12 @@ def _environ(python: str | None, scratch: str) -> dict[str, str]:
     }
     if python is None:
         return {**environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return {name: value for name, value in environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    package = Path(__file__).parents[1]
+    ours = Path(scratch, "ipa")
+    ours.mkdir()
+    (ours / package.name).symlink_to(package, target_is_directory=True)
+    environ = {name: value for name, value in environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    return {**environ, "PYTHONPATH": str(ours)}
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -36,7 +36,9 @@ class Metric(NamedTuple):
 _READY = ("uncompiled", "cache")
 METRICS = (
     Metric("it_per_s", "Iteration speed", "it/s", 2, "it_per_s", "more", ratio=True),
+    Metric("pictures_per_s", "Pictures", "/s", 3, "pictures_per_s", "more", ratio=True),
     Metric("e2e_s", "E2E time", "s", 2, "e2e_s", grain=0.02, ratio=True),
+    Metric("beside_s", "E2E beside the steps", "s", 2, "beside_s", grain=0.02),
     Metric("peak_gib", "Max memory used", "GiB", 2, "peak_gib", origins=_READY, grain=0.05, ratio=True),
     Metric("reserved_gib", "Max memory reserved", "GiB", 2, "reserved_gib", origins=_READY, grain=0.05, ratio=True),
     Metric("warmup_run_s", "Warm-up with run", "s", 2, "warmup_s", origins=("uncompiled",), grain=0.5),
@@ -61,7 +63,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Column:
-    """One backend: what its processes told, and why there is no more of it."""
+    """One backend: what its processes told, and why there is no more of it, with the last lines of the one that failed.
+
+    `parity` is what `drawn.compare` found.
+    """
 
     spec: Spec
     runs: tuple[Mapping[str, Any], ...] = ()
@@ -69,6 +74,7 @@ class Column:
     environment: Mapping[str, Any] = field(default_factory=dict)
     reason: str | None = None
     hint: str = ""
+    log: tuple[str, ...] = ()
 
     def figure(self, metric: Metric) -> Figure | None:
         """The metric over all runs that tell it; None when none does."""
@@ -90,13 +96,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Bench:
-    """A bench, whole or not: `stopped` says why it ended early; `asked` is what was to be measured."""
+    """A bench, whole or not: `stopped` says why it ended early; `asked` is what was to be measured.
+
+    `references` drew uncompiled in the Pythons that have no column of it: see `plan.references`.
+    """
 
     date: str
     asked: Mapping[str, Any]
     machine: Mapping[str, Any]
     columns: tuple[Column, ...]
     baseline: str | None
+    references: tuple[Column, ...] = ()
     seconds: float = 0.0
     stopped: str | None = None
 
@@ -133,6 +143,21 @@ def to_data(bench: Bench) -> dict[str, Any]:
         found = {metric.name: (column.figure(metric), bench.ratio(column, metric)) for metric in METRICS}
         return {name: {**asdict(figure), "ratio": ratio} if figure else None for name, (figure, ratio) in found.items()}
 
+    def plain(column: Column) -> dict[str, Any]:
+        return {
+            "name": column.spec.text,
+            "backend": column.spec.backend,
+            "options": column.spec.options,
+            "python": column.spec.python,
+            "reason": column.reason,
+            "hint": column.hint,
+            "log": list(column.log),
+            "environment": dict(column.environment),
+            "figures": figures(column),
+            "parity": column.parity,
+            "runs": [dict(run) for run in column.runs],
+        }
+
     return {
         "format": FORMAT,
         "date": bench.date,
@@ -141,22 +166,18 @@ def to_data(bench: Bench) -> dict[str, Any]:
         "asked": dict(bench.asked),
         "machine": dict(bench.machine),
         "baseline": bench.baseline,
-        "backends": [
-            {
-                "name": column.spec.text,
-                "backend": column.spec.backend,
-                "options": column.spec.options,
-                "python": column.spec.python,
-                "reason": column.reason,
-                "hint": column.hint,
-                "environment": dict(column.environment),
-                "figures": figures(column),
-                "parity": column.parity,
-                "runs": [dict(run) for run in column.runs],
-            }
-            for column in bench.columns
-        ],
+        "backends": [plain(column) for column in bench.columns],
+        "references": [plain(column) for column in bench.references],
     }
+
+
+def measured(data: Mapping[str, Any], key: str) -> dict[Spec, Column]:
+    """What `to_data` keeps of the runs of "backends" or "references"; why one failed is left out, it is tried again."""
+    found = {}
+    for entry in data[key]:
+        spec = Spec(entry["name"], entry["backend"], entry["options"], entry["python"])
+        found[spec] = Column(spec, tuple(entry["runs"]), entry["parity"], entry["environment"])
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -183,13 +204,16 @@ def unlike(asked: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     return [f"{name} {_brief(older.get(name))} → {_brief(asked[name])}" for name in names]
 
 
+def moved(machine: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """What of the machine is another than in an older bench, in words."""
+    older = before["machine"]
+    names = [name for name in machine if machine[name] != older.get(name)]
+    return [f"{name} {_brief(older.get(name))} → {_brief(machine[name])}" for name in names]
+
+
 def changes(bench: Bench, before: Mapping[str, Any]) -> list[str]:
     """What of machine and versions is another than in an older bench, in words."""
-    found = [
-        f"{name} {_brief(before['machine'].get(name))} → {_brief(value)}"
-        for name, value in bench.machine.items()
-        if value != before["machine"].get(name)
-    ]
+    found = moved(bench.machine, before)
     older = {entry["name"]: entry["environment"].get("versions", {}) for entry in before["backends"]}
     for column in bench.columns:
         versions, then = column.environment.get("versions", {}), older.get(column.spec.text) or {}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import Any
 
 from .. import probe
 from ..config import Settings
-from ..errors import IpaError, UsageError
 from ..report import Reporter
-from . import chart, plan, process, results, table
+from . import drawn, files, plan, process, results
 from .plan import Part, Spec
 from .results import Bench, Column
 
-RESULTS, TABLE, CHART = "results.json", "table.md", "chart.png"
+SAME = 1e-5  # within which sums of the same numbers agree
 UNFINISHED, INTERRUPTED, OUT_OF_TIME = "not finished", "interrupted", "out of time"
 # Settings that make two benches comparable; the rest of them is the same for all or of no weight.
 TASK = ("model", "load_format", "ip_adapter", "device", "dtype", "steps", "guidance_scale", "scheduler")
@@ -35,82 +33,68 @@ class Limits:
     budget: float | None = None
 
 
-def asked(settings: Settings, specs: Sequence[Spec], batch: int = 1) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Work:
+    """What every backend draws: `batch` pictures at once, alike but for their seeds."""
+
+    settings: Settings
+    batch: int = 1
+
+
+def asked(work: Work, specs: Sequence[Spec]) -> dict[str, Any]:
     """What is to be measured, as far as two benches must agree in it to be compared."""
+    settings = work.settings
     ranges = {str(plan.options(spec)["dynamic"]) for spec in specs if plan.options(spec).get("dynamic")}
     return {
         "size": f"{settings.width}x{settings.height}" if settings.width else "the model's own",
-        "batch": batch,
+        "batch": work.batch,
         "dynamic": sorted(ranges),
         **{name: getattr(settings, name) for name in TASK},
     }
 
 
-def bench(settings: Settings, specs: Sequence[Spec], limits: Limits, folder: Path, reporter: Reporter) -> Bench:
+def bench(
+    work: Work,
+    specs: Sequence[Spec],
+    limits: Limits,
+    folder: Path,
+    reporter: Reporter,
+    earlier: Mapping[str, Any] | None = None,
+) -> Bench:
     """Measure `specs` in turn, one process each; after every part `folder` holds all that is known so far.
 
-    An interrupt or the end of the budget ends it early, and what was measured is returned.
+    An interrupt or the end of the budget ends it early, and what was measured is returned. `earlier` is what a bench
+    of the same that ended early left in `folder` (see `files.begun`): this one goes on with it, its graphs included.
     """
     started = time.monotonic()
-    base = plan.baseline(specs)
-    done = Bench(
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        asked=asked(settings, specs),
-        machine=machine(),
-        columns=tuple(Column(spec) for spec in specs),
-        baseline=base.text if base else None,
-        stopped=UNFINISHED,
-    )
-    write(folder, done)
-    seconds: dict[Part, float] = {}
-    stopped = None
-    ends = None if limits.budget is None else started + limits.budget
-    with tempfile.TemporaryDirectory(prefix="ipa-bench-graphs-") as graphs:
-        try:
-            todo = list(plan.parts(specs, limits.runs))
-            for number, part in enumerate(todo):
-                if part.spec in _hopeless(done):
-                    continue
-                left = _time_left(done, todo[number:], seconds)
-                with reporter.stage(f"[{number + 1}/{len(todo)}] {part}{left}") as doing:
-                    began = time.monotonic()
-                    job = _job(part, settings, Path(graphs, str(specs.index(part.spec))))
-                    log = folder / f"part-{number + 1}.log"
-                    answer = process.ask(job, part.spec.python, log, doing, reporter.warn, ends)
-                seconds[part] = time.monotonic() - began
-                done = replace(
-                    done,
-                    columns=tuple(_with(c, part, answer) if c.spec == part.spec else c for c in done.columns),
-                    seconds=time.monotonic() - started,
-                )
-                write(folder, done)
-                if answer.late:
-                    stopped = OUT_OF_TIME
-                    break
-                if answer.reason:
-                    reporter.warn(f"{part.spec.text}: {answer.reason}")
-        except KeyboardInterrupt:
-            stopped = INTERRUPTED
-    done = replace(done, seconds=time.monotonic() - started, stopped=stopped)
-    write(folder, done)
+    ends = math.inf if limits.budget is None else started + limits.budget
+    done = _begin(work, specs, earlier or {})
+    before, stopped = done.seconds, None
+    if not earlier:
+        files.clear(folder)
+    files.write(folder, done)
+    todo = [part for part in plan.parts(specs, limits.runs) if not _is_measured(done, part)]
+    try:
+        for number, part in enumerate(todo):
+            if _is_hopeless(done, part.spec):
+                continue
+            if time.monotonic() + (_seconds(done, part.spec) or 0) > ends:
+                stopped = OUT_OF_TIME  # a shorter one may still fit
+                continue
+            with reporter.stage(f"[{number + 1}/{len(todo)}] {part}{_time_left(done, todo[number:])}") as doing:
+                done, late = _measure(done, part, work, folder, reporter, doing, ends)
+            done = _compared(replace(done, seconds=before + time.monotonic() - started), folder, reporter)
+            files.write(folder, done)
+            if late:
+                stopped = OUT_OF_TIME
+                break
+    except KeyboardInterrupt:
+        stopped = INTERRUPTED
+    done = replace(done, seconds=before + time.monotonic() - started, stopped=stopped)
+    files.write(folder, done)
+    if stopped is None:
+        files.clear(folder)
     return done
-
-
-def write(folder: Path, done: Bench) -> None:
-    """Data, table and chart, each file whole or not at all. Raises IpaError when the folder cannot be written."""
-    _replace(folder / RESULTS, (json.dumps(results.to_data(done), indent=1) + "\n").encode())
-    _replace(folder / TABLE, table.markdown(done).encode())
-    _replace(folder / CHART, chart.draw(done))
-
-
-def claim(folder: Path, force: bool) -> None:
-    """Make `folder`, so that what cannot be written is told first. Raises UsageError when a bench lies there."""
-    if (folder / RESULTS).exists() and not force:
-        raise UsageError(f"{folder} holds a bench already", "choose another --output, or replace it with --force")
-    with _in_words(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
 
 
 def machine() -> dict[str, Any]:
@@ -124,42 +108,123 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _hopeless(done: Bench) -> set[Spec]:
-    """Backends whose first process failed: the others would too."""
-    return {column.spec for column in done.columns if column.reason and not column.runs}
+def _begin(work: Work, specs: Sequence[Spec], earlier: Mapping[str, Any]) -> Bench:
+    base = plan.baseline(specs)
+    kept = {key: results.measured(earlier, key) if earlier else {} for key in ("backends", "references")}
+    return Bench(
+        date=earlier.get("date") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        asked=asked(work, specs),
+        machine=machine(),
+        columns=tuple(kept["backends"].get(spec, Column(spec)) for spec in specs),
+        baseline=base.text if base else None,
+        references=tuple(kept["references"].get(spec, Column(spec)) for spec in plan.references(specs)),
+        seconds=earlier.get("seconds", 0.0),
+        stopped=UNFINISHED,
+    )
 
 
-def _job(part: Part, settings: Settings, cache: Path) -> dict[str, Any]:
+def _measure(
+    done: Bench,
+    part: Part,
+    work: Work,
+    folder: Path,
+    reporter: Reporter,
+    doing: Callable[[str], None],
+    ends: float,
+) -> tuple[Bench, bool]:
+    """`done` with what one process told, and whether the end of the time ended it."""
+    began = time.monotonic()
+    job, log = _job(part, work, folder), files.log(folder, part)
+    answer = process.ask(job, part.spec.python, log, doing, reporter.warn, None if math.isinf(ends) else ends)
+    if answer.figures is not None:
+        more = {"process_s": time.monotonic() - began, "warnings": list(answer.warnings)}
+        answer = replace(answer, figures={**answer.figures, **more})
+    if answer.reason and not answer.late:
+        reporter.warn(f"{part.spec.text}: {answer.reason}")
+
+    def told(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        return tuple(_with(column, part, answer) if column.spec == part.spec else column for column in columns)
+
+    if part.kind == "reference":
+        return replace(done, references=told(done.references)), answer.late
+    return replace(done, columns=told(done.columns)), answer.late
+
+
+def _with(column: Column, part: Part, answer: process.Answer) -> Column:
+    column = replace(column, environment=answer.environment or column.environment)
+    if answer.figures is not None:
+        column = replace(column, runs=(*column.runs, answer.figures))
+    if answer.reason is None:
+        return column
+    return replace(column, reason=f"{part.kind} {part.number}: {answer.reason}", hint=answer.hint, log=answer.log)
+
+
+def _job(part: Part, work: Work, folder: Path) -> dict[str, Any]:
     chosen = replace(
-        settings,
+        work.settings,
         backend=part.spec.backend,
         compile_options=part.spec.options,
         compile=True,
         offload="none",
         num_images=1,
-        cache_dir=cache,
+        cache_dir=files.graphs(folder, part.spec),
     )
-    return {"kind": part.kind, "settings": json.loads(json.dumps(asdict(chosen), default=str))}
+    return {
+        "settings": json.loads(json.dumps(asdict(chosen), default=str)),
+        "batch": work.batch,
+        "keep": str(files.drawn(folder, part.spec)) if part.number == 1 else None,
+        "exact": plan.is_plain(part.spec),
+    }
 
 
-def _with(column: Column, part: Part, answer: process.Answer) -> Column:
-    environment = answer.environment or column.environment
-    if answer.figures is None:
-        reason = None if answer.late else f"{part.kind} failed: {answer.reason}" if column.runs else answer.reason
-        return replace(column, environment=environment, reason=reason, hint=answer.hint)
-    if part.kind == "parity":
-        return replace(column, environment=environment, parity=answer.figures)
-    return replace(column, environment=environment, runs=(*column.runs, answer.figures))
+def _compared(done: Bench, folder: Path, reporter: Reporter) -> Bench:
+    """`done` with the parity of every column whose pictures, and those of its reference, were kept by now."""
+    specs = [column.spec for column in done.columns]
+    everything = {column.spec: column for column in (*done.columns, *done.references)}
+
+    def compared(column: Column) -> Column:
+        reference = everything[plan.reference_of(column.spec, specs)]
+        paths = [files.drawn(folder, one.spec) for one in (column, reference)]
+        if column.parity or not (column.runs and reference.runs and all(path.exists() for path in paths)):
+            return column
+        if not _drew_alike(column, reference):
+            reporter.warn(
+                f"{column.spec.text}: its weights or inputs are not those of {reference.spec.text}: no parity"
+            )
+            return column
+        return replace(column, parity=drawn.compare(*paths))
+
+    return replace(done, columns=tuple(map(compared, done.columns)))
 
 
-def _time_left(done: Bench, todo: Sequence[Part], seconds: Mapping[Part, float]) -> str:
+def _drew_alike(column: Column, reference: Column) -> bool:
+    """Whether two columns had the same weights and inputs, as far as their sums tell."""
+    pairs = [(column.runs[0][name], reference.runs[0][name]) for name in ("weights_sum", "inputs_sum")]
+    return all(math.isclose(one, other, rel_tol=SAME) for one, other in pairs)
+
+
+def _is_measured(done: Bench, part: Part) -> bool:
+    columns = done.references if part.kind == "reference" else done.columns
+    return any(column.spec == part.spec and len(column.runs) >= part.number for column in columns)
+
+
+def _is_hopeless(done: Bench, spec: Spec) -> bool:
+    """Whether the backend's first process failed: the others would too."""
+    return any(column.reason and not column.runs for column in done.columns if column.spec == spec)
+
+
+def _seconds(done: Bench, spec: Spec) -> float | None:
+    """About how long the next process of a backend takes: what its last one took but for compiling."""
+    runs = next((column.runs for column in done.columns if column.spec == spec), ())
+    return runs[-1]["process_s"] - runs[-1]["compile_s"] if runs else None
+
+
+def _time_left(done: Bench, todo: Sequence[Part]) -> str:
     """About how long the parts to do will take, in words, once it can be told."""
-    # First runs compile and tell nothing about the others; of these the last one is the best guess.
-    known = {part.spec: took for part, took in seconds.items() if (part.kind, part.number) != ("run", 1)}
-    if not known:
+    known = [_seconds(done, part.spec) for part in todo if not _is_hopeless(done, part.spec)]
+    if not known or None in known:
         return ""
-    usual = sum(known.values()) / len(known)
-    left = sum(known.get(part.spec, usual) for part in todo if part.spec not in _hopeless(done))
+    left = sum(filter(None, known))
     return f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
 
 
@@ -170,21 +235,3 @@ def _processor() -> str:
         lines = []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return named or probe.instruction_set()[0]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _in_words(path.parent):
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-
-@contextmanager
-def _in_words(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise IpaError(f"{folder} cannot be written: {error.strerror or error}", "choose another --output") from error

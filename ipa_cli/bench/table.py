@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,9 +38,10 @@ def heading(bench: Bench) -> str:
     asked, machine = bench.asked, bench.machine
     first = next((column.environment for column in bench.columns if column.environment), {})
     size = f"{first['width']}x{first['height']}, {first['steps']} steps, {first['dtype']}" if first else asked["size"]
+    batch = f", {asked['batch']} pictures at once" if asked.get("batch", 1) > 1 else ""
     weights = " with seeded random weights" if first.get("dummy") else ""
     where = machine["gpu"] if str(first.get("device", "cpu")) != "cpu" and machine["gpu"] else machine["cpu"]
-    return f"{asked['model']}{weights}, {size}, on {where} ({machine['cores']} cores), {bench.date[:10]}"
+    return f"{asked['model']}{weights}, {size}{batch}, on {where} ({machine['cores']} cores), {bench.date[:10]}"
 
 
 def remarks(bench: Bench) -> tuple[str, ...]:
@@ -60,7 +62,17 @@ def remarks(bench: Bench) -> tuple[str, ...]:
     if runs and bench.baseline:
         lines.append(f"percentages: against {bench.baseline}")
     if any(column.parity for column in bench.columns):
-        lines.append("errors and PSNR: against eager without CUDA graph, in the same process with the same weights")
+        lines.append(
+            "errors and PSNR: against eager without CUDA graph in the same Python, with the same weights and inputs"
+        )
+    lines += [
+        f"eager without CUDA graph in {column.spec.python or 'this Python'}: "
+        + (f"{column.runs[0]['it_per_s']:.2f} it/s" if column.runs else column.reason or NOT_MEASURED)
+        for column in bench.references
+    ]
+    lines += _weights(bench)
+    warnings = {text: column for column in bench.columns for run in column.runs for text in run["warnings"]}
+    lines += [f"{column.spec.text}: {text}" for text, column in warnings.items()]
     if bench.stopped:
         lines.append(f"{bench.stopped} after {bench.seconds:.0f} s: what is missing was not measured")
     return tuple(lines)
@@ -103,6 +115,16 @@ def _parity(column: Column, key: str) -> str:
     if found[key] is None:
         return NOT_MEASURED
     return f"{found[key]:.1e}" if found[key] else "0"
+
+
+def _weights(bench: Bench) -> list[str]:
+    """Whether all columns drew with the same weights, as far as their sum tells; a word only where they did not."""
+    sums = {column.spec.text: column.runs[0]["weights_sum"] for column in bench.columns if column.runs}
+    if not sums:
+        return []
+    first, usual = next(iter(sums.items()))
+    others = [name for name, found in sums.items() if not math.isclose(found, usual, rel_tol=1e-5)]
+    return [f"{', '.join(others)}: other random numbers as weights than {first}"] if others else []
 
 
 def _versions(versions: Mapping[str, Any]) -> str:

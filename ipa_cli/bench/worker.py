@@ -1,7 +1,8 @@
 """A process that measures one backend: a job as one line of JSON on stdin, JSON lines on stdout until it is done.
 
-A job has `kind` (see `plan.Part`) and `settings` (of `config.Settings`). The lines are {"doing": text},
-{"warning": text}, {"environment": {...}}, and last {"figures": {...}} or {"failed": message, "hint": text}.
+A job has `settings` (of `config.Settings`), `batch`: pictures at once, `keep`: the file for what was drawn or null, and
+`exact`: whether it holds the UNet's output in fp32 too. The lines are {"doing": text}, {"warning": text},
+{"environment": {...}}, {"figures": {...}}, and last {"done": true} or {"failed": message, "hint": text}.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import __version__, backends, measure, models, requirements, session
+from ipa_cli.bench import drawn
 from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError
 from ipa_cli.record import adapter_name
@@ -26,15 +29,14 @@ from ipa_cli.report import Silent
 from ipa_cli.task import load_references, make_task
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from ipa_cli.attention import UNetInputs
-    from ipa_cli.pipeline import Conditions
+    from ipa_cli.pipeline import Conditions, Request
     from ipa_cli.task import Task
 
 STARTED = time.perf_counter()
-FIRST_STEPS = 2  # of the picture that ends the warm-up
+FIRST_STEPS = 2  # of the drawing that ends the warm-up
 PROMPT = "a red fox in the snow"  # for models that have none of their own
 
 Say = Callable[..., None]
@@ -58,73 +60,52 @@ class Teller(Silent):
         yield lambda doing: self._say(doing=f"{name}: {doing}")
 
 
-def timed(settings: Settings, say: Say) -> dict[str, Any]:
-    """Load, get ready, draw a short picture, then the one that counts; times in seconds, memory in GiB.
+def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Say) -> None:
+    """Load, get ready, draw with few steps, then what counts: `batch` pictures at once; then keep them for comparisons.
 
-    Warm-up goes from the loaded model to the end of the short picture, E2E from encoding to the decoded picture.
+    Warm-up goes from the loaded model to the end of the short drawing, E2E from encoding to the decoded pictures; times
+    in seconds, memory in GiB.
     """
     teller = Teller(say)
     opened, task = _open(settings, teller)
+    requests = [replace(task.requests[0], seed=task.requests[0].seed + number) for number in range(batch)]
     measure.synchronize(opened.device)
     load_s = time.perf_counter() - STARTED
     say(environment=_environment(opened, task))
+    weights_sum = _sum(opened.model.unet.parameters())  # before a backend puts others in their place
 
     began = time.perf_counter()
-    conditions = session.condition(opened, task, Silent())
-    ready = session.make_ready(opened, settings.backend, task.requests[0], conditions, teller)
+    conditions = _condition(opened, task, batch)
+    ready = session.make_ready(opened, settings.backend, requests[0], conditions, teller)
     say(doing="warming up")
-    first_step_s = session.time_step(opened, ready.denoiser, task.requests[0], conditions)
-    _draw(opened, ready.denoiser, _short(task))
+    first_step_s = session.time_step(opened, ready.denoiser, requests[0], conditions)
+    _draw(opened, ready.denoiser, task, [replace(each, steps=min(each.steps, FIRST_STEPS)) for each in requests])
     warmup_s = time.perf_counter() - began
 
     say(doing="drawing")
     began = time.perf_counter()
-    _, clock = _draw(opened, ready.denoiser, task)
+    pictures = _draw(opened, ready.denoiser, task, requests)
     e2e_s = time.perf_counter() - began
-    return {
+    figures = {
         "origin": ready.origin,
         "load_s": load_s,
         "compile_s": ready.compile_s,
         "open_s": ready.open_s,
         "first_step_s": first_step_s,
         "warmup_s": warmup_s,
-        "it_per_s": clock.per_second,
+        "it_per_s": pictures.clock.per_second,
+        "pictures_per_s": batch / e2e_s if batch > 1 else None,
         "e2e_s": e2e_s,
+        "beside_s": e2e_s - pictures.clock.seconds,
         "peak_gib": measure.peak_gib(opened.device),
         "reserved_gib": _reserved_gib(opened.device),
     }
-
-
-def parity(settings: Settings, say: Say) -> dict[str, Any]:
-    """How far the backend is from the same weights uncompiled: relative errors of one UNet call, PSNR of the picture.
-
-    The uncompiled ones come first, so that nothing a backend does to the UNet can flatter it.
-    """
-    import torch
-
-    teller = Teller(say)
-    opened, task = _open(settings, teller)
-    say(environment=_environment(opened, task))
-    conditions = session.condition(opened, task, Silent())
-    inputs = session.example_inputs(opened, task.requests[0], conditions)
-    plain = backends.get("eager").load(opened.model.unet, None, {"cuda_graph": False, "channels_last": False})
-    say(doing="drawing uncompiled")
-    expected = plain(inputs).double()
-    picture, _ = _draw(opened, plain, task)
-    exact = _in_fp32(opened.model.unet, plain, inputs)
-    if opened.device.type == "cuda":
-        torch.cuda.empty_cache()
-
-    ready = session.make_ready(opened, settings.backend, task.requests[0], conditions, teller)
-    say(doing="drawing")
-    found = ready.denoiser(inputs).double()
-    other, _ = _draw(opened, ready.denoiser, task)
-    return {
-        "relative_error": _relative(found, expected),
-        "fp32_error": None if exact is None else _relative(found, exact),
-        "eager_fp32_error": None if exact is None else _relative(expected, exact),
-        **_psnr(other, picture),
-    }
+    inputs = session.example_inputs(opened, requests[0], conditions)
+    say(figures={**figures, "weights_sum": weights_sum, "inputs_sum": _sum(_tensors(inputs))})
+    if keep is not None:
+        say(doing="keeping what was drawn")
+        noise = ready.denoiser(inputs)
+        drawn.write(keep, noise, pictures.images, _in_fp32(opened.model.unet, inputs) if exact else None)
 
 
 def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
@@ -141,21 +122,23 @@ def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
     return session.open_session(settings, plan, teller, shows_bars=False), task
 
 
-def _draw(opened: session.Session, denoiser: Any, task: Task) -> tuple[Image, measure.StepClock]:
-    """A whole picture: prompt and reference encoded, denoised, decoded."""
-    request = task.requests[0]
-    conditions: Conditions = session.condition(opened, task, Silent())
-    return session.draw(opened, denoiser, request, conditions, "", Silent())
+def _condition(opened: session.Session, task: Task, batch: int) -> Conditions:
+    from ipa_cli import pipeline
+
+    return pipeline.for_several(session.condition(opened, task, Silent()), batch)
 
 
-def _short(task: Task) -> Task:
-    request = task.requests[0]
-    return replace(task, requests=(replace(request, steps=min(request.steps, FIRST_STEPS)),))
+def _draw(opened: session.Session, denoiser: Any, task: Task, requests: Sequence[Request]) -> session.Several:
+    """All of it: prompt and reference encoded, denoised, decoded."""
+    conditions = _condition(opened, task, len(requests))
+    return session.draw_several(opened, denoiser, requests, conditions, "", Silent())
 
 
-def _in_fp32(unet: Any, denoiser: Any, inputs: UNetInputs) -> Tensor | None:
-    """The same call with the same weights in fp32; None where they are that already, or memory is short."""
+def _in_fp32(unet: Any, inputs: UNetInputs) -> Tensor | None:
+    """The same call with the same weights in fp32, uncompiled; None where they are that already, or memory is short."""
     import torch
+
+    from ipa_cli.attention import call_unet
 
     if unet.dtype == torch.float32:
         return None
@@ -167,26 +150,29 @@ def _in_fp32(unet: Any, denoiser: Any, inputs: UNetInputs) -> Tensor | None:
         parts = [wide(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
+    torch.backends.cudnn.allow_tf32 = False  # its products keep no more digits than fp16's
     try:
-        unet.to(torch.float32)
-        return denoiser(wide(inputs)).double()
+        with torch.no_grad():
+            return call_unet(unet.to(torch.float32), wide(inputs))
     except torch.cuda.OutOfMemoryError:
         return None
-    finally:
-        unet.to(before)  # exact: every number came from there
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).norm() / expected.norm()).item()
+def _sum(tensors: Iterable[Tensor]) -> float:
+    """The sum of absolute values: tells whether two processes had the same numbers, in whatever layout."""
+    import torch
+
+    return sum(float(tensor.abs().sum(dtype=torch.float64)) for tensor in tensors)
 
 
-def _psnr(one: Image, other: Image) -> dict[str, Any]:
-    """PSNR in dB, None for identical pictures."""
-    import numpy as np
+def _tensors(value: Any) -> Iterator[Tensor]:
+    import torch
 
-    difference = np.asarray(one, np.float64) - np.asarray(other, np.float64)
-    error = float((difference**2).mean())
-    return {"identical": error == 0, "psnr_db": None if error == 0 else float(10 * np.log10(255**2 / error))}
+    if isinstance(value, torch.Tensor):
+        yield value
+    else:
+        for part in value:
+            yield from _tensors(part)
 
 
 def _reserved_gib(device: Any) -> float | None:
@@ -246,9 +232,18 @@ def main() -> None:
         answers.write(json.dumps(line) + "\n")
         answers.flush()
 
-    work = {"run": timed, "parity": parity}[job["kind"]]
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], filename: str, *more: Any) -> None:
+        if Path(filename).is_relative_to(Path(__file__).parents[1]):  # ours, not a library's
+            say(warning=str(message))
+        show(message, category, filename, *more)
+
+    warnings.showwarning = tell  # type: ignore[assignment]
     try:
-        say(figures=work(_read(job["settings"]), say))
+        keep = Path(job["keep"]) if job["keep"] else None
+        work(_read(job["settings"]), job["batch"], keep, job["exact"], say)
+        say(done=True)
     except IpaError as error:
         say(failed=error.message, hint=error.hint)
 

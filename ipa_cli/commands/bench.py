@@ -36,7 +36,7 @@ def bench(
         list[str] | None, _flag("--python", help="another Python for a backend: nexfort=/path/to/environment")
     ] = None,
     size: Annotated[str | None, _flag("--size", help="width x height, such as 1024x768")] = None,
-    batch: Annotated[int, _flag("--batch", help="pictures at once; so far 1 alone")] = 1,
+    batch: Annotated[int, _flag("--batch", min=1, max=64, help="pictures drawn at once (default 1)")] = 1,
     dynamic: Annotated[
         str | None, _flag("--dynamic", help="compile one graph for all sides from..to, such as 256..1536")
     ] = None,
@@ -51,6 +51,7 @@ def bench(
         Path | None,
         _flag("--output", "-o", help="folder for data, table and chart (default: a new one)"),
     ] = None,
+    resume: Annotated[bool, _flag("--resume", help="go on with the bench in --output that ended early")] = False,
     force: options.Force = False,
     markdown: Annotated[bool, _flag("--markdown", help="print the table as Markdown")] = False,
     steps: options.Steps = None,
@@ -70,10 +71,8 @@ def bench(
     process of its own: the first of a backend has no graph in its cache, the others find it there.
     """
     from .. import probe
-    from ..bench import plan, results, run
+    from ..bench import files, plan, results, run
 
-    if batch != 1:
-        raise UsageError(f"--batch {batch} cannot be measured yet: pictures are drawn one at a time", "leave it out")
     resolved = options.settings(context)
     settings, sources = resolved.settings, resolved.sources
     here = probe.machine()
@@ -96,14 +95,19 @@ def bench(
     specs = specs if dynamic is None else plan.with_range(specs, parse_range(dynamic))
 
     before = None if compare is None else results.read(compare)
-    differing = [] if before is None else results.unlike(run.asked(settings, specs), before)
+    work = run.Work(settings, batch)
+    asked = run.asked(work, specs)
+    differing = [] if before is None else results.unlike(asked, before)
     if differing:
         raise UsageError(
             f"{compare} measured something else: {', '.join(differing)}", "measure the same, or leave out --compare"
         )
+    if resume and folder is None:
+        raise UsageError("--resume goes on with a bench in a folder", "name it with --output")
     folder = folder or Path(f"ipa-bench-{time.strftime('%Y%m%d-%H%M%S')}")
-    run.claim(folder, force)
-    done = run.bench(settings, specs, run.Limits(runs, budget), folder, context.obj)
+    earlier = files.begun(folder, asked, run.machine(), specs) if resume else None
+    files.claim(folder, force or resume)
+    done = run.bench(work, specs, run.Limits(runs, budget), folder, context.obj, earlier)
 
     slower = [] if before is None else results.slower(done, before)
     compared = None if before is None else _compared(done, before, slower)

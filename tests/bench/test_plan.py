@@ -107,17 +107,26 @@ def test_a_range_of_sizes_reaches_what_compiles():
     ]
 
 
-def test_runs_are_interleaved_and_parity_comes_after_the_first():
+def test_runs_are_interleaved_and_references_come_after_the_first():
     asked = plan.parse_specs(["eager,inductor"])
     names = [str(part) for part in plan.parts(asked, 2)]
     assert names == [
         "eager, run 1",
         "inductor, run 1",
-        "eager, parity with eager",
-        "inductor, parity with eager",
+        "reference, uncompiled",
         "eager, run 2",
         "inductor, run 2",
     ]
+
+
+def test_every_python_has_one_reference():
+    asked = plan.parse_specs(["eager:cuda_graph=false,inductor,nexfort,nexfort:mode=O2"])
+    asked = plan.with_pythons(asked, [f"nexfort={sys.executable}"])
+    (elsewhere,) = plan.references(asked)  # here the column of uncompiled drawing is one
+    assert (elsewhere.backend, elsewhere.python) == ("eager", sys.executable)
+    found = [plan.reference_of(spec, asked) for spec in asked]
+    assert found == [asked[0], asked[0], elsewhere, elsewhere]
+    assert [str(part) for part in plan.parts(asked, 1)][-1] == f"reference, uncompiled in {sys.executable}"
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,11 @@ def a_run(origin="uncompiled", speed=10.0, **more):
         "first_step_s": 0.5,
         "warmup_s": 2.0,
         "e2e_s": 20 / speed,
+        "beside_s": 0.5,
     }
-    return {"origin": origin, "it_per_s": speed, "peak_gib": 8.0, "reserved_gib": None, **seconds, **more}
+    untold = {"reserved_gib": None, "pictures_per_s": None}
+    told = {"origin": origin, "it_per_s": speed, "peak_gib": 8.0, "weights_sum": 7.0, "warnings": []}
+    return {**told, **untold, **seconds, **more}
 
 
 def a_bench():
@@ -115,6 +118,19 @@ def test_remarks_say_why_a_backend_is_missing_and_what_was_used():
     assert "sdxl with seeded random weights, 64x64, 2 steps, float16, on a CPU (4 cores)" in table.heading(a_bench())
 
 
+def test_remarks_tell_other_weights_warnings_and_what_was_compared_with():
+    bench = a_bench()
+    eager, inductor, oneflow = bench.columns
+    other = (a_run("compiled", 20.0, weights_sum=7.1, warnings=["compiled again"]),)
+    reference = Column(replace(eager.spec, python="/envs/nexfort"), (a_run(speed=9.0),))
+    said = table.remarks(
+        replace(bench, columns=(eager, replace(inductor, runs=other), oneflow), references=(reference,))
+    )
+    assert "inductor: other random numbers as weights than eager" in said and "inductor: compiled again" in said
+    assert "eager without CUDA graph in /envs/nexfort: 9.00 it/s" in said
+    assert not [line for line in table.remarks(bench) if "other random" in line]
+
+
 def test_markdown_is_a_table():
     lines = table.markdown(a_bench()).splitlines()
     assert lines[2] == "| Metric | eager | inductor | oneflow |" and lines[3] == "| --- | --- | --- | --- |"
@@ -130,6 +146,8 @@ def test_the_data_is_json_and_comes_back(tmp_path):
     assert figures["it_per_s"] == {"median": 22.0, "least": 20.0, "most": 24.0, "count": 3, "ratio": 1.0}
     assert figures["reserved_gib"] is None and figures["warmup_compile_s"]["ratio"] is None
     assert data["backends"][2]["figures"]["it_per_s"] is None and data["backends"][2]["reason"] == "oneflow is missing"
+    again = results.measured(data, "backends")
+    assert tuple(again.values())[:2] == a_bench().columns[:2] and again[a_bench().columns[2].spec].reason is None
     envelope = {"command": "bench", "data": data}
     (tmp_path / "printed.json").write_text(json.dumps(envelope))
     assert results.read(tmp_path / "printed.json") == data

@@ -1,0 +1,56 @@
+"""What a process drew, kept as a file, and how far it is from what another drew with the same weights and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+def write(path: Path, noise: Tensor, pictures: Sequence[Image], exact: Tensor | None) -> None:
+    """Keep the output of one UNet call, the decoded pictures, and the same call in fp32 where it differs."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {
+        "noise": noise.float().cpu().numpy(),
+        "pictures": np.stack([np.asarray(picture) for picture in pictures]),
+    }
+    if exact is not None:
+        arrays["exact"] = exact.cpu().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)
+    temporary.replace(path)
+
+
+def compare(path: Path, reference: Path) -> dict[str, Any]:
+    """Relative errors of the UNet call, PSNR of the pictures in dB, None where identical; of `path` to `reference`."""
+    import numpy as np
+
+    with np.load(path) as found, np.load(reference) as expected:
+        exact = expected.get("exact")
+        return {
+            "relative_error": _relative(found["noise"], expected["noise"]),
+            "fp32_error": None if exact is None else _relative(found["noise"], exact),
+            "eager_fp32_error": None if exact is None else _relative(expected["noise"], exact),
+            **_psnr(found["pictures"], expected["pictures"]),
+        }
+
+
+def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+    import numpy as np
+
+    expected = expected.astype(np.float64)
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def _psnr(one: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    import numpy as np
+
+    error = float(((one.astype(np.float64) - other) ** 2).mean())
+    return {"identical": error == 0, "psnr_db": None if error == 0 else float(10 * np.log10(255**2 / error))}
