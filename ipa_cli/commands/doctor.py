@@ -45,9 +45,15 @@ def doctor(
     if report:
         data["report"] = checks.text(found, os.environ)
         return Result("doctor", data, (data["report"],), int(failed))
-    rows = tuple((check.status, check.name, check.found, check.advice) for check in found)
-    table = Table(("status", "check", "found", "what to type"), rows)
-    return Result("doctor", data, (table, _summary(found, deep)), int(failed))
+    table = Table(("status", "check", "found"), tuple((check.status, check.name, check.found) for check in found))
+    return Result("doctor", data, (table, *_advice(found), _summary(found, deep)), int(failed))
+
+
+def _advice(found: list[checks.Check]) -> tuple[str, ...]:
+    """What to type, below the table: commands are copied, and a cell would break them."""
+    marks = {"failure": "failure: ", "warning": "warning: ", "skipped": ""}
+    told = [(check, marks[check.status]) for check in found if check.advice and check.status in marks]
+    return tuple(f"{mark}{check.name}: {check.advice}" for check, mark in sorted(told, key=lambda each: not each[1]))
 
 
 def _summary(found: list[checks.Check], deep: bool) -> str:
