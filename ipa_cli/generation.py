@@ -48,8 +48,9 @@ class Generated:
     dtype: str
     model: str
     adapter: str | None
+    prompt: str
     steps: int
-    references: tuple[str, ...] = field(default=())
+    references: tuple[str, ...] = field(default=())  # pictures and files of embeddings
 
 
 def generate(
@@ -133,8 +134,9 @@ def generate(
         dtype=str(opened.dtype).removeprefix("torch."),
         model=plan.name,
         adapter=adapter_name(plan),
+        prompt=task.prompt,
         steps=task.requests[0].steps,
-        references=tuple(reference.source for reference in task.references),
+        references=tuple(source.source for source in task.sources),
     )
 
 

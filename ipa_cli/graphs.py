@@ -154,7 +154,9 @@ def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter
     """
     module = backends.get(wanted.backend)
     if not module.compiles:
-        return Ready(module.load(unet, None, wanted.options), wanted.backend, "uncompiled", "nothing to compile")
+        return Ready(
+            module.load(unet, None, wanted.options), wanted.backend, "uncompiled", "asked for, nothing to compile"
+        )
     found = find(cache, unet, wanted)
     if isinstance(found, Entry):
         try:
@@ -163,8 +165,8 @@ def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter
             reporter.warn(f"{refused.message}")
             found = store.Miss((refused.message,))
     if not may_compile:
-        raise NoGraph(f"no graph in the cache ({found.reason})", "leave out --no-compile, or use --backend eager")
-    return _compile(module, unet, wanted, cache, found.reason, reporter)
+        raise NoGraph(_no_graph(found), "leave out --no-compile, or use --backend eager")
+    return _compile(module, unet, wanted, cache, found, reporter)
 
 
 def _open(module: Backend, unet: Any, wanted: Wanted, cache: Store, entry: Entry) -> Ready:
@@ -176,11 +178,11 @@ def _open(module: Backend, unet: Any, wanted: Wanted, cache: Store, entry: Entry
     return Ready(denoiser, wanted.backend, "cache", f"graph {entry.id} is in the cache", entry, open_s=seconds)
 
 
-def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, reason: str, reporter: Reporter) -> Ready:
+def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, miss: store.Miss, reporter: Reporter) -> Ready:
     started = time.perf_counter()
     own = key(unet, wanted)
     describe = {"model": wanted.model, "options": _plain(_in_the_code(wanted.options)), "dtype": own.factors["dtype"]}
-    reporter.note(f"no graph in the cache ({reason}): compiling{_estimate(cache, own)}")
+    reporter.note(f"{_no_graph(miss)}: compiling{_estimate(cache, own)}")
     with reporter.stage(f"compiling {own.shape}") as doing:
         built = store.build(
             cache,
@@ -196,6 +198,10 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, reason: s
     if not built.fresh:
         return replace(ready, compile_s=compiled)
     return replace(ready, origin="compiled", why=f"compiled just now as {built.entry.id}", compile_s=compiled)
+
+
+def _no_graph(miss: store.Miss) -> str:
+    return f"no graph in the cache ({miss.reason})" if miss.reasons else "no graph in the cache"
 
 
 def _in_the_code(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .errors import IpaError
-from .report import Advance, Picture, Result, Table
+from .report import Advance, Facts, Picture, Result, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 SCHEMA_VERSION = 1
 BUG_EXIT_CODE = 70
@@ -51,7 +52,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.err.print(_harmless(text), style="dim")
+            self._say(text, style="dim")
 
     def warn(self, text: str) -> None:
         self._labelled("warning", "yellow", text)
@@ -78,10 +79,16 @@ class Terminal:
             yield lambda: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
+        width = self.err.width
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", max_width=max(12, width - 60)),
+            ),
+            BarColumn(max(8, min(40, width - 60))),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
@@ -108,6 +115,8 @@ class Terminal:
                 self._print_table(block)
             elif isinstance(block, Picture):
                 self._print_picture(block)
+            elif isinstance(block, Facts):
+                self._print_facts(block)
             else:
                 self.out.print(block)
         sys.stdout.flush()
@@ -118,8 +127,9 @@ class Terminal:
             self._fail_json(command, type(error).__name__, error.message, error.hint)
             return
         self._labelled("error", "bold red", error.message)
-        if error.hint:
-            self._labelled("hint", "cyan", error.hint)
+        if error.hint:  # not broken into lines: it is there to be copied
+            self.err.print("hint:", style="cyan", end=" ")
+            self.err.print(_harmless(error.hint))
 
     def bug(self, command: str, error: BaseException) -> None:
         """Print an unforeseen failure with its traceback."""
@@ -153,8 +163,15 @@ class Terminal:
         return both and not self.quiet and self.out.color_system is not None and not self.out.no_color
 
     def _labelled(self, label: str, style: str, text: str) -> None:
-        self.err.print(f"{label}:", style=style, end=" ")
-        self.err.print(_harmless(text))
+        from rich.text import Text
+
+        self._say(Text.assemble((f"{label}:", style), f" {_harmless(text)}"))
+
+    def _say(self, text: str | Text, style: str | None = None) -> None:
+        """A line on stderr, on a terminal broken between words."""
+        self.err.print(
+            _harmless(text) if isinstance(text, str) else text, style=style, soft_wrap=not self.err.is_terminal
+        )
 
     def _fail_json(self, command: str, kind: str, message: str, hint: str) -> None:
         self._print_json(command, "error", None, {"type": kind, "message": message, "hint": hint})
@@ -178,6 +195,21 @@ class Terminal:
         from textual_image.renderable import Image  # which asks the terminal: sixel, kitty's protocol or half blocks
 
         self.out.print(Image(picture.path, width="auto", height="auto"), height=max(4, self.out.height - REPORT_LINES))
+
+    def _print_facts(self, facts: Facts) -> None:
+        if not sys.stdout.isatty():
+            for name, value in facts.rows:
+                self.out.print(f"{name}: {value}")
+            return
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        drawn = RichTable.grid(padding=(0, 2, 0, 2), pad_edge=True)
+        drawn.add_column(style="dim", no_wrap=True)
+        drawn.add_column(overflow="fold")
+        for name, value in facts.rows:
+            drawn.add_row(name, Text(value))
+        self.out.print(drawn)
 
     def _print_table(self, table: Table) -> None:
         """A drawn table on a terminal; tab-separated lines when piped."""

@@ -25,12 +25,19 @@ class Picture:
     path: Path
 
 
-Block = str | Table | Picture
+@dataclass(frozen=True)
+class Facts:
+    """Names, and below each other what is to be said of each."""
+
+    rows: tuple[tuple[str, str], ...]
+
+
+Block = str | Table | Picture | Facts
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures) for people."""
+    """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures, facts) for people."""
 
     command: str
     data: dict[str, Any]

@@ -45,6 +45,11 @@ class Use:
     masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
 
     @property
+    def sources(self) -> tuple[Reference | Embeds, ...]:
+        """Its pictures, or the file of embeddings in their place."""
+        return self.references if self.embeds is None else (self.embeds,)
+
+    @property
     def parts(self) -> int:
         """Into how many adapters of the context it is taken apart: one for each mask."""
         return max(1, len(self.masks))
@@ -68,6 +73,11 @@ class Task:
     def references(self) -> tuple[Reference, ...]:
         """The pictures of all adapters."""
         return tuple(reference for use in self.adapters for reference in use.references)
+
+    @property
+    def sources(self) -> tuple[Reference | Embeds, ...]:
+        """The pictures of all adapters, or the files of embeddings in their place."""
+        return tuple(source for use in self.adapters for source in use.sources)
 
 
 def load_references(settings: Settings, reporter: Reporter) -> Loaded:

@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.output import Terminal
-from ipa_cli.report import Result, Table
+from ipa_cli.report import Facts, Result, Table
 
 TABLE = Table(("name", "size"), (("[bold]a[/bold]", "1"), ("b\t\nc", "2")), title="things")
 
@@ -134,6 +135,33 @@ def test_a_terminal_gets_bars_and_colour_unless_it_wants_none(world, environ):
     seen = on_a_terminal(PROGRESS, {**plain, "TERM": "xterm-256color", **environ})
     assert "loading [x]" in seen and "[b]cell[/b]" in seen
     assert ("3/3" in seen and "it/s" in seen and "\x1b[?25l" in seen) == (not environ)
+
+
+WORDS = """
+from ipa_cli.errors import IpaError
+from ipa_cli.output import Terminal
+from ipa_cli.report import Facts, Result
+terminal = Terminal()
+terminal.note("note " * 20)
+terminal.warn("word " * 20)
+terminal.fail("t", IpaError("wrong", "type " * 20))
+terminal.show(Result("t", {}, (Facts((("prompt", "star " * 20), ("model", "[b]x[/b]"))),)))
+"""
+
+
+def test_a_terminal_gets_whole_words_but_commands_in_one_piece(world):
+    seen = on_a_terminal(WORDS, {**world.environ, "TERM": "xterm-256color", "COLUMNS": "44"})
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", seen).splitlines()]
+    assert all(len(line) <= 44 for line in lines if not line.startswith("hint"))
+    assert {word for line in lines for word in line.split() if not line.startswith("hint")} <= {
+        *("note", "warning:", "word", "error:", "wrong", "prompt", "star", "model", "[b]x[/b]")
+    }
+    assert f"hint: {'type ' * 20}".strip() in lines
+
+
+def test_piped_facts_are_lines(capsys):
+    Terminal().show(result(blocks=(Facts((("prompt", "a [star]"), ("speed", "2 it/s"))),)))
+    assert capsys.readouterr().out == "prompt: a [star]\nspeed: 2 it/s\n"
 
 
 def on_a_terminal(code: str, environ: dict[str, str]) -> str:

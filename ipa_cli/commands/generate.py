@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..report import Block, Picture, Result
+from ..report import Block, Facts, Picture, Result
 from . import options
 
 if TYPE_CHECKING:
@@ -85,24 +85,32 @@ def _data(done: Generated) -> dict[str, Any]:
         "dtype": done.dtype,
         "model": done.model,
         "adapter": done.adapter,
+        "prompt": done.prompt,
         "references": list(done.references),
         "steps": done.steps,
     }
 
 
 def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
-    times = done.timings
-    speed = f"{times['it_per_s']:.1f} it/s, {times['inference_s']:.1f} s for {len(done.images)} × {done.steps} steps"
-    origin = {"cache": "from the cache", "compiled": "compiled just now"}.get(done.graph["origin"])
-    graph = f", graph {origin}" if origin else ""
+    times, count = done.timings, len(done.images)
     blocks: list[Block] = []
     for image in done.images:
         blocks.append(f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}")
         if preview:
             blocks.append(Picture(image.path))
-    return (
-        *blocks,
-        f"{done.model} on {done.device} ({done.dtype}, {done.backend}{graph}): {speed}",
-        f"load {times['load_s']:.1f} s, warm-up {times['warmup_s']:.1f} s, in all {times['e2e_s']:.1f} s; "
-        f"peak memory {done.memory['peak_gib']:.2f} GiB",
+    drawn = f"{done.steps} steps" if count == 1 else f"{count} pictures of {done.steps} steps"
+    compiled = f", compile {times['graph_compile_s']:.1f}" if times["graph_compile_s"] else ""
+    facts = (
+        ("prompt", done.prompt or "-"),
+        ("reference", ", ".join(done.references) or "none"),
+        ("model", f"{done.model} on {done.device}, {done.dtype}"),
+        ("backend", f"{done.backend}: {done.graph['why']}"),
+        ("speed", f"{times['it_per_s']:.1f} it/s, {drawn} in {times['steps_s']:.2f} s"),
+        (
+            "time",
+            f"{times['e2e_s']:.1f} s in all; load {times['load_s']:.1f}{compiled}, warm-up {times['warmup_s']:.1f}, "
+            f"draw and save {times['inference_s']:.1f}",
+        ),
+        ("memory", f"{done.memory['peak_gib']:.2f} GiB at most"),
     )
+    return (*blocks, Facts(facts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from ..embeddings import Embeds
 from ..errors import UsageError
 from ..models import Plan
 from ..record import public_name
-from ..references import Reference
 from ..task import Task, Use
 from . import plan
 
@@ -36,7 +35,7 @@ class Look:
     @property
     def digests(self) -> tuple[str, ...]:
         """SHA-256 of every file it is made of, masks left out."""
-        return tuple(source.sha256 for source in _sources(self.uses))
+        return tuple(source.sha256 for use in self.uses for source in use.sources)
 
     @property
     def picture(self) -> Image | None:
@@ -63,7 +62,7 @@ def lay_out(settings: Settings, model: Plan, base: Task, files: Sequence[str]) -
         swept = tuple(one.scale is None for one in specs.each(settings))
         if not any(swept):
             raise UsageError("every --adapter says its own scale: there is none to sweep", "leave scale= out of one")
-        names = plan.labels([public_name(source.source) for source in _sources(base.adapters)])
+        names = plan.labels([public_name(source.source) for source in base.sources])
         return (Look(" + ".join(names), base.adapters, swept),)
     (use,) = base.adapters
     if files:
@@ -74,14 +73,7 @@ def lay_out(settings: Settings, model: Plan, base: Task, files: Sequence[str]) -
     else:
         plan.check_references([reference.source for reference in use.references], "--image")
         uses = [replace(use, references=(reference,), weights=(1.0,)) for reference in use.references]
-    return tuple(Look(public_name(next(_sources([one])).source), (one,), (True,)) for one in uses)
-
-
-def _sources(uses: Sequence[Use]) -> Iterator[Reference | Embeds]:
-    for use in uses:
-        yield from use.references
-        if use.embeds is not None:
-            yield use.embeds
+    return tuple(Look(public_name(one.sources[0].source), (one,), (True,)) for one in uses)
 
 
 def _check_alike(files: Sequence[Embeds]) -> None:

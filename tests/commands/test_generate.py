@@ -32,7 +32,12 @@ def test_a_bare_generate_draws_a_picture_and_says_where(ipa_process, world):
     ran = ipa_process("generate", "--steps", 2)
     assert ran.exit_code == 0, ran.stderr
     (name,) = world.files()
-    assert ran.stdout.splitlines()[0].startswith(f"{name}  256x256, seed ")
+    first, *facts = ran.stdout.splitlines()
+    assert first.startswith(f"{name}  256x256, seed ") and ", scale 0." in first
+    told = dict(fact.split(": ", 1) for fact in facts)
+    assert list(told) == ["prompt", "reference", "model", "backend", "speed", "time", "memory"]
+    assert told["backend"].startswith("eager: no graph in the cache, and compiling for a CPU takes minutes")
+    assert " it/s, 2 steps in " in told["speed"] and " s in all; load " in told["time"]
     assert pixels(world.cwd / name).shape == (256, 256, 3)
     assert "\x1b" not in ran.stdout + ran.stderr
 
