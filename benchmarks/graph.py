@@ -1,15 +1,20 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,dynamic,max,blocks] [--size 1024] [--options JSON]
+    python benchmarks/graph.py [--parts eager,graph,fast,plain,dynamic,max] [--size 1024] [--pictures 1]
+                               [--options JSON] [--profile] [--no-reload]
 
-One picture with guidance (UNet batch 2), 4 image tokens, fp16. Every figure stands beside the relative error against
-eager in the same run, at two scales. A JSON file goes to $OUT when that is set.
+With guidance (UNet batch 2 for each picture), 4 image tokens, fp16. Every figure stands beside the relative error
+against eager in the same run, at two scales; --exact adds eager's own and each part's against fp32. --profile tells
+where the GPU's time goes. A JSON file goes to $OUT when that is set.
 """
 
 import argparse
+import copy
+import cProfile
 import gc
 import json
 import os
+import pstats
 import subprocess
 import sys
 import tempfile
@@ -22,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ipa_cli.attention import UNetInputs, install, layers, project
+from ipa_cli.attention import UNetInputs, call_unet, install, layers, project
 from ipa_cli.backends import eager, inductor
 
 SDXL: dict[str, Any] = {
@@ -54,7 +59,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "eager": {"cuda_graph": False},
     "graph": {},
     "fast": {"preset": "fast"},
-    "blocks": {"preset": "fast", "parts": "blocks"},
+    "plain": {"preset": "fast", "kernels": False},
     "max": {"preset": "max"},
     "dynamic": {"preset": "fast", "dynamic": [256, 1536]},
 }
@@ -92,8 +97,9 @@ def build(config: dict[str, Any], device: str, dtype: torch.dtype) -> tuple[Any,
     return unet, install(unet, [state])
 
 
-def inputs(unet: Any, adapters: Any, size: int, scale: float) -> UNetInputs:
-    """One step of a picture of `size` x `size` pixels with guidance."""
+def inputs(unet: Any, adapters: Any, size: int, scale: float, pictures: int = 1) -> UNetInputs:
+    """One step of pictures of `size` x `size` pixels with guidance."""
+    batch = 2 * pictures
     device, dtype, cross = unet.device, unet.dtype, unet.config.cross_attention_dim
     generator = torch.Generator("cpu").manual_seed(1)
 
@@ -103,11 +109,11 @@ def inputs(unet: Any, adapters: Any, size: int, scale: float) -> UNetInputs:
     scales = torch.full((1, len(layers(unet))), scale, device=device)
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
     return UNetInputs(
-        normal(2, 4, size // 8, size // 8),
+        normal(batch, 4, size // 8, size // 8),
         torch.tensor(500.0, device=device),
-        normal(2, pooled),
-        torch.tensor([[size, size, 0, 0, size, size]] * 2, device=device, dtype=dtype),
-        project(unet, adapters, normal(2, 77, cross), [normal(2, 1, IMAGE_DIM)], scales),
+        normal(batch, pooled),
+        torch.tensor([[size, size, 0, 0, size, size]] * batch, device=device, dtype=dtype),
+        project(unet, adapters, normal(batch, 77, cross), [normal(batch, 1, IMAGE_DIM)], scales),
     )
 
 
@@ -144,6 +150,39 @@ def pipelined(call: Callable[[], Any], repeats: int) -> float:
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     """Relative error of `a` against `b`."""
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+KINDS = {
+    "attention": ("sdpa", "flash", "fmha", "cross_attention"),
+    "convolution": ("fprop", "conv", "implicit"),
+    "linear": ("gemm", "nvjet", "cutlass", "splitk", "geglu_kernel"),
+    "Triton": ("triton_",),
+    "memset": ("memset",),
+    "copy": ("memcpy", "copy"),
+}
+
+
+def profiled(call: Callable[[], Any]) -> tuple[list[tuple[str, int, float]], list[tuple[str, int, float]]]:
+    """Where one call's time goes on the GPU: (name, how often, ms) by kind, and of the longest kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    call()
+    synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        call()
+        synchronize()
+    kinds: dict[str, list[float]] = {}
+    names: dict[str, list[float]] = {}
+    for event in seen.events():
+        low = event.name.lower()
+        kind = next((kind for kind, words in KINDS.items() if any(word in low for word in words)), "other")
+        kinds.setdefault(kind, []).append(event.device_time)
+        names.setdefault(event.name, []).append(event.device_time)
+
+    def rows(of: dict[str, list[float]]) -> list[tuple[str, int, float]]:
+        return sorted(((name, len(all_), sum(all_) / 1e3) for name, all_ in of.items()), key=lambda row: -row[2])
+
+    return rows(kinds), rows(names)
 
 
 def reload(folder: str, options: dict[str, Any], size: int, tiny: bool) -> dict[str, float]:
@@ -196,7 +235,8 @@ def measure(part: str, given: dict[str, Any], scene: "Scene") -> dict[str, Any]:
             inductor.compile(scene.unet, scene.inputs[SCALES[0]], folder, options, report)
             figures["compile_s"] = time.perf_counter() - began
             figures["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
-            figures["reload"] = fresh_process(folder, options, scene.size, scene.tiny)
+            if scene.reload:
+                figures["reload"] = fresh_process(folder, options, scene.size, scene.tiny)
             denoise = inductor.load(scene.unet, folder, options)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
@@ -210,22 +250,68 @@ def measure(part: str, given: dict[str, Any], scene: "Scene") -> dict[str, Any]:
         figures["it_s"] = 1e3 / figures["pipelined_ms"]
         outputs = {scale: denoise(scene.inputs[scale]) for scale in SCALES}
         figures["error"] = [relative(outputs[scale], scene.expected[scale]) for scale in SCALES]
+        if scene.exact is not None:
+            figures["exact"] = relative(outputs[SCALES[0]], scene.exact)
+        if scene.profile:
+            figures["kinds"], longest = profiled(lambda: denoise(one))
+            for name, count, ms in [*figures["kinds"], ("", 0, 0.0), *longest[:40]]:
+                print(f"  {ms:7.2f} ms {count:5} x {name[:100]}")
         figures["scale_effect"] = relative(outputs[SCALES[1]], outputs[SCALES[0]])
         if torch.cuda.is_available():
             figures["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return figures
 
 
+def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
+    """Where the time goes that a process takes to compile one residual block."""
+    from ipa_cli.backends import inductor_worker, parts, regions
+
+    options = inductor.options(given)
+    scene.unet.to(memory_format=torch.channels_last)
+    one = scene.inputs[SCALES[0]]
+    found = parts.split(scene.unet, one.context, False)
+    region = next(region for region in regions.find(scene.unet, found, one, False) if region.name.startswith("resnet"))
+    exported = regions.export(found[region.parts[0]], region, None)
+    exported._example_inputs = None
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder, "program.pt2"))
+        torch.export.save(exported, program)
+        layouts: list[Any] = [region.weight_layouts, region.inputs]
+        job = (program, str(Path(folder, "package.pt2")), layouts, str(scene.unet.device), inductor._settings(options))
+        watch = cProfile.Profile()
+        print(watch.runcall(inductor_worker.compile_region, *job, options["cudnn_attention"], None))
+    pstats.Stats(watch).sort_stats("cumulative").print_stats(70)
+
+
 class Scene:
     """The UNet, its inputs at both scales, and eager's answers."""
 
-    def __init__(self, size: int, tiny: bool):
+    def __init__(self, chosen: argparse.Namespace):
         device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-        self.size, self.tiny, self.repeats = size, tiny, 5 if tiny else 30
-        self.unet, adapters = build(TINY if tiny else SDXL, device, dtype)
-        self.inputs = {scale: inputs(self.unet, adapters, size, scale) for scale in SCALES}
+        self.size, self.tiny, self.repeats = chosen.size, chosen.tiny, 5 if chosen.tiny else 30
+        self.profile, self.reload = chosen.profile, not chosen.no_reload
+        self.unet, adapters = build(TINY if chosen.tiny else SDXL, device, dtype)
+        self.inputs = {scale: inputs(self.unet, adapters, chosen.size, scale, chosen.pictures) for scale in SCALES}
         call = eager.load(self.unet, None, eager.options({"cuda_graph": False}))
         self.expected = {scale: call(given) for scale, given in self.inputs.items()}
+        self.exact = in_fp32(self.unet, self.inputs[SCALES[0]]) if chosen.exact else None
+
+
+def in_fp32(unet: Any, given: UNetInputs) -> torch.Tensor:
+    """What eager computes in fp32 from the same weights and inputs."""
+    exact = copy.deepcopy(unet).float()
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    context = given.context
+    wide = context._replace(
+        text=[x.float() for x in context.text], image=[[x.float() for x in a] for a in context.image]
+    )
+    try:
+        with torch.no_grad():
+            return call_unet(exact, UNetInputs(*(x.float() for x in given[:4]), wide))
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def main() -> None:
@@ -234,6 +320,11 @@ def main() -> None:
     parser.add_argument("--parts", default="eager,graph,fast,dynamic,max", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--options", type=json.loads, default={}, help="inductor options for every compiled part")
+    parser.add_argument("--pictures", type=int, default=1, help="how many at once")
+    parser.add_argument("--profile", action="store_true", help="tell where the GPU's time goes")
+    parser.add_argument("--exact", action="store_true", help="errors against fp32 too")
+    parser.add_argument("--worker", action="store_true", help="only tell where a compiling process spends its time")
+    parser.add_argument("--no-reload", action="store_true", help="do not open the graph in a process of its own")
     parser.add_argument("--tiny", action="store_true", help="a tiny UNet, to try this script")
     parser.add_argument("--reload", metavar="FOLDER", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -241,22 +332,28 @@ def main() -> None:
         print(json.dumps(reload(chosen.reload, chosen.options, chosen.size, chosen.tiny)))
         return
     began = time.perf_counter()
-    scene = Scene(chosen.size, chosen.tiny)
+    scene = Scene(chosen)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     results: dict[str, Any] = {"torch": torch.__version__, "device": gpu, "size": chosen.size}
     print(f"built in {time.perf_counter() - began:.1f} s: torch {torch.__version__}, {gpu}", flush=True)
+    if chosen.worker:
+        profile_a_worker(scene, chosen.options)
+        return
     for part in chosen.parts.split(","):
         compiled = part not in ("eager", "graph")
         results[part] = measure(part, {**PARTS[part], **(chosen.options if compiled else {})}, scene)
         print(f"[{time.perf_counter() - began:6.1f}] {part} {json.dumps(results[part])}", flush=True)
         if "OUT" in os.environ:
             Path(os.environ["OUT"], "graph.json").write_text(json.dumps(results, indent=1))
-    print(f"{'':8} {'ms':>7} {'it/s':>6} {'error':>8} {'compile':>8} {'open':>6} {'first':>6} {'GiB':>6}")
+    print(
+        f"{'':8} {'ms':>7} {'it/s':>6} {'error':>8} {'to fp32':>8} {'compile':>8} {'open':>6} {'first':>6} {'GiB':>6}"
+    )
     for part in chosen.parts.split(","):
         row = results[part]
         again = row.get("reload", {})
         print(
-            f"{part:8} {row['ms']:7.2f} {row['it_s']:6.2f} {max(row['error']):8.1e} {row.get('compile_s', 0):8.1f}"
+            f"{part:8} {row['ms']:7.2f} {row['it_s']:6.2f} {max(row['error']):8.1e} {row.get('exact', 0):8.1e}"
+            f" {row.get('compile_s', 0):8.1f}"
             f" {again.get('open_s', 0):6.2f} {again.get('first_s', row['first_s']):6.2f}"
             f" {row.get('peak_gib', 0):6.2f}"
         )

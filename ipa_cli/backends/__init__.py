@@ -29,7 +29,10 @@ MODULES = {
 
 # Our own files, below the package, whose text decides what a backend's graphs compute.
 CODE = {
-    "inductor": ("attention.py", "backends/inductor.py", "backends/inductor_worker.py", "backends/regions.py"),
+    "inductor": (
+        "attention.py",
+        *(f"backends/{name}.py" for name in ("inductor", "inductor_worker", "kernels", "parts", "regions")),
+    ),
     "nexfort": ("attention.py", "backends/flat.py", "backends/nexfort.py"),
     "oneflow": ("attention.py", "backends/flat.py", "backends/oneflow.py"),
 }

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from ipa_cli import requirements
-from ipa_cli.attention import UNetInputs, call_unet
+from ipa_cli.attention import Context, UNetInputs
 from ipa_cli.backends import Denoiser, Report, check_sizes, read_options, regions
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor_worker import open_package
+from ipa_cli.backends.parts import Part, aligned, split, walk
 from ipa_cli.backends.regions import Layout, Region
 from ipa_cli.errors import IpaError, UsageError
 
@@ -37,8 +38,8 @@ PLAN = "graph.json"
 
 FAST: dict[str, Any] = {
     "cuda_graph": True,
-    "parts": "transformers",  # or "blocks": smaller parts, quicker to compile
     "cudnn_attention": True,
+    "kernels": True,  # our own for cross attention, where Triton is installed and they fit
     "max_autotune": False,
     "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
     "inductor": {},  # further settings of torch._inductor.config, by name
@@ -83,10 +84,6 @@ def versions() -> dict[str, str]:
 def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """The options in full; raises UsageError on an unknown one or an impossible value."""
     chosen = read_options("inductor", given, PRESETS)
-    if chosen["parts"] not in regions.CLASSES:
-        raise UsageError(
-            f"inductor's option parts is {chosen['parts']!r}", f"choose one of {', '.join(regions.CLASSES)}"
-        )
     check_sizes("inductor", chosen["dynamic"])
     unknown = [name for name in chosen["inductor"] if not _is_setting(name)]
     if unknown:
@@ -107,15 +104,15 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     if example.context.mask and options["dynamic"] is not None:
         raise UsageError("a graph for a range of sizes takes no masks", "leave out --mask, or compile for one size")
     unet.to(memory_format=torch.channels_last)
-    adapters = len(example.context.image)
-    count = _how_many(unet, options)
-    with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), count) as submit:
+    parts = _parts(unet, example.context, options)
+    with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), _how_many(unet)) as submit:
         report("looking at the UNet's parts")
-        found = regions.find(unet, example, options["parts"], options["dynamic"] is not None)
+        found = regions.find(unet, parts, example, options["dynamic"] is not None)
         jobs: dict[Future, Region] = {}
         for region in found:
             report(f"tracing {region.name}")
-            exported = regions.export(unet, region, adapters, options["parts"], _latent_sizes(region, example, options))
+            part, sizes = parts[region.parts[0]], _latent_sizes(region, example, options)
+            exported = regions.export(part, region, sizes)
             exported._example_inputs = None  # the weights: the workers make up their own
             program = Path(work, f"{region.name}.program.pt2")
             torch.export.save(exported, program)
@@ -147,49 +144,60 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     assert folder is not None
     plan = json.loads((folder / PLAN).read_text())
     unet.to(memory_format=torch.channels_last)
-    places = {place.name: place for place in regions.places(unet, options["parts"])}
-    forwards = {}
+    parts = split(unet)
+    calls: dict[str, Any] = {}
     for entry in plan["regions"]:
         region = Region(**entry)
-        try:
-            run = open_package(str(folder / f"{region.name}.pt2"), unet.device).boxed_run
-        except RuntimeError as error:
-            raise IpaError(
-                f"the compiled graph does not open: {str(error).splitlines()[0]}", "type ipa compile to build it again"
-            ) from error
-        for name in region.modules:
-            place = places[name]
-            forwards[place.module] = regions.forward(place, _call(run, region, place, plan["dynamic"] is not None))
+        run = _open(folder / f"{region.name}.pt2", unet.device)
+        calls |= {name: _call(run, region, parts[name], plan["dynamic"] is not None) for name in region.parts}
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
         _check_size(inputs.sample, plan)
-        with regions.replaced(forwards):
-            return call_unet(unet, inputs._replace(context=regions.rows(inputs.context)))
+        return walk(unet, parts, inputs, lambda name, given: calls[name](given))
 
     return CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
 
 
-def _call(run: Any, region: Region, place: regions.Place, dynamic: bool) -> Any:
-    """Run the compiled code with the weights of `place`, after a look at what it takes for granted."""
-    owners = [(place.module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in region.weights]
-    expected = [Layout(tuple(shape), tuple(stride), dtype) for shape, stride, dtype in region.inputs]
-    for name, (shape, _, dtype) in zip(region.weights, region.weight_layouts, strict=True):
-        weight = Layout.of(place.module.get_parameter(name))
-        if (weight.shape, weight.dtype) != (tuple(shape), dtype):
+def _open(package: Path, device: torch.device) -> Any:
+    """The function in a package."""
+    try:
+        return open_package(str(package), device).boxed_run
+    except RuntimeError as error:
+        raise IpaError(
+            f"the compiled graph does not open: {str(error).splitlines()[0]}", "type ipa compile to build it again"
+        ) from error
+
+
+def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
+    """Run the compiled code with the weights of `part`, after a look at what it takes for granted."""
+
+    def what(layout: Layout) -> tuple:
+        return layout.of_any_size() if dynamic else tuple(layout)
+
+    expected = [what(Layout.read(layout)) for layout in region.inputs]
+    for (name, weight), layout in zip(part.weights.items(), region.weight_layouts, strict=True):
+        found, wanted = Layout.of(weight.read()), Layout.read(layout)
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
             raise IpaError(
-                f"this graph is not for these weights: {place.name}.{name} is {weight.dtype} {weight.shape}",
+                f"this graph is not for these weights: {part.name}.{name} is {found.dtype} {found.shape}",
                 "type ipa compile to build one that is",
             )
 
-    def call(arguments: list[Tensor]) -> Tensor:
-        found = [Layout.of(tensor) for tensor in arguments]
-        if found[dynamic:] != expected[dynamic:]:
-            raise ValueError(f"{place.name} was compiled for {expected[dynamic:]}, not {found[dynamic:]}")
-        weights = [regions.aligned(getattr(owner, name)) for owner, name in owners]
-        return run([*weights, *arguments])[0]
+    def call(inputs: list[Tensor]) -> list[Tensor]:
+        inputs = [aligned(tensor) for tensor in inputs]
+        layouts = [what(Layout.of(tensor)) for tensor in inputs]
+        if layouts != expected:
+            raise ValueError(f"{part.name} was compiled for {expected}, not {layouts}")
+        return run([*(weight.read() for weight in part.weights.values()), *inputs])
 
     return call
+
+
+def _parts(unet: Any, context: Context, options: Mapping[str, Any]) -> dict[str, Part]:
+    """The UNet's parts as these options want them."""
+    triton = importlib.util.find_spec("triton") is not None and hasattr(torch.library, "triton_op")
+    return split(unet, context, options["kernels"] and triton)
 
 
 def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:
@@ -207,10 +215,10 @@ def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:
 
 
 def _latent_sizes(region: Region, example: UNetInputs, options: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The smallest and largest height or width of the states that a part sees."""
-    if options["dynamic"] is None:
-        return None
+    """The smallest and largest height or width of the states that a part sees; None where it is fixed."""
     shape, (height, width) = region.inputs[0].shape, example.sample.shape[-2:]
+    if options["dynamic"] is None or len(shape) < 3:
+        return None
     pixels = shape[2] * shape[3] if len(shape) == 4 else shape[1]
     ratio = round((height * width / pixels) ** 0.5)
     low, high = options["dynamic"]
@@ -236,10 +244,10 @@ def _is_setting(name: str) -> bool:
     return name in config.get_config_copy()
 
 
-def _how_many(unet: Any, options: Mapping[str, Any]) -> int:
-    """How many processes compile side by side: no more than cores, parts, or GiB of free memory on the GPU."""
+def _how_many(unet: Any) -> int:
+    """How many processes compile side by side: no more than cores, 16, or GiB of free memory on the GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(cores, len(regions.places(unet, options["parts"])), 16)
+    count = min(cores, 16)
     if unet.device.type != "cuda":
         return count
     torch.cuda.empty_cache()

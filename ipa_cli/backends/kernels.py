@@ -5,11 +5,14 @@ Imported only where Triton is installed. Each has a plain twin in PyTorch that c
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.library import triton_op, wrap_triton
 
 
 @triton.jit
@@ -111,17 +114,24 @@ def geglu_kernel(
     tl.store(out + at, product.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < width)[None, :])
 
 
+def _launchable(kernel: Any) -> Any:
+    """A kernel as tracers see it; what Triton's interpreter makes of one is called as it is."""
+    return wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
+
+
+@triton_op("ipa::cross_attention", mutates_args=())
 def cross_attention(
     query: Tensor, text: Tensor, image: Tensor, scale: Tensor, rows: int = 128, text_block: int = 128, warps: int = 4
 ) -> Tensor:
     """Attention to the text plus `scale` times attention to the image, as (B, pixels, heads * d).
 
-    query: (B, pixels, heads * d); text, image: (2, B, heads, tokens, d), keys and values; scale: (), float32.
+    query: (B, pixels, heads * d); text, image: (2, B, heads, tokens, d), keys and values; scale: float32, its first
+    number counts.
     """
     batch, pixels = query.shape[:2]
     heads, depth = text.shape[2], text.shape[4]
     out = torch.empty_like(query)
-    cross_attention_kernel[(triton.cdiv(pixels, rows), batch * heads)](
+    _launchable(cross_attention_kernel)[(triton.cdiv(pixels, rows), batch * heads)](
         query,
         text,
         image,
@@ -146,9 +156,10 @@ def plain_cross_attention(query: Tensor, text: Tensor, image: Tensor, scale: Ten
     split = query.unflatten(-1, (text.shape[2], -1)).transpose(1, 2)
     seen = F.scaled_dot_product_attention(split, text[0], text[1])
     shown = F.scaled_dot_product_attention(split, image[0], image[1])
-    return (seen + scale.to(seen.dtype) * shown).transpose(1, 2).flatten(2)
+    return (seen + scale.flatten()[0].to(seen.dtype) * shown).transpose(1, 2).flatten(2)
 
 
+@triton_op("ipa::geglu", mutates_args=())
 def geglu(
     states: Tensor,
     weight: Tensor,
@@ -166,7 +177,7 @@ def geglu(
     """
     count, wide = states.shape[0], weight.shape[0] // 2
     out = states.new_empty(count, wide)
-    geglu_kernel[(triton.cdiv(count, rows) * triton.cdiv(wide, width),)](
+    _launchable(geglu_kernel)[(triton.cdiv(count, rows) * triton.cdiv(wide, width),)](
         states,
         weight,
         bias,

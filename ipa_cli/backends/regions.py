@@ -1,28 +1,23 @@
-"""The parts of a UNet that are compiled, each as a pure function of its weights and inputs.
+"""Which parts of a UNet are alike, and their traced programs.
 
-A UNet repeats itself: the 70 transformer blocks and 17 residual blocks of SDXL are a dozen kinds. Each kind is
-traced once with its weights as inputs, so that all modules of the kind share one piece of code, no weight is
-ever copied into it, and a changed weight counts at once.
+A UNet repeats itself: the 70 transformer blocks and 17 residual blocks of SDXL are a dozen kinds. Each kind is traced
+once with its weights as inputs, so that all of the kind share one piece of code, no weight is ever copied into it,
+and a changed weight counts at once.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ipa_cli.attention import Context, CrossAttention, UNetInputs, call_unet
+from ipa_cli.attention import UNetInputs, call_unet
+from ipa_cli.backends.parts import Part, aligned, walk
+from ipa_cli.errors import IpaError
 
-CLASSES = {
-    "transformers": ("ResnetBlock2D", "Transformer2DModel"),
-    "blocks": ("ResnetBlock2D", "BasicTransformerBlock"),
-}
+TOLERANCE = 0.1  # between the UNet and its parts in bfloat16; a part left out makes far more
 
 
 class Layout(NamedTuple):
@@ -37,137 +32,60 @@ class Layout(NamedTuple):
         """The layout of `tensor`."""
         return cls(tuple(tensor.shape), tensor.stride(), str(tensor.dtype).removeprefix("torch."))
 
+    @classmethod
+    def read(cls, layout: Sequence) -> Layout:
+        """A layout as JSON has it."""
+        shape, stride, dtype = layout
+        return cls(tuple(shape), tuple(stride), dtype)
+
+    def of_any_size(self) -> tuple:
+        """The same without the height and width of a picture."""
+        if len(self.shape) in (3, 4):
+            return (self.shape[0], self.shape[1 if len(self.shape) == 4 else 2], len(self.shape), self.dtype)
+        return tuple(self)
+
 
 class Region(NamedTuple):
-    """One kind of module, and every place of the UNet where it stands.
-
-    Its function takes the weights and then the other inputs, the picture's states first.
-    """
+    """One kind of part, and the names of all that are of the kind. Its function takes the weights, then the inputs."""
 
     name: str
-    modules: tuple[str, ...]
-    weights: tuple[str, ...]  # names of parameters
+    parts: tuple[str, ...]
     weight_layouts: tuple[Layout, ...]
     inputs: tuple[Layout, ...]
 
 
-@dataclass(frozen=True)
-class Place:
-    """One module that stands in a region: where it is and which cross-attention layers it holds."""
+def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs, dynamic: bool) -> list[Region]:
+    """Sort the parts of `unet` into regions by what they do and take when it is called with `example`.
 
-    name: str
-    module: nn.Module
-    layers: range
+    Raises IpaError when the parts together do not do what `unet` does.
+    """
+    seen: dict[str, tuple[Layout, ...]] = {}
 
-    def arguments(self, hidden: Tensor, temb: Tensor | None, context: Context | None) -> list[Tensor]:
-        """The tensors that the region's function takes after the weights; `context` has its scale as `rows`."""
-        hidden = aligned(hidden)
-        if not self.layers:
-            assert temb is not None
-            return [hidden, temb.contiguous()]
-        assert context is not None
-        own = slice(self.layers.start, self.layers.stop)
-        tokens = [
-            tensor.contiguous() for states in (context.text, *context.image, *context.mask) for tensor in states[own]
-        ]
-        scale = [context.scale[own, : len(context.image)]] if context.image else []
-        return [hidden, *tokens, *scale]
+    def record(name: str, inputs: list[Tensor]) -> list[Tensor]:
+        inputs = [aligned(tensor) for tensor in inputs]
+        seen[name] = tuple(Layout.of(tensor) for tensor in inputs)
+        return parts[name](inputs)
 
-    def parameters(self, names: Sequence[str]) -> list[Tensor]:
-        """The weights called `names`, as they are now."""
-        return [aligned(self.module.get_parameter(name)) for name in names]
-
-
-def places(unet: nn.Module, granularity: str) -> list[Place]:
-    """The modules of `unet` that belong to a region."""
-    found = []
-    for name, module in unet.named_modules():
-        if type(module).__name__ in CLASSES[granularity]:
-            layers = [
-                part.processor.layer
-                for part in module.modules()
-                if isinstance(getattr(part, "processor", None), CrossAttention)
-            ]
-            found.append(Place(name, module, range(min(layers), max(layers) + 1) if layers else range(0)))
-    return found
-
-
-def aligned(tensor: Tensor) -> Tensor:
-    """The memory layout that the compiled code takes for granted: channels last for pictures and convolutions."""
-    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-    return tensor.contiguous(memory_format=layout)
-
-
-def rows(context: Context) -> Context:
-    """The scale by layer, (layers, adapters), each layer's beginning on 16 bytes, as kernels want it."""
-    adapters, layers = context.scale.shape
-    scale = context.scale.new_zeros(layers, -(-adapters // 4) * 4)
-    scale[:, :adapters] = context.scale.t()
-    return context._replace(scale=scale)
-
-
-@contextmanager
-def replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules run other functions for a while; a forward that a hook had put there comes back."""
-    hooked = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
-    for module, forward in forwards.items():
-        module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del module.forward
-        for module, forward in hooked.items():
-            module.forward = forward  # type: ignore[method-assign]
-
-
-def forward(place: Place, run: Callable[[list[Tensor]], Tensor]) -> Callable[..., Any]:
-    """What `place.module.forward` is replaced with: the call's tensors are handed to `run`."""
-    answer = (lambda out: (out,)) if type(place.module).__name__ == "Transformer2DModel" else (lambda out: out)
-
-    def replacement(hidden: Tensor, temb: Tensor | None = None, **given: Any) -> Any:
-        return answer(run(place.arguments(hidden, temb, given.get("encoder_hidden_states"))))
-
-    return replacement
-
-
-def find(unet: Any, example: UNetInputs, granularity: str, dynamic: bool) -> list[Region]:
-    """Sort the parts of `unet` into regions by what they do and take when it is called with `example`."""
-    seen: dict[str, list[Layout]] = {}
-    modules = {place.name: place for place in places(unet, granularity)}
-
-    def record(place: Place) -> Callable[..., Any]:
-        original = place.module.forward
-
-        def recording(hidden: Tensor, temb: Tensor | None = None, **given: Any) -> Any:
-            context = given.get("encoder_hidden_states")
-            arguments = place.arguments(hidden, temb, rows(context) if context else None)
-            seen[place.name] = [Layout.of(tensor) for tensor in arguments]
-            return original(hidden, temb, **given) if temb is not None else original(hidden, **given)
-
-        return recording
-
-    with torch.no_grad(), replaced({place.module: record(place) for place in modules.values()}):
-        call_unet(unet, example)
+    with torch.no_grad():
+        got, expected = walk(unet, parts, example, record).float(), call_unet(unet, example).float()
+    if not (got - expected).norm() <= TOLERANCE * expected.norm():
+        raise IpaError("this UNet has parts that inductor does not know", "use --backend eager")
     kinds: dict[tuple, list[str]] = {}
-    for name, inputs in seen.items():
-        first = inputs[0].shape
-        size = (first[1] if len(first) == 4 else first[2]) if dynamic else inputs[0]
-        kinds.setdefault((_fingerprint(modules[name].module), size, *inputs[1:]), []).append(name)
+    for name, layouts in seen.items():
+        size = tuple(layout.of_any_size() for layout in layouts) if dynamic else layouts
+        kinds.setdefault((_fingerprint(parts[name].module), size), []).append(name)
     regions = []
     for number, names in enumerate(kinds.values()):
-        place = modules[names[0]]
-        weights = tuple(name for name, _ in place.module.named_parameters() if not _computed_before(name))
-        layouts = tuple(Layout.of(weight) for weight in place.parameters(weights))
-        kind = "transformer" if place.layers else "resnet"
-        regions.append(Region(f"{kind}-{number}", tuple(names), weights, layouts, tuple(seen[names[0]])))
-    return sorted(regions, key=lambda region: -sum(math.prod(layout.shape) for layout in region.weight_layouts))
+        first = parts[names[0]]
+        weights = tuple(Layout.of(weight.read()) for weight in first.weights.values())
+        kind = type(first.module).__name__.lower()
+        regions.append(Region(f"{kind}-{number}", tuple(names), weights, seen[names[0]]))
+    return sorted(regions, key=lambda region: -len(region.weight_layouts))  # what takes longest to compile first
 
 
-def export(unet: Any, region: Region, adapters: int, granularity: str, sizes: Sequence[int] | None) -> Any:
+def export(part: Part, region: Region, sizes: Sequence[int] | None) -> Any:
     """Trace a region; `sizes` are the smallest and largest height or width of its picture, None for a fixed one."""
-    place = next(place for place in places(unet, granularity) if place.name == region.modules[0])
-    weights = place.parameters(region.weights)
+    weights = [weight.read() for weight in part.weights.values()]
     inputs = [
         torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device=weights[0].device)
         for shape, stride, dtype in region.inputs
@@ -175,52 +93,23 @@ def export(unet: Any, region: Region, adapters: int, granularity: str, sizes: Se
     shapes: Any = None
     if sizes is not None:
         low, high = sizes
-        if inputs[0].ndim == 4:
-            moving = {2: torch.export.Dim("height", min=low, max=high), 3: torch.export.Dim("width", min=low, max=high)}
-        else:
-            moving = {1: torch.export.Dim("pixels", min=low * low, max=high * high)}
-        shapes = ([None] * len(weights), [moving, *[None] * (len(inputs) - 1)])
+        picture = {2: torch.export.Dim("height", min=low, max=high), 3: torch.export.Dim("width", min=low, max=high)}
+        states = {1: torch.export.Dim("pixels", min=low * low, max=high * high)}
+        moving: dict[int, Any] = {4: picture, 3: states}
+        shapes = ([None] * len(weights), [moving.get(tensor.ndim) for tensor in inputs])
     with torch.no_grad():
-        return torch.export.export(
-            _Pure(place, region.weights, adapters), (weights, inputs), dynamic_shapes=shapes, strict=False
-        )
+        return torch.export.export(_Pure(part), (weights, inputs), dynamic_shapes=shapes, strict=False)
 
 
 class _Pure(nn.Module):
     """A module without weights of its own."""
 
-    def __init__(self, place: Place, weights: Sequence[str], adapters: int):
+    def __init__(self, part: Part):
         super().__init__()
-        memo: dict[int, Any] = {
-            id(weight): nn.Parameter(weight.to("meta"), requires_grad=False) for weight in place.module.parameters()
-        }
-        module = copy.deepcopy(place.module, memo)
-        for part in module.modules():
-            processor: Any = getattr(part, "processor", None)
-            if isinstance(processor, CrossAttention):
-                part.processor = CrossAttention(processor.layer - place.layers.start)  # type: ignore[assignment]
-        self.hidden = (module,)  # in a tuple, so that its parameters are not taken for this module's
-        self.names, self.layers, self.adapters = weights, len(place.layers), adapters
+        self.part = part  # no module itself, so that its parameters are not taken for this module's
 
-    def forward(self, weights: list[Tensor], inputs: list[Tensor]) -> Tensor:
-        module, count, named = self.hidden[0], self.layers, dict(zip(self.names, weights, strict=True))
-        if not count:
-            return aligned(torch.func.functional_call(module, named, tuple(inputs)))
-        hidden, *rest = inputs
-        text = rest[:count]
-        scale = rest.pop().t() if self.adapters else hidden.new_zeros(0, count)
-        by_layer = [rest[start:][:count] for start in range(count, len(rest), count)]
-        image, mask = by_layer[: self.adapters], by_layer[self.adapters :]
-        given: dict[str, Any] = {"encoder_hidden_states": Context(text, image, scale, mask)}
-        if type(module).__name__ == "Transformer2DModel":
-            given["return_dict"] = False
-            return aligned(torch.func.functional_call(module, named, (hidden,), given)[0])
-        return aligned(torch.func.functional_call(module, named, (hidden,), given))
-
-
-def _computed_before(parameter: str) -> bool:
-    """Whether only `attention.project` uses it: the products for the text's keys and values."""
-    return parameter.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+    def forward(self, weights: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+        return self.part.pure(weights, inputs)
 
 
 def _fingerprint(module: nn.Module) -> tuple:

@@ -71,7 +71,7 @@ def test_backends_are_known_by_name():
         {"dynamic": 512},
         {"dynamic": [8, 64]},
         {"dynamic": [True, 512]},
-        {"parts": "halves"},
+        {"kernels": 1},
         {"inductor": {"no_such_setting": 1}},
     ],
 )

@@ -1,0 +1,337 @@
+"""A UNet taken apart into pure functions of weights and tensors, and the walk through them that is one call of it.
+
+The cuts lie where a step gains: the time embedding is one product for all residual blocks, queries, keys and values
+are one product, and what a transformer block adds last is handed on by itself, so that the sum is made where it is
+normed. Each function stands many times in the UNet; `regions` finds out which are alike.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ipa_cli.attention import Context, CrossAttention, UNetInputs
+
+Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
+
+
+class Weight(NamedTuple):
+    """Where a part's parameter is found in the UNet: an attribute of one module, or of several, joined."""
+
+    owners: tuple[nn.Module, ...]
+    attribute: str
+
+    def read(self) -> Tensor:
+        """The parameter as it is now."""
+        if len(self.owners) == 1:
+            return aligned(getattr(self.owners[0], self.attribute))
+        return joined(self.owners, self.attribute)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A function of the UNet, and where its weights are found."""
+
+    name: str
+    weights: dict[str, Weight]
+    make: Callable[[], nn.Module]
+    layer: int = 0  # of cross attention, for transformer blocks
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """What computes it: a module whose parameters have shapes but no values."""
+        return self.make()
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Compute it as PyTorch does."""
+        return self.pure([weight.read() for weight in self.weights.values()], inputs)
+
+    def pure(self, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The function itself; weights in the order of `weights`."""
+        named = dict(zip(self.weights, weights, strict=True))
+        return [aligned(out) for out in torch.func.functional_call(self.module, named, tuple(inputs))]
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The memory layout that the compiled code takes for granted: channels last for pictures and convolutions."""
+    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return tensor.contiguous(memory_format=layout)
+
+
+def joined(owners: Sequence[nn.Module], attribute: str) -> Tensor:
+    """Parameters one above the other; from now on the modules' own are views of it, so that no memory is doubled."""
+    pieces: list[Tensor] = [getattr(owner, attribute) for owner in owners]
+    first, start = pieces[0], pieces[0].storage_offset()
+    together = True
+    for piece in pieces:
+        together &= piece.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        together &= piece.storage_offset() == start and piece.is_contiguous()
+        start += piece.numel()
+    if not together:
+        whole = torch.cat([piece.detach() for piece in pieces])
+        for owner, piece in zip(owners, whole.split([piece.shape[0] for piece in pieces]), strict=True):
+            setattr(owner, attribute, nn.Parameter(piece, requires_grad=False))
+        return whole
+    rows = sum(piece.shape[0] for piece in pieces)
+    return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
+
+
+class Time(nn.Module):
+    """What the time and the pooled text add to each residual block, side by side: (B, all their widths)."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.time_proj, self.time_embedding = unet.time_proj, _hollow(unet.time_embedding)
+        self.pooled = unet.config.addition_embed_type == "text_time"
+        if self.pooled:
+            self.add_time_proj, self.add_embedding = unet.add_time_proj, _hollow(unet.add_embedding)
+        projections = [resnet.time_emb_proj for _, resnet in _resnets(unet)]
+        width = sum(projection.out_features for projection in projections)
+        self.shifts = _linear(projections[0].in_features, width, unet.dtype)
+
+    def forward(self, timestep: Tensor, time_ids: Tensor, text_embeds: Tensor | None = None) -> tuple[Tensor]:
+        batch, dtype = time_ids.shape[0], time_ids.dtype
+        embedding = self.time_embedding(self.time_proj(timestep.expand(batch)).to(dtype))
+        if text_embeds is not None:
+            sizes = self.add_time_proj(time_ids.flatten()).reshape(batch, -1)
+            embedding = embedding + self.add_embedding(torch.cat([text_embeds, sizes], -1).to(dtype))
+        return (self.shifts(F.silu(embedding)),)
+
+
+class Resnet(nn.Module):
+    """A residual block, of one picture or of two laid behind each other, and the shift that the time makes."""
+
+    def __init__(self, resnet: Any):
+        super().__init__()
+        self.resnet = _hollow(resnet)
+        self.resnet.time_emb_proj = None
+
+    def forward(self, *given: Tensor) -> tuple[Tensor]:
+        *pictures, shift = given
+        picture = torch.cat(pictures, 1) if len(pictures) > 1 else pictures[0]
+        return (self.resnet(picture, shift[:, :, None, None]),)
+
+
+class Entry(nn.Module):
+    """From a picture to the states of transformer blocks, (B, pixels, width), and what is still to add: nothing."""
+
+    def __init__(self, transformer: Any):
+        super().__init__()
+        self.norm, self.proj_in = _hollow(transformer.norm), _hollow(transformer.proj_in)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        states = self.norm(picture)
+        if isinstance(self.proj_in, nn.Linear):
+            states = self.proj_in(states.permute(0, 2, 3, 1).flatten(1, 2))
+        else:
+            states = self.proj_in(states).permute(0, 2, 3, 1).flatten(1, 2)
+        return states, torch.zeros_like(states)
+
+
+class Block(nn.Module):
+    """A transformer block: the states and what is still to add to them, to the same of the next block."""
+
+    def __init__(self, block: Any, adapters: int, fused: bool):
+        super().__init__()
+        self.block, self.adapters = _hollow(block), adapters
+        own, cross = self.block.attn1, self.block.attn2
+        own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
+        own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
+        own.processor = JoinedSelfAttention()
+        cross.processor = FusedCrossAttention() if fused else CrossAttention(0)
+
+    def forward(self, states: Tensor, more: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+        image, mask = given[: self.adapters], given[self.adapters : 2 * self.adapters]
+        scale = given[-1][: self.adapters, None] if self.adapters else states.new_zeros(0, 1)
+        if len(given) <= 2 * self.adapters:
+            mask = ()
+        context = Context([text], [[tokens] for tokens in image], scale, [[one] for one in mask])
+        block = self.block
+        states = states + more
+        states = states + block.attn1(block.norm1(states))
+        states = states + block.attn2(block.norm2(states), encoder_hidden_states=context)
+        return states, block.ff(block.norm3(states))
+
+
+class Exit(nn.Module):
+    """From the states of transformer blocks, laid out as a picture, back to what is added to the picture."""
+
+    def __init__(self, transformer: Any):
+        super().__init__()
+        self.proj_out = _hollow(transformer.proj_out)
+
+    def forward(self, states: Tensor, more: Tensor, picture: Tensor) -> tuple[Tensor]:
+        states = states + more
+        if isinstance(self.proj_out, nn.Linear):
+            return (self.proj_out(states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + picture,)
+        return (self.proj_out(states) + picture,)
+
+
+class Last(nn.Module):
+    """From the last picture to the noise."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.conv_norm_out, self.conv_act = _hollow(unet.conv_norm_out), unet.conv_act
+        self.conv_out = _hollow(unet.conv_out)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor]:
+        return (self.conv_out(self.conv_act(self.conv_norm_out(picture))),)
+
+
+class JoinedSelfAttention:
+    """`attention.SelfAttention` with one product for queries, keys and values."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        parts = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
+        return attn.to_out[0](F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class FusedCrossAttention:
+    """`attention.CrossAttention` of one adapter, text and image by one kernel."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
+        from ipa_cli.backends import kernels
+
+        text, images, scale, _masks = encoder_hidden_states
+        return attn.to_out[0](kernels.cross_attention(attn.to_q(hidden_states), text[0], images[0][0], scale))
+
+
+def split(unet: Any, context: Context | None = None, fused: bool = False) -> dict[str, Part]:
+    """All parts of `unet` by name, for contexts like this one; without one they only tell where the weights are.
+
+    `fused` uses our own kernels where they fit.
+    """
+    adapters = len(context.image) if context else 0
+    found = [
+        Part("time", _time_weights(unet), partial(Time, unet)),
+        Part("last", _weights(unet, ("conv_norm_out", "conv_out")), partial(Last, unet)),
+    ]
+    for name, resnet in _resnets(unet):
+        weights = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
+        found.append(Part(name, weights, partial(Resnet, resnet)))
+    for name, transformer in _named(unet, "Transformer2DModel"):
+        found.append(Part(f"{name}.in", _weights(transformer, ("norm", "proj_in")), partial(Entry, transformer)))
+        found.append(Part(f"{name}.out", _weights(transformer, ("proj_out",)), partial(Exit, transformer)))
+        for number, block in enumerate(transformer.transformer_blocks):
+            layer = block.attn2.processor.layer
+            make = partial(Block, block, adapters, fused and context is not None and _fits(context, layer))
+            found.append(Part(f"{name}.transformer_blocks.{number}", _block_weights(block), make, layer))
+    return {part.name: part for part in found}
+
+
+def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> Tensor:
+    """One call of `unet`, (B, 4, h, w), with `run` for every part; the rest are lone convolutions."""
+    sample, timestep, text_embeds, time_ids, context = inputs
+    scale = rows(context.scale)
+    pooled = [text_embeds] if text_embeds.shape[-1] else []
+    widths = [resnet.time_emb_proj.out_features for _, resnet in _resnets(unet)]
+    shift = run("time", [timestep.float(), time_ids, *pooled])[0].split(widths, 1)
+    shifts = {name: part.contiguous() for (name, _), part in zip(_resnets(unet), shift, strict=True)}
+
+    def resnet(name: str, *pictures: Tensor) -> Tensor:
+        return run(name, [*pictures, shifts[name]])[0]
+
+    def transformer(name: str, picture: Tensor) -> Tensor:
+        states, more = run(f"{name}.in", [picture])
+        for number in range(len(unet.get_submodule(name).transformer_blocks)):
+            block = f"{name}.transformer_blocks.{number}"
+            layer = parts[block].layer
+            tokens = [states[layer] for states in (context.text, *context.image, *context.mask)]
+            strength = [scale[layer]] if context.image else []
+            states, more = run(block, [states, more, *tokens, *strength])
+        laid_out = [x.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) for x in (states, more)]
+        return run(f"{name}.out", [*laid_out, picture])[0]
+
+    picture = unet.conv_in(sample)
+    skips = [picture]
+    for name, block in unet.down_blocks.named_children():
+        for number in range(len(block.resnets)):
+            picture = resnet(f"down_blocks.{name}.resnets.{number}", picture)
+            if hasattr(block, "attentions"):
+                picture = transformer(f"down_blocks.{name}.attentions.{number}", picture)
+            skips.append(picture)
+        for smaller in block.downsamplers or ():
+            picture = smaller(picture)
+            skips.append(picture)
+    picture = resnet("mid_block.resnets.0", picture)
+    for number in range(len(unet.mid_block.attentions)):
+        picture = transformer(f"mid_block.attentions.{number}", picture)
+        picture = resnet(f"mid_block.resnets.{number + 1}", picture)
+    for name, block in unet.up_blocks.named_children():
+        for number in range(len(block.resnets)):
+            picture = resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())
+            if hasattr(block, "attentions"):
+                picture = transformer(f"up_blocks.{name}.attentions.{number}", picture)
+        for larger in block.upsamplers or ():
+            picture = larger(picture, tuple(skips[-1].shape[2:]))
+    return run("last", [picture])[0]
+
+
+def rows(scale: Tensor) -> Tensor:
+    """The scale by layer, (layers, adapters), each layer's beginning on 16 bytes, as kernels want it."""
+    adapters, layers = scale.shape
+    padded = scale.new_zeros(layers, -(-adapters // 4) * 4)
+    padded[:, :adapters] = scale.t()
+    return padded
+
+
+def _hollow(module: nn.Module) -> Any:
+    """A copy whose parameters have shapes but no values."""
+    memo: dict[int, Any] = {id(w): nn.Parameter(w.to("meta"), requires_grad=False) for w in module.parameters()}
+    return copy.deepcopy(module, memo)
+
+
+def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
+    """A linear layer whose parameters have shapes but no values."""
+    return nn.Linear(given, out, bias, device="meta", dtype=dtype).requires_grad_(False)
+
+
+def _weights(module: nn.Module, children: Sequence[str] = ("",)) -> dict[str, Weight]:
+    """Where the parameters of a copy of `module`, or of these children alone, are found, by their names in it."""
+    return {
+        ".".join(filter(None, (child, name, attribute))): Weight((part,), attribute)
+        for child in children
+        for name, part in module.get_submodule(child).named_modules()
+        for attribute, value in part._parameters.items()
+        if value is not None
+    }
+
+
+def _time_weights(unet: Any) -> dict[str, Weight]:
+    pooled = ("add_embedding",) if unet.config.addition_embed_type == "text_time" else ()
+    projections = tuple(resnet.time_emb_proj for _, resnet in _resnets(unet))
+    shifts = {f"shifts.{attribute}": Weight(projections, attribute) for attribute in ("weight", "bias")}
+    return {**_weights(unet, ("time_embedding", *pooled)), **shifts}
+
+
+def _block_weights(block: Any) -> dict[str, Weight]:
+    """Those of a transformer block, with queries, keys and values joined, and without the text's, made beforehand."""
+    left_out = ("attn1.to_q.", "attn1.to_k.", "attn1.to_v.", "attn2.to_k.", "attn2.to_v.")
+    found = {f"block.{k}": v for k, v in _weights(block).items() if not k.startswith(left_out)}
+    sources = (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)
+    return {**found, "block.attn1.to_qkv.weight": Weight(sources, "weight")}
+
+
+def _fits(context: Context, layer: int) -> bool:
+    """Whether our kernel is for such a layer: one adapter, half precision, heads of a power of two."""
+    text = context.text[layer]
+    depth = text.shape[-1]
+    half = text.is_cuda and text.dtype in (torch.float16, torch.bfloat16)
+    return half and len(context.image) == 1 and not context.mask and 16 <= depth <= 128 and depth & (depth - 1) == 0
+
+
+def _named(unet: nn.Module, kind: str) -> Iterator[tuple[str, Any]]:
+    return ((name, module) for name, module in unet.named_modules() if type(module).__name__ == kind)
+
+
+def _resnets(unet: nn.Module) -> list[tuple[str, Any]]:
+    return list(_named(unet, "ResnetBlock2D"))
