@@ -37,6 +37,19 @@ PARTS: dict[str, tuple[str, ...]] = {
     "batch": (*PICTURE, "--steps", "30", "--num-images", "4", "--batch-size", "4"),
     "offload": (*PICTURE, "--steps", "10", "--offload", "model"),
 }
+# What every process spends before it can load anything, seconds by import.
+IMPORTS = """
+import json, time
+spent, began = {}, time.perf_counter()
+def lap(name):
+    global began
+    spent[name], began = time.perf_counter() - began, time.perf_counter()
+import torch; lap("torch")
+torch.empty(1, device="cuda" if torch.cuda.is_available() else "cpu"); lap("device")
+from diffusers import AutoencoderKL, UNet2DConditionModel, EulerDiscreteScheduler; lap("diffusers")
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection; lap("transformers")
+print(json.dumps(spent))
+"""
 DEFAULT = "compile,30,bare,eager,100,four,compile4,batch,offload"
 
 
@@ -143,6 +156,8 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, "--write", str(model), *(["--tiny"] * chosen.tiny)], check=True)
         size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
         keep("model", {"bytes": size, "write_s": time.perf_counter() - began})
+        spent = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout
+        keep("imports", json.loads(spent))
         for part in chosen.parts.split(","):
             if time.perf_counter() - began > chosen.within:
                 keep(part, {"failed": "no time left"})
@@ -151,6 +166,7 @@ def main() -> None:
             if chosen.tiny and part != "compile" and "eager" not in PARTS[part]:
                 extra += ["--width", "64", "--height", "64"]
             keep(part, run(part, model, work, extra, chosen.limit))
+    print("imports: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in results["imports"].items()))
     print(HEADER)
     for part in chosen.parts.split(","):
         print(row(part, results[part]))
