@@ -31,7 +31,10 @@ MODULES = {
 CODE = {
     "inductor": (
         "attention.py",
-        *(f"backends/{name}.py" for name in ("inductor", "inductor_worker", "kernels", "parts", "regions")),
+        *(
+            f"backends/{name}.py"
+            for name in ("eight_bit", "inductor", "inductor_worker", "kernels", "parts", "regions")
+        ),
     ),
     "nexfort": ("attention.py", "backends/flat.py", "backends/nexfort.py"),
     "oneflow": ("attention.py", "backends/flat.py", "backends/oneflow.py"),

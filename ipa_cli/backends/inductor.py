@@ -25,21 +25,24 @@ from torch import Tensor
 
 from ipa_cli import requirements
 from ipa_cli.attention import Context, UNetInputs
-from ipa_cli.backends import Denoiser, Report, check_sizes, read_options, regions
+from ipa_cli.backends import Denoiser, Report, check_sizes, eight_bit, read_options, regions
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor_worker import open_package
-from ipa_cli.backends.parts import Part, aligned, split, walk
+from ipa_cli.backends.parts import LINEAR, Part, aligned, split, walk
 from ipa_cli.backends.regions import Layout, Region
 from ipa_cli.errors import IpaError, UsageError
 
 compiles = True
 
 PLAN = "graph.json"
+PRECISIONS = ("half", "fp8")
 
 FAST: dict[str, Any] = {
     "cuda_graph": True,
     "cudnn_attention": True,
     "kernels": True,  # our own for cross attention, where Triton is installed and they fit
+    "precision": "half",  # or "fp8" for the linear layers below
+    "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2"],
     "max_autotune": False,
     "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
     "inductor": {},  # further settings of torch._inductor.config, by name
@@ -84,6 +87,11 @@ def versions() -> dict[str, str]:
 def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """The options in full; raises UsageError on an unknown one or an impossible value."""
     chosen = read_options("inductor", given, PRESETS)
+    if chosen["precision"] not in PRECISIONS:
+        raise UsageError(f"inductor has no precision {chosen['precision']!r}", f"known: {', '.join(PRECISIONS)}")
+    strange = [layer for layer in chosen["fp8_layers"] if layer not in LINEAR]
+    if strange:
+        raise UsageError(f"inductor's option fp8_layers has {strange[0]!r}", f"known: {', '.join(LINEAR)}")
     check_sizes("inductor", chosen["dynamic"])
     unknown = [name for name in chosen["inductor"] if not _is_setting(name)]
     if unknown:
@@ -103,6 +111,8 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
         raise reason
     if example.context.mask and options["dynamic"] is not None:
         raise UsageError("a graph for a range of sizes takes no masks", "leave out --mask, or compile for one size")
+    if options["precision"] == "fp8" and not eight_bit.capable(unet.device):
+        raise UsageError("fp8 needs a GPU of compute capability 8.9 or newer", "leave out the precision")
     unet.to(memory_format=torch.channels_last)
     parts = _parts(unet, example.context, options)
     with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), _how_many(unet)) as submit:
@@ -144,7 +154,7 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     assert folder is not None
     plan = json.loads((folder / PLAN).read_text())
     unet.to(memory_format=torch.channels_last)
-    parts = split(unet)
+    parts = split(unet, eight=_eight(options))
     calls: dict[str, Any] = {}
     for entry in plan["regions"]:
         region = Region(**entry)
@@ -197,7 +207,12 @@ def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
 def _parts(unet: Any, context: Context, options: Mapping[str, Any]) -> dict[str, Part]:
     """The UNet's parts as these options want them."""
     triton = importlib.util.find_spec("triton") is not None and hasattr(torch.library, "triton_op")
-    return split(unet, context, options["kernels"] and triton)
+    return split(unet, context, options["kernels"] and triton, _eight(options))
+
+
+def _eight(options: Mapping[str, Any]) -> list[str]:
+    """The layers of a transformer block that are made in fp8."""
+    return options["fp8_layers"] if options["precision"] == "fp8" else []
 
 
 def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:

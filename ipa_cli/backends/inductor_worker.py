@@ -101,6 +101,8 @@ def _measure_alone(lock_file: str) -> None:
 def _random(spec: tuple[list[int], list[int], str], device: str, product: bool) -> Tensor:
     """Numbers of unit size, or the weights of a product that keeps unit size."""
     shape, stride, dtype = spec
+    if dtype.startswith("float8"):  # as rows of weights are quantised
+        return torch.randn(shape, device=device).mul_(100).to(getattr(torch, dtype))
     tensor = torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device=device).normal_()
     return tensor.mul_(tensor[0].numel() ** -0.5) if product and tensor.ndim > 1 else tensor
 

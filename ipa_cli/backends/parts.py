@@ -18,18 +18,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.attention import Context, CrossAttention, UNetInputs
+from ipa_cli.backends import eight_bit
+
+# The linear layers of a transformer block, by their names in it.
+LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
 
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
 
 
 class Weight(NamedTuple):
-    """Where a part's parameter is found in the UNet: an attribute of one module, or of several, joined."""
+    """Where a part's parameter is found in the UNet: an attribute of one module, or of several, joined.
+
+    `form` is "" for the parameter itself, else "eight" or "size": what `eight_bit.quantised` makes of it.
+    """
 
     owners: tuple[nn.Module, ...]
     attribute: str
+    form: str = ""
 
     def read(self) -> Tensor:
         """The parameter as it is now."""
+        if self.form:
+            sources = [getattr(owner, self.attribute) for owner in self.owners]
+            return eight_bit.kept(sources, self._plain)[self.form == "size"]
+        return self._plain()
+
+    def _plain(self) -> Tensor:
         if len(self.owners) == 1:
             return aligned(getattr(self.owners[0], self.attribute))
         return joined(self.owners, self.attribute)
@@ -138,12 +152,14 @@ class Entry(nn.Module):
 class Block(nn.Module):
     """A transformer block: the states and what is still to add to them, to the same of the next block."""
 
-    def __init__(self, block: Any, adapters: int, fused: bool):
+    def __init__(self, block: Any, adapters: int, fused: bool, eight: Sequence[str]):
         super().__init__()
         self.block, self.adapters = _hollow(block), adapters
         own, cross = self.block.attn1, self.block.attn2
         own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
         own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
+        for name in eight:
+            self.block.set_submodule(name, eight_bit.EightBitLinear(self.block.get_submodule(name)))
         own.processor = JoinedSelfAttention()
         cross.processor = FusedCrossAttention() if fused else CrossAttention(0)
 
@@ -205,10 +221,11 @@ class FusedCrossAttention:
         return attn.to_out[0](kernels.cross_attention(attn.to_q(hidden_states), text[0], images[0][0], scale))
 
 
-def split(unet: Any, context: Context | None = None, fused: bool = False) -> dict[str, Part]:
+def split(unet: Any, context: Context | None = None, fused: bool = False, eight: Sequence[str] = ()) -> dict[str, Part]:
     """All parts of `unet` by name, for contexts like this one; without one they only tell where the weights are.
 
-    `fused` uses our own kernels where they fit.
+    `fused` uses our own kernels where they fit; `eight` are the linear layers of a transformer block (of `LINEAR`)
+    whose products are made in fp8.
     """
     adapters = len(context.image) if context else 0
     found = [
@@ -223,8 +240,8 @@ def split(unet: Any, context: Context | None = None, fused: bool = False) -> dic
         found.append(Part(f"{name}.out", _weights(transformer, ("proj_out",)), partial(Exit, transformer)))
         for number, block in enumerate(transformer.transformer_blocks):
             layer = block.attn2.processor.layer
-            make = partial(Block, block, adapters, fused and context is not None and _fits(context, layer))
-            found.append(Part(f"{name}.transformer_blocks.{number}", _block_weights(block), make, layer))
+            make = partial(Block, block, adapters, fused and context is not None and _fits(context, layer), eight)
+            found.append(Part(f"{name}.transformer_blocks.{number}", _block_weights(block, eight), make, layer))
     return {part.name: part for part in found}
 
 
@@ -313,12 +330,16 @@ def _time_weights(unet: Any) -> dict[str, Weight]:
     return {**_weights(unet, ("time_embedding", *pooled)), **shifts}
 
 
-def _block_weights(block: Any) -> dict[str, Weight]:
+def _block_weights(block: Any, eight: Sequence[str]) -> dict[str, Weight]:
     """Those of a transformer block, with queries, keys and values joined, and without the text's, made beforehand."""
     left_out = ("attn1.to_q.", "attn1.to_k.", "attn1.to_v.", "attn2.to_k.", "attn2.to_v.")
     found = {f"block.{k}": v for k, v in _weights(block).items() if not k.startswith(left_out)}
-    sources = (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)
-    return {**found, "block.attn1.to_qkv.weight": Weight(sources, "weight")}
+    found["block.attn1.to_qkv.weight"] = Weight((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), "weight")
+    for name in eight:
+        plain = found[f"block.{name}.weight"]
+        found[f"block.{name}.weight"] = plain._replace(form="eight")
+        found[f"block.{name}.size"] = plain._replace(form="size")
+    return found
 
 
 def _fits(context: Context, layer: int) -> bool:

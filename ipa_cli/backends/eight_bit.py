@@ -1,0 +1,56 @@
+"""Linear layers in fp8: weights quantised once, states row by row in each step, sums in half precision or better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+EIGHT = torch.float8_e4m3fn
+LARGEST = 448.0  # of its numbers
+CAPABILITY = (8, 9)  # of the first GPUs that multiply them
+
+_kept: Any = WeakIdKeyDictionary()  # first source -> versions of all, what was made of them
+
+
+class EightBitLinear(nn.Module):
+    """A linear layer like `layer`; `weight` is (out, in) in fp8, `size` (1, out) what its rows are multiplied by."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        shape = (layer.out_features, layer.in_features)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=EIGHT, device="meta"), requires_grad=False)
+        self.size = nn.Parameter(torch.empty(1, shape[0], device="meta"), requires_grad=False)
+        self.bias = layer.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        rows, size = quantised(states.flatten(0, -2))
+        out = torch._scaled_mm(
+            rows, self.weight.t(), size, self.size, bias=self.bias, out_dtype=states.dtype, use_fast_accum=True
+        )
+        return out.unflatten(0, states.shape[:-1])
+
+
+def quantised(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in fp8, and what each is to be multiplied by: (rows, width) and (rows, 1)."""
+    wide = states.float()
+    size = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / LARGEST
+    return (wide / size).to(EIGHT), size
+
+
+def kept(sources: Sequence[Tensor], read: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """`quantised` of the weight that `read` makes of `sources`, its sizes as a row; made anew when one has changed."""
+    versions = [(source.data_ptr(), 0 if source.is_inference() else source._version) for source in sources]
+    found = _kept.get(sources[0])
+    if found is None or found[0] != versions:
+        rows, size = quantised(read().detach())
+        found = _kept[sources[0]] = (versions, (rows, size.t().contiguous()))
+    return found[1]
+
+
+def capable(device: torch.device) -> bool:
+    """Whether fp8 products run on `device`."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CAPABILITY
