@@ -19,6 +19,7 @@ from .report import Advance, Facts, Picture, Result, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
     from rich.text import Text
 
 SCHEMA_VERSION = 1
@@ -217,16 +218,26 @@ class Terminal:
             for row in (table.columns, *table.rows):
                 sys.stdout.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
             return
-        from rich import box
-        from rich.table import Table as RichTable
-        from rich.text import Text
+        from rich.measure import Measurement
 
-        drawn = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in table.columns:
-            drawn.add_column(column, overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*(Text(cell) for cell in row))
+        drawn = _drawn(table)
+        if table.narrow is not None:
+            wanted = Measurement.get(self.out, self.out.options.update(max_width=10_000), drawn).maximum
+            drawn = drawn if wanted <= self.out.width else _drawn(table.narrow)
         self.out.print(drawn)
+
+
+def _drawn(table: Table) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        drawn.add_column(column, overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    return drawn
 
 
 def _harmless(text: str) -> str:

@@ -84,8 +84,9 @@ def differences(gpu: str, factors: Mapping[str, Factor], here: Machine, code: st
     slug = here.gpu.slug if here.gpu else NONE
     found = [] if gpu in (CPU, slug) else [keys.change("gpu", gpu, slug)]
     known = {"code": code, **here.versions, **here.factors(gpu)}
-    if found:
-        del known["gpu name"]  # said already
+    if found:  # what follows from it goes without saying
+        for name in ("gpu name", "compute capability", *(() if here.gpu else ("driver", "cuda"))):
+            del known[name]
     for name in known.keys() & factors.keys():
         value = known[name] or NONE
         if factors[name] != value:

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under column names, drawn by `output`."""
+    """Rows of text under column names, drawn by `output`; `narrow` takes its place where a terminal has no room."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     title: str = ""
+    narrow: Table | None = None
 
 
 @dataclass(frozen=True)

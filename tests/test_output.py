@@ -159,6 +159,20 @@ def test_a_terminal_gets_whole_words_but_commands_in_one_piece(world):
     assert f"hint: {'type ' * 20}".strip() in lines
 
 
+TABLES = """
+from ipa_cli.output import Terminal
+from ipa_cli.report import Result, Table
+narrow = Table(("key",), (("one\\ntwo",),))
+Terminal().show(Result("t", {}, (Table(("key", "state"), (("a" * 20, "b" * 20),), narrow=narrow),)))
+"""
+
+
+@pytest.mark.parametrize(("columns", "wide"), [("60", True), ("30", False)])
+def test_a_narrow_terminal_gets_the_narrow_table(world, columns, wide):
+    seen = on_a_terminal(TABLES, {**world.environ, "TERM": "xterm-256color", "COLUMNS": columns})
+    assert ("a" * 20 in seen, "state" in seen, "one" in seen) == (wide, wide, not wide)
+
+
 def test_piped_facts_are_lines(capsys):
     Terminal().show(result(blocks=(Facts((("prompt", "a [star]"), ("speed", "2 it/s"))),)))
     assert capsys.readouterr().out == "prompt: a [star]\nspeed: 2 it/s\n"

@@ -88,12 +88,14 @@ def test_reasons_in_words():
     assert probe.differences(H200.slug, factors, HERE, CODE) == ["nexfort 0.1.dev262 → none"]
     elsewhere = replace(HERE, gpu=None, cuda=None, instruction_set=("x86_64", "avx512f"))
     assert probe.differences(H200.slug, factors, elsewhere, CODE) == [
-        "compute capability 9.0 → none",
-        "cuda 13.0 → none",
-        "driver 580 → none",
         "gpu nvidia-h200-sm90 → none",
         "instruction set -avx2 +avx512f",
         "nexfort 0.1.dev262 → none",
+    ]
+    other = replace(HERE, gpu=replace(H200, name="NVIDIA H100", driver="570.1"))
+    assert probe.differences(H200.slug, HERE.factors(H200.slug), other, CODE) == [
+        "driver 580 → 570",
+        "gpu nvidia-h200-sm90 → nvidia-h100-sm90",
     ]
     newer = replace(HERE, gpu=replace(H200, driver="590.1"))
     assert probe.differences(H200.slug, HERE.factors(H200.slug), newer, CODE) == ["driver 580 → 590"]

@@ -85,12 +85,11 @@ def list_graphs(
     if not graphs:
         which = "such graph" if items else "compiled graph"
         return Result("cache ls", data, (f"no {which} in {cache.root}",))
-    columns = ("key", "backend", "model", "gpu", "shape", "size", "created", "last used", "hits", "usable here")
     now = time.time()
+    rows = [_row(graph, now) for graph in graphs]
+    narrow = Table(("key", "graph", "usable here"), tuple(map(_stacked, rows)))
     return Result(
-        "cache ls",
-        data,
-        (Table(columns, tuple(_row(graph, now) for graph in graphs)), f"{_count(graphs)}, {units.size(total)}"),
+        "cache ls", data, (Table(_COLUMNS, tuple(rows), narrow=narrow), f"{_count(graphs)}, {units.size(total)}")
     )
 
 
@@ -123,7 +122,10 @@ def clear(
         max_size=limit,
     )
     lines = tuple(
-        f"{item.id[:8]}  {item.backend}  {item.gpu}  {item.shape}  {units.size(item.size)}" for item in chosen.items
+        _printable(
+            f"{item.id[:8]}  {item.backend}  {item.model or '-'}  {item.gpu}  {item.shape}  {units.size(item.size)}"
+        )
+        for item in chosen.items
     )
     if dry_run or not chosen.items:
         data = {"dry_run": dry_run, "freed": chosen.size, "graphs": [item.id for item in chosen.items], "kept": []}
@@ -172,7 +174,7 @@ def verify(
         problems = {item.id: problem for item in items if (problem := store.verify(cache, item))}
     graphs = [{"key": item.id, "size": item.size, "problem": problems.get(item.id)} for item in items]
     data = {"cache_dir": str(cache.root), "checked": len(items), "damaged": len(problems), "graphs": graphs}
-    lines = [f"{id}: {problem}" for id, problem in problems.items()]
+    lines = [f"{id[:8]}: {_printable(problem)}" for id, problem in problems.items()]
     lines.append(f"checked {_count(items)}, {units.size(sum(item.size for item in items))}: {len(problems)} damaged")
     if problems:
         lines.append(f"`ipa cache clear {' '.join(id[:8] for id in problems)}` removes what is damaged")
@@ -292,6 +294,9 @@ def _obstacles(here: probe.Machine) -> Callable[[Item], list[str]]:
     return obstacles
 
 
+_COLUMNS = ("key", "backend", "model", "gpu", "shape", "size", "created", "last used", "hits", "usable here")
+
+
 def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
     cells = (
         graph["key"][:8],
@@ -305,8 +310,20 @@ def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
         str(graph["hits"]),
         "yes" if graph["usable"] else ", ".join(graph["obstacles"]),
     )
-    # An imported manifest may hold anything, and a terminal obeys control characters.
-    return tuple(cell if cell.isprintable() else re.sub(r"[^ -~\u00a1-\uffff]", "?", cell) for cell in cells)
+    return tuple(map(_printable, cells))
+
+
+def _printable(text: str) -> str:
+    """An imported manifest may hold anything, and a terminal obeys control characters."""
+    return text if text.isprintable() else re.sub(r"[^ -~\u00a1-\uffff]", "?", text)
+
+
+def _stacked(row: tuple[str, ...]) -> tuple[str, ...]:
+    """The same for a narrow terminal: lines below each other in place of columns."""
+    key, backend, model, gpu, shape, size, created, used, hits, usable = row
+    use = f"used {used}, {hits} {'time' if hits == '1' else 'times'}" if hits != "0" else "never used"
+    lines = [f"{backend} {shape}, {model} on {gpu}", f"{size}, made {created}, {use}"]
+    return (key, "\n".join(lines), "yes") if usable == "yes" else (key, "\n".join([*lines, usable]), "no")
 
 
 def _ago(date: str, now: float) -> str:

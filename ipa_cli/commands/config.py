@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
+    if value in (None, "", []):
         return "-"
     if isinstance(value, list):
         return ", ".join(value)

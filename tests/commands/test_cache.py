@@ -198,7 +198,7 @@ def test_dry_run_only_says(ipa, cache):
     ran = ipa("cache", "clear", "--dry-run")
     assert ran.exit_code == 0
     assert ran.stdout.splitlines() == [
-        f"{entry.id[:8]}  inductor  cpu  64x64-b2  360 B",
+        f"{entry.id[:8]}  inductor  demo  cpu  64x64-b2  360 B",
         "would remove 1 graph, 360 B",
     ]
     assert ipa("cache", "clear", "--dry-run", "--json").data() == {
@@ -279,7 +279,7 @@ def test_verify_finds_the_damaged_one(ipa, cache):
     (damaged.folder / "graph.pt2").write_bytes(b"x" * 240)
     ran = ipa("cache", "verify")
     assert ran.exit_code == 1
-    assert f"{damaged.id}: graph.pt2 has changed" in ran.stdout
+    assert f"{damaged.id[:8]}: graph.pt2 has changed" in ran.stdout
     assert "checked 2 graphs, 720 B: 1 damaged" in ran.stdout
     assert f"ipa cache clear {damaged.id[:8]}" in ran.stdout
     envelope = ipa("cache", "verify", "--json").json()
