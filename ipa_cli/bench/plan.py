@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,10 +98,15 @@ def with_range(specs: Sequence[Spec], span: tuple[int, int]) -> tuple[Spec, ...]
 
 
 def parts(specs: Sequence[Spec], runs: int) -> tuple[Part, ...]:
-    """The processes in turn: all backends compile or start once, then the references, then the other runs."""
-    first = [Part(spec, "run", 1) for spec in specs]
+    """The processes in turn: all backends compile or start once, then the references, then the other runs.
+
+    Every other round goes backwards: a machine that grows slower or faster favours nobody.
+    """
+    rounds = [
+        [Part(spec, "run", number) for spec in specs[:: 1 if number % 2 else -1]] for number in range(1, runs + 1)
+    ]
     shown = [Part(spec, "reference", 1) for spec in references(specs)]
-    return (*first, *shown, *(Part(spec, "run", number) for number in range(2, runs + 1) for spec in specs))
+    return (*rounds[0], *shown, *chain.from_iterable(rounds[1:]))
 
 
 def references(specs: Sequence[Spec]) -> tuple[Spec, ...]:

@@ -107,15 +107,17 @@ def test_a_range_of_sizes_reaches_what_compiles():
     ]
 
 
-def test_runs_are_interleaved_and_references_come_after_the_first():
+def test_runs_are_interleaved_there_and_back_and_references_come_after_the_first():
     asked = plan.parse_specs(["eager,inductor"])
-    names = [str(part) for part in plan.parts(asked, 2)]
+    names = [str(part) for part in plan.parts(asked, 3)]
     assert names == [
         "eager, run 1",
         "inductor, run 1",
         "reference, uncompiled",
-        "eager, run 2",
         "inductor, run 2",
+        "eager, run 2",
+        "eager, run 3",
+        "inductor, run 3",
     ]
 
 
