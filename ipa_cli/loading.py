@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from . import adapters, hub, vae, weights
+from . import adapters, hub, weights
 from .families import SD15, SDXL, Family
 from .locations import Location, ModelError, folder_location, read_json
 from .models import DEMO, Plan
@@ -58,10 +58,12 @@ def load(
             _quiet_libraries()
             parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype, files)
             states, encoders = _adapter_parts(plan, dtype, files)
-    from . import attention
+    from . import attention, vae
 
     if _overflows(plan.family, parts["vae"].config, dtype):
         vae.shrink(parts["vae"])
+    if device.type == "cuda":
+        vae.channels_last(parts["vae"])
     for name in ("unet", "vae", *plan.family.text_encoders):
         parts[name].to(home).eval().requires_grad_(False)
     for encoder in filter(None, encoders):

@@ -16,7 +16,7 @@ MODULES = {
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "onediff", "oneflow", "nexfort", "numpy", "PIL"}
 # Imported only by those that need torch anyway.
-WITH_TORCH = {"attention", *(name for name in MODULES if name.startswith("backends/"))}
+WITH_TORCH = {"attention", "vae", *(name for name in MODULES if name.startswith("backends/"))}
 
 
 # Started by a module of ours as processes of their own, never imported.

@@ -295,6 +295,25 @@ def test_a_shrunk_vae_is_the_same_function_and_stays_within_fp16(large):
     assert (found - expected).norm() < 1e-2 * expected.norm()  # bf16 would be 3e-2 away
 
 
+@torch.no_grad()
+def test_a_vae_in_channels_last_is_the_same_function(large):
+    model, latents = large
+    expected = model.decode(latents).sample
+    vae.channels_last(model)
+    assert any(isinstance(module, vae.GroupNorm) for module in model.decoder.modules())
+    assert (model.decode(latents).sample - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_channels_are_joined_to_groups_as_in_group_norm():
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, 12, 5, 7, generator=generator) * torch.arange(12).view(-1, 1, 1) + 3
+    scale, mean = (states.var((0, 2, 3), correction=0)).rsqrt(), states.mean((0, 2, 3))
+    assert torch.isinf(scale[0])  # a channel of one value alone
+    mean, scale = (values.view(-1, 1, 1) for values in vae.joined(mean, scale, 4, 1e-6))
+    expected = torch.nn.functional.group_norm(states, 4, eps=1e-6)
+    assert ((states - mean) * scale - expected).abs().max() < 1e-5
+
+
 def test_what_leaves_the_range_of_fp16_is_decoded_in_fp32(large):
     model, latents = large
     expected = np.asarray(decode(model, latents)[0], dtype=int)
