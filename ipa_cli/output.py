@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 BUG_EXIT_CODE = 70
-REPORT_LINES = 8  # a picture's own line, those below it when wrapped, and the prompt
+REPORT_LINES = 11  # a picture's own line, what is said below it, and the prompt
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 

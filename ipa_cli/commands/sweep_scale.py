@@ -132,6 +132,8 @@ def _blocks(done: Swept) -> tuple[str | Table, ...]:
             f"drawn {work.drawn} in {seconds:.1f} s{f', {there} were there' if there else ''}; "
             f"recompiles between points: {work.recompiles}"
         )
+        whys = zip(done.plan["backend"], work.graphs, strict=True)  # both by size
+        lines += dict.fromkeys(f"{backend}: {graph['why']}" for backend, graph in whys)
     blocks: list[str | Table] = [*lines]
     if done.changes:
         blocks.append(_table(done.changes))

@@ -142,8 +142,9 @@ def test_a_report_for_people(ipa, references):
     lines = ran.stdout.splitlines()
     assert lines[0] == "out/index.html  3 scales × 2 references = 6 pictures"
     assert "recompiles between points: 0" in lines[1]
-    assert lines[2].split("\t") == ["scale", "mean difference of 255", "pixels changed"]
-    assert [line.split("\t")[0] for line in lines[3:]] == ["0 → 1", "1 → 2"]
+    assert lines[2] == "eager: asked for, nothing to compile"
+    assert lines[3].split("\t") == ["scale", "mean difference of 255", "pixels changed"]
+    assert [line.split("\t")[0] for line in lines[4:]] == ["0 → 1", "1 → 2"]
 
 
 # --- a sweep survives -----------------------------------------------------------------------------------------
