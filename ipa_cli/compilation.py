@@ -56,7 +56,7 @@ def compile(
     problem = backend.missing_to_compile(None)
     if problem is not None:
         raise problem
-    options = backend.options(settings.compile_options)
+    options = graphs.asked_options(backend, name, settings)
     if span is not None:
         options = backend.options({**options, "dynamic": list(span)})
     if not settings.image and not settings.adapter and settings.ip_adapter != "none":

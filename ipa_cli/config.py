@@ -113,6 +113,9 @@ class Settings:
     dtype: str = _setting(
         "auto", "precision: auto, float16, bfloat16 or float32", _choice("auto", "float16", "bfloat16", "float32")
     )
+    precision: str = _setting(
+        "half", "of products: half, or fp8, faster and less exact (inductor on a GPU)", _choice("half", "fp8")
+    )
     offload: str = _setting(
         "none",
         "keep weights in main memory: none, model or sequential",

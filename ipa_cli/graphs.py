@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import backends, keys, probe, requirements, store
 from .config import Settings
-from .errors import IpaError
+from .errors import IpaError, UsageError
 from .keys import GraphKey
 from .report import Reporter
 from .store import Entry, Store
@@ -58,9 +58,19 @@ class Ready:
     compile_s: float = 0.0
 
 
+def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, Any]:
+    """The backend's options as the settings want them; raises UsageError for a precision that it has not."""
+    options = backend.options(settings.compile_options)
+    if settings.precision == "half":  # or what --compile-options say
+        return options
+    if "precision" not in options:
+        raise UsageError(f"the backend {name} has no fp8", "use --backend inductor, or leave out --precision")
+    return {**options, "precision": settings.precision}
+
+
 def ask(backend: Backend, name: str, model: str, example: UNetInputs, settings: Settings) -> Wanted:
     """The graph that a picture with these inputs wants; without `--compile-options` any way to compile will do."""
-    options = backend.options(settings.compile_options)
+    options = asked_options(backend, name, settings)
     return Wanted(name, model, example, options, HOW if settings.compile_options is None else SIZE)
 
 
@@ -229,6 +239,8 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
         return {k: v for k, v in factors.items() if not any(f"{k}.".startswith(f"{n}.") for n in wanted.may_differ)}
 
     if entry.key.gpu != own.gpu or what(entry.key.factors) != what(own.factors):
+        return False
+    if entry.describe.get("options", {}).get("precision") != wanted.options.get("precision"):
         return False
     if wanted.options.get("dynamic"):  # a whole range is wanted: only its own graph serves it
         return False

@@ -246,3 +246,10 @@ def settings_or_words(flags, environ, cwd) -> None:
         assert side is None or (64 <= side <= config.MAX_SIDE and side % 8 == 0)
     assert settings.scale is None or 0 <= settings.scale <= 10
     assert isinstance(settings.image, tuple) and all(isinstance(image, str) for image in settings.image)
+
+
+def test_precision_is_half_or_fp8() -> None:
+    assert resolve({}, environ={}, cwd=None).settings.precision == "half"
+    assert resolve({"precision": "fp8"}, environ={}, cwd=None).settings.precision == "fp8"
+    with pytest.raises(UsageError):
+        resolve({"precision": "fp4"}, environ={}, cwd=None)

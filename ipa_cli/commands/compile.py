@@ -38,6 +38,7 @@ def compile(
     compile_options: options.CompileOptions = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    precision: options.Precision = None,
     cache_dir: options.CacheDir = None,
     cache_max_size: options.CacheMaxSize = None,
     json: options.Json = False,

@@ -53,6 +53,7 @@ def generate(
     compile_options: options.CompileOptions = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    precision: options.Precision = None,
     offload: options.Offload = None,
     vae_tiling: options.VaeTiling = None,
     vae_slicing: options.VaeSlicing = None,

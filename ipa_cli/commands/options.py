@@ -68,6 +68,7 @@ Compile = Annotated[bool | None, _option("compile", "--compile/--no-compile", pa
 CompileOptions = _text("compile_options", "--compile-options", panel=_MACHINE)
 Device = _text("device", "--device", panel=_MACHINE)
 Dtype = _text("dtype", "--dtype", panel=_MACHINE)
+Precision = _text("precision", "--precision", panel=_MACHINE)
 Offload = _text("offload", "--offload", panel=_MACHINE)
 VaeTiling = Annotated[bool | None, _option("vae_tiling", "--vae-tiling/--no-vae-tiling", panel=_MACHINE)]
 VaeSlicing = Annotated[bool | None, _option("vae_slicing", "--vae-slicing/--no-vae-slicing", panel=_MACHINE)]
