@@ -128,15 +128,31 @@ def flatten(facts: Mapping[str, Any], opt_out: Iterable[str] = ()) -> dict[str, 
 
 
 def difference(have: GraphKey, want: GraphKey) -> list[str]:
-    """What would have to change for `have` to be `want`, one phrase per factor: "torch 2.11.0 → 2.13.0"."""
-    parts = [(name, getattr(have, name), getattr(want, name)) for name in ("backend", "gpu", "shape")]
+    """What would have to change for `have` to be `want`, one phrase per factor: "torch 2.11.0 → 2.13.0".
+
+    The shape is the sizes in short, and told only where nothing else is.
+    """
+    parts = [(name, getattr(have, name), getattr(want, name)) for name in ("backend", "gpu")]
     for name in sorted(have.factors.keys() | want.factors.keys()):
         parts.append((name, have.factors.get(name, ABSENT), want.factors.get(name, ABSENT)))
-    return [change(name, old, new) for name, old, new in parts if canonical(old) != canonical(new)]
+    found = [change(name, old, new) for name, old, new in parts if canonical(old) != canonical(new)]
+    return found or ([change("shape", have.shape, want.shape)] if have.shape != want.shape else [])
+
+
+def in_short(differences: Sequence[str]) -> str:
+    """The same in one line; where many parts of one whole differ, such as the UNet's configuration, their number."""
+    wholes = [phrase.split()[0].rpartition(".")[0].partition(".")[0] for phrase in differences]
+    told = [
+        f"{whole} differs in {wholes.count(whole)} ways" if whole and wholes.count(whole) > 2 else phrase
+        for whole, phrase in zip(wholes, differences, strict=True)
+    ]
+    return ", ".join(dict.fromkeys(told))
 
 
 def change(name: str, old: Factor, new: Factor) -> str:
     """One difference in words; of two lists only what was taken away and what was added."""
+    if name == "code":  # its digest says nothing to people
+        return "ipa's own code has changed"
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         gone = [f"-{item}" for item in old if item not in new]
         come = [f"+{item}" for item in new if item not in old]

@@ -138,6 +138,22 @@ def test_difference_in_words():
     ]
 
 
+def test_the_shape_is_told_where_nothing_else_is():
+    have, want = key(shape="64x64-b2"), key(shape="128x128-b2")
+    assert keys.difference(have, want) == ["shape 64x64-b2 → 128x128-b2"]
+    assert keys.difference(key(shape="64x64-b2", factors={"width": 64}), key(shape="a", factors={"width": 128})) == [
+        "width 64 → 128"
+    ]
+
+
+def test_many_differences_of_one_whole_are_counted():
+    model = [f"unet.part_{number} 1 → 2" for number in range(9)]
+    options = ["options.a 1 → 2", "options.b 1 → 2"]
+    assert keys.in_short(["code has changed", *options, "torch 2.11.0 → 2.13.0", *model]) == (
+        "code has changed, options.a 1 → 2, options.b 1 → 2, torch 2.11.0 → 2.13.0, unet differs in 9 ways"
+    )
+
+
 def test_long_differences_stay_short():
     text = keys.change("options", "a" * 500 + "b", "a" * 500 + "c")
     assert text.startswith("options differs after aaa")

@@ -54,7 +54,7 @@ class Miss:
 
     @property
     def reason(self) -> str:
-        return ", ".join(self.reasons) or "nothing has been compiled for this backend yet"
+        return keys.in_short(self.reasons) or "nothing has been compiled for this backend yet"
 
 
 @dataclass(frozen=True)
