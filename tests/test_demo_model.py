@@ -184,36 +184,21 @@ def test_the_adapter_is_trained_as_diffusers_runs_it(fresh):
     assert (mine - without).abs().max() > 0.02
 
 
-@pytest.mark.xfail(
-    reason="the weights are not trained yet; take this mark away with the commit that ships them", strict=True
-)
 def test_colours_move_to_the_references_as_the_scale_rises(pipe):
     import torch
 
-    from training import captions, measure, scenes
+    from training import captions, evaluate, measure, scenes
 
     generator = torch.Generator().manual_seed(31)
     style = scenes.sample_styles(6, generator, held_out=True)
     content = captions.sample_content(6, generator)
     shown = scenes.reference(content, style, torch.zeros(6, dtype=torch.long), 128, generator, scenes.TEXTURE_UNIT)
-    from PIL import Image
-
-    pictures = [Image.fromarray((x * 255).byte().permute(1, 2, 0).numpy()) for x in shown]
-    seen = torch.cat([pipe.encode_image(picture, "cpu", 1)[0] for picture in pictures])[:, None]
-    noise = torch.randn(6, 4, 16, 16, generator=generator)
+    seen = evaluate.embeds(pipe, shown)
+    prompts = ["a large circle in the middle", "two squares", "a star"] * 2
     far = []
     for scale in (0.0, 0.5, 1.0):
-        pipe.set_ip_adapter_scale(scale)
-        made = pipe(
-            prompt=["a large circle in the middle", "two squares", "a star"] * 2,
-            ip_adapter_image_embeds=[torch.cat([torch.zeros_like(seen), seen])],
-            latents=noise,
-            height=128,
-            width=128,
-            num_inference_steps=10,
-            guidance_scale=3.0,
-            output_type="pt",
-        ).images
+        with torch.no_grad():
+            made = evaluate.generate(pipe, prompts, seen, scale, 3.0, 10, seed=31, size=(128, 128))
         apart = measure.colour_histogram(made, 4).sqrt() - measure.colour_histogram(shown, 4).sqrt()
         far.append(apart.norm(dim=1).mean().item())
     assert far[0] > far[1] + 0.02 > far[2] + 0.04, far
