@@ -54,7 +54,7 @@ class Plan:
 
 FULL = Plan(
     steps={"image_encoder": 6000, "judge": 2500, "vae": 6000, "text": 1500, "base": 60000, "adapter": 20000},
-    seconds={"image_encoder": 35, "judge": 35, "vae": 75, "text": 15, "base": 360, "adapter": 150},
+    seconds={"image_encoder": 40, "judge": 40, "vae": 100, "text": 15, "base": 480, "adapter": 150},
     size=256,
     pictures=192_000,
     other_pictures=12_000,
