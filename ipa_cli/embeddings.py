@@ -35,6 +35,11 @@ def read(name: str, adapter: AdapterPlan) -> Embeds:
     from safetensors.numpy import load
 
     path = Path(name).expanduser()
+    if path.suffix != ".safetensors":
+        encoded = f"{path.stem}.safetensors"
+        raise IpaError(
+            f"{path} is no file of embeddings", f"ipa embed {name} --output {encoded}, then --embeds {encoded}"
+        )
     again = f"make them anew: ipa embed cat.png --output {path.name}"
     if not path.is_file():
         raise IpaError(f"there is no file {path}", "`ipa embed` makes one")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UsageError
 from ..report import Block, Facts, Picture, Result
+from ..sizes import parse_picture_size
 from . import options
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ def generate(
     ip_end: options.IpEnd = None,
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
+    size: Annotated[
+        str | None, options.flag("--size", help="width x height, such as 1024x768", panel=options.PICTURE)
+    ] = None,
     height: options.Height = None,
     width: options.Width = None,
     seed: options.Seed = None,
@@ -66,6 +71,10 @@ def generate(
     """Draw pictures from a prompt and a reference picture."""
     from .. import generation, repeat
 
+    if size is not None:
+        if (width, height) != (None, None):
+            raise UsageError("--size says both --width and --height", "leave out one or the other")
+        context.params["width"], context.params["height"] = parse_picture_size(size)
     recorded = repeat.read(source) if source is not None else None
     picture = None if recorded is None else repeat.layer(recorded, context.params, context.obj)
     resolved = options.settings(context, picture)

@@ -24,25 +24,25 @@ def _text(name: str, *declarations: str, panel: str, **more: Any) -> Any:
     return Annotated[str | None, _option(name, *declarations, panel=panel, **more)]
 
 
-OUTPUT = "Output"
-_PICTURE, _REFERENCE, _MODEL, _MACHINE = "Picture", "Reference", "Model", "Machine"
+PICTURE, OUTPUT = "Picture", "Output"
+_REFERENCE, _MODEL, _MACHINE = "Reference", "Model", "Machine"
 
-Prompt = _text("prompt", "--prompt", "-p", panel=_PICTURE)
-NegativePrompt = _text("negative_prompt", "--negative-prompt", panel=_PICTURE)
+Prompt = _text("prompt", "--prompt", "-p", panel=PICTURE)
+NegativePrompt = _text("negative_prompt", "--negative-prompt", panel=PICTURE)
 Image = Annotated[list[str] | None, _option("image", "--image", "-i", panel=_REFERENCE)]
 Scale = Annotated[float | None, _option("scale", "--scale", "-s", panel=_REFERENCE)]
-Steps = Annotated[int | None, _option("steps", "--steps", panel=_PICTURE)]
-GuidanceScale = Annotated[float | None, _option("guidance_scale", "--guidance-scale", panel=_PICTURE)]
-Height = Annotated[int | None, _option("height", "--height", panel=_PICTURE)]
-Width = Annotated[int | None, _option("width", "--width", panel=_PICTURE)]
-Seed = Annotated[int | None, _option("seed", "--seed", panel=_PICTURE)]
-NumImages = Annotated[int | None, _option("num_images", "--num-images", "-n", panel=_PICTURE)]
-Scheduler = _text("scheduler", "--scheduler", panel=_PICTURE)
+Steps = Annotated[int | None, _option("steps", "--steps", panel=PICTURE)]
+GuidanceScale = Annotated[float | None, _option("guidance_scale", "--guidance-scale", panel=PICTURE)]
+Height = Annotated[int | None, _option("height", "--height", panel=PICTURE)]
+Width = Annotated[int | None, _option("width", "--width", panel=PICTURE)]
+Seed = Annotated[int | None, _option("seed", "--seed", panel=PICTURE)]
+NumImages = Annotated[int | None, _option("num_images", "--num-images", "-n", panel=PICTURE)]
+Scheduler = _text("scheduler", "--scheduler", panel=PICTURE)
 Output = _text("output", "--output", "-o", panel=OUTPUT)
 Preview = Annotated[bool | None, _option("preview", "--preview/--no-preview", panel=OUTPUT)]
 From = Annotated[
     Path | None,
-    flag("--from", help="draw a picture made by ipa again; flags override its settings", panel=_PICTURE),
+    flag("--from", help="draw a picture made by ipa again; flags override its settings", panel=PICTURE),
 ]
 
 ImageWeight = Annotated[list[float] | None, _option("image_weight", "--image-weight", panel=_REFERENCE)]
@@ -73,7 +73,7 @@ Offload = _text("offload", "--offload", panel=_MACHINE)
 VaeTiling = Annotated[bool | None, _option("vae_tiling", "--vae-tiling/--no-vae-tiling", panel=_MACHINE)]
 VaeSlicing = Annotated[bool | None, _option("vae_slicing", "--vae-slicing/--no-vae-slicing", panel=_MACHINE)]
 Warmup = Annotated[int | None, _option("warmup", "--warmup", panel=_MACHINE)]
-BatchSize = Annotated[int | None, _option("batch_size", "--batch-size", panel=_PICTURE)]
+BatchSize = Annotated[int | None, _option("batch_size", "--batch-size", panel=PICTURE)]
 CacheDir = Annotated[Path | None, _option("cache_dir", "--cache-dir", panel=_MACHINE)]
 CacheMaxSize = _text("cache_max_size", "--cache-max-size", panel=_MACHINE)
 

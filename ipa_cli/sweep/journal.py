@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import IpaError
-from .plan import Point, Sweep
+from .plan import Point, Sweep, in_words
 
 SCHEMA_VERSION = 1
 DESCRIPTION, RESULTS, SHEET, PAGE, LOCK = "sweep.json", "results.jsonl", "contact-sheet.png", "index.html", ".lock"
 PICTURES, ANIMATIONS = "pictures", "animations"
+REFERENCE_DIGESTS = "reference_sha256"
 # All that a sweep ever writes; a new one removes it with --force, and nothing else.
 OURS = (RESULTS, SHEET, PAGE, f"{PICTURES}/row-*-scale-*.png", f"{ANIMATIONS}/row-*.webp", DESCRIPTION)
 
@@ -94,10 +95,14 @@ def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: boo
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """How `before` differs from `after` in what `after` says, in words."""
+    different = [name for name, value in after.items() if before.get(name) != value]
+    if "references" in different and REFERENCE_DIGESTS in different:
+        different.remove(REFERENCE_DIGESTS)  # goes without saying
     return [
-        f"{name.replace('_', ' ')} {_brief(before.get(name))} → {_brief(value)}"
-        for name, value in after.items()
-        if before.get(name) != value
+        "the content of a reference has changed"
+        if name == REFERENCE_DIGESTS
+        else f"{name.replace('_', ' ')} {_brief(before.get(name))} → {_brief(after[name])}"
+        for name in different
     ]
 
 
@@ -223,7 +228,14 @@ def _digest(path: Path) -> str | None:
 
 
 def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if value is not None else "none"
+    """A value of the plan as people write it: scales 0, 0.5, 1, sizes 64x96."""
+    if isinstance(value, list):
+        pair = len(value) == 2 and all(type(side) is int for side in value)
+        text = "x".join(map(str, value)) if pair else ", ".join(map(_brief, value))
+    elif value is None:
+        text = "none"
+    else:
+        text = in_words(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:59] + "…"
 
 

@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from ..session import Session
 
 # Of the plan, what stands in the grid itself or says nothing to people.
-NOT_ON_THE_PAGE = ("scales", "references", "prompts", "sizes", "seeds", "reference_sha256", "load_format", "masks")
+NOT_ON_THE_PAGE = (
+    "scales",
+    "references",
+    "prompts",
+    "sizes",
+    "seeds",
+    journal.REFERENCE_DIGESTS,
+    "load_format",
+    "masks",
+)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ def _known_before_loading(
         "backend": None if backend == session.AUTO else [backend] * len(sweep.sizes),
     }
     return {
-        "reference_sha256": [digest for look in followed for digest in look.digests],
+        journal.REFERENCE_DIGESTS: [digest for look in followed for digest in look.digests],
         "negative_prompt": base.negative_prompt,
         "steps": base.requests[0].steps,
         "guidance_scale": base.requests[0].guidance_scale,

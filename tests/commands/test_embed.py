@@ -51,6 +51,8 @@ def test_what_does_not_fit_is_refused(ipa, embeds, world):
     refused("of shape")
     changed(embeds, format="x")
     refused("no image embeddings")
+    wrong = ipa("generate", *FAST, "--embeds", REFERENCE, "--json").error()
+    assert "no file of embeddings" in wrong["message"] and "--embeds reference.safetensors" in wrong["hint"]
     embeds.write_bytes(whole[:-1])
     refused("not a whole .safetensors file")
     refused("both give references", "--image", REFERENCE)

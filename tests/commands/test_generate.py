@@ -42,6 +42,14 @@ def test_a_bare_generate_draws_a_picture_and_says_where(ipa_process, world):
     assert "\x1b" not in ran.stdout + ran.stderr
 
 
+def test_a_size_in_one_word(ipa, world):
+    flags = [flag for flag in FAST if flag not in ("--width", "--height", 64)]
+    (image,) = ipa("generate", *flags, "--size", "96x64", "--json").data()["images"]
+    assert (image["width"], image["height"]) == (96, 64)
+    assert ipa("generate", *flags, "--size", "96x64", "--width", 64).exit_code == 2
+    assert "--width 65" in ipa("generate", *flags, "--size", "65x64", "--json").error()["message"]
+
+
 def test_json_says_everything(ipa, world):
     ran = ipa("generate", *FAST, "--scale", 0.5, "--num-images", 2, "--warmup", 1, "--output", "cat.png", "--json")
     data = ran.data()

@@ -211,8 +211,13 @@ def test_another_sweep_needs_force(ipa, references):
     before = contents("out")
     for more in ((), ("--resume",)):
         refused = ipa(*other, *more)
-        assert refused.exit_code == 1 and "another sweep: scales" in refused.stderr and "loading" not in refused.stderr
+        assert refused.exit_code == 1 and "loading" not in refused.stderr
+        assert "another sweep: scales 0, 0.5, 1 → 0, 1, references" in refused.stderr
+        assert "sha256" not in refused.stderr
     assert contents("out") == before
+    Image.new("RGB", (96, 96), "green").save("cat.png")
+    same = ipa("sweep-scale", "--scales", "0,0.5,1", *references, *QUICK, "-o", "out", "--resume", "--json")
+    assert same.error()["message"].endswith("another sweep: the content of a reference has changed")
     assert ipa(*other, "--force").exit_code == 0
     left = set(contents("out")) - {".lock"}
     assert sorted(left) == [
