@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 EIGHT = torch.float8_e4m3fn
 LARGEST = 448.0  # of its numbers
 CAPABILITY = (8, 9)  # of the first GPUs that multiply them
-
-_kept: Any = WeakIdKeyDictionary()  # first source -> versions of all, what was made of them
 
 
 class EightBitLinear(nn.Module):
@@ -38,17 +32,7 @@ def quantised(states: Tensor) -> tuple[Tensor, Tensor]:
     """Rows in fp8, and what each is to be multiplied by: (rows, width) and (rows, 1)."""
     wide = states.float()
     size = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / LARGEST
-    return (wide / size).to(EIGHT), size
-
-
-def kept(sources: Sequence[Tensor], read: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """`quantised` of the weight that `read` makes of `sources`, its sizes as a row; made anew when one has changed."""
-    versions = [(source.data_ptr(), 0 if source.is_inference() else source._version) for source in sources]
-    found = _kept.get(sources[0])
-    if found is None or found[0] != versions:
-        rows, size = quantised(read().detach())
-        found = _kept[sources[0]] = (versions, (rows, size.t().contiguous()))
-    return found[1]
+    return (wide * (1 / size)).clamp(-LARGEST, LARGEST).to(EIGHT), size
 
 
 def capable(device: torch.device) -> bool:

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from ipa_cli import requirements
-from ipa_cli.attention import Context, UNetInputs
+from ipa_cli.attention import UNetInputs
 from ipa_cli.backends import Denoiser, Report, check_sizes, eight_bit, read_options, regions
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor_worker import open_package
-from ipa_cli.backends.parts import LINEAR, Part, aligned, split, walk
+from ipa_cli.backends.parts import KERNELS, LINEAR, Part, Ways, aligned, split, walk
 from ipa_cli.backends.regions import Layout, Region
 from ipa_cli.errors import IpaError, UsageError
 
@@ -40,7 +40,8 @@ PRECISIONS = ("half", "fp8")
 FAST: dict[str, Any] = {
     "cuda_graph": True,
     "cudnn_attention": True,
-    "kernels": True,  # our own for cross attention, where Triton is installed and they fit
+    "kernels": ["cross"],  # of our own: "cross" for cross attention, "gate" for the feed-forward network's first half
+    "phases": True,  # upsampling and its convolution as one convolution of the small picture
     "precision": "half",  # or "fp8" for the linear layers below
     "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2"],
     "max_autotune": False,
@@ -89,9 +90,10 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     chosen = read_options("inductor", given, PRESETS)
     if chosen["precision"] not in PRECISIONS:
         raise UsageError(f"inductor has no precision {chosen['precision']!r}", f"known: {', '.join(PRECISIONS)}")
-    strange = [layer for layer in chosen["fp8_layers"] if layer not in LINEAR]
-    if strange:
-        raise UsageError(f"inductor's option fp8_layers has {strange[0]!r}", f"known: {', '.join(LINEAR)}")
+    for name, known in (("fp8_layers", LINEAR), ("kernels", KERNELS)):
+        strange = [word for word in chosen[name] if word not in known]
+        if strange:
+            raise UsageError(f"inductor's option {name} has {strange[0]!r}", f"known: {', '.join(known)}")
     check_sizes("inductor", chosen["dynamic"])
     unknown = [name for name in chosen["inductor"] if not _is_setting(name)]
     if unknown:
@@ -114,7 +116,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     if options["precision"] == "fp8" and not eight_bit.capable(unet.device):
         raise UsageError("fp8 needs a GPU of compute capability 8.9 or newer", "leave out the precision")
     unet.to(memory_format=torch.channels_last)
-    parts = _parts(unet, example.context, options)
+    parts = split(unet, _ways(options), example.context)
     with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), _how_many(unet)) as submit:
         report("looking at the UNet's parts")
         found = regions.find(unet, parts, example, options["dynamic"] is not None)
@@ -154,17 +156,19 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     assert folder is not None
     plan = json.loads((folder / PLAN).read_text())
     unet.to(memory_format=torch.channels_last)
-    parts = split(unet, eight=_eight(options))
+    parts = split(unet, _ways(options))
     calls: dict[str, Any] = {}
     for entry in plan["regions"]:
         region = Region(**entry)
         run = _open(folder / f"{region.name}.pt2", unet.device)
         calls |= {name: _call(run, region, parts[name], plan["dynamic"] is not None) for name in region.parts}
 
+    compiled = {name: parts[name] for name in calls}
+
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
         _check_size(inputs.sample, plan)
-        return walk(unet, parts, inputs, lambda name, given: calls[name](given))
+        return walk(unet, compiled, inputs, lambda name, given: calls[name](given))
 
     return CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
 
@@ -204,15 +208,11 @@ def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
     return call
 
 
-def _parts(unet: Any, context: Context, options: Mapping[str, Any]) -> dict[str, Part]:
-    """The UNet's parts as these options want them."""
-    triton = importlib.util.find_spec("triton") is not None and hasattr(torch.library, "triton_op")
-    return split(unet, context, options["kernels"] and triton, _eight(options))
-
-
-def _eight(options: Mapping[str, Any]) -> list[str]:
-    """The layers of a transformer block that are made in fp8."""
-    return options["fp8_layers"] if options["precision"] == "fp8" else []
+def _ways(options: Mapping[str, Any]) -> Ways:
+    """How the parts compute."""
+    triton = importlib.util.find_spec("triton") is not None
+    eight = options["fp8_layers"] if options["precision"] == "fp8" else []
+    return Ways(tuple(options["kernels"]) if triton else (), options["phases"], tuple(eight))
 
 
 def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:

@@ -18,18 +18,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.attention import Context, CrossAttention, UNetInputs
-from ipa_cli.backends import eight_bit
+from ipa_cli.backends import derived, eight_bit
 
 # The linear layers of a transformer block, by their names in it.
 LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
 
+KERNELS = ("cross", "gate")
+
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
+
+
+class Ways(NamedTuple):
+    """How parts compute, where there is a choice."""
+
+    kernels: tuple[str, ...] = ()  # of our own, of `KERNELS`, where they fit
+    phases: bool = False  # upsampling and its convolution as one convolution of the small picture
+    eight: tuple[str, ...] = ()  # linear layers of transformer blocks in fp8, of `LINEAR`
 
 
 class Weight(NamedTuple):
     """Where a part's parameter is found in the UNet: an attribute of one module, or of several, joined.
 
-    `form` is "" for the parameter itself, else "eight" or "size": what `eight_bit.quantised` makes of it.
+    `form` is "" for the parameter itself, else one of `derived.FORMS`.
     """
 
     owners: tuple[nn.Module, ...]
@@ -40,7 +50,7 @@ class Weight(NamedTuple):
         """The parameter as it is now."""
         if self.form:
             sources = [getattr(owner, self.attribute) for owner in self.owners]
-            return eight_bit.kept(sources, self._plain)[self.form == "size"]
+            return derived.kept(sources, self.form, self._plain)
         return self._plain()
 
     def _plain(self) -> Tensor:
@@ -152,16 +162,19 @@ class Entry(nn.Module):
 class Block(nn.Module):
     """A transformer block: the states and what is still to add to them, to the same of the next block."""
 
-    def __init__(self, block: Any, adapters: int, fused: bool, eight: Sequence[str]):
+    def __init__(self, block: Any, context: Context | None, layer: int, ways: Ways):
         super().__init__()
-        self.block, self.adapters = _hollow(block), adapters
-        own, cross = self.block.attn1, self.block.attn2
+        self.block, self.adapters = _hollow(block), len(context.image) if context else 0
+        own, cross, feed = self.block.attn1, self.block.attn2, self.block.ff.net
         own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
         own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
-        for name in eight:
+        for name in ways.eight:
             self.block.set_submodule(name, eight_bit.EightBitLinear(self.block.get_submodule(name)))
-        own.processor = JoinedSelfAttention()
-        cross.processor = FusedCrossAttention() if fused else CrossAttention(0)
+        own.processor, cross.processor = JoinedSelfAttention(), CrossAttention(0)
+        if context and "cross" in ways.kernels and _fits_cross(context, layer):
+            cross.processor = FusedCrossAttention()
+        if context and "gate" in ways.kernels and _fits_gate(feed[0], context.scale):
+            feed[0] = FusedGate(feed[0])
 
     def forward(self, states: Tensor, more: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
         image, mask = given[: self.adapters], given[self.adapters : 2 * self.adapters]
@@ -190,6 +203,24 @@ class Exit(nn.Module):
         return (self.proj_out(states) + picture,)
 
 
+class Larger(nn.Module):
+    """A picture enlarged twofold and convolved by 3x3 weights: 2x2 weights on the small one, four for each pixel."""
+
+    def __init__(self, upsampler: Any):
+        super().__init__()
+        conv = upsampler.conv
+        four = (4 * conv.out_channels, conv.in_channels, 2, 2)
+        self.phases = nn.Parameter(torch.empty(four, dtype=conv.weight.dtype, device="meta"), requires_grad=False)
+        self.bias = nn.Parameter(conv.bias.to("meta"), requires_grad=False)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor]:
+        height, width = picture.shape[2:]
+        four = F.conv2d(picture, self.phases, padding=1).unflatten(1, (2, 2, -1))
+        each = [four[:, r, c, :, r : r + height, c : c + width] for r in (0, 1) for c in (0, 1)]
+        pixels = torch.stack(each, 1).unflatten(1, (2, 2)).permute(0, 3, 4, 1, 5, 2)
+        return (pixels.flatten(4).flatten(2, 3) + self.bias[:, None, None],)
+
+
 class Last(nn.Module):
     """From the last picture to the noise."""
 
@@ -211,6 +242,20 @@ class JoinedSelfAttention:
         return attn.to_out[0](F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
+class FusedGate(nn.Module):
+    """diffusers' GEGLU by one kernel."""
+
+    def __init__(self, gate: Any):
+        super().__init__()
+        self.proj = gate.proj
+
+    def forward(self, states: Tensor) -> Tensor:
+        from ipa_cli.backends import kernels
+
+        out = kernels.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias)
+        return out.unflatten(0, states.shape[:-1])
+
+
 class FusedCrossAttention:
     """`attention.CrossAttention` of one adapter, text and image by one kernel."""
 
@@ -221,13 +266,8 @@ class FusedCrossAttention:
         return attn.to_out[0](kernels.cross_attention(attn.to_q(hidden_states), text[0], images[0][0], scale))
 
 
-def split(unet: Any, context: Context | None = None, fused: bool = False, eight: Sequence[str] = ()) -> dict[str, Part]:
-    """All parts of `unet` by name, for contexts like this one; without one they only tell where the weights are.
-
-    `fused` uses our own kernels where they fit; `eight` are the linear layers of a transformer block (of `LINEAR`)
-    whose products are made in fp8.
-    """
-    adapters = len(context.image) if context else 0
+def split(unet: Any, ways: Ways, context: Context | None = None) -> dict[str, Part]:
+    """All parts of `unet` by name, for contexts like this one; without one they only tell where the weights are."""
     found = [
         Part("time", _time_weights(unet), partial(Time, unet)),
         Part("last", _weights(unet, ("conv_norm_out", "conv_out")), partial(Last, unet)),
@@ -235,13 +275,17 @@ def split(unet: Any, context: Context | None = None, fused: bool = False, eight:
     for name, resnet in _resnets(unet):
         weights = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
         found.append(Part(name, weights, partial(Resnet, resnet)))
+    for name, larger in _named(unet, "Upsample2D"):
+        if ways.phases and _doubles(larger):
+            weights = {"phases": Weight((larger.conv,), "weight", "phases"), "bias": Weight((larger.conv,), "bias")}
+            found.append(Part(name, weights, partial(Larger, larger)))
     for name, transformer in _named(unet, "Transformer2DModel"):
         found.append(Part(f"{name}.in", _weights(transformer, ("norm", "proj_in")), partial(Entry, transformer)))
         found.append(Part(f"{name}.out", _weights(transformer, ("proj_out",)), partial(Exit, transformer)))
         for number, block in enumerate(transformer.transformer_blocks):
             layer = block.attn2.processor.layer
-            make = partial(Block, block, adapters, fused and context is not None and _fits(context, layer), eight)
-            found.append(Part(f"{name}.transformer_blocks.{number}", _block_weights(block, eight), make, layer))
+            weights, make = _block_weights(block, ways.eight), partial(Block, block, context, layer, ways)
+            found.append(Part(f"{name}.transformer_blocks.{number}", weights, make, layer))
     return {part.name: part for part in found}
 
 
@@ -288,8 +332,10 @@ def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> 
             picture = resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())
             if hasattr(block, "attentions"):
                 picture = transformer(f"up_blocks.{name}.attentions.{number}", picture)
-        for larger in block.upsamplers or ():
-            picture = larger(picture, tuple(skips[-1].shape[2:]))
+        for number, larger in enumerate(block.upsamplers or ()):
+            size, part = tuple(skips[-1].shape[2:]), f"up_blocks.{name}.upsamplers.{number}"
+            doubled = part in parts and size == (2 * picture.shape[2], 2 * picture.shape[3])
+            picture = run(part, [picture])[0] if doubled else larger(picture, size)
     return run("last", [picture])[0]
 
 
@@ -342,12 +388,32 @@ def _block_weights(block: Any, eight: Sequence[str]) -> dict[str, Weight]:
     return found
 
 
-def _fits(context: Context, layer: int) -> bool:
-    """Whether our kernel is for such a layer: one adapter, half precision, heads of a power of two."""
-    text = context.text[layer]
-    depth = text.shape[-1]
-    half = text.is_cuda and text.dtype in (torch.float16, torch.bfloat16)
-    return half and len(context.image) == 1 and not context.mask and 16 <= depth <= 128 and depth & (depth - 1) == 0
+def _fits_cross(context: Context, layer: int) -> bool:
+    """Whether our kernel is for such a layer: one adapter without a mask, heads of a power of two."""
+    text, depth = context.text[layer], context.text[layer].shape[-1]
+    one = len(context.image) == 1 and not context.mask
+    return one and _is_half(text) and 16 <= depth <= 128 and depth & (depth - 1) == 0
+
+
+def _fits_gate(gate: Any, like: Tensor) -> bool:
+    """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision whose width it divides."""
+    if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear):
+        return False
+    half = gate.proj.weight.dtype in (torch.float16, torch.bfloat16) and like.is_cuda
+    return half and gate.proj.in_features % 64 == 0
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.is_cuda and tensor.dtype in (torch.float16, torch.bfloat16)
+
+
+def _doubles(upsampler: Any) -> bool:
+    """Whether it is the usual one: nearest pixels, then a 3x3 convolution."""
+    conv: Any = getattr(upsampler, "conv", None)
+    usual = (
+        isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.stride == (1, 1)
+    )
+    return usual and conv.bias is not None and not upsampler.use_conv_transpose and upsampler.norm is None
 
 
 def _named(unet: nn.Module, kind: str) -> Iterator[tuple[str, Any]]:

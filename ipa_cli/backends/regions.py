@@ -107,6 +107,7 @@ class _Pure(nn.Module):
     def __init__(self, part: Part):
         super().__init__()
         self.part = part  # no module itself, so that its parameters are not taken for this module's
+        _ = part.module  # made before it is traced
 
     def forward(self, weights: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
         return self.part.pure(weights, inputs)

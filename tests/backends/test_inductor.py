@@ -41,7 +41,7 @@ def denoisers(compiled):
 def test_progress_names_every_phase(compiled):
     said = compiled[3]
     assert said[0] == "looking at the UNet's parts"
-    assert [sum(line.startswith(start) for line in said) for start in ("tracing ", "compiled ")] == [7, 7]
+    assert [sum(line.startswith(start) for line in said) for start in ("tracing ", "compiled ")] == [8, 8]
 
 
 def test_artifact_is_plain_files_without_weights(compiled):
@@ -50,8 +50,8 @@ def test_artifact_is_plain_files_without_weights(compiled):
     assert "graph.json" in names and all(path.is_file() for path in folder.iterdir())
     regions = json.loads((folder / "graph.json").read_text())["regions"]
     assert sorted([*(f"{region['name']}.pt2" for region in regions), "graph.json"]) == names
-    # 8 residual blocks, 8 transformer blocks in 4 transformers with an entry and an exit each, the time, the last
-    assert len({name for region in regions for name in region["parts"]}) == 26
+    # 8 residual blocks, 8 transformer blocks in 4 transformers with an entry and an exit each, the time, the last, one larger
+    assert len({name for region in regions for name in region["parts"]}) == 27
 
 
 def test_scale_follows_in_one_graph(compiled, denoisers):

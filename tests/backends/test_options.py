@@ -71,7 +71,9 @@ def test_backends_are_known_by_name():
         {"dynamic": 512},
         {"dynamic": [8, 64]},
         {"dynamic": [True, 512]},
-        {"kernels": 1},
+        {"kernels": ["unknown"]},
+        {"fp8_layers": ["norm1"]},
+        {"precision": "fp4"},
         {"inductor": {"no_such_setting": 1}},
     ],
 )

@@ -9,10 +9,12 @@ from ipa_cli.backends import parts, regions
 from ipa_cli.errors import IpaError
 from tests.unets import AS_SD15, adapter, difference, embeddings, example, tiny, tiny_unet, unet_inputs
 
+WAYS = parts.Ways(phases=True)
+
 
 def traced(unet, inputs, sizes):
     """The parts of a UNet, and what runs each by its kind's traced program."""
-    split = parts.split(unet, inputs.context)
+    split = parts.split(unet, WAYS, inputs.context)
     programs = {}
     for region in regions.find(unet, split, inputs, sizes is not None):
         limits = sizes if len(region.inputs[0].shape) > 2 else None
@@ -61,10 +63,10 @@ def test_kinds_are_few_and_differ_where_the_modules_do():
     unet, inputs = scene()
 
     def kinds(dynamic):
-        found = regions.find(unet, parts.split(unet, inputs.context), inputs, dynamic)
+        found = regions.find(unet, parts.split(unet, WAYS, inputs.context), inputs, dynamic)
         return sorted(f"{region.name.partition('-')[0]} {len(region.parts)}" for region in found)
 
-    expected = ["block 8", "entry 4", "exit 4", "last 1", "resnet 4", "resnet 4", "time 1"]
+    expected = ["block 8", "entry 4", "exit 4", "larger 1", "last 1", "resnet 4", "resnet 4", "time 1"]
     assert kinds(dynamic=True) == expected
     assert len(kinds(dynamic=False)) == len(expected) + 2  # the same residual blocks at two sizes
     unet.mid_block.resnets[0].output_scale_factor = 2.0
@@ -76,12 +78,12 @@ def test_a_unet_that_does_more_is_refused():
     unet.conv_in.register_forward_hook(lambda *_: None)  # harmless
     unet.mid_block.register_forward_hook(lambda _module, _given, out: 3 * out)  # not in the parts
     with pytest.raises(IpaError, match="does not know"):
-        regions.find(unet, parts.split(unet, inputs.context), inputs, False)
+        regions.find(unet, parts.split(unet, WAYS, inputs.context), inputs, False)
 
 
 def test_no_part_takes_the_weights_of_the_texts_keys_and_values():
     unet, _ = tiny()
-    split = parts.split(unet)
+    split = parts.split(unet, WAYS)
     taken = {id(owner) for part in split.values() for weight in part.weights.values() for owner in weight.owners}
     left = {name for name, module in unet.named_modules() if module._parameters and id(module) not in taken}
     lone = {name for name in left if name == "conv_in" or "samplers" in name}
@@ -115,7 +117,7 @@ def test_the_unet_runs_as_before_once_it_is_split():
     inputs = example(unet, adapters)
     with torch.no_grad():
         before = call_unet(unet, inputs)
-        split = parts.split(unet, inputs.context)
+        split = parts.split(unet, WAYS, inputs.context)
         parts.walk(unet, split, inputs, lambda name, given: split[name](given))
         assert torch.equal(call_unet(unet, inputs), before)
 
