@@ -94,8 +94,8 @@ def _listen(
             line = json.loads(text)
         except ValueError:
             continue  # a script around Python may say something first
-        if line.get("done"):
-            return answer
+        if "done" in line:
+            return answer if line["done"] else replace(answer, reason=_why(1, _read(stderr)))
         if "failed" in line:
             return replace(answer, reason=line["failed"], hint=line["hint"])
         known = {name: line[name] for name in ("environment", "figures") if name in line}

@@ -2,7 +2,8 @@
 
 A job has `settings` (of `config.Settings`), `batch`: pictures at once, `keep`: the file for what was drawn or null, and
 `exact`: whether it holds the UNet's output in fp32 too. The lines are {"doing": text}, {"warning": text},
-{"environment": {...}}, {"figures": {...}}, and last {"done": true} or {"failed": message, "hint": text}.
+{"environment": {...}}, {"figures": {...}}, and last {"done": true}, {"failed": message, "hint": text}, or after a
+traceback {"done": false}.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import platform
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -217,7 +219,9 @@ def _read(given: Mapping[str, Any]) -> Settings:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.read()  # the parent holds the other end as long as it lives
+    # Not through sys.stdin: its lock, held for ever, would stop every process that is forked meanwhile.
+    while os.read(0, 4096):
+        pass  # the parent holds the other end as long as it lives
     os._exit(1)
 
 
@@ -246,6 +250,11 @@ def main() -> None:
         say(done=True)
     except IpaError as error:
         say(failed=error.message, hint=error.hint)
+    except BaseException:
+        traceback.print_exc()  # told at once: what a library left running may keep this process from ending
+        sys.stderr.flush()
+        say(done=False)
+        raise
 
 
 if __name__ == "__main__":
