@@ -24,6 +24,8 @@ def test_the_script_is_what_the_command_prints(ipa_process, shell):
         ("ipa ", {"generate", "config", "cache"}),
         ("ipa config ", {"show", "path"}),
         ("ipa generate --gui", {"--guidance-scale"}),
+        ("ipa generate --siz", {"--size"}),
+        ("ipa sweep-scale --e", {"--embeds"}),
     ],
 )
 def test_a_tab_in_bash_offers_what_fits(world, line, expected):
