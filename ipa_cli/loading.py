@@ -196,10 +196,10 @@ def _built(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dt
     paths = _paths(location, part, _variant(plan, location), dtype)
     if not set(paths) <= files.keys():
         return _from_pretrained(kind, location, part, plan, dtype)
-    state = {name: tensor for path in paths for name, tensor in files[path].result().items()}
     config = read_json(location, f"{part}/config.json")
     with init_empty_weights():
         module = kind(_config(kind, config)) if _is_of_transformers(kind) else kind.from_config(config)
+    state = {name: tensor for path in paths for name, tensor in files[path].result().items()}
     renamed = _renamed(state, module.state_dict().keys())
     if renamed is None:
         return _from_pretrained(kind, location, part, plan, dtype)
@@ -271,11 +271,12 @@ def _folder_parts(plan: Plan, dtype: torch.dtype, files: Mapping[Path, Read]) ->
     assert location.folder is not None
     kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     return {
+        # What waits longest for its weights comes last.
+        "scheduler": _scheduler(plan),
+        **{part: _tokenizer(location, part) for part in plan.family.tokenizers},
         **{part: _built(kinds[part], location, part, plan, dtype, files) for part in plan.family.text_encoders},
         "vae": _built(AutoencoderKL, location, "vae", plan, dtype, files),
         "unet": _built(UNet2DConditionModel, location, "unet", plan, dtype, files),
-        **{part: _tokenizer(location, part) for part in plan.family.tokenizers},
-        "scheduler": _scheduler(plan),
     }
 
 
