@@ -143,7 +143,7 @@ def in_short(differences: Sequence[str]) -> str:
     """The same in one line; where many parts of one whole differ, such as the UNet's configuration, their number."""
     wholes = [phrase.split()[0].rpartition(".")[0].partition(".")[0] for phrase in differences]
     told = [
-        f"{whole} differs in {wholes.count(whole)} ways" if whole and wholes.count(whole) > 2 else phrase
+        f"{whole}: {wholes.count(whole)} differences" if whole and wholes.count(whole) > 2 else phrase
         for whole, phrase in zip(wholes, differences, strict=True)
     ]
     return ", ".join(dict.fromkeys(told))

@@ -150,7 +150,7 @@ def test_many_differences_of_one_whole_are_counted():
     model = [f"unet.part_{number} 1 → 2" for number in range(9)]
     options = ["options.a 1 → 2", "options.b 1 → 2"]
     assert keys.in_short(["code has changed", *options, "torch 2.11.0 → 2.13.0", *model]) == (
-        "code has changed, options.a 1 → 2, options.b 1 → 2, torch 2.11.0 → 2.13.0, unet differs in 9 ways"
+        "code has changed, options.a 1 → 2, options.b 1 → 2, torch 2.11.0 → 2.13.0, unet: 9 differences"
     )
 
 
