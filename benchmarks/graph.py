@@ -1,6 +1,6 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,plain,gate,fp8,dynamic,max] [--size 1024] [--pictures 1]
+    python benchmarks/graph.py [--parts eager,graph,fast,plain,gate,self,fp8,dynamic,max] [--size 1024] [--pictures 1]
                                [--options JSON] [--profile] [--no-reload]
 
 With guidance (UNet batch 2 for each picture), 4 image tokens, fp16. Every figure stands beside the relative error
@@ -62,6 +62,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "fast": {"preset": "fast"},
     "plain": {"preset": "fast", "kernels": [], "phases": False},
     "gate": {"preset": "fast", "kernels": ["cross", "gate"]},
+    "self": {"preset": "fast", "kernels": ["cross", "self"]},
     "fp8": {"preset": "fast", "precision": "fp8"},
     "max": {"preset": "max"},
     "dynamic": {"preset": "fast", "dynamic": [256, 1536]},
@@ -156,7 +157,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 KINDS = {
-    "attention": ("sdpa", "flash", "fmha", "cross_attention"),
+    "attention": ("sdpa", "flash", "fmha", "attention_kernel"),
     "convolution": ("fprop", "conv", "implicit"),
     "linear": ("gemm", "nvjet", "cutlass", "splitk", "geglu_kernel"),
     "Triton": ("triton_",),

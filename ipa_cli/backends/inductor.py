@@ -40,7 +40,7 @@ PRECISIONS = ("half", "fp8")
 FAST: dict[str, Any] = {
     "cuda_graph": True,
     "cudnn_attention": True,
-    "kernels": ["cross"],  # of our own: "cross" for cross attention, "gate" for the feed-forward network's first half
+    "kernels": ["cross"],  # of our own: "cross" and "self" attention, "gate" of the feed-forward networks
     "phases": True,  # upsampling and its convolution as one convolution of the small picture
     "precision": "half",  # or "fp8" for the linear layers below
     "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2"],

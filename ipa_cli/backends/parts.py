@@ -23,7 +23,7 @@ from ipa_cli.backends import derived, eight_bit
 # The linear layers of a transformer block, by their names in it.
 LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
 
-KERNELS = ("cross", "gate")
+KERNELS = ("cross", "self", "gate")
 
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
 
@@ -173,7 +173,9 @@ class Block(nn.Module):
         own.processor, cross.processor = JoinedSelfAttention(), CrossAttention(0)
         if context and "cross" in ways.kernels and _fits_cross(context, layer):
             cross.processor = FusedCrossAttention()
-        if context and "gate" in ways.kernels and _fits_gate(feed[0], context.scale):
+        if context and "self" in ways.kernels and _fits_depth(context.text[layer]):
+            own.processor = FusedSelfAttention()
+        if context and "gate" in ways.kernels and _fits_gate(feed[0], context.text[layer]):
             feed[0] = FusedGate(feed[0])
 
     def forward(self, states: Tensor, more: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,6 +242,15 @@ class JoinedSelfAttention:
         parts = attn.to_qkv(hidden_states).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
         return attn.to_out[0](F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class FusedSelfAttention:
+    """`JoinedSelfAttention` by our own kernel."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        from ipa_cli.backends import kernels
+
+        return attn.to_out[0](kernels.self_attention(attn.to_qkv(hidden_states), attn.heads))
 
 
 class FusedGate(nn.Module):
@@ -389,18 +400,21 @@ def _block_weights(block: Any, eight: Sequence[str]) -> dict[str, Weight]:
 
 
 def _fits_cross(context: Context, layer: int) -> bool:
-    """Whether our kernel is for such a layer: one adapter without a mask, heads of a power of two."""
-    text, depth = context.text[layer], context.text[layer].shape[-1]
-    one = len(context.image) == 1 and not context.mask
-    return one and _is_half(text) and 16 <= depth <= 128 and depth & (depth - 1) == 0
+    """Whether our kernel is for such a layer: one adapter without a mask."""
+    return len(context.image) == 1 and not context.mask and _fits_depth(context.text[layer])
+
+
+def _fits_depth(tokens: Tensor) -> bool:
+    """Whether our attention is for such keys and values: in half precision, a power of two deep."""
+    depth = tokens.shape[-1]
+    return _is_half(tokens) and 16 <= depth <= 128 and depth & (depth - 1) == 0
 
 
 def _fits_gate(gate: Any, like: Tensor) -> bool:
     """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision whose width it divides."""
     if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear):
         return False
-    half = gate.proj.weight.dtype in (torch.float16, torch.bfloat16) and like.is_cuda
-    return half and gate.proj.in_features % 64 == 0
+    return _is_half(like) and gate.proj.in_features % 64 == 0
 
 
 def _is_half(tensor: Tensor) -> bool:
@@ -409,11 +423,10 @@ def _is_half(tensor: Tensor) -> bool:
 
 def _doubles(upsampler: Any) -> bool:
     """Whether it is the usual one: nearest pixels, then a 3x3 convolution."""
-    conv: Any = getattr(upsampler, "conv", None)
-    usual = (
-        isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.stride == (1, 1)
-    )
-    return usual and conv.bias is not None and not upsampler.use_conv_transpose and upsampler.norm is None
+    conv = upsampler.conv
+    if upsampler.use_conv_transpose or upsampler.norm is not None or not isinstance(conv, nn.Conv2d):
+        return False
+    return (conv.kernel_size, conv.padding, conv.stride) == ((3, 3), (1, 1), (1, 1)) and conv.bias is not None
 
 
 def _named(unet: nn.Module, kind: str) -> Iterator[tuple[str, Any]]:

@@ -50,7 +50,7 @@ def test_artifact_is_plain_files_without_weights(compiled):
     assert "graph.json" in names and all(path.is_file() for path in folder.iterdir())
     regions = json.loads((folder / "graph.json").read_text())["regions"]
     assert sorted([*(f"{region['name']}.pt2" for region in regions), "graph.json"]) == names
-    # 8 residual blocks, 8 transformer blocks in 4 transformers with an entry and an exit each, the time, the last, one larger
+    # 8 residual blocks, 4 transformers of 2 blocks, an entry and an exit each, the time, one larger, the last
     assert len({name for region in regions for name in region["parts"]}) == 27
 
 

@@ -1,0 +1,63 @@
+"""Linear layers in fp8, and weights kept in another form."""
+
+import pytest
+import torch
+from torch import nn
+
+from ipa_cli.attention import call_unet
+from ipa_cli.backends import derived, inductor, parts
+from ipa_cli.backends.eight_bit import quantised
+from ipa_cli.errors import UsageError
+from tests.unets import difference, example, tiny
+
+
+def test_rows_keep_their_size():
+    states = torch.randn(5, 64) * torch.tensor([[1e-3], [1.0], [300.0], [0.0], [7.0]])
+    rows, size = quantised(states)
+    assert rows.dtype == torch.float8_e4m3fn and size.shape == (5, 1)
+    assert ((rows.float() * size - states).norm(dim=1) <= 0.04 * states.norm(dim=1)).all()
+
+
+def test_a_unet_in_fp8_is_near_the_plain_one():
+    unet, adapters = tiny()
+    inputs = example(unet, adapters)
+    split = parts.split(unet, parts.Ways(eight=parts.LINEAR), inputs.context)
+    with torch.no_grad():
+        got = parts.walk(unet, split, inputs, lambda name, given: split[name](given))
+        error = difference(got, call_unet(unet, inputs))
+    assert 1e-3 < error < 0.05  # the first: it is fp8
+
+
+def test_a_form_is_made_again_when_its_weight_has_changed():
+    layer = nn.Linear(8, 8)
+    calls = []
+
+    def read():
+        calls.append(1)
+        return layer.weight
+
+    first = derived.kept([layer.weight], "size", read)
+    assert derived.kept([layer.weight], "size", read) is first and len(calls) == 1
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    assert torch.allclose(derived.kept([layer.weight], "size", read), 2 * first) and len(calls) == 2
+
+
+def test_four_phases_do_what_enlarging_and_convolving_does():
+    torch.manual_seed(0)
+    picture, weight = torch.randn(2, 3, 5, 4), torch.randn(6, 3, 3, 3)
+    expected = nn.functional.conv2d(nn.functional.interpolate(picture, scale_factor=2.0), weight, padding=1)
+    four = nn.functional.conv2d(picture, derived.four_phases(weight), padding=1).unflatten(1, (2, 2, 6))
+    for row in (0, 1):
+        for column in (0, 1):
+            got = four[:, row, column, :, row : row + 5, column : column + 4]
+            assert torch.allclose(got, expected[:, :, row::2, column::2], atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9), reason="this GPU can")
+def test_fp8_is_refused_where_it_cannot_run(tmp_path):
+    unet, adapters = tiny()
+    with pytest.raises(UsageError, match="compute capability"):
+        inductor.compile(
+            unet, example(unet, adapters), tmp_path, inductor.options({"precision": "fp8"}), lambda _: None
+        )

@@ -1,0 +1,57 @@
+"""Our Triton kernels against plain PyTorch in fp32, on odd sizes; on a CPU by Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="needs Triton")
+
+# In a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
+SCRIPT = """
+import sys
+import torch
+from ipa_cli.backends import kernels
+
+device = sys.argv[1]
+dtype, tolerance = (torch.float16, 2e-3) if device == "cuda" else (torch.float32, 1e-5)
+torch.manual_seed(0)
+
+
+def normal(*shape):
+    return torch.randn(shape, device=device, dtype=dtype)
+
+
+def check(got, expected):
+    error = ((got.double() - expected.double()).norm() / expected.double().norm()).item()
+    assert error < tolerance, error
+
+
+for batch, pixels, heads, depth, text, image, rows, block in [
+    (2, 100, 3, 16, 77, 4, 32, 16), (1, 65, 2, 64, 77, 16, 64, 128), (2, 33, 2, 32, 154, 20, 16, 64)
+]:
+    given = normal(batch, pixels, heads * depth), *(normal(2, batch, heads, tokens, depth) for tokens in (text, image))
+    scale = torch.tensor([0.37, 9.0], device=device)  # its first number counts
+    got = kernels.cross_attention(*given, scale, rows=rows, text_block=block)
+    check(got, kernels.plain_cross_attention(*(tensor.float() for tensor in given), scale))
+for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 20, 192)]:
+    given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, normal(2 * width)
+    check(kernels.geglu(*given, rows=32, width=32, depth=32, group=2), kernels.plain_geglu(*(x.float() for x in given)))
+if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
+    for batch, pixels, heads, depth, rows, block in [(2, 64, 3, 16, 32, 16), (1, 100, 2, 64, 64, 32)]:
+        joined = normal(batch, pixels, 3 * heads * depth)
+        got = kernels.self_attention(joined, heads, rows=rows, block=block)
+        check(got, kernels.plain_self_attention(joined.float(), heads))
+"""
+
+
+def test_kernels_compute_what_pytorch_does():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    if device == "cpu":
+        environment["TRITON_INTERPRET"] = "1"
+    done = subprocess.run([sys.executable, "-c", SCRIPT, device], env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
