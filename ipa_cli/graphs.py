@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Facts in which a graph may differ from the one wanted and still serve, as long as it covers the picture's size.
 SIZE = ("width", "height", "options.dynamic")
 HOW = ("width", "height", "options")
+# Never taken unasked: it shows in the pictures.
+SHOWS = ("options.precision",)
 # Options that are read when a graph is loaded, and leave its code alone.
 NOT_IN_THE_CODE = ("cuda_graph",)
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
@@ -236,7 +238,8 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
     """Whether a graph differs from the one wanted only where it may, and covers the picture's size."""
 
     def what(factors: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in factors.items() if not any(f"{k}.".startswith(f"{n}.") for n in wanted.may_differ)}
+        may = [f"{name}." for name in wanted.may_differ]
+        return {k: v for k, v in factors.items() if k in SHOWS or not any(f"{k}.".startswith(name) for name in may)}
 
     if entry.key.gpu != own.gpu or what(entry.key.factors) != what(own.factors):
         return False

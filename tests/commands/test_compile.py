@@ -58,7 +58,7 @@ def test_compile_says_what_it_made(compiled: tuple[Path, dict]) -> None:
     assert graph["shape"] == f"{SIZE}x{SIZE}-b2"
     assert graph["compile_s"] > graph["open_s"] > 0
     options = json.loads(Path(graph["path"], "manifest.json").read_text())["describe"]["options"]
-    assert options["parts"] == "transformers"
+    assert options["precision"] == "half"
     assert "cuda_graph" not in options  # read at every load: what is asked for then counts
     assert Path(graph["path"]).is_relative_to(cache)
 
