@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 # Facts in which a graph may differ from the one wanted and still serve, as long as it covers the picture's size.
 SIZE = ("width", "height", "options.dynamic")
 HOW = ("width", "height", "options")
-# Never taken unasked: it shows in the pictures.
-SHOWS = ("options.precision",)
 # Options that are read when a graph is loaded, and leave its code alone.
 NOT_IN_THE_CODE = ("cuda_graph",)
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
@@ -238,13 +236,12 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
     """Whether a graph differs from the one wanted only where it may, and covers the picture's size."""
 
     def what(factors: Mapping[str, Any]) -> dict[str, Any]:
-        may = [f"{name}." for name in wanted.may_differ]
-        return {k: v for k, v in factors.items() if k in SHOWS or not any(f"{k}.".startswith(name) for name in may)}
+        return {k: v for k, v in factors.items() if not any(f"{k}.".startswith(f"{n}.") for n in wanted.may_differ)}
 
     if entry.key.gpu != own.gpu or what(entry.key.factors) != what(own.factors):
         return False
     if entry.describe.get("options", {}).get("precision") != wanted.options.get("precision"):
-        return False
+        return False  # it shows in the pictures
     if wanted.options.get("dynamic"):  # a whole range is wanted: only its own graph serves it
         return False
     height, width = (8 * side for side in wanted.example.sample.shape[-2:])
