@@ -44,7 +44,8 @@ FAST: dict[str, Any] = {
     "phases": True,  # upsampling and its convolution as one convolution of the small picture
     "precision": "half",  # or "fp8" for the linear layers below
     "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2"],
-    "max_autotune": False,
+    "search_convolutions": False,  # cuDNN times its ways at the first call
+    "max_autotune": False,  # products of Triton where they are faster; not convolutions, which take minutes
     "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
     "inductor": {},  # further settings of torch._inductor.config, by name
 }
@@ -117,7 +118,8 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
         raise UsageError("fp8 needs a GPU of compute capability 8.9 or newer", "leave out the precision")
     unet.to(memory_format=torch.channels_last)
     parts = split(unet, _ways(options), example.context)
-    with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), _how_many(unet)) as submit:
+    count, threads = _how_many(unet), 4 if options["max_autotune"] else 1
+    with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), count, threads) as submit:
         report("looking at the UNet's parts")
         found = regions.find(unet, parts, example, options["dynamic"] is not None)
         jobs: dict[Future, Region] = {}
@@ -168,7 +170,8 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
         _check_size(inputs.sample, plan)
-        return walk(unet, compiled, inputs, lambda name, given: calls[name](given))
+        with _searching(options["search_convolutions"]):
+            return walk(unet, compiled, inputs, lambda name, given: calls[name](given))
 
     return CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
 
@@ -206,6 +209,17 @@ def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
         return run([*(weight.read() for weight in part.weights.values()), *inputs])
 
     return call
+
+
+@contextmanager
+def _searching(wanted: bool) -> Iterator[None]:
+    """Let cuDNN look for its fastest way for each new convolution."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _ways(options: Mapping[str, Any]) -> Ways:
@@ -247,7 +261,8 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "aot_inductor.compile_wrapper_opt_level": "O0",
         "aot_inductor.enable_line_tables": False,
         "cpp.dynamic_threads": True,  # or the number of threads of the worker is frozen
-        "max_autotune": options["max_autotune"],
+        "max_autotune_gemm": options["max_autotune"],
+        "max_autotune_conv_backends": "ATEN",
         **options["inductor"],
     }
     return {name: value for name, value in settings.items() if _is_setting(name)}
@@ -270,10 +285,10 @@ def _how_many(unet: Any) -> int:
 
 
 @contextmanager
-def _workers(work: Path, count: int) -> Iterator[Any]:
-    """Processes that compile; yields a function from a job to the Future of its answer."""
+def _workers(work: Path, count: int, threads: int) -> Iterator[Any]:
+    """Processes that compile, each with `threads`; yields a function from a job to the Future of its answer."""
     folders = [Path(tempfile.mkdtemp(dir=work)) for _ in range(count)]
-    workers = [(_start_worker(folder), folder / "log") for folder in folders]
+    workers = [(_start_worker(folder, threads), folder / "log") for folder in folders]
     idle: SimpleQueue[tuple[subprocess.Popen, Path]] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
@@ -305,13 +320,13 @@ def _workers(work: Path, count: int) -> Iterator[Any]:
             process.wait()
 
 
-def _start_worker(folder: Path) -> subprocess.Popen:
+def _start_worker(folder: Path, threads: int) -> subprocess.Popen:
     """A process that compiles, with caches of its own in `folder`, or they would wait for each other's locks."""
     environment = {
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "TRITON_CACHE_DIR": str(folder / "triton"),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
         "TORCHINDUCTOR_VEC_ISA_OK": "1",  # or programs are built to see whether the compiler knows the CPU
         "OMP_NUM_THREADS": "1",
         "TMPDIR": str(folder),
