@@ -96,10 +96,12 @@ def _draw_label(
 ) -> None:
     from PIL import ImageOps
 
-    side = 64 if cell > 96 else 32
+    side, left = 0, MARGIN
     if reference is not None:
+        side = 64 if cell > 96 else 32
         sheet.paste(ImageOps.contain(reference.convert("RGB"), (side, side)), (MARGIN, top))
-    left, width = MARGIN + side + 10, LABEL - side - 22
+        left += side + 10
+    width = MARGIN + LABEL - 12 - left
     small = font(12)
     pen.text((left, top - 1), clip(f"{row.number}. {name}", width, font(13)), fill=INK, font=font(13))
     varying = []
