@@ -177,7 +177,7 @@ def cross_attention(
     batch, pixels = query.shape[:2]
     heads, depth = text.shape[2], text.shape[4]
     out = torch.empty_like(query)
-    _launchable(cross_attention_kernel)[(triton.cdiv(pixels, rows), batch * heads)](
+    _launchable(cross_attention_kernel)[(-(-pixels // rows), batch * heads)](
         query,
         text,
         image,
@@ -216,8 +216,8 @@ def self_attention(
     batch, pixels, width = joined.shape
     depth = width // 3 // heads
     out = joined.new_empty(batch, pixels, width // 3)
-    even = pixels % rows == 0 and pixels % block == 0
-    _launchable(self_attention_kernel)[(triton.cdiv(pixels, rows), batch * heads)](
+    even = isinstance(pixels, int) and pixels % rows == 0 and pixels % block == 0
+    _launchable(self_attention_kernel)[(-(-pixels // rows), batch * heads)](
         joined,
         out,
         pixels,
@@ -257,7 +257,7 @@ def geglu(
     """
     count, wide = states.shape[0], weight.shape[0] // 2
     out = states.new_empty(count, wide)
-    _launchable(geglu_kernel)[(triton.cdiv(count, rows) * triton.cdiv(wide, width),)](
+    _launchable(geglu_kernel)[(-(-count // rows) * -(-wide // width),)](
         states,
         weight,
         bias,
