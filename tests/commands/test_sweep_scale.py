@@ -105,6 +105,7 @@ def test_embeddings_draw_the_same_rows_without_an_image_encoder(ipa, references,
     flags = (*flags, "--embeds", "cat.safetensors", "--embeds", "dog.safetensors", "-o", "embeds")
     assert ipa(*flags).data()["plan"]["references"] == ["cat.safetensors", "dog.safetensors"]
     before = contents("embeds")
+    assert '"name": "dog.safetensors", "source": "dog.safetensors", "src": ""' in before["index.html"].decode()
     for row, name in ((1, "cat"), (2, "dog")):
         pair = [Path(folder, f"pictures/row-{row}-scale-1.png") for folder in ("images", "embeds")]
         assert np.array_equal(*map(Image.open, pair))
