@@ -32,11 +32,11 @@ class ConfigError(IpaError):
 Check = Callable[[Any], "str | None"]
 
 
-def _choice(*allowed: str) -> Check:
-    def check(value: str) -> str | None:
-        return None if value in allowed else f"expected one of {', '.join(allowed)}{suggest(value, allowed)}"
+class Choice(tuple[str, ...]):
+    """A check that the value is one of these."""
 
-    return check
+    def __call__(self, value: str) -> str | None:
+        return None if value in self else f"expected one of {', '.join(self)}{suggest(value, self)}"
 
 
 def _between(low: float, high: float) -> Check:
@@ -77,11 +77,11 @@ class Settings:
         (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
     )
     embeds: str | None = _setting(None, "references encoded by `ipa embed`, in place of --image")
-    fit: str = _setting("pad", "how references become square: pad (whole), crop (the middle), stretch", _choice(*FITS))
+    fit: str = _setting("pad", "how references become square: pad (whole), crop (the middle), stretch", Choice(FITS))
     mask: tuple[str, ...] = _setting((), "where the reference counts: a picture, white there; one for all or for each")
     adapter: tuple[str, ...] = _setting((), "an adapter with its own pictures: own,image=a.png,scale=0.6; repeatable")
     scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
-    ip_mode: str = _setting("full", f"layers the reference acts on: {', '.join(MODES)}", _choice(*MODES))
+    ip_mode: str = _setting("full", f"layers the reference acts on: {', '.join(MODES)}", Choice(MODES))
     ip_layers: str | None = _setting(None, "or a table of layers in diffusers' form, as JSON; --scale multiplies it")
     ip_start: float = _setting(0.0, "share of the steps after which the reference begins to count", _between(0, 1))
     ip_end: float = _setting(1.0, "share of the steps after which it no longer counts", _between(0, 1))
@@ -97,7 +97,7 @@ class Settings:
     warmup: int = _setting(1, "calls of the UNet before the clock runs", _between(0, 100))
     model: str = _setting("demo", "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file")
     load_format: str = _setting(
-        "auto", "which weights: auto, or dummy for seeded random ones", _choice("auto", "dummy")
+        "auto", "which weights: auto, or dummy for seeded random ones", Choice(("auto", "dummy"))
     )
     variant: str | None = _setting(None, "variant of the weights on the hub, such as fp16")
     revision: str | None = _setting(None, "branch, tag or commit on the hub")
@@ -111,15 +111,15 @@ class Settings:
     compile_options: str | None = _setting(None, "options of the backend: a preset (fast, max) or JSON")
     device: str = _setting("auto", "where to draw: auto, cpu, cuda, cuda:N or mps")
     dtype: str = _setting(
-        "auto", "precision: auto, float16, bfloat16 or float32", _choice("auto", "float16", "bfloat16", "float32")
+        "auto", "number format: auto, float16, bfloat16 or float32", Choice(("auto", "float16", "bfloat16", "float32"))
     )
     precision: str = _setting(
-        "half", "of products: half, or fp8, faster and less exact (inductor on a GPU)", _choice("half", "fp8")
+        "half", "how exactly to multiply: half, or fp8, which is faster (inductor on a GPU)", Choice(("half", "fp8"))
     )
     offload: str = _setting(
         "none",
         "keep weights in main memory: none, model or sequential",
-        _choice("none", "model", "sequential"),
+        Choice(("none", "model", "sequential")),
     )
     vae_tiling: bool = _setting(False, "decode in tiles to save memory")
     vae_slicing: bool = _setting(False, "decode pictures one at a time to save memory")

@@ -26,6 +26,9 @@ def test_the_script_is_what_the_command_prints(ipa_process, shell):
         ("ipa generate --gui", {"--guidance-scale"}),
         ("ipa generate --siz", {"--size"}),
         ("ipa sweep-scale --e", {"--embeds"}),
+        ("ipa generate --ip-mode s", {"style", "style-layout"}),
+        ("ipa sweep-scale --scheduler euler", {"euler", "euler-a"}),
+        ("ipa compile --backend in", {"inductor"}),
     ],
 )
 def test_a_tab_in_bash_offers_what_fits(world, line, expected):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,38 @@ def flag(*declarations: str, help: str, panel: str, **more: Any) -> Any:
 
 
 def _option(name: str, *declarations: str, panel: str, **more: Any) -> Any:
+    values = _values(name)
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    if values is not _none:
+        more["autocompletion"] = complete
     return flag(*declarations, help=config.FIELDS[name].metadata["help"], panel=panel, **more)
+
+
+def _values(name: str) -> Callable[[], Iterable[str]]:
+    """What gives the words that a shell completes a setting's value from."""
+    check = config.FIELDS[name].metadata["check"]
+    if isinstance(check, config.Choice):
+        return lambda: check
+    return {"scheduler": _schedulers, "backend": _backends}.get(name, _none)
+
+
+def _schedulers() -> Iterable[str]:
+    from .. import schedulers
+
+    return schedulers.CLASSES
+
+
+def _backends() -> Iterable[str]:
+    from .. import backends
+
+    return ("auto", *backends.MODULES)
+
+
+def _none() -> Iterable[str]:
+    return ()
 
 
 def _text(name: str, *declarations: str, panel: str, **more: Any) -> Any:
