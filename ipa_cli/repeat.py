@@ -18,7 +18,7 @@ from .record import CAME_OUT, asked_settings
 from .report import Reporter
 
 # What a picture says about the machine that drew it: of use only where there is one like it.
-OF_THE_MACHINE = ("device", "dtype", "backend")
+OF_THE_MACHINE = ("device", "dtype", "precision", "backend")
 # Options of a compiler can name programs to run: they are for the user to give.
 UNTRUSTED = ("compile_options",)
 # Known, and no settings.
@@ -156,7 +156,7 @@ def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any]
     there = values.get("device")
     here = _device_here(there, flags.get("device"))
     if here != there:
-        lost = ", ".join(str(values[name]) for name in OF_THE_MACHINE if values.get(name) is not None)
+        lost = ", ".join(str(values[name]) for name in OF_THE_MACHINE if values.get(name) not in (None, "half"))
         for name in OF_THE_MACHINE:
             values.pop(name, None)
         reporter.warn(f"{path} was drawn with {lost}, here it is {here}: the new picture will differ a little")
@@ -165,6 +165,7 @@ def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any]
         problem = requirements.problem(backend, requirements.installed())
         if problem is not None:
             del values["backend"]
+            values.pop("precision", None)
             reporter.warn(f"{path} was drawn by a backend that is not here: {problem.message}; another takes its place")
 
 

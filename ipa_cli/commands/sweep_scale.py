@@ -67,6 +67,7 @@ def sweep_scale(
     compile_options: options.CompileOptions = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    precision: options.Precision = None,
     offload: options.Offload = None,
     vae_tiling: options.VaeTiling = None,
     vae_slicing: options.VaeSlicing = None,

@@ -131,11 +131,12 @@ def test_what_nobody_knows_is_told_in_one_line(ipa, world, drawn):
 
 
 def test_a_machine_that_is_not_here_is_told(ipa, world, drawn):
-    changed(world, "cat.png", device="cuda", dtype="float16", backend="nexfort")
+    asked = {**read_settings(world.cwd / "cat.png")["settings"], "precision": "fp8"}
+    changed(world, "cat.png", device="cuda", dtype="float16", backend="inductor", settings=asked)
     data = ipa("generate", "--from", "changed.png", "--device", "cpu", "--json").data()
     assert (data["device"], data["dtype"], data["backend"]) == ("cpu", "float32", "eager")
     ran = ipa("generate", "--from", "changed.png", "--device", "cpu")
-    assert "warning: changed.png was drawn with cuda, float16, nexfort, here it is cpu" in ran.stderr
+    assert "warning: changed.png was drawn with cuda, float16, fp8, inductor, here it is cpu" in ran.stderr
 
 
 def test_a_backend_that_is_not_here_is_told(ipa, world, drawn):
