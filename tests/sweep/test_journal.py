@@ -130,7 +130,7 @@ def test_another_sweep_is_refused_and_named(tmp_path, resume):
     draw(tmp_path, make())
     with pytest.raises(journal.FolderError) as caught:
         check(tmp_path, make((0.0, 1.0)), resume=resume, steps=9)
-    assert "scales [0.0, 0.5, 1.0] → [0.0, 1.0]" in caught.value.message
+    assert "scales 0, 0.5, 1 → 0, 1" in caught.value.message
     assert "steps 4 → 9" in caught.value.message
 
 
