@@ -72,9 +72,10 @@ def render(fields: Mapping[str, Any]) -> bytes:
 
 def summarize(text: bytes) -> dict[str, Any]:
     """The summary of a manifest, whose other lines are as they were written. Raises Damage."""
-    head, _, body = text.partition(b",\n")
+    end = text.find(b",\n")
+    body = memoryview(text)[end + 2 :]  # without a copy: it is most of the file
     try:
-        summary = _JSON.decode(f"{head.decode()}}}")["summary"]
+        summary = _JSON.decode(f"{text[:end].decode()}}}")["summary"]
         if (
             all(type(summary[name]) in kinds for name, kinds in _SUMMARY.items())
             and summary["schema_version"] == SCHEMA_VERSION
@@ -138,7 +139,7 @@ def safe_name(name: str) -> bool:
     )
 
 
-def _seal(body: bytes) -> str:
+def _seal(body: bytes | memoryview) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
