@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the folder that training wrote")
     parser.add_argument("--samples", type=int, default=320, help="pictures at each scale")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, nargs="+", default=[4.0], help="the first counts, others are shown")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[2.5], help="the first counts, others are shown")
     parser.add_argument("--model", type=Path, help="another model folder than OUT/demo")
     options = parser.parse_args()
     begun = time.time()

@@ -24,7 +24,7 @@ DEFAULTS = {
     "width": 256,
     "height": 256,
     "steps": 25,
-    "guidance_scale": 4.0,
+    "guidance_scale": 2.5,
     "scale": 0.8,
     "reference": "reference.png",
 }
