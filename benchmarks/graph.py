@@ -1,6 +1,6 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,plain,gate,self,search,fp8,dynamic,max] [--size 1024]
+    python benchmarks/graph.py [--parts eager,graph,fast,max,plain,self,search,tuned,fp8,dynamic] [--size 1024]
                                [--pictures 1] [--options JSON] [--profile] [--exact] [--no-reload]
 
 With guidance (UNet batch 2 for each picture), 4 image tokens, fp16. Every figure stands beside the relative error
@@ -60,12 +60,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "eager": {"cuda_graph": False},
     "graph": {},
     "fast": {"preset": "fast"},
+    "max": {"preset": "max"},
     "plain": {"preset": "fast", "kernels": [], "phases": False},
-    "gate": {"preset": "fast", "kernels": ["cross", "gate"]},
     "self": {"preset": "fast", "kernels": ["cross", "self"]},
     "search": {"preset": "fast", "search_convolutions": True},
+    "tuned": {"preset": "fast", "max_autotune": True},
     "fp8": {"preset": "fast", "precision": "fp8"},
-    "max": {"preset": "max"},
     "dynamic": {"preset": "fast", "dynamic": [256, 1536]},
 }
 

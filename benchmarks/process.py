@@ -79,7 +79,9 @@ def run(part: str, model: Path, work: Path, extra: list[str], limit: float) -> d
     typed = [*PARTS[part], "--model", str(model), "--cache-dir", str(work / "cache"), "--json", *extra]
     if typed[0] == "generate":
         typed += ["--output", str(work / f"{part}.png"), "--force"]
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"), "PYTHONPATH": str(ROOT)}
+    inherited = os.environ.get("PYTHONPATH")
+    packages = os.pathsep.join(filter(None, (str(ROOT), inherited)))
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"), "PYTHONPATH": packages}
     if part == "bare":
         environment |= {"TORCHINDUCTOR_CACHE_DIR": str(work / "empty"), "CXX": "/bin/false", "CC": "/bin/false"}
     began = time.perf_counter()

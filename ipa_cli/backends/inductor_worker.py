@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+IN_EIGHT_BITS = 1e-1  # where states are rounded to fp8: half a step decides
 
 
 def compile_region(
@@ -56,8 +57,10 @@ def compile_region(
         loader = open_package(package, others[0].device)
         got = loader.boxed_run([*weights, *others])
         expected = exported.module()(weights, others)
-        error = max(_difference(a, b) for a, b in zip(got, expected, strict=True))
-    if not error <= TOLERANCE.get(got[0].dtype, 1e-1):
+        errors = torch.tensor([_difference(a, b) for a, b in zip(got, expected, strict=True)])
+    eight = any(weight.dtype.itemsize == 1 for weight in weights)
+    error = errors.max().item()  # of one that is not a number, just that
+    if not error <= (IN_EIGHT_BITS if eight else TOLERANCE.get(got[0].dtype, 1e-1)):
         raise RuntimeError(f"the compiled code computes something else: relative error {error:.1e}")
     return {"error": error, "compile_s": built - began, "try_s": time.monotonic() - built}
 
@@ -101,10 +104,11 @@ def _measure_alone(lock_file: str) -> None:
 def _random(spec: tuple[list[int], list[int], str], device: str, product: bool) -> Tensor:
     """Numbers of unit size, or the weights of a product that keeps unit size."""
     shape, stride, dtype = spec
-    if dtype.startswith("float8"):  # as rows of weights are quantised
-        return torch.randn(shape, device=device).mul_(100).to(getattr(torch, dtype))
-    tensor = torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device=device).normal_()
-    return tensor.mul_(tensor[0].numel() ** -0.5) if product and tensor.ndim > 1 else tensor
+    tensor = torch.empty_strided(shape, stride, device=device).normal_()
+    if product and tensor.ndim > 1:
+        # One row tells what the rows of weights in fp8 are to be multiplied by.
+        tensor = tensor.abs_().clamp_(0.5, 2) if shape[0] == 1 else tensor.mul_(tensor[0].numel() ** -0.5)
+    return tensor.to(getattr(torch, dtype))
 
 
 def _end_with_parent(parent: int) -> None:

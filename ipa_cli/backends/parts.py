@@ -219,8 +219,9 @@ class Larger(nn.Module):
         height, width = picture.shape[2:]
         four = F.conv2d(picture, self.phases, padding=1).unflatten(1, (2, 2, -1))
         each = [four[:, r, c, :, r : r + height, c : c + width] for r in (0, 1) for c in (0, 1)]
-        pixels = torch.stack(each, 1).unflatten(1, (2, 2)).permute(0, 3, 4, 1, 5, 2)
-        return (pixels.flatten(4).flatten(2, 3) + self.bias[:, None, None],)
+        # No views instead: torch 2.11 cannot trace those that join rows for a range of widths.
+        pixels = F.pixel_shuffle(torch.stack(each, 2).flatten(1, 2), 2)
+        return (pixels + self.bias[:, None, None],)
 
 
 class Last(nn.Module):

@@ -135,7 +135,7 @@ def test_fresh_process_opens_it_without_a_compiler(compiled, denoisers, tmp_path
         "HOME": str(tmp_path / "home"),
         "CXX": "/bin/false",
         "CC": "/bin/false",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
     }
     output = tmp_path / "output.pt"
     subprocess.run([sys.executable, "-c", FRESH, str(folder), str(output)], env=environment, check=True)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ipa_cli.attention import call_unet, install, project
-from ipa_cli.backends import parts, regions
+from ipa_cli.backends import inductor, parts, regions
 from ipa_cli.errors import IpaError
 from tests.unets import AS_SD15, adapter, difference, embeddings, example, tiny, tiny_unet, unet_inputs
 
@@ -50,6 +50,26 @@ def test_parts_do_what_the_unet_does(adapters, sizes):
                 if "resnets.0.conv1" in name or "ff.net.2" in name or "attn1.to_k" in name:
                     weight.mul_(1.1)  # one program serves many modules and any weights
             assert difference(parts.walk(unet, split, given, run), call_unet(unet, given)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_every_kind_is_traced_for_a_range_of_sizes_in_the_default_options(dtype):
+    unet, inputs = scene()
+    unet.to(dtype).to(memory_format=torch.channels_last)
+    context = inputs.context
+    context = context._replace(text=cast(context.text, dtype), image=[cast(own, dtype) for own in context.image])
+    sample, pooled, ids = cast((inputs.sample, inputs.text_embeds, inputs.time_ids), dtype)
+    inputs = inputs._replace(sample=sample, text_embeds=pooled, time_ids=ids, context=context)
+    options = inductor.options({"dynamic": [64, 256]})
+    split = parts.split(unet, inductor._ways(options), context)
+    for region in regions.find(unet, split, inputs, True):
+        sizes = inductor._latent_sizes(region, inputs, options)
+        program = regions.export(split[region.parts[0]], region, sizes)
+        assert bool(program.range_constraints) == (sizes is not None)
+
+
+def cast(tensors, dtype):
+    return [tensor.to(dtype) for tensor in tensors]
 
 
 def test_parts_do_what_the_unet_of_sd15_does():
