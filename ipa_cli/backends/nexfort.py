@@ -96,7 +96,9 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     denoiser = _denoiser(unet, options)
     denoiser(example)
     if not any((workshop / "fxgraph").glob("*/*/*")):  # minutes of work that serve this process at least
-        warnings.warn("nexfort kept no finished code: later processes will compile again, with its kernels", stacklevel=2)
+        warnings.warn(
+            "nexfort kept no finished code: later processes will compile again, with its kernels", stacklevel=2
+        )
     shutil.copytree(workshop, folder / "cache", ignore=shutil.ignore_patterns("locks", "__pycache__", "*.lock"))
     _compiled[unet] = dict(options), denoiser
 
