@@ -91,3 +91,8 @@ def test_settings_of_inductor_pass():
 @pytest.mark.parametrize("name", MODULES)
 def test_the_code_of_every_compiling_backend_is_digested(name: str) -> None:
     assert bool(code(name)) == (name != "eager")
+
+
+def test_presets_of_inductor_tune_nothing():
+    fast, most = (get("inductor").options(preset) for preset in ("fast", "max"))
+    assert most == {**fast, "kernels": ["cross", "gate"]} and not most["max_autotune"]
