@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import keys
+from .. import keys, whole
 from ..errors import IpaError, UsageError
 from . import chart, results, table
 from .plan import Part, Spec
@@ -83,13 +82,8 @@ def _name(spec: Spec) -> str:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     with _in_words(path.parent):
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        whole.write(path, data)
 
 
 @contextmanager

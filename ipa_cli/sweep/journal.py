@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import whole
 from ..errors import IpaError
 from .plan import Point, Sweep, in_words
 
@@ -182,14 +183,9 @@ def write_results(folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome]) -
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. A torn one beside it has a fixed name, so that the next run replaces it."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a file whole or not at all. Raises FolderError when that cannot be done."""
     with _in_words(path.parent):
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        whole.write(path, data)
 
 
 def _line(sweep: Sweep, outcome: Outcome) -> bytes:
