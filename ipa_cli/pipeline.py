@@ -149,21 +149,22 @@ def _after_the_noise(request: Request, latents: Tensor) -> torch.Generator:
     return generator
 
 
-def decode(vae: Any, latents: Tensor) -> list[Image.Image]:
+def decode(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> list[Image.Image]:
     """Turn latents (pictures, 4, h, w) into pictures, one after the other, which takes the memory of one.
 
     Raises BrokenPicture when they hold NaN or infinity.
     """
-    return [_picture(_pixels(vae, one)) for one in latents.split(1)]
+    return [_picture(_pixels(vae, one, warn)) for one in latents.split(1)]
 
 
-def _pixels(vae: Any, latents: Tensor) -> Tensor:
-    """Values from 0 to 1, (1, 3, h, w); what leaves the range of fp16 is decoded again in fp32."""
+def _pixels(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> Tensor:
+    """Values from 0 to 1, (1, 3, h, w); what leaves the range of fp16 is decoded again in fp32, with a word."""
     import torch
 
     decoded = _decoded(vae, latents)
     too_large = vae.dtype == torch.float16 and not torch.isfinite(decoded).all() and torch.isfinite(latents).all()
     if too_large and vae.device.type != "meta":  # offloaded layer by layer, its weights are not here
+        warn("the decoder left the range of float16: this picture is decoded again in float32")
         torch.nn.Module.to(vae, torch.float32)
         try:
             decoded = _decoded(vae, latents)

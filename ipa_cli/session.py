@@ -271,7 +271,7 @@ def draw_several(
             measure.synchronize(device)
         began = time.perf_counter()
         with devices.brought_to(device, session.offload, model.vae):
-            images = pipeline.decode(model.vae, latents)
+            images = pipeline.decode(model.vae, latents, reporter.warn)
         return Several(images, clock, time.perf_counter() - began)
 
 
