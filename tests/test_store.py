@@ -1,7 +1,6 @@
 """The store keeps whole graphs only: through races, kills, damage, full and closed disks."""
 
 import ctypes
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ import textwrap
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
@@ -90,7 +90,7 @@ def test_manifest_tells_everything_in_clear(cache):
     before = time.time()
     entry = store.build(cache, key(), {"model": "demo", "size": [64, 64]}, fill).entry
     manifest = json.loads((entry.folder / "manifest.json").read_text())
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
     assert manifest["digest"] == key().digest
     assert manifest["key"] == {
         "backend": "inductor",
@@ -470,7 +470,8 @@ def test_a_cache_open_to_others_is_not_used_and_nothing_is_lost(cache, level):
         (b"[" * 100_000, "not JSON"),
         (b"[]", "not a table"),
         (b'{"schema_version": 1}', "schema 1"),
-        (b'{"schema_version": 2}', "lacks"),
+        (b'{"schema_version": 2}', "schema 2"),
+        (b'{"schema_version": 3}', "lacks"),
         (None, "no manifest"),
     ],
 )
@@ -545,8 +546,10 @@ def test_a_number_json_cannot_hold_is_damage_not_a_bug(cache, figure):
 def test_a_listing_reads_the_summary_and_still_sees_any_change_below_it(cache):
     entry = build(cache)
     path = entry.folder / "manifest.json"
-    first, _, rest = path.read_text().partition("\n")
+    first, second, *_ = path.read_text().splitlines()
+    rest = path.read_text().removeprefix(f"{first}\n")
     assert json.loads(first.removesuffix(",") + "}")["summary"]["size"] == entry.size == 360
+    assert json.loads("{" + second.removesuffix(",") + "}") == {"built_with": {"torch": "2.13.0"}}
     path.write_text(f"{first}\n{rest.replace('demo', 'deno')}")
     [broken] = store.scan(cache)
     assert isinstance(broken, Broken) and "has changed" in broken.reason
@@ -561,11 +564,23 @@ def test_a_forged_seal_makes_no_bug(cache):
     path = entry.folder / "manifest.json"
     first, _, rest = path.read_bytes().partition(b"\n")
     forged = rest.replace(b'"figures": {', b'"figures": [{')
-    seals = [hashlib.sha256(text).hexdigest().encode() for text in (rest, forged)]
+    seals = [str(crc32(text)).encode() for text in (rest, forged)]
     path.write_bytes(first.replace(*seals) + b"\n" + forged)
     with pytest.raises(Refused, match="not JSON"):
         store.lookup(cache, key(batch=3))
     assert store.verify(cache, store.scan(cache)[0]) == "its manifest is not JSON"
+
+
+@pytest.mark.parametrize(
+    "line", [b' "built_with": []', b' "built": {}', b' "built_with": {"torch"', b' "built_with": {}}']
+)
+def test_a_forged_second_line_is_broken(cache, line):
+    path = build(cache).folder / "manifest.json"
+    first, second, rest = path.read_bytes().split(b"\n", 2)
+    below = [second + b"\n" + rest, line + b",\n" + rest]
+    path.write_bytes(first.replace(*(str(crc32(text)).encode() for text in below)) + b"\n" + below[1])
+    [broken] = store.scan(cache)
+    assert isinstance(broken, Broken), broken
 
 
 def test_foreign_names_are_left_alone(cache):

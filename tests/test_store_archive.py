@@ -206,7 +206,7 @@ HOSTILE = {
     "index of something else": (_index(graphs=[1, None]), "names no graphs"),
     "a graph twice": (_index(graphs=["a", "a"]), "twice"),
     "a graph elsewhere": (_index(graphs=["../../x"]), "no manifest"),
-    "foreign schema": (_files(lambda manifest: manifest.update(schema_version=3)), "schema 3"),
+    "foreign schema": (_files(lambda manifest: manifest.update(schema_version=4)), "schema 4"),
     "another key": (_files(lambda manifest: manifest["key"]["factors"].update(torch="1.0")), "has changed"),
     "key that leaves the store": (_files(lambda manifest: manifest["key"].update(backend="..")), "slug"),
     "huge by its manifest": (

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,12 +70,10 @@ def list_graphs(
     from .. import probe, store
 
     cache = _store(context)
-    here = probe.machine()
-    items = store.scan(cache)
-    gc.freeze()  # all that was read stays to the end: the collector need not walk through it again and again
-    obstacles = _obstacles(here)
-    graphs = [_described(item, obstacles(item)) for item in items if backend in (None, item.backend)]
-    graphs = [graph for graph in graphs if not (stale and graph["usable"])]
+    obstacles = _obstacles(probe.machine())
+    everything = [_described(item, obstacles(item)) for item in store.each(cache)]
+    gc.freeze()  # all of it stays to the end: the collector need not walk through it
+    graphs = [one for one in everything if backend in (None, one["backend"]) and not (stale and one["usable"])]
     graphs.sort(key=lambda graph: graph["key"])
     graphs.sort(key=_ORDERS[sort], reverse=sort in _DOWN)
     total = sum(graph["size"] for graph in graphs)
@@ -83,7 +81,7 @@ def list_graphs(
     if json:
         return Result("cache ls", data)
     if not graphs:
-        which = "such graph" if items else "compiled graph"
+        which = "such graph" if everything else "compiled graph"
         return Result("cache ls", data, (f"no {which} in {cache.root}",))
     now = time.time()
     rows = [_row(graph, now) for graph in graphs]
@@ -272,7 +270,7 @@ def _described(item: Item, obstacles: list[str]) -> dict[str, Any]:
         "shape": item.shape,
         "size": item.size,
         "created": item.created,
-        "last_used": datetime.fromtimestamp(item.last_used, timezone.utc).isoformat(timespec="seconds"),
+        "last_used": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(item.last_used)),
         "hits": item.hits,
         "usable": not obstacles,
         "obstacles": obstacles,
@@ -286,10 +284,15 @@ def _obstacles(here: probe.Machine) -> Callable[[Item], list[str]]:
     from .. import backends, probe
     from ..store import Entry
 
+    known: dict[tuple[str, str, str], list[str]] = {}  # thousands of graphs were built with the same few things
+
     def obstacles(item: Item) -> list[str]:
-        if isinstance(item, Entry):
-            return probe.differences(item.gpu, item.plain_factors, here, backends.code(item.backend))
-        return [f"broken: {item.reason}"]
+        if not isinstance(item, Entry):
+            return [f"broken: {item.reason}"]
+        case = (item.backend, item.gpu, item.built_with)
+        if case not in known:
+            known[case] = probe.differences(item.gpu, item.factors, here, backends.code(item.backend))
+        return known[case]
 
     return obstacles
 

@@ -3,7 +3,7 @@
 from .archive import Imported, export, import_
 from .building import Builder, Built, Hit, Miss, build, discard, lookup, opened
 from .checking import check, check_owner, verify
-from .entries import Broken, Entry, Item, Refused, Store, StoreError, scan
+from .entries import Broken, Entry, Item, Refused, Store, StoreError, each, scan
 from .manifest import Damage
 from .removal import Plan, Removed, evict, execute, find, plan, sweep
 
@@ -26,6 +26,7 @@ __all__ = [
     "check",
     "check_owner",
     "discard",
+    "each",
     "evict",
     "execute",
     "export",

@@ -12,7 +12,6 @@ atomic append, and the manifest is never written twice.
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import stat
@@ -25,7 +24,7 @@ from typing import Any
 from .. import keys
 from ..errors import IpaError
 from ..keys import Factor, GraphKey
-from .manifest import MANIFEST, MAX_MANIFEST, USES, Damage, parse, summarize
+from .manifest import MANIFEST, MAX_MANIFEST, USES, Damage, decode_factors, parse, summarize
 
 BUCKET = "graphs-v1"
 
@@ -85,6 +84,7 @@ class Entry(_Item):
     """A compiled graph whose manifest is as it was written. Sizes in bytes, `last_used` in seconds since 1970."""
 
     summary: Mapping[str, Any]
+    built_with: str  # JSON, the same for most graphs of a store
     hits: int
     stamp: tuple[int, int]
     text: bytes
@@ -104,9 +104,9 @@ class Entry(_Item):
         return self.summary["model"]
 
     @property
-    def plain_factors(self) -> Mapping[str, Factor]:
-        """Those of the key's factors that are no parts of a larger whole: machine, versions, numbers of tokens."""
-        return self.summary["factors"]
+    def factors(self) -> Mapping[str, Factor]:
+        """Those of the key's factors that tell what it was built with: machine, versions, our own code."""
+        return decode_factors(self.built_with)
 
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
@@ -148,28 +148,26 @@ Item = Entry | Broken
 
 
 def scan(store: Store) -> list[Item]:
-    """Every graph of the store, broken ones with their reason; the content of the files is not read.
+    """Every graph of the store as `each` finds it, all at once."""
+    return list(each(store))
+
+
+def each(store: Store) -> Iterator[Item]:
+    """One graph of the store after another, broken ones with their reason; the content of the files is not read.
 
     Raises StoreError when the store itself cannot be read. Names that are not the store's are left alone.
     """
-    found: list[Item] = []
-    collecting = gc.isenabled()
-    gc.disable()  # all that is read here stays: looking for garbage among it costs a third of the time
     try:
         for backend in _folders(store.graphs):
             for gpu in _folders(backend):
                 with os.scandir(gpu) as children:
                     paths = [child.path for child in children if _ENTRY_NAME.fullmatch(child.name)]
-                found += [item for path in paths if (item := read(path)) is not None]
+                yield from filter(None, map(read, paths))
     except OSError as error:
         raise StoreError(
             f"cannot read the graph cache {store.root}: {error.strerror}",
             f"check the permissions of {error.filename}, or name another folder with --cache-dir",
         ) from error
-    finally:
-        if collecting:
-            gc.enable()
-    return found
 
 
 def read(path: str) -> Item | None:
@@ -177,11 +175,11 @@ def read(path: str) -> Item | None:
     try:
         try:
             text, stamp = read_manifest(path)
-            summary = summarize(text)
+            summary, built_with = summarize(text)
             if not path.endswith(f"-{summary['digest'][:16]}"):
                 raise Damage("its manifest belongs to another graph")
             last_used, hits = _uses(path, stamp)
-            return Entry(path, summary["size"], last_used, summary, hits, stamp, text)
+            return Entry(path, summary["size"], last_used, summary, built_with, hits, stamp, text)
         except Damage as damage:
             about = os.lstat(path)
             return Broken(path, _disk_size(path), about.st_mtime, str(damage))

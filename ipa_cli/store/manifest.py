@@ -1,15 +1,16 @@
-"""What is known of a graph, in the file beside it: one JSON object, with a summary for listings in its first line.
+"""What is known of a graph, in the file beside it: one JSON object, whose first two lines are for listings.
 
-    {"summary": {"created": …, "digest": …, "factors": …, "model": …, "schema_version": …, "seal": …, "size": …},
+    {"summary": {"created": …, "digest": …, "model": …, "schema_version": …, "seal": …, "size": …},
+     "built_with": {"code": …, "instruction set": …, "torch": …, …},
      "build_seconds": …, "created": …, "describe": …, "digest": …, "figures": …, "files": …, "key": …, …}
 
-`summary` can be read alone, ten times faster than the whole, and its seal, a SHA-256, tells whether the other lines are
-as they were written. All of it follows from the rest.
+They can be read alone, ten times faster than the whole, and follow from the rest. The seal, a CRC-32, tells whether the
+lines below the first are as they were written: enough for a list, what is loaded is compared byte by byte. The second
+line is the same in thousands of graphs, and read once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -17,12 +18,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
+from zlib import crc32
 
 from .. import keys
+from ..keys import Factor
 
 MANIFEST = "manifest.json"
 USES = ".uses"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_MANIFEST = 4 << 20
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -37,15 +40,16 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "figures": dict,
     "files": dict,
 }
-_SUMMARY: dict[str, set[type]] = {
-    "created": {str},
-    "digest": {str},
-    "factors": {dict},
-    "model": {str, type(None)},
-    "schema_version": {int},
-    "seal": {str},
-    "size": {int},
+_SUMMARY: dict[str, type | tuple[type, ...]] = {
+    "created": str,
+    "digest": str,
+    "model": (str, type(None)),
+    "schema_version": int,
+    "seal": int,
+    "size": int,
 }
+# Of the key's factors these tell apart graphs that were built with the same things.
+_OF_THE_PICTURES = {"batch", "dtype", "height", "image tokens", "masks", "text tokens", "width"}
 
 
 class Damage(Exception):
@@ -53,44 +57,60 @@ class Damage(Exception):
 
 
 def render(fields: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest with its summary: any changed byte, spaces too, shows when it is rendered again."""
+    """The bytes of a manifest with its lines for listings: any changed byte, spaces too, shows when rendered again."""
+    # Factors with a dot are parts of a larger whole, such as the UNet's configuration: many, and of no use in a list.
+    built_with = {
+        name: value
+        for name, value in fields["key"]["factors"].items()
+        if "." not in name and name not in _OF_THE_PICTURES
+    }
     body = json.dumps(fields, sort_keys=True, indent=1, allow_nan=False).removeprefix("{\n") + "\n"
-    factors = fields["key"]["factors"]
+    sealed = f' "built_with": {keys.canonical(built_with)},\n{body}'.encode()
     model = fields["describe"].get("model")
     summary = {
         "created": fields["created"],
         "digest": fields["digest"],
-        # Those with a dot are parts of a larger whole, such as the UNet's configuration: many, and of no use in a list.
-        "factors": {name: value for name, value in factors.items() if "." not in name},
         "model": model if isinstance(model, str) else None,
         "schema_version": SCHEMA_VERSION,
-        "seal": _seal(body.encode()),
+        "seal": crc32(sealed),
         "size": sum(file["size"] for file in fields["files"].values()),
     }
-    return f'{{"summary": {keys.canonical(summary)},\n{body}'.encode()
+    return f'{{"summary": {keys.canonical(summary)},\n'.encode() + sealed
 
 
-def summarize(text: bytes) -> dict[str, Any]:
-    """The summary of a manifest, whose other lines are as they were written. Raises Damage."""
+def summarize(text: bytes) -> tuple[dict[str, Any], str]:
+    """The summary of a manifest, whose other lines are as they were written, and its second line. Raises Damage."""
     end = text.find(b",\n")
-    body = memoryview(text)[end + 2 :]  # without a copy: it is most of the file
+    below = end + 2
     try:
         summary = _JSON.decode(f"{text[:end].decode()}}}")["summary"]
+        built_with = text[below : text.find(b",\n", below)].decode()
+        decode_factors(built_with)
         if (
-            all(type(summary[name]) in kinds for name, kinds in _SUMMARY.items())
+            summary.keys() == _SUMMARY.keys()
+            and all(map(isinstance, summary.values(), _SUMMARY.values()))
             and summary["schema_version"] == SCHEMA_VERSION
-            and summary["seal"] == _seal(body)
+            and summary["seal"] == crc32(memoryview(text)[below:])
             and datetime.fromisoformat(summary["created"]).tzinfo is not None
         ):
-            return summary
-    except (ValueError, LookupError, TypeError, RecursionError):
+            return summary, built_with
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     parse(text)  # says what exactly is wrong
     raise Damage("its manifest has changed")
 
 
+@lru_cache(4096)
+def decode_factors(built_with: str) -> Mapping[str, Factor]:
+    """What the second line of a manifest says. Raises ValueError or LookupError when it is no such line."""
+    factors = _JSON.decode(f"{{{built_with}}}")["built_with"]
+    if not isinstance(factors, dict):
+        raise ValueError("the factors are not a table")
+    return factors
+
+
 def parse(text: bytes) -> dict[str, Any]:
-    """The manifest in `text` without its summary, every field of the right kind. Raises Damage."""
+    """The manifest in `text` without its lines for listings, every field of the right kind. Raises Damage."""
     try:
         manifest = _JSON.decode(text.decode())
     except (ValueError, RecursionError):
@@ -99,8 +119,8 @@ def parse(text: bytes) -> dict[str, Any]:
         raise Damage("its manifest is not a table")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise Damage(f"its manifest has schema {manifest.get('schema_version')!r}, not {SCHEMA_VERSION}")
-    if manifest.keys() != {"summary", *_FIELDS}:
-        raise Damage(f"its manifest lacks or adds {min(manifest.keys() ^ {'summary', *_FIELDS})!r}")
+    if problem := min(manifest.keys() ^ {"summary", "built_with", *_FIELDS}, default=None):
+        raise Damage(f"its manifest lacks or adds {problem!r}")
     for name, kind in _FIELDS.items():
         if not isinstance(manifest[name], kind):
             raise Damage(f"its manifest has no proper {name!r}")
@@ -122,7 +142,7 @@ def parse(text: bytes) -> dict[str, Any]:
             raise ValueError("without a time zone")
     except ValueError as error:
         raise Damage(f"its manifest is wrong: {error}") from error
-    del manifest["summary"]
+    del manifest["summary"], manifest["built_with"]
     return manifest
 
 
@@ -137,10 +157,6 @@ def safe_name(name: str) -> bool:
         and "\\" not in name
         and name not in (MANIFEST, USES)
     )
-
-
-def _seal(body: bytes | memoryview) -> str:
-    return hashlib.sha256(body).hexdigest()
 
 
 def _finite(text: str) -> float:

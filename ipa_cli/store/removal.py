@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..errors import IpaError, UsageError
 from .entries import BUCKET, Entry, Item, Store, StoreError, read, scan
 from .manifest import MANIFEST
@@ -211,6 +209,8 @@ def key_lock(store: Store, id: str, wait: bool = True, waiting: Callable[[], Non
 
     Raises InUse when it is taken and `wait` is false. Ends with the process, however that ends.
     """
+    from filelock import FileLock, Timeout  # a tenth of the start of commands that lock nothing
+
     make_folders(store.root, Path(BUCKET, LOCKS))
     lock = FileLock(store.graphs / LOCKS / f"{id}.lock", mode=0o600)
     try:
