@@ -119,8 +119,8 @@ def parse(text: bytes) -> dict[str, Any]:
         raise Damage("its manifest is not a table")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise Damage(f"its manifest has schema {manifest.get('schema_version')!r}, not {SCHEMA_VERSION}")
-    if problem := min(manifest.keys() ^ {"summary", "built_with", *_FIELDS}, default=None):
-        raise Damage(f"its manifest lacks or adds {problem!r}")
+    if problems := manifest.keys() ^ {"summary", "built_with", *_FIELDS}:
+        raise Damage(f"its manifest lacks or adds {min(problems)!r}")
     for name, kind in _FIELDS.items():
         if not isinstance(manifest[name], kind):
             raise Damage(f"its manifest has no proper {name!r}")

@@ -209,7 +209,7 @@ def key_lock(store: Store, id: str, wait: bool = True, waiting: Callable[[], Non
 
     Raises InUse when it is taken and `wait` is false. Ends with the process, however that ends.
     """
-    from filelock import FileLock, Timeout  # a tenth of the start of commands that lock nothing
+    from filelock import FileLock, Timeout  # slow to import, and most commands lock nothing
 
     make_folders(store.root, Path(BUCKET, LOCKS))
     lock = FileLock(store.graphs / LOCKS / f"{id}.lock", mode=0o600)
