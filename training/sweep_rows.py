@@ -57,8 +57,8 @@ def features(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def rows(folder: Path) -> dict[tuple[str, str], Row]:
     """Style distances to the reference by (reference, size)."""
     found: dict[tuple[str, str], Row] = defaultdict(lambda: defaultdict(list))
-    for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines():
-        point = json.loads(line)
+    points = map(json.loads, (folder / "results.jsonl").read_text(encoding="utf-8").splitlines())
+    for point in sorted(points, key=lambda point: point["point"]):
         reference = Path(point["reference"])
         distance = measure.style_distance(features(folder / point["file"]), features(reference)).item()
         found[reference.stem, f"{point['width']}x{point['height']}"][point["scale"]].append(distance)
