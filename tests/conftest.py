@@ -20,6 +20,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.compiled import Compiled, shared
 from tests.hubs import ENDPOINT
 
 WIDTH = "100"
@@ -114,6 +115,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(cwd)
     return World(home, cwd, dict(os.environ))
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """The compiled graph that all tests of all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
 
 
 @pytest.fixture

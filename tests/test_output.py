@@ -1,8 +1,5 @@
 import json
-import os
-import pty
 import re
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +9,7 @@ from hypothesis import strategies as st
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.output import Terminal
 from ipa_cli.report import Facts, Result, Table
+from tests.terminal import on_a_terminal
 
 TABLE = Table(("name", "size"), (("[bold]a[/bold]", "1"), ("b\t\nc", "2")), title="things")
 
@@ -132,7 +130,7 @@ terminal.show(Result("t", {}, (Table(("name",), (("[b]cell[/b]",),)),)))
 @pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}])
 def test_a_terminal_gets_bars_and_colour_unless_it_wants_none(world, environ):
     plain = {name: value for name, value in world.environ.items() if name != "NO_COLOR"}
-    seen = on_a_terminal(PROGRESS, {**plain, "TERM": "xterm-256color", **environ})
+    seen = on_a_terminal(("-c", PROGRESS), {**plain, "TERM": "xterm-256color", **environ})
     assert "loading [x]" in seen and "[b]cell[/b]" in seen
     assert ("3/3" in seen and "it/s" in seen and "\x1b[?25l" in seen) == (not environ)
 
@@ -150,7 +148,7 @@ terminal.show(Result("t", {}, (Facts((("prompt", "star " * 20), ("model", "[b]x[
 
 
 def test_a_terminal_gets_whole_words_but_commands_in_one_piece(world):
-    seen = on_a_terminal(WORDS, {**world.environ, "TERM": "xterm-256color", "COLUMNS": "44"})
+    seen = on_a_terminal(("-c", WORDS), {**world.environ, "TERM": "xterm-256color", "COLUMNS": "44"})
     lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", seen).splitlines()]
     assert all(len(line) <= 44 for line in lines if not line.startswith("hint"))
     assert {word for line in lines for word in line.split() if not line.startswith("hint")} <= {
@@ -169,29 +167,10 @@ Terminal().show(Result("t", {}, (Table(("key", "state"), (("a" * 20, "b" * 20),)
 
 @pytest.mark.parametrize(("columns", "wide"), [("60", True), ("30", False)])
 def test_a_narrow_terminal_gets_the_narrow_table(world, columns, wide):
-    seen = on_a_terminal(TABLES, {**world.environ, "TERM": "xterm-256color", "COLUMNS": columns})
+    seen = on_a_terminal(("-c", TABLES), {**world.environ, "TERM": "xterm-256color", "COLUMNS": columns})
     assert ("a" * 20 in seen, "state" in seen, "one" in seen) == (wide, wide, not wide)
 
 
 def test_piped_facts_are_lines(capsys):
     Terminal().show(result(blocks=(Facts((("prompt", "a [star]"), ("speed", "2 it/s"))),)))
     assert capsys.readouterr().out == "prompt: a [star]\nspeed: 2 it/s\n"
-
-
-def on_a_terminal(code: str, environ: dict[str, str]) -> str:
-    """What a Python program writes when stdout and stderr are a terminal."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environ
-    )
-    os.close(theirs)
-    seen = b""
-    try:
-        while chunk := os.read(ours, 4096):
-            seen += chunk
-    except OSError:
-        pass  # the other end closed: on Linux that is EIO
-    finally:
-        os.close(ours)
-    assert process.wait() == 0, seen
-    return seen.decode()

@@ -1,6 +1,7 @@
 """A whole SDXL in miniature as a folder of configurations, for `--load-format dummy`: quick to build and to compile."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ _IMAGE_ENCODER = {
     "patch_size": 16,
     "projection_dim": IMAGE_DIM,
 }
+_UNET = {"_class_name": "UNet2DConditionModel", "in_channels": 4}
 _FILES: dict[str, dict[str, Any]] = {
     "model_index.json": {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
     "scheduler/scheduler_config.json": {"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear"},
-    "unet/config.json": {"_class_name": "UNet2DConditionModel", "in_channels": 4, **TINY},
     "vae/config.json": _VAE,
     "text_encoder/config.json": _TEXT,
     "text_encoder_2/config.json": _TEXT,
@@ -45,9 +46,9 @@ _FILES: dict[str, dict[str, Any]] = {
 }
 
 
-def write(folder: Path) -> Path:
-    """Write the configurations into `folder` and return it."""
-    for name, content in _FILES.items():
+def write(folder: Path, unet: Mapping[str, Any] = TINY) -> Path:
+    """Write the configurations into `folder`, with such a UNet, and return it."""
+    for name, content in {**_FILES, "unet/config.json": {**_UNET, **unet}}.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))

@@ -27,6 +27,16 @@ TINY: dict[str, Any] = {
     "use_linear_projection": True,
 }
 
+# On one level: the fewest kinds of parts that draw with references, for graphs that are compiled to see who compiles.
+FLAT: dict[str, Any] = {
+    **TINY,
+    "block_out_channels": [32],
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "transformer_layers_per_block": [1],
+    "attention_head_dim": [2],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+}
+
 
 # What SD 1.5 has not, and its convolutions around the transformers.
 AS_SD15: dict[str, Any] = {

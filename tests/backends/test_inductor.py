@@ -1,4 +1,4 @@
-"""The compiled backend: one small graph, compiled once for the whole module, dynamic in size."""
+"""The compiled backend, by the graph that all tests share, dynamic in size."""
 
 import json
 import os
@@ -13,49 +13,42 @@ import torch
 from ipa_cli.attention import call_unet, layers, project
 from ipa_cli.backends import eager, inductor
 from ipa_cli.errors import IpaError
+from ipa_cli.store import manifest
+from tests.compiled import SPAN
 from tests.unets import difference, embeddings, example, moved, tiny, unet_inputs
 
 pytestmark = pytest.mark.skipif(inductor.missing(None) is not None, reason="needs a newer torch")
 
 TOLERANCE = 1e-4
-OPTIONS = {"dynamic": [64, 256]}
+OPTIONS = {"dynamic": list(SPAN)}
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """UNet, adapters, the folder of the graph, and what was reported while it was built."""
-    folder = tmp_path_factory.mktemp("graph")
-    unet, adapters = tiny()
-    said: list[str] = []
-    inductor.compile(unet, example(unet, adapters), folder, inductor.options(OPTIONS), said.append)
-    return unet, adapters, folder, said
+def graph(compiled):
+    """UNet, adapters, and the folder of a graph for them."""
+    return *tiny(), Path(compiled.graph["path"])
 
 
 @pytest.fixture(scope="module")
-def denoisers(compiled):
+def denoisers(graph):
     """The compiled UNet and the plain one, with the same weights."""
-    unet, _, folder, _ = compiled
+    unet, _, folder = graph
     return inductor.load(unet, folder, inductor.options(OPTIONS)), eager.load(unet, None, eager.options(None))
 
 
-def test_progress_names_every_phase(compiled):
-    said = compiled[3]
-    assert said[0] == "looking at the UNet's parts"
-    assert [sum(line.startswith(start) for line in said) for start in ("tracing ", "compiled ")] == [8, 8]
-
-
-def test_artifact_is_plain_files_without_weights(compiled):
-    folder = compiled[2]
+def test_artifact_is_plain_files_without_weights(graph):
+    folder = graph[2]
     names = sorted(path.name for path in folder.iterdir())
     assert "graph.json" in names and all(path.is_file() for path in folder.iterdir())
     regions = json.loads((folder / "graph.json").read_text())["regions"]
-    assert sorted([*(f"{region['name']}.pt2" for region in regions), "graph.json"]) == names
+    packages = (f"{region['name']}.pt2" for region in regions)
+    assert sorted([*packages, "graph.json", manifest.MANIFEST, manifest.USES]) == names
     # 8 residual blocks, 4 transformers of 2 blocks, an entry and an exit each, the time, one larger, the last
     assert len({name for region in regions for name in region["parts"]}) == 27
 
 
-def test_scale_follows_in_one_graph(compiled, denoisers):
-    unet, adapters, _, _ = compiled
+def test_scale_follows_in_one_graph(graph, denoisers):
+    unet, adapters, _ = graph
     ours, plain = denoisers
     inputs = example(unet, adapters)
     count = len(layers(unet))
@@ -71,15 +64,15 @@ def test_scale_follows_in_one_graph(compiled, denoisers):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 24), (12, 20), (9, 15), (32, 8)])
-def test_size_follows_in_one_graph(compiled, denoisers, size):
-    unet, adapters, _, _ = compiled
+def test_size_follows_in_one_graph(graph, denoisers, size):
+    unet, adapters, _ = graph
     ours, plain = denoisers
     inputs = example(unet, adapters, *size)
     assert difference(ours(inputs), plain(inputs)) < TOLERANCE
 
 
-def test_prompt_follows(compiled, denoisers):
-    unet, adapters, _, _ = compiled
+def test_prompt_follows(graph, denoisers):
+    unet, adapters, _ = graph
     ours, plain = denoisers
     text, images = embeddings(unet, seed=7)
     inputs = unet_inputs(project(unet, adapters, text, images), seed=8)
@@ -87,15 +80,15 @@ def test_prompt_follows(compiled, denoisers):
     assert difference(ours(inputs), ours(example(unet, adapters))) > 20 * TOLERANCE
 
 
-def test_unet_stays_as_it_was(compiled, denoisers):
-    unet, adapters, _, _ = compiled
+def test_unet_stays_as_it_was(graph, denoisers):
+    unet, adapters, _ = graph
     inputs = example(unet, adapters)
     denoisers[0](inputs)
     assert not any("forward" in vars(module) for module in unet.modules())
 
 
-def test_weights_are_read_where_they_are(compiled):
-    _, _, folder, _ = compiled
+def test_weights_are_read_where_they_are(graph):
+    _, _, folder = graph
     unet, adapters = tiny(seed=3)  # other weights than those at compile time
     ours = inductor.load(unet, folder, inductor.options(OPTIONS))
     inputs = example(unet, adapters)
@@ -125,8 +118,8 @@ assert "torch._inductor.compile_fx" not in sys.modules and "torch._inductor.code
 """
 
 
-def test_fresh_process_opens_it_without_a_compiler(compiled, denoisers, tmp_path):
-    unet, adapters, folder, _ = compiled
+def test_fresh_process_opens_it_without_a_compiler(graph, denoisers, tmp_path):
+    unet, adapters, folder = graph
     cache = tmp_path / "cache"
     cache.mkdir()
     environment = {
@@ -143,8 +136,8 @@ def test_fresh_process_opens_it_without_a_compiler(compiled, denoisers, tmp_path
     assert torch.equal(torch.load(output, weights_only=True), denoisers[0](example(unet, adapters)))
 
 
-def test_other_sizes_are_refused(compiled, tmp_path):
-    unet, adapters, folder, _ = compiled
+def test_other_sizes_are_refused(graph, tmp_path):
+    unet, adapters, folder = graph
     ours = inductor.load(unet, folder, inductor.options(OPTIONS))
     with pytest.raises(IpaError, match="64 to 256 pixels a side, not 264x128"):
         ours(example(unet, adapters, 16, 33))
@@ -157,22 +150,22 @@ def test_other_sizes_are_refused(compiled, tmp_path):
     assert "ipa compile --size 192x128" in failure.value.hint
 
 
-def test_other_numbers_of_tokens_never_reach_native_code(compiled, denoisers):
-    unet, adapters, _, _ = compiled
+def test_other_numbers_of_tokens_never_reach_native_code(graph, denoisers):
+    unet, adapters, _ = graph
     text, images = embeddings(unet, images=2)
     with pytest.raises(ValueError, match="was compiled for"):
         denoisers[0](unet_inputs(project(unet, adapters, text, images)))
 
 
-def test_weights_of_another_kind_are_refused(compiled):
-    _, _, folder, _ = compiled
+def test_weights_of_another_kind_are_refused(graph):
+    _, _, folder = graph
     unet, _ = tiny()
     with pytest.raises(IpaError, match="float64"):
         inductor.load(unet.double(), folder, inductor.options(OPTIONS))
 
 
-def test_truncated_package_is_a_foreseen_failure(compiled, tmp_path):
-    unet, _, folder, _ = compiled
+def test_truncated_package_is_a_foreseen_failure(graph, tmp_path):
+    unet, _, folder = graph
     broken = shutil.copytree(folder, tmp_path / "broken")
     package = next(broken.glob("*.pt2"))
     package.write_bytes(package.read_bytes()[:1000])
@@ -199,8 +192,11 @@ def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
     folder = tmp_path / "graph"
     folder.mkdir()
     unet, adapters = tiny()
+    said = []
     with pytest.raises(IpaError, match=r"compiling failed: .*out of order") as failure:
-        inductor.compile(unet, example(unet, adapters), folder, inductor.options(None), lambda _: None)
+        inductor.compile(unet, example(unet, adapters), folder, inductor.options(None), said.append)
+    assert said[0] == "looking at the UNet's parts"
+    assert len(said) == 11 and all(line.startswith("tracing ") for line in said[1:])
     assert failure.value.hint
     assert list(folder.iterdir()) == []
 

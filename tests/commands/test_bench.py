@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny_model
+from tests.unets import FLAT
 
 QUICK = ("--steps", 2, "--size", "64x64", "--device", "cpu")
 PLAIN = "eager:cuda_graph=false"
@@ -131,7 +132,7 @@ def test_the_budget_ends_it(ipa):
 
 @pytest.mark.timeout(900)
 def test_a_compiled_backend_is_compiled_once_and_then_read_from_its_cache(ipa, tmp_path):
-    model = tiny_model.write(tmp_path / "model")
+    model = tiny_model.write(tmp_path / "model", FLAT)
     ran = ipa(
         "bench", "--backends", "inductor", "--model", model, "--load-format", "dummy", *QUICK, "--runs", 2, "--json"
     )
@@ -151,11 +152,12 @@ def test_a_compiled_backend_is_compiled_once_and_then_read_from_its_cache(ipa, t
 
 
 def test_a_python_that_does_not_work_is_a_reason(ipa):
-    Path("python").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    Path("python").write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
     Path("python").chmod(0o755)
     ran = ipa("bench", "--backends", "eager", "--python", "eager=./python", *QUICK, "-o", "out")
     assert ran.exit_code == 1
-    assert "eager: run 1: the process ended with status 1: ModuleNotFoundError: No module named" in ran.stdout
+    assert "eager: run 1: the process ended with status 1: " in ran.stdout
+    assert "No module named 'ipa_cli'" in ran.stdout
     assert "(out/eager-run-1.log has all it said)" in ran.stdout
     assert "No module named" in Path("out/eager-run-1.log").read_text()
     (column,) = json.loads(Path("out/results.json").read_text())["backends"]

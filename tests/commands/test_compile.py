@@ -1,9 +1,7 @@
-"""`ipa compile`, and `ipa generate` on what it left: one graph is compiled for all tests here, by a real process."""
+"""`ipa compile`, and `ipa generate` on what it left."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,39 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import tiny_model
+from tests.compiled import SPAN, Compiled, flags
 from tests.conftest import Ran, World
 
 SIZE = 128
 DRAW = ("--load-format", "dummy", "--steps", 2, "--seed", 5, "--width", SIZE, "--height", SIZE, "--force")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.write(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(scope="module")
-def compiled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """A cache with one graph, and what `ipa compile --json` said."""
-    cache = tmp_path_factory.mktemp("cache")
-    command = ["compile", "--model", model, "--load-format", "dummy", "--size", f"{SIZE}x{SIZE}", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ipa_cli", *map(str, command), "--cache-dir", str(cache)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HOME": str(cache), "NO_COLOR": "1"},
-        cwd=model.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    return cache, json.loads(done.stdout)
+@pytest.fixture
+def model(compiled: Compiled) -> Path:
+    return compiled.model
 
 
 @pytest.fixture
-def copy(compiled: tuple[Path, dict], world: World) -> Path:
+def copy(compiled: Compiled, world: World) -> Path:
     """The cache, for a test that spoils it."""
     cache = world.home / "graphs"
-    subprocess.run(["cp", "-a", str(compiled[0]), str(cache)], check=True)
+    subprocess.run(["cp", "-a", str(compiled.cache), str(cache)], check=True)
     return cache
 
 
@@ -51,34 +33,37 @@ def _pixels(path: str) -> np.ndarray:
     return np.asarray(Image.open(path), dtype=int)
 
 
-def test_compile_says_what_it_made(compiled: tuple[Path, dict]) -> None:
-    cache, envelope = compiled
-    (graph,) = envelope["data"]["graphs"]
+def test_compile_says_what_it_made(compiled: Compiled) -> None:
+    graph = compiled.graph
     assert graph["origin"] == "compiled"
-    assert graph["shape"] == f"{SIZE}x{SIZE}-b2"
+    assert graph["shape"] == "64..256-b2"
     assert graph["compile_s"] > graph["open_s"] > 0
     options = json.loads(Path(graph["path"], "manifest.json").read_text())["describe"]["options"]
-    assert options["precision"] == "half"
+    assert (options["precision"], options["dynamic"]) == ("half", list(SPAN))
     assert "cuda_graph" not in options  # read at every load: what is asked for then counts
-    assert Path(graph["path"]).is_relative_to(cache)
+    assert Path(graph["path"]).is_relative_to(compiled.cache)
 
 
-def test_a_second_compile_finds_it(compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran]) -> None:
-    command = ("compile", "--model", model, "--load-format", "dummy", "--size", f"{SIZE}x{SIZE}")
-    (graph,) = ipa(*command, "--cache-dir", compiled[0], "--json").data()["graphs"]
+def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
+    assert "compiling 64..256-b2: tracing block-" in compiled.shown
+    assert "s (8 of 8)" in compiled.shown
+
+
+def test_a_second_compile_finds_it(compiled: Compiled, ipa: Callable[..., Ran]) -> None:
+    (graph,) = ipa("compile", *flags(compiled.model), "--cache-dir", compiled.cache, "--json").data()["graphs"]
     assert graph["origin"] == "cache"
-    assert graph["id"] == compiled[1]["data"]["graphs"][0]["id"]
+    assert graph["id"] == compiled.graph["id"]
     assert graph["compile_s"] == 0
 
 
 def test_a_fresh_process_draws_with_it_without_any_compiler(
-    compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran], ipa_process: Callable[..., Ran], world: World
+    compiled: Compiled, model: Path, ipa: Callable[..., Ran], ipa_process: Callable[..., Ran], world: World
 ) -> None:
     empty = world.home / "inductor"
     no_compiler = {"CXX": "/bin/false", "CC": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(empty)}
     drawn = {}
     for scale in (0, 0.5, 1):
-        arguments = ("generate", "--model", model, *DRAW, "--scale", scale, "--cache-dir", compiled[0], "--json")
+        arguments = ("generate", "--model", model, *DRAW, "--scale", scale, "--cache-dir", compiled.cache, "--json")
         # The first scale meets a new process, the others this one: the same graph serves them all.
         run = (
             ipa_process(*arguments, "-o", "a.png", environ=no_compiler)
@@ -88,7 +73,7 @@ def test_a_fresh_process_draws_with_it_without_any_compiler(
         data = run.data()
         assert data["backend"] == "inductor"
         assert data["graph"]["origin"] == "cache"
-        assert data["graph"]["id"] == compiled[1]["data"]["graphs"][0]["id"]
+        assert data["graph"]["id"] == compiled.graph["id"]
         assert data["timings"]["graph_compile_s"] == 0
         drawn[scale] = _pixels("a.png")
         assert ipa(*arguments, "--backend", "eager", "-o", "b.png").data()["backend"] == "eager"
@@ -98,29 +83,26 @@ def test_a_fresh_process_draws_with_it_without_any_compiler(
     assert (drawn[0.5] != drawn[1]).mean() > 0.01
 
 
-def test_an_option_for_loading_takes_the_same_graph(
-    compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran]
-) -> None:
+def test_an_option_for_loading_takes_the_same_graph(compiled: Compiled, model: Path, ipa: Callable[..., Ran]) -> None:
     options = ("--backend", "inductor", "--compile-options", '{"cuda_graph": false}', "--no-compile")
-    data = ipa("generate", "--model", model, *DRAW, *options, "--cache-dir", compiled[0], "--json").data()
+    data = ipa("generate", "--model", model, *DRAW, *options, "--cache-dir", compiled.cache, "--json").data()
     assert data["graph"]["origin"] == "cache"
 
 
-def test_a_miss_names_what_differs(compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran]) -> None:
-    wider = (*DRAW, "--width", 2 * SIZE, "--cache-dir", compiled[0], "--no-compile")
+def test_a_miss_names_what_differs(compiled: Compiled, model: Path, ipa: Callable[..., Ran]) -> None:
+    wider = (*DRAW, "--width", 2 * SPAN[1], "--cache-dir", compiled.cache, "--no-compile")
     said = ipa("generate", "--model", model, *wider, "--backend", "inductor", "--json")
     assert said.exit_code == 1
-    assert f"width {SIZE} → {2 * SIZE}" in said.error()["message"]
+    words = (f"options.dynamic [{SPAN[0]},{SPAN[1]}] → null", f"width absent → {2 * SPAN[1]}")
+    assert all(text in said.error()["message"] for text in words)
     drawn = ipa("generate", "--model", model, *wider)
     assert drawn.exit_code == 0
-    assert f"width {SIZE} → {2 * SIZE}" in drawn.stderr and "eager" in drawn.stderr
+    assert all(text in drawn.stderr for text in (*words, "eager"))
 
 
-def test_a_graph_without_masks_is_none_for_masks(
-    compiled: tuple[Path, dict], model: Path, ipa: Callable[..., Ran]
-) -> None:
+def test_a_graph_without_masks_is_none_for_masks(compiled: Compiled, model: Path, ipa: Callable[..., Ran]) -> None:
     Image.new("L", (SIZE, SIZE), "white").save("mask.png")
-    flags = ("--mask", "mask.png", "--cache-dir", compiled[0], "--no-compile", "--backend", "inductor", "--json")
+    flags = ("--mask", "mask.png", "--cache-dir", compiled.cache, "--no-compile", "--backend", "inductor", "--json")
     said = ipa("generate", "--model", model, *DRAW, *flags)
     assert said.exit_code == 1 and "masks absent → true" in said.error()["message"]
 

@@ -21,6 +21,8 @@ import ipa_cli
 from ipa_cli import conditioning, pictures
 from ipa_cli.graphs import Ready
 from ipa_cli.sweep.run import Studio, _graphs_made
+from tests import tiny_model
+from tests.unets import FLAT
 
 QUICK = ("--steps", 2, "--size", "64x64", "--seed", 5, "--device", "cpu", "--backend", "eager", "--warmup", 1)
 
@@ -329,13 +331,11 @@ def test_a_folder_with_files_of_the_user_is_left_alone(ipa, references):
 
 @pytest.mark.timeout(900)  # it compiles
 def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
-    from tests import tiny_model
-
     for name, box in (("left.png", (0, 0, 31, 63)), ("top.png", (0, 0, 63, 31))):
         mask = Image.new("L", (64, 64))
         ImageDraw.Draw(mask).rectangle(box, "white")
         mask.save(name)
-    model = ("--model", tiny_model.write(Path("model")), "--load-format", "dummy", "-p", "a star", "--steps", 2)
+    model = ("--model", tiny_model.write(Path("model"), FLAT), "--load-format", "dummy", "-p", "a star", "--steps", 2)
     flags = ("sweep-scale", *model, "--scales", "0,0.5,1", *references, "--mask", "left.png", *QUICK[2:6])
     flags = (*flags, "--device", "cpu", "--json")
     compiled = ipa(*flags, "--backend", "inductor", "-o", "compiled").data()
@@ -366,6 +366,8 @@ def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
     assert np.abs(top - plain).max() <= 1 and np.abs(top - left).max() > 1
     without = ipa(*one[:-2], "--backend", "inductor", "--no-compile", "-o", "without.png")
     assert without.exit_code == 1 and "masks true → absent" in without.error()["message"]
+    wider = ipa(*one, "--width", 128, "--height", 128, "--backend", "inductor", "--no-compile", "-o", "wider.png")
+    assert wider.exit_code == 1 and "width 64 → 128" in wider.error()["message"]
 
 
 def test_recompiles_are_counted_where_they_happen():
