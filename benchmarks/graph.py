@@ -1,6 +1,6 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,max,plain,self,search,tuned,fp8,dynamic] [--size 1024]
+    python benchmarks/graph.py [--parts eager,graph,fast,gate,plain,self,search,tuned,fp8,dynamic] [--size 1024]
                                [--pictures 1] [--options JSON] [--profile] [--exact] [--no-reload]
 
 With guidance (UNet batch 2 for each picture), 4 image tokens, fp16. Every figure stands beside the relative error
@@ -60,7 +60,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "eager": {"cuda_graph": False},
     "graph": {},
     "fast": {"preset": "fast"},
-    "max": {"preset": "max"},
+    "gate": {"preset": "fast", "kernels": ["cross", "rows", "gate"]},
     "plain": {"preset": "fast", "kernels": [], "phases": False},
     "self": {"preset": "fast", "kernels": ["cross", "self"]},
     "search": {"preset": "fast", "search_convolutions": True},
@@ -290,7 +290,13 @@ def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
         program = str(Path(folder, "program.pt2"))
         torch.export.save(exported, program)
         layouts: list[Any] = [region.weight_layouts, region.inputs]
-        job = (program, str(Path(folder, "package.pt2")), layouts, str(scene.unet.device), inductor._settings(options))
+        job = (
+            program,
+            str(Path(folder, "package.pt2")),
+            layouts,
+            str(scene.unet.device),
+            inductor._settings(options, 1),
+        )
         watch = cProfile.Profile()
         print(watch.runcall(inductor_worker.compile_region, *job, options["cudnn_attention"], None))
     pstats.Stats(watch).sort_stats("cumulative").print_stats(70)
@@ -330,7 +336,7 @@ def in_fp32(unet: Any, given: UNetInputs) -> torch.Tensor:
 def main() -> None:
     """Measure the chosen parts, print a short table last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="eager,graph,fast,dynamic,max", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--parts", default="eager,graph,fast,dynamic,fp8", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--options", type=json.loads, default={}, help="inductor options for every compiled part")
     parser.add_argument("--pictures", type=int, default=1, help="how many at once")

@@ -209,6 +209,8 @@ def geglu() -> Iterator[Group]:
             "cuBLAS, pointwise": lambda i, product=product: gate(product(i)),
             "the product alone": product,
         }
+        for warps in (4, 8):
+            ways[f"cuBLAS, fp8 by rows, {warps}"] = lambda i, p=product, w=warps: kernels.gated_rows(p(i), w)
         for shape in [(128, 128, 64, 8, 8, 3), (128, 64, 64, 8, 4, 4), (128, 64, 64, 8, 8, 4)]:
             named = dict(zip(("rows", "width", "depth", "group", "warps", "stages"), shape, strict=True))
             ways["triton " + "x".join(map(str, shape))] = lambda i, f=fused, named=named: f(i, **named)

@@ -33,7 +33,7 @@ CODE = {
         "attention.py",
         *(
             f"backends/{name}.py"
-            for name in ("derived", "eight_bit", "inductor", "inductor_worker", "kernels", "parts", "regions")
+            for name in ("derived", "eight_bit", "inductor", "inductor_worker", "kernels", "norms", "parts", "regions")
         ),
     ),
     "nexfort": ("attention.py", "backends/flat.py", "backends/nexfort.py"),

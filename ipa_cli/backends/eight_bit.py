@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 EIGHT = torch.float8_e4m3fn
 LARGEST = 448.0  # of its numbers
 CAPABILITY = (8, 9)  # of the first GPUs that multiply them
+
+
+class Rows(NamedTuple):
+    """States in fp8, (rows, width), what each row is to be multiplied by, (rows, 1), and how they are arranged."""
+
+    numbers: Tensor
+    size: Tensor
+    shape: Sequence[int]
 
 
 class EightBitLinear(nn.Module):
@@ -18,14 +29,21 @@ class EightBitLinear(nn.Module):
         shape = (layer.out_features, layer.in_features)
         self.weight = nn.Parameter(torch.empty(shape, dtype=EIGHT, device="meta"), requires_grad=False)
         self.size = nn.Parameter(torch.empty(1, shape[0], device="meta"), requires_grad=False)
-        self.bias = layer.bias
+        self.bias, self.dtype = layer.bias, layer.weight.dtype
 
-    def forward(self, states: Tensor) -> Tensor:
-        rows, size = quantised(states.flatten(0, -2))
+    def forward(self, states: Tensor | Rows) -> Tensor:
+        if isinstance(states, Tensor):
+            states = Rows(*quantised(states.flatten(0, -2)), states.shape[:-1])
         out = torch._scaled_mm(
-            rows, self.weight.t(), size, self.size, bias=self.bias, out_dtype=states.dtype, use_fast_accum=True
+            states.numbers,
+            self.weight.t(),
+            states.size,
+            self.size,
+            bias=self.bias,
+            out_dtype=self.dtype,
+            use_fast_accum=True,
         )
-        return out.unflatten(0, states.shape[:-1])
+        return out.unflatten(0, states.shape)
 
 
 def quantised(states: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,8 @@ PRECISIONS = ("half", "fp8")
 FAST: dict[str, Any] = {
     "cuda_graph": True,
     "cudnn_attention": True,
-    "kernels": ["cross"],  # of our own: "cross" and "self" attention, "gate" of the feed-forward networks
+    # of our own: "cross" and "self" attention, "gate" of the feed-forward networks, and the same in fp8 by "rows"
+    "kernels": ["cross", "rows"],
     "phases": True,  # upsampling and its convolution as one convolution of the small picture
     "precision": "half",  # or "fp8" for the linear layers below
     "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2"],
@@ -49,7 +50,7 @@ FAST: dict[str, Any] = {
     "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
     "inductor": {},  # further settings of torch._inductor.config, by name
 }
-PRESETS = {"fast": FAST, "max": {**FAST, "kernels": ["cross", "gate"]}}  # the fastest step that was measured
+PRESETS = {"fast": FAST, "max": FAST}  # nothing that takes longer to compile was measured to run faster
 
 
 def missing(environment: Any) -> IpaError | None:
@@ -122,6 +123,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), count, threads) as submit:
         report("looking at the UNet's parts")
         found = regions.find(unet, parts, example, options["dynamic"] is not None)
+        settings = _settings(options, len(found) / count)
         jobs: dict[Future, Region] = {}
         for region in found:
             report(f"tracing {region.name}")
@@ -135,7 +137,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
                 "package": str(Path(work, f"{region.name}.pt2")),
                 "inputs": [region.weight_layouts, region.inputs],
                 "device": str(unet.device),
-                "config": _settings(options),
+                "config": settings,
                 "cudnn_attention": options["cudnn_attention"],
                 "measuring": str(Path(work, "measuring.lock")) if options["max_autotune"] else None,
             }
@@ -254,10 +256,11 @@ def _latent_sizes(region: Region, example: UNetInputs, options: Mapping[str, Any
     return max(2, low // 8 // ratio), -(-high // 8 // ratio)
 
 
-def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of torch._inductor.config for one part."""
+def _settings(options: Mapping[str, Any], parts_each: float) -> dict[str, Any]:
+    """Settings of torch._inductor.config for one part, where each process compiles so many."""
     settings = {
-        "aot_inductor.precompile_headers": False,  # as long to build as one of our small wrappers takes
+        # As long to build as one part takes, and a third of each later one is saved. torch names them by openssl.
+        "aot_inductor.precompile_headers": parts_each > 3 and shutil.which("openssl") is not None,
         "aot_inductor.compile_wrapper_opt_level": "O0",
         "aot_inductor.enable_line_tables": False,
         "cpp.dynamic_threads": True,  # or the number of threads of the worker is frozen
@@ -329,7 +332,7 @@ def _start_worker(folder: Path, threads: int) -> subprocess.Popen:
         "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
         "TORCHINDUCTOR_VEC_ISA_OK": "1",  # or programs are built to see whether the compiler knows the CPU
         "OMP_NUM_THREADS": "1",
-        "TMPDIR": str(folder),
+        "TMPDIR": str(folder.parent),  # where precompiled headers are shared
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     with (folder / "log").open("w") as stderr:

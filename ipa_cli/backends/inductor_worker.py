@@ -6,6 +6,7 @@ built by a bad toolchain can crash when it is opened: here neither reaches the u
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+WIDEST_ROW = 8192  # numbers that one block of threads holds while it makes their sum
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 IN_EIGHT_BITS = 1e-1  # where states are rounded to fp8: half a step decides
 
@@ -37,10 +39,9 @@ def compile_region(
     import torch._inductor
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if importlib.util.find_spec("triton"):
-        importlib.import_module("ipa_cli.backends.kernels")  # the program may call its operators
     if device.startswith("cuda"):
         _skip_cpu_probes()
+        _hold_rows()
         if measuring:
             _measure_alone(measuring)
     began = time.monotonic()
@@ -87,6 +88,22 @@ def _skip_cpu_probes() -> None:
     cpu_vec_isa.valid_vec_isa_list = lambda: []  # type: ignore[assignment]
 
 
+def _hold_rows() -> None:
+    """Let kernels that norm or quantise rows hold them; beyond 1,024 numbers torch would read them twice or thrice."""
+    from torch._inductor.choices import InductorChoices
+    from torch._inductor.runtime.hints import ReductionHint
+    from torch._inductor.virtualized import V
+
+    usual = InductorChoices.should_use_persistent_reduction
+
+    def held(features: Any, *given: Any) -> bool:
+        along_rows = features.get_reduction_hint() == ReductionHint.INNER
+        fits = along_rows and V.graph.sizevars.statically_known_leq(features.reduction_numel, WIDEST_ROW)
+        return fits or usual(features, *given)
+
+    InductorChoices.should_use_persistent_reduction = staticmethod(held)  # type: ignore[assignment]
+
+
 def _measure_alone(lock_file: str) -> None:
     """Let the processes time kernels one after the other, or they would measure each other."""
     from filelock import FileLock
@@ -117,11 +134,20 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
+def _get_ready() -> None:
+    """Import what compiling takes, seconds of work, while the first part is still being traced elsewhere."""
+    for name in ("torch._inductor.compile_fx", "torch._export.serde.serialize"):
+        importlib.import_module(name)
+    if importlib.util.find_spec("triton"):
+        importlib.import_module("ipa_cli.backends.kernels")  # programs may call its operators
+
+
 def main() -> None:
     """Answer jobs until stdin ends."""
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a compiler prints is no answer
+    _get_ready()
     for line in sys.stdin:
         answers.write(json.dumps(compile_region(**json.loads(line))) + "\n")
         answers.flush()

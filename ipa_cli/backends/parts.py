@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.attention import Context, CrossAttention, UNetInputs
-from ipa_cli.backends import derived, eight_bit
+from ipa_cli.backends import derived, eight_bit, norms
 
 # The linear layers of a transformer block, by their names in it.
 LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
 
-KERNELS = ("cross", "self", "gate")
+KERNELS = ("cross", "self", "gate", "rows")
 
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
 
@@ -177,6 +177,8 @@ class Block(nn.Module):
             own.processor = FusedSelfAttention()
         if context and "gate" in ways.kernels and _fits_gate(feed[0], context.text[layer]):
             feed[0] = FusedGate(feed[0])
+        if context and "rows" in ways.kernels and "ff.net.2" in ways.eight and _fits_rows(feed, context.text[layer]):
+            feed[0], feed[1] = GatedRows(feed[0]), nn.Identity()
 
     def forward(self, states: Tensor, more: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
         image, mask = given[: self.adapters], given[self.adapters : 2 * self.adapters]
@@ -266,6 +268,20 @@ class FusedGate(nn.Module):
 
         out = kernels.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias)
         return out.unflatten(0, states.shape[:-1])
+
+
+class GatedRows(nn.Module):
+    """diffusers' GEGLU for a linear layer in fp8: what follows the product by one kernel, row by row."""
+
+    def __init__(self, gate: Any):
+        super().__init__()
+        self.proj = gate.proj
+
+    def forward(self, states: Tensor) -> eight_bit.Rows:
+        from ipa_cli.backends import kernels
+
+        rows, size = kernels.gated_rows(self.proj(states).flatten(0, -2))
+        return eight_bit.Rows(rows, size, states.shape[:-1])
 
 
 class FusedCrossAttention:
@@ -362,7 +378,7 @@ def rows(scale: Tensor) -> Tensor:
 def _hollow(module: nn.Module) -> Any:
     """A copy whose parameters have shapes but no values."""
     memo: dict[int, Any] = {id(w): nn.Parameter(w.to("meta"), requires_grad=False) for w in module.parameters()}
-    return copy.deepcopy(module, memo)
+    return norms.by_channel(copy.deepcopy(module, memo))
 
 
 def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
@@ -416,6 +432,13 @@ def _fits_gate(gate: Any, like: Tensor) -> bool:
     if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear):
         return False
     return _is_half(like) and gate.proj.in_features % 64 == 0
+
+
+def _fits_rows(feed: Any, like: Tensor) -> bool:
+    """Whether a block of threads holds what goes between the layers: a few pieces whose width is a power of two."""
+    width = feed[2].weight.shape[1]
+    piece = width & -width
+    return type(feed[0]).__name__ == "GEGLU" and _is_half(like) and piece >= 256 and width <= 8 * min(piece, 1024)
 
 
 def _is_half(tensor: Tensor) -> bool:

@@ -40,6 +40,16 @@ for batch, pixels, heads, depth, text, image, rows, block in [
 for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 20, 192)]:
     given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, normal(2 * width)
     check(kernels.geglu(*given, rows=32, width=32, depth=32, group=2), kernels.plain_geglu(*(x.float() for x in given)))
+for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
+    both = normal(rows, 2 * width)
+    numbers, size = kernels.gated_rows(both)
+    plain = kernels.plain_gated(both.float())
+    assert torch.allclose(size, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
+    if device == "cuda":  # half a step between numbers of three bits
+        error = (numbers.float() * size - plain).abs() / plain.abs().clamp(min=size / 64)
+        assert error.max() < 0.0635, error.max()
+    else:  # the interpreter rounds small numbers otherwise
+        assert (numbers.float() * size - plain).norm() < 0.1 * plain.norm()
 if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
     for batch, pixels, heads, depth, rows, block in [(2, 64, 3, 16, 32, 16), (1, 100, 2, 64, 64, 32)]:
         joined = normal(batch, pixels, 3 * heads * depth)
