@@ -31,10 +31,15 @@ MODULES = {
 CODE = {
     "inductor": (
         "attention.py",
-        *(
-            f"backends/{name}.py"
-            for name in ("derived", "eight_bit", "inductor", "inductor_worker", "kernels", "norms", "parts", "regions")
-        ),
+        "backends/blocks.py",
+        "backends/derived.py",
+        "backends/eight_bit.py",
+        "backends/inductor.py",
+        "backends/inductor_worker.py",
+        "backends/kernels.py",
+        "backends/norms.py",
+        "backends/parts.py",
+        "backends/regions.py",
     ),
     "nexfort": ("attention.py", "backends/flat.py", "backends/nexfort.py"),
     "oneflow": ("attention.py", "backends/flat.py", "backends/oneflow.py"),

@@ -26,9 +26,10 @@ from torch import Tensor
 from ipa_cli import requirements
 from ipa_cli.attention import UNetInputs
 from ipa_cli.backends import Denoiser, Report, check_sizes, eight_bit, read_options, regions
+from ipa_cli.backends.blocks import KERNELS, LINEAR, Ways
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor_worker import open_package
-from ipa_cli.backends.parts import KERNELS, LINEAR, Part, Ways, aligned, split, walk
+from ipa_cli.backends.parts import Part, aligned, split, walk
 from ipa_cli.backends.regions import Layout, Region
 from ipa_cli.errors import IpaError, UsageError
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ipa_cli.attention import call_unet
-from ipa_cli.backends import derived, inductor, inductor_worker, parts, regions
+from ipa_cli.backends import blocks, derived, inductor, inductor_worker, parts, regions
 from ipa_cli.backends.eight_bit import quantised
 from ipa_cli.errors import UsageError
 from tests.unets import difference, example, tiny
@@ -21,7 +21,7 @@ def test_rows_keep_their_size():
 def test_a_unet_in_fp8_is_near_the_plain_one():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
-    split = parts.split(unet, parts.Ways(eight=parts.LINEAR), inputs.context)
+    split = parts.split(unet, blocks.Ways(eight=blocks.LINEAR), inputs.context)
     with torch.no_grad():
         got = parts.walk(unet, split, inputs, lambda name, given: split[name](given))
         error = difference(got, call_unet(unet, inputs))
@@ -66,13 +66,13 @@ def test_fp8_is_refused_where_it_cannot_run(tmp_path):
 def test_what_compiled_code_is_tried_with_stays_finite_in_fp8():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
-    split = parts.split(unet, parts.Ways(eight=parts.LINEAR), inputs.context)
-    blocks = [region for region in regions.find(unet, split, inputs, False) if region.name.startswith("block")]
-    for region in blocks:
+    split = parts.split(unet, blocks.Ways(eight=blocks.LINEAR), inputs.context)
+    kinds = [region for region in regions.find(unet, split, inputs, False) if region.name.startswith("block")]
+    for region in kinds:
         weights = [inductor_worker._random(layout, "cpu", product=True) for layout in region.weight_layouts]
         given = [inductor_worker._random(layout, "cpu", product=False) for layout in region.inputs]
         eight = [weight.float() for weight in weights if weight.dtype == torch.float8_e4m3fn]
-        assert len(eight) == len(parts.LINEAR) and all(weight.abs().max() < 448 for weight in eight)
+        assert len(eight) == len(blocks.LINEAR) and all(weight.abs().max() < 448 for weight in eight)
         with torch.no_grad():
             states, more = split[region.parts[0]].pure(weights, given)
         assert 0.1 < states.std() < 10 and 0.1 < more.std() < 10

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from ipa_cli.attention import call_unet, install, project
-from ipa_cli.backends import inductor, parts, regions
+from ipa_cli.backends import blocks, inductor, parts, regions
 from ipa_cli.errors import IpaError
 from tests.unets import AS_SD15, adapter, difference, embeddings, example, tiny, tiny_unet, unet_inputs
 
-WAYS = parts.Ways(phases=True)
+WAYS = blocks.Ways(phases=True)
 
 
 def traced(unet, inputs, sizes):

@@ -1,0 +1,267 @@
+"""What the parts of a UNet compute: modules whose parameters have shapes but no values.
+
+The cuts lie where a step gains: the time embedding is one product for all residual blocks, queries, keys and values
+are one product, and what a transformer block adds last is handed on by itself, so that the sum is made where it is
+normed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ipa_cli.attention import Context, CrossAttention
+from ipa_cli.backends import eight_bit, norms
+
+# The linear layers of a transformer block, by their names in it.
+LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
+
+KERNELS = ("cross", "self", "gate", "rows")
+
+
+class Ways(NamedTuple):
+    """How parts compute, where there is a choice."""
+
+    kernels: tuple[str, ...] = ()  # of our own, of `KERNELS`, where they fit
+    phases: bool = False  # upsampling and its convolution as one convolution of the small picture
+    eight: tuple[str, ...] = ()  # linear layers of transformer blocks in fp8, of `LINEAR`
+
+
+class Time(nn.Module):
+    """What the time and the pooled text add to each residual block, side by side: (B, all their widths)."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.time_proj, self.time_embedding = unet.time_proj, _hollow(unet.time_embedding)
+        self.pooled = unet.config.addition_embed_type == "text_time"
+        if self.pooled:
+            self.add_time_proj, self.add_embedding = unet.add_time_proj, _hollow(unet.add_embedding)
+        projections = [resnet.time_emb_proj for _, resnet in resnets(unet)]
+        width = sum(projection.out_features for projection in projections)
+        self.shifts = _linear(projections[0].in_features, width, unet.dtype)
+
+    def forward(self, timestep: Tensor, time_ids: Tensor, text_embeds: Tensor | None = None) -> tuple[Tensor]:
+        batch, dtype = time_ids.shape[0], time_ids.dtype
+        embedding = self.time_embedding(self.time_proj(timestep.expand(batch)).to(dtype))
+        if text_embeds is not None:
+            sizes = self.add_time_proj(time_ids.flatten()).reshape(batch, -1)
+            embedding = embedding + self.add_embedding(torch.cat([text_embeds, sizes], -1).to(dtype))
+        return (self.shifts(F.silu(embedding)),)
+
+
+class Resnet(nn.Module):
+    """A residual block, of one picture or of two laid behind each other, and the shift that the time makes."""
+
+    def __init__(self, resnet: Any):
+        super().__init__()
+        self.resnet = _hollow(resnet)
+        self.resnet.time_emb_proj = None
+
+    def forward(self, *given: Tensor) -> tuple[Tensor]:
+        *pictures, shift = given
+        picture = torch.cat(pictures, 1) if len(pictures) > 1 else pictures[0]
+        return (self.resnet(picture, shift[:, :, None, None]),)
+
+
+class Entry(nn.Module):
+    """From a picture to the states of transformer blocks, (B, pixels, width), and what is still to add: nothing."""
+
+    def __init__(self, transformer: Any):
+        super().__init__()
+        self.norm, self.proj_in = _hollow(transformer.norm), _hollow(transformer.proj_in)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        states = self.norm(picture)
+        if isinstance(self.proj_in, nn.Linear):
+            states = self.proj_in(states.permute(0, 2, 3, 1).flatten(1, 2))
+        else:
+            states = self.proj_in(states).permute(0, 2, 3, 1).flatten(1, 2)
+        return states, torch.zeros_like(states)
+
+
+class Block(nn.Module):
+    """A transformer block: the states and what is still to add to them, to the same of the next block."""
+
+    def __init__(self, block: Any, context: Context | None, layer: int, ways: Ways):
+        super().__init__()
+        self.block, self.adapters = _hollow(block), len(context.image) if context else 0
+        own, cross, feed = self.block.attn1, self.block.attn2, self.block.ff.net
+        own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
+        own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
+        for name in ways.eight:
+            self.block.set_submodule(name, eight_bit.EightBitLinear(self.block.get_submodule(name)))
+        own.processor, cross.processor = JoinedSelfAttention(), CrossAttention(0)
+        if context and "cross" in ways.kernels and _fits_cross(context, layer):
+            cross.processor = FusedCrossAttention()
+        if context and "self" in ways.kernels and _fits_depth(context.text[layer]):
+            own.processor = FusedSelfAttention()
+        if context and "gate" in ways.kernels and _fits_gate(feed[0], context.text[layer]):
+            feed[0] = FusedGate(feed[0])
+        if context and "rows" in ways.kernels and "ff.net.2" in ways.eight and _fits_rows(feed, context.text[layer]):
+            feed[0], feed[1] = GatedRows(feed[0]), nn.Identity()
+
+    def forward(self, states: Tensor, more: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+        image, mask = given[: self.adapters], given[self.adapters : 2 * self.adapters]
+        scale = given[-1][: self.adapters, None] if self.adapters else states.new_zeros(0, 1)
+        if len(given) <= 2 * self.adapters:
+            mask = ()
+        context = Context([text], [[tokens] for tokens in image], scale, [[one] for one in mask])
+        block = self.block
+        states = states + more
+        states = states + block.attn1(block.norm1(states))
+        states = states + block.attn2(block.norm2(states), encoder_hidden_states=context)
+        return states, block.ff(block.norm3(states))
+
+
+class Exit(nn.Module):
+    """From the states of transformer blocks, laid out as a picture, back to what is added to the picture."""
+
+    def __init__(self, transformer: Any):
+        super().__init__()
+        self.proj_out = _hollow(transformer.proj_out)
+
+    def forward(self, states: Tensor, more: Tensor, picture: Tensor) -> tuple[Tensor]:
+        states = states + more
+        if isinstance(self.proj_out, nn.Linear):
+            return (self.proj_out(states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + picture,)
+        return (self.proj_out(states) + picture,)
+
+
+class Larger(nn.Module):
+    """A picture enlarged twofold and convolved by 3x3 weights: 2x2 weights on the small one, four for each pixel."""
+
+    def __init__(self, upsampler: Any):
+        super().__init__()
+        conv = upsampler.conv
+        four = (4 * conv.out_channels, conv.in_channels, 2, 2)
+        self.phases = nn.Parameter(torch.empty(four, dtype=conv.weight.dtype, device="meta"), requires_grad=False)
+        self.bias = nn.Parameter(conv.bias.to("meta"), requires_grad=False)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor]:
+        height, width = picture.shape[2:]
+        four = F.conv2d(picture, self.phases, padding=1).unflatten(1, (2, 2, -1))
+        each = [four[:, r, c, :, r : r + height, c : c + width] for r in (0, 1) for c in (0, 1)]
+        # No views instead: torch 2.11 cannot trace those that join rows for a range of widths.
+        pixels = F.pixel_shuffle(torch.stack(each, 2).flatten(1, 2), 2)
+        return (pixels + self.bias[:, None, None],)
+
+
+class Last(nn.Module):
+    """From the last picture to the noise."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.conv_norm_out, self.conv_act = _hollow(unet.conv_norm_out), unet.conv_act
+        self.conv_out = _hollow(unet.conv_out)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor]:
+        return (self.conv_out(self.conv_act(self.conv_norm_out(picture))),)
+
+
+class JoinedSelfAttention:
+    """`attention.SelfAttention` with one product for queries, keys and values."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        parts = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
+        return attn.to_out[0](F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class FusedSelfAttention:
+    """`JoinedSelfAttention` by our own kernel."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        from ipa_cli.backends import kernels
+
+        return attn.to_out[0](kernels.self_attention(attn.to_qkv(hidden_states), attn.heads))
+
+
+class FusedGate(nn.Module):
+    """diffusers' GEGLU by one kernel."""
+
+    def __init__(self, gate: Any):
+        super().__init__()
+        self.proj = gate.proj
+
+    def forward(self, states: Tensor) -> Tensor:
+        from ipa_cli.backends import kernels
+
+        out = kernels.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias)
+        return out.unflatten(0, states.shape[:-1])
+
+
+class GatedRows(nn.Module):
+    """diffusers' GEGLU for a linear layer in fp8: what follows the product by one kernel, row by row."""
+
+    def __init__(self, gate: Any):
+        super().__init__()
+        self.proj = gate.proj
+
+    def forward(self, states: Tensor) -> eight_bit.Rows:
+        from ipa_cli.backends import kernels
+
+        rows, size = kernels.gated_rows(self.proj(states).flatten(0, -2))
+        return eight_bit.Rows(rows, size, states.shape[:-1])
+
+
+class FusedCrossAttention:
+    """`attention.CrossAttention` of one adapter, text and image by one kernel."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
+        from ipa_cli.backends import kernels
+
+        text, images, scale, _masks = encoder_hidden_states
+        return attn.to_out[0](kernels.cross_attention(attn.to_q(hidden_states), text[0], images[0][0], scale))
+
+
+def _hollow(module: nn.Module) -> Any:
+    """A copy whose parameters have shapes but no values."""
+    memo: dict[int, Any] = {id(w): nn.Parameter(w.to("meta"), requires_grad=False) for w in module.parameters()}
+    return norms.by_channel(copy.deepcopy(module, memo))
+
+
+def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
+    """A linear layer whose parameters have shapes but no values."""
+    return nn.Linear(given, out, bias, device="meta", dtype=dtype).requires_grad_(False)
+
+
+def _fits_cross(context: Context, layer: int) -> bool:
+    """Whether our kernel is for such a layer: one adapter without a mask."""
+    return len(context.image) == 1 and not context.mask and _fits_depth(context.text[layer])
+
+
+def _fits_depth(tokens: Tensor) -> bool:
+    """Whether our attention is for such keys and values: in half precision, a power of two deep."""
+    depth = tokens.shape[-1]
+    return _is_half(tokens) and 16 <= depth <= 128 and depth & (depth - 1) == 0
+
+
+def _fits_gate(gate: Any, like: Tensor) -> bool:
+    """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision whose width it divides."""
+    if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear):
+        return False
+    return _is_half(like) and gate.proj.in_features % 64 == 0
+
+
+def _fits_rows(feed: Any, like: Tensor) -> bool:
+    """Whether a block of threads holds what goes between the layers: a few pieces whose width is a power of two."""
+    width = feed[2].weight.shape[1]
+    piece = width & -width
+    return type(feed[0]).__name__ == "GEGLU" and _is_half(like) and piece >= 256 and width <= 8 * min(piece, 1024)
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.is_cuda and tensor.dtype in (torch.float16, torch.bfloat16)
+
+
+def named(unet: nn.Module, kind: str) -> Iterator[tuple[str, Any]]:
+    return ((name, module) for name, module in unet.named_modules() if type(module).__name__ == kind)
+
+
+def resnets(unet: nn.Module) -> list[tuple[str, Any]]:
+    return list(named(unet, "ResnetBlock2D"))
