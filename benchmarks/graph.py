@@ -167,8 +167,11 @@ KINDS = {
 }
 
 
-def profiled(call: Callable[[], Any]) -> tuple[list[tuple[str, int, float]], list[tuple[str, int, float]]]:
-    """Where one call's time goes on the GPU: (name, how often, ms) by kind, and of the longest kernels."""
+Row = tuple[str, int, float, float]  # of a profile: name, how often, ms of all, ms of the longest
+
+
+def profiled(call: Callable[[], Any]) -> tuple[list[Row], list[Row]]:
+    """Where one call's time goes on the GPU: by kind, and by kernel."""
     from torch.profiler import ProfilerActivity, profile
 
     call()
@@ -184,8 +187,9 @@ def profiled(call: Callable[[], Any]) -> tuple[list[tuple[str, int, float]], lis
         kinds.setdefault(kind, []).append(event.device_time)
         names.setdefault(event.name, []).append(event.device_time)
 
-    def rows(of: dict[str, list[float]]) -> list[tuple[str, int, float]]:
-        return sorted(((name, len(all_), sum(all_) / 1e3) for name, all_ in of.items()), key=lambda row: -row[2])
+    def rows(of: dict[str, list[float]]) -> list[Row]:
+        found = ((name, len(all_), sum(all_) / 1e3, max(all_) / 1e3) for name, all_ in of.items())
+        return sorted(found, key=lambda row: -row[2])
 
     return rows(kinds), rows(names)
 
@@ -266,8 +270,8 @@ def measure(part: str, given: dict[str, Any], scene: "Scene") -> dict[str, Any]:
         figures["exact"] = relative(outputs[SCALES[0]], scene.exact)
     if scene.profile:
         figures["kinds"], longest = profiled(lambda: denoise(one))
-        for name, count, ms in [*figures["kinds"], ("", 0, 0.0), *longest[:40]]:
-            print(f"  {ms:7.2f} ms {count:5} x {name[:100]}")
+        for name, count, ms, most in [*figures["kinds"], ("", 0, 0.0, 0.0), *longest[:50]]:
+            print(f"  {ms:7.2f} ms {count:5} x, longest {most:6.3f}: {name[:100]}")
     figures["scale_effect"] = relative(outputs[SCALES[1]], outputs[SCALES[0]])
     if torch.cuda.is_available():
         figures["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30

@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=1e9, help="begin no further part after so many seconds")
     parser.add_argument("--tiny", action="store_true", help="the miniature's shape, to try this script")
     chosen = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program finds its bytecode
     began = time.perf_counter()
     results: dict[str, Any] = {}
 
