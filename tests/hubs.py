@@ -131,7 +131,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
         daemon_threads = True
 
     server = Server(("127.0.0.1", PORT), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield hub

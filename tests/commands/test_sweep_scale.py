@@ -153,18 +153,16 @@ def test_a_report_for_people(ipa, references):
 # --- a sweep survives -----------------------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment_and_resumed_it_ends_with_identical_files(world, references):
-    command = [sys.executable, "-m", "ipa_cli", "sweep-scale", "--scales", "0,0.5,1", *references, *QUICK]
-    command = [*map(str, command), "--prompt", "a star", "--prompt", "a moon"]
+def test_killed_at_any_moment_and_resumed_it_ends_with_identical_files(ipa, world, references):
+    flags = ("sweep-scale", "--scales", "0,0.5,1", *references, *QUICK, "--prompt", "a star", "--prompt", "a moon")
+    command = [sys.executable, "-m", "ipa_cli", *map(str, flags), "-o", "killed", "--resume"]
+    command += ["--dtype", "float32"]  # what auto means here
 
-    def start(folder, *more):
-        return subprocess.Popen([*command, "-o", folder, *more], env=world.environ, stderr=subprocess.DEVNULL)
-
-    assert start("whole").wait() == 0
+    assert ipa(*flags, "-o", "whole").exit_code == 0
     expected = contents("whole")
     rng = random.Random(20)
     for lines in (0, 2, 5, 11, 12):  # how many points are done when it is killed; with 12 it writes sheet and page
-        process = start("killed", "--resume", "--dtype", "float32")  # what auto means here
+        process = subprocess.Popen(command, env=world.environ, stderr=subprocess.DEVNULL)
         journal = Path("killed/results.jsonl")
         while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
             time.sleep(0.002)
@@ -172,16 +170,16 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_identical_files(world, re
         process.send_signal(signal.SIGKILL)
         assert process.wait() in (-signal.SIGKILL, 0)
     assert journal.read_bytes().count(b"\n") <= 12
-    assert start("killed", "--resume").wait() == 0
+    assert ipa(*flags, "-o", "killed", "--resume").exit_code == 0
     assert contents("killed") == expected
 
 
-def test_interrupted_it_says_how_to_go_on(ipa_process, references):
-    flags = ("--scales", "0,1", *references, "--steps", 40, *QUICK[2:], "-o", "out")
+def test_interrupted_it_says_how_to_go_on(ipa, ipa_process, references):
+    flags = ("--scales", "0,1", *references, "--steps", 20, *QUICK[2:], "-o", "out")
     stopped = ipa_process("sweep-scale", *flags, interrupt_at="1 of 4")
     assert stopped.exit_code == 130
     assert "--resume goes on" in stopped.stderr
-    went_on = ipa_process("sweep-scale", *flags, "--resume", "--json").data()
+    went_on = ipa("sweep-scale", *flags, "--resume", "--json").data()
     assert 1 <= went_on["drawn"] <= 3 and len(went_on["points"]) == 4
 
 

@@ -60,7 +60,7 @@ def test_a_failed_point_is_marked_and_says_why(tmp_path):
 
 
 def test_labels_of_varied_prompts_sizes_and_seeds_stay_in_their_place(tmp_path):
-    prompts = ("a very long prompt that never ends " * 40, "wordwithoutanyblank" * 40)
+    prompts = ("a very long prompt that never ends " * 12, "wordwithoutanyblank" * 12)
     drawn = draw(tmp_path, make((0.0, 1.0), ("n" * 300 + ".png",), prompts, ((64, 64), (64, 32)), (1, 2)))
     image = shown(drawn, "subtitle " * 100)
     gutter = image.crop((sheet.MARGIN + sheet.LABEL - 6, sheet.MARGIN + 60, sheet.MARGIN + sheet.LABEL, image.height))
