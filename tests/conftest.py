@@ -95,7 +95,12 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    home, cwd = tmp_path / "home", tmp_path / "work"
+    return isolated(tmp_path, monkeypatch)
+
+
+def isolated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world of its own in `folder`, for as long as `monkeypatch` lasts."""
+    home, cwd = folder / "home", folder / "work"
     home.mkdir()
     cwd.mkdir()
     for name in list(os.environ):
@@ -127,18 +132,20 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 @pytest.fixture
 def ipa(world: World) -> Callable[..., Ran]:
     """Run the real program inside this process: `ipa("generate", "--seed", 1)`."""
+    return run_here
+
+
+def run_here(*arguments: object) -> Ran:
+    """Run `ipa` inside this process, in the world as it is."""
     from ipa_cli.app import run
 
-    def call(*arguments: object) -> Ran:
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                exit_code = run([str(argument) for argument in arguments])
-            except SystemExit as left:  # `--show-completion` leaves by itself
-                exit_code = left.code if isinstance(left.code, int) else 1
-        return Ran(exit_code, out.getvalue(), err.getvalue())
-
-    return call
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            exit_code = run([str(argument) for argument in arguments])
+        except SystemExit as left:  # `--show-completion` leaves by itself
+            exit_code = left.code if isinstance(left.code, int) else 1
+    return Ran(exit_code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

@@ -113,9 +113,9 @@ def save_adapter(path: Path, state: Mapping[str, Mapping[str, Tensor]]) -> Path:
     return path
 
 
-def tiny(adapters: int = 1, seed: int = 0) -> tuple[Any, Adapters]:
+def tiny(adapters: int = 1, seed: int = 0, changes: Mapping[str, Any] | None = None) -> tuple[Any, Adapters]:
     """A tiny UNet with IP-Adapters installed, and their weights."""
-    unet = tiny_unet(seed)
+    unet = tiny_unet(seed, changes)
     return unet, install(unet, [adapter(unet, seed=number) for number in range(adapters)])
 
 
