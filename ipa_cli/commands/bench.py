@@ -30,30 +30,31 @@ def bench(
     context: typer.Context,
     backends: Annotated[
         list[str] | None,
-        _flag("--backends", "-b", help="such as eager:cuda_graph=false,eager,inductor:max; options as in compile"),
+        _flag("--backends", "-b", help="What to measure, such as eager,inductor:precision=fp8; options as in compile."),
     ] = None,
     python: Annotated[
-        list[str] | None, _flag("--python", help="another Python for a backend: nexfort=/path/to/environment")
+        list[str] | None, _flag("--python", help="Another Python for a backend: nexfort=/path/to/environment.")
     ] = None,
-    size: Annotated[str | None, _flag("--size", help="width x height, such as 1024x768")] = None,
-    batch: Annotated[int, _flag("--batch", min=1, max=64, help="pictures drawn at once (default 1)")] = 1,
+    size: Annotated[str | None, _flag("--size", help="Width x height, such as 1024x768.")] = None,
+    batch: Annotated[int, _flag("--batch", min=1, max=64, help="Pictures drawn at once; 1 when unset.")] = 1,
     dynamic: Annotated[
-        str | None, _flag("--dynamic", help="compile one graph for all sides from..to, such as 256..1536")
+        str | None, _flag("--dynamic", help="Compile one graph for all sides from..to, such as 256..1536.")
     ] = None,
-    runs: Annotated[int, _flag("--runs", min=1, max=100, help="processes per backend (default 3)")] = 3,
+    runs: Annotated[int, _flag("--runs", min=1, max=100, help="Processes per backend; 3 when unset.")] = 3,
     budget: Annotated[
-        float | None, _flag("--budget", min=1, help="seconds after which it ends with what it has measured")
+        float | None, _flag("--budget", min=1, help="Seconds after which it ends with what it has measured.")
     ] = None,
     compare: Annotated[
-        Path | None, _flag("--compare", help="results.json of an earlier bench; status 1 if something became slower")
+        Path | None,
+        _flag("--compare", help="An earlier bench, its results.json; exit status 1 if something became slower."),
     ] = None,
     folder: Annotated[
         Path | None,
-        _flag("--output", "-o", help="folder for data, table and chart (default: a new one)"),
+        _flag("--output", "-o", help="Folder for data, table and chart; a new one when unset."),
     ] = None,
-    resume: Annotated[bool, _flag("--resume", help="go on with the bench in --output that ended early")] = False,
+    resume: Annotated[bool, _flag("--resume", help="Go on with the bench in --output that ended early.")] = False,
     force: options.Force = False,
-    markdown: Annotated[bool, _flag("--markdown", help="print the table as Markdown")] = False,
+    markdown: Annotated[bool, _flag("--markdown", help="Print the table as Markdown.")] = False,
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     seed: options.Seed = None,
