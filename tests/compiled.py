@@ -16,7 +16,7 @@ SPAN = (64, 256)
 
 @dataclass(frozen=True)
 class Compiled:
-    """What `ipa compile` left for pictures of SPAN pixels a side, and what it told; not to be spoilt."""
+    """What `ipa compile` left for pictures of SPAN pixels a side on the CPU, and what it told; not to be spoilt."""
 
     cache: Path
     model: Path
@@ -37,8 +37,9 @@ def shared(folder: Path) -> Compiled:
     with FileLock(folder / "lock"):
         if not shown.exists():
             arguments = ("compile", *flags(tiny_model.write(model)), "--cache-dir", cache, "--json")
-            environ = {name: value for name, value in os.environ.items() if not name.startswith(("IPA_", "NO_COLOR"))}
-            environ |= {"HOME": str(folder), "TERM": "xterm-256color"}
+            mine = ("IPA_", "XDG_", "NO_COLOR")
+            environ = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+            environ |= {"HOME": str(folder), "TERM": "xterm-256color", "COLUMNS": "100"}
             with told.open("w") as stdout:
                 text = on_a_terminal(("-m", "ipa_cli", *arguments), environ, stdout)
             shown.write_text(text)
@@ -47,4 +48,4 @@ def shared(folder: Path) -> Compiled:
 
 def flags(model: Path) -> tuple[object, ...]:
     """The flags of `ipa compile` that ask for this graph."""
-    return "--model", model, "--load-format", "dummy", "--dynamic", "{}..{}".format(*SPAN)
+    return "--model", model, "--load-format", "dummy", "--device", "cpu", "--dynamic", "{}..{}".format(*SPAN)

@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
-from tests.compiled import Compiled, shared
 from tests.hubs import ENDPOINT
+
+if TYPE_CHECKING:
+    from tests.compiled import Compiled
 
 WIDTH = "100"
 
@@ -29,7 +31,9 @@ WIDTH = "100"
 os.environ["HF_ENDPOINT"] = ENDPOINT
 os.environ["HF_HOME"] = HUB_CACHE = tempfile.mkdtemp(prefix="ipa-tests-")
 os.environ.pop("HF_HUB_OFFLINE", None)
+# So does torch, which nothing above may import: with a thread for each core, workers wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
+    assert "torch" not in sys.modules
     os.environ["OMP_NUM_THREADS"] = "1"
 
 # A busy machine is no failure.
@@ -125,6 +129,8 @@ def isolated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """The compiled graph that all tests of all workers share."""
+    from tests.compiled import shared
+
     base = tmp_path_factory.getbasetemp()
     return shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
 

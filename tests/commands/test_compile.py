@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import tiny_model
 from tests.compiled import SPAN, Compiled, flags
 from tests.conftest import Ran, World
 
 SIZE = 128
-DRAW = ("--load-format", "dummy", "--steps", 2, "--seed", 5, "--width", SIZE, "--height", SIZE, "--force")
-
-
-@pytest.fixture
-def model(compiled: Compiled) -> Path:
-    return compiled.model
+DRAW = ("--load-format", "dummy", "--device", "cpu", "--steps", 2, "--seed", 5, "--force")
+DRAW = (*DRAW, "--width", SIZE, "--height", SIZE)
 
 
 @pytest.fixture
@@ -57,13 +54,23 @@ def test_a_second_compile_finds_it(compiled: Compiled, ipa: Callable[..., Ran]) 
 
 
 def test_a_fresh_process_draws_with_it_without_any_compiler(
-    compiled: Compiled, model: Path, ipa: Callable[..., Ran], ipa_process: Callable[..., Ran], world: World
+    compiled: Compiled, ipa: Callable[..., Ran], ipa_process: Callable[..., Ran], world: World
 ) -> None:
     empty = world.home / "inductor"
     no_compiler = {"CXX": "/bin/false", "CC": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(empty)}
     drawn = {}
     for scale in (0, 0.5, 1):
-        arguments = ("generate", "--model", model, *DRAW, "--scale", scale, "--cache-dir", compiled.cache, "--json")
+        arguments = (
+            "generate",
+            "--model",
+            compiled.model,
+            *DRAW,
+            "--scale",
+            scale,
+            "--cache-dir",
+            compiled.cache,
+            "--json",
+        )
         # The first scale meets a new process, the others this one: the same graph serves them all.
         run = (
             ipa_process(*arguments, "-o", "a.png", environ=no_compiler)
@@ -83,36 +90,36 @@ def test_a_fresh_process_draws_with_it_without_any_compiler(
     assert (drawn[0.5] != drawn[1]).mean() > 0.01
 
 
-def test_an_option_for_loading_takes_the_same_graph(compiled: Compiled, model: Path, ipa: Callable[..., Ran]) -> None:
+def test_an_option_for_loading_takes_the_same_graph(compiled: Compiled, ipa: Callable[..., Ran]) -> None:
     options = ("--backend", "inductor", "--compile-options", '{"cuda_graph": false}', "--no-compile")
-    data = ipa("generate", "--model", model, *DRAW, *options, "--cache-dir", compiled.cache, "--json").data()
+    data = ipa("generate", "--model", compiled.model, *DRAW, *options, "--cache-dir", compiled.cache, "--json").data()
     assert data["graph"]["origin"] == "cache"
 
 
-def test_a_miss_names_what_differs(compiled: Compiled, model: Path, ipa: Callable[..., Ran]) -> None:
+def test_a_miss_names_what_differs(compiled: Compiled, ipa: Callable[..., Ran]) -> None:
     wider = (*DRAW, "--width", 2 * SPAN[1], "--cache-dir", compiled.cache, "--no-compile")
-    said = ipa("generate", "--model", model, *wider, "--backend", "inductor", "--json")
+    said = ipa("generate", "--model", compiled.model, *wider, "--backend", "inductor", "--json")
     assert said.exit_code == 1
     words = (f"options.dynamic [{SPAN[0]},{SPAN[1]}] → null", f"width absent → {2 * SPAN[1]}")
     assert all(text in said.error()["message"] for text in words)
-    drawn = ipa("generate", "--model", model, *wider)
+    drawn = ipa("generate", "--model", compiled.model, *wider)
     assert drawn.exit_code == 0
     assert all(text in drawn.stderr for text in (*words, "eager"))
 
 
-def test_a_graph_without_masks_is_none_for_masks(compiled: Compiled, model: Path, ipa: Callable[..., Ran]) -> None:
+def test_a_graph_without_masks_is_none_for_masks(compiled: Compiled, ipa: Callable[..., Ran]) -> None:
     Image.new("L", (SIZE, SIZE), "white").save("mask.png")
     flags = ("--mask", "mask.png", "--cache-dir", compiled.cache, "--no-compile", "--backend", "inductor", "--json")
-    said = ipa("generate", "--model", model, *DRAW, *flags)
+    said = ipa("generate", "--model", compiled.model, *DRAW, *flags)
     assert said.exit_code == 1 and "masks absent → true" in said.error()["message"]
 
 
-def test_a_changed_graph_is_refused_and_taken_out(copy: Path, model: Path, ipa: Callable[..., Ran]) -> None:
+def test_a_changed_graph_is_refused_and_taken_out(compiled: Compiled, copy: Path, ipa: Callable[..., Ran]) -> None:
     package = max(copy.rglob("*.pt2"), key=lambda path: path.stat().st_size)
     content = bytearray(package.read_bytes())
     content[len(content) // 2] ^= 1
     package.write_bytes(content)
-    drawn = ipa("generate", "--model", model, *DRAW, "--cache-dir", copy, "--no-compile")
+    drawn = ipa("generate", "--model", compiled.model, *DRAW, "--cache-dir", copy, "--no-compile")
     assert drawn.exit_code == 0
     assert "warning" in drawn.stderr and package.name in drawn.stderr
     assert "eager" in drawn.stdout
@@ -132,9 +139,11 @@ def test_a_changed_graph_is_refused_and_taken_out(copy: Path, model: Path, ipa: 
     ],
 )
 def test_wrong_wishes_are_refused_before_anything_is_loaded(
-    arguments: tuple[str, ...], words: str, model: Path, ipa: Callable[..., Ran]
+    arguments: tuple[str, ...], words: str, world: World, ipa: Callable[..., Ran]
 ) -> None:
-    said = ipa("compile", "--model", model, "--load-format", "dummy", *arguments, "--json")
+    said = ipa(
+        "compile", "--model", tiny_model.write(world.cwd / "model"), "--load-format", "dummy", *arguments, "--json"
+    )
     assert said.exit_code == 2
     assert words in said.error()["message"] + said.error()["hint"]
     assert "loading" not in said.stderr
