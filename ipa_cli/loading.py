@@ -197,7 +197,7 @@ def _built(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dt
     if not set(paths) <= files.keys():
         return _from_pretrained(kind, location, part, plan, dtype)
     config = read_json(location, f"{part}/config.json")
-    with init_empty_weights():
+    with init_empty_weights(), _no_initial_values():
         module = kind(_config(kind, config)) if _is_of_transformers(kind) else kind.from_config(config)
     state = {name: tensor for path in paths for name, tensor in files[path].result().items()}
     renamed = _renamed(state, module.state_dict().keys())
@@ -205,6 +205,15 @@ def _built(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dt
         return _from_pretrained(kind, location, part, plan, dtype)
     module.load_state_dict(renamed, assign=True)
     return module
+
+
+def _no_initial_values() -> Any:
+    """Spare transformers' models the random numbers that are about to be replaced: half a second for SDXL's largest."""
+    try:
+        from transformers.initialization import no_init_weights
+    except ImportError:  # transformers 4
+        from transformers.modeling_utils import no_init_weights  # type: ignore[no-redef,attr-defined]
+    return no_init_weights()
 
 
 def _config(kind: Any, config: Mapping[str, Any]) -> Any:

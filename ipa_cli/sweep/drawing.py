@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import IpaError
@@ -29,9 +30,8 @@ def clip(text: str, width: float, font: FreeTypeFont) -> str:
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1].rstrip()
-    return text + "…"
+    letters = _most(len(text), lambda count: font.getlength(text[:count].rstrip() + "…") <= width)
+    return text[:letters].rstrip() + "…"
 
 
 def wrap(text: str, width: float, lines: int, font: FreeTypeFont) -> list[str]:
@@ -39,12 +39,20 @@ def wrap(text: str, width: float, lines: int, font: FreeTypeFont) -> list[str]:
     words = text.split()
     wrapped: list[str] = []
     while words and len(wrapped) < lines - 1:
-        taken = len(words)
-        while taken > 1 and font.getlength(" ".join(words[:taken])) > width:
-            taken -= 1
+        taken = _fitting(words, width, font)
         wrapped.append(clip(" ".join(words[:taken]), width, font))
         words = words[taken:]
     return [*wrapped, clip(" ".join(words), width, font)] if words else wrapped
+
+
+def _fitting(words: Sequence[str], width: float, font: FreeTypeFont) -> int:
+    """How many words a line takes, at least one."""
+    return max(1, _most(len(words), lambda count: font.getlength(" ".join(words[:count])) <= width))
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `limit` that fits, where smaller ones fit too."""
+    return bisect.bisect_left(range(limit + 1), True, lo=1, key=lambda count: not fits(count)) - 1
 
 
 def write_lines(
