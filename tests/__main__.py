@@ -3,21 +3,31 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+# Beside the tests, which do not keep every core busy: mypy alone reads torch for more than a minute.
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
-    ("pytest", "-n", "2", "--dist", "worksteal", *sys.argv[1:]),
 )
+TESTS = ("pytest", "-n", "2", "--dist", "worksteal", *sys.argv[1:])
+
+
+def start(*command: str, **more: Any) -> subprocess.Popen[str]:
+    root = Path(__file__).parents[1]
+    return subprocess.Popen([sys.executable, "-m", *command], cwd=root, text=True, **more)
 
 
 def main() -> int:
-    failed = []
-    for name, *arguments in CHECKS:
-        print("+", name, *arguments, flush=True)
-        if subprocess.run([sys.executable, "-m", name, *arguments], cwd=Path(__file__).parents[1]).returncode:
-            failed.append(name)
+    checks = {check: start(*check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for check in CHECKS}
+    print("+", *TESTS, flush=True)
+    failed = ["pytest"] if start(*TESTS).wait() else []
+    for check, process in checks.items():
+        said, _ = process.communicate()
+        print("+", *check, f"\n{said}", flush=True)
+        if process.returncode:
+            failed.append(check[0])
     if failed:
         print("failed:", ", ".join(failed))
     return len(failed)
