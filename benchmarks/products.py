@@ -11,8 +11,9 @@ import argparse
 import ctypes
 import json
 import os
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from pieces import microseconds, relative
+
 HALF, EIGHT = torch.float16, torch.float8_e4m3fn
 TYPES = {HALF: 2, torch.bfloat16: 14, EIGHT: 28, torch.float32: 0}  # cudaDataType
 COMPUTE_32F, REAL_32F = 68, 0
 # cublasLtMatmulDescAttributes_t
 TRANSPOSE_A, EPILOGUE, BIAS, SCALE_A, SCALE_B, FAST, MODE_A, MODE_B = 3, 7, 8, 17, 18, 25, 31, 32
 EPILOGUE_BIAS, OUTER_VECTORS, WORKSPACE = 4, 3, 1
-SETS, CALLS = 4, 24
+SETS = 4
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Heuristic(ctypes.Structure):
     )
 
 
+@cache
 def library() -> ctypes.CDLL:
     """The cuBLASLt that torch has loaded."""
     torch.ones(16, 16, device="cuda", dtype=HALF) @ torch.ones(16, 16, device="cuda", dtype=HALF)
@@ -74,8 +80,12 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(loaded.pop())
 
 
-LT = library()
-handle = ctypes.c_void_p()
+@cache
+def handle() -> ctypes.c_void_p:
+    """cuBLASLt's own."""
+    made = ctypes.c_void_p()
+    check(library().cublasLtCreate(ctypes.byref(made)))
+    return made
 
 
 def check(status: int) -> None:
@@ -92,7 +102,7 @@ class Call:
         (rows, given), out = first["states"].shape, first["weight"].shape[0]
         self.sets, self.workspace = sets, workspace
         self.description = ctypes.c_void_p()
-        check(LT.cublasLtMatmulDescCreate(ctypes.byref(self.description), COMPUTE_32F, REAL_32F))
+        check(library().cublasLtMatmulDescCreate(ctypes.byref(self.description), COMPUTE_32F, REAL_32F))
         self._set(TRANSPOSE_A, ctypes.c_int(1))
         if "bias" in first:
             self._set(EPILOGUE, ctypes.c_int(EPILOGUE_BIAS))
@@ -108,7 +118,7 @@ class Call:
 
     def _set(self, attribute: int, value: Any) -> None:
         check(
-            LT.cublasLtMatmulDescSetAttribute(
+            library().cublasLtMatmulDescSetAttribute(
                 self.description, attribute, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
             )
         )
@@ -116,7 +126,7 @@ class Call:
     def _layout(self, kind: int, rows: int, columns: int) -> ctypes.c_void_p:
         made = ctypes.c_void_p()
         check(
-            LT.cublasLtMatrixLayoutCreate(
+            library().cublasLtMatrixLayoutCreate(
                 ctypes.byref(made), kind, ctypes.c_uint64(rows), ctypes.c_uint64(columns), ctypes.c_int64(rows)
             )
         )
@@ -131,27 +141,27 @@ class Call:
         """What cuBLASLt offers, its favourite first."""
         self._point(self.sets[0])
         preference, limit = ctypes.c_void_p(), ctypes.c_size_t(self.workspace.numel())
-        check(LT.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)))
+        check(library().cublasLtMatmulPreferenceCreate(ctypes.byref(preference)))
         check(
-            LT.cublasLtMatmulPreferenceSetAttribute(
+            library().cublasLtMatmulPreferenceSetAttribute(
                 preference, WORKSPACE, ctypes.byref(limit), ctypes.c_size_t(ctypes.sizeof(limit))
             )
         )
         found, count = (Heuristic * most)(), ctypes.c_int()
         check(
-            LT.cublasLtMatmulAlgoGetHeuristic(
-                handle, self.description, self.a, self.b, self.d, self.d, preference, most, found, ctypes.byref(count)
+            library().cublasLtMatmulAlgoGetHeuristic(
+                handle(), self.description, self.a, self.b, self.d, self.d, preference, most, found, ctypes.byref(count)
             )
         )
         return list(found[: count.value])
 
     def __call__(self, algorithm: Heuristic, number: int) -> Tensor:
-        one = self.sets[number % len(self.sets)]
+        one = self.sets[number]
         self._point(one)
         before = one.get("before", one["out"])
         check(
-            LT.cublasLtMatmul(
-                handle,
+            library().cublasLtMatmul(
+                handle(),
                 self.description,
                 ctypes.byref(self.alpha),
                 ctypes.c_void_p(one["weight"].data_ptr()),
@@ -170,29 +180,6 @@ class Call:
             )
         )
         return one["out"]
-
-
-def microseconds(call: Callable[[int], Any]) -> float:
-    """Median time of one call, of CALLS in one CUDA graph."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for number in range(SETS):
-            call(number)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for number in range(CALLS):
-            call(number)
-    times = []
-    for _ in range(7):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        graph.replay()
-        graph.replay()
-        ended.record()
-        torch.cuda.synchronize()
-        times.append(began.elapsed_time(ended) * 1e3 / CALLS / 2)
-    return sorted(times)[len(times) // 2]
 
 
 def inputs(product: Product, bias: bool, adds: bool, fp8: str) -> list[dict[str, Tensor]]:
@@ -240,10 +227,10 @@ def measure(product: Product, bias: bool, adds: bool, fp8: str, most: int, works
     figures: dict[str, Any] = {"product": product.name, "bias": bias, "adds": adds, "fp8": fp8, "times": product.times}
     if not fp8 and not adds:
         figures["torch"] = microseconds(
-            lambda n: F.linear(*(sets[n % SETS].get(name) for name in ("states", "weight", "bias")))
+            lambda n: F.linear(*(sets[n].get(name) for name in ("states", "weight", "bias"))), SETS
         )
     elif fp8 == "rows" and not adds:
-        figures["torch"] = microseconds(lambda n: scaled(sets[n % SETS]))
+        figures["torch"] = microseconds(lambda n: scaled(sets[n]), SETS)
     call = Call(sets, workspace)
     try:
         offered = call.algorithms(most)
@@ -252,15 +239,15 @@ def measure(product: Product, bias: bool, adds: bool, fp8: str, most: int, works
     times = []
     for algorithm in offered:
         try:
-            times.append(microseconds(lambda n, algorithm=algorithm: call(algorithm, n)))
+            times.append(microseconds(lambda n, algorithm=algorithm: call(algorithm, n), SETS))
         except RuntimeError:
             torch.cuda.synchronize()
             times.append(float("inf"))
     best = min(range(len(times)), key=times.__getitem__)
     sets[0]["out"].fill_(float("nan"))
-    got, wanted = call(offered[best], 0).float(), expected(sets[0])
+    error = relative(call(offered[best], 0), expected(sets[0]))
     figures |= {"offered": len(times), "first": times[0], "fastest": times[best], "which": best, "all": times}
-    return {**figures, "error": ((got - wanted).norm() / wanted.norm()).item()}
+    return {**figures, "error": error}
 
 
 def scaled(one: dict[str, Tensor]) -> Tensor:
@@ -282,7 +269,6 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=64, help="algorithms to try for each product")
     parser.add_argument("--fp8", action="store_true", help="products in fp8 too")
     chosen = parser.parse_args()
-    check(LT.cublasLtCreate(ctypes.byref(handle)))
     workspace = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
     rows, saved = [], {"torch": 0.0, "first": 0.0, "fastest": 0.0}
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}; µs a product")

@@ -296,8 +296,7 @@ def geglu(
 
 def plain_geglu(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The twin of `geglu`."""
-    value, gate = F.linear(states, weight, bias).chunk(2, dim=-1)
-    return value * F.gelu(gate)
+    return plain_gated(F.linear(states, weight, bias))
 
 
 @triton_op("ipa::gated_rows", mutates_args=())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class GroupNorm(nn.Module):
     """What `norm`, an nn.GroupNorm, computes: sums channel by channel, which lie side by side, then by groups.
 
-    Compilers make of the usual formula divisions by the size of the picture, and of its last step reads out of order.
+    The usual formula becomes divisions by the size of the picture, which take minutes to compile for a range of sizes.
     """
 
     def __init__(self, norm: nn.GroupNorm):

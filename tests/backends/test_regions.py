@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ipa_cli.attention import call_unet, install, project
-from ipa_cli.backends import blocks, inductor, parts, regions
+from ipa_cli.backends import blocks, inductor, norms, parts, regions
 from ipa_cli.errors import IpaError
 from tests.unets import AS_SD15, adapter, difference, embeddings, example, tiny, tiny_unet, unet_inputs
 
@@ -154,3 +154,15 @@ def test_masks_are_inputs_of_the_parts():
         expected = call_unet(unet, given)
         assert difference(parts.walk(unet, split, given, run), expected) < 1e-5
         assert difference(expected, call_unet(unet, inputs)) > 1e-3
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (5, 7)])
+def test_group_norm_by_channels_is_group_norm(height, width):
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 20)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    channels = 30 * torch.randn(20, 1, 1)  # as far from each other as those of one group may be
+    picture = torch.randn(2, 20, height, width) + channels
+    with torch.no_grad():
+        assert torch.allclose(norms.GroupNorm(norm)(picture), norm(picture), atol=1e-5)
