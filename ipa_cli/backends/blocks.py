@@ -8,7 +8,7 @@ normed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,11 +61,34 @@ class Resnet(nn.Module):
         super().__init__()
         self.resnet = _hollow(resnet)
         self.resnet.time_emb_proj = None
+        self.usual = _is_usual(self.resnet)
 
     def forward(self, *given: Tensor) -> tuple[Tensor]:
         *pictures, shift = given
-        picture = torch.cat(pictures, 1) if len(pictures) > 1 else pictures[0]
-        return (self.resnet(picture, shift[:, :, None, None]),)
+        block, shift = self.resnet, shift[:, :, None, None]
+        if not self.usual:
+            return (block(norms.behind(*pictures), shift),)
+        states = block.conv1(block.nonlinearity(block.norm1(*pictures))) + shift
+        states = block.conv2(block.nonlinearity(block.norm2(states)))
+        return ((_beside(block.conv_shortcut, pictures) + states) / block.output_scale_factor,)
+
+
+def _is_usual(resnet: Any) -> bool:
+    """Whether `Resnet` may spell out what diffusers' block does, as it is in Stable Diffusion."""
+    plain = resnet.time_embedding_norm == "default" and resnet.upsample is None and resnet.downsample is None
+    return plain and all(isinstance(norm, norms.GroupNorm) for norm in (resnet.norm1, resnet.norm2))
+
+
+def _beside(conv: Any, pictures: Sequence[Tensor]) -> Tensor:
+    """What goes around a residual block: a 1x1 convolution, if any, as a sum of products, one for each picture."""
+    if conv is None:
+        return norms.behind(*pictures)
+    weights = conv.weight.flatten(1).split([picture.shape[1] for picture in pictures], 1)
+    rows = [picture.permute(0, 2, 3, 1).flatten(1, 2) for picture in pictures]
+    out = F.linear(rows[0], weights[0], conv.bias)
+    for row, weight in zip(rows[1:], weights[1:], strict=True):
+        out = out + F.linear(row, weight)
+    return out.unflatten(1, pictures[0].shape[2:]).permute(0, 3, 1, 2)
 
 
 class Entry(nn.Module):
