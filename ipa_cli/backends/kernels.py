@@ -5,6 +5,7 @@ Imported only where Triton is installed. Each has a plain twin in PyTorch that c
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._higher_order_ops import triton_kernel_wrap as wrap
 from torch.library import triton_op, wrap_triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
@@ -132,32 +135,31 @@ def geglu_kernel(
     WIDTH: tl.constexpr,
     DEPTH: tl.constexpr,
     GROUP: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
-    """A tile of both halves of the product, multiplied before it is written; see `geglu` for the shapes."""
+    """Tiles of both halves of the product, multiplied before they are written; see `geglu` for the shapes.
+
+    All but the bias are descriptors, of blocks (ROWS, DEPTH), (2, WIDTH, DEPTH) and (ROWS, WIDTH / 2).
+    """
     across, down = tl.cdiv(width, WIDTH), tl.cdiv(rows, ROWS)
-    band = tl.program_id(0) // (GROUP * across)
-    high = tl.minimum(down - band * GROUP, GROUP)
-    within = tl.program_id(0) % (GROUP * across)
-    row = (band * GROUP + within % high) * ROWS + tl.arange(0, ROWS)
-    column = (within // high) * WIDTH + tl.arange(0, WIDTH)
-    step = tl.arange(0, DEPTH)
-    left = states + (row % rows)[:, None] * TOTAL_DEPTH + step[None, :]
-    upper = weight + (column % width)[None, :] * TOTAL_DEPTH + step[:, None]
-    lower = upper + width * TOTAL_DEPTH
-    value = tl.zeros((ROWS, WIDTH), tl.float32)
-    gate = tl.zeros((ROWS, WIDTH), tl.float32)
-    for _ in range(0, TOTAL_DEPTH, DEPTH):  # DEPTH divides it
-        part = tl.load(left)
-        value = tl.dot(part, tl.load(upper), value)
-        gate = tl.dot(part, tl.load(lower), gate)
-        left += DEPTH
-        upper += DEPTH
-        lower += DEPTH
-    value += tl.load(bias + column % width).to(tl.float32)[None, :]
-    gate += tl.load(bias + width + column % width).to(tl.float32)[None, :]
-    product = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
-    at = row[:, None].to(tl.int64) * width + column[None, :]
-    tl.store(out + at, product.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < width)[None, :])
+    for tile in tl.range(tl.program_id(0), across * down, tl.num_programs(0), flatten=AHEAD):
+        band = tile // (GROUP * across)
+        high = tl.minimum(down - band * GROUP, GROUP)
+        within = tile % (GROUP * across)
+        row = (band * GROUP + within % high) * ROWS
+        column = (within // high) * WIDTH
+        both = tl.zeros((ROWS, 2 * WIDTH), tl.float32)
+        for start in range(0, TOTAL_DEPTH, DEPTH):
+            halves = weight.load([0, column, start]).reshape(2 * WIDTH, DEPTH)
+            both = tl.dot(states.load([row, start]), halves.T, both)
+        value, gate = both.reshape(ROWS, 2, WIDTH).permute(0, 2, 1).split()
+        at = column + tl.arange(0, WIDTH)
+        value += tl.load(bias + at, mask=at < width, other=0.0).to(tl.float32)[None, :]
+        gate += tl.load(bias + width + at, mask=at < width, other=0.0).to(tl.float32)[None, :]
+        product = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
+        left, right = product.to(out.dtype).reshape(ROWS, 2, WIDTH // 2).permute(0, 2, 1).split()
+        out.store([row, column], left)
+        out.store([row, column + WIDTH // 2], right)
 
 
 @triton.jit
@@ -182,6 +184,33 @@ def gated_rows_kernel(both, out, size, width, BLOCK: tl.constexpr, PIECES: tl.co
 def _launchable(kernel: Any) -> Any:
     """A kernel as tracers see it; what Triton's interpreter makes of one is called as it is."""
     return wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
+
+
+def _launch_described(
+    kernel: Any, programs: int, blocks: dict[str, list[int]], given: dict[str, Any], warps: int, stages: int
+) -> None:
+    """Launch a kernel that reads some tensors through descriptors (TMA) of `blocks`.
+
+    torch's `wrap_triton` traces no descriptors outside Dynamo; what it would put into the graph takes them.
+    """
+    if not isinstance(kernel, triton.JITFunction):
+        given = {
+            name: TensorDescriptor.from_tensor(x, blocks[name]) if name in blocks else x for name, x in given.items()
+        }
+        kernel[(programs,)](**given)
+        return
+    wrap.triton_kernel_wrapper_mutation(
+        kernel_idx=wrap.kernel_side_table.add_kernel(_configured(kernel, warps, stages)),
+        constant_args_idx=wrap.kernel_side_table.add_constant_args({}),
+        grid=[(programs, 1, 1)],
+        tma_descriptor_metadata={name: wrap.create_tma_stable_metadata(block) for name, block in blocks.items()},
+        kwargs=given,
+    )
+
+
+@cache
+def _configured(kernel: Any, warps: int, stages: int) -> Any:
+    return triton.autotune([triton.Config({}, num_warps=warps, num_stages=stages)], key=[])(kernel)
 
 
 @triton_op("ipa::cross_attention", mutates_args=())
@@ -267,29 +296,38 @@ def geglu(
     width: int = 128,
     depth: int = 64,
     group: int = 8,
+    blocks: int = 0,
     warps: int = 8,
     stages: int = 3,
 ) -> Tensor:
     """value * gelu(gate) of states x weight + bias, without the product ever being written.
 
-    states: (rows, depth); weight: (2 * width, depth), values above gates; bias: (2 * width,). Out: (rows, width).
+    states: (rows, depth); weight: (2 * width, depth), values above gates; bias: (2 * width,). Out: (rows, width). All
+    contiguous and so wide that rows begin on 16 bytes. `blocks` of threads take tiles in turn, or 0: one for each tile.
     """
     count, wide = states.shape[0], weight.shape[0] // 2
     out = states.new_empty(count, wide)
-    _launchable(geglu_kernel)[(-(-count // rows) * -(-wide // width),)](
-        states,
-        weight,
-        bias,
-        out,
-        count,
-        wide,
-        states.shape[1],
-        rows,
-        width,
-        depth,
-        group,
-        num_warps=warps,
-        num_stages=stages,
+    tiles = -(-count // rows) * -(-wide // width)
+    _launch_described(
+        geglu_kernel,
+        min(tiles, blocks) if blocks else tiles,
+        {"states": [rows, depth], "weight": [2, width, depth], "out": [rows, width // 2]},
+        {
+            "states": states,
+            "weight": weight.unflatten(0, (2, wide)),
+            "bias": bias,
+            "out": out,
+            "rows": count,
+            "width": wide,
+            "TOTAL_DEPTH": states.shape[1],
+            "ROWS": rows,
+            "WIDTH": width,
+            "DEPTH": depth,
+            "GROUP": group,
+            "AHEAD": bool(blocks),
+        },
+        warps,
+        stages,
     )
     return out
 
