@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch._higher_order_ops import triton_kernel_wrap as wrap
 from torch.library import triton_op, wrap_triton
+from triton.language.extra import libdevice
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 
@@ -123,6 +124,18 @@ def self_attention_kernel(
 
 
 @triton.jit
+def _gated(value, gate):
+    """value * gelu(gate) in a third of the instructions of erf; gelu is off by 3.2e-6 at most.
+
+    The normal distribution as a logistic function of an odd polynomial, fitted to all of it.
+    """
+    square = gate * gate
+    power = (-3.210386960439404e-06 * square + 8.790992456173333e-05) * square + 0.00036204697561184086
+    power = gate * ((power * square - 0.10522997541600822) * square - 2.302043776729112)
+    return libdevice.fast_dividef(value * gate, 1.0 + tl.exp2(power))
+
+
+@triton.jit
 def geglu_kernel(
     states,
     weight,
@@ -156,8 +169,7 @@ def geglu_kernel(
         at = column + tl.arange(0, WIDTH)
         value += tl.load(bias + at, mask=at < width, other=0.0).to(tl.float32)[None, :]
         gate += tl.load(bias + width + at, mask=at < width, other=0.0).to(tl.float32)[None, :]
-        product = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
-        left, right = product.to(out.dtype).reshape(ROWS, 2, WIDTH // 2).permute(0, 2, 1).split()
+        left, right = _gated(value, gate).to(out.dtype).reshape(ROWS, 2, WIDTH // 2).permute(0, 2, 1).split()
         out.store([row, column], left)
         out.store([row, column + WIDTH // 2], right)
 
@@ -296,9 +308,9 @@ def geglu(
     width: int = 128,
     depth: int = 64,
     group: int = 8,
-    blocks: int = 0,
+    blocks: int = 132,
     warps: int = 8,
-    stages: int = 3,
+    stages: int = 4,
 ) -> Tensor:
     """value * gelu(gate) of states x weight + bias, without the product ever being written.
 
