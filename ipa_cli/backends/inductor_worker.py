@@ -42,6 +42,7 @@ def compile_region(
     if device.startswith("cuda"):
         _skip_cpu_probes()
         _hold_rows()
+        _describe_by_name()
         if measuring:
             _measure_alone(measuring)
     began = time.monotonic()
@@ -102,6 +103,25 @@ def _hold_rows() -> None:
         return fits or usual(features, *given)
 
     InductorChoices.should_use_persistent_reduction = staticmethod(held)  # type: ignore[assignment]
+
+
+def _describe_by_name() -> None:
+    """Let Triton kernels that read through descriptors be tried where a tensor is a view of another.
+
+    torch writes such a view in C++ into the Python program that tries them; there the name is of the right shape.
+    """
+    from torch._inductor.codegen.wrapper import PythonWrapperCodegen
+    from torch._inductor.virtualized import V
+
+    usual = PythonWrapperCodegen._generate_tma_descriptor_call_stable
+
+    def by_name(self: Any, desc: Any, apply_size_hints: bool = False) -> str:
+        if not apply_size_hints:
+            return usual(self, desc)
+        block = list(V.graph.sizevars.optimization_hints(desc.block_shape))
+        return f"triton.tools.tensor_descriptor.TensorDescriptor.from_tensor({desc.tensor.get_name()}, {block})"
+
+    PythonWrapperCodegen._generate_tma_descriptor_call_stable = by_name  # type: ignore[method-assign]
 
 
 def _measure_alone(lock_file: str) -> None:
