@@ -1,6 +1,6 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,gate,plain,self,search,tuned,fp8,dynamic] [--size 1024]
+    python benchmarks/graph.py [--parts eager,graph,fast,apart,plain,self,search,tuned,fp8,dynamic] [--size 1024]
                                [--pictures 1] [--options JSON] [--profile] [--exact] [--no-reload]
 
 With guidance (UNet batch 2 for each picture), 4 image tokens, fp16. Every figure stands beside the relative error
@@ -60,7 +60,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "eager": {"cuda_graph": False},
     "graph": {},
     "fast": {"preset": "fast"},
-    "gate": {"preset": "fast", "kernels": ["cross", "rows", "gate"]},
+    "apart": {"preset": "fast", "kernels": ["cross", "rows"]},
     "plain": {"preset": "fast", "kernels": [], "phases": False},
     "self": {"preset": "fast", "kernels": ["cross", "self"]},
     "search": {"preset": "fast", "search_convolutions": True},
@@ -285,7 +285,7 @@ def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
     options = inductor.options(given)
     scene.unet.to(memory_format=torch.channels_last)
     one = scene.inputs[SCALES[0]]
-    found = parts.split(scene.unet, inductor._ways(options), one.context)
+    found = parts.split(scene.unet, inductor._ways(options, scene.unet.device), one.context)
     region = next(region for region in regions.find(scene.unet, found, one, False) if region.name.startswith("resnet"))
     exported = regions.export(found[region.parts[0]], region, None)
     exported._example_inputs = None

@@ -211,13 +211,21 @@ def geglu() -> Iterator[Group]:
         }
         for warps in (4, 8):
             ways[f"cuBLAS, fp8 by rows, {warps}"] = lambda i, p=product, w=warps: kernels.gated_rows(p(i), w)
-        for shape in [(128, 128, 64, 8, 8, 3), (128, 64, 64, 8, 4, 4), (128, 64, 64, 8, 8, 4)]:
+        for shape in [
+            (128, 128, 64, 16, 8, 4),
+            (128, 128, 64, 8, 8, 3),
+            (128, 64, 64, 8, 4, 3),
+            (256, 64, 64, 8, 8, 4),
+        ]:
             named = dict(zip(("rows", "width", "depth", "group", "warps", "stages"), shape, strict=True))
             ways["triton " + "x".join(map(str, shape))] = lambda i, f=fused, named=named: f(i, **named)
-        for shape in [(128, 128, 64, 8, 8, 3), (128, 64, 64, 8, 4, 4), (256, 64, 64, 8, 8, 4)]:
-            ways["TMA " + "x".join(map(str, shape))] = lambda i, s=states, w=weights, b=bias, shape=shape: with_tma(
-                s[i % 2], w[i], b, *shape
-            )
+        eight = [quantise(x) for x in states], [quantise(x) for x in weights]
+        ways["fp8, then by rows"] = lambda i, e=eight, b=bias: kernels.gated_rows(
+            scaled(e[0][i % 2], e[1][i], b, HALF), 8
+        )
+        ways["fp8 by blocks"] = lambda i, e=eight, b=bias: kernels.geglu_blocks(
+            *e[0][i % 2], e[1][i][0], e[1][i][1].t(), b
+        )
         yield Group("geglu", f"{pixels} px", layers, ways, expected, 16 * 2 * pixels * (heads * 64) ** 2)
 
 
@@ -268,7 +276,7 @@ def linear() -> Iterator[Group]:
                     "fp16": lambda i, s=states, w=weights: F.linear(s[i % 2], w[i]),
                     "fp16 cublasLt": lt,
                     "fp16 triton 128x128": lambda i, s=states, w=weights: product(s[i % 2], w[i], 128, 128, 4, 4),
-                    "fp16 triton 128x64": lambda i, s=states, w=weights: product(s[i % 2], w[i], 128, 64, 4, 4),
+                    "fp16 triton 256x128": lambda i, s=states, w=weights: product(s[i % 2], w[i], 256, 128, 8, 3),
                     "fp16 triton 128x256": lambda i, s=states, w=weights: product(s[i % 2], w[i], 128, 256, 8, 3),
                     "fp8 one scale": lambda i, s=all_states, w=all_weights: scaled(s[i % 2], w[i], None, HALF),
                     "fp8 rows": lambda i, s=row_states, w=row_weights: scaled(s[i % 2], w[i], None, HALF),
@@ -557,7 +565,7 @@ PARTS = {
 }
 
 
-# Products by Triton through descriptors (TMA), to know what they would bring; not used by the program.
+# Kernels that are measured against and not used by the program.
 
 
 try:
@@ -576,62 +584,44 @@ try:
         tl.store(out + at, product.to(tl.float16), mask=there)
 
     @triton.jit
-    def TMA(
-        states, weights, bias, out, rows, width, TOTAL: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-        DEPTH: tl.constexpr, GROUP: tl.constexpr, GATED: tl.constexpr,
+    def PRODUCT(
+        states, weights, out, rows, width, TOTAL: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+        DEPTH: tl.constexpr,
     ):  # fmt: skip
         across, down = tl.cdiv(width, WIDTH), tl.cdiv(rows, ROWS)
-        band = tl.program_id(0) // (GROUP * across)
-        high = tl.minimum(down - band * GROUP, GROUP)
-        within = tl.program_id(0) % (GROUP * across)
-        row = (band * GROUP + within % high) * ROWS
-        column = (within // high) * WIDTH
-        value = tl.zeros((ROWS, WIDTH), tl.float32)
-        gate = tl.zeros((ROWS, WIDTH), tl.float32)
-        for start in range(0, TOTAL, DEPTH):
-            part = states.load([row, start])
-            value = tl.dot(part, weights.load([column, start]).T, value)
-            if GATED:
-                gate = tl.dot(part, weights.load([width + column, start]).T, gate)
-        if GATED:
-            at = column + tl.arange(0, WIDTH)
-            value += tl.load(bias + at).to(tl.float32)[None, :]
-            gate += tl.load(bias + width + at).to(tl.float32)[None, :]
-            value = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
-        out.store([row, column], value.to(tl.float16))
-except ImportError:  # the ways that need it fail, the others do not
-    TMA = None
+        for tile in tl.range(tl.program_id(0), across * down, tl.num_programs(0), flatten=True):
+            band = tile // (8 * across)
+            high = tl.minimum(down - band * 8, 8)
+            row = (band * 8 + tile % (8 * across) % high) * ROWS
+            column = (tile % (8 * across) // high) * WIDTH
+            sums = tl.zeros((ROWS, WIDTH), tl.float32)
+            for start in range(0, TOTAL, DEPTH):
+                sums = tl.dot(states.load([row, start]), weights.load([column, start]).T, sums)
+            left, right = sums.to(tl.float16).reshape(ROWS, 2, WIDTH // 2).permute(0, 2, 1).split()
+            out.store([row, column], left)
+            out.store([row, column + WIDTH // 2], right)
+except ImportError:  # the ways that need them fail, the others do not
+    GATE = PRODUCT = None
 
 
-def with_tma(
-    states: Tensor, weights: Tensor, bias: Tensor | None, rows: int, width: int, depth: int, group: int, warps: int,
-    stages: int,
-) -> Tensor:  # fmt: skip
-    """`kernels.geglu` through descriptors; without a bias a plain product."""
-    wide = weights.shape[0] // (1 if bias is None else 2)
-    out = states.new_empty(states.shape[0], wide)
-    TMA[(triton.cdiv(states.shape[0], rows) * triton.cdiv(wide, width),)](
-        TensorDescriptor.from_tensor(states, [rows, depth]),
-        TensorDescriptor.from_tensor(weights, [width, depth]),
-        bias,
-        TensorDescriptor.from_tensor(out, [rows, width]),
-        states.shape[0],
+def product(states: Tensor, weights: Tensor, rows: int, width: int, warps: int, stages: int) -> Tensor:
+    """A plain product by Triton, through descriptors, its programs taking tiles in turn."""
+    count, wide = states.shape[0], weights.shape[0]
+    out = states.new_empty(count, wide)
+    PRODUCT[(min(132, triton.cdiv(count, rows) * triton.cdiv(wide, width)),)](
+        TensorDescriptor.from_tensor(states, [rows, 64]),
+        TensorDescriptor.from_tensor(weights, [width, 64]),
+        TensorDescriptor.from_tensor(out, [rows, width // 2]),
+        count,
         wide,
         states.shape[1],
         rows,
         width,
-        depth,
-        group,
-        bias is not None,
+        64,
         num_warps=warps,
         num_stages=stages,
     )
     return out
-
-
-def product(states: Tensor, weights: Tensor, rows: int, width: int, warps: int, stages: int) -> Tensor:
-    """A plain product by Triton."""
-    return with_tma(states, weights, None, rows, width, 64, 8, warps, stages)
 
 
 def relative(got: Tensor, expected: Tensor) -> float:

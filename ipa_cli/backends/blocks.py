@@ -30,6 +30,7 @@ class Ways(NamedTuple):
     kernels: tuple[str, ...] = ()  # of our own, of `KERNELS`, where they fit
     phases: bool = False  # upsampling and its convolution as one convolution of the small picture
     eight: tuple[str, ...] = ()  # linear layers of transformer blocks in fp8, of `LINEAR`
+    squares: bool = False  # whether fp8 products of blocks and squares of weights run here
 
 
 class Time(nn.Module):
@@ -117,7 +118,8 @@ class Block(nn.Module):
         own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
         own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
         for name in ways.eight:
-            self.block.set_submodule(name, eight_bit.EightBitLinear(self.block.get_submodule(name)))
+            kind = eight_bit.BlockLinear if name == by_squares(block, ways) else eight_bit.EightBitLinear
+            self.block.set_submodule(name, kind(self.block.get_submodule(name)))
         own.processor, cross.processor = JoinedSelfAttention(), CrossAttention(0)
         if context and "cross" in ways.kernels and _fits_cross(context, layer):
             cross.processor = FusedCrossAttention()
@@ -125,7 +127,9 @@ class Block(nn.Module):
             own.processor = FusedSelfAttention()
         if context and "gate" in ways.kernels and _fits_gate(feed[0], context.text[layer]):
             feed[0] = FusedGate(feed[0])
-        if context and "rows" in ways.kernels and "ff.net.2" in ways.eight and _fits_rows(feed, context.text[layer]):
+        if by_squares(block, ways):
+            feed[0], feed[1] = GatedBlocks(feed[0]), nn.Identity()
+        elif context and "rows" in ways.kernels and "ff.net.2" in ways.eight and _fits_rows(feed, context.text[layer]):
             feed[0], feed[1] = GatedRows(feed[0]), nn.Identity()
 
     def forward(self, states: Tensor, more: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,6 +236,21 @@ class GatedRows(nn.Module):
         return eight_bit.Rows(rows, size, states.shape[:-1])
 
 
+class GatedBlocks(nn.Module):
+    """diffusers' GEGLU in fp8 by one kernel, for a linear layer that takes blocks."""
+
+    def __init__(self, gate: Any):
+        super().__init__()
+        self.proj = gate.proj
+
+    def forward(self, states: Tensor) -> eight_bit.Blocks:
+        from ipa_cli.backends import kernels
+
+        rows, size = eight_bit.quantised(states.flatten(0, -2))
+        out = kernels.geglu_blocks(rows, size, self.proj.weight, self.proj.size, self.proj.bias)
+        return eight_bit.Blocks(*out, states.shape[:-1])
+
+
 class FusedCrossAttention:
     """`attention.CrossAttention` of one adapter, text and image by one kernel."""
 
@@ -265,10 +284,19 @@ def _fits_depth(tokens: Tensor) -> bool:
 
 
 def _fits_gate(gate: Any, like: Tensor) -> bool:
-    """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision whose width it divides."""
-    if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear):
+    """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision, on a GPU that reads by descriptors."""
+    if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear) or not _is_half(like):
         return False
-    return _is_half(like) and gate.proj.in_features % 64 == 0
+    return gate.proj.in_features % 64 == 0 and torch.cuda.get_device_capability(like.device) >= (9, 0)
+
+
+def by_squares(block: Any, ways: Ways) -> str | None:
+    """The linear layer of a transformer block that takes blocks of a kernel, its weight quantised by squares."""
+    if not (ways.squares and "gate" in ways.kernels and {"ff.net.0.proj", "ff.net.2"} <= set(ways.eight)):
+        return None
+    gate, weight = block.ff.net[0], block.ff.net[2].weight
+    even = not any(size % eight_bit.BLOCK for size in (*weight.shape, gate.proj.in_features))
+    return "ff.net.2" if type(gate).__name__ == "GEGLU" and even and weight.dtype.itemsize == 2 else None
 
 
 def _fits_rows(feed: Any, like: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ipa_cli.backends.eight_bit import quantised
+from ipa_cli.backends.eight_bit import quantised, quantised_by_squares
 
 _kept: Any = WeakIdKeyDictionary()  # first source -> form -> (state of all sources, what was made of them)
 
@@ -31,6 +31,8 @@ def four_phases(weight: Tensor) -> Tensor:
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "eight": lambda weight: quantised(weight)[0],
     "size": lambda weight: quantised(weight)[1].t().contiguous(),
+    "squares": lambda weight: quantised_by_squares(weight)[0],
+    "square_size": lambda weight: quantised_by_squares(weight)[1],
     "phases": four_phases,
 }
 

@@ -41,8 +41,9 @@ PRECISIONS = ("half", "fp8")
 FAST: dict[str, Any] = {
     "cuda_graph": True,
     "cudnn_attention": True,
-    # of our own: "cross" and "self" attention, "gate" of the feed-forward networks, and the same in fp8 by "rows"
-    "kernels": ["cross", "rows"],
+    # of our own: "cross" and "self" attention, product and "gate" of the feed-forward networks on Hopper and later,
+    # and where that is not for fp8, its gate by "rows"
+    "kernels": ["cross", "gate", "rows"],
     "phases": True,  # upsampling and its convolution as one convolution of the small picture
     "precision": "half",  # or "fp8" for the linear layers below
     "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2"],
@@ -119,7 +120,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     if options["precision"] == "fp8" and not eight_bit.capable(unet.device):
         raise UsageError("fp8 needs a GPU of compute capability 8.9 or newer", "leave out the precision")
     unet.to(memory_format=torch.channels_last)
-    parts = split(unet, _ways(options), example.context)
+    parts = split(unet, _ways(options, unet.device), example.context)
     count, threads = _how_many(unet), 4 if options["max_autotune"] else 1
     with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), count, threads) as submit:
         report("looking at the UNet's parts")
@@ -161,7 +162,7 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     assert folder is not None
     plan = json.loads((folder / PLAN).read_text())
     unet.to(memory_format=torch.channels_last)
-    parts = split(unet, _ways(options))
+    parts = split(unet, _ways(options, unet.device))
     calls: dict[str, Any] = {}
     for entry in plan["regions"]:
         region = Region(**entry)
@@ -225,11 +226,12 @@ def _searching(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _ways(options: Mapping[str, Any]) -> Ways:
-    """How the parts compute."""
+def _ways(options: Mapping[str, Any], device: torch.device) -> Ways:
+    """How the parts compute on `device`."""
     triton = importlib.util.find_spec("triton") is not None
     eight = options["fp8_layers"] if options["precision"] == "fp8" else []
-    return Ways(tuple(options["kernels"]) if triton else (), options["phases"], tuple(eight))
+    kernels = tuple(options["kernels"]) if triton else ()
+    return Ways(kernels, options["phases"], tuple(eight), eight_bit.multiplies_blocks(device))
 
 
 def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:

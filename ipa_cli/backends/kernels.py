@@ -16,7 +16,6 @@ from torch import Tensor
 from torch._higher_order_ops import triton_kernel_wrap as wrap
 from torch.library import triton_op, wrap_triton
 from triton.language.extra import libdevice
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
@@ -136,6 +135,34 @@ def _gated(value, gate):
 
 
 @triton.jit
+def _place(tile, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr):
+    """Row and column where a tile begins; GROUP tiles lie below each other before the next column's."""
+    across, down = tl.cdiv(width, WIDTH), tl.cdiv(rows, ROWS)
+    band = tile // (GROUP * across)
+    high = tl.minimum(down - band * GROUP, GROUP)
+    within = tile % (GROUP * across)
+    return (band * GROUP + within % high) * ROWS, (within // high) * WIDTH
+
+
+@triton.jit
+def _halves(
+    states, weight, row, column, TOTAL_DEPTH: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr
+):
+    """A tile of both halves of the product, values and gates, by one product twice as wide."""
+    both = tl.zeros((ROWS, 2 * WIDTH), tl.float32)
+    for start in range(0, TOTAL_DEPTH, DEPTH):
+        halves = weight.load([0, column, start]).reshape(2 * WIDTH, DEPTH)
+        both = tl.dot(states.load([row, start]), halves.T, both)
+    return both.reshape(ROWS, 2, WIDTH).permute(0, 2, 1).split()
+
+
+@triton.jit
+def _some(numbers, at, count):
+    """float32 of `numbers`, 0 beyond `count`."""
+    return tl.load(numbers + at, mask=at < count, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def geglu_kernel(
     states,
     weight,
@@ -148,30 +175,54 @@ def geglu_kernel(
     WIDTH: tl.constexpr,
     DEPTH: tl.constexpr,
     GROUP: tl.constexpr,
-    AHEAD: tl.constexpr,
 ):
     """Tiles of both halves of the product, multiplied before they are written; see `geglu` for the shapes.
 
     All but the bias are descriptors, of blocks (ROWS, DEPTH), (2, WIDTH, DEPTH) and (ROWS, WIDTH / 2).
     """
-    across, down = tl.cdiv(width, WIDTH), tl.cdiv(rows, ROWS)
-    for tile in tl.range(tl.program_id(0), across * down, tl.num_programs(0), flatten=AHEAD):
-        band = tile // (GROUP * across)
-        high = tl.minimum(down - band * GROUP, GROUP)
-        within = tile % (GROUP * across)
-        row = (band * GROUP + within % high) * ROWS
-        column = (within // high) * WIDTH
-        both = tl.zeros((ROWS, 2 * WIDTH), tl.float32)
-        for start in range(0, TOTAL_DEPTH, DEPTH):
-            halves = weight.load([0, column, start]).reshape(2 * WIDTH, DEPTH)
-            both = tl.dot(states.load([row, start]), halves.T, both)
-        value, gate = both.reshape(ROWS, 2, WIDTH).permute(0, 2, 1).split()
+    tiles = tl.cdiv(width, WIDTH) * tl.cdiv(rows, ROWS)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+        row, column = _place(tile, rows, width, ROWS, WIDTH, GROUP)
+        value, gate = _halves(states, weight, row, column, TOTAL_DEPTH, ROWS, WIDTH, DEPTH)
         at = column + tl.arange(0, WIDTH)
-        value += tl.load(bias + at, mask=at < width, other=0.0).to(tl.float32)[None, :]
-        gate += tl.load(bias + width + at, mask=at < width, other=0.0).to(tl.float32)[None, :]
+        value += _some(bias, at, width)[None, :]
+        gate += _some(bias + width, at, width)[None, :]
         left, right = _gated(value, gate).to(out.dtype).reshape(ROWS, 2, WIDTH // 2).permute(0, 2, 1).split()
         out.store([row, column], left)
         out.store([row, column + WIDTH // 2], right)
+
+
+@triton.jit
+def geglu_blocks_kernel(
+    states,
+    size,
+    weight,
+    weight_size,
+    bias,
+    out,
+    out_size,
+    rows,
+    width,
+    TOTAL_DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """`geglu_kernel` in fp8: a row of a tile is a block of what comes out; see `geglu_blocks` for the shapes."""
+    tiles = tl.cdiv(width, WIDTH) * tl.cdiv(rows, ROWS)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+        row, column = _place(tile, rows, width, ROWS, WIDTH, GROUP)
+        value, gate = _halves(states, weight, row, column, TOTAL_DEPTH, ROWS, WIDTH, DEPTH)
+        line, at = row + tl.arange(0, ROWS), column + tl.arange(0, WIDTH)
+        of_row = _some(size, line, rows)[:, None]
+        value = value * (of_row * _some(weight_size, at, width)[None, :]) + _some(bias, at, width)[None, :]
+        gate *= of_row * _some(weight_size + width, at, width)[None, :]
+        gate += _some(bias + width, at, width)[None, :]
+        product = _gated(value, gate)
+        highest = tl.maximum(tl.max(tl.abs(product), 1), 1e-12)
+        tl.store(out_size + (column // WIDTH) * rows + line, highest / 448.0, mask=line < rows)
+        out.store([row, column], (product * (448.0 / highest)[:, None]).to(out.dtype))
 
 
 @triton.jit
@@ -198,26 +249,30 @@ def _launchable(kernel: Any) -> Any:
     return wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
 
 
-def _launch_described(
-    kernel: Any, programs: int, blocks: dict[str, list[int]], given: dict[str, Any], warps: int, stages: int
+def _launch_tiles(
+    kernel: Any, given: dict[str, Tensor], blocks: dict[str, list[int]], group: int, warps: int, stages: int
 ) -> None:
-    """Launch a kernel that reads some tensors through descriptors (TMA) of `blocks`.
+    """Launch a kernel whose programs take tiles in turn; it reads some tensors through descriptors (TMA) of `blocks`.
 
     torch's `wrap_triton` traces no descriptors outside Dynamo; what it would put into the graph takes them.
     """
-    if not isinstance(kernel, triton.JITFunction):
-        given = {
-            name: TensorDescriptor.from_tensor(x, blocks[name]) if name in blocks else x for name, x in given.items()
-        }
-        kernel[(programs,)](**given)
-        return
+    states, (_, width, depth) = given["states"], blocks["weight"]
+    count, wide = given["out"].shape
+    rows = blocks["states"][0]
+    programs = min(-(-count // rows) * -(-wide // width), _multiprocessors(states.device))
+    fixed = {"TOTAL_DEPTH": states.shape[1], "ROWS": rows, "WIDTH": width, "DEPTH": depth, "GROUP": group}
     wrap.triton_kernel_wrapper_mutation(
         kernel_idx=wrap.kernel_side_table.add_kernel(_configured(kernel, warps, stages)),
         constant_args_idx=wrap.kernel_side_table.add_constant_args({}),
         grid=[(programs, 1, 1)],
         tma_descriptor_metadata={name: wrap.create_tma_stable_metadata(block) for name, block in blocks.items()},
-        kwargs=given,
+        kwargs={**given, "rows": count, "width": wide, **fixed},
     )
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @cache
@@ -307,46 +362,52 @@ def geglu(
     rows: int = 128,
     width: int = 128,
     depth: int = 64,
-    group: int = 8,
-    blocks: int = 132,
+    group: int = 16,
     warps: int = 8,
     stages: int = 4,
 ) -> Tensor:
     """value * gelu(gate) of states x weight + bias, without the product ever being written.
 
     states: (rows, depth); weight: (2 * width, depth), values above gates; bias: (2 * width,). Out: (rows, width). All
-    contiguous and so wide that rows begin on 16 bytes. `blocks` of threads take tiles in turn, or 0: one for each tile.
+    contiguous and so wide that rows begin on 16 bytes. Each multiprocessor takes tiles in turn and begins to read the
+    next while it ends one.
     """
     count, wide = states.shape[0], weight.shape[0] // 2
     out = states.new_empty(count, wide)
-    tiles = -(-count // rows) * -(-wide // width)
-    _launch_described(
-        geglu_kernel,
-        min(tiles, blocks) if blocks else tiles,
-        {"states": [rows, depth], "weight": [2, width, depth], "out": [rows, width // 2]},
-        {
-            "states": states,
-            "weight": weight.unflatten(0, (2, wide)),
-            "bias": bias,
-            "out": out,
-            "rows": count,
-            "width": wide,
-            "TOTAL_DEPTH": states.shape[1],
-            "ROWS": rows,
-            "WIDTH": width,
-            "DEPTH": depth,
-            "GROUP": group,
-            "AHEAD": bool(blocks),
-        },
-        warps,
-        stages,
-    )
+    given = {"states": states, "weight": weight.unflatten(0, (2, wide)), "bias": bias, "out": out}
+    blocks = {"states": [rows, depth], "weight": [2, width, depth], "out": [rows, width // 2]}
+    _launch_tiles(geglu_kernel, given, blocks, group, warps, stages)
     return out
 
 
 def plain_geglu(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The twin of `geglu`."""
     return plain_gated(F.linear(states, weight, bias))
+
+
+@triton_op("ipa::geglu_blocks", mutates_args=())
+def geglu_blocks(
+    states: Tensor, size: Tensor, weight: Tensor, weight_size: Tensor, bias: Tensor, group: int = 16, stages: int = 4
+) -> tuple[Tensor, Tensor]:
+    """`geglu` in fp8: (rows, width), and what each 128 numbers are to be multiplied by, (width / 128, rows).
+
+    states: (rows, depth) and size: (rows, 1); weight: (2 * width, depth) and weight_size: (1, 2 * width), the numbers
+    by which rows are to be multiplied; bias: (2 * width,). 128 divides the width.
+    """
+    count, wide = states.shape[0], weight.shape[0] // 2
+    out, out_size = states.new_empty(count, wide), size.new_empty(wide // 128, count)
+    given = {
+        "states": states,
+        "size": size,
+        "weight": weight.unflatten(0, (2, wide)),
+        "weight_size": weight_size,
+        "bias": bias,
+        "out": out,
+        "out_size": out_size,
+    }
+    blocks = {"states": [128, 128], "weight": [2, 128, 128], "out": [128, 128]}
+    _launch_tiles(geglu_blocks_kernel, given, blocks, group, 8, stages)
+    return out, out_size
 
 
 @triton_op("ipa::gated_rows", mutates_args=())

@@ -109,7 +109,7 @@ def split(unet: Any, ways: Ways, context: Context | None = None) -> dict[str, Pa
         found.append(Part(f"{name}.out", _weights(transformer, ("proj_out",)), partial(blocks.Exit, transformer)))
         for number, block in enumerate(transformer.transformer_blocks):
             layer = block.attn2.processor.layer
-            weights, make = _block_weights(block, ways.eight), partial(blocks.Block, block, context, layer, ways)
+            weights, make = _block_weights(block, ways), partial(blocks.Block, block, context, layer, ways)
             found.append(Part(f"{name}.transformer_blocks.{number}", weights, make, layer))
     return {part.name: part for part in found}
 
@@ -190,15 +190,15 @@ def _time_weights(unet: Any) -> dict[str, Weight]:
     return {**_weights(unet, ("time_embedding", *pooled)), **shifts}
 
 
-def _block_weights(block: Any, eight: Sequence[str]) -> dict[str, Weight]:
+def _block_weights(block: Any, ways: Ways) -> dict[str, Weight]:
     """Those of a transformer block, with queries, keys and values joined, and without the text's, made beforehand."""
     left_out = ("attn1.to_q.", "attn1.to_k.", "attn1.to_v.", "attn2.to_k.", "attn2.to_v.")
     found = {f"block.{k}": v for k, v in _weights(block).items() if not k.startswith(left_out)}
     found["block.attn1.to_qkv.weight"] = Weight((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), "weight")
-    for name in eight:
-        plain = found[f"block.{name}.weight"]
-        found[f"block.{name}.weight"] = plain._replace(form="eight")
-        found[f"block.{name}.size"] = plain._replace(form="size")
+    for name in ways.eight:
+        plain, squares = found[f"block.{name}.weight"], name == blocks.by_squares(block, ways)
+        found[f"block.{name}.weight"] = plain._replace(form="squares" if squares else "eight")
+        found[f"block.{name}.size"] = plain._replace(form="square_size" if squares else "size")
     return found
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from ipa_cli.attention import call_unet
 from ipa_cli.backends import blocks, derived, inductor, inductor_worker, parts, regions
-from ipa_cli.backends.eight_bit import quantised
+from ipa_cli.backends.eight_bit import quantised, quantised_by_squares
 from ipa_cli.errors import UsageError
 from tests.unets import difference, example, tiny
 
@@ -16,6 +16,14 @@ def test_rows_keep_their_size():
     rows, size = quantised(states)
     assert rows.dtype == torch.float8_e4m3fn and size.shape == (5, 1)
     assert ((rows.float() * size - states).norm(dim=1) <= 0.04 * states.norm(dim=1)).all()
+
+
+def test_squares_keep_their_size():
+    weight = torch.randn(256, 384) * torch.logspace(-3, 3, 6).reshape(2, 3).kron(torch.ones(128, 128))
+    numbers, size = quantised_by_squares(weight)
+    assert numbers.dtype == torch.float8_e4m3fn and numbers.shape == weight.shape and size.shape == (2, 3)
+    error = (numbers.float() * size.kron(torch.ones(128, 128)) - weight).unflatten(1, (3, 128)).unflatten(0, (2, 128))
+    assert (error.norm(dim=(1, 3)) < 0.04 * weight.unflatten(1, (3, 128)).unflatten(0, (2, 128)).norm(dim=(1, 3))).all()
 
 
 def test_a_unet_in_fp8_is_near_the_plain_one():

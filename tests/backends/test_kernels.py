@@ -15,6 +15,7 @@ SCRIPT = """
 import sys
 import torch
 from ipa_cli.backends import kernels
+from ipa_cli.backends.eight_bit import BlockLinear, Blocks, multiplies_blocks, quantised, quantised_by_squares
 
 device = sys.argv[1]
 dtype, tolerance = (torch.float16, 2e-3) if device == "cuda" else (torch.float32, 1e-5)
@@ -37,9 +38,6 @@ for batch, pixels, heads, depth, text, image, rows, block in [
     scale = torch.tensor([0.37, 9.0], device=device)  # its first number counts
     got = kernels.cross_attention(*given, scale, rows=rows, text_block=block)
     check(got, kernels.plain_cross_attention(*(tensor.float() for tensor in given), scale))
-for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 20, 192)]:
-    given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, normal(2 * width)
-    check(kernels.geglu(*given, rows=32, width=32, depth=32, group=2), kernels.plain_geglu(*(x.float() for x in given)))
 for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
     both = normal(rows, 2 * width)
     numbers, size = kernels.gated_rows(both)
@@ -51,6 +49,27 @@ for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
     else:  # the interpreter rounds small numbers otherwise
         assert (numbers.float() * size - plain).norm() < 0.1 * plain.norm()
 if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
+    for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 24, 192), (3000, 1280, 320)]:
+        given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, 3 * normal(2 * width)
+        plain = kernels.plain_geglu(*(x.float() for x in given))
+        check(kernels.geglu(*given), plain)
+        check(kernels.geglu(*given, rows=64, width=64, depth=32, group=2, stages=2), plain)
+    for rows, width, depth in [(50, 128, 64), (3000, 1280, 320), (257, 640, 1280)]:
+        given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5
+        (states, size), (weight, weight_size) = (quantised(tensor) for tensor in given)
+        bias = normal(2 * width)
+        numbers, sizes = kernels.geglu_blocks(states, size, weight, weight_size.t().contiguous(), bias)
+        plain = kernels.plain_geglu(states.float() * size, weight.float() * weight_size, bias.float())
+        assert torch.allclose(sizes.t() * 448, plain.unflatten(1, (-1, 128)).abs().amax(-1), rtol=1e-2)
+        sizes = sizes.t().repeat_interleave(128, 1)
+        assert (numbers.float() * sizes - plain).norm() < 0.04 * plain.norm()
+        if multiplies_blocks(states.device):
+            layer = torch.nn.Linear(width, 256, device=device, dtype=dtype)
+            last = BlockLinear(layer)
+            last.weight, last.size = map(torch.nn.Parameter, quantised_by_squares(layer.weight), [False, False])
+            got = last(Blocks(numbers, sizes[:, ::128].t().contiguous(), (rows,)))
+            error = (got - layer(plain.to(dtype))).norm() / got.norm()
+            assert error < 0.05, error
     for batch, pixels, heads, depth, rows, block in [(2, 64, 3, 16, 32, 16), (1, 100, 2, 64, 64, 32)]:
         joined = normal(batch, pixels, 3 * heads * depth)
         got = kernels.self_attention(joined, heads, rows=rows, block=block)

@@ -61,7 +61,7 @@ def test_every_kind_is_traced_for_a_range_of_sizes_in_the_default_options(dtype)
     sample, pooled, ids = cast((inputs.sample, inputs.text_embeds, inputs.time_ids), dtype)
     inputs = inputs._replace(sample=sample, text_embeds=pooled, time_ids=ids, context=context)
     options = inductor.options({"dynamic": [64, 256]})
-    split = parts.split(unet, inductor._ways(options), context)
+    split = parts.split(unet, inductor._ways(options, unet.device), context)
     for region in regions.find(unet, split, inputs, True):
         sizes = inductor._latent_sizes(region, inputs, options)
         program = regions.export(split[region.parts[0]], region, sizes)
