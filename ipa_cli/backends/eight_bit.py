@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,10 @@ class Rows(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """States in fp8, (rows, width), what each block is to be multiplied by, (width / BLOCK, rows), and their shape."""
+    """States in fp8, (rows, width), what each block is to be multiplied by, (width / BLOCK, rows), and their shape.
+
+    There may be more rows than the shape tells.
+    """
 
     numbers: Tensor
     size: Tensor
@@ -67,7 +71,8 @@ class BlockLinear(nn.Module):
 
     def forward(self, states: Blocks) -> Tensor:
         out = torch._scaled_mm(states.numbers, self.weight.t(), states.size.t(), self.size.t(), out_dtype=self.dtype)
-        return (out if self.bias is None else out + self.bias).unflatten(0, states.shape)
+        out = out[: math.prod(states.shape)].unflatten(0, states.shape)
+        return out if self.bias is None else out + self.bias
 
 
 def quantised(states: Tensor) -> tuple[Tensor, Tensor]:

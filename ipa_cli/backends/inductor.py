@@ -231,7 +231,8 @@ def _ways(options: Mapping[str, Any], device: torch.device) -> Ways:
     triton = importlib.util.find_spec("triton") is not None
     eight = options["fp8_layers"] if options["precision"] == "fp8" else []
     kernels = tuple(options["kernels"]) if triton else ()
-    return Ways(kernels, options["phases"], tuple(eight), eight_bit.multiplies_blocks(device))
+    squares = not options["dynamic"] and eight_bit.multiplies_blocks(device)  # rows that 16 divides must be known
+    return Ways(kernels, options["phases"], tuple(eight), squares)
 
 
 def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:

@@ -202,6 +202,7 @@ def geglu_blocks_kernel(
     out,
     out_size,
     rows,
+    out_rows,
     width,
     TOTAL_DEPTH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -221,7 +222,7 @@ def geglu_blocks_kernel(
         gate += _some(bias + width, at, width)[None, :]
         product = _gated(value, gate)
         highest = tl.maximum(tl.max(tl.abs(product), 1), 1e-12)
-        tl.store(out_size + (column // WIDTH) * rows + line, highest / 448.0, mask=line < rows)
+        tl.store(out_size + (column // WIDTH) * out_rows + line, highest / 448.0, mask=line < out_rows)
         out.store([row, column], (product * (448.0 / highest)[:, None]).to(out.dtype))
 
 
@@ -250,14 +251,14 @@ def _launchable(kernel: Any) -> Any:
 
 
 def _launch_tiles(
-    kernel: Any, given: dict[str, Tensor], blocks: dict[str, list[int]], group: int, warps: int, stages: int
+    kernel: Any, given: dict[str, Any], blocks: dict[str, list[int]], group: int, warps: int, stages: int
 ) -> None:
     """Launch a kernel whose programs take tiles in turn; it reads some tensors through descriptors (TMA) of `blocks`.
 
     torch's `wrap_triton` traces no descriptors outside Dynamo; what it would put into the graph takes them.
     """
     states, (_, width, depth) = given["states"], blocks["weight"]
-    count, wide = given["out"].shape
+    count, wide = states.shape[0], given["out"].shape[1]
     rows = blocks["states"][0]
     programs = min(-(-count // rows) * -(-wide // width), _multiprocessors(states.device))
     fixed = {"TOTAL_DEPTH": states.shape[1], "ROWS": rows, "WIDTH": width, "DEPTH": depth, "GROUP": group}
@@ -392,9 +393,10 @@ def geglu_blocks(
     """`geglu` in fp8: (rows, width), and what each 128 numbers are to be multiplied by, (width / 128, rows).
 
     states: (rows, depth) and size: (rows, 1); weight: (2 * width, depth) and weight_size: (1, 2 * width), the numbers
-    by which rows are to be multiplied; bias: (2 * width,). 128 divides the width.
+    by which rows are to be multiplied; bias: (2 * width,). 128 divides the width. Out come as many rows as 16 divides,
+    for products want that; the last ones may hold anything.
     """
-    count, wide = states.shape[0], weight.shape[0] // 2
+    count, wide = -(-states.shape[0] // 16) * 16, weight.shape[0] // 2
     out, out_size = states.new_empty(count, wide), size.new_empty(wide // 128, count)
     given = {
         "states": states,
@@ -404,6 +406,7 @@ def geglu_blocks(
         "bias": bias,
         "out": out,
         "out_size": out_size,
+        "out_rows": count,
     }
     blocks = {"states": [128, 128], "weight": [2, 128, 128], "out": [128, 128]}
     _launch_tiles(geglu_blocks_kernel, given, blocks, group, 8, stages)

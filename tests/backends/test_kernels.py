@@ -60,14 +60,14 @@ if device == "cuda":  # the interpreter stumbles over loops whose end it does no
         bias = normal(2 * width)
         numbers, sizes = kernels.geglu_blocks(states, size, weight, weight_size.t().contiguous(), bias)
         plain = kernels.plain_geglu(states.float() * size, weight.float() * weight_size, bias.float())
-        assert torch.allclose(sizes.t() * 448, plain.unflatten(1, (-1, 128)).abs().amax(-1), rtol=1e-2)
-        sizes = sizes.t().repeat_interleave(128, 1)
-        assert (numbers.float() * sizes - plain).norm() < 0.04 * plain.norm()
+        assert torch.allclose(sizes.t()[:rows] * 448, plain.unflatten(1, (-1, 128)).abs().amax(-1), rtol=1e-2)
+        got = (numbers.float() * sizes.t().repeat_interleave(128, 1))[:rows]
+        assert (got - plain).norm() < 0.04 * plain.norm()
         if multiplies_blocks(states.device):
             layer = torch.nn.Linear(width, 256, device=device, dtype=dtype)
             last = BlockLinear(layer)
             last.weight, last.size = map(torch.nn.Parameter, quantised_by_squares(layer.weight), [False, False])
-            got = last(Blocks(numbers, sizes[:, ::128].t().contiguous(), (rows,)))
+            got = last(Blocks(numbers, sizes, (rows,)))
             error = (got - layer(plain.to(dtype))).norm() / got.norm()
             assert error < 0.05, error
     for batch, pixels, heads, depth, rows, block in [(2, 64, 3, 16, 32, 16), (1, 100, 2, 64, 64, 32)]:
