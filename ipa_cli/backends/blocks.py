@@ -295,7 +295,8 @@ def by_squares(block: Any, ways: Ways) -> str | None:
     if not (ways.squares and "gate" in ways.kernels and {"ff.net.0.proj", "ff.net.2"} <= set(ways.eight)):
         return None
     gate, weight = block.ff.net[0], block.ff.net[2].weight
-    even = not any(size % eight_bit.BLOCK for size in (*weight.shape, gate.proj.in_features))
+    fours = weight.shape[1] % (4 * eight_bit.BLOCK) == 0  # so many of a row's squares are read at once
+    even = fours and not any(size % eight_bit.BLOCK for size in (weight.shape[0], gate.proj.in_features))
     return "ff.net.2" if type(gate).__name__ == "GEGLU" and even and weight.dtype.itemsize == 2 else None
 
 

@@ -54,7 +54,7 @@ if device == "cuda":  # the interpreter stumbles over loops whose end it does no
         plain = kernels.plain_geglu(*(x.float() for x in given))
         check(kernels.geglu(*given), plain)
         check(kernels.geglu(*given, rows=64, width=64, depth=32, group=2, stages=2), plain)
-    for rows, width, depth in [(50, 128, 64), (3000, 1280, 320), (257, 640, 1280)]:
+    for rows, width, depth in [(50, 512, 64), (3000, 1024, 320), (257, 2560, 640)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5
         (states, size), (weight, weight_size) = (quantised(tensor) for tensor in given)
         bias = normal(2 * width)
