@@ -22,6 +22,7 @@ def test_cpu_calls_the_unet_itself():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cuda_graph_is_bit_equal_and_follows_every_input():
     unet, adapters = tiny()
+    first, other_size = (moved(example(unet, adapters, *size), torch.float32) for size in ((16, 16), (24, 16)))
     unet.to("cuda")
     adapters.to("cuda")
     plain = eager.load(unet, None, eager.options({"cuda_graph": False}))
@@ -29,7 +30,6 @@ def test_cuda_graph_is_bit_equal_and_follows_every_input():
 
     text, images = embeddings(unet)
     other = project(unet, adapters, text.cuda() + 1, [image.cuda() - 1 for image in images])
-    first = moved(example(unet, adapters), torch.float32)
     changes = [
         first,
         first._replace(timestep=first.timestep / 2),
@@ -38,7 +38,7 @@ def test_cuda_graph_is_bit_equal_and_follows_every_input():
         first._replace(time_ids=first.time_ids * 2),
         first._replace(context=first.context._replace(scale=first.context.scale * 0.3)),
         first._replace(context=other),
-        moved(example(unet, adapters, 24, 16), torch.float32),
+        other_size,
         first,
     ]
     outputs = [graph(inputs) for inputs in changes]
