@@ -92,7 +92,7 @@ def generate(
     warmed_at = time.perf_counter()
 
     drawn, saving = [], []
-    with ThreadPoolExecutor(1) as writer:  # a picture is compressed while the next is drawn
+    with ThreadPoolExecutor(at_once) as writer:  # pictures are compressed while the next are drawn
         for numbers in batches(len(task.requests), at_once):
             requests = [task.requests[number] for number in numbers]
             name = ", ".join(paths[number].name for number in dict.fromkeys(numbers))
