@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ipa_cli.backends import kernels
+from ipa_cli.backends import gates, kernels
 
 LEVELS = [(4096, 10, 10), (1024, 20, 60)]  # pixels, heads of 64, layers
 DEVICE = "cuda"
@@ -197,10 +197,10 @@ def geglu() -> Iterator[Group]:
         states, weights, bias = geglu_inputs(pixels, heads * 64)
 
         def fused(i: int, states=states, weights=weights, bias=bias, **blocks: int) -> Tensor:
-            return kernels.geglu(states[i % 2], weights[i], bias, **blocks)
+            return gates.geglu(states[i % 2], weights[i], bias, **blocks)
 
         def expected(i: int, states=states, weights=weights, bias=bias) -> Tensor:
-            return kernels.plain_geglu(states[i % 2].float(), weights[i].float(), bias.float())
+            return gates.plain_geglu(states[i % 2].float(), weights[i].float(), bias.float())
 
         def product(i: int, states=states, weights=weights, bias=bias) -> Tensor:
             return F.linear(states[i % 2], weights[i], bias)
@@ -210,7 +210,7 @@ def geglu() -> Iterator[Group]:
             "the product alone": product,
         }
         for warps in (4, 8):
-            ways[f"cuBLAS, fp8 by rows, {warps}"] = lambda i, p=product, w=warps: kernels.gated_rows(p(i), w)
+            ways[f"cuBLAS, fp8 by rows, {warps}"] = lambda i, p=product, w=warps: gates.gated_rows(p(i), w)
         for shape in [
             (128, 128, 64, 16, 8, 4),
             (128, 128, 64, 8, 8, 3),
@@ -220,10 +220,10 @@ def geglu() -> Iterator[Group]:
             named = dict(zip(("rows", "width", "depth", "group", "warps", "stages"), shape, strict=True))
             ways["triton " + "x".join(map(str, shape))] = lambda i, f=fused, named=named: f(i, **named)
         eight = [quantise(x) for x in states], [quantise(x) for x in weights]
-        ways["fp8, then by rows"] = lambda i, e=eight, b=bias: kernels.gated_rows(
+        ways["fp8, then by rows"] = lambda i, e=eight, b=bias: gates.gated_rows(
             scaled(e[0][i % 2], e[1][i], b, HALF), 8
         )
-        ways["fp8 by blocks"] = lambda i, e=eight, b=bias: kernels.geglu_blocks(
+        ways["fp8 by blocks"] = lambda i, e=eight, b=bias: gates.geglu_blocks(
             *e[0][i % 2], e[1][i][0], e[1][i][1].t(), b
         )
         yield Group("geglu", f"{pixels} px", layers, ways, expected, 16 * 2 * pixels * (heads * 64) ** 2)
@@ -511,7 +511,7 @@ def autotune() -> Iterator[Group]:
     best = {"max_autotune": True, "coordinate_descent_tuning": False}
     for pixels, heads, layers in reversed(LEVELS):
         states, weights, bias = geglu_inputs(pixels, heads * 64)
-        own = compiled(kernels.plain_geglu, options={**best, "max_autotune_gemm_backends": "TRITON"})
+        own = compiled(gates.plain_geglu, options={**best, "max_autotune_gemm_backends": "TRITON"})
         yield Group(
             "autotune",
             f"geglu {pixels} px",
@@ -520,7 +520,7 @@ def autotune() -> Iterator[Group]:
                 "cuBLAS, pointwise": lambda i, s=states, w=weights, b=bias: gate(F.linear(s[i % 2], w[i], b)),
                 "inductor": lambda i, s=states, w=weights, b=bias, own=own: own(s[i % 2], w[i], b),
             },
-            lambda i, s=states, w=weights, b=bias: kernels.plain_geglu(s[i % 2].float(), w[i].float(), b.float()),
+            lambda i, s=states, w=weights, b=bias: gates.plain_geglu(s[i % 2].float(), w[i].float(), b.float()),
             16 * 2 * pixels * (heads * 64) ** 2,
         )
         square = [weight(heads * 64, heads * 64) for _ in range(40)]

@@ -34,6 +34,7 @@ CODE = {
         "backends/blocks.py",
         "backends/derived.py",
         "backends/eight_bit.py",
+        "backends/gates.py",
         "backends/inductor.py",
         "backends/inductor_worker.py",
         "backends/kernels.py",

@@ -216,9 +216,9 @@ class FusedGate(nn.Module):
         self.proj = gate.proj
 
     def forward(self, states: Tensor) -> Tensor:
-        from ipa_cli.backends import kernels
+        from ipa_cli.backends import gates
 
-        out = kernels.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias)
+        out = gates.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias)
         return out.unflatten(0, states.shape[:-1])
 
 
@@ -230,9 +230,9 @@ class GatedRows(nn.Module):
         self.proj = gate.proj
 
     def forward(self, states: Tensor) -> eight_bit.Rows:
-        from ipa_cli.backends import kernels
+        from ipa_cli.backends import gates
 
-        rows, size = kernels.gated_rows(self.proj(states).flatten(0, -2))
+        rows, size = gates.gated_rows(self.proj(states).flatten(0, -2))
         return eight_bit.Rows(rows, size, states.shape[:-1])
 
 
@@ -244,11 +244,11 @@ class GatedBlocks(nn.Module):
         self.proj = gate.proj
 
     def forward(self, states: Tensor) -> eight_bit.Blocks:
-        from ipa_cli.backends import kernels
+        from ipa_cli.backends import gates
 
         rows, size = eight_bit.quantised(states.flatten(0, -2))
-        out = kernels.geglu_blocks(rows, size, self.proj.weight, self.proj.size, self.proj.bias)
-        return eight_bit.Blocks(*out, states.shape[:-1])
+        numbers, sizes = gates.geglu_blocks(rows, size, self.proj.weight, self.proj.size, self.proj.bias)
+        return eight_bit.Blocks(numbers, sizes, states.shape[:-1])
 
 
 class FusedCrossAttention:
@@ -284,10 +284,10 @@ def _fits_depth(tokens: Tensor) -> bool:
 
 
 def _fits_gate(gate: Any, like: Tensor) -> bool:
-    """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision, on a GPU that reads by descriptors."""
+    """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision, on Hopper, where it was measured."""
     if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear) or not _is_half(like):
         return False
-    return gate.proj.in_features % 64 == 0 and torch.cuda.get_device_capability(like.device) >= (9, 0)
+    return gate.proj.in_features % 64 == 0 and torch.cuda.get_device_capability(like.device) == (9, 0)
 
 
 def by_squares(block: Any, ways: Ways) -> str | None:

@@ -41,8 +41,8 @@ PRECISIONS = ("half", "fp8")
 FAST: dict[str, Any] = {
     "cuda_graph": True,
     "cudnn_attention": True,
-    # of our own: "cross" and "self" attention, product and "gate" of the feed-forward networks on Hopper and later,
-    # and where that is not for fp8, its gate by "rows"
+    # of our own: "cross" and "self" attention, product and "gate" of the feed-forward networks on Hopper, and where
+    # that is not for fp8, its gate by "rows"
     "kernels": ["cross", "gate", "rows"],
     "phases": True,  # upsampling and its convolution as one convolution of the small picture
     "precision": "half",  # or "fp8" for the linear layers below

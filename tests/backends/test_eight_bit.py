@@ -6,9 +6,9 @@ from torch import nn
 
 from ipa_cli.attention import call_unet
 from ipa_cli.backends import blocks, derived, inductor, inductor_worker, parts, regions
-from ipa_cli.backends.eight_bit import quantised, quantised_by_squares
+from ipa_cli.backends.eight_bit import BlockLinear, EightBitLinear, quantised, quantised_by_squares
 from ipa_cli.errors import UsageError
-from tests.unets import difference, example, tiny
+from tests.unets import FLAT, difference, example, tiny
 
 
 def test_rows_keep_their_size():
@@ -34,6 +34,27 @@ def test_a_unet_in_fp8_is_near_the_plain_one():
         got = parts.walk(unet, split, inputs, lambda name, given: split[name](given))
         error = difference(got, call_unet(unet, inputs))
     assert 1e-3 < error < 0.05  # the first: it is fp8
+
+
+def test_weights_are_kept_by_squares_where_a_kernel_gives_blocks():
+    changes = {**FLAT, "block_out_channels": [128], "attention_head_dim": [4]}
+    for width, dtype, kernels, kept in [
+        (128, torch.float16, ("gate",), True),
+        (128, torch.float32, ("gate",), False),
+        (128, torch.float16, ("rows",), False),
+        (64, torch.float16, ("gate",), False),
+    ]:
+        unet, adapters = tiny(changes={**changes, "block_out_channels": [width]})
+        context = example(unet, adapters).context
+        unet.to(dtype)
+        split = parts.split(unet, blocks.Ways(kernels, eight=blocks.LINEAR, squares=True), context)
+        found = [part for name, part in split.items() if "transformer_blocks" in name]
+        assert found
+        for part in found:
+            shapes = {name: (weight.shape, weight.dtype) for name, weight in part.module.named_parameters()}
+            assert shapes == {name: (w.read().shape, w.read().dtype) for name, w in part.weights.items()}
+            assert (part.weights["block.ff.net.2.weight"].form == "squares") == kept
+            assert type(part.module.block.ff.net[2]) is (BlockLinear if kept else EightBitLinear)
 
 
 def test_a_form_is_made_again_when_its_weight_has_changed():

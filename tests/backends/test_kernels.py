@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="needs Triton")
 SCRIPT = """
 import sys
 import torch
-from ipa_cli.backends import kernels
+from ipa_cli.backends import gates, kernels
 from ipa_cli.backends.eight_bit import BlockLinear, Blocks, multiplies_blocks, quantised, quantised_by_squares
 
 device = sys.argv[1]
@@ -40,8 +40,8 @@ for batch, pixels, heads, depth, text, image, rows, block in [
     check(got, kernels.plain_cross_attention(*(tensor.float() for tensor in given), scale))
 for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
     both = normal(rows, 2 * width)
-    numbers, size = kernels.gated_rows(both)
-    plain = kernels.plain_gated(both.float())
+    numbers, size = gates.gated_rows(both)
+    plain = gates.plain_gated(both.float())
     assert torch.allclose(size, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
     if device == "cuda":  # half a step between numbers of three bits
         error = (numbers.float() * size - plain).abs() / plain.abs().clamp(min=size / 64)
@@ -51,15 +51,15 @@ for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
 if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
     for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 24, 192), (3000, 1280, 320)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, 3 * normal(2 * width)
-        plain = kernels.plain_geglu(*(x.float() for x in given))
-        check(kernels.geglu(*given), plain)
-        check(kernels.geglu(*given, rows=64, width=64, depth=32, group=2, stages=2), plain)
+        plain = gates.plain_geglu(*(x.float() for x in given))
+        check(gates.geglu(*given), plain)
+        check(gates.geglu(*given, rows=64, width=64, depth=32, group=2, stages=2), plain)
     for rows, width, depth in [(50, 512, 64), (3000, 1024, 320), (257, 2560, 640)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5
         (states, size), (weight, weight_size) = (quantised(tensor) for tensor in given)
         bias = normal(2 * width)
-        numbers, sizes = kernels.geglu_blocks(states, size, weight, weight_size.t().contiguous(), bias)
-        plain = kernels.plain_geglu(states.float() * size, weight.float() * weight_size, bias.float())
+        numbers, sizes = gates.geglu_blocks(states, size, weight, weight_size.t().contiguous(), bias)
+        plain = gates.plain_geglu(states.float() * size, weight.float() * weight_size, bias.float())
         assert torch.allclose(sizes.t()[:rows] * 448, plain.unflatten(1, (-1, 128)).abs().amax(-1), rtol=1e-2)
         got = (numbers.float() * sizes.t().repeat_interleave(128, 1))[:rows]
         assert (got - plain).norm() < 0.04 * plain.norm()
