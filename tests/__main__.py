@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Beside the tests, which do not keep every core busy: mypy alone reads torch for more than a minute.
+# Beside the tests, which do not keep every core busy: mypy alone reads for half a minute.
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
