@@ -91,7 +91,7 @@ def quantised_by_squares(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def multiplies_blocks(device: torch.device) -> bool:
-    """Whether products of blocks run on `device`: cuBLAS has them for Hopper since CUDA 12.9."""
+    """Whether products of blocks run on `device`: on Hopper since CUDA 12.9, in a torch that has `scaled_mm`."""
     if not hasattr(torch.nn.functional, "scaled_mm") or device.type != "cuda" or torch.version.cuda is None:
         return False
     since = tuple(int(number) for number in torch.version.cuda.split(".")[:2]) >= (12, 9)
