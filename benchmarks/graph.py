@@ -1,7 +1,7 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,apart,plain,self,search,tuned,fp8,dynamic] [--size 1024]
-                               [--pictures 1] [--options JSON] [--profile] [--exact] [--no-reload]
+    python benchmarks/graph.py [--parts eager,graph,fast,apart,plain,self,search,tuned,fp8,linear,dynamic]
+                               [--size 1024] [--pictures 1] [--options JSON] [--profile] [--exact] [--no-reload]
 
 With guidance (UNet batch 2 for each picture), 4 image tokens, fp16. Every figure stands beside the relative error
 against eager in the same run, at two scales; --exact adds eager's own and each part's against fp32. --profile tells
@@ -66,6 +66,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "search": {"preset": "fast", "search_convolutions": True},
     "tuned": {"preset": "fast", "max_autotune": True},
     "fp8": {"preset": "fast", "precision": "fp8"},
+    "linear": {
+        "preset": "fast",
+        "precision": "fp8",
+        "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2"],
+    },
     "dynamic": {"preset": "fast", "dynamic": [256, 1536]},
 }
 

@@ -29,7 +29,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ipa_cli.backends import gates, kernels
+from ipa_cli.backends import convs, gates, kernels
+from ipa_cli.backends.eight_bit import quantised_taps
 
 LEVELS = [(4096, 10, 10), (1024, 20, 60)]  # pixels, heads of 64, layers
 DEVICE = "cuda"
@@ -418,6 +419,25 @@ def conv_inputs(given: int, out: int, side: int, kernel: int, stride: int) -> tu
     return states, weights, normal(out)
 
 
+def our_convolutions(x: Tensor, weights: list[Tensor], bias: Tensor) -> dict[str, Call]:
+    """In fp8 by our kernels: the convolution in several tiles, what it adds, and what it takes by itself."""
+    picture, like = x.permute(0, 2, 3, 1), {"device": x.device, "dtype": torch.float32}
+    slope, shift = (torch.full((x.shape[0], x.shape[1]), value, **like) for value in (1.0, 0.0))
+    eight = [quantised_taps(w) for w in weights]
+    lines = convs.plain_neighbours([picture], slope, shift).to(EIGHT)
+    more = normal(*picture.shape[:3], bias.shape[0])
+    found: dict[str, Call] = {
+        "ours, the silu beside its neighbours": lambda i: convs.neighbours([picture], slope, shift)
+    }
+    for tile in [(0, 0, 0), *(tile[:3] for tile in convs.TILES)]:
+        name = "x".join(map(str, tile)) if tile[0] else "the tile that fits"
+        found[f"ours of silu, {name}"] = lambda i, tile=tile: convs.convolution(
+            lines, *eight[i], bias, None, None, *tile
+        )
+    found["ours of silu, and a sum"] = lambda i: convs.convolution(lines, *eight[i], bias, None, more)
+    return found
+
+
 def conv() -> Iterator[Group]:
     """Convolutions of the resnets, and those that follow an upsampling."""
     for given, out, side, kernel, stride, times in CONVS:
@@ -446,6 +466,8 @@ def conv() -> Iterator[Group]:
             ways["as a product"] = lambda i, x=x, w=weights, b=bias: F.linear(
                 x.permute(0, 2, 3, 1), w[i][:, :, 0, 0], b
             ).permute(0, 3, 1, 2)
+        if kernel == 3 and stride == 1 and given % 16 == out % 16 == 0:
+            ways |= our_convolutions(x, weights, bias)
         flop = 2 * 2 * side**2 * given * out * kernel**2
         yield Group("conv", f"{given}-{out} at {side}, {kernel}x{kernel}/{stride}", times, ways, expected, flop, 4)
     for width, side in [(1280, 64), (640, 128)]:

@@ -32,6 +32,7 @@ CODE = {
     "inductor": (
         "attention.py",
         "backends/blocks.py",
+        "backends/convs.py",
         "backends/derived.py",
         "backends/eight_bit.py",
         "backends/gates.py",

@@ -21,6 +21,9 @@ from ipa_cli.backends import eight_bit, norms
 # The linear layers of a transformer block, by their names in it.
 LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
 
+# The convolutions of a residual block, by their names in it.
+CONVOLUTIONS = ("conv1", "conv2")
+
 KERNELS = ("cross", "self", "gate", "rows")
 
 
@@ -29,7 +32,7 @@ class Ways(NamedTuple):
 
     kernels: tuple[str, ...] = ()  # of our own, of `KERNELS`, where they fit
     phases: bool = False  # upsampling and its convolution as one convolution of the small picture
-    eight: tuple[str, ...] = ()  # linear layers of transformer blocks in fp8, of `LINEAR`
+    eight: tuple[str, ...] = ()  # layers in fp8, of `LINEAR` and, where our kernels are for them, of `CONVOLUTIONS`
     squares: bool = False  # whether fp8 products of blocks and squares of weights run here
 
 
@@ -58,26 +61,80 @@ class Time(nn.Module):
 class Resnet(nn.Module):
     """A residual block, of one picture or of two laid behind each other, and the shift that the time makes."""
 
-    def __init__(self, resnet: Any):
+    def __init__(self, resnet: Any, ways: Ways):
         super().__init__()
         self.resnet = _hollow(resnet)
         self.resnet.time_emb_proj = None
         self.usual = _is_usual(self.resnet)
+        for name in CONVOLUTIONS if self.usual else ():
+            kind = EightBitConvolution if fits_eight_bit(getattr(resnet, name), name, ways) else NormedConvolution
+            setattr(self.resnet, name, kind(getattr(self.resnet, name)))
 
     def forward(self, *given: Tensor) -> tuple[Tensor]:
         *pictures, shift = given
-        block, shift = self.resnet, shift[:, :, None, None]
+        block = self.resnet
         if not self.usual:
-            return (block(norms.behind(*pictures), shift),)
-        states = block.conv1(block.nonlinearity(block.norm1(*pictures))) + shift
-        states = block.conv2(block.nonlinearity(block.norm2(states)))
-        return ((_beside(block.conv_shortcut, pictures) + states) / block.output_scale_factor,)
+            return (block(norms.behind(*pictures), shift[:, :, None, None]),)
+        states = block.conv1(block.norm1, pictures, shift=shift)
+        states = block.conv2(block.norm2, [states], more=_beside(block.conv_shortcut, pictures))
+        # Divided by one, what a kernel of our own has written would be copied.
+        return (states if block.output_scale_factor == 1 else states / block.output_scale_factor,)
+
+
+class NormedConvolution(nn.Module):
+    """A convolution of silu of normed pictures, and what is added: a shift of each channel, (B, out), or a picture."""
+
+    def __init__(self, conv: Any):
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(
+        self, norm: norms.GroupNorm, pictures: Sequence[Tensor], shift: Tensor | None = None, more: Tensor | None = None
+    ) -> Tensor:
+        out = F.conv2d(F.silu(norm(*pictures)), self.weight, self.bias, padding=1)
+        out = out if shift is None else out + shift[:, :, None, None]
+        return out if more is None else more + out
+
+
+class EightBitConvolution(nn.Module):
+    """The same in fp8 by two kernels; `weight` is (out, 9 * in), `size` (out,) what products are multiplied by."""
+
+    def __init__(self, conv: Any):
+        super().__init__()
+        shape = (conv.out_channels, 9 * conv.in_channels)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=eight_bit.EIGHT, device="meta"), requires_grad=False)
+        self.size = nn.Parameter(torch.empty(shape[0], device="meta"), requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(
+        self, norm: norms.GroupNorm, pictures: Sequence[Tensor], shift: Tensor | None = None, more: Tensor | None = None
+    ) -> Tensor:
+        from ipa_cli.backends import convs
+
+        lines = convs.neighbours([_channels_last(picture) for picture in pictures], *norm.slopes(*pictures))
+        more = None if more is None else _channels_last(more)
+        return convs.convolution(lines, self.weight, self.size, self.bias, shift, more).permute(0, 3, 1, 2)
+
+
+def _channels_last(picture: Tensor) -> Tensor:
+    """(B, channels, height, width) as (B, height, width, channels), contiguous."""
+    return picture.permute(0, 2, 3, 1).contiguous()
+
+
+def fits_eight_bit(conv: nn.Conv2d, name: str, ways: Ways) -> bool:
+    """Whether one of a residual block's `CONVOLUTIONS` is in fp8: on Hopper, its channels beginning on 16 bytes."""
+    if name not in ways.eight or conv.bias is None or not _is_half(conv.weight):
+        return False
+    even = conv.in_channels % 16 == 0 and conv.out_channels % 16 == 0
+    return even and torch.cuda.get_device_capability(conv.weight.device) == (9, 0)
 
 
 def _is_usual(resnet: Any) -> bool:
     """Whether `Resnet` may spell out what diffusers' block does, as it is in Stable Diffusion."""
     plain = resnet.time_embedding_norm == "default" and resnet.upsample is None and resnet.downsample is None
-    return plain and all(isinstance(norm, norms.GroupNorm) for norm in (resnet.norm1, resnet.norm2))
+    three = all(conv.kernel_size == (3, 3) and conv.padding == (1, 1) for conv in (resnet.conv1, resnet.conv2))
+    silu = isinstance(resnet.nonlinearity, nn.SiLU)
+    return plain and three and silu and all(isinstance(norm, norms.GroupNorm) for norm in (resnet.norm1, resnet.norm2))
 
 
 def _beside(conv: Any, pictures: Sequence[Tensor]) -> Tensor:
@@ -117,7 +174,7 @@ class Block(nn.Module):
         own, cross, feed = self.block.attn1, self.block.attn2, self.block.ff.net
         own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
         own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
-        for name in ways.eight:
+        for name in (name for name in ways.eight if name in LINEAR):
             kind = eight_bit.BlockLinear if name == by_squares(block, ways) else eight_bit.EightBitLinear
             self.block.set_submodule(name, kind(self.block.get_submodule(name)))
         own.processor, cross.processor = JoinedSelfAttention(), CrossAttention(0)

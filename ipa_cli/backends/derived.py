@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ipa_cli.backends.eight_bit import quantised, quantised_by_squares
+from ipa_cli.backends.eight_bit import quantised, quantised_by_squares, quantised_taps
 
 _kept: Any = WeakIdKeyDictionary()  # first source -> form -> (state of all sources, what was made of them)
 
@@ -33,6 +33,8 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "size": lambda weight: quantised(weight)[1].t().contiguous(),
     "squares": lambda weight: quantised_by_squares(weight)[0],
     "square_size": lambda weight: quantised_by_squares(weight)[1],
+    "taps": lambda weight: quantised_taps(weight)[0],
+    "taps_size": lambda weight: quantised_taps(weight)[1],
     "phases": four_phases,
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 EIGHT = torch.float8_e4m3fn
 LARGEST = 448.0  # of its numbers
 BLOCK = 128  # numbers that are multiplied by one, where rows are too long for that
+GRAIN = 0.25  # by which pictures are to be multiplied that come from a norm, so that 0.004 to 112 keep their digits
 CAPABILITY = (8, 9)  # of the first GPUs that multiply them
 
 
@@ -88,6 +89,12 @@ def quantised_by_squares(weight: Tensor) -> tuple[Tensor, Tensor]:
     size = wide.abs().amax((1, 3), keepdim=True).clamp(min=1e-12) / LARGEST
     numbers = (wide * (1 / size)).clamp(-LARGEST, LARGEST).to(EIGHT)
     return numbers.reshape(weight.shape), size.flatten(2).squeeze(1).contiguous()
+
+
+def quantised_taps(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A convolution's weight in fp8, (out, places * in), and what products with it are multiplied by: (out,)."""
+    numbers, size = quantised(weight.permute(0, 2, 3, 1).flatten(1))
+    return numbers, size.flatten() * GRAIN
 
 
 def multiplies_blocks(device: torch.device) -> bool:

@@ -5,20 +5,15 @@ Imported only where Triton is installed. Each has a plain twin in PyTorch that c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch._higher_order_ops import triton_kernel_wrap as wrap
 from torch.library import triton_op
 from triton.language.extra import libdevice
 
-from ipa_cli.backends.kernels import launchable
+from ipa_cli.backends.kernels import launch_tiles, launchable
 
 
 @triton.jit
@@ -144,37 +139,6 @@ def gated_rows_kernel(both, out, size, width, BLOCK: tl.constexpr, PIECES: tl.co
         tl.store(out + row * width + piece * BLOCK + column, eight)
 
 
-def _launch_tiles(
-    kernel: Any, given: dict[str, Any], blocks: Mapping[str, Sequence[int]], group: int, warps: int, stages: int
-) -> None:
-    """Launch a kernel whose programs take tiles in turn; it reads some tensors through descriptors (TMA) of `blocks`.
-
-    torch's `wrap_triton` traces no descriptors outside Dynamo; what it would put into the graph takes them.
-    """
-    states, (_, width, depth) = given["states"], blocks["weight"]
-    count, wide = states.shape[0], given["out"].shape[1]
-    rows = blocks["states"][0]
-    programs = min(-(-count // rows) * -(-wide // width), _multiprocessors(states.device))
-    fixed = {"TOTAL_DEPTH": states.shape[1], "ROWS": rows, "WIDTH": width, "DEPTH": depth, "GROUP": group}
-    wrap.triton_kernel_wrapper_mutation(
-        kernel_idx=wrap.kernel_side_table.add_kernel(_configured(kernel, warps, stages)),
-        constant_args_idx=wrap.kernel_side_table.add_constant_args({}),
-        grid=[(programs, 1, 1)],
-        tma_descriptor_metadata={name: wrap.create_tma_stable_metadata(list(block)) for name, block in blocks.items()},
-        kwargs={**given, "rows": count, "width": wide, **fixed},
-    )
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@cache
-def _configured(kernel: Any, warps: int, stages: int) -> Any:
-    return triton.autotune([triton.Config({}, num_warps=warps, num_stages=stages)], key=[])(kernel)
-
-
 @triton_op("ipa::geglu", mutates_args=())
 def geglu(
     states: Tensor,
@@ -195,9 +159,26 @@ def geglu(
     """
     count, wide = states.shape[0], weight.shape[0] // 2
     out = states.new_empty(count, wide)
-    given = {"states": states, "weight": weight.unflatten(0, (2, wide)), "bias": bias, "out": out}
-    blocks = {"states": [rows, depth], "weight": [2, width, depth], "out": [rows, width // 2]}
-    _launch_tiles(geglu_kernel, given, blocks, group, warps, stages)
+    launch_tiles(
+        geglu_kernel,
+        -(-count // rows) * -(-wide // width),
+        {"states": [rows, depth], "weight": [2, width, depth], "out": [rows, width // 2]},
+        {
+            "states": states,
+            "weight": weight.unflatten(0, (2, wide)),
+            "bias": bias,
+            "out": out,
+            "rows": count,
+            "width": wide,
+            "TOTAL_DEPTH": states.shape[1],
+            "ROWS": rows,
+            "WIDTH": width,
+            "DEPTH": depth,
+            "GROUP": group,
+        },
+        warps,
+        stages,
+    )
     return out
 
 
@@ -216,20 +197,33 @@ def geglu_blocks(
     by which rows are to be multiplied; bias: (2 * width,). 128 divides the width. Out come as many rows as 16 divides,
     for products want that; the last ones may hold anything.
     """
-    count, wide = -(-states.shape[0] // 16) * 16, weight.shape[0] // 2
-    out, out_size = states.new_empty(count, wide), size.new_empty(wide // 128, count)
-    given = {
-        "states": states,
-        "size": size,
-        "weight": weight.unflatten(0, (2, wide)),
-        "weight_size": weight_size,
-        "bias": bias,
-        "out": out,
-        "out_size": out_size,
-        "out_rows": count,
-    }
-    blocks = {"states": [128, 128], "weight": [2, 128, 128], "out": [128, 128]}
-    _launch_tiles(geglu_blocks_kernel, given, blocks, group, 8, stages)
+    rows, wide = states.shape[0], weight.shape[0] // 2
+    out_rows = -(-rows // 16) * 16
+    out, out_size = states.new_empty(out_rows, wide), size.new_empty(wide // 128, out_rows)
+    launch_tiles(
+        geglu_blocks_kernel,
+        -(-rows // 128) * (wide // 128),
+        {"states": [128, 128], "weight": [2, 128, 128], "out": [128, 128]},
+        {
+            "states": states,
+            "size": size,
+            "weight": weight.unflatten(0, (2, wide)),
+            "weight_size": weight_size,
+            "bias": bias,
+            "out": out,
+            "out_size": out_size,
+            "rows": rows,
+            "out_rows": out_rows,
+            "width": wide,
+            "TOTAL_DEPTH": states.shape[1],
+            "ROWS": 128,
+            "WIDTH": 128,
+            "DEPTH": 128,
+            "GROUP": group,
+        },
+        8,
+        stages,
+    )
     return out, out_size
 
 

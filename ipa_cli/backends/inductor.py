@@ -26,7 +26,7 @@ from torch import Tensor
 from ipa_cli import requirements
 from ipa_cli.attention import UNetInputs
 from ipa_cli.backends import Denoiser, Report, check_sizes, eight_bit, read_options, regions
-from ipa_cli.backends.blocks import KERNELS, LINEAR, Ways
+from ipa_cli.backends.blocks import CONVOLUTIONS, KERNELS, LINEAR, Ways
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor_worker import open_package
 from ipa_cli.backends.parts import Part, aligned, split, walk
@@ -45,8 +45,8 @@ FAST: dict[str, Any] = {
     # that is not for fp8, its gate by "rows"
     "kernels": ["cross", "gate", "rows"],
     "phases": True,  # upsampling and its convolution as one convolution of the small picture
-    "precision": "half",  # or "fp8" for the linear layers below
-    "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2"],
+    "precision": "half",  # or "fp8" for the layers below
+    "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],  # convolutions on Hopper alone
     "search_convolutions": False,  # cuDNN times its ways at the first call
     "max_autotune": False,  # products of Triton where they seem faster: minutes to compile, slower on an H100
     "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
@@ -94,7 +94,7 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     chosen = read_options("inductor", given, PRESETS)
     if chosen["precision"] not in PRECISIONS:
         raise UsageError(f"inductor has no precision {chosen['precision']!r}", f"known: {', '.join(PRECISIONS)}")
-    for name, known in (("fp8_layers", LINEAR), ("kernels", KERNELS)):
+    for name, known in (("fp8_layers", (*LINEAR, *CONVOLUTIONS)), ("kernels", KERNELS)):
         strange = [word for word in chosen[name] if word not in known]
         if strange:
             raise UsageError(f"inductor's option {name} has {strange[0]!r}", f"known: {', '.join(known)}")
@@ -229,7 +229,9 @@ def _searching(wanted: bool) -> Iterator[None]:
 def _ways(options: Mapping[str, Any], device: torch.device) -> Ways:
     """How the parts compute on `device`."""
     triton = importlib.util.find_spec("triton") is not None
-    eight = options["fp8_layers"] if options["precision"] == "fp8" else []
+    eight = (
+        [name for name in options["fp8_layers"] if triton or name in LINEAR] if options["precision"] == "fp8" else []
+    )
     kernels = tuple(options["kernels"]) if triton else ()
     squares = not options["dynamic"] and eight_bit.multiplies_blocks(device)  # rows that 16 divides must be known
     return Ways(kernels, options["phases"], tuple(eight), squares)

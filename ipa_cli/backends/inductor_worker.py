@@ -159,7 +159,8 @@ def _get_ready() -> None:
     for name in ("torch._inductor.compile_fx", "torch._export.serde.serialize"):
         importlib.import_module(name)
     if importlib.util.find_spec("triton"):
-        importlib.import_module("ipa_cli.backends.gates")  # and `kernels`: programs may call its operators
+        for room in ("kernels", "gates", "convs"):  # programs may call their operators
+            importlib.import_module(f"ipa_cli.backends.{room}")
 
 
 def main() -> None:

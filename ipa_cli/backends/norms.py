@@ -20,16 +20,20 @@ class GroupNorm(nn.Module):
         self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
 
     def forward(self, *pictures: Tensor) -> Tensor:
+        widths = [picture.shape[1] for picture in pictures]
+        slopes, shifts = (x[:, :, None, None].split(widths, 1) for x in self.slopes(*pictures))
+        each = zip(pictures, slopes, shifts, strict=True)
+        return behind(*((picture.float() * slope + shift).to(picture.dtype) for picture, slope, shift in each))
+
+    def slopes(self, *pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """What each channel is multiplied by, and what is added to it then: (B, channels), twice, in float32."""
         sums = [torch.var_mean(picture.float(), (2, 3), correction=0) for picture in pictures]
         spread, mean = (behind(*each).unflatten(1, (self.groups, -1)) for each in zip(*sums, strict=True))
         group = mean.mean(-1, keepdim=True)
         spread = (spread + (mean - group).square()).mean(-1, keepdim=True)  # within channels and between them
         slope = torch.rsqrt(spread + self.eps) * self.weight.float().unflatten(0, (self.groups, -1))
         shift = self.bias.float().unflatten(0, (self.groups, -1)) - group * slope
-        widths = [picture.shape[1] for picture in pictures]
-        slopes, shifts = (_written(x.flatten(1))[:, :, None, None].split(widths, 1) for x in (slope, shift))
-        each = zip(pictures, slopes, shifts, strict=True)
-        return behind(*((picture.float() * slope + shift).to(picture.dtype) for picture, slope, shift in each))
+        return _written(slope.flatten(1)), _written(shift.flatten(1))
 
 
 def behind(*pieces: Tensor) -> Tensor:

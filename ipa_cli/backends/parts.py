@@ -98,8 +98,7 @@ def split(unet: Any, ways: Ways, context: Context | None = None) -> dict[str, Pa
         Part("last", _weights(unet, ("conv_norm_out", "conv_out")), partial(blocks.Last, unet)),
     ]
     for name, resnet in resnets(unet):
-        weights = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
-        found.append(Part(name, weights, partial(blocks.Resnet, resnet)))
+        found.append(Part(name, _resnet_weights(resnet, ways), partial(blocks.Resnet, resnet, ways)))
     for name, larger in named(unet, "Upsample2D"):
         if ways.phases and _doubles(larger):
             weights = {"phases": Weight((larger.conv,), "weight", "phases"), "bias": Weight((larger.conv,), "bias")}
@@ -190,12 +189,23 @@ def _time_weights(unet: Any) -> dict[str, Weight]:
     return {**_weights(unet, ("time_embedding", *pooled)), **shifts}
 
 
+def _resnet_weights(resnet: Any, ways: Ways) -> dict[str, Weight]:
+    """Those of a residual block, without what the time takes."""
+    found = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
+    for name in blocks.CONVOLUTIONS:
+        if blocks.fits_eight_bit(getattr(resnet, name), name, ways):
+            plain = found[f"resnet.{name}.weight"]
+            found[f"resnet.{name}.weight"] = plain._replace(form="taps")
+            found[f"resnet.{name}.size"] = plain._replace(form="taps_size")
+    return found
+
+
 def _block_weights(block: Any, ways: Ways) -> dict[str, Weight]:
     """Those of a transformer block, with queries, keys and values joined, and without the text's, made beforehand."""
     left_out = ("attn1.to_q.", "attn1.to_k.", "attn1.to_v.", "attn2.to_k.", "attn2.to_v.")
     found = {f"block.{k}": v for k, v in _weights(block).items() if not k.startswith(left_out)}
     found["block.attn1.to_qkv.weight"] = Weight((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), "weight")
-    for name in ways.eight:
+    for name in (name for name in ways.eight if name in blocks.LINEAR):
         plain, squares = found[f"block.{name}.weight"], name == blocks.by_squares(block, ways)
         found[f"block.{name}.weight"] = plain._replace(form="squares" if squares else "eight")
         found[f"block.{name}.size"] = plain._replace(form="square_size" if squares else "size")

@@ -6,9 +6,16 @@ from torch import nn
 
 from ipa_cli.attention import call_unet
 from ipa_cli.backends import blocks, derived, inductor, inductor_worker, parts, regions
-from ipa_cli.backends.eight_bit import BlockLinear, EightBitLinear, quantised, quantised_by_squares
+from ipa_cli.backends.eight_bit import (
+    GRAIN,
+    BlockLinear,
+    EightBitLinear,
+    quantised,
+    quantised_by_squares,
+    quantised_taps,
+)
 from ipa_cli.errors import UsageError
-from tests.unets import FLAT, difference, example, tiny
+from tests.unets import FLAT, difference, example, moved, tiny
 
 
 def test_rows_keep_their_size():
@@ -24,6 +31,41 @@ def test_squares_keep_their_size():
     assert numbers.dtype == torch.float8_e4m3fn and numbers.shape == weight.shape and size.shape == (2, 3)
     error = (numbers.float() * size.kron(torch.ones(128, 128)) - weight).unflatten(1, (3, 128)).unflatten(0, (2, 128))
     assert (error.norm(dim=(1, 3)) < 0.04 * weight.unflatten(1, (3, 128)).unflatten(0, (2, 128)).norm(dim=(1, 3))).all()
+
+
+def test_taps_lie_line_by_line_and_keep_their_size():
+    weight = torch.randn(6, 5, 3, 3) * torch.logspace(-3, 3, 6)[:, None, None, None]
+    numbers, size = quantised_taps(weight)
+    assert numbers.dtype == torch.float8_e4m3fn and numbers.shape == (6, 45) and size.shape == (6,)
+    error = (numbers.float() * size[:, None] / GRAIN).reshape(6, 3, 3, 5).permute(0, 3, 1, 2) - weight
+    assert (error.flatten(1).norm(dim=1) < 0.04 * weight.flatten(1).norm(dim=1)).all()
+
+
+def test_convolutions_are_in_fp8_on_hopper_alone():
+    unet, adapters = tiny()
+    context = example(unet, adapters).context
+    split = parts.split(unet, blocks.Ways(eight=blocks.CONVOLUTIONS), context)
+    found = [part for name, part in split.items() if name.rpartition(".")[0].endswith("resnets")]
+    assert found
+    for part in found:
+        assert type(part.module.resnet.conv1) is type(part.module.resnet.conv2) is blocks.NormedConvolution
+        assert not [name for name in part.weights if name.endswith("size")]
+
+
+@pytest.mark.gpu
+def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs a Hopper GPU")
+    unet, adapters = tiny()
+    inputs = moved(example(unet, adapters, 12, 20), torch.float16)
+    unet.to("cuda", torch.float16)
+    split = parts.split(unet, blocks.Ways(eight=blocks.CONVOLUTIONS), inputs.context)
+    eight = [part for part in split.values() if "resnet.conv1.size" in part.weights]
+    assert eight and all(type(part.module.resnet.conv2) is blocks.EightBitConvolution for part in eight)
+    with torch.no_grad():
+        got = parts.walk(unet, split, inputs, lambda name, given: split[name](given))
+        error = difference(got, call_unet(unet, inputs))
+    assert 1e-3 < error < 0.2  # the first: it is fp8
 
 
 def test_a_unet_in_fp8_is_near_the_plain_one():

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="needs Triton")
 SCRIPT = """
 import sys
 import torch
-from ipa_cli.backends import gates, kernels
+from ipa_cli.backends import convs, gates, kernels
 from ipa_cli.backends.eight_bit import BlockLinear, Blocks, multiplies_blocks, quantised, quantised_by_squares
 
 device = sys.argv[1]
@@ -31,6 +31,14 @@ def check(got, expected):
     assert error < tolerance, error
 
 
+def check_eight(got, expected, least):
+    if device == "cuda":  # half a step between numbers of three bits
+        error = (got - expected).abs() / expected.abs().clamp(min=least)
+        assert error.max() < 0.0635, error.max()
+    else:  # the interpreter rounds small numbers otherwise
+        assert (got - expected).norm() < 0.1 * expected.norm()
+
+
 for batch, pixels, heads, depth, text, image, rows, block in [
     (2, 100, 3, 16, 77, 4, 32, 16), (1, 65, 2, 64, 77, 16, 64, 128), (2, 33, 2, 32, 154, 20, 16, 64)
 ]:
@@ -43,11 +51,14 @@ for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
     numbers, size = gates.gated_rows(both)
     plain = gates.plain_gated(both.float())
     assert torch.allclose(size, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
-    if device == "cuda":  # half a step between numbers of three bits
-        error = (numbers.float() * size - plain).abs() / plain.abs().clamp(min=size / 64)
-        assert error.max() < 0.0635, error.max()
-    else:  # the interpreter rounds small numbers otherwise
-        assert (numbers.float() * size - plain).norm() < 0.1 * plain.norm()
+    check_eight(numbers.float() * size, plain, size / 64)
+for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 16, 33, (64, 32)), (3, 3, 1, (320, 320))]:
+    pictures = [normal(batch, height, wide, width) for width in widths]
+    slope, shift = (torch.randn(batch, sum(widths), device=device) for _ in range(2))
+    got = convs.neighbours(pictures, slope, shift).float()
+    plain = convs.plain_neighbours([picture.float() for picture in pictures], slope, shift)
+    assert not got[plain == 0].any()
+    check_eight(got, plain, 1 / 64)
 if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
     for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 24, 192), (3000, 1280, 320)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, 3 * normal(2 * width)
@@ -70,6 +81,16 @@ if device == "cuda":  # the interpreter stumbles over loops whose end it does no
             got = last(Blocks(numbers, sizes, (rows,)))
             error = (got - layer(plain.to(dtype))).norm() / got.norm()
             assert error < 0.05, error
+    for batch, height, wide, channels, outs in [(2, 9, 13, 48, 40), (1, 64, 48, 320, 320), (3, 5, 33, 64, 136)]:
+        lines = normal(batch, height + 2, wide, 3 * channels).to(torch.float8_e4m3fn)
+        weight = normal(outs, 9 * channels).to(torch.float8_e4m3fn)
+        given = lines, weight, (torch.rand(outs, device=device) + 0.5) / (9 * channels) ** 0.5, normal(outs)
+        added = normal(batch, outs), normal(batch, height, wide, outs)
+        plain = convs.plain_convolution(*(x.float() for x in given))
+        with_more = convs.plain_convolution(*(x.float() for x in (*given, *added)))
+        for tile in [(0, 0, 0), (128, 64, 3), *(tile[:3] for tile in convs.TILES)]:
+            check(convs.convolution(*given, None, None, *tile), plain)
+            check(convs.convolution(*given, *added, *tile), with_more)
     for batch, pixels, heads, depth, rows, block in [(2, 64, 3, 16, 32, 16), (1, 100, 2, 64, 64, 32)]:
         joined = normal(batch, pixels, 3 * heads * depth)
         got = kernels.self_attention(joined, heads, rows=rows, block=block)
