@@ -165,8 +165,8 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 KINDS = {
     "attention": ("sdpa", "flash", "fmha", "attention_kernel"),
     "convolution": ("fprop", "conv", "implicit"),
-    "linear": ("gemm", "nvjet", "cutlass", "splitk", "geglu_kernel"),
-    "Triton": ("triton_",),
+    "linear": ("gemm", "nvjet", "cutlass", "splitk", "geglu"),
+    "Triton": ("triton_", "neighbours"),
     "memset": ("memset",),
     "copy": ("memcpy", "copy"),
 }
