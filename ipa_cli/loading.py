@@ -1,4 +1,4 @@
-"""Fetch and build the parts of a planned model: from a folder, a hub, one checkpoint file, or seeded random numbers."""
+"""Build the parts of a planned model: from a folder, what was fetched from a hub, or one checkpoint file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from . import adapters, hub, weights
-from .families import SD15, SDXL, Family
-from .locations import Location, ModelError, folder_location, read_json
-from .models import DEMO, Plan
+from . import dummies, fetching, hub, schedulers, weights
+from .families import SDXL, Family
+from .locations import Location, ModelError, read_json
+from .models import Plan
 from .report import Reporter
 
 if TYPE_CHECKING:
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .attention import Adapters
-
-DUMMY_SEED = 0
-DUMMY_TOKENS = 4
-WEIGHT_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +47,9 @@ def load(
     """
     if plan.dummy:
         _quiet_libraries()
-        parts, states, encoders = _dummy_parts(plan, device, home, dtype)
+        parts, states, encoders = dummies.parts(plan, device, home, dtype)
     else:
-        plan = _fetched(plan, dtype, reporter, shows_bars)
+        plan = fetching.fetched(plan, dtype, reporter, shows_bars)
         with _reading(plan, home, dtype) as files:
             _quiet_libraries()
             parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype, files)
@@ -92,59 +88,9 @@ def load_encoders(
 ) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The weights of each adapter and its image encoder alone, on the CPU: no UNet, no text encoder."""
     _quiet_libraries()
-    return _adapter_parts(replace(plan, adapters=_fetched_adapters(plan, dtype, reporter, shows_bars)), dtype, {})
-
-
-def _fetched_adapters(
-    plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
-) -> tuple[adapters.AdapterPlan, ...]:
-    found = []
-    for adapter in plan.adapters:
-        where = adapter.location
-        if where.folder is None:
-            assert where.repo is not None
-            encoder = [f"{adapter.encoder}/config.json"]
-            if adapter.encodes:
-                encoder += _weight_files(where, adapter.encoder, None, dtype)
-            folder = hub.fetch(where.repo, where.revision, [adapter.file, *encoder], reporter, shows_bars)
-            adapter = replace(adapter, location=replace(where, folder=folder))
-            adapters.check_fetched(adapter, plan.unet_config, plan.family)
-        found.append(adapter)
-    return tuple(found)
-
-
-def _fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
-    """The plan with every hub location replaced by a local folder."""
-    fetched, location = _fetched_adapters(plan, dtype, reporter, shows_bars), plan.location
-    if location.repo is not None:
-        files = ["model_index.json"]
-        for part in plan.family.parts:
-            inside = sorted(name for name in location.names if name.startswith(part + "/"))
-            files += [name for name in inside if name.endswith((".json", ".txt", ".model"))]
-            if not part.startswith(("tokenizer", "scheduler")):
-                files += _weight_files(location, part, plan.variant, dtype)
-        folder = hub.fetch(location.repo, location.revision, dict.fromkeys(files), reporter, shows_bars)
-        location = replace(folder_location(folder), repo=location.repo, revision=location.revision)
-    return replace(plan, location=location, adapters=fetched)
-
-
-def _weight_files(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[str]:
-    """The weight files of one part: safetensors before pickles, and half-size ones where they are enough."""
-    stem = WEIGHT_NAMES.get(part, "model")
-    pickle_stem = stem if stem != "model" else "pytorch_model"
-    suits = [variant] if variant else (["fp16", None] if str(dtype) != "torch.float32" else [None, "fp16"])
-    for ending, base in ((".safetensors", stem), (".bin", pickle_stem)):
-        for suit in suits:
-            middle = f".{suit}" if suit else ""
-            whole = f"{part}/{base}{middle}{ending}"
-            if whole in location.names:
-                return [whole]
-            index = f"{part}/{base}{ending}.index{middle}.json"
-            if index in location.names:
-                head = f"{part}/{base}{middle}-"
-                return [index, *sorted(n for n in location.names if n.startswith(head) and n.endswith(ending))]
-    kind = f" of variant '{variant}'" if variant else ""
-    raise ModelError(f"{location} has no weights{kind} for {part}", "check --variant, or name a whole model")
+    return _adapter_parts(
+        replace(plan, adapters=fetching.fetched_adapters(plan, dtype, reporter, shows_bars)), dtype, {}
+    )
 
 
 Read = Future[dict[str, "Tensor"]]
@@ -185,7 +131,7 @@ def _variant(plan: Plan, location: Location) -> str | None:
 def _paths(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[Path]:
     """The weight files of one part on disk, without their index."""
     assert location.folder is not None
-    files = [location.folder / name for name in _weight_files(location, part, variant, dtype)]
+    files = [location.folder / name for name in fetching.weight_files(location, part, variant, dtype)]
     return [path for path in files if path.suffix != ".json"]
 
 
@@ -231,7 +177,7 @@ def _renamed(state: Mapping[str, Tensor], wanted: Any) -> dict[str, Tensor] | No
 
 def _from_pretrained(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dtype) -> Any:
     assert location.folder is not None
-    files = _weight_files(location, part, _variant(plan, location), dtype)
+    files = fetching.weight_files(location, part, _variant(plan, location), dtype)
     first = PurePosixPath(files[0]).name
     for name in files:
         if name.endswith(".safetensors"):
@@ -281,28 +227,12 @@ def _folder_parts(plan: Plan, dtype: torch.dtype, files: Mapping[Path, Read]) ->
     kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     return {
         # What waits longest for its weights comes last.
-        "scheduler": _scheduler(plan),
+        "scheduler": schedulers.of_model(plan.location, plan.family),
         **{part: _tokenizer(location, part) for part in plan.family.tokenizers},
         **{part: _built(kinds[part], location, part, plan, dtype, files) for part in plan.family.text_encoders},
         "vae": _built(AutoencoderKL, location, "vae", plan, dtype, files),
         "unet": _built(UNet2DConditionModel, location, "unet", plan, dtype, files),
     }
-
-
-def _scheduler(plan: Plan) -> Any:
-    """The model's own scheduler; that of an old SD 1.5 with the two settings that diffusers' pipeline corrects."""
-    import diffusers
-
-    location = plan.location
-    config = read_json(location, "scheduler/scheduler_config.json")
-    kind = getattr(diffusers, str(config.get("_class_name", "EulerDiscreteScheduler")), None)
-    if kind is None:
-        raise ModelError(f"{location} wants the scheduler {config['_class_name']}, unknown to this diffusers", "")
-    scheduler = kind.from_config(config)
-    if plan.family is not SD15:
-        return scheduler
-    right = {key: value for key, value in {"steps_offset": 1, "clip_sample": False}.items() if key in scheduler.config}
-    return kind.from_config(scheduler.config, **right)
 
 
 def _single_file_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
@@ -333,84 +263,6 @@ def _adapter_parts(
             encoders[place] = _built(kind, adapter.location, adapter.encoder, plan, dtype, files)
     needed = [adapter.encodes for adapter in plan.adapters]
     return states, [encoders[place] if need else None for place, need in zip(places, needed, strict=True)]
-
-
-def _dummy_parts(
-    plan: Plan, device: torch.device, home: torch.device, dtype: torch.dtype
-) -> tuple[dict[str, Any], list[dict[str, dict[str, Tensor]]], list[Any]]:
-    """The whole architecture with seeded random weights, built straight on the device in its final dtype."""
-    import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-        CLIPVisionConfig,
-        CLIPVisionModelWithProjection,
-    )
-
-    def read(part: str) -> dict[str, Any]:
-        config = read_json(plan.location, f"{part}/config.json")
-        return {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
-
-    def build(make: Any, kind: torch.dtype) -> Any:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(kind)
-        try:
-            with torch.device(device):
-                made = make()
-            return made.to(home) if isinstance(made, torch.nn.Module) else made
-        finally:
-            torch.set_default_dtype(before)
-
-    def text(part: str) -> Any:
-        kind = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
-        return build(lambda: kind(CLIPTextConfig(**read(part))), dtype)
-
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(DUMMY_SEED)
-        parts = {
-            "unet": build(lambda: UNet2DConditionModel.from_config(read("unet")), dtype),
-            "vae": build(lambda: AutoencoderKL.from_config(read("vae")), dtype),
-            **{part: text(part) for part in plan.family.text_encoders},
-            "scheduler": _scheduler(plan),
-        }
-        states, encoders = [], []
-        if plan.adapters:
-            config = CLIPVisionConfig(**read("ip_adapter/image_encoder"))
-            encoders = [build(lambda: CLIPVisionModelWithProjection(config), dtype)] * len(plan.adapters)
-            states = [build(lambda: _dummy_adapter(parts["unet"], config.projection_dim), dtype) for _ in plan.adapters]
-    for part, encoder_part in zip(plan.family.tokenizers, plan.family.text_encoders, strict=True):
-        # Words mean nothing to random weights; what counts is their number, which sets the graph's shape.
-        parts[part] = CLIPTokenizer.from_pretrained(DEMO / part)
-        parts[part].model_max_length = read(encoder_part)["max_position_embeddings"]
-    return parts, states, encoders
-
-
-def _dummy_adapter(unet: Any, image_width: int) -> dict[str, dict[str, Tensor]]:
-    """Random weights in the layout of h94's `ip-adapter_sdxl`: four tokens, keys and values of every layer."""
-    import torch
-
-    from .attention import layers
-
-    cross = unet.config.cross_attention_dim
-    state: dict[str, dict[str, Tensor]] = {
-        "image_proj": {
-            "proj.weight": torch.randn(DUMMY_TOKENS * cross, image_width) * image_width**-0.5,
-            "proj.bias": torch.zeros(DUMMY_TOKENS * cross),
-            "norm.weight": torch.ones(cross),
-            "norm.bias": torch.zeros(cross),
-        },
-        "ip_adapter": {},
-    }
-    for number, name in enumerate(layers(unet)):
-        inner = unet.get_submodule(name).to_k.out_features
-        for kind in "kv":
-            weight = torch.randn(inner, cross) * cross**-0.5
-            state["ip_adapter"][f"{2 * number + 1}.to_{kind}_ip.weight"] = weight
-    return state
 
 
 def _quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""Samplers by the names people type."""
+"""Samplers: a model's own, and others by the names people type."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from .config import suggest
 from .errors import UsageError
+from .families import SD15, Family
+from .locations import Location, ModelError, read_json
 
 CLASSES = {
     "euler": "EulerDiscreteScheduler",
@@ -36,6 +38,24 @@ def check(name: str | None) -> None:
 
         if find_spec(NEEDS[name]) is None:
             raise UsageError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
+
+
+def of_model(location: Location, family: Family) -> Any:
+    """A model's own scheduler; that of an old SD 1.5 with the two settings that diffusers' pipeline corrects.
+
+    Raises ModelError where this diffusers does not know it.
+    """
+    import diffusers
+
+    config = read_json(location, "scheduler/scheduler_config.json")
+    kind = getattr(diffusers, str(config.get("_class_name", "EulerDiscreteScheduler")), None)
+    if kind is None:
+        raise ModelError(f"{location} wants the scheduler {config['_class_name']}, unknown to this diffusers", "")
+    scheduler = kind.from_config(config)
+    if family is not SD15:
+        return scheduler
+    right = {key: value for key, value in {"steps_offset": 1, "clip_sample": False}.items() if key in scheduler.config}
+    return kind.from_config(scheduler.config, **right)
 
 
 def create(name: str | None, default: Any) -> Any:

@@ -39,6 +39,7 @@ CODE = {
         "backends/inductor.py",
         "backends/inductor_worker.py",
         "backends/kernels.py",
+        "backends/launching.py",
         "backends/norms.py",
         "backends/parts.py",
         "backends/regions.py",

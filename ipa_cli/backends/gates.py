@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.library import triton_op
 from triton.language.extra import libdevice
 
-from ipa_cli.backends.kernels import launch_tiles, launchable
+from ipa_cli.backends.launching import launch_tiles, launchable
 
 
 @triton.jit
