@@ -62,15 +62,13 @@ def compile(
     if not settings.image and not settings.adapter and settings.ip_adapter != "none":
         # A graph for references is wanted; which picture it is compiled with does not matter.
         settings = replace(settings, image=(str(models.DEMO / "reference.png"),))
-    settings = replace(settings, prompt=settings.prompt or "", seed=0)
+    settings = replace(settings, backend=name, prompt=settings.prompt or "", seed=0)
     plan = models.plan(settings)
     loaded = load_references(settings, reporter)
 
     started = time.perf_counter()
     opened = session.open_session(settings, plan, reporter, shows_bars)
     load_s = time.perf_counter() - started
-    if opened.offload != "none":
-        raise UsageError("compiled graphs need their weights to stay on the GPU", "leave out --offload")
     cache = session.graph_store(settings)
     conditions, done = None, []
     asked = [replace(settings, width=width, height=height) for width, height in sizes] or [settings]

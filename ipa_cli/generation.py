@@ -66,7 +66,7 @@ def generate(
     """
     started = time.perf_counter()
     schedulers.check(settings.scheduler)
-    backend = session.check_backend(settings.backend)
+    backend = session.check_backend(settings.backend, settings.precision)
     filenames.plan_paths(settings.output, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}], force)
     if recorded is not None:
         repeat.check_there(recorded, settings)

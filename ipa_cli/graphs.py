@@ -68,6 +68,14 @@ def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, 
     return {**options, "precision": settings.precision}
 
 
+def check_options(name: str, settings: Settings, device: torch.device) -> None:
+    """Raise UsageError for options that the backend `name` does not have, or not on `device`."""
+    from .backends import eight_bit
+
+    if asked_options(backends.get(name), name, settings).get("precision") == "fp8":
+        eight_bit.check(device)
+
+
 def ask(backend: Backend, name: str, model: str, example: UNetInputs, settings: Settings) -> Wanted:
     """The graph that a picture with these inputs wants; without `--compile-options` any way to compile will do."""
     options = asked_options(backend, name, settings)

@@ -43,9 +43,9 @@ class Session:
     offload: str
 
 
-def check_backend(name: str) -> str:
+def check_backend(name: str, precision: str = "half") -> str:
     """The backend asked for, or auto. Raises UsageError for an unknown one, IpaError for one that cannot work here."""
-    name = BACKEND_ALIASES.get(name, name)
+    name = _meant(name, precision)
     known = (AUTO, *backends.MODULES)
     if name not in known:
         raise UsageError(f"unknown backend '{name}'{suggest(name, known)}", f"choose one of {', '.join(known)}")
@@ -55,15 +55,27 @@ def check_backend(name: str) -> str:
     return name
 
 
+def _meant(name: str, precision: str) -> str:
+    """The backend that a name stands for; one alone has fp8, so that auto is no longer free to choose."""
+    return "inductor" if (name, precision) == (AUTO, "fp8") else BACKEND_ALIASES.get(name, name)
+
+
 def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars: bool) -> Session:
-    """Load the model onto the device, or into main memory when it is offloaded."""
+    """Load the model onto the device, or into main memory when it is offloaded.
+
+    Raises UsageError, before the long work, for a backend that cannot do on this device what the settings ask of it.
+    """
     with reporter.stage(f"loading {plan.name}") as doing:
         doing("torch")
-        from . import devices, loading
+        from . import devices, graphs, loading
 
         device = devices.pick_device(settings.device)
         dtype = devices.pick_dtype(settings.dtype, device)
         offload = "none" if device.type == "cpu" else settings.offload
+        backend = _meant(settings.backend, settings.precision)
+        _check_offload(backend, offload)
+        if backend != AUTO:
+            graphs.check_options(backend, settings, device)
         with devices.memory_in_words(device, offload, settings.vae_tiling):
             import torch
 
@@ -82,17 +94,18 @@ def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars:
     return Session(settings, plan, model, device, dtype, offload)
 
 
+def _check_offload(backend: str, offload: str) -> None:
+    if offload != "none" and backend not in (AUTO, "eager"):
+        raise UsageError(f"the backend {backend} needs its weights to stay on the GPU", "leave out --offload")
+
+
 def make_ready(session: Session, backend: str, request: Request, conditions: Conditions, reporter: Reporter) -> Ready:
     """Hand the UNet to a backend: the one asked for, or the best that is ready here, with a word on why."""
     from . import graphs
 
     settings, model = session.settings, session.model
     if session.offload != "none":
-        if backend not in (AUTO, "eager"):
-            raise UsageError(
-                f"--backend {backend} needs its weights to stay on the GPU",
-                "leave out --offload, or use --backend eager",
-            )
+        _check_offload(backend, session.offload)
         # A CUDA graph remembers where the weights lie, and offloading moves them.
         reporter.note("weights are offloaded: the UNet runs uncompiled and without a CUDA graph")
         options = {**backends.get("eager").options(None), "cuda_graph": False}

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ipa_cli.errors import UsageError
+
 EIGHT = torch.float8_e4m3fn
 LARGEST = 448.0  # of its numbers
 BLOCK = 128  # numbers that are multiplied by one, where rows are too long for that
@@ -105,6 +107,8 @@ def multiplies_blocks(device: torch.device) -> bool:
     return since and torch.cuda.get_device_capability(device) == (9, 0)
 
 
-def capable(device: torch.device) -> bool:
-    """Whether fp8 products run on `device`."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CAPABILITY
+def check(device: torch.device) -> None:
+    """Raise UsageError unless fp8 products run on `device`."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
+        needed = ".".join(map(str, CAPABILITY))
+        raise UsageError(f"fp8 needs a GPU of compute capability {needed} or newer", "leave out --precision fp8")

@@ -117,8 +117,8 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
         raise reason
     if example.context.mask and options["dynamic"] is not None:
         raise UsageError("a graph for a range of sizes takes no masks", "leave out --mask, or compile for one size")
-    if options["precision"] == "fp8" and not eight_bit.capable(unet.device):
-        raise UsageError("fp8 needs a GPU of compute capability 8.9 or newer", "leave out the precision")
+    if options["precision"] == "fp8":
+        eight_bit.check(unet.device)
     unet.to(memory_format=torch.channels_last)
     parts = split(unet, _ways(options, unet.device), example.context)
     count, threads = _how_many(unet), 4 if options["max_autotune"] else 1

@@ -112,7 +112,7 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
 
 def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
     """The loaded model and the picture to draw. Raises IpaError when the backend cannot work here."""
-    backend = session.check_backend(settings.backend)
+    backend = session.check_backend(settings.backend, settings.precision)
     problem = backends.get(backend).missing_to_compile(None)
     if problem is not None:
         raise problem

@@ -95,7 +95,7 @@ def sweep_scale(
     if resume and force:
         raise UsageError("--resume and --force contradict each other", "leave one of them out")
     schedulers.check(settings.scheduler)
-    backend = session.check_backend(settings.backend)
+    backend = session.check_backend(settings.backend, settings.precision)
     found = None if force else journal.read_description(folder)
     if found is not None and not axes.seeds and settings.seed is None:
         axes = replace(axes, seeds=tuple(found["seeds"]))  # the same where they were chosen by chance

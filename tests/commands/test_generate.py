@@ -298,6 +298,7 @@ def junk(world):
         (("--backend", "inductr"), 2, "did you mean 'inductor'?"),
         (("--compile-options", "{"), 2, "JSON"),
         (("--load-format", "dumy"), 2, "did you mean 'dummy'?"),
+        (("--precision", "fp8", "--backend", "eager"), 2, "the backend eager has no fp8"),
         (("--dtype", "float17"), 2, "did you mean 'float16'?"),
         (("--device", "cuda:99"), 2, "no device 'cuda:99'"),
         (("--device", "gpu"), 2, "unknown device 'gpu'"),
@@ -318,6 +319,22 @@ def test_bad_input_is_told_and_nothing_is_written(ipa, junk, flags, exit_code, w
     assert words in error["message"] + error["hint"] and error["hint"]
     assert "\n" not in error["message"] + error["hint"]
     assert junk.files() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "words"),
+    [
+        ("generate", ("--precision", "fp8"), "fp8 needs a GPU of compute capability 8.9"),
+        ("generate", ("--backend", "inductor", "--compile-options", '{"precision": "fp8"}'), "fp8 needs a GPU"),
+        ("generate", ("--backend", "inductor", "--compile-options", '{"nonsense": 1}'), "nonsense"),
+        ("compile", ("--precision", "fp8"), "fp8 needs a GPU of compute capability 8.9"),
+    ],
+)
+def test_what_a_device_cannot_do_is_told_before_the_weights_are_read(ipa, world, monkeypatch, command, flags, words):
+    monkeypatch.setattr("ipa_cli.loading.load", lambda *_: pytest.fail("it read the weights"))
+    ran = ipa(command, "--device", "cpu", *flags, "--json")
+    assert ran.exit_code == 2, ran.stdout + ran.stderr
+    assert words in ran.error()["message"] and world.files() == []
 
 
 def test_no_network_is_told(ipa, world):
