@@ -23,7 +23,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from pieces import microseconds, relative
+from pieces_common import microseconds, relative
 
 HALF, EIGHT = torch.float16, torch.float8_e4m3fn
 TYPES = {HALF: 2, torch.bfloat16: 14, EIGHT: 28, torch.float32: 0}  # cudaDataType
