@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ipa_cli.backends import gates
 
+# Kernels that are measured against and not used by the program.
 try:
     import triton
     import triton.language as tl

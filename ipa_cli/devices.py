@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from . import units
 from .errors import IpaError, UsageError
+from .report import Reporter
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +71,18 @@ def brought_to(device: torch.device, offload: str, *modules: Any) -> Iterator[No
             module.to("cpu")
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def warn_of_little_memory(needed: int, reporter: Reporter) -> None:
+    """Say so if main memory has no room for `needed` bytes: the system would end the process without a word."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed > free:
+        reporter.warn(
+            f"the weights take {units.size(needed)} of main memory, and {units.size(free)} are free: the system may"
+            " kill this process; close other programs, or draw on a GPU"
+        )
 
 
 @contextmanager

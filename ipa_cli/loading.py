@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from . import dummies, fetching, hub, schedulers, weights
+from . import devices, dummies, fetching, hub, schedulers, weights
 from .families import SDXL, Family
 from .locations import Location, ModelError, read_json
 from .models import Plan
@@ -50,7 +50,10 @@ def load(
         parts, states, encoders = dummies.parts(plan, device, home, dtype)
     else:
         plan = fetching.fetched(plan, dtype, reporter, shows_bars)
-        with _reading(plan, home, dtype) as files:
+        paths = _weight_paths(plan, home, dtype)
+        in_main_memory = (path for path, where in paths.items() if where.type == "cpu")
+        devices.warn_of_little_memory(sum(weights.size(path, dtype) for path in in_main_memory), reporter)
+        with _reading(paths, dtype) as files:
             _quiet_libraries()
             parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype, files)
             states, encoders = _adapter_parts(plan, dtype, files)
@@ -96,9 +99,8 @@ def load_encoders(
 Read = Future[dict[str, "Tensor"]]
 
 
-@contextmanager
-def _reading(plan: Plan, home: torch.device, dtype: torch.dtype) -> Iterator[dict[Path, Read]]:
-    """Begin to read all weights in threads of their own, while this one imports the libraries that take them."""
+def _weight_paths(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Path, torch.device]:
+    """Every weight file of a model in a folder, of its adapters and their encoders, and where it shall live."""
     import torch
 
     paths: dict[Path, torch.device] = {}
@@ -112,6 +114,12 @@ def _reading(plan: Plan, home: torch.device, dtype: torch.dtype) -> Iterator[dic
         if adapter.encodes:
             variant = _variant(plan, adapter.location)
             paths |= dict.fromkeys(_paths(adapter.location, adapter.encoder, variant, dtype), home)
+    return paths
+
+
+@contextmanager
+def _reading(paths: Mapping[Path, torch.device], dtype: torch.dtype) -> Iterator[dict[Path, Read]]:
+    """Begin to read all weights in threads of their own, while this one imports the libraries that take them."""
     whole = [path for path in paths if path.suffix == ".safetensors"]
     whole.sort(key=lambda path: -path.stat().st_size)  # the longest work first
     turn = sys.getswitchinterval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,13 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a whole .safetensors file: {error}", "download it again") from error
+
+
+def size(path: Path, dtype: torch.dtype) -> int:
+    """Bytes that a file's tensors take in `dtype`; those of a pickle, which is not opened, as they are in the file."""
+    if path.suffix != ".safetensors":
+        return path.stat().st_size
+    return dtype.itemsize * sum(math.prod(shape) for shape in header(path).values())
 
 
 def read(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:

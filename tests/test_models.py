@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import ipa_cli
-from ipa_cli import loading
+from ipa_cli import loading, units
 from ipa_cli.adapters import cross_attention_layers
 from ipa_cli.weights import WeightsError, header, in_chunks, load_adapter
 
@@ -124,6 +125,16 @@ def test_a_model_without_adapter_draws_from_the_prompt_alone(ipa, model):
     ran = ipa("generate", *FAST, "--model", model, "--json")
     assert ran.data()["adapter"] is None and ran.data()["references"] == []
     assert "drawing from the prompt alone" in ran.stderr
+
+
+def test_weights_that_main_memory_has_no_room_for_are_told_of(ipa, model, monkeypatch):
+    enough = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
+    assert "main memory" not in enough.stderr
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    little = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
+    assert (pixels(little) == pixels(enough)).all()
+    count = sum(tensor.numel() for path in model.rglob("*.safetensors") for tensor in load_file(path).values())
+    assert f"the weights take {units.size(4 * count)} of main memory, and 1.0 kB are free" in little.stderr
 
 
 def test_dummy_weights_are_seeded_and_their_adapter_counts(ipa, demo):
