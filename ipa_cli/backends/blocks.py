@@ -65,9 +65,9 @@ class Resnet(nn.Module):
         super().__init__()
         self.resnet = _hollow(resnet)
         self.resnet.time_emb_proj = None
-        self.usual = _is_usual(self.resnet)
+        self.usual = _is_usual(resnet)
         for name in CONVOLUTIONS if self.usual else ():
-            kind = EightBitConvolution if fits_eight_bit(getattr(resnet, name), name, ways) else NormedConvolution
+            kind = EightBitConvolution if fits_eight_bit(resnet, name, ways) else NormedConvolution
             setattr(self.resnet, name, kind(getattr(self.resnet, name)))
 
     def forward(self, *given: Tensor) -> tuple[Tensor]:
@@ -121,9 +121,10 @@ def _channels_last(picture: Tensor) -> Tensor:
     return picture.permute(0, 2, 3, 1).contiguous()
 
 
-def fits_eight_bit(conv: nn.Conv2d, name: str, ways: Ways) -> bool:
+def fits_eight_bit(resnet: Any, name: str, ways: Ways) -> bool:
     """Whether one of a residual block's `CONVOLUTIONS` is in fp8: on Hopper, its channels beginning on 16 bytes."""
-    if name not in ways.eight or conv.bias is None or not _is_half(conv.weight):
+    conv = getattr(resnet, name)
+    if name not in ways.eight or not _is_usual(resnet) or conv.bias is None or not _is_half(conv.weight):
         return False
     even = conv.in_channels % 16 == 0 and conv.out_channels % 16 == 0
     return even and torch.cuda.get_device_capability(conv.weight.device) == (9, 0)
@@ -134,7 +135,8 @@ def _is_usual(resnet: Any) -> bool:
     plain = resnet.time_embedding_norm == "default" and resnet.upsample is None and resnet.downsample is None
     three = all(conv.kernel_size == (3, 3) and conv.padding == (1, 1) for conv in (resnet.conv1, resnet.conv2))
     silu = isinstance(resnet.nonlinearity, nn.SiLU)
-    return plain and three and silu and all(isinstance(norm, norms.GroupNorm) for norm in (resnet.norm1, resnet.norm2))
+    affine = all(isinstance(norm, nn.GroupNorm) and norm.affine for norm in (resnet.norm1, resnet.norm2))
+    return plain and three and silu and affine
 
 
 def _beside(conv: Any, pictures: Sequence[Tensor]) -> Tensor:

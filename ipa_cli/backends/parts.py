@@ -193,7 +193,7 @@ def _resnet_weights(resnet: Any, ways: Ways) -> dict[str, Weight]:
     """Those of a residual block, without what the time takes."""
     found = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
     for name in blocks.CONVOLUTIONS:
-        if blocks.fits_eight_bit(getattr(resnet, name), name, ways):
+        if blocks.fits_eight_bit(resnet, name, ways):
             plain = found[f"resnet.{name}.weight"]
             found[f"resnet.{name}.weight"] = plain._replace(form="taps")
             found[f"resnet.{name}.size"] = plain._replace(form="taps_size")

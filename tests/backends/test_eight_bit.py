@@ -52,6 +52,21 @@ def test_convolutions_are_in_fp8_on_hopper_alone():
         assert not [name for name in part.weights if name.endswith("size")]
 
 
+@pytest.mark.parametrize("shift", ["default", "scale_shift"])
+def test_convolutions_and_their_weights_are_of_one_kind(monkeypatch, shift):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (9, 0))  # a Hopper GPU, were it one
+    monkeypatch.setattr(blocks, "_is_half", lambda _: True)
+    unet, adapters = tiny(changes={"resnet_time_scale_shift": shift})
+    split = parts.split(unet, blocks.Ways(eight=blocks.CONVOLUTIONS), example(unet, adapters).context)
+    found = [part for name, part in split.items() if name.rpartition(".")[0].endswith("resnets")]
+    assert found
+    for part in found:
+        shapes = {name: (weight.shape, weight.dtype) for name, weight in part.module.named_parameters()}
+        assert shapes == {name: (w.read().shape, w.read().dtype) for name, w in part.weights.items()}
+        eight = type(part.module.resnet.conv2) is blocks.EightBitConvolution
+        assert eight == ("resnet.conv2.size" in part.weights) == (shift == "default")
+
+
 @pytest.mark.gpu
 def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
     if torch.cuda.get_device_capability() != (9, 0):
