@@ -124,17 +124,15 @@ def test_a_model_without_adapter_draws_from_the_prompt_alone(ipa, model):
     shutil.rmtree(model / "ip_adapter")
     ran = ipa("generate", *FAST, "--model", model, "--json")
     assert ran.data()["adapter"] is None and ran.data()["references"] == []
-    assert "drawing from the prompt alone" in ran.stderr
+    assert "drawing from the prompt alone" in ran.stderr and "main memory" not in ran.stderr
 
 
 def test_weights_that_main_memory_has_no_room_for_are_told_of(ipa, model, monkeypatch):
-    enough = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
-    assert "main memory" not in enough.stderr
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
-    little = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
-    assert (pixels(little) == pixels(enough)).all()
+    ran = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
     count = sum(tensor.numel() for path in model.rglob("*.safetensors") for tensor in load_file(path).values())
-    assert f"the weights take {units.size(4 * count)} of main memory, and 1.0 kB are free" in little.stderr
+    assert f"the weights take {units.size(4 * count)} of main memory, and 1.0 kB are free" in ran.stderr
+    assert ran.exit_code == 0
 
 
 def test_dummy_weights_are_seeded_and_their_adapter_counts(ipa, demo):
