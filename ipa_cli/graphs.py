@@ -143,6 +143,8 @@ def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, cache
         try:
             return prepare(unet, wanted, cache, reason is None, reporter)
         except NoGraph as error:
+            if wanted.options["precision"] != "half":
+                reporter.warn(f"without a graph nothing is drawn in {wanted.options['precision']}")
             reason = IpaError(f"{error.message}, {reason.message}", reason.hint) if reason else error
         except IpaError as error:
             reporter.warn(error.message)

@@ -51,7 +51,9 @@ def load(
     else:
         plan = fetching.fetched(plan, dtype, reporter, shows_bars)
         paths = _weight_paths(plan, home, dtype)
-        in_main_memory = (path for path, where in paths.items() if where.type == "cpu")
+        in_main_memory = [path for path, where in paths.items() if where.type == "cpu"]
+        if plan.single_file is not None:  # diffusers reads it there, wherever it goes then
+            in_main_memory.append(plan.single_file)
         devices.warn_of_little_memory(sum(weights.size(path, dtype) for path in in_main_memory), reporter)
         with _reading(paths, dtype) as files:
             _quiet_libraries()

@@ -1,4 +1,4 @@
-"""Linear layers in fp8: weights quantised once, states in each step, sums in half precision or better."""
+"""Layers in fp8: weights quantised once, states in each step, sums in half precision or better."""
 
 from __future__ import annotations
 

@@ -229,12 +229,10 @@ def _searching(wanted: bool) -> Iterator[None]:
 def _ways(options: Mapping[str, Any], device: torch.device) -> Ways:
     """How the parts compute on `device`."""
     triton = importlib.util.find_spec("triton") is not None
-    eight = (
-        [name for name in options["fp8_layers"] if triton or name in LINEAR] if options["precision"] == "fp8" else []
-    )
+    eight = tuple(options["fp8_layers"]) if options["precision"] == "fp8" else ()
     kernels = tuple(options["kernels"]) if triton else ()
     squares = not options["dynamic"] and eight_bit.multiplies_blocks(device)  # rows that 16 divides must be known
-    return Ways(kernels, options["phases"], tuple(eight), squares)
+    return Ways(kernels, options["phases"], eight, squares)
 
 
 def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:

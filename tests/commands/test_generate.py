@@ -337,6 +337,12 @@ def test_what_a_device_cannot_do_is_told_before_the_weights_are_read(ipa, world,
     assert words in ran.error()["message"] and world.files() == []
 
 
+def test_a_precision_that_auto_leaves_out_is_told(ipa):
+    ran = ipa("generate", *FAST, "--device", "cpu", "--compile-options", '{"precision": "fp8"}', "--json")
+    assert ran.data()["backend"] == "eager"
+    assert "warning: without a graph nothing is drawn in fp8" in ran.stderr
+
+
 def test_no_network_is_told(ipa, world):
     ran = ipa("generate", *FAST, "--model", "someone/thing", "--json")
     assert ran.exit_code == 1 and f"cannot reach {ENDPOINT}" in ran.error()["message"]
