@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from . import __version__, models, pictures
@@ -38,7 +38,7 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
     pictures.check_writable(output)
     loaded = load_references(settings, reporter)
     plan = models.plan(settings)
-    task = make_task(settings, plan, loaded)
+    task = make_task(replace(settings, prompt=""), plan, loaded)
     with reporter.stage("encoding references"):
         import torch
         from safetensors.torch import save

@@ -19,8 +19,8 @@ STRIP = 40
 
 
 def file_name(sweep: Sweep, row: int) -> str:
-    """Where the animation of a row goes, relative to the sweep's folder."""
-    return f"{ANIMATIONS}/row-{row:0{len(str(len(sweep.rows)))}}.webp"
+    """Where the animation of a row, counted from 1, goes: relative to the sweep's folder."""
+    return f"{ANIMATIONS}/{sweep.stem(sweep.rows[row - 1])}.webp"
 
 
 def animate(folder: Path, outcomes: Sequence[Outcome]) -> bytes:

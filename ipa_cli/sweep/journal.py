@@ -20,7 +20,7 @@ from .. import whole
 from ..errors import IpaError
 from .plan import Point, Sweep, in_words
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DESCRIPTION, RESULTS, SHEET, PAGE, LOCK = "sweep.json", "results.jsonl", "contact-sheet.png", "index.html", ".lock"
 PICTURES, ANIMATIONS = "pictures", "animations"
 REFERENCE_DIGESTS = "reference_sha256"

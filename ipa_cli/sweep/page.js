@@ -183,5 +183,6 @@
     event.preventDefault();
   });
 
-  show(0, 0);
+  // Not the first: it is usually scale 0, the one picture without the reference.
+  show(0, Math.floor(columns / 2));
 })();

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from ..config import FIELDS
 from ..errors import UsageError
+from ..filenames import slug
 from ..sizes import parse_picture_size
 
 DEFAULT_FROM, DEFAULT_TO, DEFAULT_NUM = 0.0, 1.0, 5
@@ -59,11 +61,16 @@ class Sweep:
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
-        digits = len(str(len(self.rows)))
         return tuple(
-            Point(n, row, scale, f"pictures/row-{row.number:0{digits}}-scale-{in_words(scale)}.png")
+            Point(n, row, scale, f"pictures/{self.stem(row)}-scale-{in_words(scale)}.png")
             for n, (row, scale) in enumerate(product(self.rows, self.scales), 1)
         )
+
+    def stem(self, row: Row) -> str:
+        """How the names of a row's files begin: its number and its reference, "row-03-cat"."""
+        files = re.split(r" \+ ", labels(self.references)[row.reference])
+        reference = slug("-".join(Path(file).stem for file in files))
+        return f"row-{row.number:0{len(str(len(self.rows)))}}-{reference}"
 
     @property
     def counted(self) -> str:

@@ -105,7 +105,7 @@ def sweep_scale(
             "say them within --adapter: --adapter 'own,image=cat.png,weight=1,image=dog.png,weight=0.4'",
         )
     files = axes.embeds or ((settings.embeds,) if settings.embeds else ())
-    settings = replace(settings, scale=None, embeds=files[0] if files else None)
+    settings = replace(_at_first_point(settings, axes), embeds=files[0] if files else None)
     model = models.plan(settings)
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
@@ -145,6 +145,18 @@ def sweep_scale(
 
 
 # --- the plan -------------------------------------------------------------------------------------------------
+
+
+def _at_first_point(settings: Settings, axes: Axes) -> Settings:
+    """The settings of one picture of the sweep, so that the model's defaults fill only the axes left open."""
+    chosen: dict[str, Any] = {"scale": None}
+    if axes.prompts:
+        chosen["prompt"] = axes.prompts[0]
+    if axes.sizes:
+        chosen["width"], chosen["height"] = axes.sizes[0]
+    if axes.seeds:
+        chosen["seed"] = axes.seeds[0]
+    return replace(settings, **chosen)
 
 
 def _lay_out(axes: Axes, base: Task, followed: Sequence[Look]) -> Sweep:

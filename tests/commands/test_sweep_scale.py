@@ -75,25 +75,61 @@ def test_a_sweep_leaves_everything_it_should(ipa, references, monkeypatch):
     assert len(data["changes"]) == 8 and all(change["mean_difference"] > 0 for change in data["changes"])
 
     left = set(contents("out")) - {".lock"}
-    names = {f"pictures/row-{row}-scale-{scale}.png" for row in range(1, 5) for scale in ("0", "0.5", "1")}
-    films = {f"animations/row-{row}.webp" for row in range(1, 5)}
+    stems = [f"row-{row}-{'cat' if row < 3 else 'dog'}" for row in range(1, 5)]
+    names = {f"pictures/{stem}-scale-{scale}.png" for stem in stems for scale in ("0", "0.5", "1")}
+    films = {f"animations/{stem}.webp" for stem in stems}
     assert left == names | films | {"contact-sheet.png", "index.html", "results.jsonl", "sweep.json"}
     lines = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
     assert [(line["row"], line["scale"], line["status"]) for line in lines] == [
         (row, scale, "ok") for row in range(1, 5) for scale in (0, 0.5, 1)
     ]
     assert {point["path"] for point in data["points"]} == {str(Path("out", name).absolute()) for name in names}
-    assert Image.open("out/pictures/row-4-scale-1.png").size == (64, 96)
+    assert Image.open("out/pictures/row-4-dog-scale-1.png").size == (64, 96)
     plan = json.loads(Path("out/sweep.json").read_text())["plan"]
     assert plan == data["plan"] and plan["references"] == ["cat.png", "dog.png"]
     assert plan["backend"] == ["eager", "eager"]
+
+
+@pytest.fixture
+def folder_without_defaults(world):
+    """A model as people have it: nothing in it says what to draw, or how."""
+    demo = Path(ipa_cli.__file__).parent / "demo"
+    shutil.copytree(demo, "model", ignore=shutil.ignore_patterns("defaults.json", "reference.png", "README.md"))
+    return ("--model", "model")
+
+
+@pytest.mark.parametrize("axis", ["prompt", "image", "size", "seed", "embeds", "adapter", "mask"])
+def test_every_axis_of_a_sweep_works_with_a_model_that_has_no_defaults(ipa, references, folder_without_defaults, axis):
+    Image.new("L", (48, 96), "white").save("mask.png")
+    if axis == "embeds":
+        for name in ("cat", "dog"):
+            assert ipa("embed", f"{name}.png", *folder_without_defaults, "-o", f"{name}.safetensors").exit_code == 0
+    prompt, image, size, seed = ("--prompt", "a star"), references[:2], ("--size", "64x64"), ("--seed", 5)
+    varied = {
+        "prompt": (*prompt, "--prompt", "a moon", *image, *size, *seed),
+        "image": (*prompt, *references, *size, *seed),
+        "size": (*prompt, *image, *size, "--size", "64x128", *seed),
+        "seed": (*prompt, *image, *size, *seed, "--seed", 6),
+        "embeds": (*prompt, "--embeds", "cat.safetensors", "--embeds", "dog.safetensors", *size, *seed),
+        "adapter": (*prompt, "--adapter", "own,image=cat.png", "--adapter", "own,image=dog.png,scale=0.2", *size),
+        "mask": (*prompt, *image, "--mask", "mask.png", "--size", "64x128", *seed),
+    }
+    flags = ("--scales", "0,1", "--steps", 1, "--device", "cpu", "--backend", "eager", "--warmup", 0)
+    data = ipa("sweep-scale", *folder_without_defaults, *varied[axis], *flags, "-o", "out", "--json").data()
+    assert data["drawn"] == (2 if axis in ("adapter", "mask") else 4) and not data["failed"]
+    assert all(change["mean_difference"] > 0 for change in data["changes"])
+
+
+def test_a_sweep_without_any_prompt_asks_for_one(ipa, references, folder_without_defaults):
+    refused = ipa("sweep-scale", *folder_without_defaults, *references, *QUICK, "-o", "out")
+    assert refused.exit_code == 2 and "--prompt" in refused.stderr and not Path("out").exists()
 
 
 def test_a_point_is_what_generate_draws(ipa, references):
     ipa("sweep-scale", "--scales", "0,0.5", *references, *QUICK, "-p", "a star", "-p", "a moon", "-o", "out")
     flags = ("--steps", 2, "--width", 64, "--height", 64, "--seed", 5, "--device", "cpu", "--backend", "eager")
     assert ipa("generate", "-p", "a moon", "-i", "dog.png", "--scale", 0.5, *flags, "-o", "one.png").exit_code == 0
-    point = Path("out/pictures/row-4-scale-0.5.png")
+    point = Path("out/pictures/row-4-dog-scale-0.5.png")
     assert np.array_equal(Image.open(point), Image.open("one.png"))
     assert pictures.read_settings(point) == pictures.read_settings(Path("one.png"))
 
@@ -109,11 +145,11 @@ def test_embeddings_draw_the_same_rows_without_an_image_encoder(ipa, references,
     before = contents("embeds")
     assert '"name": "dog.safetensors", "source": "dog.safetensors", "src": ""' in before["index.html"].decode()
     for row, name in ((1, "cat"), (2, "dog")):
-        pair = [Path(folder, f"pictures/row-{row}-scale-1.png") for folder in ("images", "embeds")]
+        pair = [Path(folder, f"pictures/row-{row}-{name}-scale-1.png") for folder in ("images", "embeds")]
         assert np.array_equal(*map(Image.open, pair))
         assert pictures.read_settings(pair[1])["settings"]["embeds"] == f"{name}.safetensors"
 
-    Path("embeds/pictures/row-2-scale-1.png").unlink()
+    Path("embeds/pictures/row-2-dog-scale-1.png").unlink()
     assert ipa(*flags, "--resume").data()["drawn"] == 1
     assert contents("embeds") == before
 
@@ -128,7 +164,7 @@ def test_several_adapters_are_one_row_and_those_that_say_their_scale_keep_it(ipa
 
     one = ("--steps", 2, "--width", 64, "--height", 64, "--seed", 5, "--device", "cpu", "--backend", "eager")
     assert ipa("generate", *adapters, "--scale", 0.5, *one, "-o", "one.png").exit_code == 0
-    point = Path("out/pictures/row-1-scale-0.5.png")
+    point = Path("out/pictures/row-1-cat-dog-scale-0.5.png")
     assert np.array_equal(Image.open(point), Image.open("one.png"))
     assert [used["scale"] for used in pictures.read_settings(point)["adapters"]] == [0.5, 0.3]
 
@@ -222,12 +258,12 @@ def test_another_sweep_needs_force(ipa, references):
     assert ipa(*other, "--force").exit_code == 0
     left = set(contents("out")) - {".lock"}
     assert sorted(left) == [
-        "animations/row-1.webp",
+        "animations/row-1-cat.webp",
         "contact-sheet.png",
         "index.html",
         "notes.txt",
-        "pictures/row-1-scale-0.png",
-        "pictures/row-1-scale-1.png",
+        "pictures/row-1-cat-scale-0.png",
+        "pictures/row-1-cat-scale-1.png",
         "results.jsonl",
         "sweep.json",
     ]
@@ -341,7 +377,7 @@ def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
     assert graph["origin"] == "compiled" and compiled["plan"]["graph"] == [graph["id"]]
     assert compiled["recompiles"] == 0 and all(change["mean_difference"] > 0 for change in compiled["changes"])
 
-    Path("compiled/pictures/row-2-scale-1.png").unlink()
+    Path("compiled/pictures/row-2-dog-scale-1.png").unlink()
     before = contents("compiled")
     resumed = ipa(*flags, "--backend", "inductor", "-o", "compiled", "--resume").data()
     assert (resumed["drawn"], resumed["graphs"][0]["origin"]) == (1, "cache")
@@ -359,7 +395,7 @@ def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
     ipa(*one, "--backend", "eager", "-o", "eager.png").data()
     top, plain, left = (
         np.asarray(Image.open(path), int)
-        for path in ("compiled.png", "eager.png", "compiled/pictures/row-1-scale-1.png")
+        for path in ("compiled.png", "eager.png", "compiled/pictures/row-1-cat-scale-1.png")
     )
     assert np.abs(top - plain).max() <= 1 and np.abs(top - left).max() > 1
     without = ipa(*one[:-2], "--backend", "inductor", "--no-compile", "-o", "without.png")

@@ -30,7 +30,7 @@ def test_one_line_for_every_point_says_what_it_is(tmp_path):
         "height": 64,
         "seed": 7,
         "status": "ok",
-        "file": "pictures/row-1-scale-0.png",
+        "file": "pictures/row-1-cat-scale-0.png",
         "sha256": drawn.outcomes[1].sha256,
         "error": None,
     }
@@ -134,7 +134,7 @@ def test_another_sweep_is_refused_and_named(tmp_path, resume):
     assert "steps 4 → 9" in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["index.html", "results.jsonl", "contact-sheet.png", "pictures/row-1-scale-0.png"])
+@pytest.mark.parametrize("name", ["index.html", "results.jsonl", "contact-sheet.png", "pictures/row-1-cat-scale-0.png"])
 def test_files_that_are_of_no_sweep_are_not_written_over(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")

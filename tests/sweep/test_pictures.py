@@ -103,7 +103,8 @@ def test_the_animation_runs_through_the_scales(tmp_path):
 
 
 def test_animations_are_named_so_that_they_sort():
-    assert animation.file_name(make(references=tuple(map(str, range(10)))), 3) == "animations/row-03.webp"
+    sweep = make(references=tuple(f"{n}.png" for n in range(10)))
+    assert animation.file_name(sweep, 3) == "animations/row-03-2.webp"
 
 
 @pytest.mark.parametrize("size", [(64, 512), (512, 64)])

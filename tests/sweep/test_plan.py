@@ -26,8 +26,25 @@ def test_what_is_not_varied_is_not_counted():
 
 def test_files_sort_by_row_and_no_two_are_alike():
     files = [point.file for point in make((0.0, 0.25, 1e-6), tuple(map(str, range(12)))).points]
-    assert files[:2] == ["pictures/row-01-scale-0.png", "pictures/row-01-scale-0.25.png"]
-    assert len(set(files)) == 36
+    assert files[:2] == ["pictures/row-01-0-scale-0.png", "pictures/row-01-0-scale-0.25.png"]
+    assert len(set(files)) == 36 and files == sorted(files, key=lambda name: name.split("-scale-")[0])
+
+
+@pytest.mark.parametrize(
+    ("reference", "stem"),
+    [
+        ("cat.png", "row-1-cat"),
+        ("cats/My cat (1).JPG", "row-1-My-cat-1"),
+        ("pets.safetensors", "row-1-pets"),
+        ("cat.png + dog.png", "row-1-cat-dog"),
+        ("https://example.org/", "row-1-example"),
+        ("???.png", "row-1-picture"),
+        ("x" * 300 + ".png", "row-1-" + "x" * 80),
+    ],
+)
+def test_files_carry_the_name_of_their_reference(reference, stem):
+    sweep = make((0.5,), (reference,))
+    assert [point.file for point in sweep.points] == [f"pictures/{stem}-scale-0.5.png"]
 
 
 def test_scales_are_0_to_1_in_5_where_nothing_is_said():
