@@ -48,7 +48,7 @@ def never(folder):
 
 
 def leftovers(cache):
-    return [path.name for path in cache.graphs.iterdir() if path.name.startswith((".building", ".trash"))]
+    return [found.path.name for found in store.work(cache)]
 
 
 def assert_whole(cache):
@@ -322,11 +322,14 @@ def test_a_live_build_is_not_swept(cache, tmp_path):
     while not begun.exists():
         assert worker.poll() is None
         time.sleep(0.01)
-    (cache.graphs / f".building-{'0' * 16}-1-dead").mkdir()
-    (cache.graphs / ".trash-1-dead").mkdir()
+    [live] = leftovers(cache)
+    for name in (".building-of-an-earlier-version", ".work/1-dead", ".work/2-dead"):
+        (cache.graphs / name).mkdir()
+    (cache.graphs / ".work" / "2-dead.lock").touch()
+    (cache.graphs / ".work" / "3-dead.lock").touch()
     build(cache, key(batch=3))
-    assert [name for name in leftovers(cache) if key().short not in name] == []
-    assert len(leftovers(cache)) == 1
+    assert leftovers(cache) == [live]
+    assert sorted(path.name for path in (cache.graphs / ".work").iterdir()) == [live, f"{live}.lock"]
     gate.touch()
     assert worker.wait(30) == 0
     assert isinstance(store.lookup(cache, key()), Hit)

@@ -122,7 +122,10 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     unet.to(memory_format=torch.channels_last)
     parts = split(unet, _ways(options, unet.device), example.context)
     count, threads = _how_many(unet), 4 if options["max_autotune"] else 1
-    with tempfile.TemporaryDirectory(prefix="ipa-compile-") as work, _workers(Path(work), count, threads) as submit:
+    with (
+        tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work,
+        _workers(Path(work), count, threads) as submit,
+    ):
         report("looking at the UNet's parts")
         found = regions.find(unet, parts, example, options["dynamic"] is not None)
         settings = _settings(options, len(found) / count)

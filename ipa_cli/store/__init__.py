@@ -5,7 +5,8 @@ from .building import Builder, Built, Hit, Miss, build, discard, lookup, opened
 from .checking import check, check_owner, verify
 from .entries import Broken, Entry, Item, Refused, Store, StoreError, each, scan
 from .manifest import Damage
-from .removal import Plan, Removed, evict, execute, find, plan, sweep
+from .removal import Plan, Removed, evict, execute, find, plan
+from .work import Work, scratch, sweep, work
 
 __all__ = [
     "Broken",
@@ -22,6 +23,7 @@ __all__ = [
     "Removed",
     "Store",
     "StoreError",
+    "Work",
     "build",
     "check",
     "check_owner",
@@ -36,6 +38,8 @@ __all__ = [
     "opened",
     "plan",
     "scan",
+    "scratch",
     "sweep",
     "verify",
+    "work",
 ]

@@ -19,11 +19,13 @@ from typing import Any
 
 from .. import keys
 from ..errors import UsageError
-from .building import publish, seal_files, whole, workspace
+from .building import publish, seal_files, whole
 from .checking import check, check_owner
 from .entries import Entry, Refused, Store, StoreError
+from .locks import InUse, key_lock, shared
 from .manifest import MANIFEST, MAX_MANIFEST, Damage, parse, render
-from .removal import InUse, Removed, evict, key_lock, make_folders, prepare, shared, writing
+from .removal import Removed, evict
+from .work import make_folders, prepare, scratch, sweep, writing
 
 INDEX = "ipa-graphs.json"
 ARCHIVE_SCHEMA = 1
@@ -81,7 +83,8 @@ def import_(store: Store, file: Path) -> Imported:
         raise StoreError(f"cannot read {file}: {error.strerror}", "check the name") from error
     with source, writing(store):
         prepare(store)
-        with key_lock(store, "import"), workspace(store, "import") as folder:
+        sweep(store)
+        with scratch(store) as folder:
             try:
                 graphs = _unpack(store, source, folder)
             except Damage as damage:

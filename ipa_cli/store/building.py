@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,23 +16,10 @@ from .. import __version__, keys
 from ..keys import GraphKey
 from .checking import check, check_owner, sha256
 from .entries import Broken, Entry, Refused, Store, StoreError, read, scan
+from .locks import InUse, key_lock, shared
 from .manifest import MANIFEST, SCHEMA_VERSION, USES, Damage, render, safe_name
-from .removal import (
-    BUILDING,
-    InUse,
-    Plan,
-    Removed,
-    evict,
-    execute,
-    key_lock,
-    make_folders,
-    prepare,
-    remove,
-    shared,
-    sweep,
-    trash,
-    writing,
-)
+from .removal import Plan, Removed, evict, execute
+from .work import make_folders, prepare, scratch, sweep, trash, writing
 
 Builder = Callable[[Path], "Mapping[str, Any] | None"]
 
@@ -147,8 +133,8 @@ def build(
         with key_lock(store, key.short, waiting=waiting):
             if (present := whole(store, key)) is not None:  # another process has built it meanwhile
                 return Built(present, fresh=False)
-            sweep(store, held=key.short)
-            with workspace(store, key.short) as folder:
+            sweep(store)
+            with scratch(store) as folder:
                 started = time.perf_counter()
                 figures = builder(folder)
                 entry = publish(
@@ -179,17 +165,6 @@ def whole(store: Store, key: GraphKey) -> Entry | None:
     except Damage:
         return None
     return item
-
-
-@contextmanager
-def workspace(store: Store, id: str) -> Iterator[Path]:
-    """A folder of this process alone, inside the store; gone afterwards unless it was published. Hold the key lock."""
-    folder = store.graphs / f"{BUILDING}{id}-{os.getpid()}-{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        remove(folder)
 
 
 def seal_files(folder: Path) -> dict[str, dict[str, Any]]:

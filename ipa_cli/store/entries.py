@@ -3,8 +3,7 @@
     <root>/graphs-v1/CACHEDIR.TAG
     <root>/graphs-v1/<backend>/<gpu>/<shape>-<16 hex>/manifest.json, .uses and the files of the graph
     <root>/graphs-v1/.locks/<16 hex>.lock     held while the graph of this key is built, published or removed
-    <root>/graphs-v1/.building-<16 hex>-…     a graph on its way in; garbage once its lock is free
-    <root>/graphs-v1/.trash-…                 a graph on its way out
+    <root>/graphs-v1/.work/…                  graphs on their way in and out, see `work`
 
 `.uses` grows by one byte per use: its size is the number of hits, its modification time the last use. That is one
 atomic append, and the manifest is never written twice.
@@ -182,7 +181,7 @@ def read(path: str) -> Item | None:
             return Entry(path, summary["size"], last_used, summary, built_with, hits, stamp, text)
         except Damage as damage:
             about = os.lstat(path)
-            return Broken(path, _disk_size(path), about.st_mtime, str(damage))
+            return Broken(path, disk_size(path), about.st_mtime, str(damage))
     except FileNotFoundError:
         return None
 
@@ -228,7 +227,7 @@ def _uses(folder: str, stamp: tuple[int, int]) -> tuple[float, int]:
     return about.st_mtime, about.st_size
 
 
-def _disk_size(folder: str) -> int:
+def disk_size(folder: str) -> int:
     """The bytes of all files below `folder`, links not followed."""
     total = 0
     for where, _, names in os.walk(folder):
