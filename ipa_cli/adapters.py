@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from . import families, hub, weights
 from .config import Settings, suggest
 from .errors import UsageError
 from .families import Family
-from .locations import Location, ModelError, folder_location, read_json, repository
+from .locations import Location, ModelError, expanded, folder_location, is_file, is_folder, read_json, repository
 
 Shapes = Mapping[str, tuple[int, ...]]
 # The image encoders of h94/IP-Adapter by what an adapter takes of them: CLIP ViT-H and ViT-bigG.
@@ -82,7 +82,7 @@ def cross_attention_layers(unet_config: Mapping[str, Any]) -> int:
 
 
 def _brings_its_own(base: Location) -> bool:
-    return any(name.startswith("ip_adapter/") for name in base.names)
+    return base.has_folder("ip_adapter")
 
 
 def _locate(settings: Settings, base: Location, family: Family) -> tuple[Location, str | None, str | None]:
@@ -92,12 +92,12 @@ def _locate(settings: Settings, base: Location, family: Family) -> tuple[Locatio
     if settings.ip_adapter in (None, families.ADAPTERS):
         usual = PurePosixPath(family.base)
         return repository(families.ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
-    path = Path(settings.ip_adapter).expanduser()
-    if path.is_file():
+    path = expanded(settings.ip_adapter)
+    if is_file(path):
         return folder_location(path.parent), subfolder, path.name
-    if settings.ip_adapter and path.is_dir():
+    if settings.ip_adapter and is_folder(path):
         return folder_location(path), subfolder, weight_name
-    if "/" not in settings.ip_adapter or not hub.is_repo_id(settings.ip_adapter):
+    if not hub.is_repo_id(settings.ip_adapter):
         raise ModelError(
             f"there is no adapter '{settings.ip_adapter}'", "give a hub id (owner/name), a folder, a file, or none"
         )
@@ -108,19 +108,16 @@ def _file(location: Location, subfolder: str | None, weight_name: str | None) ->
     """The adapter's file within `location`: the one named, or the only one there is."""
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     if weight_name:
-        if prefix + weight_name not in location.names:
-            here = [name.removeprefix(prefix) for name in location.names if name.startswith(prefix)]
+        if not location.has(prefix + weight_name):
+            here = [name.removeprefix(prefix) for name in location.files(prefix[:-1])]
             raise ModelError(
                 f"{location} has no {prefix}{weight_name}{suggest(weight_name, here)}",
                 "--ip-adapter-subfolder and --ip-adapter-weight-name choose the file",
             )
         return prefix + weight_name
+    here = location.files(prefix[:-1])
     for suffix in (".safetensors", ".bin"):
-        found = sorted(
-            name
-            for name in location.names
-            if name.startswith(prefix) and "/" not in name[len(prefix) :] and name.endswith(suffix)
-        )
+        found = [name for name in here if name.endswith(suffix)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -145,7 +142,7 @@ def _encoders(location: Location, file: str) -> list[tuple[str, dict[str, Any]]]
     places = [f"{parent}/image_encoder" if parent != "." else "image_encoder", *ENCODERS.values(), "image_encoder"]
     if "vit-h" in file:
         places.insert(0, "models/image_encoder")
-    found = [p for p in dict.fromkeys(places) if f"{p}/config.json" in location.names]
+    found = [p for p in dict.fromkeys(places) if location.has(f"{p}/config.json")]
     if not found:
         raise ModelError(
             f"{location} has no image encoder for {file}",

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from . import adapters, hub
-from .locations import Location, ModelError, folder_location
+from .locations import Location, ModelError, folder_location, read_json
 from .models import Plan
 from .report import Reporter
 
 if TYPE_CHECKING:
     import torch
 
-WEIGHT_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+OF_DIFFUSERS = ("unet", "vae")
 
 
 def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
     """The plan with every hub location replaced by a local folder; adapters first, which may turn out not to fit."""
     plan = replace(plan, adapters=fetched_adapters(plan, dtype, reporter, shows_bars))
     location = plan.location
+    if plan.variant and plan.single_file is None and not plan.dummy:
+        _check_variant(plan, plan.variant, reporter)
     if location.repo is not None:
         files = ["model_index.json"]
         for part in plan.family.parts:
-            inside = sorted(name for name in location.names if name.startswith(part + "/"))
-            files += [name for name in inside if name.endswith((".json", ".txt", ".model"))]
+            small = (name for name in location.files(part) if name.endswith((".json", ".txt", ".model")))
+            files += [name for name in small if ".index." not in name]
             if not part.startswith(("tokenizer", "scheduler")):
                 files += weight_files(location, part, plan.variant, dtype)
         folder = hub.fetch(location.repo, location.revision, dict.fromkeys(files), reporter, shows_bars)
         location = replace(folder_location(folder), repo=location.repo, revision=location.revision)
     return replace(plan, location=location)
+
+
+def _check_variant(plan: Plan, variant: str, reporter: Reporter) -> None:
+    """Say which parts lack the variant asked for. Raises ModelError where all do."""
+    parts = ("unet", "vae", *plan.family.text_encoders)
+    lacking = [part for part in parts if not has_variant(plan.location, part, variant)]
+    if len(lacking) == len(parts):
+        raise ModelError(f"{plan.location} has no weights of variant '{variant}'", "leave out --variant")
+    if lacking:
+        reporter.note(f"not there as {variant}: {', '.join(lacking)} (read as they are)")
 
 
 def fetched_adapters(
@@ -52,19 +65,53 @@ def fetched_adapters(
 
 
 def weight_files(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[str]:
-    """The weight files of one part: safetensors before pickles, and half-size ones where they are enough."""
-    stem = WEIGHT_NAMES.get(part, "model")
-    pickle_stem = stem if stem != "model" else "pytorch_model"
-    suits = [variant] if variant else (["fp16", None] if str(dtype) != "torch.float32" else [None, "fp16"])
-    for ending, base in ((".safetensors", stem), (".bin", pickle_stem)):
-        for suit in suits:
-            middle = f".{suit}" if suit else ""
-            whole = f"{part}/{base}{middle}{ending}"
-            if whole in location.names:
-                return [whole]
-            index = f"{part}/{base}{ending}.index{middle}.json"
-            if index in location.names:
-                head = f"{part}/{base}{middle}-"
-                return [index, *sorted(n for n in location.names if n.startswith(head) and n.endswith(ending))]
-    kind = f" of variant '{variant}'" if variant else ""
-    raise ModelError(f"{location} has no weights{kind} for {part}", "check --variant, or name a whole model")
+    """The weight files of one part, after the index of those that are several.
+
+    A variant that was asked for comes first, as in diffusers; else safetensors before pickles, and half-size ones where
+    they are enough.
+    """
+    endings = (".safetensors", ".bin")
+    if variant:
+        order = [(ending, suit) for suit in (variant, None) for ending in endings]
+    else:
+        suits = ("fp16", None) if str(dtype) != "torch.float32" else (None, "fp16")
+        order = [(ending, suit) for ending in endings for suit in suits]
+    for ending, suit in order:
+        if files := _weights(location, part, suit, ending):
+            return files
+    others = {name.split(".")[-2] for name in location.files(part) if name.count(".") == 2 and name.endswith(endings)}
+    hint = " or ".join(f"--variant {name}" for name in sorted(others)) or "name a whole model"
+    raise ModelError(f"{location} has no weights for {part}", hint)
+
+
+def has_variant(location: Location, part: str, variant: str) -> bool:
+    """Whether there are weights of this variant for a part."""
+    return any(_weights(location, part, variant, ending) for ending in (".safetensors", ".bin"))
+
+
+def _weights(location: Location, part: str, variant: str | None, ending: str) -> list[str]:
+    """The weights of one kind: one file, or an index and its shards. Where both are, diffusers takes the shards."""
+    of_diffusers = part in OF_DIFFUSERS
+    stem = "diffusion_pytorch_model" if of_diffusers else "model" if ending == ".safetensors" else "pytorch_model"
+    middle = f".{variant}" if variant else ""
+    whole = f"{part}/{stem}{middle}{ending}"
+    indexes = [f"{part}/{stem}{ending}.index{middle}.json", f"{part}/{stem}{ending}{middle}.index.json"]
+    index = next((name for name in dict.fromkeys(indexes) if location.has(name)), None)
+    if location.has(whole) and not (of_diffusers and index):
+        return [whole]
+    return [index, *_shards(location, index, ending)] if index else []
+
+
+def _shards(location: Location, index: str, ending: str) -> list[str]:
+    """The files that an index names, and no others. Raises ModelError for an index that cannot be followed."""
+    listed = read_json(location, index).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+        raise ModelError(f"{location}/{index} names no files in its weight_map", "download it again")
+    shards = []
+    for name in sorted(set(listed.values())):
+        if not name.endswith(ending) or name != PurePosixPath(name).name or "\\" in name:
+            raise ModelError(f"{location}/{index} names {name!r}, which is no file beside it", "download it again")
+        shards.append(f"{PurePosixPath(index).parent}/{name}")
+        if not location.has(shards[-1]):
+            raise ModelError(f"{location} has no {shards[-1]}, which its index names", "download it again")
+    return shards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +10,16 @@ from pathlib import Path
 from .errors import IpaError
 from .report import Reporter
 
+FILE_ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".json")
+
 
 class HubError(IpaError):
     """The hub cannot give what was asked for."""
 
 
 def is_repo_id(text: str) -> bool:
-    """Whether `text` has the form `owner/name` (or `name`) of a hub repository."""
-    import re
-
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text) is not None and not Path(text).suffix
+    """Whether `text` has the form `owner/name` of a hub repository, and not that of a file."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None and not text.endswith(FILE_ENDINGS)
 
 
 def list_files(repo: str, revision: str | None) -> list[str]:

@@ -209,7 +209,7 @@ def _tokenizer(location: Location, part: str) -> Any:
     from transformers import CLIPTokenizer
 
     assert location.folder is not None
-    if not {f"{part}/vocab.json", f"{part}/tokenizer.json"} & location.names:
+    if not location.has(f"{part}/vocab.json") and not location.has(f"{part}/tokenizer.json"):
         raise ModelError(f"{location} has no {part}/vocab.json", "name a whole diffusers folder with --model")
     return CLIPTokenizer.from_pretrained(location.folder / part)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +18,82 @@ class ModelError(IpaError):
 
 @dataclass(frozen=True)
 class Location:
-    """A folder of model files, on disk or (not yet fetched) in a hub repository."""
+    """A folder of model files, on disk or (not yet fetched) in a hub repository.
+
+    A folder is asked for what is wanted and never walked through: beside a model may lie anything.
+    """
 
     folder: Path | None
     repo: str | None = None
     revision: str | None = None
-    names: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()  # of all files of a repository
 
     def __str__(self) -> str:
         return self.repo or str(self.folder)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name, links followed. Raises ModelError where nobody may look."""
+        if self.folder is None:
+            return name in self.names
+        return is_file(self.folder / name)
+
+    def has_folder(self, name: str) -> bool:
+        """Whether there is such a folder, links followed."""
+        if self.folder is None:
+            return any(known.startswith(name + "/") for known in self.names)
+        return is_folder(self.folder / name)
+
+    def files(self, within: str = "") -> list[str]:
+        """Names of the files in one folder, not in those below it, sorted; hidden ones are nobody's weights."""
+        prefix = f"{within}/" if within else ""
+        if self.folder is None:
+            inside = (name[len(prefix) :] for name in self.names if name.startswith(prefix))
+            found = [name for name in inside if "/" not in name]
+        elif self.has_folder(within):
+            folder = self.folder / within
+            try:
+                found = [path.name for path in folder.iterdir() if is_file(path)]
+            except OSError as error:
+                raise _unreadable(folder, error) from error
+        else:
+            found = []
+        return sorted(prefix + name for name in found if not name.startswith("."))
+
+
+def expanded(text: str) -> Path:
+    """A path as it was typed, `~` as the home folder. Raises ModelError where there is no such home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ModelError(f"{text}: {error}", "write the folder in full") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, links followed. Raises ModelError where nobody may look."""
+    return _is(Path.is_file, path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, links followed. Raises ModelError where nobody may look."""
+    return _is(Path.is_dir, path)
+
+
+def _is(kind: Any, path: Path) -> bool:
+    try:
+        return bool(kind(path))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise _unreadable(path, error) from error
+        return False  # a name too long, for example
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions, and those of its folder")
+
 
 def folder_location(path: Path) -> Location:
-    """A folder on disk and the names of all files in it."""
-    names = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-    return Location(path.absolute(), names=frozenset(names))
+    """A folder on disk."""
+    return Location(path.absolute())
 
 
 def repository(repo: str, revision: str | None) -> Location:
@@ -52,7 +114,7 @@ def read_json(location: Location, name: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{location} has no {name}", "name a whole diffusers folder with --model") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "download it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object", "download it again")

@@ -15,7 +15,7 @@ from .adapters import AdapterPlan, plan_adapter
 from .config import Settings, suggest
 from .errors import UsageError
 from .families import SDXL, Family
-from .locations import Location, ModelError, folder_location, read_json, repository
+from .locations import Location, ModelError, expanded, folder_location, is_file, is_folder, read_json, repository
 
 HERE = Path(__file__).parent
 DEMO = HERE / "demo"
@@ -69,9 +69,9 @@ def plan(settings: Settings) -> Plan:
 
 
 def _single_file(model: str) -> Path | None:
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.suffix == ".safetensors":
-        if not path.is_file():
+        if not is_file(path):
             raise ModelError(f"there is no file {path}", "check the path given with --model")
         if not any(key.startswith("conditioner.embedders.1.") for key in weights.header(path)):
             raise ModelError(
@@ -79,7 +79,7 @@ def _single_file(model: str) -> Path | None:
                 "use --model sdxl; SD 1.5 is read from a diffusers folder or a hub",
             )
         return path
-    if path.suffix in (".ckpt", ".bin", ".pt", ".pth") and path.is_file():
+    if path.suffix in (".ckpt", ".bin", ".pt", ".pth") and is_file(path):
         raise ModelError(f"{path} is a pickle, which can run code when opened", "use its .safetensors version")
     return None
 
@@ -89,17 +89,17 @@ def _locate(settings: Settings) -> Location:
         return folder_location(DEMO)
     if settings.model in PRESETS:
         return repository(PRESETS[settings.model].repo, settings.revision)
-    path = Path(settings.model).expanduser()
-    if settings.model and path.is_dir():
+    path = expanded(settings.model)
+    if settings.model and is_folder(path):
         location = folder_location(path)
-        if "model_index.json" not in location.names:
+        if not location.has("model_index.json"):
             raise ModelError(
                 f"{path} is no diffusers folder: it has no model_index.json", "name the folder above unet/"
             )
         return location
     if path.is_absolute() or settings.model.startswith((".", "~")):
         raise ModelError(f"there is no folder or file {path}", "check the path given with --model")
-    if "/" not in settings.model or not hub.is_repo_id(settings.model):
+    if not hub.is_repo_id(settings.model):
         raise UsageError(
             f"unknown model '{settings.model}'{suggest(settings.model, ['demo', *PRESETS])}",
             "give demo, sdxl, sd15, a hub id (owner/name), a diffusers folder or a .safetensors file",

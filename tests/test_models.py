@@ -149,7 +149,7 @@ def test_dummy_weights_need_no_weights(ipa, model):
     assert pixels(ipa("generate", *FAST, "--model", model, "--load-format", "dummy", "--json")).shape == (64, 64, 3)
 
 
-def test_a_sharded_model_is_read(ipa, model, demo):
+def test_a_sharded_model_is_read_by_its_index_alone(ipa, model, demo):
     tensors = load_file(model / UNET)
     (model / UNET).unlink()
     names = sorted(tensors)
@@ -159,6 +159,9 @@ def test_a_sharded_model_is_read(ipa, model, demo):
         file = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
         save_file({name: tensors[name] for name in part}, model / "unet" / file)
         index |= dict.fromkeys(part, file)
+    for number in (1, 2, 3):  # an older set, which the index does not name
+        old = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        save_file(old, model / "unet" / f"diffusion_pytorch_model-0000{number}-of-00003.safetensors")
     listing = {"metadata": {"total_size": 1}, "weight_map": index}
     (model / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(listing))
     ours = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
