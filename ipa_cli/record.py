@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from . import references, specs
+from . import specs
 from .config import FIELDS
 
 if TYPE_CHECKING:
     from .adapters import AdapterPlan
     from .graphs import Ready
+    from .images.reference import Reference
     from .models import Plan
     from .session import Session
     from .task import Task
@@ -102,7 +103,7 @@ def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
     ]
 
 
-def _recorded_source(plan: Plan, reference: references.Reference) -> str | None:
+def _recorded_source(plan: Plan, reference: Reference) -> str | None:
     """A reference's name as a picture records it: None for the model's own."""
     return None if reference.source == plan.defaults.get("reference") else public_name(reference.source)
 

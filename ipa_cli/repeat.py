@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import models, pictures, references, requirements, schedulers, specs
+from . import models, pictures, requirements, schedulers, specs
 from .config import ConfigError, Layer, Settings, Source
 from .errors import IpaError, UsageError
+from .images import reference
+from .images.reference import Reference
 from .record import CAME_OUT, asked_settings
 from .report import Reporter
 
@@ -61,18 +63,16 @@ def check_there(recorded: Recorded, settings: Settings) -> None:
     """Raise IpaError when a reference picture that is to be used again is not where it was."""
     for source, _ in _used_again(recorded, settings):
         try:
-            references.expand(source)
+            reference.expand(source)
         except IpaError as error:
             raise IpaError(
                 f"a reference picture of {recorded.path} is missing: {error.message}", "name where it is with --image"
             ) from error
 
 
-def check_same(
-    recorded: Recorded, settings: Settings, loaded: Sequence[references.Reference], reporter: Reporter
-) -> None:
+def check_same(recorded: Recorded, settings: Settings, loaded: Sequence[Reference], reporter: Reporter) -> None:
     """Warn when a reference picture is no longer the one that was used."""
-    here = {reference.sha256 for reference in loaded}
+    here = {picture.sha256 for picture in loaded}
     own = [
         (source, digest)
         for source, digest in recorded.references

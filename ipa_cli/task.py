@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import embeddings, layers, references, specs
+from . import embeddings, layers, specs
 from .config import Settings
 from .embeddings import Embeds
 from .errors import UsageError
+from .images import reference
+from .images.reference import Reference
 from .layers import Pattern
-from .references import Reference
 from .report import Reporter
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Task:
     @property
     def references(self) -> tuple[Reference, ...]:
         """The pictures of all adapters."""
-        return tuple(reference for use in self.adapters for reference in use.references)
+        return tuple(picture for use in self.adapters for picture in use.references)
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
@@ -82,11 +83,11 @@ class Task:
 
 def load_references(settings: Settings, reporter: Reporter) -> Loaded:
     """The reference pictures of every adapter, each checked and read once; says what was done to them."""
-    names = [[member for text in one.image for member in references.expand(text)] for one in specs.each(settings)]
-    found = {name: references.load(name) for name in dict.fromkeys(name for many in names for name in many)}
-    for reference in found.values():
-        for remark in reference.notes:
-            reporter.note(f"{reference.source}: {remark}")
+    names = [[member for text in one.image for member in reference.expand(text)] for one in specs.each(settings)]
+    found = {name: reference.load(name) for name in dict.fromkeys(name for many in names for name in many)}
+    for picture in found.values():
+        for remark in picture.notes:
+            reporter.note(f"{picture.source}: {remark}")
     return tuple(tuple(found[name] for name in many) for many in names)
 
 
@@ -128,7 +129,7 @@ def check_masks(uses: Sequence[Use], width: int, height: int) -> None:
 
 
 def _masks(settings: Settings, images: int) -> tuple[Reference, ...]:
-    masks = tuple(references.load(name) for name in settings.mask)
+    masks = tuple(reference.load(name) for name in settings.mask)
     if len(masks) not in (0, 1, images):
         raise UsageError(
             f"{len(masks)} masks for {images} reference picture{'s' * (images > 1)}",
@@ -164,7 +165,7 @@ def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: tuple[Ref
     if encoded is None and not loaded:
         if "reference" not in plan.defaults:
             raise UsageError("an adapter has no reference picture", f"give it one: {specs.EXAMPLE}")
-        loaded = (references.load(plan.defaults["reference"]),)
+        loaded = (reference.load(plan.defaults["reference"]),)
     count = len(loaded) if encoded is None else len(encoded.positive)
     weights = settings.image_weight or (1.0,) * count
     if len(weights) != count:

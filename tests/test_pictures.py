@@ -579,5 +579,5 @@ def test_any_output_gives_paths_or_a_usage_error(tmp_path_factory, output):
 
 
 def test_the_module_imports_no_pillow():
-    code = "import sys, ipa_cli.pictures, ipa_cli.references; print({'PIL', 'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, ipa_cli.pictures, ipa_cli.images.reference; print({'PIL', 'torch', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

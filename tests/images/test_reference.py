@@ -1,6 +1,5 @@
 import hashlib
 import io
-import os
 import socket
 import struct
 import subprocess
@@ -18,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 
-from ipa_cli import references
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.references import Reference, expand, load
+from ipa_cli.images import decode, download
+from ipa_cli.images.reference import Reference, expand, load
 
 # Left half red, right half blue; wide enough that lossy formats keep the halves apart.
 HALVES = Image.new("RGB", (64, 32), "red")
@@ -150,7 +149,7 @@ def test_a_reference_says_where_it_came_from(tmp_path):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_every_listed_format_is_read(tmp_path, kind):
-    if kind == "AVIF" and "AVIF" not in references._formats():
+    if kind == "AVIF" and "AVIF" not in decode.formats():
         pytest.skip("this Pillow has no AVIF")
     (tmp_path / "misnamed.txt").write_bytes(encoded(kind=kind))
     image = load(str(tmp_path / "misnamed.txt")).image
@@ -197,18 +196,13 @@ def test_a_folder_is_not_loaded(tmp_path):
     refused(str(tmp_path), "is a folder")
 
 
-def test_an_endless_file_is_cut_off(monkeypatch):
-    monkeypatch.setattr(references, "FILE_BYTES", 1 << 20)
-    refused("/dev/zero", "is larger than 1 MiB")
-
-
 def test_an_unreadable_file_is_told(tmp_path):
     path = Path(saved(tmp_path / "cat.png"))
     path.chmod(0)
     code = f"""
 import os
 from ipa_cli.errors import IpaError
-from ipa_cli.references import load
+from ipa_cli.images.reference import load
 if os.geteuid() == 0:
     os.setuid(65534)  # root may read anything
 try:
@@ -218,15 +212,6 @@ except IpaError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == f"{path} cannot be read: Permission denied\n", done.stderr
-
-
-def test_a_pipe_can_be_a_reference(tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=(encoded(),))
-    writer.start()
-    assert load(str(pipe)).width == 64
-    writer.join()
 
 
 # --- pixels ---------------------------------------------------------------------------------------------------
@@ -513,7 +498,7 @@ def test_answers_that_are_no_picture(server, path, message):
 
 
 def test_a_body_is_not_read_past_its_limit(server, monkeypatch):
-    monkeypatch.setattr(references, "URL_BYTES", 1 << 20)
+    monkeypatch.setattr(download, "URL_BYTES", 1 << 20)
     with within(10):
         refused(f"{server.url}/endless", "is larger than 1 MiB")
         refused(f"{server.url}/endless-404", "404")
@@ -523,7 +508,7 @@ def test_a_body_is_not_read_past_its_limit(server, monkeypatch):
 
 @pytest.mark.parametrize("path", ["/drip", "/drip-headers", "/silent"])
 def test_the_time_limit_is_for_the_whole(server, monkeypatch, path):
-    monkeypatch.setattr(references, "URL_SECONDS", 0.4)
+    monkeypatch.setattr(download, "URL_SECONDS", 0.4)
     with within(5):
         refused(server.url + path, "did not arrive within 0.4 s")
 

@@ -1,0 +1,1 @@
+"""Pictures in and out: what people bring is hostile until checked."""

@@ -1,0 +1,88 @@
+"""Bytes of a picture become plain RGB: known formats alone, whole, of limited size."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import IpaError
+from .colour import plain_rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PIXELS = 64_000_000
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+# Format -> the plugin that registers it. No other decoder is ever tried.
+_FORMATS = {
+    "PNG": "PngImagePlugin",
+    "JPEG": "JpegImagePlugin",
+    "WEBP": "WebPImagePlugin",
+    "GIF": "GifImagePlugin",
+    "BMP": "BmpImagePlugin",
+    "TIFF": "TiffImagePlugin",
+    "AVIF": "AvifImagePlugin",  # since Pillow 11.3
+}
+_KINDS = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+
+_DAMAGE = (  # what Pillow's decoders raise on damaged files
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+def decode(data: bytes, source: str) -> tuple[Image, tuple[str, ...]]:
+    """The picture as plain RGB, upright, and what was changed or left out on the way.
+
+    Raises IpaError, which names `source`, when it is none of a known format, not whole, or has too many pixels.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not data:
+        raise IpaError(f"{source} is empty", f"it must be a {_KINDS} picture")
+    limit = f"more than {PIXELS // 1_000_000} million pixels"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damage and of size; both are judged here
+            with Image.open(io.BytesIO(data), formats=formats()) as opened:
+                if opened.width * opened.height > PIXELS:
+                    raise IpaError(f"{source} has {limit}: {opened.width}x{opened.height}", "make it smaller")
+                animated = opened.format != "MPO" and getattr(opened, "is_animated", False)
+                notes = ["of several frames only the first is used"] if animated else []
+                opened.load()
+                image = plain_rgb(ImageOps.exif_transpose(opened), notes)
+    except UnidentifiedImageError as error:
+        what = "a web page or SVG" if data.lstrip()[:1] == b"<" else "damaged, or no picture"
+        raise IpaError(f"{source} is {what}", f"it must be a {_KINDS} picture") from error
+    except Image.DecompressionBombError as error:
+        raise IpaError(f"{source} has {limit}", "make it smaller") from error
+    except _DAMAGE as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise IpaError(f"{source} cannot be decoded: {what}", "use another copy of the picture") from error
+    return image, tuple(notes)
+
+
+def formats() -> list[str]:
+    """The formats that this Pillow can read, of those that are ever tried."""
+    from PIL import Image
+
+    for plugin in _FORMATS.values():
+        with suppress(ImportError):
+            import_module(f"PIL.{plugin}")
+    return [name for name in _FORMATS if name in Image.OPEN]

@@ -1,0 +1,143 @@
+"""Reference pictures from a file, a folder or the web: hostile until checked, then plain RGB."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import files
+from ..errors import IpaError, UsageError
+from .decode import SUFFIXES, decode
+from .download import fetch, web_address
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FILE_BYTES = 256_000_000
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|file|ftp):", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference picture, decoded: upright, RGB, 8 bits, nothing transparent.
+
+    `source` is the path or URL it was read from, `sha256` the hex digest of the bytes found there, `width` and
+    `height` are pixels, `notes` say what was changed or left out on the way.
+    """
+
+    image: Image
+    source: str
+    sha256: str
+    width: int
+    height: int
+    notes: tuple[str, ...] = ()
+
+
+def expand(reference: str) -> list[str]:
+    """Name the pictures that `reference` stands for, each as `load` takes it.
+
+    A URL or file stands for itself, a folder for every picture in it (natural order, not its subfolders),
+    `folder/name` without a suffix for the one picture of that name. `~` is the home folder. Raises IpaError when
+    there is none, more than one of that name, or the URL is not http or https.
+    """
+    if _SCHEME.match(reference):
+        return [web_address(reference)]
+    path = _path(reference)
+    try:
+        if path.is_dir():
+            return [str(member) for member in _members(path)]
+        if path.exists():
+            return [str(path)]
+        named = [member for member in _pictures(path.parent) if member.stem == path.name]
+    except OSError as error:
+        raise _unreadable(reference, error) from error
+    if len(named) > 1:
+        names = ", ".join(member.name for member in named)
+        raise IpaError(f"{reference} could be any of {names}", f"name one: {named[0]}")
+    if not named:
+        raise _missing(path)
+    return [str(named[0])]
+
+
+def load(reference: str) -> Reference:
+    """Read and check one picture: a path or URL as `expand` gives it.
+
+    Turned by its EXIF orientation; transparent parts on white; of several frames the first; 16 bits a channel
+    scaled to 8, other wide numbers stretched from darkest to brightest; CMYK by its colour profile. Raises
+    IpaError naming the source when it cannot be read, is too large (32 MiB from the web, 256 MB from disk,
+    64 megapixels), or is not a whole picture of a known format.
+    """
+    if _SCHEME.match(reference):
+        source = web_address(reference)
+        data = fetch(source)
+    else:
+        source = reference
+        data = _read(_path(reference))
+    image, notes = decode(data, source)
+    return Reference(image, source, hashlib.sha256(data).hexdigest(), image.width, image.height, notes)
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def _path(reference: str) -> Path:
+    if not reference or "\0" in reference:
+        raise UsageError(f"{reference!r} names no picture", "--image cat.png")
+    try:
+        return Path(reference).expanduser()
+    except RuntimeError as error:
+        raise IpaError(f"{reference}: {error}", "write the folder in full") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return files.read_bytes(path, FILE_BYTES, "a picture")
+    except files.MissingFile as error:
+        raise _missing(path) from error
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = (
+        member
+        for member in folder.iterdir()
+        if member.suffix.lower() in SUFFIXES and not member.name.startswith(".") and member.is_file()
+    )
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    # Digits compare as numbers: cat2 before cat10. The name itself decides between cat1 and cat01.
+    runs = re.findall(r"([0-9]+)|([^0-9]+)", path.name.casefold())
+    return [(int(digits or 0), text) for digits, text in runs] + [(0, path.name)]
+
+
+def _members(folder: Path) -> list[Path]:
+    found = _pictures(folder)
+    if not found:
+        raise IpaError(f"no picture in {folder}", f"pictures end in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _missing(path: Path) -> IpaError:
+    try:
+        if not path.parent.is_dir():
+            return IpaError(f"{path} does not exist: there is no folder {path.parent}", "check the path")
+        names = {member.name.casefold(): member.name for member in path.parent.iterdir()}
+    except OSError as error:
+        return _unreadable(str(path.parent), error)
+    stems = {Path(name).stem.casefold(): name for name in names.values() if Path(name).suffix.lower() in SUFFIXES}
+    known = {**stems, **names}
+    near = difflib.get_close_matches(path.name.casefold(), known, n=1)
+    hint = f"did you mean {path.parent / known[near[0]]}?" if near else "check the path"
+    return IpaError(f"{path} does not exist", hint)
+
+
+def _unreadable(name: str, error: OSError) -> IpaError:
+    return IpaError(f"{name} cannot be read: {error.strerror or error}", "check the path and its permissions")
