@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from . import inputs
 from .errors import IpaError
 from .filenames import numbered
 from .infotext import parameters_text, parse_parameters, settings_of, unread
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SCHEMA_VERSION = 1
+PNG_BYTES = 512_000_000
 TEXT_LIMIT = 1 << 20  # characters in one text chunk, both ways; real ones have a few thousand
 
 
@@ -164,16 +166,13 @@ def unread_parameters(path: Path) -> dict[str, str]:
 def _texts(path: Path) -> dict[str, str]:
     from PIL import Image, UnidentifiedImageError
 
+    data = inputs.read_bytes(path, PNG_BYTES, "a PNG picture")
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     except UnidentifiedImageError as error:
         raise IpaError(f"{path} is not a readable PNG picture", "settings are read from PNG files only") from error
-    except FileNotFoundError as error:
-        raise IpaError(f"{path} does not exist", "check the path") from error
-    except OSError as error:
-        raise IpaError(f"{path} cannot be read: {error.strerror or error}", "check the path") from error
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise IpaError(f"{path} is damaged: {error}", "use another copy of the picture") from error
     for key in ("ipa", "parameters"):
         if len(texts.get(key, "")) > TEXT_LIMIT:

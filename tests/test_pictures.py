@@ -438,7 +438,8 @@ def test_what_is_no_png_is_told(tmp_path):
         ("a.jpg", "not a readable PNG"),
         ("empty.png", "not a readable PNG"),
         ("none.png", "does not exist"),
-        (".", "Is a directory"),
+        (".", "is a folder"),
+        ("/dev/zero", "is a device"),
     ):
         with pytest.raises(IpaError, match=message):
             read_settings(tmp_path / name)

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import IpaError, UsageError
-from ..files import within
+from ..inputs import within
 
 URL_BYTES = 32 << 20
 URL_SECONDS = 30.0  # in total: names, redirects, headers and content

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import files
+from .. import inputs
 from ..errors import IpaError, UsageError
 from .decode import SUFFIXES, decode
 from .download import fetch, web_address
@@ -96,8 +96,8 @@ def _path(reference: str) -> Path:
 
 def _read(path: Path) -> bytes:
     try:
-        return files.read_bytes(path, FILE_BYTES, "a picture")
-    except files.MissingFile as error:
+        return inputs.read_bytes(path, FILE_BYTES, "a picture")
+    except inputs.MissingFile as error:
         raise _missing(path) from error
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import whole
+from .. import inputs, whole
 from ..errors import IpaError
 from .plan import Point, Sweep, in_words
 
@@ -24,6 +24,8 @@ SCHEMA_VERSION = 2
 DESCRIPTION, RESULTS, SHEET, PAGE, LOCK = "sweep.json", "results.jsonl", "contact-sheet.png", "index.html", ".lock"
 PICTURES, ANIMATIONS = "pictures", "animations"
 REFERENCE_DIGESTS = "reference_sha256"
+FILE_BYTES = 64_000_000  # of what is read back; 10,000 points take a few million
+PICTURE_BYTES = 512_000_000
 # All that a sweep ever writes; a new one removes it with --force, and nothing else.
 OURS = (RESULTS, SHEET, PAGE, f"{PICTURES}/row-*-scale-*.png", f"{ANIMATIONS}/row-*.webp", DESCRIPTION)
 
@@ -57,11 +59,12 @@ def describe(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
 def read_description(folder: Path) -> dict[str, Any] | None:
     """The plan of the sweep in `folder`, None where there is none. Raises FolderError when it cannot be read."""
     path = folder / DESCRIPTION
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    text = _read(path)
+    if text is None:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise FolderError(f"{path} cannot be read: {error}", "choose another --output, or --force") from error
     plan = found.get("plan") if isinstance(found, dict) else None
     seeds = plan.get("seeds") if isinstance(plan, dict) else None
@@ -154,14 +157,8 @@ def begin(folder: Path, plan: Mapping[str, Any], sweep: Sweep, kept: Mapping[int
 
 def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
     """The journal by point number; a line that is torn or not of this sweep counts as not written."""
-    try:
-        lines = (folder / RESULTS).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise FolderError(f"{folder / RESULTS} cannot be read: {error.strerror}", "choose another --output") from error
     outcomes = {}
-    for line in lines[:-1]:
+    for line in (_read(folder / RESULTS) or b"").split(b"\n")[:-1]:
         outcome = _parse(line, sweep)
         if outcome is not None:
             outcomes[outcome.point.number] = outcome
@@ -186,6 +183,16 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises FolderError when that cannot be done."""
     with _in_words(path.parent):
         whole.write(path, data)
+
+
+def _read(path: Path) -> bytes | None:
+    """The content of a file that may be missing. Raises FolderError when it cannot be read."""
+    try:
+        return inputs.read_bytes(path, FILE_BYTES, "a file of a sweep")
+    except inputs.MissingFile:
+        return None
+    except IpaError as error:
+        raise FolderError(error.message, "choose another --output, or --force") from error
 
 
 def _line(sweep: Sweep, outcome: Outcome) -> bytes:
@@ -218,8 +225,8 @@ def _parse(line: bytes, sweep: Sweep) -> Outcome | None:
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        return hashlib.sha256(inputs.read_bytes(path, PICTURE_BYTES, "a picture")).hexdigest()
+    except IpaError:
         return None
 
 

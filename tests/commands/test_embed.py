@@ -52,11 +52,15 @@ def test_what_does_not_fit_is_refused(ipa, embeds, world):
     changed(embeds, format="x")
     refused("no image embeddings")
     wrong = ipa("generate", *FAST, "--embeds", REFERENCE, "--json").error()
-    assert "no file of embeddings" in wrong["message"] and "--embeds reference.safetensors" in wrong["hint"]
+    assert "no whole file of embeddings" in wrong["message"] and "--embeds reference.safetensors" in wrong["hint"]
     embeds.write_bytes(whole[:-1])
-    refused("not a whole .safetensors file")
+    refused("no whole file of embeddings")
     refused("both give references", "--image", REFERENCE)
     refused("2 image weights", "--image-weight", 1, "--image-weight", 1)
+
+
+def test_a_device_in_the_place_of_embeddings_is_refused(ipa):
+    assert "/dev/zero is a device" in ipa("generate", *FAST, "--embeds", "/dev/zero", "--json").error()["message"]
 
 
 @pytest.mark.parametrize(

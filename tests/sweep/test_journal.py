@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipa_cli import inputs
 from ipa_cli.sweep import journal
 
 from .folders import FAILURE, SETTINGS, contents, draw, draw_point, make
@@ -94,7 +96,19 @@ def test_lines_of_no_point_do_not_count(tmp_path, line):
 
 def test_a_journal_that_cannot_be_read_is_told_in_words(tmp_path):
     (tmp_path / "results.jsonl").mkdir()
-    with pytest.raises(journal.FolderError, match="cannot be read"):
+    with pytest.raises(journal.FolderError, match="is a folder, not a file of a sweep"):
+        journal.read_results(tmp_path, make())
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_what_would_be_read_for_ever_is_refused(tmp_path, monkeypatch, target):
+    monkeypatch.setattr(inputs, "FIFO_SECONDS", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("sweep.json", "results.jsonl"):
+        (tmp_path / name).symlink_to(target)
+    with pytest.raises(journal.FolderError, match=r"sweep.json (is a device|was not written)"):
+        journal.read_description(tmp_path)
+    with pytest.raises(journal.FolderError, match=r"results.jsonl (is a device|was not written)"):
         journal.read_results(tmp_path, make())
 
 

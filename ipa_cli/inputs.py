@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from .errors import IpaError, UsageError
-from .units import size
 
 FIFO_SECONDS = 30.0  # in total, until the writer of a named pipe has closed it
 PIPE_SECONDS = 300.0  # the same for stdin and `<(…)`, where a whole program may be at work
@@ -105,5 +104,5 @@ def _read_pipe(name: str, opened: Callable[[], IO[bytes]], limit: int, seconds: 
 
 def _checked(data: bytes, limit: int, name: str) -> bytes:
     if len(data) > limit:
-        raise IpaError(f"{name} is larger than {size(limit)}", "name a smaller file")
+        raise IpaError(f"{name} is larger than {limit / 1e6:g} MB", "name a smaller file")
     return data
