@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from . import units
+from .config import units
 from .errors import IpaError, UsageError
 from .report import Reporter
 

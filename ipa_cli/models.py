@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import families, hub, specs, weights
+from . import families, hub, weights
 from .adapters import AdapterPlan, plan_adapter
-from .config import Settings, suggest
+from .config import Settings, adapter_options, suggest
 from .errors import UsageError
 from .families import SDXL, Family
 from .locations import Location, ModelError, expanded, folder_location, is_file, is_folder, read_json, repository
@@ -59,7 +59,7 @@ def plan(settings: Settings) -> Plan:
     defaults = _defaults(settings, location, unet_config, family)
     found = tuple(
         replace(plan_adapter(one, location, unet_config, family, dummy), encodes=one.embeds is None)
-        for one in specs.each(settings)
+        for one in adapter_options.each(settings)
         if settings.adapter or (one.ip_adapter != "none" and (one.image or one.embeds or defaults.get("reference")))
     )
     return Plan(settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, single)

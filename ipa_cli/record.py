@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from . import specs
-from .config import FIELDS
+from .config import FIELDS, adapter_options
 
 if TYPE_CHECKING:
     from .adapters import AdapterPlan
@@ -52,7 +51,7 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "settings": {
             **{name: getattr(session.settings, name) for name in asked_settings()},
             "adapter": [
-                specs.with_scale(text, use.scale)
+                adapter_options.with_scale(text, use.scale)
                 for text, use in zip(session.settings.adapter, task.adapters, strict=False)
             ],
         },

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import models, pictures, requirements, schedulers, specs
-from .config import ConfigError, Layer, Settings, Source
+from . import models, pictures, requirements, schedulers
+from .config import ConfigError, Layer, Settings, Source, adapter_options
 from .errors import IpaError, UsageError
 from .images import reference
 from .images.reference import Reference
@@ -85,7 +85,7 @@ def check_same(recorded: Recorded, settings: Settings, loaded: Sequence[Referenc
 
 
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
-    images = {text for one in specs.each(settings) for text in one.image}
+    images = {text for one in adapter_options.each(settings) for text in one.image}
     return [(source, digest) for source, digest in recorded.references if source and source in images]
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import embeddings, layers, specs
-from .config import Settings
+from . import embeddings, layers
+from .config import Settings, adapter_options
 from .embeddings import Embeds
 from .errors import UsageError
 from .images import reference
@@ -83,7 +83,9 @@ class Task:
 
 def load_references(settings: Settings, reporter: Reporter) -> Loaded:
     """The reference pictures of every adapter, each checked and read once; says what was done to them."""
-    names = [[member for text in one.image for member in reference.expand(text)] for one in specs.each(settings)]
+    names = [
+        [member for text in one.image for member in reference.expand(text)] for one in adapter_options.each(settings)
+    ]
     found = {name: reference.load(name) for name in dict.fromkeys(name for many in names for name in many)}
     for picture in found.values():
         for remark in picture.notes:
@@ -107,7 +109,7 @@ def make_task(settings: Settings, plan: Plan, loaded: Loaded) -> Task:
         Request(chosen("width"), chosen("height"), chosen("steps"), chosen("guidance_scale"), first + n)
         for n in range(settings.num_images)
     )
-    each = zip(specs.each(settings), loaded, strict=True) if plan.adapters else ()
+    each = zip(adapter_options.each(settings), loaded, strict=True) if plan.adapters else ()
     steps = requests[0].steps
     uses = tuple(
         _use(one, plan, adapter, pictures, steps) for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
@@ -164,7 +166,7 @@ def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: tuple[Ref
         raise UsageError("--image and --embeds both give references", "leave one of them out, or use --adapter twice")
     if encoded is None and not loaded:
         if "reference" not in plan.defaults:
-            raise UsageError("an adapter has no reference picture", f"give it one: {specs.EXAMPLE}")
+            raise UsageError("an adapter has no reference picture", f"give it one: {adapter_options.EXAMPLE}")
         loaded = (reference.load(plan.defaults["reference"]),)
     count = len(loaded) if encoded is None else len(encoded.positive)
     weights = settings.image_weight or (1.0,) * count

@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import ipa_cli
-from ipa_cli import loading, units
+from ipa_cli import loading
 from ipa_cli.adapters import cross_attention_layers
+from ipa_cli.config import units
 from ipa_cli.weights import WeightsError, header, in_chunks, load_adapter
 
 PACKAGE = Path(ipa_cli.__file__).parent

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import config
+from ..config.units import parse_picture_size, parse_range
 from ..errors import UsageError
 from ..report import Result, Table
-from ..sizes import parse_picture_size, parse_range
 from . import options
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import config, units
+from .. import config
+from ..config import units
 from ..errors import UsageError
 from ..report import Result, Table
 from . import options

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .. import config, units
+from .. import config
+from ..config import units
+from ..config.units import parse_picture_size, parse_range
 from ..report import Result, Table
-from ..sizes import parse_picture_size, parse_range
 from . import options
 
 Size = Annotated[

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..config.units import parse_picture_size
 from ..errors import UsageError
 from ..report import Block, Facts, Picture, Result
-from ..sizes import parse_picture_size
 from . import options
 
 if TYPE_CHECKING:

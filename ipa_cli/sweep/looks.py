@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .. import embeddings, specs
-from ..config import Settings
+from .. import embeddings
+from ..config import Settings, adapter_options
 from ..embeddings import Embeds
 from ..errors import UsageError
 from ..models import Plan
@@ -59,7 +59,7 @@ def lay_out(settings: Settings, model: Plan, base: Task, files: Sequence[str]) -
     left to sweep; IpaError for embeddings that cannot be read.
     """
     if settings.adapter:
-        swept = tuple(one.scale is None for one in specs.each(settings))
+        swept = tuple(one.scale is None for one in adapter_options.each(settings))
         if not any(swept):
             raise UsageError("every --adapter says its own scale: there is none to sweep", "leave scale= out of one")
         names = plan.labels([public_name(source.source) for source in base.sources])

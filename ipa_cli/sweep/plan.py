@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import FIELDS
+from ..config.units import parse_picture_size
 from ..errors import UsageError
 from ..filenames import slug
-from ..sizes import parse_picture_size
 
 DEFAULT_FROM, DEFAULT_TO, DEFAULT_NUM = 0.0, 1.0, 5
 MOST_POINTS = 10_000

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipa_cli import specs
-from ipa_cli.config import Settings
+from ipa_cli.config import Settings, adapter_options
 from ipa_cli.errors import UsageError
 
 PLAIN = Settings(scale=0.3, fit="crop")
@@ -35,30 +34,30 @@ PLAIN = Settings(scale=0.3, fit="crop")
     ],
 )
 def test_a_specification_stands_for_flags(text, values):
-    assert specs.each(replace(PLAIN, adapter=(text,))) == (replace(PLAIN, **values),)
+    assert adapter_options.each(replace(PLAIN, adapter=(text,))) == (replace(PLAIN, **values),)
 
 
 def test_without_one_the_flags_are_it():
-    assert specs.each(PLAIN) == (PLAIN,)
+    assert adapter_options.each(PLAIN) == (PLAIN,)
 
 
 def test_a_file_on_disk_may_have_a_colon_in_its_name(tmp_path):
     path = tmp_path / "a:b.safetensors"
     path.touch()
-    (one,) = specs.each(Settings(adapter=(f"{path},scale=1",)))
+    (one,) = adapter_options.each(Settings(adapter=(f"{path},scale=1",)))
     assert (one.ip_adapter, one.ip_adapter_weight_name) == (str(path), None)
 
 
 @pytest.mark.parametrize("text", ["own", "own,image=a.png", "own,scale=0.5", "image=a.png,scale=0.25"])
 def test_a_scale_made_explicit_is_read_back(text):
-    (one,) = specs.each(Settings(adapter=(specs.with_scale(text, 0.1),)))
+    (one,) = adapter_options.each(Settings(adapter=(adapter_options.with_scale(text, 0.1),)))
     assert one.scale == (float(text.rpartition("=")[2]) if "scale" in text else 0.1)
 
 
 @given(st.text() | st.lists(st.sampled_from(["own", "scale=", "image=", ",", "1", "nan", ":", "x"])).map("".join))
 def test_any_text_is_settings_or_words(text):
     try:
-        (one,) = specs.each(Settings(adapter=(text,)))
+        (one,) = adapter_options.each(Settings(adapter=(text,)))
     except UsageError as error:
         assert error.hint
     else:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import config
-from .config import FIELDS, Settings, suggest
-from .errors import UsageError
+from ..errors import UsageError
+from .settings import FIELDS, Settings, checked, suggest
+from .values import element
 
 EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
 # What a specification may say -> the setting that says it for one adapter alone.
@@ -60,7 +60,7 @@ def _parse(settings: Settings, text: str) -> Settings:
         key, _, value = part.partition("=")
         if key not in KEYS:
             raise UsageError(f"--adapter has '{key}'{suggest(key, KEYS)}", f"it takes {', '.join(KEYS)}: {EXAMPLE}")
-        name, parsed = KEYS[key], config.element(KEYS[key], value, f"{where}: {key}")
+        name, parsed = KEYS[key], element(KEYS[key], value, f"{where}: {key}")
         if isinstance(FIELDS[name].default, tuple):
             values[name] = (*values.get(name, ()), parsed)
         elif name in values:
@@ -68,7 +68,7 @@ def _parse(settings: Settings, text: str) -> Settings:
         else:
             values[name] = parsed
     for name in values.keys() & set(KEYS.values()):
-        config.checked(name, values[name], where)
+        checked(name, values[name], where)
     return replace(settings, adapter=(), **values)
 
 

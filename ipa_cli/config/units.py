@@ -1,8 +1,10 @@
-"""Bytes and spans of time as people write and read them."""
+"""Bytes, spans of time and picture sizes as people write and read them."""
 
 from __future__ import annotations
 
 import re
+
+from ..errors import UsageError
 
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -40,3 +42,19 @@ def age(seconds: float) -> str:
         if seconds >= span:
             return f"{int(seconds // span)} {word}"
     return "now"
+
+
+def parse_picture_size(text: str) -> tuple[int, int]:
+    """(width, height) in pixels from "1024x768". Raises UsageError."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text.lower())
+    if found is None:
+        raise UsageError(f"'{text}' is no picture size", "write width x height in pixels, for example 1024x768")
+    return int(found[1]), int(found[2])
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """(smallest, largest) side in pixels from "256..1536". Raises UsageError."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*(?:\.\.|-)\s*(\d{1,5})\s*", text)
+    if found is None:
+        raise UsageError(f"'{text}' is no range of sizes", "write smallest..largest, for example 256..1536")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,171 @@
+"""Every setting there is, with its default, its words and its check."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ..errors import IpaError, UsageError
+
+MAX_SIDE = 8192
+FITS = ("pad", "crop", "stretch")
+MODES = ("full", "style", "layout", "style-layout")
+
+
+class ConfigError(IpaError):
+    """A configuration file, or a picture's settings, cannot be used as they are."""
+
+
+Check = Callable[[Any], "str | None"]
+
+
+class Choice(tuple[str, ...]):
+    """A check that the value is one of these."""
+
+    def __call__(self, value: str) -> str | None:
+        return None if value in self else f"expected one of {', '.join(self)}{suggest(value, self)}"
+
+
+def _between(low: float, high: float) -> Check:
+    def check(value: float) -> str | None:
+        return None if low <= value <= high else f"expected a number from {low:g} to {high:g}"  # NaN is not
+
+    return check
+
+
+def _side(value: int) -> str | None:
+    if not 64 <= value <= MAX_SIDE:
+        return f"expected pixels from 64 to {MAX_SIDE}"
+    if value % 8:
+        lower = max(64, value // 8 * 8)
+        return f"expected a multiple of 8, for example {lower} or {lower + 8}"
+    return None
+
+
+def _each(check: Check) -> Check:
+    def check_all(values: tuple[Any, ...]) -> str | None:
+        return next((problem for value in values if (problem := check(value))), None)
+
+    return check_all
+
+
+def _setting(default: Any, help_text: str, check: Check | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "check": check})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set by flag, environment or file; `None` leaves the choice to the model or machine."""
+
+    prompt: str | None = _setting(None, "what to draw")
+    negative_prompt: str = _setting("", "what to keep out of the picture")
+    image: tuple[str, ...] = _setting((), "reference picture: a file, a folder or a URL; repeatable")
+    image_weight: tuple[float, ...] = _setting(
+        (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
+    )
+    embeds: str | None = _setting(None, "references encoded by `ipa embed`, in place of --image")
+    fit: str = _setting("pad", "how references become square: pad (whole), crop (the middle), stretch", Choice(FITS))
+    mask: tuple[str, ...] = _setting((), "where the reference counts: a picture, white there; one for all or for each")
+    adapter: tuple[str, ...] = _setting((), "an adapter with its own pictures: own,image=a.png,scale=0.6; repeatable")
+    scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
+    ip_mode: str = _setting("full", f"layers the reference acts on: {', '.join(MODES)}", Choice(MODES))
+    ip_layers: str | None = _setting(None, "or a table of layers in diffusers' form, as JSON; --scale multiplies it")
+    ip_start: float = _setting(0.0, "share of the steps after which the reference begins to count", _between(0, 1))
+    ip_end: float = _setting(1.0, "share of the steps after which it no longer counts", _between(0, 1))
+    steps: int | None = _setting(None, "steps from noise to picture", _between(1, 1000))
+    guidance_scale: float | None = _setting(
+        None, "how closely the prompt is followed; above 1 a step takes twice the work", _between(0, 100)
+    )
+    height: int | None = _setting(None, "height in pixels, a multiple of 8", _side)
+    width: int | None = _setting(None, "width in pixels, a multiple of 8", _side)
+    seed: int | None = _setting(None, "seed of the first picture; random when unset", _between(0, 2**63 - 1))
+    num_images: int = _setting(1, "how many pictures, each with the next seed", _between(1, 10_000))
+    scheduler: str | None = _setting(None, "sampler: euler, euler-a, ddim, dpm++, unipc, …")
+    warmup: int = _setting(1, "calls of the UNet before the clock runs", _between(0, 100))
+    model: str = _setting("demo", "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file")
+    load_format: str = _setting(
+        "auto", "which weights: auto, or dummy for seeded random ones", Choice(("auto", "dummy"))
+    )
+    variant: str | None = _setting(None, "variant of the weights on the hub, such as fp16")
+    revision: str | None = _setting(None, "branch, tag or commit on the hub")
+    ip_adapter: str | None = _setting(None, "IP-Adapter: hub id, folder or file; none for no adapter")
+    ip_adapter_subfolder: str | None = _setting(None, "folder of the adapter inside its repository")
+    ip_adapter_weight_name: str | None = _setting(None, "file name of the adapter's weights")
+    backend: str = _setting(
+        "auto", "how the UNet runs: auto, eager, inductor, nexfort, or oneflow (never run on a real OneFlow build)"
+    )
+    compile: bool = _setting(True, "compile when no graph is in the cache")
+    compile_options: str | None = _setting(None, "options of the backend: a preset (fast, max) or JSON")
+    device: str = _setting("auto", "where to draw: auto, cpu, cuda, cuda:N or mps")
+    dtype: str = _setting(
+        "auto", "number format: auto, float16, bfloat16 or float32", Choice(("auto", "float16", "bfloat16", "float32"))
+    )
+    precision: str = _setting(
+        "half", "how exactly to multiply: half, or fp8, which is faster (inductor on a GPU)", Choice(("half", "fp8"))
+    )
+    offload: str = _setting(
+        "none",
+        "keep weights in main memory: none, model or sequential",
+        Choice(("none", "model", "sequential")),
+    )
+    vae_tiling: bool = _setting(False, "decode in tiles to save memory")
+    vae_slicing: bool = _setting(False, "decode pictures one at a time to save memory")
+    batch_size: int = _setting(1, "how many pictures one call of the UNet serves", _between(1, 64))
+    cache_dir: Path | None = _setting(None, "folder of compiled graphs")
+    cache_max_size: str = _setting("20GB", "graphs beyond this size are removed, least recently used first")
+    output: str | None = _setting(None, "file, folder or template with {seed} {scale} {index} {prompt}")
+    preview: bool = _setting(False, "show the pictures in the terminal")
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Settings)}
+
+
+def suggest(word: str, known: typing.Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for a near miss, else nothing."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageError) -> Any:
+    """`value` if the setting `name` may have it. Raises `error`, which names `where` the value came from."""
+    check = FIELDS[name].metadata["check"]
+    problem = check(value) if check and value is not None else None
+    if problem:
+        shown = f"{where} {short(str(value))}" if error is UsageError else f"{where}: {name} = {short(str(value))}"
+        raise error(f"{shown}: {problem}", "`ipa generate --help` explains every setting")
+    return value
+
+
+def cache_dir(settings: Settings) -> Path:
+    """The folder of compiled graphs."""
+    if settings.cache_dir is not None:
+        return expanded(settings.cache_dir).absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("ipa")
+
+
+def cache_limit(settings: Settings) -> int:
+    """How many bytes of compiled graphs are kept. Raises UsageError for a size that is none."""
+    from .units import parse_size
+
+    try:
+        return parse_size(settings.cache_max_size)
+    except ValueError as error:
+        raise UsageError(f"cache_max_size: {error}", "`ipa config show` tells where it is set") from None
+
+
+def expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {error}", "write the folder in full") from error
+
+
+def short(text: str) -> str:
+    return text if len(text) <= 80 else text[:80] + "…"

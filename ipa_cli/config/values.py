@@ -1,0 +1,104 @@
+"""The value of one setting, read from text, TOML or JSON."""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .settings import FIELDS, ConfigError, Settings, expanded, short
+
+_TYPES = typing.get_type_hints(Settings)
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def expected(name: str) -> tuple[type, str]:
+    """The Python type of a setting without its `None`, and its name for people."""
+    kind = _TYPES[name]
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if typing.get_origin(kind) is tuple:
+        return tuple, "a list of strings" if _element(name) is str else "a list of numbers"
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+    return kind, names[kind]
+
+
+def _element(name: str) -> type:
+    """The type of the elements of a setting that has several, else of the setting itself."""
+    kind = _TYPES[name]
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else expected(name)[0]
+
+
+def element(name: str, text: str, where: str) -> Any:
+    """One value of a setting, or of its list, read from text. Raises UsageError, which names `where`."""
+    kind = _element(name)
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a number" if kind is float else "a string"
+        raise UsageError(f"{where}={short(text)}: expected {wanted}", "write it with digits, such as 0.5") from None
+
+
+def from_toml(name: str, key: str, value: Any, path: Path) -> Any:
+    kind, wanted = expected(name)
+    if kind is tuple and not isinstance(value, list):
+        value = [value]
+    if kind is Path and isinstance(value, str):
+        return path.parent / expanded(Path(value))
+    value = _as_kind(name, value)
+    if type(value) is not kind:
+        raise ConfigError(f"{path}: {key} = {short(repr(value))}: expected {wanted}", f"edit {path}")
+    return value
+
+
+def from_json(name: str, value: Any, where: str) -> Any:
+    if value is None and FIELDS[name].default is None:
+        return None
+    kind, wanted = expected(name)
+    value = _as_kind(name, value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where}: {name} = {short(repr(value))}: expected {wanted}", f"say it with {flag_of(name)}")
+    return value
+
+
+def _as_kind(name: str, value: Any) -> Any:
+    """`value` of TOML or JSON as the type a setting has, where that loses nothing; else as it is."""
+    kind, each = expected(name)[0], _element(name)
+    if kind is tuple:
+        if not isinstance(value, list):
+            return value
+        values = [float(v) if each is float and type(v) is int and abs(v) < 2**53 else v for v in value]
+        return tuple(values) if all(type(v) is each for v in values) else value
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    return value
+
+
+def from_text(name: str, text: str, where: str) -> Any:
+    kind, wanted = expected(name)
+    switches = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    try:
+        if kind is bool:
+            return switches[text.lower()]
+        if kind is tuple:
+            if _element(name) is float:
+                return tuple(float(part) for part in text.split(","))
+            return tuple(text.split(os.pathsep)) if "://" not in text and name != "adapter" else (text,)
+        return kind(text)
+    except (ValueError, KeyError):
+        raise UsageError(f"{where}={short(text)}: expected {wanted}", f"unset {where} or correct it") from None
