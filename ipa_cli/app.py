@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache as remembered
@@ -66,7 +67,9 @@ app.add_typer(config.app, name="config")
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
-    terminal = Terminal(json_mode="--json" in arguments, quiet="--quiet" in arguments or "-q" in arguments)
+    # Only for what is wrong with the command line itself: once it is parsed, the flags say.
+    words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    terminal = Terminal(json_mode="--json" in words)
     command = _command_name(arguments)
     try:
         outcome = _program().main(list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal)
@@ -126,7 +129,22 @@ def _command_name(arguments: Sequence[str]) -> str:
 def main() -> None:
     # Loading modules makes many objects and no garbage: looking for it all the while takes a tenth of the start.
     gc.set_threshold(100_000, 50, 50)
+    _open_closed_streams()
     # A file name may hold what the locale cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Let stdin, stdout and stderr lead nowhere where the shell closed them (`>&-`).
+
+    Otherwise Python has `None` in their place, and the next file opened would get their number, and all that libraries
+    print there.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115

@@ -37,7 +37,11 @@ class Terminal:
     def __init__(self, json_mode: bool = False, quiet: bool = False):
         self.json_mode = json_mode
         self.quiet = quiet
-        self.live = sys.stderr.isatty() and not quiet and not os.environ.get("NO_COLOR")
+
+    @property
+    def live(self) -> bool:
+        """Whether bars and spinners move."""
+        return sys.stderr.isatty() and not self.quiet and not os.environ.get("NO_COLOR")
 
     @cached_property
     def out(self) -> Console:

@@ -12,6 +12,7 @@ import typer
 from ipa_cli import __version__
 from ipa_cli.app import app
 from ipa_cli.commands import config
+from ipa_cli.output import Terminal
 
 
 def leaves(node: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -93,6 +94,34 @@ def test_wrong_usage_is_two_lines_and_exit_status_2(ipa, typed, message):
     error, hint = ran.stderr.splitlines()
     assert error.startswith("error: ") and message in error
     assert hint.startswith("hint: `ipa ") and hint.endswith("--help`")
+
+
+@pytest.mark.parametrize(
+    ("typed", "json_mode", "quiet"),
+    [("-y", False, False), ("-yq", False, True), ("-qy --json", True, True), ("--json --quiet --stale", True, True)],
+)
+def test_flags_in_a_group_count(ipa, monkeypatch, typed, json_mode, quiet):
+    seen = []
+    monkeypatch.setattr(Terminal, "show", lambda terminal, result: seen.append((terminal.json_mode, terminal.quiet)))
+    assert ipa("cache", "clear", *typed.split()).exit_code == 0
+    assert seen == [(json_mode, quiet)]
+
+
+@pytest.mark.parametrize(
+    ("typed", "json_mode"),
+    [
+        ("cache clear -- --json", False),  # a graph's name
+        ("cache clear --older-than --json", False),  # an age
+        ("cache clear --no-such-flag --json", True),
+        ("cache clear --no-such-flag -- --json", False),
+        ("cache cler --json", True),
+        ("generate --steps many --json", True),
+    ],
+)
+def test_what_is_wrong_with_a_command_line_is_told_as_it_wants(ipa, typed, json_mode):
+    ran = ipa(*typed.split())
+    assert ran.exit_code == 2 and bool(ran.stdout) == json_mode
+    assert ran.json()["status"] == "error" if json_mode else ran.stderr.startswith("error: ")
 
 
 def test_a_foreseen_failure_is_exit_status_1(ipa, world):

@@ -380,18 +380,18 @@ def mount(tmp_path):
 
 def test_a_cache_that_is_well_is_left_as_it_was(tmp_path):
     tmp_path.chmod(0o700)
-    check = places.graphs(tmp_path, False)
+    check = places.graphs(config.Settings(cache_dir=tmp_path), False)
     assert check.status == "ok" and str(tmp_path) in check.found and not list(tmp_path.iterdir())
-    later = places.graphs(tmp_path / "not" / "yet", False)
+    later = places.graphs(config.Settings(cache_dir=tmp_path / "not" / "yet"), False)
     assert later.status == "ok" and "not there yet" in later.found and not list(tmp_path.iterdir())
 
 
 def test_a_read_only_cache(mount):
     folder = mount("size=4m")
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-    check = places.graphs(folder, True)
+    check = places.graphs(config.Settings(cache_dir=folder), True)
     assert check.status == "failure" and "Read-only" in check.found and "--cache-dir" in check.advice and check.asked
-    assert places.graphs(folder / "below", True).status == "failure"
+    assert places.graphs(config.Settings(cache_dir=folder / "below"), True).status == "failure"
     reading = places.models({"HF_HUB_CACHE": str(folder)})
     assert reading.status == "warning" and "Read-only" in reading.found
 
@@ -399,7 +399,7 @@ def test_a_read_only_cache(mount):
 @pytest.mark.skipif(os.geteuid() == 0, reason="modes do not bind root; the read-only disk above does")
 def test_a_cache_without_write_permission(tmp_path):
     tmp_path.chmod(0o500)
-    assert places.graphs(tmp_path, False).status == "failure"
+    assert places.graphs(config.Settings(cache_dir=tmp_path), False).status == "failure"
 
 
 def test_a_full_disk(mount):
@@ -407,18 +407,18 @@ def test_a_full_disk(mount):
     with pytest.raises(OSError, match="No space"), (folder / "filler").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    check = places.graphs(folder, False)
+    check = places.graphs(config.Settings(cache_dir=folder), False)
     assert check.status == "failure" and "No space left" in check.found
 
 
 def test_a_nearly_full_disk(mount):
-    check = places.graphs(mount("size=8m"), False)
+    check = places.graphs(config.Settings(cache_dir=mount("size=8m")), False)
     assert check.status == "warning" and "0.0 GiB free" in check.found
 
 
 def test_a_cache_that_everybody_can_write_to(tmp_path):
     tmp_path.chmod(0o777)
-    check = places.graphs(tmp_path, False)
+    check = places.graphs(config.Settings(cache_dir=tmp_path), False)
     assert check.status == "failure" and "written by others" in check.found and "chmod go-w" in check.advice
     assert places.models({"HF_HUB_CACHE": str(tmp_path)}).status == "warning"
 
@@ -427,17 +427,17 @@ def test_a_cache_that_everybody_can_write_to(tmp_path):
 def test_a_cache_of_somebody_else(tmp_path):
     tmp_path.chmod(0o700)
     os.chown(tmp_path, 12345, -1)
-    check = places.graphs(tmp_path, False)
+    check = places.graphs(config.Settings(cache_dir=tmp_path), False)
     assert check.status == "failure" and "another user" in check.found
 
 
 def test_a_file_where_the_cache_should_be(tmp_path):
     (tmp_path / "cache").write_text("")
     for path in (tmp_path / "cache", tmp_path / "cache" / "below"):
-        assert places.graphs(path, False).status == "failure"
+        assert places.graphs(config.Settings(cache_dir=path), False).status == "failure"
         assert places.models({"HF_HUB_CACHE": str(path)}).status == "warning"
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert places.graphs(tmp_path / "link", False).status == "failure"
+    assert places.graphs(config.Settings(cache_dir=tmp_path / "link"), False).status == "failure"
 
 
 def test_a_user_without_a_home_or_a_name(monkeypatch):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from .. import config, requirements
+from .. import requirements
 from ..report import Reporter
 from ..session import AUTO, BACKEND_ALIASES
 from . import compiler, gpus, hub, places, setup, software
@@ -55,7 +55,7 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     reached = hub_check()
     with hub.offline(reached.status == "warning"):
         checks.append(setup.check_model(settings, bool(asked & setup.MODEL)))
-    checks.append(places.graphs(config.cache_dir(settings), "cache_dir" in asked))
+    checks.append(places.graphs(settings, "cache_dir" in asked))
     checks += [places.models(environ), reached, hub.token(environ), settings_check]
     checks.append(setup.check_completion(environ))
     return checks

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from .. import config
+from ..config import Settings
 from ..errors import IpaError
 from ..store import Store, check_owner
 from .check import Check, Status
@@ -34,15 +36,14 @@ def expand(path: str) -> Path:
     return Path(os.path.expanduser(os.path.expandvars(path)))  # noqa: PTH111
 
 
-def graphs(root: Path, asked: bool) -> Check:
+def graphs(settings: Settings, asked: bool) -> Check:
     """The cache of compiled graphs: without it nothing compiled outlives its process."""
     name, elsewhere = "graph cache", "name another folder with --cache-dir"
     try:
+        root = config.cache_dir(settings)
         check_owner(Store(root))
     except IpaError as error:
         return Check(name, "failure", error.message, error.hint, asked)
-    except OSError as error:
-        return Check(name, "failure", f"cannot look into {root}: {error.strerror}", elsewhere, asked)
     return _room(name, root, "failure", elsewhere, LITTLE, asked)
 
 

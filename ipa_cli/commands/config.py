@@ -35,11 +35,11 @@ def path(json: options.Json = False, quiet: options.Quiet = False) -> Result:
     project, user = config.project_file(), config.user_file()
     data = {
         "project": str(project) if project else None,
-        "user": str(user),
-        "user_exists": user.is_file(),
+        "user": str(user) if user else None,
+        "user_exists": user is not None and user.is_file(),
     }
     lines = [f"project  {project or f'no {config.FILE_NAME} here or above'}"]
-    lines.append(f"user     {user}{'' if user.is_file() else ' (not there yet)'}")
+    lines.append(f"user     {user or 'no home directory'}{'' if data['user_exists'] else ' (not there yet)'}")
     return Result("config path", data, tuple(lines))
 
 

@@ -109,8 +109,24 @@ BatchSize = Annotated[int | None, _option("batch_size", "--batch-size", panel=PI
 CacheDir = Annotated[Path | None, _option("cache_dir", "--cache-dir", panel=_MACHINE)]
 CacheMaxSize = _text("cache_max_size", "--cache-max-size", panel=_MACHINE)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+
+def _told(attribute: str) -> Callable[..., bool]:
+    """Set an attribute of the terminal before other flags are looked at: what is wrong with those is told that way."""
+
+    def tell(context: typer.Context, value: bool) -> bool:
+        if not context.resilient_parsing:  # as for shell completion
+            setattr(context.obj, attribute, value)
+        return value
+
+    return tell
+
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout.", is_eager=True, callback=_told("json_mode"))
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no notes.", is_eager=True, callback=_told("quiet"))
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
 
 

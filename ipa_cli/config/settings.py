@@ -47,6 +47,11 @@ def _side(value: int) -> str | None:
     return None
 
 
+def _unicode(value: str) -> str | None:
+    """Arguments and variables may hold any bytes; only names of files can."""
+    return None if value.isascii() or value.encode(errors="ignore").decode() == value else "expected text in UTF-8"
+
+
 def _each(check: Check) -> Check:
     def check_all(values: tuple[Any, ...]) -> str | None:
         return next((problem for value in values if (problem := check(value))), None)
@@ -62,8 +67,8 @@ def _setting(default: Any, help_text: str, check: Check | None = None) -> Any:
 class Settings:
     """Everything that can be set by flag, environment or file; `None` leaves the choice to the model or machine."""
 
-    prompt: str | None = _setting(None, "what to draw")
-    negative_prompt: str = _setting("", "what to keep out of the picture")
+    prompt: str | None = _setting(None, "what to draw", _unicode)
+    negative_prompt: str = _setting("", "what to keep out of the picture", _unicode)
     image: tuple[str, ...] = _setting((), "reference picture: a file, a folder or a URL; repeatable")
     image_weight: tuple[float, ...] = _setting(
         (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
@@ -91,8 +96,8 @@ class Settings:
     load_format: str = _setting(
         "auto", "which weights: auto, or dummy for seeded random ones", Choice(("auto", "dummy"))
     )
-    variant: str | None = _setting(None, "variant of the weights on the hub, such as fp16")
-    revision: str | None = _setting(None, "branch, tag or commit on the hub")
+    variant: str | None = _setting(None, "variant of the weights on the hub, such as fp16", _unicode)
+    revision: str | None = _setting(None, "branch, tag or commit on the hub", _unicode)
     ip_adapter: str | None = _setting(None, "IP-Adapter: hub id, folder or file; none for no adapter")
     ip_adapter_subfolder: str | None = _setting(None, "folder of the adapter inside its repository")
     ip_adapter_weight_name: str | None = _setting(None, "file name of the adapter's weights")
@@ -142,12 +147,17 @@ def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageErro
 
 
 def cache_dir(settings: Settings) -> Path:
-    """The folder of compiled graphs."""
-    if settings.cache_dir is not None:
-        return expanded(settings.cache_dir).absolute()
+    """The folder of compiled graphs. Raises ConfigError where none is named and the user has no home."""
     import platformdirs
 
-    return platformdirs.user_cache_path("ipa")
+    named = settings.cache_dir
+    folder = at_home(platformdirs.user_cache_path) if named is None else expanded(named).absolute()
+    if folder is None:
+        raise ConfigError(
+            "compiled graphs have no place: HOME is not set, and the system knows no home of this user",
+            "set HOME, or name a folder with --cache-dir (or IPA_CACHE_DIR)",
+        )
+    return folder
 
 
 def cache_limit(settings: Settings) -> int:
@@ -158,6 +168,23 @@ def cache_limit(settings: Settings) -> int:
         return parse_size(settings.cache_max_size)
     except ValueError as error:
         raise UsageError(f"cache_max_size: {error}", "`ipa config show` tells where it is set") from None
+
+
+def at_home(place: Callable[[str], Path]) -> Path | None:
+    """A folder of this user by the system's customs, or none where HOME is unset and the user unknown."""
+    try:
+        folder = place("ipa")
+    except RuntimeError:  # of platformdirs; older ones leave the "~" as it is
+        return None
+    return folder if folder.is_absolute() else None
+
+
+def is_file(path: Path | None) -> bool:
+    """Whether it is a file, as far as this user may look."""
+    try:
+        return path is not None and path.is_file()
+    except OSError:
+        return False
 
 
 def expanded(path: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import IpaError, UsageError
-from .settings import FIELDS, ConfigError, Settings, checked, expanded, suggest
+from .settings import FIELDS, ConfigError, Settings, at_home, checked, expanded, is_file, suggest
 from .values import expected, flag_of, from_json, from_text, from_toml
 
 FILE_NAME = "ipa.toml"
@@ -63,10 +63,10 @@ def resolve(
         sources[name] = source
 
     user = user_file(environ)
-    if environ.get("IPA_CONFIG") and not user.is_file():
+    if environ.get("IPA_CONFIG") and not is_file(user):
         raise ConfigError(f"there is no file {user}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
     for kind, path in (("user", user), ("project", project_file(cwd))):
-        if path is not None and path.is_file():
+        if is_file(path):
             for name, value in _read_file(path).items():
                 put(name, value, Source(kind, str(path)), ConfigError)
     for name, text in _environment(environ).items():
@@ -87,19 +87,26 @@ def resolve(
 
 
 def project_file(cwd: Path | None = None) -> Path | None:
-    """The nearest `ipa.toml` from the working directory upwards."""
-    here = (cwd or Path.cwd()).resolve()
-    return next((d / FILE_NAME for d in (here, *here.parents) if (d / FILE_NAME).is_file()), None)
+    """The nearest `ipa.toml` from the working directory upwards.
+
+    Raises ConfigError when that directory has been removed: MKL, for one, would end the process without a word.
+    """
+    try:
+        here = (cwd or Path.cwd()).resolve()
+    except FileNotFoundError:
+        raise ConfigError("the working directory has been removed", "cd to a folder that exists") from None
+    return next((d / FILE_NAME for d in (here, *here.parents) if is_file(d / FILE_NAME)), None)
 
 
-def user_file(environ: Mapping[str, str] | None = None) -> Path:
-    """The user's own file; `IPA_CONFIG` names another one."""
+def user_file(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The user's own file; `IPA_CONFIG` names another one, and a user without a home has none."""
     environ = os.environ if environ is None else environ
     if environ.get("IPA_CONFIG"):
         return expanded(Path(environ["IPA_CONFIG"]))
     import platformdirs
 
-    return platformdirs.user_config_path("ipa") / FILE_NAME
+    folder = at_home(platformdirs.user_config_path)
+    return None if folder is None else folder / FILE_NAME
 
 
 def _variable(name: str) -> str:

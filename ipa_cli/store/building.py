@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__, keys
 from ..keys import GraphKey
 from .checking import check, check_owner, sha256
-from .entries import Broken, Entry, Refused, Store, StoreError, read, scan
+from .entries import Broken, Entry, Refused, Store, StoreError, read, scan, unreadable
 from .locks import InUse, key_lock, shared
 from .manifest import MANIFEST, SCHEMA_VERSION, USES, Damage, render, safe_name
 from .removal import Plan, Removed, evict, execute
@@ -54,7 +54,10 @@ class Built:
 
 def lookup(store: Store, key: GraphKey) -> Hit | Miss:
     """Whether the graph of `key` is in the store, by its manifest alone. Raises StoreError when it is unreadable."""
-    item = read(str(store.graphs / key.folder))
+    try:
+        item = read(str(store.graphs / key.folder))
+    except OSError as error:
+        raise unreadable(store, error) from error
     if isinstance(item, Entry) and item.key == key:
         return Hit(item)
     if isinstance(item, Broken):

@@ -10,14 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .. import keys
-from .entries import Broken, Item, Refused, Store, read_manifest
+from .entries import Broken, Item, Refused, Store, read_manifest, unreadable
 from .manifest import MANIFEST, USES, Damage, parse, render
 
 
 def check_owner(store: Store, folder: Path | None = None) -> None:
     """Refuse when others could have written here: the root and all folders down to `folder` must be ours alone.
 
-    Raises Refused, which names the folder and the command that mends it; the entry itself is not at fault.
+    Raises Refused, which names the folder and the command that mends it; the entry itself is not at fault. Raises
+    StoreError where this user may not even look.
     """
     chain = [store.root, store.graphs]
     if folder is not None:
@@ -27,6 +28,8 @@ def check_owner(store: Store, folder: Path | None = None) -> None:
             about = path.stat() if path == store.root else path.lstat()
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise unreadable(store, error) from error
         problem = _foreign(about) or (None if stat.S_ISDIR(about.st_mode) else "is not a folder")
         if problem:
             raise Refused(

@@ -163,10 +163,15 @@ def each(store: Store) -> Iterator[Item]:
                     paths = [child.path for child in children if _ENTRY_NAME.fullmatch(child.name)]
                 yield from filter(None, map(read, paths))
     except OSError as error:
-        raise StoreError(
-            f"cannot read the graph cache {store.root}: {error.strerror}",
-            f"check the permissions of {error.filename}, or name another folder with --cache-dir",
-        ) from error
+        raise unreadable(store, error) from error
+
+
+def unreadable(store: Store, error: OSError) -> StoreError:
+    """What `error`, met while looking into the store, is called."""
+    return StoreError(
+        f"cannot read the graph cache {store.root}: {error.strerror}",
+        f"check the permissions of {error.filename}, or name another folder with --cache-dir",
+    )
 
 
 def read(path: str) -> Item | None:

@@ -140,7 +140,7 @@ def _disk_problem(store: Store, error: Exception) -> tuple[str, str] | None:
     number, words = None, str(error)
     if isinstance(error, OSError):
         number, words = error.errno, f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
-        if number in _CLOSED and str(error.filename).startswith(str(store.root)):
+        if number in _CLOSED and error.filename and _around(store.root, Path(error.filename)):
             return f"the graph cache cannot be written: {words}", "name a folder you can write to with --cache-dir"
     # Libraries report a failed write in their own words, so a full disk is also told by its free space.
     if number in _FULL or (not isinstance(error, IpaError | InUse) and _free(store) < _NO_ROOM):
@@ -149,6 +149,10 @@ def _disk_problem(store: Store, error: Exception) -> tuple[str, str] | None:
             "`ipa cache clear --older-than 30d` makes room, or name another folder with --cache-dir",
         )
     return None
+
+
+def _around(root: Path, path: Path) -> bool:
+    return path.is_relative_to(root) or root.is_relative_to(path)
 
 
 def _free(store: Store) -> int:

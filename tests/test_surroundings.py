@@ -1,0 +1,138 @@
+"""What a process finds around it: who it runs as, where, with which streams, and words of any bytes."""
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Ran, run_here
+
+LIGHT = ["config show", "config path", "cache ls", "cache dir", "cache verify", "cache clear --yes"]
+NOBODY = 65534
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}])
+@pytest.mark.parametrize("typed", LIGHT)
+def test_a_user_without_a_home_is_told_which_folder_to_name(ipa, world, monkeypatch, typed, environ):
+    nowhere(monkeypatch, environ)
+    ran = ipa(*typed.split())
+    assert (ran.exit_code == 0) == typed.startswith("config"), ran.stderr
+    if ran.exit_code:
+        assert ran.exit_code == 1 and "HOME is not set" in ran.stderr and "--cache-dir" in ran.stderr
+    assert ipa(*typed.split(), "--json").exit_code == ran.exit_code
+    monkeypatch.setenv("IPA_CACHE_DIR", str(world.home / "graphs"))
+    assert ipa(*typed.split()).exit_code == 0
+    assert world.files() == []  # above all no folder of the name "~"
+
+
+def nowhere(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
+    """As in a container under a number that /etc/passwd does not know."""
+
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_the_doctor_says_that_graphs_have_no_place(ipa, monkeypatch):
+    nowhere(monkeypatch, {})
+    checks = {check["name"]: check for check in ipa("doctor", "--json").json()["data"]["checks"]}
+    assert "HOME is not set" in checks["graph cache"]["found"] and checks["graph cache"]["status"] == "failure"
+
+
+@pytest.mark.parametrize("typed", [*LIGHT, "generate --output /tmp/a.png", "embed /tmp/a.png"])
+def test_a_removed_working_directory_is_told(ipa, world, typed):
+    world.cwd.rmdir()
+    ran = ipa(*typed.split())
+    assert ran.exit_code == 1 and "has been removed" in ran.stderr and "hint: cd " in ran.stderr
+    assert ipa("--version").exit_code == 0
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder that everybody may enter, while this process has the rights of another user than root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def run_as(user: int, *arguments: object) -> Ran:
+    """Run `ipa` with the rights of `user`, once root has imported everything: the interpreter may be root's alone."""
+    run_here(*arguments)
+    os.seteuid(user)
+    try:
+        return run_here(*arguments)
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("typed", LIGHT[2:])
+@pytest.mark.parametrize("below", ["", "graphs"])
+def test_another_users_closed_folder_is_told(world, monkeypatch, nobody, typed, below):
+    closed = nobody / "closed"
+    (closed / below / "graphs-v1" / "inductor" / "cpu" / f"256x256-b1-{'a' * 16}").mkdir(parents=True)
+    closed.chmod(0o700)
+    monkeypatch.setenv("IPA_CACHE_DIR", str(closed / below))
+    monkeypatch.setenv("IPA_CONFIG", "")
+    ran = run_as(NOBODY, *typed.split())
+    if typed == "cache dir":
+        assert ran.exit_code == 0
+    else:
+        assert ran.exit_code == 1 and "Permission denied" in ran.stderr and "--cache-dir" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--prompt", "expected text in UTF-8"),
+        ("--negative-prompt", "expected text in UTF-8"),
+        ("--revision", "expected text in UTF-8"),
+        ("--variant", "expected text in UTF-8"),
+        ("--model", "unknown model"),
+        ("--ip-adapter", "there is no adapter"),
+        ("--ip-adapter-subfolder", "\\udcff"),
+        ("--ip-adapter-weight-name", "\\udcff"),
+        ("--ip-layers", "not JSON"),
+        ("--backend", "unknown backend"),
+        ("--device", "unknown device"),
+        ("--scheduler", "scheduler"),
+        ("--embeds", "does not exist"),
+        ("--mask", "does not exist"),
+    ],
+)
+def test_words_that_are_no_unicode_are_told(ipa, flag, message):
+    ran = ipa("generate", flag, os.fsdecode(b"a\xff"))
+    assert ran.exit_code in (1, 2) and message in ran.stderr.encode(errors="backslashreplace").decode(), ran.stderr
+
+
+def test_a_variable_that_is_no_unicode_is_told(ipa, monkeypatch):
+    monkeypatch.setenv("IPA_PROMPT", os.fsdecode(b"caf\xe9"))
+    ran = ipa("config", "show", "--json")
+    assert ran.exit_code == 2 and "expected text in UTF-8" in ran.error()["message"]
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_is_as_good_as_dev_null(world, streams):
+    command = f'"{sys.executable}" -m ipa_cli config show --json {streams}'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=world.environ)
+    assert done.returncode == 0 and done.stderr == ""
+    assert (done.stdout == "") == (" >" in f" {streams}")
+    if done.stdout:
+        assert json.loads(done.stdout)["status"] == "ok"
+
+
+def test_an_error_without_a_stderr_keeps_its_exit_status(world):
+    command = f'"{sys.executable}" -m ipa_cli generat 2>&- >&-'
+    assert subprocess.run(command, shell=True, env=world.environ).returncode == 2
