@@ -82,7 +82,7 @@ def cross_attention_layers(unet_config: Mapping[str, Any]) -> int:
 
 
 def _brings_its_own(base: Location) -> bool:
-    return base.has_folder("ip_adapter")
+    return bool(base.files("ip_adapter"))
 
 
 def _locate(settings: Settings, base: Location, family: Family) -> tuple[Location, str | None, str | None]:

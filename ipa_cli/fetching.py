@@ -21,7 +21,7 @@ def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
     """The plan with every hub location replaced by a local folder; adapters first, which may turn out not to fit."""
     plan = replace(plan, adapters=fetched_adapters(plan, dtype, reporter, shows_bars))
     location = plan.location
-    if plan.variant and plan.single_file is None and not plan.dummy:
+    if plan.variant and plan.checkpoint is None and not plan.dummy:
         _check_variant(plan, plan.variant, reporter)
     if location.repo is not None:
         files = ["model_index.json"]

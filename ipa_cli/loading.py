@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from . import devices, dummies, fetching, hub, schedulers, weights
+from . import devices, dummies, fetching, schedulers, single_file, weights
 from .families import SDXL, Family
 from .locations import Location, ModelError, read_json
 from .models import Plan
 from .report import Reporter
+from .single_file import Checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +51,14 @@ def load(
         parts, states, encoders = dummies.parts(plan, device, home, dtype)
     else:
         plan = fetching.fetched(plan, dtype, reporter, shows_bars)
-        paths = _weight_paths(plan, home, dtype)
-        in_main_memory = [path for path, where in paths.items() if where.type == "cpu"]
-        if plan.single_file is not None:  # diffusers reads it there, wherever it goes then
-            in_main_memory.append(plan.single_file)
-        devices.warn_of_little_memory(sum(weights.size(path, dtype) for path in in_main_memory), reporter)
-        with _reading(paths, dtype) as files:
+        for note in plan.checkpoint.notes if plan.checkpoint else ():
+            reporter.note(note)
+        sources = _sources(plan, home, dtype)
+        in_main_memory = [source for source, where in sources.items() if where.type == "cpu"]
+        devices.warn_of_little_memory(sum(weights.size(*source, dtype) for source in in_main_memory), reporter)
+        with _reading(sources, dtype) as files:
             _quiet_libraries()
-            parts = _single_file_parts(plan, dtype) if plan.single_file else _folder_parts(plan, dtype, files)
+            parts = _model_parts(plan, dtype, files)
             states, encoders = _adapter_parts(plan, dtype, files)
     from . import attention, vae
 
@@ -98,37 +99,40 @@ def load_encoders(
     )
 
 
+Source = tuple[Path, frozenset[str] | None]  # a file, and the names of its tensors where not all are wanted
 Read = Future[dict[str, "Tensor"]]
 
 
-def _weight_paths(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Path, torch.device]:
-    """Every weight file of a model in a folder, of its adapters and their encoders, and where it shall live."""
+def _sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source, torch.device]:
+    """What the weights of a model, its adapters and their encoders are read from, and where they shall live."""
     import torch
 
-    paths: dict[Path, torch.device] = {}
-    if plan.single_file is None:
-        for part in ("unet", "vae", *plan.family.text_encoders):
-            paths |= dict.fromkeys(_paths(plan.location, part, plan.variant, dtype), home)
+    sources: dict[Source, torch.device] = {}
+    for part in ("unet", "vae", *plan.family.text_encoders):
+        if plan.checkpoint is not None:
+            sources[plan.checkpoint.source(part)] = home
+        else:
+            sources |= {(path, None): home for path in _paths(plan.location, part, plan.variant, dtype)}
     for adapter in plan.adapters:
         assert adapter.location.folder is not None
         # Not to the GPU, where `attention.install` puts them in another form.
-        paths[adapter.location.folder / adapter.file] = torch.device("cpu")
+        sources[adapter.location.folder / adapter.file, None] = torch.device("cpu")
         if adapter.encodes:
             variant = _variant(plan, adapter.location)
-            paths |= dict.fromkeys(_paths(adapter.location, adapter.encoder, variant, dtype), home)
-    return paths
+            sources |= {(path, None): home for path in _paths(adapter.location, adapter.encoder, variant, dtype)}
+    return sources
 
 
 @contextmanager
-def _reading(paths: Mapping[Path, torch.device], dtype: torch.dtype) -> Iterator[dict[Path, Read]]:
+def _reading(sources: Mapping[Source, torch.device], dtype: torch.dtype) -> Iterator[dict[Source, Read]]:
     """Begin to read all weights in threads of their own, while this one imports the libraries that take them."""
-    whole = [path for path in paths if path.suffix == ".safetensors"]
-    whole.sort(key=lambda path: -path.stat().st_size)  # the longest work first
+    bare = [source for source in sources if source[0].suffix not in weights.PICKLES]
+    bare.sort(key=lambda source: -weights.size(*source, dtype))  # the longest work first
     turn = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)  # the readers need Python for a moment after each tensor, and would wait 5 ms for it
     pool = ThreadPoolExecutor(4)
     try:
-        yield {path: pool.submit(weights.read, path, paths[path], dtype) for path in whole}
+        yield {source: pool.submit(weights.read, *source, sources[source], dtype) for source in bare}
     finally:
         pool.shutdown(cancel_futures=True)
         sys.setswitchinterval(turn)
@@ -145,22 +149,38 @@ def _paths(location: Location, part: str, variant: str | None, dtype: torch.dtyp
     return [path for path in files if path.suffix != ".json"]
 
 
-def _built(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dtype, files: Mapping[Path, Read]) -> Any:
+def _built(
+    kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]
+) -> Any:
     """A module with the weights of `files`, which were read where it shall live; else as the library builds it."""
-    from accelerate import init_empty_weights
-
-    paths = _paths(location, part, _variant(plan, location), dtype)
-    if not set(paths) <= files.keys():
+    sources: list[Source] = [(path, None) for path in _paths(location, part, _variant(plan, location), dtype)]
+    if not set(sources) <= files.keys():
         return _from_pretrained(kind, location, part, plan, dtype)
-    config = read_json(location, f"{part}/config.json")
-    with init_empty_weights(), _no_initial_values():
-        module = kind(_config(kind, config)) if _is_of_transformers(kind) else kind.from_config(config)
-    state = {name: tensor for path in paths for name, tensor in files[path].result().items()}
+    module = _empty(kind, read_json(location, f"{part}/config.json"))
+    state = {name: tensor for source in sources for name, tensor in files[source].result().items()}
     renamed = _renamed(state, module.state_dict().keys())
     if renamed is None:
         return _from_pretrained(kind, location, part, plan, dtype)
     module.load_state_dict(renamed, assign=True)
     return module
+
+
+def _of_checkpoint(
+    kind: Any, checkpoint: Checkpoint, part: str, config: Mapping[str, Any], files: Mapping[Source, Read]
+) -> Any:
+    """A module with its part of the tensors in one file. Raises ModelError where they do not fit."""
+    module = _empty(kind, config)
+    state = files[checkpoint.source(part)].result()
+    module.load_state_dict(single_file.converted(checkpoint, part, module, state), assign=True)
+    return module
+
+
+def _empty(kind: Any, config: Mapping[str, Any]) -> Any:
+    """A module whose weights are still to come."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(), _no_initial_values():
+        return kind(_config(kind, config)) if _is_of_transformers(kind) else kind.from_config(config)
 
 
 def _no_initial_values() -> Any:
@@ -228,35 +248,36 @@ def _dtype_argument(kind: Any) -> str:
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
 
 
-def _folder_parts(plan: Plan, dtype: torch.dtype, files: Mapping[Path, Read]) -> dict[str, Any]:
+def _model_parts(plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    location = plan.location
-    assert location.folder is not None
-    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    location, checkpoint = plan.location, plan.checkpoint
+    kinds = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "vae": AutoencoderKL,
+        "unet": UNet2DConditionModel,
+    }
+
+    def built(part: str) -> Any:
+        if checkpoint is not None:
+            return _of_checkpoint(kinds[part], checkpoint, part, read_json(location, f"{part}/config.json"), files)
+        return _built(kinds[part], location, part, plan, dtype, files)
+
     return {
         # What waits longest for its weights comes last.
-        "scheduler": schedulers.of_model(plan.location, plan.family),
-        **{part: _tokenizer(location, part) for part in plan.family.tokenizers},
-        **{part: _built(kinds[part], location, part, plan, dtype, files) for part in plan.family.text_encoders},
-        "vae": _built(AutoencoderKL, location, "vae", plan, dtype, files),
-        "unet": _built(UNet2DConditionModel, location, "unet", plan, dtype, files),
+        "scheduler": schedulers.of_model(location, plan.family, checkpoint.scheduler if checkpoint else None),
+        **{
+            part: single_file.tokenizer(part) if checkpoint else _tokenizer(location, part)
+            for part in plan.family.tokenizers
+        },
+        **{part: built(part) for part in (*plan.family.text_encoders, "vae", "unet")},
     }
 
 
-def _single_file_parts(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
-    """One checkpoint file; diffusers fetches the small configuration files and tokenizers it lacks."""
-    from diffusers import StableDiffusionXLPipeline
-
-    assert plan.single_file is not None
-    with hub.in_words(plan.family.repo, None):
-        pipeline = StableDiffusionXLPipeline.from_single_file(str(plan.single_file), torch_dtype=dtype)
-    return {name: getattr(pipeline, name) for name in plan.family.parts}
-
-
 def _adapter_parts(
-    plan: Plan, dtype: torch.dtype, files: Mapping[Path, Read]
+    plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]
 ) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The weights of each adapter, and its image encoder: read once where several share it."""
     from transformers import CLIPVisionModelWithProjection
@@ -267,7 +288,8 @@ def _adapter_parts(
     for place, adapter in zip(places, plan.adapters, strict=True):
         assert adapter.location.folder is not None
         path = adapter.location.folder / adapter.file
-        states.append(weights.nested(files[path].result()) if path in files else weights.load_adapter(path))
+        read = files.get((path, None))
+        states.append(weights.nested(read.result()) if read else weights.load_adapter(path))
         if adapter.encodes and place not in encoders:
             kind = CLIPVisionModelWithProjection
             encoders[place] = _built(kind, adapter.location, adapter.encoder, plan, dtype, files)

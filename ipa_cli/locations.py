@@ -37,19 +37,13 @@ class Location:
             return name in self.names
         return is_file(self.folder / name)
 
-    def has_folder(self, name: str) -> bool:
-        """Whether there is such a folder, links followed."""
-        if self.folder is None:
-            return any(known.startswith(name + "/") for known in self.names)
-        return is_folder(self.folder / name)
-
     def files(self, within: str = "") -> list[str]:
         """Names of the files in one folder, not in those below it, sorted; hidden ones are nobody's weights."""
         prefix = f"{within}/" if within else ""
         if self.folder is None:
             inside = (name[len(prefix) :] for name in self.names if name.startswith(prefix))
             found = [name for name in inside if "/" not in name]
-        elif self.has_folder(within):
+        elif is_folder(self.folder / within):
             folder = self.folder / within
             try:
                 found = [path.name for path in folder.iterdir() if is_file(path)]

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import families, hub, weights
+from . import families, hub, single_file
 from .adapters import AdapterPlan, plan_adapter
 from .config import Settings, adapter_options, suggest
 from .errors import UsageError
-from .families import SDXL, Family
-from .locations import Location, ModelError, expanded, folder_location, is_file, is_folder, read_json, repository
+from .families import Family
+from .locations import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
+from .single_file import Checkpoint
 
 HERE = Path(__file__).parent
 DEMO = HERE / "demo"
@@ -35,7 +36,7 @@ class Plan:
     adapters: tuple[AdapterPlan, ...]
     defaults: Mapping[str, Any]
     variant: str | None
-    single_file: Path | None = None
+    checkpoint: Checkpoint | None = None  # the one file that the model is in
 
     @property
     def adapter(self) -> AdapterPlan | None:
@@ -46,9 +47,10 @@ class Plan:
 def plan(settings: Settings) -> Plan:
     """Find the model and its adapter, and check that they fit, before anything large is fetched or loaded."""
     dummy = settings.load_format == "dummy"
-    single = _single_file(settings.model)
-    preset = SDXL if single else PRESETS.get(settings.model) if dummy else None
-    location = Location(HERE / "presets" / preset.preset) if preset else _locate(settings)
+    file = single_file.path_of(settings.model)
+    single, checkpoint = single_file.read_checkpoint(file) if file else (None, None)
+    preset = single or (PRESETS.get(settings.model) if dummy else None)
+    location = single_file.configurations(preset) if preset else _locate(settings)
     unet_config = read_json(location, "unet/config.json")
     family = families.of_unet(unet_config)
     if family is None:
@@ -62,26 +64,10 @@ def plan(settings: Settings) -> Plan:
         for one in adapter_options.each(settings)
         if settings.adapter or (one.ip_adapter != "none" and (one.image or one.embeds or defaults.get("reference")))
     )
-    return Plan(settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, single)
+    return Plan(settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, checkpoint)
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
-
-
-def _single_file(model: str) -> Path | None:
-    path = expanded(model)
-    if path.suffix == ".safetensors":
-        if not is_file(path):
-            raise ModelError(f"there is no file {path}", "check the path given with --model")
-        if not any(key.startswith("conditioner.embedders.1.") for key in weights.header(path)):
-            raise ModelError(
-                f"{path} is not an SDXL checkpoint: it has no second text encoder",
-                "use --model sdxl; SD 1.5 is read from a diffusers folder or a hub",
-            )
-        return path
-    if path.suffix in (".ckpt", ".bin", ".pt", ".pth") and is_file(path):
-        raise ModelError(f"{path} is a pickle, which can run code when opened", "use its .safetensors version")
-    return None
 
 
 def _locate(settings: Settings) -> Location:

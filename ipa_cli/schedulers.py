@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .config import suggest
@@ -40,8 +41,8 @@ def check(name: str | None) -> None:
             raise UsageError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
 
 
-def of_model(location: Location, family: Family) -> Any:
-    """A model's own scheduler; that of an old SD 1.5 with the two settings that diffusers' pipeline corrects.
+def of_model(location: Location, family: Family, changes: Mapping[str, Any] | None = None) -> Any:
+    """A model's own scheduler, with `changes`; that of an old SD 1.5 with the two that diffusers' pipeline makes.
 
     Raises ModelError where this diffusers does not know it.
     """
@@ -51,7 +52,7 @@ def of_model(location: Location, family: Family) -> Any:
     kind = getattr(diffusers, str(config.get("_class_name", "EulerDiscreteScheduler")), None)
     if kind is None:
         raise ModelError(f"{location} wants the scheduler {config['_class_name']}, unknown to this diffusers", "")
-    scheduler = kind.from_config(config)
+    scheduler = kind.from_config({**config, **(changes or {})})
     if family is not SD15:
         return scheduler
     right = {key: value for key, value in {"steps_offset": 1, "clip_sample": False}.items() if key in scheduler.config}

@@ -6,7 +6,7 @@ import errno
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 # What is read at once on the way to a GPU, in bytes.
 CHUNK = 32 << 20
 # The tensors a GPU is handed straight from the file, by their kind's name in it.
-KINDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+KINDS = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+}
+PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
 
 class WeightsError(IpaError):
@@ -37,33 +41,48 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
         raise WeightsError(f"{path} is not a whole .safetensors file: {error}", "download it again") from error
 
 
-def size(path: Path, dtype: torch.dtype) -> int:
-    """Bytes that a file's tensors take in `dtype`; those of a pickle, which is not opened, as they are in the file."""
-    if path.suffix != ".safetensors":
+def metadata(path: Path) -> dict[str, str]:
+    """What the header of a `.safetensors` file that `header` takes says beside its tensors."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return file.metadata() or {}
+
+
+def size(path: Path, names: Collection[str] | None, dtype: torch.dtype) -> int:
+    """Bytes that a file's tensors, all or those named, take in `dtype`; a pickle, which is not opened, as it is."""
+    if path.suffix in PICKLES:
         return path.stat().st_size
-    return dtype.itemsize * sum(math.prod(shape) for shape in header(path).values())
+    return dtype.itemsize * sum(math.prod(shape) for name, shape in header(path).items() if _wanted(name, names))
 
 
-def read(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of a `.safetensors` file on `device`, floating ones in `dtype`. Raises WeightsError for a broken one.
+def _wanted(name: str, names: Collection[str] | None) -> bool:
+    return names is None or name in names
 
-    Several threads may read at once: it spends its time outside of Python.
+
+def read(path: Path, names: Collection[str] | None, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, all or those of these names, on `device`, floating ones in `dtype`.
+
+    Raises WeightsError for a broken file. Several threads may read at once: it spends its time outside of Python.
     """
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     header(path)
     try:
-        tensors = in_chunks(path, device, dtype) if device.type == "cuda" else None
+        tensors = in_chunks(path, names, device, dtype) if device.type == "cuda" else None
         if tensors is None:
-            tensors = load_file(path, str(device))
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                tensors = {name: _as(file.get_tensor(name), dtype) for name in file.keys() if _wanted(name, names)}  # noqa: SIM118
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be read: {error.strerror}", "check the disk, or download it again"
         ) from error
-    return {name: _as(tensor, dtype) for name, tensor in tensors.items()}
+    return tensors
 
 
-def in_chunks(path: Path, device: torch.device, dtype: torch.dtype, size: int = CHUNK) -> dict[str, Tensor] | None:
+def in_chunks(
+    path: Path, names: Collection[str] | None, device: torch.device, dtype: torch.dtype, size: int = CHUNK
+) -> dict[str, Tensor] | None:
     """`read` for a GPU: the file goes through two buffers of `size` bytes that the GPU reads by itself.
 
     It is never whole in main memory. None where a tensor is of a kind that is not in KINDS.
@@ -73,7 +92,8 @@ def in_chunks(path: Path, device: torch.device, dtype: torch.dtype, size: int = 
     pinned = device.type == "cuda"
     with path.open("rb", buffering=0) as file:
         length = int.from_bytes(file.read(8), "little")
-        entries = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
+        parsed = json.loads(file.read(length))
+        entries = {name: entry for name, entry in parsed.items() if name != "__metadata__" and _wanted(name, names)}
         if not {entry["dtype"] for entry in entries.values()} <= KINDS.keys():
             return None
         chunks = _chunks(file, [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)], device)
@@ -83,6 +103,9 @@ def in_chunks(path: Path, device: torch.device, dtype: torch.dtype, size: int = 
             tensor = torch.empty(entry["shape"], dtype=getattr(torch, KINDS[entry["dtype"]]), device=device)
             inside, (first, end) = tensor.view(-1).view(torch.uint8), entry["data_offsets"]
             at = first
+            if start + len(chunk) < first:  # what lies between is not wanted
+                file.seek(8 + length + first)
+                start, chunk = first, chunk[:0]
             while at < end:
                 while at >= start + len(chunk):
                     start, chunk = start + len(chunk), next(chunks)

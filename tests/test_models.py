@@ -97,7 +97,7 @@ def test_a_file_is_read_in_chunks_of_any_size(tmp_path, size):
     tensors = {name: torch.arange(12).reshape(3, 4).to(kind) for name, kind in kinds.items()}
     tensors |= {"none": torch.empty(0, 3), "one": torch.tensor(5.0)}
     save_file(tensors, tmp_path / "x.safetensors")
-    found = in_chunks(tmp_path / "x.safetensors", torch.device("cpu"), torch.float16, size)
+    found = in_chunks(tmp_path / "x.safetensors", None, torch.device("cpu"), torch.float16, size)
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert found[name].dtype == (torch.int64 if name == "long" else torch.float16)
@@ -106,7 +106,7 @@ def test_a_file_is_read_in_chunks_of_any_size(tmp_path, size):
 
 def test_kinds_of_numbers_that_only_safetensors_knows_are_left_to_it(tmp_path):
     save_file({"x": torch.zeros(3, dtype=torch.complex64)}, tmp_path / "x.safetensors")
-    assert in_chunks(tmp_path / "x.safetensors", torch.device("cpu"), torch.float32) is None
+    assert in_chunks(tmp_path / "x.safetensors", None, torch.device("cpu"), torch.float32) is None
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "relative folder", "subfolder"])
@@ -355,7 +355,7 @@ def test_a_missing_tokenizer_is_told(ipa, model):
 
 def test_a_file_that_is_no_checkpoint_is_told(ipa, world):
     shutil.copy(ADAPTER, world.cwd / "model.safetensors")
-    refused(ipa("generate", *FAST, "--model", "model.safetensors", "--json"), "not an SDXL checkpoint")
+    refused(ipa("generate", *FAST, "--model", "model.safetensors", "--json"), "is an IP-Adapter")
     (world.cwd / "model.safetensors").write_bytes(b"junk")
     refused(ipa("generate", *FAST, "--model", "model.safetensors", "--json"), "not a whole .safetensors file")
 
