@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from . import __version__
+from . import __version__, child
 from .commands import bench, cache, compile, config, doctor, embed, generate, sweep_scale
 from .errors import IpaError, UsageError
 from .output import BUG_EXIT_CODE, Terminal
@@ -130,6 +130,7 @@ def main() -> None:
     # Loading modules makes many objects and no garbage: looking for it all the while takes a tenth of the start.
     gc.set_threshold(100_000, 50, 50)
     _open_closed_streams()
+    child.shield()
     # A file name may hold what the locale cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

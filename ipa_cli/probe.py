@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import keys, requirements
+from . import child, keys, requirements
 from .keys import Factor
 
 CPU = "cpu"
@@ -100,15 +98,17 @@ def gpu(index: int = 0) -> Gpu | None:
     On a machine of unlike GPUs CUDA counts the fastest first and `nvidia-smi` the first on the bus, unless
     CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
-    program = shutil.which("nvidia-smi")
+    program = child.find("nvidia-smi")
     if program is None:
         return None
     query = [program, "--query-gpu=uuid,compute_cap,driver_version,name", "--format=csv,noheader"]
     try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):  # a driver that does not answer is no GPU to use
+        ended = child.run(query, 20)
+    except OSError:
         return None
-    return select(said, os.environ.get("CUDA_VISIBLE_DEVICES"), index)
+    if ended.code != 0:  # a driver that does not answer is no GPU to use
+        return None
+    return select(ended.out, os.environ.get("CUDA_VISIBLE_DEVICES"), index)
 
 
 def select(said: str, visible: str | None, index: int) -> Gpu | None:

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ipa_cli import config, requirements
-from ipa_cli.checks import child, compiler, gpus, hub, places, setup, software
+from ipa_cli import child, config, requirements
+from ipa_cli.checks import compiler, gpus, hub, places, setup, software
 from ipa_cli.checks.check import Check
 from ipa_cli.checks.gpus import Card, Driver
 from ipa_cli.checks.report import redact, text
@@ -333,23 +333,6 @@ def test_a_program_without_a_header_cannot_be_started(tmp_path, monkeypatch):
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     assert "cannot be started" in compiler.check(False, False, False).found
-
-
-# --- processes of their own ------------------------------------------------------------------------------------------
-
-
-def test_a_child_out_of_time_takes_its_own_children_along(tmp_path):
-    marker = tmp_path / "pid"
-    ended = child.run(["sh", "-c", f"sleep 300 & echo $! > {marker}; wait"], 1)
-    assert ended.code is None and "too long" in ended.why
-    state = Path("/proc", marker.read_text().strip(), "stat")
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
-
-
-def test_a_file_in_the_working_folder_is_not_taken_for_a_module(tmp_path, monkeypatch):
-    (tmp_path / "json.py").write_text("raise SystemExit(9)")
-    monkeypatch.chdir(tmp_path)
-    assert child.python("import json", 60).code == 0
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------

@@ -10,14 +10,11 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -25,7 +22,7 @@ from torch import Tensor
 
 from ipa_cli import requirements
 from ipa_cli.attention import UNetInputs
-from ipa_cli.backends import Denoiser, Report, check_sizes, eight_bit, read_options, regions
+from ipa_cli.backends import Denoiser, Report, check_sizes, eight_bit, read_options, regions, workers
 from ipa_cli.backends.blocks import CONVOLUTIONS, KERNELS, LINEAR, Ways
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor_worker import open_package
@@ -65,21 +62,14 @@ def missing_to_compile(environment: Any) -> IpaError | None:
     reason = missing(environment)
     if reason is not None:
         return reason
-    try:
-        subprocess.run([_compiler(), "--version"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
+    if not workers.compiler_works():
         return IpaError(
-            f"there is no working C++ compiler ({_compiler()})",
+            f"there is no working C++ compiler ({workers.compiler()})",
             "install g++ (apt install g++) or set CXX to a compiler; or choose --backend eager",
         )
     if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
         return IpaError("Triton is missing", "type pip install triton, or choose --backend eager")
     return None
-
-
-def _compiler() -> str:
-    """The C++ compiler that torch takes."""
-    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def versions() -> dict[str, str]:
@@ -124,7 +114,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     count, threads = _how_many(unet), 4 if options["max_autotune"] else 1
     with (
         tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work,
-        _workers(Path(work), count, threads) as submit,
+        workers.started(Path(work), count, threads) as submit,
     ):
         report("looking at the UNet's parts")
         found = regions.find(unet, parts, example, options["dynamic"] is not None)
@@ -292,73 +282,3 @@ def _how_many(unet: Any) -> int:
         return count
     torch.cuda.empty_cache()
     return max(1, min(count, torch.cuda.mem_get_info(unet.device)[0] // 2**30))
-
-
-@contextmanager
-def _workers(work: Path, count: int, threads: int) -> Iterator[Any]:
-    """Processes that compile, each with `threads`; yields a function from a job to the Future of its answer."""
-    folders = [Path(tempfile.mkdtemp(dir=work)) for _ in range(count)]
-    workers = [(_start_worker(folder, threads), folder / "log") for folder in folders]
-    idle: SimpleQueue[tuple[subprocess.Popen, Path]] = SimpleQueue()
-    for worker in workers:
-        idle.put(worker)
-
-    def ask(job: dict[str, Any]) -> dict[str, Any]:
-        process, log = idle.get()
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        finally:
-            idle.put((process, log))  # one that has ended too, or another job would wait for it
-        if line:
-            return json.loads(line)
-        told = log.read_text(errors="replace")
-        raise _failure(process.wait(), told) from RuntimeError(told)
-
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield lambda job: pool.submit(ask, job)
-    finally:
-        for process, _ in workers:
-            process.kill()
-        pool.shutdown(cancel_futures=True)
-        for process, _ in workers:
-            process.wait()
-
-
-def _start_worker(folder: Path, threads: int) -> subprocess.Popen:
-    """A process that compiles, with caches of its own in `folder`, or they would wait for each other's locks."""
-    environment = {
-        **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TRITON_CACHE_DIR": str(folder / "triton"),
-        "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
-        "TORCHINDUCTOR_VEC_ISA_OK": "1",  # or programs are built to see whether the compiler knows the CPU
-        "OMP_NUM_THREADS": "1",
-        "TMPDIR": str(folder.parent),  # where precompiled headers are shared
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    with (folder / "log").open("w") as stderr:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ipa_cli.backends.inductor_worker"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-
-
-def _failure(status: int, log: str) -> IpaError:
-    """What to tell when a worker ended without an answer."""
-    if status < 0:
-        return IpaError(
-            f"what the C++ compiler ({_compiler()}) makes crashes when it is loaded (signal {-status})",
-            "set CXX to a compiler that links libstdc++ dynamically, such as CXX=/usr/bin/g++, or --backend eager",
-        )
-    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "no message")
-    return IpaError(f"compiling failed: {last}", "type ipa doctor to check the compiler, or choose --backend eager")

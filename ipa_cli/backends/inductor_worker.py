@@ -1,6 +1,6 @@
-"""A process of its own that compiles regions and tries the result: `python -m ipa_cli.backends.inductor_worker`.
+"""A process of its own (see `child.start`) that compiles regions and tries the result: a job, an answer.
 
-One JSON job per line on stdin, one JSON answer per line on stdout. Compilers write where they like and a library
+Compilers write where they like and a library
 built by a bad toolchain can crash when it is opened: here neither reaches the user's process.
 """
 
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-import os
-import sys
-import threading
 import time
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ipa_cli import child
 
 WIDEST_ROW = 8192  # numbers that one block of threads holds while it makes their sum
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -148,12 +146,6 @@ def _random(spec: tuple[list[int], list[int], str], device: str, product: bool) 
     return tensor.to(getattr(torch, dtype))
 
 
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
 def _get_ready() -> None:
     """Import what compiling takes, seconds of work, while the first part is still being traced elsewhere."""
     for name in ("torch._inductor.compile_fx", "torch._export.serde.serialize"):
@@ -164,15 +156,8 @@ def _get_ready() -> None:
 
 
 def main() -> None:
-    """Answer jobs until stdin ends."""
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a compiler prints is no answer
+    """Answer jobs until the parent ends."""
+    jobs, say = child.serve()
     _get_ready()
-    for line in sys.stdin:
-        answers.write(json.dumps(compile_region(**json.loads(line))) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()
+    for job in jobs:
+        say(compile_region(**job))

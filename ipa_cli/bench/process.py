@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -13,11 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .. import child
+
+if TYPE_CHECKING:
+    import subprocess
 
 MODULE = "ipa_cli.bench.worker"
-
-
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}  # of compilers: they start empty
 LAST = 20  # lines of its log that tell why a process failed
 
 
@@ -48,21 +50,14 @@ def ask(
     interrupted.
     """
     with tempfile.TemporaryDirectory(prefix="ipa-bench-") as scratch, Path(scratch, "log").open("w") as stderr:
-        command = [python or sys.executable, "-m", MODULE]
+        caches = {name: str(Path(scratch, place)) for name, place in CACHES.items()}
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                encoding="utf-8",
-                errors="replace",
-                env=_environ(python, scratch),
-                start_new_session=True,
-            )
+            process = child.start(MODULE, Path(scratch), stderr, caches, python)
         except OSError as error:
-            return Answer(reason=f"{command[0]} cannot be started: {error.strerror}", hint="check --python")
-        timer = None if ends is None else threading.Timer(max(0.0, ends - time.monotonic()), _end, (process,))
+            return Answer(
+                reason=f"{python or sys.executable} cannot be started: {error.strerror}", hint="check --python"
+            )
+        timer = None if ends is None else threading.Timer(max(0.0, ends - time.monotonic()), child.end, (process,))
         if timer is not None:
             timer.start()
         try:
@@ -70,7 +65,7 @@ def ask(
         finally:
             if timer is not None:
                 timer.cancel()
-            _end(process)
+            child.end(process)
         return _with_log(answer, Path(scratch, "log"), log) if answer.reason else answer
 
 
@@ -130,27 +125,3 @@ def _why(status: int, log: str) -> str:
     if status < 0:
         return f"the process crashed with {signal.Signals(-status).name} ({last})"
     return f"the process ended with status {status}: {last}"
-
-
-def _environ(python: str | None, scratch: str) -> dict[str, str]:
-    """Caches that start empty; another Python finds its own packages, and of ours this very ipa alone."""
-    environ = {
-        **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(Path(scratch, "inductor")),
-        "TRITON_CACHE_DIR": str(Path(scratch, "triton")),
-        "PYTHONSAFEPATH": "1",  # nothing in the working folder is taken for a package
-    }
-    if python is None:
-        return {**environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    package = Path(__file__).parents[1]
-    ours = Path(scratch, "ipa")
-    ours.mkdir()
-    (ours / package.name).symlink_to(package, target_is_directory=True)
-    environ = {name: value for name, value in environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    return {**environ, "PYTHONPATH": str(ours)}
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -170,11 +170,19 @@ def _job(part: Part, work: Work, folder: Path) -> dict[str, Any]:
         cache_dir=files.graphs(folder, part.spec),
     )
     return {
+        "folder": _here(),
         "settings": json.loads(json.dumps(asdict(chosen), default=str)),
         "batch": work.batch,
         "keep": str(files.drawn(folder, part.spec)) if part.number == 1 else None,
         "exact": plan.is_plain(part.spec),
     }
+
+
+def _here() -> str | None:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it has been deleted
+        return None
 
 
 def _compared(done: Bench, folder: Path, reporter: Reporter) -> Bench:

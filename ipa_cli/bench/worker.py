@@ -1,18 +1,16 @@
-"""A process that measures one backend: a job as one line of JSON on stdin, JSON lines on stdout until it is done.
+"""A process (see `child.start`) that measures one backend: one job, and answers until it is done.
 
-A job has `settings` (of `config.Settings`), `batch`: pictures at once, `keep`: the file for what was drawn or null, and
-`exact`: whether it holds the UNet's output in fp32 too. The lines are {"doing": text}, {"warning": text},
-{"environment": {...}}, {"figures": {...}}, and last {"done": true}, {"failed": message, "hint": text}, or after a
-traceback {"done": false}.
+A job has `folder`: the user's working directory or null, `settings` (of `config.Settings`), `batch`: pictures at once,
+`keep`: the file for what was drawn or null, and `exact`: whether it holds the UNet's output in fp32 too. Answers are
+{"doing": text}, {"warning": text}, {"environment": {...}}, {"figures": {...}}, and last {"done": true},
+{"failed": message, "hint": text}, or after a traceback {"done": false}.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -22,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli import __version__, backends, measure, models, requirements, session
+from ipa_cli import __version__, backends, child, measure, models, requirements, session
 from ipa_cli.bench import drawn
 from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError
@@ -218,23 +216,15 @@ def _read(given: Mapping[str, Any]) -> Settings:
     return Settings(**{**given, "image": tuple(given.get("image", ())), **paths})
 
 
-def _end_with_parent() -> None:
-    # Not through sys.stdin: its lock, held for ever, would stop every process that is forked meanwhile.
-    while os.read(0, 4096):
-        pass  # the parent holds the other end as long as it lives
-    os._exit(1)
-
-
 def main() -> None:
     """Do one job."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    jobs, answer = child.serve()
+    job = next(jobs)
+    if job["folder"]:
+        os.chdir(job["folder"])  # where relative names of models and pictures are meant
 
     def say(**line: Any) -> None:
-        answers.write(json.dumps(line) + "\n")
-        answers.flush()
+        answer(line)
 
     show = warnings.showwarning
 
@@ -255,7 +245,3 @@ def main() -> None:
         sys.stderr.flush()
         say(done=False)
         raise
-
-
-if __name__ == "__main__":
-    main()

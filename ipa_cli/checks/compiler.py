@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from . import child
+from .. import child
 from .check import Check
 
 NAME = "C++ compiler"
@@ -31,7 +30,7 @@ INSTALL = "install one (`apt install g++`), or let CXX name it"
 def check(asked: bool, deep: bool, with_torch: bool) -> Check:
     """Find the compiler and ask its version; with `deep` build a library and load it, beside torch if there is one."""
     name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch._inductor.config does
-    path = shutil.which(name)
+    path = child.find(name)
     origin = "CXX" if "CXX" in os.environ else "the default"
     if path is None:
         return Check(NAME, "failure", f"there is no program '{name}' ({origin})", INSTALL, asked)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import probe
-from . import child
+from .. import child, probe
 from .check import Check
 
 LITTLE = 8 << 10  # MiB
@@ -45,7 +43,7 @@ class Driver:
 def ask() -> Driver:
     """Ask `nvidia-smi` and libcuda; takes at most 2 s."""
     cuda = _cuda_of_driver()
-    program = shutil.which("nvidia-smi")
+    program = child.find("nvidia-smi")
     if program is None:
         return Driver(cuda=cuda)
     try:

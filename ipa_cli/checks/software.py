@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .. import requirements
-from . import child
+from .. import child, requirements
 from .check import Check, Status
 from .gpus import Driver
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ipa_cli.attention import call_unet, layers, project
-from ipa_cli.backends import eager, inductor
+from ipa_cli.backends import eager, inductor, workers
 from ipa_cli.errors import IpaError
 from ipa_cli.store import manifest
 from tests.compiled import SPAN
@@ -204,7 +204,7 @@ def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
 
 def test_crash_of_the_compiled_library_names_the_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "/opt/static/g++")
-    failure = inductor._failure(-11, "")
+    failure = workers.failure(-11, "")
     assert "/opt/static/g++" in failure.message and "signal 11" in failure.message
     assert "CXX=" in failure.hint
 

@@ -1,14 +1,13 @@
 """Processes that measure: what they answer, how they fail, and that none is left behind."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from ipa_cli.bench import process
+from tests.test_child import gone
 
 JOB = {"kind": "run", "settings": {}}
 
@@ -34,10 +33,10 @@ def ask(python, log, **more):
 
 def test_lines_on_the_way_and_an_answer(script, tmp_path, monkeypatch):
     python = script(
-        """read job; echo "$job" >job; echo "a wrapper says something"
-        echo '{"doing": "loading"}'; echo '{"warning": "hot"}'
-        echo '{"environment": {"device": "cpu"}}'; echo '{"figures": {"e2e_s": 1.5}}'
-        echo '{"done": true}'; sleep 60"""
+        f"""read job; echo "$job" >{tmp_path}/job; echo "a wrapper says something"
+        echo '{{"doing": "loading"}}'; echo '{{"warning": "hot"}}'
+        echo '{{"environment": {{"device": "cpu"}}}}'; echo '{{"figures": {{"e2e_s": 1.5}}}}'
+        echo '{{"done": true}}'; sleep 60"""
     )
     monkeypatch.chdir(tmp_path)
     answer, said = ask(python, tmp_path / "log")
@@ -104,44 +103,3 @@ def test_caches_of_compilers_are_empty_and_other_pythons_find_their_own_packages
     assert triton != "/of/ours" and Path(triton).name == "triton" and Path(inductor).name == "inductor"
     assert packages and packages != "/of/ours" and home == "" and not Path(triton).parent.exists()
     assert (tmp_path / "packages").read_text() == "ipa_cli\n", "this very ipa, and nothing beside it"
-
-
-def test_processes_forked_by_a_worker_can_close_their_stdin():
-    """As those of torch 2.3's compiler do first of all."""
-    program = f"""
-import multiprocessing, os, threading, time
-from {process.MODULE} import _end_with_parent
-threading.Thread(target=_end_with_parent, daemon=True).start()
-time.sleep(0.5)
-child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
-child.start()
-child.join(20)
-print(child.exitcode, flush=True)
-os._exit(0)
-"""
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
-        assert worker.stdout.readline() == "0\n"
-
-
-def test_a_worker_ends_with_its_parent():
-    command = [sys.executable, "-m", process.MODULE]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
-        try:
-            worker.stdin.write(json.dumps({"kind": "run", "settings": {"backend": "eager"}}).encode() + b"\n")
-            worker.stdin.close()
-            assert worker.wait(60) == 1 and b"figures" not in worker.stdout.read()
-        finally:
-            worker.kill()
-
-
-def gone(pid):
-    for _ in range(100):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.05)
-    return False
