@@ -16,10 +16,11 @@ from typer.core import TyperGroup
 from . import __version__, child
 from .commands import bench, cache, compile, config, doctor, embed, generate, sweep_scale
 from .errors import IpaError, UsageError
+from .interruption import Interruption
 from .output import BUG_EXIT_CODE, Terminal
 from .report import Result
 
-INTERRUPTED_EXIT_CODE = 130
+INTERRUPTED_EXIT_CODE = 130  # by Ctrl-C, as Typer and commands have it
 
 # Typer has shipped its own Click since 0.26, so the exception family is reached through Typer.
 ClickException: Any = typer.BadParameter.__mro__[2]
@@ -65,19 +66,22 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
     """Run one command and return its exit status."""
+    interruption = interruption or Interruption()
     # Only for what is wrong with the command line itself: once it is parsed, the flags say.
     words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     terminal = Terminal(json_mode="--json" in words)
     command = _command_name(arguments)
     try:
         outcome = _program().main(list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal)
-        if outcome == INTERRUPTED_EXIT_CODE:  # Typer's word for Ctrl-C
+        if outcome == INTERRUPTED_EXIT_CODE:
             raise KeyboardInterrupt
-        if isinstance(outcome, Result):
-            return _show(terminal, outcome)
-        return outcome if isinstance(outcome, int) else 0
+        interruption.hold_off()
+        if not isinstance(outcome, Result):
+            return outcome if isinstance(outcome, int) else 0
+        exit_code = _show(terminal, outcome)
+        return interruption.exit_code if exit_code == INTERRUPTED_EXIT_CODE else exit_code
     except IpaError as error:
         terminal.fail(command, error)
         return error.exit_code
@@ -85,8 +89,9 @@ def run(arguments: Sequence[str]) -> int:
         terminal.fail(command, UsageError(error.format_message(), f"`{' '.join(('ipa', *command.split(), '--help'))}`"))
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        terminal.interrupted(command)
-        return INTERRUPTED_EXIT_CODE
+        interruption.hold_off()
+        terminal.interrupted(command, interruption.number)
+        return interruption.exit_code
     except BrokenPipeError:
         # The reader went away (`ipa … | head`): nothing is left to say, and nowhere to say it.
         sys.stdout = None  # type: ignore[assignment]
@@ -134,7 +139,9 @@ def main() -> None:
     # A file name may hold what the locale cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    interruption = Interruption()
+    interruption.listen()
+    sys.exit(run(sys.argv[1:], interruption))
 
 
 def _open_closed_streams() -> None:

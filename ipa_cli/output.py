@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -143,11 +144,13 @@ class Terminal:
         if self.json_mode:
             self._fail_json(command, type(error).__name__, str(error), "this is a bug in ipa: please report it")
 
-    def interrupted(self, command: str) -> None:
+    def interrupted(self, command: str, number: int) -> None:
+        """Say which signal ended the command."""
+        word = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
         if self.json_mode:
-            self._fail_json(command, "Interrupted", "interrupted", "")
+            self._fail_json(command, "Interrupted", word, "")
         else:
-            self.err.print("interrupted")
+            self.err.print(word)
 
     def check_preview(self) -> None:
         """Find out before the long work whether pictures can be shown on this terminal.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,10 +156,14 @@ def run_here(*arguments: object) -> Ran:
 
 @pytest.fixture
 def ipa_process(world: World) -> Iterator[Callable[..., Ran]]:
-    """Run `ipa` as a process of its own: with `environ` on top of the world's, interrupted once stderr says so."""
+    """Run `ipa` as a process of its own: with `environ` on top of the world's, sent `signals` once stderr says so."""
 
     def call(
-        *arguments: object, environ: dict[str, str] | None = None, interrupt_at: str | None = None, timeout: float = 120
+        *arguments: object,
+        environ: dict[str, str] | None = None,
+        interrupt_at: str | None = None,
+        signals: Sequence[int] = (signal.SIGINT,),
+        timeout: float = 120,
     ) -> Ran:
         command = [sys.executable, "-m", "ipa_cli", *(str(argument) for argument in arguments)]
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -175,7 +179,9 @@ def ipa_process(world: World) -> Iterator[Callable[..., Ran]]:
             try:
                 if interrupt_at is not None:
                     _wait_for(interrupt_at, err.fileno(), process, timeout)
-                    process.send_signal(signal.SIGINT)
+                    for number in signals:
+                        process.send_signal(number)
+                        time.sleep(0.05)
                 process.wait(timeout)
             finally:
                 process.kill()

@@ -163,7 +163,7 @@ def test_help_and_settings_load_no_room_behind_the_commands(world, typed):
     exit_code, loaded = modules_after(world, typed)
     assert exit_code == 0
     rooms_loaded = {name.split(".")[1] for name in loaded if name.startswith("ipa_cli.")}
-    assert rooms_loaded <= {"app", "child", "commands", "config", "errors", "output", "report"}
+    assert rooms_loaded <= {"app", "child", "commands", "config", "errors", "interruption", "output", "report"}
 
 
 def modules_after(world, typed: str) -> tuple[int, list[str]]:

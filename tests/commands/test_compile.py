@@ -1,6 +1,7 @@
 """`ipa compile`, and `ipa generate` on what it left."""
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_a_fresh_process_draws_with_it_without_any_compiler(
     assert not empty.exists() or not any(path.suffix == ".so" for path in empty.rglob("*"))
     assert (drawn[0] != drawn[0.5]).mean() > 0.01
     assert (drawn[0.5] != drawn[1]).mean() > 0.01
+
+
+def test_sigterm_leaves_neither_an_unfinished_graph_nor_temporary_files(
+    ipa_process: Callable[..., Ran], world: World
+) -> None:
+    cache, temporary = world.home / "cache", world.home / "temporary"
+    temporary.mkdir()
+    flags, environ = ("--cache-dir", cache, "--json"), {"TMPDIR": str(temporary)}
+    ran = ipa_process("compile", *flags, environ=environ, interrupt_at=": compiling", signals=[signal.SIGTERM])
+    assert ran.exit_code == 143 and ran.error()["type"] == "Interrupted"
+    assert not [path for path in (cache / "graphs-v1").rglob("*") if path.is_dir() and path.name[0].isdigit()]
+    assert {path.name.split("_")[0] for path in temporary.iterdir()} <= {"torchinductor"}  # torch's own cache
 
 
 def test_an_option_for_loading_takes_the_same_graph(compiled: Compiled, ipa: Callable[..., Ran]) -> None:
