@@ -592,6 +592,12 @@ def test_settings_are_told_with_their_sources_but_not_what_is_private(world, mon
     assert "wedding" not in check.found
 
 
+def test_settings_that_are_ignored_are_a_warning(world):
+    (world.cwd / "ipa.toml").write_text('compile_options = "max"')
+    _, check = setup.read_settings({})
+    assert check.status == "warning" and "compile_options is ignored" in check.found and "trust" in check.advice
+
+
 @pytest.mark.parametrize("content", ["backend = ", 'backnd = "eager"', "steps = 'many'", 'dtype = "int3"', "\xff"])
 def test_a_corrupt_file_fails_its_check_alone(world, content):
     (world.cwd / "ipa.toml").write_bytes(content.encode("latin-1"))

@@ -114,7 +114,7 @@ def test_only_app_exits():
 
 def test_only_config_reads_our_variables():
     names = {m for m in MODULES if any(text.startswith("IPA_") for text in texts(m))}
-    assert names == {"config/sources"}
+    assert names == {"config/files", "config/sources"}
 
 
 def test_commands_never_import_each_other():
@@ -163,7 +163,9 @@ def test_help_and_settings_load_no_room_behind_the_commands(world, typed):
     exit_code, loaded = modules_after(world, typed)
     assert exit_code == 0
     rooms_loaded = {name.split(".")[1] for name in loaded if name.startswith("ipa_cli.")}
-    assert rooms_loaded <= {"app", "child", "commands", "config", "errors", "interruption", "output", "report"}
+    assert rooms_loaded <= {
+        *("app", "child", "commands", "config", "errors", "interruption", "output", "ownership", "report"),
+    }
 
 
 def modules_after(world, typed: str) -> tuple[int, list[str]]:

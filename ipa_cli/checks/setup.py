@@ -42,7 +42,11 @@ def read_settings(flags: Mapping[str, Any]) -> tuple[Resolved, Check]:
         return Resolved(Settings(**given), sources), check
     resolved = config.resolve(flags)
     told = [_told(resolved, name) for name in config.FIELDS if resolved.sources[name].kind != "default"]
-    return resolved, Check("settings", "ok", ", ".join(told) or "all at their defaults", "", asked=True)
+    found = ", ".join(told) or "all at their defaults"
+    if resolved.ignored:
+        found = "; ".join([found, *map(str, resolved.ignored)])
+        return resolved, Check("settings", "warning", found, config.TRUST_HINT, asked=True)
+    return resolved, Check("settings", "ok", found, "", asked=True)
 
 
 def check_model(settings: Settings, asked: bool) -> Check:

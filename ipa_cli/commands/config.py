@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from .. import config
+from ..errors import UsageError
 from ..report import Result, Table
 from . import options
 
@@ -14,9 +16,9 @@ app = typer.Typer(no_args_is_help=True, help="Show settings and where each one c
 
 
 @app.command()
-def show(context: typer.Context, json: options.Json = False, quiet: options.Quiet = False) -> Result:
-    """Print every setting, its value and its source."""
-    resolved = options.settings(context)
+def show(json: options.Json = False, quiet: options.Quiet = False) -> Result:
+    """Print every setting, its value and its source, and what a project's file said in vain."""
+    resolved = config.resolve({})
     entries = {
         name: {
             "value": _plain(getattr(resolved.settings, name)),
@@ -26,7 +28,13 @@ def show(context: typer.Context, json: options.Json = False, quiet: options.Quie
         for name, source in ((name, resolved.sources[name]) for name in config.FIELDS)
     }
     rows = tuple((name, _shown(entry["value"]), entry["where"]) for name, entry in entries.items())
-    return Result("config show", {"settings": entries}, (Table(("setting", "value", "source"), rows),))
+    ignored = [
+        {"setting": one.name, "value": _plain(one.value), "where": str(one.path), "why": one.why}
+        for one in resolved.ignored
+    ]
+    told = (*map(str, resolved.ignored), config.TRUST_HINT) if ignored else ()
+    blocks = (Table(("setting", "value", "source"), rows), *told)
+    return Result("config show", {"settings": entries, "ignored": ignored}, blocks)
 
 
 @app.command()
@@ -43,8 +51,44 @@ def path(json: options.Json = False, quiet: options.Quiet = False) -> Result:
     return Result("config path", data, tuple(lines))
 
 
+@app.command()
+def trust(
+    file: Annotated[Path | None, typer.Argument(help="The file; the nearest ipa.toml when left out.")] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Let a project's ipa.toml, as it is now, also choose code, graphs, places and servers."""
+    path = _project(file)
+    allowed = {name: _plain(value) for name, value in config.trust(path).items()}
+    lines = [f"trusted as it is now: {path}", *(f"  {name} = {_shown(value)}" for name, value in allowed.items())]
+    return Result("config trust", {"path": str(path), "allowed": allowed}, tuple(lines))
+
+
+@app.command()
+def untrust(
+    file: Annotated[Path | None, typer.Argument(help="The file; the nearest ipa.toml when left out.")] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Take back what `ipa config trust` said."""
+    path = _project(file)
+    done = config.untrust(path)
+    line = f"no longer trusted: {path}" if done else f"{path} was not trusted"
+    return Result("config untrust", {"path": str(path), "changed": done}, (line,))
+
+
+def _project(file: Path | None) -> Path:
+    """The file named, as it is found from a project's folders, or the nearest one."""
+    if file is not None:
+        return file.parent.resolve() / file.name
+    found = config.project_file()
+    if found is None:
+        raise UsageError(f"there is no {config.FILE_NAME} here or above", "name the file, or cd into the project")
+    return found
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return list(value)
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 

@@ -137,4 +137,13 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
         for name, value in context.params.items()
         if name in config.FIELDS
     }
-    return config.resolve(flags, picture=picture)
+    resolved = config.resolve(flags, picture=picture)
+    for ignored in resolved.ignored:
+        context.obj.warn(str(ignored))
+    if resolved.ignored:
+        context.obj.note(config.TRUST_HINT)
+    of_project = [name for name, source in resolved.sources.items() if source.kind == "project"]
+    if "model" in context.params:
+        for repository in config.repositories(resolved.settings, of_project):
+            context.obj.note(f"{repository} comes from the hub: {config.project_file()} names it")
+    return resolved

@@ -1,5 +1,6 @@
 """Settings: what there is to set, and what each is set to, by flag, environment and file."""
 
+from .files import FILE_NAME, project_file, user_file
 from .settings import (
     FIELDS,
     MAX_SIDE,
@@ -11,14 +12,18 @@ from .settings import (
     checked,
     suggest,
 )
-from .sources import FILE_NAME, Layer, Resolved, Source, project_file, resolve, user_file
+from .sources import Layer, Resolved, Source, resolve
+from .trust import HINT as TRUST_HINT
+from .trust import Ignored, repositories, trust, untrust
 
 __all__ = [
     "FIELDS",
     "FILE_NAME",
     "MAX_SIDE",
+    "TRUST_HINT",
     "Choice",
     "ConfigError",
+    "Ignored",
     "Layer",
     "Resolved",
     "Settings",
@@ -27,7 +32,10 @@ __all__ = [
     "cache_limit",
     "checked",
     "project_file",
+    "repositories",
     "resolve",
     "suggest",
+    "trust",
+    "untrust",
     "user_file",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .settings import FIELDS, Settings, checked, suggest
+from .settings import FIELDS, PLACE, Settings, checked, suggest
 from .values import element
 
 EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
@@ -28,6 +29,7 @@ KEYS = {
 # Settings that belong to one adapter; the others above are defaults for all of them.
 OF_FILE = ("ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name")
 OF_ONE = ("image", "image_weight", "mask", "embeds", *OF_FILE)
+_KEY = re.compile(r"[A-Za-z_-]+=")
 _NEXT = re.compile(r",(?=[A-Za-z_-]+=)")
 
 
@@ -50,10 +52,24 @@ def with_scale(text: str, scale: float) -> str:
     return text if any(part.startswith("scale=") for part in _NEXT.split(text)) else f"{text},scale={scale!r}"
 
 
+def with_places(text: str, change: Callable[[str, str], str]) -> str:
+    """The same specification after `change`, of a setting's name and the place, to every place that it names."""
+    parts = _NEXT.split(text)
+    for number, part in enumerate(parts):
+        key, _, value = part.partition("=")
+        if number == 0 and not _KEY.match(part):
+            place = _file(part.strip())[0] or ""
+            if place:
+                parts[0] = change("ip_adapter", place) + part.strip().removeprefix(place)
+        elif key in KEYS and FIELDS[KEYS[key]].metadata["kind"] == PLACE:
+            parts[number] = f"{key}={change(KEYS[key], value)}"
+    return ",".join(parts)
+
+
 def _parse(settings: Settings, text: str) -> Settings:
     where = "--adapter"
     first, *parts = _NEXT.split(text)
-    if re.match(r"[A-Za-z_-]+=", first):
+    if _KEY.match(first):
         first, parts = "", [first, *parts]
     values: dict[str, Any] = dict(zip(OF_FILE, _file(first.strip()), strict=True))
     for part in parts:
@@ -67,8 +83,8 @@ def _parse(settings: Settings, text: str) -> Settings:
             raise UsageError(f"--adapter says {key} twice", f"say it once: {EXAMPLE}")
         else:
             values[name] = parsed
-    for name in values.keys() & set(KEYS.values()):
-        checked(name, values[name], where)
+    for name, value in values.items():
+        checked(name, value, where)
     return replace(settings, adapter=(), **values)
 
 

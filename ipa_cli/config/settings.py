@@ -52,6 +52,10 @@ def _unicode(value: str) -> str | None:
     return None if value.isascii() or value.encode(errors="ignore").decode() == value else "expected text in UTF-8"
 
 
+def _inside(value: str) -> str | None:
+    return "expected a name inside the repository" if value.startswith("/") or ".." in value.split("/") else None
+
+
 def _each(check: Check) -> Check:
     def check_all(values: tuple[Any, ...]) -> str | None:
         return next((problem for value in values if (problem := check(value))), None)
@@ -59,72 +63,84 @@ def _each(check: Check) -> Check:
     return check_all
 
 
-def _setting(default: Any, help_text: str, check: Check | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "check": check})
+# Who may say a setting, and how its value is written into files for others: every setting is one of these.
+PLAIN = "plain"  # any file; it tells of the picture or the machine, and is written as it is
+PLACE = "place"  # names a file, a folder, a hub repository or an address: a project's file only what lies beside it
+OWN = "own"  # chooses code or compiled graphs, those to keep too: never the file of a project unless it is trusted
+
+
+def _plain(default: Any, help_text: str, check: Check | None = None, kind: str = PLAIN) -> Any:
+    return field(default=default, metadata={"help": help_text, "check": check, "kind": kind})
+
+
+def _place(default: Any, help_text: str) -> Any:
+    return _plain(default, help_text, kind=PLACE)
+
+
+def _own(default: Any, help_text: str) -> Any:
+    return _plain(default, help_text, kind=OWN)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that can be set by flag, environment or file; `None` leaves the choice to the model or machine."""
 
-    prompt: str | None = _setting(None, "what to draw", _unicode)
-    negative_prompt: str = _setting("", "what to keep out of the picture", _unicode)
-    image: tuple[str, ...] = _setting((), "reference picture: a file, a folder or a URL; repeatable")
-    image_weight: tuple[float, ...] = _setting(
+    prompt: str | None = _plain(None, "what to draw", _unicode)
+    negative_prompt: str = _plain("", "what to keep out of the picture", _unicode)
+    image: tuple[str, ...] = _place((), "reference picture: a file, a folder or a URL; repeatable")
+    image_weight: tuple[float, ...] = _plain(
         (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
     )
-    embeds: str | None = _setting(None, "references encoded by `ipa embed`, in place of --image")
-    fit: str = _setting("pad", "how references become square: pad (whole), crop (the middle), stretch", Choice(FITS))
-    mask: tuple[str, ...] = _setting((), "where the reference counts: a picture, white there; one for all or for each")
-    adapter: tuple[str, ...] = _setting((), "an adapter with its own pictures: own,image=a.png,scale=0.6; repeatable")
-    scale: float | None = _setting(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
-    ip_mode: str = _setting("full", f"layers the reference acts on: {', '.join(MODES)}", Choice(MODES))
-    ip_layers: str | None = _setting(None, "or a table of layers in diffusers' form, as JSON; --scale multiplies it")
-    ip_start: float = _setting(0.0, "share of the steps after which the reference begins to count", _between(0, 1))
-    ip_end: float = _setting(1.0, "share of the steps after which it no longer counts", _between(0, 1))
-    steps: int | None = _setting(None, "steps from noise to picture", _between(1, 1000))
-    guidance_scale: float | None = _setting(
+    embeds: str | None = _place(None, "references encoded by `ipa embed`, in place of --image")
+    fit: str = _plain("pad", "how references become square: pad (whole), crop (the middle), stretch", Choice(FITS))
+    mask: tuple[str, ...] = _place((), "where the reference counts: a picture, white there; one for all or for each")
+    adapter: tuple[str, ...] = _place((), "an adapter with its own pictures: own,image=a.png,scale=0.6; repeatable")
+    scale: float | None = _plain(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
+    ip_mode: str = _plain("full", f"layers the reference acts on: {', '.join(MODES)}", Choice(MODES))
+    ip_layers: str | None = _plain(None, "or a table of layers in diffusers' form, as JSON; --scale multiplies it")
+    ip_start: float = _plain(0.0, "share of the steps after which the reference begins to count", _between(0, 1))
+    ip_end: float = _plain(1.0, "share of the steps after which it no longer counts", _between(0, 1))
+    steps: int | None = _plain(None, "steps from noise to picture", _between(1, 1000))
+    guidance_scale: float | None = _plain(
         None, "how closely the prompt is followed; above 1 a step takes twice the work", _between(0, 100)
     )
-    height: int | None = _setting(None, "height in pixels, a multiple of 8", _side)
-    width: int | None = _setting(None, "width in pixels, a multiple of 8", _side)
-    seed: int | None = _setting(None, "seed of the first picture; random when unset", _between(0, 2**63 - 1))
-    num_images: int = _setting(1, "how many pictures, each with the next seed", _between(1, 10_000))
-    scheduler: str | None = _setting(None, "sampler: euler, euler-a, ddim, dpm++, unipc, …")
-    warmup: int = _setting(1, "calls of the UNet before the clock runs", _between(0, 100))
-    model: str = _setting("demo", "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file")
-    load_format: str = _setting(
-        "auto", "which weights: auto, or dummy for seeded random ones", Choice(("auto", "dummy"))
-    )
-    variant: str | None = _setting(None, "variant of the weights on the hub, such as fp16", _unicode)
-    revision: str | None = _setting(None, "branch, tag or commit on the hub", _unicode)
-    ip_adapter: str | None = _setting(None, "IP-Adapter: hub id, folder or file; none for no adapter")
-    ip_adapter_subfolder: str | None = _setting(None, "folder of the adapter inside its repository")
-    ip_adapter_weight_name: str | None = _setting(None, "file name of the adapter's weights")
-    backend: str = _setting(
+    height: int | None = _plain(None, "height in pixels, a multiple of 8", _side)
+    width: int | None = _plain(None, "width in pixels, a multiple of 8", _side)
+    seed: int | None = _plain(None, "seed of the first picture; random when unset", _between(0, 2**63 - 1))
+    num_images: int = _plain(1, "how many pictures, each with the next seed", _between(1, 10_000))
+    scheduler: str | None = _plain(None, "sampler: euler, euler-a, ddim, dpm++, unipc, …")
+    warmup: int = _plain(1, "calls of the UNet before the clock runs", _between(0, 100))
+    model: str = _place("demo", "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file")
+    load_format: str = _plain("auto", "which weights: auto, or dummy for seeded random ones", Choice(("auto", "dummy")))
+    variant: str | None = _plain(None, "variant of the weights on the hub, such as fp16", _unicode)
+    revision: str | None = _plain(None, "branch, tag or commit on the hub", _unicode)
+    ip_adapter: str | None = _place(None, "IP-Adapter: hub id, folder or file; none for no adapter")
+    ip_adapter_subfolder: str | None = _plain(None, "folder of the adapter inside its repository", _inside)
+    ip_adapter_weight_name: str | None = _plain(None, "file name of the adapter's weights", _inside)
+    backend: str = _plain(
         "auto", "how the UNet runs: auto, eager, inductor, nexfort, or oneflow (never run on a real OneFlow build)"
     )
-    compile: bool = _setting(True, "compile when no graph is in the cache")
-    compile_options: str | None = _setting(None, "options of the backend: a preset (fast, max) or JSON")
-    device: str = _setting("auto", "where to draw: auto, cpu, cuda, cuda:N or mps")
-    dtype: str = _setting(
+    compile: bool = _plain(True, "compile when no graph is in the cache")
+    compile_options: str | None = _own(None, "options of the backend: a preset (fast, max) or JSON")
+    device: str = _plain("auto", "where to draw: auto, cpu, cuda, cuda:N or mps")
+    dtype: str = _plain(
         "auto", "number format: auto, float16, bfloat16 or float32", Choice(("auto", "float16", "bfloat16", "float32"))
     )
-    precision: str = _setting(
+    precision: str = _plain(
         "half", "how exactly to multiply: half, or fp8, which is faster (inductor on a GPU)", Choice(("half", "fp8"))
     )
-    offload: str = _setting(
+    offload: str = _plain(
         "none",
         "keep weights in main memory: none, model or sequential",
         Choice(("none", "model", "sequential")),
     )
-    vae_tiling: bool = _setting(False, "decode in tiles to save memory")
-    vae_slicing: bool = _setting(False, "decode pictures one at a time to save memory")
-    batch_size: int = _setting(1, "how many pictures one call of the UNet serves", _between(1, 64))
-    cache_dir: Path | None = _setting(None, "folder of compiled graphs")
-    cache_max_size: str = _setting("20GB", "graphs beyond this size are removed, least recently used first")
-    output: str | None = _setting(None, "file, folder or template with {seed} {scale} {index} {prompt}")
-    preview: bool = _setting(False, "show the pictures in the terminal")
+    vae_tiling: bool = _plain(False, "decode in tiles to save memory")
+    vae_slicing: bool = _plain(False, "decode pictures one at a time to save memory")
+    batch_size: int = _plain(1, "how many pictures one call of the UNet serves", _between(1, 64))
+    cache_dir: Path | None = _own(None, "folder of compiled graphs")
+    cache_max_size: str = _own("20GB", "graphs beyond this size are removed, least recently used first")
+    output: str | None = _place(None, "file, folder or template with {seed} {scale} {index} {prompt}")
+    preview: bool = _plain(False, "show the pictures in the terminal")
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(Settings)}

@@ -7,17 +7,16 @@ from the working directory, the user's file, the default.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import IpaError, UsageError
-from .settings import FIELDS, ConfigError, Settings, at_home, checked, expanded, is_file, suggest
-from .values import expected, flag_of, from_json, from_text, from_toml
-
-FILE_NAME = "ipa.toml"
+from . import files
+from .settings import FIELDS, ConfigError, Settings, checked, is_file, suggest
+from .trust import Ignored, read_project
+from .values import expected, flag_of, from_json, from_text
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Settings together with the source of each value."""
+    """Settings together with the source of each value, and what a project's file said in vain."""
 
     settings: Settings
     sources: Mapping[str, Source]
+    ignored: tuple[Ignored, ...] = ()
 
 
 def resolve(
@@ -62,13 +62,18 @@ def resolve(
         values[name] = checked(name, value, source.where, error)
         sources[name] = source
 
-    user = user_file(environ)
+    user = files.user_file(environ)
     if environ.get("IPA_CONFIG") and not is_file(user):
         raise ConfigError(f"there is no file {user}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
-    for kind, path in (("user", user), ("project", project_file(cwd))):
-        if is_file(path):
-            for name, value in _read_file(path).items():
-                put(name, value, Source(kind, str(path)), ConfigError)
+    if user is not None and is_file(user):
+        for name, value in files.parse(user, files.read(user)).items():
+            put(name, value, Source("user", str(user)), ConfigError)
+    here = files.working_directory() if cwd is None else cwd.resolve()
+    ignored: tuple[Ignored, ...] = ()
+    if (project := files.project_file(here)) is not None and project != user:
+        found, ignored = read_project(project, here)
+        for name, value in found.items():
+            put(name, value, Source("project", str(project)), ConfigError)
     for name, text in _environment(environ).items():
         source = Source("env", _variable(name))
         put(name, from_text(name, text, source.where), source, UsageError)
@@ -83,30 +88,7 @@ def resolve(
         put(name, value, Source("flag", flag_of(name)), UsageError)
     for name in FIELDS:
         sources.setdefault(name, Source("default", "default"))
-    return Resolved(Settings(**values), sources)
-
-
-def project_file(cwd: Path | None = None) -> Path | None:
-    """The nearest `ipa.toml` from the working directory upwards.
-
-    Raises ConfigError when that directory has been removed: MKL, for one, would end the process without a word.
-    """
-    try:
-        here = (cwd or Path.cwd()).resolve()
-    except FileNotFoundError:
-        raise ConfigError("the working directory has been removed", "cd to a folder that exists") from None
-    return next((d / FILE_NAME for d in (here, *here.parents) if is_file(d / FILE_NAME)), None)
-
-
-def user_file(environ: Mapping[str, str] | None = None) -> Path | None:
-    """The user's own file; `IPA_CONFIG` names another one, and a user without a home has none."""
-    environ = os.environ if environ is None else environ
-    if environ.get("IPA_CONFIG"):
-        return expanded(Path(environ["IPA_CONFIG"]))
-    import platformdirs
-
-    folder = at_home(platformdirs.user_config_path)
-    return None if folder is None else folder / FILE_NAME
+    return Resolved(Settings(**values), sources, ignored)
 
 
 def _variable(name: str) -> str:
@@ -128,28 +110,3 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
         if text:
             found[name] = text
     return found
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-    except (ValueError, RecursionError) as error:  # bad syntax or encoding, numbers of a thousand digits, deep nesting
-        raise ConfigError(f"{path} is not valid TOML: {error}", f"edit {path}") from error
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", f"check the permissions of {path}") from error
-    values = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in FIELDS:
-            raise ConfigError(
-                f"{path}: unknown key '{key}'{suggest(name, FIELDS)}", "`ipa config show` lists every key"
-            )
-        if name in values:
-            raise ConfigError(f"{path}: {name} is set twice, with a hyphen and without", f"edit {path}")
-        values[name] = from_toml(name, key, value, path)
-    return values

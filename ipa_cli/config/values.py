@@ -24,12 +24,12 @@ def expected(name: str) -> tuple[type, str]:
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if typing.get_origin(kind) is tuple:
-        return tuple, "a list of strings" if _element(name) is str else "a list of numbers"
+        return tuple, "a list of strings" if element_type(name) is str else "a list of numbers"
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
     return kind, names[kind]
 
 
-def _element(name: str) -> type:
+def element_type(name: str) -> type:
     """The type of the elements of a setting that has several, else of the setting itself."""
     kind = _TYPES[name]
     return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else expected(name)[0]
@@ -37,7 +37,7 @@ def _element(name: str) -> type:
 
 def element(name: str, text: str, where: str) -> Any:
     """One value of a setting, or of its list, read from text. Raises UsageError, which names `where`."""
-    kind = _element(name)
+    kind = element_type(name)
     try:
         return kind(text)
     except ValueError:
@@ -69,7 +69,7 @@ def from_json(name: str, value: Any, where: str) -> Any:
 
 def _as_kind(name: str, value: Any) -> Any:
     """`value` of TOML or JSON as the type a setting has, where that loses nothing; else as it is."""
-    kind, each = expected(name)[0], _element(name)
+    kind, each = expected(name)[0], element_type(name)
     if kind is tuple:
         if not isinstance(value, list):
             return value
@@ -96,7 +96,7 @@ def from_text(name: str, text: str, where: str) -> Any:
         if kind is bool:
             return switches[text.lower()]
         if kind is tuple:
-            if _element(name) is float:
+            if element_type(name) is float:
                 return tuple(float(part) for part in text.split(","))
             return tuple(text.split(os.pathsep)) if "://" not in text and name != "adapter" else (text,)
         return kind(text)

@@ -19,12 +19,12 @@ def test_show_prints_value_and_source(ipa, world, monkeypatch):
 
 def test_show_gives_scripts_every_value_with_its_source(ipa, world):
     project = world.cwd / "ipa.toml"
-    project.write_text('scale = 0.25\nimage = ["a.png"]\ncache-dir = "graphs"')
+    project.write_text('scale = 0.25\nimage = ["a.png"]')
     settings = ipa("config", "show", "--json").data()["settings"]
     assert list(settings) == list(FIELDS)
     assert settings["scale"] == {"value": 0.25, "source": "project", "where": str(project)}
     assert settings["image"]["value"] == ["a.png"]
-    assert settings["cache_dir"]["value"] == str(world.cwd / "graphs")
+    assert settings["cache_dir"]["value"] is None
     assert settings["seed"] == {"value": None, "source": "default", "where": "default"}
     assert settings["compile"]["value"] is True
 

@@ -72,13 +72,12 @@ def test_a_user_file_named_but_missing_is_told(world):
 def test_values_of_every_kind_are_read_from_a_file(world):
     (world.cwd / "ipa.toml").write_text(
         'prompt = "ein Fuchs"\nimage = ["a.png", "b.png"]\nscale = 1\nguidance-scale = 7.5\nvae-tiling = true\n'
-        'cache-dir = "graphs"\nnum_images = 2\n'
+        "num_images = 2\n"
     )
     settings = ask(world).settings
     assert settings.prompt == "ein Fuchs" and settings.image == ("a.png", "b.png")
     assert settings.scale == 1.0 and isinstance(settings.scale, float) and settings.guidance_scale == 7.5
     assert settings.vae_tiling is True and settings.num_images == 2
-    assert settings.cache_dir == world.cwd / "graphs"  # relative to the file, not to wherever one stands
 
 
 def test_values_of_every_kind_are_read_from_the_environment(world):

@@ -1,0 +1,74 @@
+"""The files that settings are read from: `ipa.toml` of a project, and the user's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .settings import FIELDS, ConfigError, at_home, expanded, is_file, short, suggest
+from .values import from_toml
+
+FILE_NAME = "ipa.toml"
+MOST_BYTES = 1 << 16
+MOST_DOTS = 100  # in one key: tomllib takes minutes for tens of thousands
+
+
+def project_file(cwd: Path | None = None) -> Path | None:
+    """The nearest `ipa.toml` from the working directory upwards. Raises ConfigError as `working_directory`."""
+    here = cwd or working_directory()
+    return next((d / FILE_NAME for d in (here, *here.parents) if is_file(d / FILE_NAME)), None)
+
+
+def working_directory() -> Path:
+    """Where we are, without links. Raises ConfigError when it has been removed: MKL, for one, would end the process."""
+    try:
+        return Path.cwd().resolve()
+    except FileNotFoundError:
+        raise ConfigError("the working directory has been removed", "cd to a folder that exists") from None
+
+
+def user_file(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The user's own file; `IPA_CONFIG` names another one, and a user without a home has none."""
+    environ = os.environ if environ is None else environ
+    if environ.get("IPA_CONFIG"):
+        return expanded(Path(environ["IPA_CONFIG"]))
+    import platformdirs
+
+    folder = at_home(platformdirs.user_config_path)
+    return None if folder is None else folder / FILE_NAME
+
+
+def read(path: Path) -> bytes:
+    """The content of a file of settings. Raises IpaError when it cannot be read or is too long for one."""
+    from ..inputs import read_bytes  # what it takes is loaded only where there is a file
+
+    return read_bytes(path, MOST_BYTES, "a file of settings")
+
+
+def parse(path: Path, data: bytes) -> dict[str, Any]:
+    """Settings by name, each of the type it has, from the content of `path`. Raises ConfigError."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        if any(run.count(b".") > MOST_DOTS for run in re.split(rb"[=\n,{}[\]]", data)):
+            raise ValueError(f"a key of more than {MOST_DOTS} parts")
+        table = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:  # bad syntax or encoding, numbers of a thousand digits, deep nesting
+        raise ConfigError(f"{path} is not valid TOML: {error}", f"edit {path}") from error
+    values = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in FIELDS:
+            raise ConfigError(
+                f"{path}: unknown key '{short(key)}'{suggest(name, FIELDS)}", "`ipa config show` lists every key"
+            )
+        if name in values:
+            raise ConfigError(f"{path}: {name} is set twice, with a hyphen and without", f"edit {path}")
+        values[name] = from_toml(name, key, value, path)
+    return values
