@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from .config import Settings, adapter_options
 from .embeddings import Embeds
 from .errors import UsageError
 from .images import reference
+from .images.mask import HALF
 from .images.reference import Reference
 from .layers import Pattern
 from .report import Reporter
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
     from .models import Plan
     from .pipeline import Request
 
-Loaded = tuple[tuple[Reference, ...], ...]  # per adapter
 SEEDS = 2**32
 WITHOUT_MASKS = ("nexfort", "oneflow")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The pictures that one adapter's settings name."""
+
+    references: tuple[Reference, ...] = ()
+    masks: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,19 +89,26 @@ class Task:
         return tuple(source for use in self.adapters for source in use.sources)
 
 
-def load_references(settings: Settings, reporter: Reporter) -> Loaded:
-    """The reference pictures of every adapter, each checked and read once; says what was done to them."""
-    names = [
-        [member for text in one.image for member in reference.expand(text)] for one in adapter_options.each(settings)
-    ]
-    found = {name: reference.load(name) for name in dict.fromkeys(name for many in names for name in many)}
+def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...]:
+    """The reference pictures and masks of every adapter, each checked and read once; says what was done to them."""
+    each = adapter_options.each(settings)
+    names = [[member for text in one.image for member in reference.expand(text)] for one in each]
+    references = _read_once(names, reference.load, reporter)
+    masks = _read_once([one.mask for one in each], reference.load_mask, reporter)
+    return tuple(map(Loaded, references, masks))
+
+
+def _read_once(
+    names: Sequence[Sequence[str]], load: Callable[[str], Reference], reporter: Reporter
+) -> list[tuple[Reference, ...]]:
+    found = {name: load(name) for name in dict.fromkeys(name for many in names for name in many)}
     for picture in found.values():
         for remark in picture.notes:
             reporter.note(f"{picture.source}: {remark}")
-    return tuple(tuple(found[name] for name in many) for many in names)
+    return [tuple(found[name] for name in many) for many in names]
 
 
-def make_task(settings: Settings, plan: Plan, loaded: Loaded) -> Task:
+def make_task(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Task:
     """Fill in what the user left open from the model's defaults."""
     from .pipeline import Request
 
@@ -121,8 +136,10 @@ def make_task(settings: Settings, plan: Plan, loaded: Loaded) -> Task:
 
 
 def check_masks(uses: Sequence[Use], width: int, height: int) -> None:
-    """Raise UsageError unless every mask has the shape of the picture."""
+    """Raise UsageError unless every mask has the shape of the picture, and leaves something of the reference."""
     for mask in (mask for use in uses for mask in use.masks):
+        if not any(mask.image.histogram()[HALF:]):
+            raise UsageError(f"the mask {mask.source} is black everywhere", "it is white where the reference counts")
         if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
             raise UsageError(
                 f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}: another shape",
@@ -130,20 +147,16 @@ def check_masks(uses: Sequence[Use], width: int, height: int) -> None:
             )
 
 
-def _masks(settings: Settings, images: int) -> tuple[Reference, ...]:
-    masks = tuple(reference.load(name) for name in settings.mask)
+def _check_number(masks: Sequence[Reference], images: int) -> None:
+    """Raise UsageError unless there is one mask for all pictures, or one for each."""
     if len(masks) not in (0, 1, images):
         raise UsageError(
             f"{len(masks)} masks for {images} reference picture{'s' * (images > 1)}",
             "give one --mask for all of them, or one for each",
         )
-    for mask in masks:
-        if not any(mask.image.convert("L").histogram()[128:]):
-            raise UsageError(f"the mask {mask.source} is black everywhere", "it is white where the reference counts")
-    return masks
 
 
-def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: tuple[Reference, ...], steps: int) -> Use:
+def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: Loaded, steps: int) -> Use:
     """How the one adapter that `settings` speak of is used."""
     from .pipeline import counts
 
@@ -161,14 +174,16 @@ def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: tuple[Ref
         raise UsageError(
             f"none of the {steps} steps lies wholly between {start:g} and {end:g}", "widen --ip-start to --ip-end"
         )
+    references = loaded.references
     encoded = None if settings.embeds is None else embeddings.read(settings.embeds, adapter)
-    if encoded is not None and loaded:
+    if encoded is not None and references:
         raise UsageError("--image and --embeds both give references", "leave one of them out, or use --adapter twice")
-    if encoded is None and not loaded:
+    if encoded is None and not references:
         if "reference" not in plan.defaults:
             raise UsageError("an adapter has no reference picture", f"give it one: {adapter_options.EXAMPLE}")
-        loaded = (reference.load(plan.defaults["reference"]),)
-    count = len(loaded) if encoded is None else len(encoded.positive)
+        references = (reference.load(plan.defaults["reference"]),)
+    count = len(references) if encoded is None else len(encoded.positive)
+    _check_number(loaded.masks, count)
     weights = settings.image_weight or (1.0,) * count
     if len(weights) != count:
         raise UsageError(
@@ -185,11 +200,11 @@ def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: tuple[Ref
         pattern,
         start,
         end,
-        loaded,
+        references,
         tuple(weights),
         settings.fit,
         encoded,
-        _masks(settings, count),
+        loaded.masks,
     )
 
 

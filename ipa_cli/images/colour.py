@@ -1,31 +1,67 @@
-"""Pixels of every kind as plain RGB, 8 bits a channel."""
+"""Pixels of every kind as sRGB, 8 bits a channel, as browsers show them.
+
+A colour profile is applied; without one the camera's word for Adobe RGB is (EXIF's interoperability index R03). A PNG's
+gAMA and cHRM chunks are not, as in Pillow: nearly all of them say sRGB's own values.
+"""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_INTEROP, _INTEROP_INDEX = 0xA005, 1
+_SRGB_GAMMA = 0.45455
 
-def plain_rgb(image: Image, notes: list[str]) -> Image:
-    """The picture in RGB and without its metadata; `notes` gets what people should know of it."""
+
+def to_srgb(image: Image, notes: list[str]) -> Image:
+    """The picture in sRGB and without its metadata: RGB, or RGBA where something may be transparent.
+
+    `notes` gets what people should know of it.
+    """
+    colours, alpha = _taken_apart(image)
+    profile = image.info.get("icc_profile")
+    if profile is None and colours.mode == "RGB" and _is_adobe_rgb(image):
+        profile = _adobe_rgb()
+    elif profile is None and "srgb" not in image.info:
+        gamma = image.info.get("gamma", _SRGB_GAMMA)
+        if abs(gamma - _SRGB_GAMMA) > 0.01:
+            notes.append(f"its gamma of {gamma:g} is not applied")
+    if profile is not None:
+        colours = _by_profile(colours, profile, notes)
+    colours = colours.convert("RGB")
+    if alpha is not None:
+        colours.putalpha(alpha)
+    colours.info = {}
+    return colours
+
+
+def on_white(image: Image, notes: list[str]) -> Image:
+    """An RGB or RGBA picture as RGB: what is transparent shows white."""
     from PIL import Image
 
+    if image.mode != "RGBA":
+        return image
+    if image.getchannel("A").getextrema() != (255, 255):
+        notes.append("transparent parts are shown on white")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _taken_apart(image: Image) -> tuple[Image, Image | None]:
+    """Its colours, in L, RGB or CMYK, and its alpha."""
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
-    elif image.mode == "CMYK":
-        image = _from_cmyk(image, notes)
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            notes.append("transparent parts are shown on white")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
-    image.info = {}
-    return image
+        return _eight_bits(image), None
+    if image.mode == "CMYK":
+        return image, None
+    colours = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if not image.has_transparency_data:
+        return image.convert(colours), None
+    image = image.convert(colours + "A")
+    return image.convert(colours), image.getchannel("A")
 
 
 def _eight_bits(image: Image) -> Image:
@@ -43,17 +79,50 @@ def _eight_bits(image: Image) -> Image:
     return Image.fromarray(levels.round().astype(np.uint8))
 
 
-def _from_cmyk(image: Image, notes: list[str]) -> Image:
+def _by_profile(image: Image, profile: Any, notes: list[str]) -> Image:
+    """`image` in sRGB, by the rendering intent that browsers take, the perceptual one."""
     from PIL import ImageCms
 
-    profile = image.info.get("icc_profile")
-    if not profile:
-        return image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "L" and source.profile.xcolor_space == "RGB ":
+            image = image.convert("RGB")  # grey pictures often keep the profile they had in colour
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ImportError):  # damaged, for other colours, or Pillow without LittleCMS
+    except (ImageCms.PyCMSError, OSError, TypeError, ImportError):
+        # Damaged, for other colours, or a Pillow without LittleCMS.
         notes.append("its colour profile could not be used")
-        return image.convert("RGB")
+        return image
     assert converted is not None  # only when converting in place
     return converted
+
+
+def _is_adobe_rgb(image: Image) -> bool:
+    try:
+        index = image.getexif().get_ifd(_INTEROP).get(_INTEROP_INDEX)
+    except SyntaxError:  # no EXIF data after all
+        return False
+    return str(index).startswith("R03")
+
+
+def _adobe_rgb() -> bytes:
+    """An ICC profile of Adobe RGB (1998): its primaries, adapted to D50, and its gamma, 2 + 51/256."""
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH2x", 1, 2 * 256 + 51)
+    white = xyz(0.9642, 1.0, 0.8249)
+    tags = {
+        b"wtpt": white,
+        b"rXYZ": xyz(0.60974, 0.31111, 0.01947),
+        b"gXYZ": xyz(0.20528, 0.62567, 0.06087),
+        b"bXYZ": xyz(0.14919, 0.06322, 0.74457),
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
+    }
+    start = 128 + 4 + 12 * len(tags)
+    table, content = struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += name + struct.pack(">II", start + len(content), len(tag))
+        content += tag
+    header = struct.pack(">I4xI4s4s4s12x4s28x", start + len(content), 0x02400000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
+    return (header + white[8:]).ljust(128, b"\0") + table + content

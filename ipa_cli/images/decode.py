@@ -1,4 +1,4 @@
-"""Bytes of a picture become plain RGB: known formats alone, whole, of limited size."""
+"""Bytes of a picture become pixels: known formats alone, whole, of limited size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..errors import IpaError
-from .colour import plain_rgb
+from .colour import to_srgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,8 +47,8 @@ _DAMAGE = (  # what Pillow's decoders raise on damaged files
 )
 
 
-def decode(data: bytes, source: str) -> tuple[Image, tuple[str, ...]]:
-    """The picture as plain RGB, upright, and what was changed or left out on the way.
+def decode(data: bytes, source: str) -> tuple[Image, list[str]]:
+    """The picture upright and in sRGB, RGB or RGBA, and what was changed or left out on the way.
 
     Raises IpaError, which names `source`, when it is none of a known format, not whole, or has too many pixels.
     """
@@ -66,7 +66,7 @@ def decode(data: bytes, source: str) -> tuple[Image, tuple[str, ...]]:
                 animated = opened.format != "MPO" and getattr(opened, "is_animated", False)
                 notes = ["of several frames only the first is used"] if animated else []
                 opened.load()
-                image = plain_rgb(ImageOps.exif_transpose(opened), notes)
+                image = to_srgb(ImageOps.exif_transpose(opened), notes)
     except UnidentifiedImageError as error:
         what = "a web page or SVG" if data.lstrip()[:1] == b"<" else "damaged, or no picture"
         raise IpaError(f"{source} is {what}", f"it must be a {_KINDS} picture") from error
@@ -75,7 +75,7 @@ def decode(data: bytes, source: str) -> tuple[Image, tuple[str, ...]]:
     except _DAMAGE as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise IpaError(f"{source} cannot be decoded: {what}", "use another copy of the picture") from error
-    return image, tuple(notes)
+    return image, notes
 
 
 def formats() -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import inputs
 from ..errors import IpaError, UsageError
+from . import colour, mask
 from .decode import SUFFIXES, decode
 from .download import fetch, web_address
 
@@ -24,7 +26,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|file|ftp):", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference picture, decoded: upright, RGB, 8 bits, nothing transparent.
+    """A reference picture, decoded: upright, RGB, 8 bits, nothing transparent; or a mask, in grey.
 
     `source` is the path or URL it was read from, `sha256` the hex digest of the bytes found there, `width` and
     `height` are pixels, `notes` say what was changed or left out on the way.
@@ -64,22 +66,32 @@ def expand(reference: str) -> list[str]:
     return [str(named[0])]
 
 
-def load(reference: str) -> Reference:
+def load(name: str) -> Reference:
     """Read and check one picture: a path or URL as `expand` gives it.
 
-    Turned by its EXIF orientation; transparent parts on white; of several frames the first; 16 bits a channel
-    scaled to 8, other wide numbers stretched from darkest to brightest; CMYK by its colour profile. Raises
+    Turned by its EXIF orientation; brought to sRGB by its colour profile; transparent parts on white; of several
+    frames the first; 16 bits a channel scaled to 8, other wide numbers stretched from darkest to brightest. Raises
     IpaError naming the source when it cannot be read, is too large (32 MiB from the web, 256 MB from disk,
     64 megapixels), or is not a whole picture of a known format.
     """
-    if _SCHEME.match(reference):
-        source = web_address(reference)
+    return _load(name, colour.on_white)
+
+
+def load_mask(name: str) -> Reference:
+    """Read and check one mask as `load` does a picture; its image is grey, 8 bits, white where the reference counts."""
+    return _load(name, mask.levels)
+
+
+def _load(name: str, seen: Callable[[Image, list[str]], Image]) -> Reference:
+    if _SCHEME.match(name):
+        source = web_address(name)
         data = fetch(source)
     else:
-        source = reference
-        data = _read(_path(reference))
+        source = name
+        data = _read(_path(name))
     image, notes = decode(data, source)
-    return Reference(image, source, hashlib.sha256(data).hexdigest(), image.width, image.height, notes)
+    image = seen(image, notes)
+    return Reference(image, source, hashlib.sha256(data).hexdigest(), image.width, image.height, tuple(notes))
 
 
 # --- files ----------------------------------------------------------------------------------------------------

@@ -216,6 +216,23 @@ def test_an_output_is_a_file_a_folder_or_a_template(ipa, world, output, name):
 # --- what is refused ------------------------------------------------------------------------------------------
 
 
+def test_a_mask_may_be_painted_in_alpha_or_in_colour(ipa, world):
+    painted = {"white.png": ("black", "white"), "clear.png": ("#ffffff00", "white"), "red.png": ("black", "red")}
+    pixels = []
+    for name, (outside, inside) in painted.items():
+        mask = Image.new("RGBA", (64, 64), outside)
+        mask.paste(inside, (0, 0, 32, 64))
+        mask.save(world.cwd / name)
+        flags = ("--adapter", f"own,image={REFERENCE},mask={name}", "--output", f"out-{name}")
+        ran = ipa("generate", *FAST, *flags, *flags[:2])
+        assert ran.exit_code == 0, ran.stderr
+        assert ran.stderr.count("it counts where it is not transparent") == (name == "clear.png")
+        pixels.append(Image.open(world.cwd / f"out-{name}").tobytes())
+    assert pixels[0] == pixels[1] == pixels[2]
+    ran = ipa("generate", *FAST, "--image", REFERENCE, "--output", "without.png")
+    assert Image.open(world.cwd / "without.png").tobytes() != pixels[0]
+
+
 @pytest.fixture
 def junk(world):
     whole = REFERENCE.read_bytes()
