@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from . import __version__, models, pictures
+from . import __version__, files, models
 from .config import Settings
 from .embeddings import FORMAT
 from .errors import IpaError, UsageError
@@ -35,7 +35,7 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
         raise IpaError(f"{output} is there already", "choose another name, or --force")
     if settings.load_format == "dummy" or settings.adapter or settings.embeds or settings.ip_adapter == "none":
         raise UsageError("embeddings are made with one real adapter from pictures", "ipa embed cat.png")
-    pictures.check_writable(output)
+    files.check_writable(output, replacing=force)
     loaded = load_references(settings, reporter)
     plan = models.plan(settings)
     task = make_task(replace(settings, prompt=""), plan, loaded)
@@ -66,6 +66,6 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
     data = save(
         {key: tensor.contiguous() for key, tensor in tensors.items()}, {"ipa": json.dumps(metadata, sort_keys=True)}
     )
-    path = pictures.write_bytes(output, data, force)
+    path = files.write(output, data, force)
     sources = tuple(one["source"] for one in used)
     return Embedded(path, sources, tuple(positive.shape), name, hashlib.sha256(data).hexdigest())

@@ -7,13 +7,14 @@ import re
 import shlex
 import string
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .files import numbered
 
 DEFAULT_NAME = "ipa-{seed}.png"
 PLACEHOLDERS = ("seed", "scale", "index", "prompt")
@@ -45,13 +46,6 @@ def plan_paths(output: str | None, fields: Sequence[Mapping[str, Any]], force: b
         taken.add(str(path).casefold())
         paths.append(path)
     return paths
-
-
-def numbered(path: Path) -> Iterator[Path]:
-    """`path` and then its names with numbers added: cat.png, cat-1.png, cat-2.png."""
-    yield path
-    for number in count(1):
-        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def slug(text: str) -> str:

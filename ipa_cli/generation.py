@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import filenames, models, pictures, pipeline, repeat, schedulers, session
+from . import filenames, files, models, pictures, pipeline, repeat, schedulers, session
 from .config import Settings
 from .record import adapter_name, record
 from .report import Reporter
@@ -76,8 +76,8 @@ def generate(
     if recorded is not None:
         repeat.check_same(recorded, settings, task.references, reporter)
     paths = filenames.plan_paths(settings.output, [name_fields(task, n) for n in range(len(task.requests))], force)
-    for folder in {path.parent: path for path in paths}.values():
-        pictures.check_writable(folder)
+    for path in paths if force else {path.parent: path for path in paths}.values():
+        files.check_writable(path, replacing=force)
     say_what_it_is(plan, reporter)
 
     opened = session.open_session(settings, plan, reporter, shows_bars)

@@ -5,21 +5,15 @@ Every picture carries two text chunks: `parameters` is that of `infotext`, `ipa`
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
-import os
-import secrets
-import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import inputs
+from . import files, inputs
 from .errors import IpaError
-from .filenames import numbered
 from .infotext import parameters_text, parse_parameters, settings_of, unread
 
 if TYPE_CHECKING:
@@ -44,34 +38,11 @@ def write_png(path: Path, image: Image, settings: Mapping[str, Any], force: bool
     """Write a picture with its settings, whole or not at all; equal picture and settings give equal bytes.
 
     An existing file is kept and a number added to the new one's name, also when another process creates it
-    meanwhile, unless `force`. `settings` must be JSON and as `parameters_text` takes them. Raises IpaError when
-    the folder is missing or read-only or the disk is full.
+    meanwhile, unless `force`. `settings` must be JSON and as `parameters_text` takes them. Raises IpaError as
+    `files.replace`.
     """
     data = _encoded(image, settings)
-    return Saved(write_bytes(path, data, force), hashlib.sha256(data).hexdigest())
-
-
-def write_bytes(path: Path, data: bytes, force: bool = False) -> Path:
-    """Write a file as `write_png` does; returns its name."""
-    with _writing_to(path), _temporary_beside(path) as (file, temporary):
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        if force:
-            temporary.replace(path)
-        else:
-            path = _publish(temporary, path)
-    return path
-
-
-def check_writable(path: Path) -> None:
-    """Create and remove a file beside `path`, so that a read-only folder is told before the long work.
-
-    Raises IpaError as `write_png` would.
-    """
-    with _writing_to(path), _temporary_beside(path):
-        pass
+    return Saved(files.write(path, data, force), hashlib.sha256(data).hexdigest())
 
 
 def _encoded(image: Image, settings: Mapping[str, Any]) -> bytes:
@@ -86,56 +57,6 @@ def _encoded(image: Image, settings: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text, compress_level=6)
     return buffer.getvalue()
-
-
-@contextmanager
-def _temporary_beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    temporary = path.parent / f".ipa-{secrets.token_hex(8)}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            yield file, temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _publish(temporary: Path, path: Path) -> Path:
-    candidates = numbered(path)
-    while True:
-        candidate = next(candidates)
-        with suppress(FileExistsError):
-            _name_without_overwriting(temporary, candidate)
-            return candidate
-
-
-def _name_without_overwriting(temporary: Path, path: Path) -> None:
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        # exFAT and some network folders have no hard links: claim the name, then move onto the claim.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        try:
-            temporary.replace(path)
-        except BaseException:
-            path.unlink()
-            raise
-
-
-@contextmanager
-def _writing_to(path: Path) -> Iterator[None]:
-    elsewhere = "choose another place with --output"
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise IpaError(f"no space left on the disk of {path}", f"free some space, or {elsewhere}") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise IpaError(f"the folder {path.parent} cannot be written to", elsewhere) from error
-        if error.errno == errno.ENOENT:
-            hint = f"create it: mkdir -p {shlex.quote(str(path.parent))}"
-            raise IpaError(f"the folder {path.parent} does not exist", hint) from error
-        raise IpaError(f"{path} cannot be written: {error.strerror}", elsewhere) from error
 
 
 # --- reading back ---------------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from PIL.PngImagePlugin import PngInfo
 from ipa_cli import filenames
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.filenames import plan_paths
+from ipa_cli.files import check_writable
 from ipa_cli.infotext import SAMPLERS, parameters_text, parse_parameters
-from ipa_cli.pictures import check_writable, read_settings, write_png
+from ipa_cli.pictures import read_settings, write_png
 from ipa_cli.schedulers import CLASSES
 
 SETTINGS = {
@@ -271,11 +272,11 @@ def test_interrupting_the_sync_leaves_nothing(tmp_path, monkeypatch):
     assert listing(tmp_path) == []
 
 
-def test_a_missing_folder_is_told_with_the_command_that_makes_it(tmp_path):
-    for attempt in (check_writable, lambda path: write_png(path, PICTURE, SETTINGS)):
-        with pytest.raises(IpaError, match="does not exist") as caught:
-            attempt(tmp_path / "my pictures" / "cat.png")
-        assert caught.value.hint == f"create it: mkdir -p '{tmp_path}/my pictures'"
+def test_missing_folders_are_made_when_there_is_something_to_write(tmp_path):
+    check_writable(tmp_path / "my" / "pictures" / "cat.png")
+    assert listing(tmp_path) == []
+    write_png(tmp_path / "my" / "pictures" / "cat.png", PICTURE, SETTINGS)
+    assert listing(tmp_path / "my" / "pictures") == ["cat.png"]
 
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path):
@@ -286,7 +287,7 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
 
 def test_a_folder_cannot_be_overwritten(tmp_path):
     (tmp_path / "cat.png").mkdir()
-    with pytest.raises(IpaError, match="Is a directory"):
+    with pytest.raises(IpaError, match="is a folder: only plain files are replaced"):
         write_png(tmp_path / "cat.png", PICTURE, SETTINGS, force=True)
     assert listing(tmp_path) == ["cat.png"]
 
@@ -301,7 +302,7 @@ CHECKER = """
 import os, sys
 from pathlib import Path
 from ipa_cli.errors import IpaError
-from ipa_cli.pictures import check_writable
+from ipa_cli.files import check_writable
 if os.geteuid() == 0:
     os.setuid(65534)  # root may write anywhere
 try:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ipa_cli import store
-from ipa_cli.errors import UsageError
+from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.store import Entry, Refused, Store, StoreError
 
 from .test_store import MEMORY, assert_whole, build, key, leftovers
@@ -104,9 +105,18 @@ def test_export_refuses_damage_and_keeps_existing_files(cache, archive, tmp_path
     with pytest.raises(Refused, match="not exported"):
         store.export(cache, [entry], archive, overwrite=True)
     assert archive.read_bytes() == before
-    with pytest.raises(StoreError, match="cannot write"):
-        store.export(cache, [], tmp_path / "nowhere" / "graphs.tar")
+    for name, message in (("graphs.tar/a.tar", "Not a directory"), ("x" * 300, "too long"), ("a\0b", "names no file")):
+        with pytest.raises(IpaError, match=message):
+            store.export(cache, [], tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "graphs.tar"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("mine")])
+def test_export_replaces_plain_files_alone(cache, tmp_path, make):
+    make(tmp_path / "graphs.tar")
+    with pytest.raises(IpaError, match="only plain files are replaced"):
+        store.export(cache, store.scan(cache), tmp_path / "graphs.tar", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["graphs.tar"]
 
 
 def _rename(old, new):

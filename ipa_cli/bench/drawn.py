@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import files
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
@@ -22,10 +24,8 @@ def write(path: Path, noise: Tensor, pictures: Sequence[Image], exact: Tensor | 
     }
     if exact is not None:
         arrays["exact"] = exact.cpu().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **arrays)
-    temporary.replace(path)
+    with files.replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def compare(path: Path, reference: Path) -> dict[str, Any]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import keys, whole
-from ..errors import IpaError, UsageError
+from .. import files, keys
+from ..errors import UsageError
 from . import chart, results, table
 from .plan import Part, Spec
 from .results import Bench
@@ -24,20 +23,19 @@ WORK = ".work"
 
 def write(folder: Path, done: Bench) -> None:
     """Data, table and chart, each file whole or not at all. Raises IpaError when the folder cannot be written."""
-    _replace(folder / RESULTS, (json.dumps(results.to_data(done), indent=1) + "\n").encode())
-    _replace(folder / TABLE, table.markdown(done).encode())
-    _replace(folder / CHART, chart.draw(done))
+    files.replace(folder / RESULTS, (json.dumps(results.to_data(done), indent=1) + "\n").encode())
+    files.replace(folder / TABLE, table.markdown(done).encode())
+    files.replace(folder / CHART, chart.draw(done))
 
 
 def claim(folder: Path, force: bool) -> None:
     """Make `folder`, so that what cannot be written is told first. Raises UsageError when a bench lies there."""
-    if (folder / RESULTS).exists() and not force:
+    if os.path.lexists(folder / RESULTS) and not force:
         hint = "choose another --output, go on with it by --resume, or replace it with --force"
         raise UsageError(f"{folder} holds a bench already", hint)
-    with _in_words(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    for name in (RESULTS, TABLE, CHART):
+        files.check_writable(folder / name, replacing=True)
+    files.make_folder(folder / WORK)
 
 
 def begun(folder: Path, asked: Mapping[str, Any], machine: Mapping[str, Any], specs: Sequence[Spec]) -> dict[str, Any]:
@@ -79,16 +77,3 @@ def clear(folder: Path) -> None:
 def _name(spec: Spec) -> str:
     text = json.dumps(asdict(spec), sort_keys=True)
     return f"{spec.backend}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with _in_words(path.parent):
-        whole.write(path, data)
-
-
-@contextmanager
-def _in_words(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise IpaError(f"{folder} cannot be written: {error.strerror or error}", "choose another --output") from error

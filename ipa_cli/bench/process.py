@@ -18,6 +18,8 @@ from .. import child
 if TYPE_CHECKING:
     import subprocess
 
+from .. import files
+
 MODULE = "ipa_cli.bench.worker"
 CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}  # of compilers: they start empty
 LAST = 20  # lines of its log that tell why a process failed
@@ -112,7 +114,7 @@ def _with_log(answer: Answer, stderr: Path, log: Path) -> Answer:
     said = _read(stderr)
     if not said.strip():
         return answer
-    log.write_text(said, encoding="utf-8")
+    files.replace(log, said.encode())
     return replace(answer, hint=answer.hint or f"{log} has all it said", log=tuple(said.splitlines()[-LAST:]))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import secrets
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import keys
+from .. import files, keys
 from ..errors import UsageError
 from .building import publish, seal_files, whole
 from .checking import check, check_owner
@@ -44,29 +43,22 @@ class Imported:
 def export(store: Store, entries: Sequence[Entry], file: Path, overwrite: bool = False) -> int:
     """Write `entries` into the archive `file`; its size in bytes.
 
-    Every graph is checked first. Raises Refused for a damaged one, UsageError when `file` exists, StoreError when it
+    Every graph is checked first. Raises Refused for a damaged one, UsageError when `file` exists, IpaError when it
     cannot be written; no half archive is left.
     """
-    if file.exists() and not overwrite:
+    if os.path.lexists(file) and not overwrite:
         raise UsageError(f"{file} exists", "choose another name, or add --force")
     entries = sorted(entries, key=lambda entry: entry.key.folder)
-    partial = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
-    try:
-        with ExitStack() as held:
+    with ExitStack() as held:
+        for entry in entries:
+            _hold(store, held, entry)
+        target = held.enter_context(files.replacing(file, "name a file in a folder with room", overwrite))
+        with tarfile.open(fileobj=target, mode="w:", format=tarfile.PAX_FORMAT) as archive:
+            _add_bytes(archive, INDEX, _index(entries))
             for entry in entries:
-                _hold(store, held, entry)
-            with tarfile.open(partial, "x:", format=tarfile.PAX_FORMAT) as archive:
-                _add_bytes(archive, INDEX, _index(entries))
-                for entry in entries:
-                    for name in (MANIFEST, *sorted(entry.manifest["files"])):
-                        _add_file(archive, f"{entry.key.folder}/{name}", entry.folder / name)
-        size = partial.stat().st_size
-        partial.replace(file)
-    except OSError as error:
-        raise StoreError(f"cannot write {file}: {error.strerror}", "name a file in a folder with room") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return size
+                for name in (MANIFEST, *sorted(entry.manifest["files"])):
+                    _add_file(archive, f"{entry.key.folder}/{name}", entry.folder / name)
+        return target.tell()
 
 
 def import_(store: Store, file: Path) -> Imported:

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import inputs, whole
+from .. import files, inputs
 from ..errors import IpaError
 from .plan import Point, Sweep, in_words
 
 SCHEMA_VERSION = 2
 DESCRIPTION, RESULTS, SHEET, PAGE, LOCK = "sweep.json", "results.jsonl", "contact-sheet.png", "index.html", ".lock"
 PICTURES, ANIMATIONS = "pictures", "animations"
+ELSEWHERE = "choose another place with --output; what is done stays, and --resume goes on"
 REFERENCE_DIGESTS = "reference_sha256"
 FILE_BYTES = 64_000_000  # of what is read back; 10,000 points take a few million
 PICTURE_BYTES = 512_000_000
@@ -80,8 +81,13 @@ def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: boo
 
     `plan` may be what is known of it so far: the rest is not compared.
     """
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not folder.is_dir():
         raise FolderError(f"{folder} is a file, not a folder", "choose another --output")
+    for name in (DESCRIPTION, RESULTS, SHEET, PAGE, LOCK, PICTURES, ANIMATIONS):
+        if files.kind(folder / name) not in (None, "a folder"):
+            raise FolderError(
+                f"{folder / name} is {files.kind(folder / name)}", "remove it, or choose another --output"
+            )
     if force:
         return
     found = read_description(folder)
@@ -146,12 +152,12 @@ def begin(folder: Path, plan: Mapping[str, Any], sweep: Sweep, kept: Mapping[int
             for pattern in OURS:
                 for path in folder.glob(pattern):
                     path.unlink()
-        for name in (PICTURES, ANIMATIONS):
-            (folder / name).mkdir(exist_ok=True)
-        for leftover in (folder / PICTURES).glob(".ipa-*.tmp"):
-            leftover.unlink()
+        for inside in (folder, folder / PICTURES, folder / ANIMATIONS):
+            inside.mkdir(exist_ok=True)
+            for leftover in inside.glob(files.UNFINISHED):
+                leftover.unlink()
     text = json.dumps({"schema_version": SCHEMA_VERSION, "plan": plan}, indent=2)
-    write_whole(folder / DESCRIPTION, text.encode() + b"\n")
+    write(folder / DESCRIPTION, text.encode() + b"\n")
     write_results(folder, sweep, kept)
 
 
@@ -167,22 +173,18 @@ def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
 
 def append(folder: Path, sweep: Sweep, outcome: Outcome) -> None:
     """Add one line to the journal; it is on the disk when this returns."""
-    with _in_words(folder), (folder / RESULTS).open("ab") as file:
-        file.write(_line(sweep, outcome))
-        file.flush()
-        os.fsync(file.fileno())
+    files.append(folder / RESULTS, _line(sweep, outcome), ELSEWHERE)
 
 
 def write_results(folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome]) -> None:
     """Write the whole journal anew, in the order of the plan."""
     lines = [_line(sweep, outcomes[number]) for number in sorted(outcomes)]
-    write_whole(folder / RESULTS, b"".join(lines))
+    write(folder / RESULTS, b"".join(lines))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises FolderError when that cannot be done."""
-    with _in_words(path.parent):
-        whole.write(path, data)
+def write(path: Path, data: bytes) -> None:
+    """Write one of the files of a sweep. Raises IpaError as `files.replace`."""
+    files.replace(path, data, ELSEWHERE)
 
 
 def _read(path: Path) -> bytes | None:
@@ -247,5 +249,4 @@ def _in_words(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "choose another place with --output; what is done stays, and --resume goes on"
-        raise FolderError(f"{folder} cannot be written: {error.strerror or error}", hint) from error
+        raise FolderError(f"{folder} cannot be written: {error.strerror or error}", ELSEWHERE) from error

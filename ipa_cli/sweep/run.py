@@ -384,12 +384,12 @@ def _write_views(
     references = [look.picture for look in followed]
     shown = _for_people(whole)
     subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend"))
-    journal.write_whole(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
+    journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
     for number, row in difference.drawn_rows(outcomes).items():
         if len(row) > 1:
-            journal.write_whole(folder / animation.file_name(sweep, number), animation.animate(folder, row))
+            journal.write(folder / animation.file_name(sweep, number), animation.animate(folder, row))
     rendered = page.render(folder, sweep, outcomes, references, shown, changes, frozen)
-    journal.write_whole(folder / journal.PAGE, rendered)
+    journal.write(folder / journal.PAGE, rendered)
 
 
 def _for_people(whole: Mapping[str, Any]) -> dict[str, Any]:

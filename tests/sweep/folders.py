@@ -77,10 +77,10 @@ def finish(drawn: Drawn) -> Path:
     folder, sweep, outcomes = drawn.folder, drawn.sweep, drawn.outcomes
     changes, frozen = difference.compare(folder, outcomes)
     for number, row in difference.drawn_rows(outcomes).items():
-        journal.write_whole(folder / animation.file_name(sweep, number), animation.animate(folder, row))
-    journal.write_whole(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, drawn.references, "demo"))
+        journal.write(folder / animation.file_name(sweep, number), animation.animate(folder, row))
+    journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, drawn.references, "demo"))
     rendered = page.render(folder, sweep, outcomes, drawn.references, SETTINGS, changes, frozen)
-    journal.write_whole(folder / journal.PAGE, rendered)
+    journal.write(folder / journal.PAGE, rendered)
     return folder / journal.PAGE
 
 

@@ -50,7 +50,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, undisturbed, who
     with (folder / "results.jsonl").open("ab") as file:
         file.write(b'{"point": %d, "row": 1, "sc' % (whole + 1))
     (folder / "pictures" / ".ipa-0123456789abcdef.tmp").write_bytes(b"half a picture")
-    (folder / ".results.jsonl.tmp").write_bytes(b"half a journal")
+    (folder / ".ipa-fedcba9876543210.tmp").write_bytes(b"half a journal")
     assert len(journal.read_results(folder, sweep)) == whole
 
     draw(folder, sweep)
@@ -146,6 +146,27 @@ def test_another_sweep_is_refused_and_named(tmp_path, resume):
         check(tmp_path, make((0.0, 1.0)), resume=resume, steps=9)
     assert "scales 0, 0.5, 1 → 0, 1" in caught.value.message
     assert "steps 4 → 9" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["index.html", "sweep.json", "contact-sheet.png", ".lock", "pictures", "animations"])
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"force": True}])
+def test_a_folder_with_links_is_refused_before_anything_is_drawn(tmp_path, name, flags):
+    folder = tmp_path / "cloned"
+    folder.mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (folder / name).symlink_to("../mine")
+    with pytest.raises(journal.FolderError, match=f"{name} is a link"):
+        check(folder, make(), **flags)
+
+
+def test_a_temporary_name_that_was_fixed_once_leads_nowhere(tmp_path):
+    mine, folder = tmp_path / "mine", tmp_path / "cloned"
+    mine.write_text("mine")
+    folder.mkdir()
+    for name in ("index.html", "sweep.json", "results.jsonl", "contact-sheet.png"):
+        (folder / f".{name}.tmp").symlink_to(mine)
+    draw(folder, make())
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["index.html", "results.jsonl", "contact-sheet.png", "pictures/row-1-cat-scale-0.png"])
