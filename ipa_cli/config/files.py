@@ -13,7 +13,7 @@ from .settings import FIELDS, ConfigError, at_home, expanded, is_file, short, su
 from .values import from_toml
 
 FILE_NAME = "ipa.toml"
-MOST_BYTES = 1 << 16
+MOST_BYTES = 100_000
 MOST_DOTS = 100  # in one key: tomllib takes minutes for tens of thousands
 
 

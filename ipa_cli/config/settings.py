@@ -157,7 +157,7 @@ def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageErro
     check = FIELDS[name].metadata["check"]
     problem = check(value) if check and value is not None else None
     if problem:
-        shown = f"{where} {short(str(value))}" if error is UsageError else f"{where}: {name} = {short(str(value))}"
+        shown = f"{where} {short(value)}" if error is UsageError else f"{where}: {name} = {short(value)}"
         raise error(f"{shown}: {problem}", "`ipa generate --help` explains every setting")
     return value
 
@@ -210,5 +210,16 @@ def expanded(path: Path) -> Path:
         raise ConfigError(f"{path}: {error}", "write the folder in full") from error
 
 
-def short(text: str) -> str:
+def short(value: Any) -> str:
+    """A value for a message, in one line of at most 80 characters."""
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # numbers of thousands of digits, tables within tables
+        return "(too long to write)"
+    text = " ".join(text.split())
     return text if len(text) <= 80 else text[:80] + "…"
+
+
+def quoted(value: Any) -> str:
+    """The same of a value from a file: texts in quotes."""
+    return f"'{short(value)}'" if isinstance(value, str) else short(value)

@@ -64,7 +64,7 @@ def resolve(
 
     user = files.user_file(environ)
     if environ.get("IPA_CONFIG") and not is_file(user):
-        raise ConfigError(f"there is no file {user}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
+        raise ConfigError(f"there is no plain file {user}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
     if user is not None and is_file(user):
         for name, value in files.parse(user, files.read(user)).items():
             put(name, value, Source("user", str(user)), ConfigError)

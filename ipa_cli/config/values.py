@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .settings import FIELDS, ConfigError, Settings, expanded, short
+from .settings import FIELDS, ConfigError, Settings, expanded, quoted, short
 
 _TYPES = typing.get_type_hints(Settings)
 
@@ -53,7 +53,7 @@ def from_toml(name: str, key: str, value: Any, path: Path) -> Any:
         return path.parent / expanded(Path(value))
     value = _as_kind(name, value)
     if type(value) is not kind:
-        raise ConfigError(f"{path}: {key} = {short(repr(value))}: expected {wanted}", f"edit {path}")
+        raise ConfigError(f"{path}: {key} = {quoted(value)}: expected {wanted}", f"edit {path}")
     return value
 
 
@@ -63,7 +63,7 @@ def from_json(name: str, value: Any, where: str) -> Any:
     kind, wanted = expected(name)
     value = _as_kind(name, value)
     if type(value) is not kind:
-        raise ConfigError(f"{where}: {name} = {short(repr(value))}: expected {wanted}", f"say it with {flag_of(name)}")
+        raise ConfigError(f"{where}: {name} = {quoted(value)}: expected {wanted}", f"say it with {flag_of(name)}")
     return value
 
 
