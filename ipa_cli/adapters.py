@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from . import families, hub, weights
+from . import encoders, families, hub, projections, weights
 from .config import Settings, suggest
+from .encoders import Encoder
 from .errors import UsageError
 from .families import Family
 from .locations import Location, ModelError, expanded, folder_location, is_file, is_folder, read_json, repository
-
-Shapes = Mapping[str, tuple[int, ...]]
-# The image encoders of h94/IP-Adapter by what an adapter takes of them: CLIP ViT-H and ViT-bigG.
-ENCODERS = {
-    ("projection_dim", 1024): "models/image_encoder",
-    ("hidden_size", 1280): "models/image_encoder",
-    ("projection_dim", 1280): "sdxl_models/image_encoder",
-    ("hidden_size", 1664): "sdxl_models/image_encoder",
-}
+from .projections import Shapes
 
 
 @dataclass(frozen=True)
@@ -29,8 +22,7 @@ class AdapterPlan:
 
     location: Location
     file: str
-    encoder: str
-    encoder_config: Mapping[str, Any]
+    encoder: Encoder
     encodes: bool = True  # False: its references come encoded, and the image encoder is not loaded
 
 
@@ -41,41 +33,67 @@ def plan_adapter(
     if dummy:
         if settings.ip_adapter is not None:
             raise UsageError("--load-format dummy builds its own adapter", "leave --ip-adapter out")
-        config = read_json(base, "ip_adapter/image_encoder/config.json")
-        return AdapterPlan(base, "", "ip_adapter/image_encoder", config)
+        return AdapterPlan(base, "", Encoder(base, "ip_adapter/image_encoder", _dummy_encoder(base, family)))
     location, subfolder, weight_name = _locate(settings, base, family)
     file = _file(location, subfolder, weight_name)
+    name = f"{location}/{file}"
     shapes = _shapes(location, file)
-    if shapes is None:  # `check_fetched` looks at it when it is here
-        return AdapterPlan(location, file, *_encoders(location, file)[0])
-    _check_unet(f"{location}/{file}", shapes, unet_config, family, own=_brings_its_own(base))
-    takes = _takes(f"{location}/{file}", shapes, family)
-    return AdapterPlan(location, file, *_fitting(f"{location}/{file}", takes, _encoders(location, file)))
+    if shapes is not None:
+        _check_unet(name, shapes, unet_config, family, own=_brings_its_own(base))
+    takes = None if shapes is None else projections.takes(name, shapes, family)
+    given = settings.image_encoder
+    candidates = encoders.beside(location, file) if given is None else [encoders.named(given)]
+    if takes is None:  # a pickle: `check_fetched` looks at it when it is here
+        return AdapterPlan(location, file, candidates[0])
+    return AdapterPlan(location, file, _fitting(name, takes, candidates))
 
 
 def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], family: Family) -> None:
-    """The checks of `plan_adapter` on an adapter whose shapes its hub did not tell: a pickle, fetched by now."""
-    if adapter.file.endswith(".safetensors"):
-        return
+    """Look at every tensor's shape, now that the file is here. Raises ModelError unless they fit UNet and encoder."""
     name = f"{adapter.location}/{adapter.file}"
     shapes = _shapes(adapter.location, adapter.file)
     assert shapes is not None
     _check_unet(name, shapes, unet_config, family, own=False)
-    _fitting(name, _takes(name, shapes, family), [(adapter.encoder, adapter.encoder_config)])
+    _fitting(name, projections.takes(name, shapes, family), [adapter.encoder])
+    cross = int(unet_config["cross_attention_dim"])
+    projections.check(name, shapes, cross)
+    for layer, width in enumerate(cross_attention_widths(unet_config)):
+        for key in (f"ip_adapter.{2 * layer + 1}.to_{kind}_ip.weight" for kind in "kv"):
+            if shapes.get(key) != (width, cross):
+                raise ModelError(
+                    f"the adapter {name} has {key} as {shapes.get(key)}, the {family.name} model needs {width, cross}",
+                    "choose an adapter that was made for this model",
+                )
 
 
 def cross_attention_layers(unet_config: Mapping[str, Any]) -> int:
     """How many cross-attention layers a UNet of this configuration has."""
-    down = unet_config["down_block_types"]
-    depth = unet_config.get("transformer_layers_per_block", 1)
-    per_block = [depth] * len(down) if isinstance(depth, int) else list(depth)
-    count = unet_config.get("layers_per_block", 2)
-    total = per_block[-1]
-    for kind, layers in zip(down, per_block, strict=True):
-        total += layers * count * ("CrossAttn" in kind)
-    for kind, layers in zip(unet_config["up_block_types"], reversed(per_block), strict=True):
-        total += layers * (count + 1) * ("CrossAttn" in kind)
-    return total
+    return len(cross_attention_widths(unet_config))
+
+
+def cross_attention_widths(unet_config: Mapping[str, Any]) -> list[int]:
+    """The width of each cross-attention layer, in the order of `attention.layers`: down, up, middle.
+
+    A block has one number of transformers for each of its layers, or one for all, as diffusers reads it.
+    """
+    channels, down = unet_config["block_out_channels"], unet_config["down_block_types"]
+    depths = _each(unet_config.get("transformer_layers_per_block", 1), len(down))
+    counts = _each(unet_config.get("layers_per_block", 2), len(down))
+    rising = unet_config.get("reverse_transformer_layers_per_block") or depths[::-1]
+    found: list[int] = []
+    for kind, width, depth, count in zip(down, channels, depths, counts, strict=True):
+        found += [width] * sum(_each(depth, count)) * ("CrossAttn" in kind)
+    for kind, width, depth, count in zip(
+        unet_config["up_block_types"], channels[::-1], rising, counts[::-1], strict=True
+    ):
+        found += [width] * sum(_each(depth, count + 1)) * ("CrossAttn" in kind)
+    if "CrossAttn" in str(unet_config.get("mid_block_type", "UNetMidBlock2DCrossAttn")):
+        found += [channels[-1]] * _each(depths[-1], 1)[0]
+    return found
+
+
+def _each(value: Any, count: int) -> list[Any]:
+    return [value] * count if isinstance(value, int) else list(value)
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -133,22 +151,14 @@ def _shapes(location: Location, file: str) -> Shapes | None:
     if not file.endswith(".safetensors"):
         return None
     assert location.repo is not None
-    return hub.tensor_shapes(location.repo, file, location.revision)
+    shapes = hub.tensor_shapes(location.repo, file, location.revision)
+    return {weights.adapter_name(key): shape for key, shape in shapes.items()}
 
 
-def _encoders(location: Location, file: str) -> list[tuple[str, dict[str, Any]]]:
-    """Image encoders that may belong to an adapter file, nearest first, with their configurations."""
-    parent = str(PurePosixPath(file).parent)
-    places = [f"{parent}/image_encoder" if parent != "." else "image_encoder", *ENCODERS.values(), "image_encoder"]
-    if "vit-h" in file:
-        places.insert(0, "models/image_encoder")
-    found = [p for p in dict.fromkeys(places) if location.has(f"{p}/config.json")]
-    if not found:
-        raise ModelError(
-            f"{location} has no image encoder for {file}",
-            f"put the encoder it was trained with ({families.ADAPTERS} has two) into {places[0]}",
-        )
-    return [(place, read_json(location, f"{place}/config.json")) for place in found]
+def _dummy_encoder(base: Location, family: Family) -> Mapping[str, Any]:
+    """The configuration of the model's own image encoder, else of the one that its family's adapters see through."""
+    name = "ip_adapter/image_encoder/config.json"
+    return read_json(base if base.has(name) else folder_location(families.PRESETS / family.preset), name)
 
 
 # --- what fits -----------------------------------------------------------------------------------------------------
@@ -158,7 +168,8 @@ def _check_unet(name: str, shapes: Shapes, unet_config: Mapping[str, Any], famil
     """Raise ModelError unless the adapter has keys and values for each cross-attention layer of the UNet."""
     width = next((shape[1] for key, shape in shapes.items() if key.endswith("1.to_k_ip.weight")), None)
     if width is None:
-        raise ModelError(f"{name} is no IP-Adapter", "choose its file with --ip-adapter-weight-name")
+        what, hint = projections.what_else(shapes)
+        raise ModelError(f"{name} {what}", hint)
     layers = sum(key.endswith(".to_k_ip.weight") for key in shapes)
     fits = int(unet_config["cross_attention_dim"]), cross_attention_layers(unet_config)
     if (width, layers) == fits:
@@ -168,7 +179,7 @@ def _check_unet(name: str, shapes: Shapes, unet_config: Mapping[str, Any], famil
     if own:
         hint = "leave out --ip-adapter: the model brings its own"
     elif family.width == fits[0] and made_for not in (None, family):
-        hint = f"this would fit: {_flags(_counterpart(name, shapes, family))}"
+        hint = f"this would fit: {families.flags(_counterpart(name, shapes, family))}"
     raise ModelError(
         f"the adapter {name} is made for {f'{made_for.name}: ' if made_for else ''}{layers} cross-attention layers "
         f"of width {width}, the {family.name} model has {fits[1]} of width {fits[0]}",
@@ -176,37 +187,19 @@ def _check_unet(name: str, shapes: Shapes, unet_config: Mapping[str, Any], famil
     )
 
 
-def _takes(name: str, shapes: Shapes, family: Family) -> tuple[str, int]:
-    """What the adapter's projection takes of an image encoder: the entry of its configuration, and the width."""
-    if "image_proj.proj.weight" in shapes:
-        return "projection_dim", shapes["image_proj.proj.weight"][1]
-    if "image_proj.proj_in.weight" in shapes:  # Plus: a resampler
-        return "hidden_size", shapes["image_proj.proj_in.weight"][1]
-    if "image_proj.proj.3.weight" in shapes:  # Full-face: two layers for every hidden state
-        return "hidden_size", shapes["image_proj.proj.0.weight"][1]
-    if "image_proj.proj.0.weight" in shapes:
-        raise ModelError(
-            f"{name} is a FaceID adapter: it takes embeddings of a face recogniser, which ipa has not",
-            f"for faces use {_flags(family.plus_face)}",
-        )
-    raise ModelError(f"{name} projects images in an unknown way", "use an IP-Adapter, Plus or Plus-face")
-
-
-def _fitting(
-    name: str, takes: tuple[str, int], encoders: Sequence[tuple[str, Mapping[str, Any]]]
-) -> tuple[str, Mapping[str, Any]]:
+def _fitting(name: str, takes: tuple[str, int], candidates: Sequence[Encoder]) -> Encoder:
     """The first image encoder whose width the adapter takes."""
     key, width = takes
-    for place, config in encoders:
-        if config.get(key) == width:
-            return place, config
-    have = ", ".join(f"{place} ({config.get(key)})" for place, config in encoders)
-    known = ENCODERS.get(takes)
+    for encoder in candidates:
+        if encoder.config.get(key) == width:
+            return encoder
+    have = ", ".join(f"{encoder} ({encoder.config.get(key)})" for encoder in candidates)
+    known = encoders.KNOWN.get(takes)
     raise ModelError(
         f"the adapter {name} takes images of width {width}, its image encoders give: {have}",
-        f"put {families.ADAPTERS}'s {known} beside it as image_encoder/"
+        f"--image-encoder {families.ADAPTERS}:{known}"
         if known
-        else "put the encoder it was trained with beside it, or choose another --ip-adapter-weight-name",
+        else "name the encoder it was trained with: --image-encoder, or choose another --ip-adapter-weight-name",
     )
 
 
@@ -215,9 +208,3 @@ def _counterpart(name: str, shapes: Shapes, family: Family) -> str:
     if "image_proj.proj.weight" in shapes:
         return family.base
     return family.plus_face if "face" in name.rpartition("/")[2].lower() else family.plus
-
-
-def _flags(file: str) -> str:
-    path = PurePosixPath(file)
-    choice = f"--ip-adapter-subfolder {path.parent} --ip-adapter-weight-name {path.name}"
-    return f"--ip-adapter {families.ADAPTERS} {choice}"

@@ -52,7 +52,7 @@ def read(name: str, adapter: AdapterPlan) -> Embeds:
     if made_for != here:
         raise IpaError(f"{path} was made for the adapter {made_for}, not for {here}", again)
     shape = tensors["positive"].shape
-    wanted = adapter.encoder_config.get("projection_dim" if len(shape) == 2 else "hidden_size")
+    wanted = adapter.encoder.config.get("projection_dim" if len(shape) == 2 else "hidden_size")
     if shape != tensors["negative"].shape or len(shape) not in (2, 3) or not shape[0] or shape[-1] != wanted:
         raise IpaError(f"{path} has embeddings of shape {shape}, the adapter takes width {wanted}", again)
     for values in tensors.values():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 ADAPTERS = "h94/IP-Adapter"
+PRESETS = Path(__file__).parent / "presets"
 
 
 @dataclass(frozen=True)
@@ -69,3 +71,10 @@ def of_unet(config: Mapping[str, Any]) -> Family | None:
     other = config.get("addition_embed_type") or config.get("upcast_attention")
     # SD 2 has the same parts, and its text encoder a width of 1024.
     return None if other or config.get("cross_attention_dim") == 1024 else SD15
+
+
+def flags(file: str) -> str:
+    """What to type for an adapter of `ADAPTERS`."""
+    path = PurePosixPath(file)
+    choice = f"--ip-adapter-subfolder {path.parent} --ip-adapter-weight-name {path.name}"
+    return f"--ip-adapter {ADAPTERS} {choice}"

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from . import adapters, hub
-from .locations import Location, ModelError, folder_location, read_json
+from .locations import Location, ModelError, folder_location, inside, read_json
 from .models import Plan
 from .report import Reporter
 
@@ -51,17 +51,22 @@ def fetched_adapters(
     """The plan's adapters, each in a local folder. Raises an IpaError for one that does not fit."""
     found = []
     for adapter in plan.adapters:
-        where = adapter.location
-        if where.folder is None:
-            assert where.repo is not None
-            encoder = [f"{adapter.encoder}/config.json"]
-            if adapter.encodes:
-                encoder += weight_files(where, adapter.encoder, None, dtype)
-            folder = hub.fetch(where.repo, where.revision, [adapter.file, *encoder], reporter, shows_bars)
-            adapter = replace(adapter, location=replace(where, folder=folder))
-            adapters.check_fetched(adapter, plan.unet_config, plan.family)
+        adapter = replace(adapter, location=_fetched(adapter.location, [adapter.file], reporter, shows_bars))
+        adapters.check_fetched(adapter, plan.unet_config, plan.family)
+        encoder = adapter.encoder
+        if adapter.encodes and encoder.location.folder is None:
+            files = weight_files(encoder.location, encoder.part, None, dtype)
+            encoder = replace(encoder, location=_fetched(encoder.location, files, reporter, shows_bars))
+            adapter = replace(adapter, encoder=encoder)
         found.append(adapter)
     return tuple(found)
+
+
+def _fetched(location: Location, files: list[str], reporter: Reporter, shows_bars: bool) -> Location:
+    if location.folder is not None:
+        return location
+    assert location.repo is not None
+    return replace(location, folder=hub.fetch(location.repo, location.revision, files, reporter, shows_bars))
 
 
 def weight_files(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[str]:
@@ -71,6 +76,8 @@ def weight_files(location: Location, part: str, variant: str | None, dtype: torc
     they are enough.
     """
     endings = (".safetensors", ".bin")
+    if part.endswith(endings):
+        return [part]
     if variant:
         order = [(ending, suit) for suit in (variant, None) for ending in endings]
     else:
@@ -94,8 +101,8 @@ def _weights(location: Location, part: str, variant: str | None, ending: str) ->
     of_diffusers = part in OF_DIFFUSERS
     stem = "diffusion_pytorch_model" if of_diffusers else "model" if ending == ".safetensors" else "pytorch_model"
     middle = f".{variant}" if variant else ""
-    whole = f"{part}/{stem}{middle}{ending}"
-    indexes = [f"{part}/{stem}{ending}.index{middle}.json", f"{part}/{stem}{ending}{middle}.index.json"]
+    whole = inside(part, f"{stem}{middle}{ending}")
+    indexes = [inside(part, f"{stem}{ending}{rest}.json") for rest in (f".index{middle}", f"{middle}.index")]
     index = next((name for name in dict.fromkeys(indexes) if location.has(name)), None)
     if location.has(whole) and not (of_diffusers and index):
         return [whole]
@@ -111,7 +118,7 @@ def _shards(location: Location, index: str, ending: str) -> list[str]:
     for name in sorted(set(listed.values())):
         if not name.endswith(ending) or name != PurePosixPath(name).name or "\\" in name:
             raise ModelError(f"{location}/{index} names {name!r}, which is no file beside it", "download it again")
-        shards.append(f"{PurePosixPath(index).parent}/{name}")
+        shards.append(str(PurePosixPath(index).with_name(name)))
         if not location.has(shards[-1]):
             raise ModelError(f"{location} has no {shards[-1]}, which its index names", "download it again")
     return shards

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from . import devices, dummies, fetching, schedulers, single_file, weights
+from .adapters import AdapterPlan
 from .families import SDXL, Family
 from .locations import Location, ModelError, read_json
 from .models import Plan
@@ -114,13 +115,19 @@ def _sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source,
         else:
             sources |= {(path, None): home for path in _paths(plan.location, part, plan.variant, dtype)}
     for adapter in plan.adapters:
-        assert adapter.location.folder is not None
         # Not to the GPU, where `attention.install` puts them in another form.
-        sources[adapter.location.folder / adapter.file, None] = torch.device("cpu")
+        sources[_adapter_source(adapter)] = torch.device("cpu")
         if adapter.encodes:
-            variant = _variant(plan, adapter.location)
-            sources |= {(path, None): home for path in _paths(adapter.location, adapter.encoder, variant, dtype)}
+            encoder = adapter.encoder
+            variant = _variant(plan, encoder.location)
+            sources |= {(path, None): home for path in _paths(encoder.location, encoder.part, variant, dtype)}
     return sources
+
+
+def _adapter_source(adapter: AdapterPlan) -> Source:
+    assert adapter.location.folder is not None
+    path = adapter.location.folder / adapter.file
+    return path, None if path.suffix in weights.PICKLES else weights.of_adapter(weights.header(path))
 
 
 @contextmanager
@@ -150,13 +157,19 @@ def _paths(location: Location, part: str, variant: str | None, dtype: torch.dtyp
 
 
 def _built(
-    kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]
+    kind: Any,
+    location: Location,
+    part: str,
+    plan: Plan,
+    dtype: torch.dtype,
+    files: Mapping[Source, Read],
+    config: Mapping[str, Any] | None = None,
 ) -> Any:
     """A module with the weights of `files`, which were read where it shall live; else as the library builds it."""
     sources: list[Source] = [(path, None) for path in _paths(location, part, _variant(plan, location), dtype)]
     if not set(sources) <= files.keys():
         return _from_pretrained(kind, location, part, plan, dtype)
-    module = _empty(kind, read_json(location, f"{part}/config.json"))
+    module = _empty(kind, read_json(location, f"{part}/config.json") if config is None else config)
     state = {name: tensor for source in sources for name, tensor in files[source].result().items()}
     renamed = _renamed(state, module.state_dict().keys())
     if renamed is None:
@@ -284,15 +297,14 @@ def _adapter_parts(
 
     states: list[dict[str, dict[str, Tensor]]] = []
     encoders: dict[tuple[str, str], Any] = {}
-    places = [(str(adapter.location.folder), adapter.encoder) for adapter in plan.adapters]
+    places = [(str(adapter.encoder.location.folder), adapter.encoder.part) for adapter in plan.adapters]
     for place, adapter in zip(places, plan.adapters, strict=True):
-        assert adapter.location.folder is not None
-        path = adapter.location.folder / adapter.file
-        read = files.get((path, None))
-        states.append(weights.nested(read.result()) if read else weights.load_adapter(path))
+        source = _adapter_source(adapter)
+        read = files.get(source)
+        states.append(weights.nested(read.result()) if read else weights.load_adapter(source[0]))
         if adapter.encodes and place not in encoders:
-            kind = CLIPVisionModelWithProjection
-            encoders[place] = _built(kind, adapter.location, adapter.encoder, plan, dtype, files)
+            kind, encoder = CLIPVisionModelWithProjection, adapter.encoder
+            encoders[place] = _built(kind, encoder.location, encoder.part, plan, dtype, files, encoder.config)
     needed = [adapter.encodes for adapter in plan.adapters]
     return states, [encoders[place] if need else None for place, need in zip(places, needed, strict=True)]
 

@@ -85,6 +85,11 @@ def _unreadable(path: Path, error: OSError) -> ModelError:
     return ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions, and those of its folder")
 
 
+def inside(folder: str, name: str) -> str:
+    """The name of a file in a folder of a location; the folder may be the location itself, ""."""
+    return f"{folder}/{name}" if folder else name
+
+
 def folder_location(path: Path) -> Location:
     """A folder on disk."""
     return Location(path.absolute())

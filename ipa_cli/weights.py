@@ -138,21 +138,47 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
+def adapter_name(name: str) -> str:
+    """A tensor's name as IP-Adapter's files have it, "image_proj.…" or "ip_adapter.…"; training writes another."""
+    for trained, usual in (("image_proj_model.", "image_proj."), ("adapter_modules.", "ip_adapter.")):
+        if name.removeprefix("module.").startswith(trained):
+            return usual + name.removeprefix("module.").removeprefix(trained)
+    return name
+
+
 def adapter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of an IP-Adapter file as its `.safetensors` names them: "image_proj.proj.weight"."""
+    """Shapes of the tensors of an IP-Adapter file by `adapter_name`."""
     if path.suffix == ".safetensors":
-        return header(path)
-    parts = load_adapter(path, "meta")
-    return {f"{part}.{key}": tuple(t.shape) for part, tensors in parts.items() for key, t in tensors.items()}
+        return {adapter_name(name): shape for name, shape in header(path).items()}
+    return {adapter_name(name): tuple(tensor.shape) for name, tensor in _pickled(path, "meta").items()}
 
 
-def load_adapter(path: Path, device: str = "cpu") -> dict[str, dict[str, Tensor]]:
+def load_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     """An IP-Adapter file as {"image_proj": …, "ip_adapter": …}; a pickle is read with `weights_only=True`."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    if path.suffix != ".safetensors":
+        return nested(_pickled(path, "cpu"))
+    from safetensors import safe_open
 
-        header(path)
-        return nested(load_file(path, device))
+    names = of_adapter(header(path))
+    with safe_open(path, framework="pt") as file:
+        return nested({name: file.get_tensor(name) for name in names})
+
+
+def of_adapter(names: Collection[str]) -> frozenset[str]:
+    """Those tensors of a file that are an IP-Adapter's: a training checkpoint holds its whole UNet beside."""
+    return frozenset(name for name in names if _part(name))
+
+
+def _part(name: str) -> str | None:
+    part = adapter_name(name).partition(".")[0]
+    return part if part in ("image_proj", "ip_adapter") else None
+
+
+def _pickled(path: Path, device: str) -> dict[str, Tensor]:
+    """The tensors of a pickle by their names, those of a table in it as "table.name".
+
+    Raises WeightsError for one that holds anything else.
+    """
     import pickle
 
     import torch
@@ -163,20 +189,23 @@ def load_adapter(path: Path, device: str = "cpu") -> dict[str, dict[str, Tensor]
         reason = (str(error).splitlines() or ["it is empty"])[0]
         raise WeightsError(
             f"{path} is not a pickle of bare tensors, and nothing else is opened: {reason}",
-            "use the .safetensors file of the same adapter",
+            "use its .safetensors version",
         ) from error
-    return nested(loaded)
+    found: dict[str, Tensor] = {}
+    for name, value in loaded.items() if isinstance(loaded, Mapping) else ():
+        found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+            raise WeightsError(f"{path} holds more than tensors: {str(name)[:80]!r}", "use its .safetensors version")
+    return found
 
 
-def nested(loaded: Any) -> dict[str, dict[str, Tensor]]:
-    """The tensors of an IP-Adapter file as {"image_proj": …, "ip_adapter": …}."""
-    if isinstance(loaded, Mapping) and {"image_proj", "ip_adapter"} <= set(loaded):
-        return {part: dict(loaded[part]) for part in ("image_proj", "ip_adapter")}
+def nested(loaded: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of an IP-Adapter file as {"image_proj": …, "ip_adapter": …}; what else is in it is left out."""
     parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for key, tensor in loaded.items() if isinstance(loaded, Mapping) else ():
-        part, _, rest = key.partition(".")
-        if part in parts:
-            parts[part][rest] = tensor
+    for name, tensor in loaded.items():
+        if part := _part(name):
+            parts[part][adapter_name(name).partition(".")[2]] = tensor
     if not all(parts.values()):
         raise WeightsError(
             "the file holds no IP-Adapter: it has no image_proj.* and ip_adapter.* tensors",

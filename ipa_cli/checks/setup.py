@@ -24,6 +24,7 @@ MODEL = {
     "ip_adapter",
     "ip_adapter_subfolder",
     "ip_adapter_weight_name",
+    "image_encoder",
 }
 
 

@@ -35,6 +35,7 @@ def compile(
     ip_adapter: options.IpAdapter = None,
     ip_adapter_subfolder: options.IpAdapterSubfolder = None,
     ip_adapter_weight_name: options.IpAdapterWeightName = None,
+    image_encoder: options.ImageEncoder = None,
     backend: options.Backend = None,
     compile_options: options.CompileOptions = None,
     device: options.Device = None,

@@ -30,6 +30,7 @@ def doctor(
     ip_adapter: options.IpAdapter = None,
     ip_adapter_subfolder: options.IpAdapterSubfolder = None,
     ip_adapter_weight_name: options.IpAdapterWeightName = None,
+    image_encoder: options.ImageEncoder = None,
     backend: options.Backend = None,
     device: options.Device = None,
     cache_dir: options.CacheDir = None,

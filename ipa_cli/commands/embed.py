@@ -26,6 +26,7 @@ def embed(
     ip_adapter: options.IpAdapter = None,
     ip_adapter_subfolder: options.IpAdapterSubfolder = None,
     ip_adapter_weight_name: options.IpAdapterWeightName = None,
+    image_encoder: options.ImageEncoder = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     json: options.Json = False,

@@ -94,6 +94,7 @@ Revision = _text("revision", "--revision", panel=_MODEL)
 IpAdapter = _text("ip_adapter", "--ip-adapter", panel=_MODEL)
 IpAdapterSubfolder = _text("ip_adapter_subfolder", "--ip-adapter-subfolder", panel=_MODEL)
 IpAdapterWeightName = _text("ip_adapter_weight_name", "--ip-adapter-weight-name", panel=_MODEL)
+ImageEncoder = _text("image_encoder", "--image-encoder", panel=_MODEL)
 
 Backend = _text("backend", "--backend", "-b", panel=_MACHINE)
 Compile = Annotated[bool | None, _option("compile", "--compile/--no-compile", panel=_MACHINE)]

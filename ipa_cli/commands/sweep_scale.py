@@ -62,6 +62,7 @@ def sweep_scale(
     ip_adapter: options.IpAdapter = None,
     ip_adapter_subfolder: options.IpAdapterSubfolder = None,
     ip_adapter_weight_name: options.IpAdapterWeightName = None,
+    image_encoder: options.ImageEncoder = None,
     backend: options.Backend = None,
     compile: options.Compile = None,
     compile_options: options.CompileOptions = None,

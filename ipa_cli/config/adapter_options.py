@@ -25,6 +25,7 @@ KEYS = {
     "fit": "fit",
     "mask": "mask",
     "embeds": "embeds",
+    "encoder": "image_encoder",
 }
 # Settings that belong to one adapter; the others above are defaults for all of them.
 OF_FILE = ("ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name")

@@ -117,6 +117,9 @@ class Settings:
     ip_adapter: str | None = _place(None, "IP-Adapter: hub id, folder or file; none for no adapter")
     ip_adapter_subfolder: str | None = _plain(None, "folder of the adapter inside its repository", _inside)
     ip_adapter_weight_name: str | None = _plain(None, "file name of the adapter's weights", _inside)
+    image_encoder: str | None = _place(
+        None, "the adapter's image encoder: a file, folder or hub id (owner/name:folder)"
+    )
     backend: str = _plain(
         "auto", "how the UNet runs: auto, eager, inductor, nexfort, or oneflow (never run on a real OneFlow build)"
     )

@@ -21,6 +21,7 @@ from . import adapter_options, files
 from .settings import FIELDS, OWN, PLACE, ConfigError, Settings, at_home, is_file
 
 MOST_BYTES = 1 << 24
+ON_HUB = ("model", "ip_adapter", "image_encoder")  # may name a hub repository
 HINT = "`ipa config trust` lets the file, as it is now, set everything"
 
 
@@ -84,7 +85,7 @@ def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
     found: list[str] = []
 
     def look(name: str, text: str) -> str:
-        if name in ("model", "ip_adapter") and "/" in text and not Path(text).expanduser().exists():
+        if name in ON_HUB and "/" in text and not Path(text).expanduser().exists():
             found.append(text)
         return text
 
@@ -129,7 +130,7 @@ def _found(name: str, text: str, path: Path) -> str:
     if text in ("", "-") or "://" in text or text.startswith(("/", "~")):
         return text
     place = path.parent / text
-    repository = name in ("model", "ip_adapter") and not ("/" in text and place.exists())
+    repository = name in ON_HUB and not ("/" in text and place.exists())
     return text if repository else str(place)
 
 
