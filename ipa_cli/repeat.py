@@ -62,6 +62,8 @@ def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> L
 def check_there(recorded: Recorded, settings: Settings) -> None:
     """Raise IpaError when a reference picture that is to be used again is not where it was."""
     for source, _ in _used_again(recorded, settings):
+        if source == reference.STDIN:
+            raise IpaError(f"a reference picture of {recorded.path} came from stdin", "name where it is with --image")
         try:
             reference.expand(source)
         except IpaError as error:

@@ -92,20 +92,22 @@ class Task:
 def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...]:
     """The reference pictures and masks of every adapter, each checked and read once; says what was done to them."""
     each = adapter_options.each(settings)
-    names = [[member for text in one.image for member in reference.expand(text)] for one in each]
-    references = _read_once(names, reference.load, reporter)
-    masks = _read_once([one.mask for one in each], reference.load_mask, reporter)
+    pictures = [name for one in each for name in (*one.image, *one.mask)]
+    if pictures.count(reference.STDIN) > 1:
+        raise UsageError("stdin can be one picture only", "name files for the others")
+    members = {name: reference.expand(name, reporter.note) for name in dict.fromkeys(pictures)}
+
+    def read_once(typed: Sequence[Sequence[str]], load: Callable[[str], Reference]) -> list[tuple[Reference, ...]]:
+        names = [[member for name in many for member in members[name]] for many in typed]
+        found = {name: load(name) for name in dict.fromkeys(name for many in names for name in many)}
+        for picture in found.values():
+            for remark in picture.notes:
+                reporter.note(f"{picture.source}: {remark}")
+        return [tuple(found[name] for name in many) for many in names]
+
+    references = read_once([one.image for one in each], reference.load)
+    masks = read_once([one.mask for one in each], reference.load_mask)
     return tuple(map(Loaded, references, masks))
-
-
-def _read_once(
-    names: Sequence[Sequence[str]], load: Callable[[str], Reference], reporter: Reporter
-) -> list[tuple[Reference, ...]]:
-    found = {name: load(name) for name in dict.fromkeys(name for many in names for name in many)}
-    for picture in found.values():
-        for remark in picture.notes:
-            reporter.note(f"{picture.source}: {remark}")
-    return [tuple(found[name] for name in many) for many in names]
 
 
 def make_task(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Task:

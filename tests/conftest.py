@@ -199,3 +199,12 @@ def _wait_for(text: str, descriptor: int, process: subprocess.Popen[bytes], time
         assert process.poll() is None, f"ended before {text!r}: {seen.decode()}"
         assert time.monotonic() < ends, f"never said {text!r}: {seen.decode()}"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def stdin() -> Iterator[Callable[[int], object]]:
+    """Puts a descriptor in the place of stdin."""
+    kept = os.dup(0)
+    yield lambda descriptor: os.dup2(descriptor, 0)
+    os.dup2(kept, 0)
+    os.close(kept)

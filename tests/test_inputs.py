@@ -98,15 +98,6 @@ def test_a_file_that_a_pipe_has_replaced_is_not_waited_for(tmp_path, monkeypatch
     refused(tmp_path / "pipe", "was replaced while it was opened")
 
 
-@pytest.fixture
-def stdin():
-    """Puts a descriptor in the place of stdin."""
-    kept = os.dup(0)
-    yield lambda descriptor: os.dup2(descriptor, 0)
-    os.dup2(kept, 0)
-    os.close(kept)
-
-
 def test_stdin_is_read_to_its_end(stdin, tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     with (tmp_path / "file").open("rb") as file:

@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,38 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PIXELS = 64_000_000
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+
+@dataclass(frozen=True)
+class OptionalFormat:
+    """A format that may not be read here; `brands` are in the first box of such a file (ISO/IEC 23008-12)."""
+
+    suffixes: tuple[str, ...]
+    brands: frozenset[bytes]
+    needs: str
+    hint: str
+
+
+_OPTIONAL = {
+    "AVIF": OptionalFormat(
+        (".avif", ".avifs"), frozenset({b"avif", b"avis"}), "AVIF needs Pillow 11.3", "pip install --upgrade pillow"
+    ),
+    "HEIF": OptionalFormat(
+        (".heic", ".heif", ".hif"),
+        frozenset({b"heic", b"heix", b"hevc", b"hevx"}),
+        "HEIC needs the package pillow-heif",
+        "pip install pillow-heif",
+    ),
+}
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(suffix for kind in _OPTIONAL.values() for suffix in kind.suffixes),
+)
+# Pictures that no decoder here takes: in a folder they are told of.
+OTHER_SUFFIXES = (
+    *(".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico", ".exr", ".hdr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
 
 # Format -> the plugin that registers it. No other decoder is ever tried.
 _FORMATS = {
@@ -27,9 +59,9 @@ _FORMATS = {
     "GIF": "GifImagePlugin",
     "BMP": "BmpImagePlugin",
     "TIFF": "TiffImagePlugin",
-    "AVIF": "AvifImagePlugin",  # since Pillow 11.3
+    "AVIF": "AvifImagePlugin",
 }
-_KINDS = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+_KINDS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 
 _DAMAGE = (  # what Pillow's decoders raise on damaged files
     OSError,
@@ -68,6 +100,9 @@ def decode(data: bytes, source: str) -> tuple[Image, list[str]]:
                 opened.load()
                 image = to_srgb(ImageOps.exif_transpose(opened), notes)
     except UnidentifiedImageError as error:
+        for kind in missing():
+            if kind.brands & _brands(data):
+                raise IpaError(f"{source} cannot be read: {kind.needs}", kind.hint) from error
         what = "a web page or SVG" if data.lstrip()[:1] == b"<" else "damaged, or no picture"
         raise IpaError(f"{source} is {what}", f"it must be a {_KINDS} picture") from error
     except Image.DecompressionBombError as error:
@@ -85,4 +120,19 @@ def formats() -> list[str]:
     for plugin in _FORMATS.values():
         with suppress(ImportError):
             import_module(f"PIL.{plugin}")
-    return [name for name in _FORMATS if name in Image.OPEN]
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+    return [name for name in (*_FORMATS, "HEIF") if name in Image.OPEN]
+
+
+def missing() -> list[OptionalFormat]:
+    """The formats that need something which is not here."""
+    here = formats()
+    return [kind for name, kind in _OPTIONAL.items() if name not in here]
+
+
+def _brands(data: bytes) -> set[bytes]:
+    if data[4:8] != b"ftyp":
+        return set()
+    box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    return {box[at : at + 4] for at in range(0, len(box), 4)}

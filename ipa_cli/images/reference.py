@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING
 from .. import inputs
 from ..errors import IpaError, UsageError
 from . import colour, mask
-from .decode import SUFFIXES, decode
+from .decode import OTHER_SUFFIXES, SUFFIXES, decode, missing
 from .download import fetch, web_address
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+STDIN = "-"
 FILE_BYTES = 256_000_000
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|file|ftp):", re.IGNORECASE)
@@ -40,21 +42,26 @@ class Reference:
     notes: tuple[str, ...] = ()
 
 
-def expand(reference: str) -> list[str]:
+def expand(reference: str, note: Callable[[str], None] | None = None) -> list[str]:
     """Name the pictures that `reference` stands for, each as `load` takes it.
 
-    A URL or file stands for itself, a folder for every picture in it (natural order, not its subfolders),
-    `folder/name` without a suffix for the one picture of that name. `~` is the home folder. Raises IpaError when
-    there is none, more than one of that name, or the URL is not http or https.
+    A URL or file stands for itself, a folder for every picture in it (natural order, not its subfolders), so does a
+    pattern such as `pics/*.jpg` or `pics/**/*.jpg`, `folder/name` without a suffix for the one picture of that name.
+    `~` is the home folder, `-` is stdin. `note` is told of pictures that cannot be read here and are left out. Raises
+    IpaError when there is none, more than one of that name, or the URL is not http or https.
     """
+    if reference == STDIN:
+        return [STDIN]
     if _SCHEME.match(reference):
         return [web_address(reference)]
     path = _path(reference)
     try:
         if path.is_dir():
-            return [str(member) for member in _members(path)]
+            return _readable(reference, path.iterdir(), note)
         if path.exists():
             return [str(path)]
+        if glob.has_magic(str(path)):  # Path.glob takes no absolute patterns
+            return _readable(reference, map(Path, glob.iglob(str(path), recursive=True)), note)  # noqa: PTH207
         named = [member for member in _pictures(path.parent) if member.stem == path.name]
     except OSError as error:
         raise _unreadable(reference, error) from error
@@ -83,13 +90,15 @@ def load_mask(name: str) -> Reference:
 
 
 def _load(name: str, seen: Callable[[Image, list[str]], Image]) -> Reference:
-    if _SCHEME.match(name):
-        source = web_address(name)
+    source, shown = name, name
+    if name == STDIN:
+        shown, data = "stdin", inputs.read_stdin(FILE_BYTES, "a picture")
+    elif _SCHEME.match(name):
+        shown = source = web_address(name)
         data = fetch(source)
     else:
-        source = name
         data = _read(_path(name))
-    image, notes = decode(data, source)
+    image, notes = decode(data, shown)
     image = seen(image, notes)
     return Reference(image, source, hashlib.sha256(data).hexdigest(), image.width, image.height, tuple(notes))
 
@@ -114,27 +123,40 @@ def _read(path: Path) -> bytes:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
+    return _sorted(folder.iterdir(), SUFFIXES) if folder.is_dir() else []
+
+
+def _sorted(paths: Iterable[Path], suffixes: Collection[str]) -> list[Path]:
     found = (
-        member
-        for member in folder.iterdir()
-        if member.suffix.lower() in SUFFIXES and not member.name.startswith(".") and member.is_file()
+        path for path in paths if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
     )
     return sorted(found, key=_natural)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural(path: Path) -> list[list[tuple[int, str]]]:
     # Digits compare as numbers: cat2 before cat10. The name itself decides between cat1 and cat01.
-    runs = re.findall(r"([0-9]+)|([^0-9]+)", path.name.casefold())
-    return [(int(digits or 0), text) for digits, text in runs] + [(0, path.name)]
+    runs = [re.findall(r"([0-9]+)|([^0-9]+)", part.casefold()) for part in path.parts]
+    return [*([(int(digits or 0), text) for digits, text in part] for part in runs), [(0, path.name)]]
 
 
-def _members(folder: Path) -> list[Path]:
-    found = _pictures(folder)
+def _readable(reference: str, paths: Iterable[Path], note: Callable[[str], None] | None) -> list[str]:
+    """Those of `paths` that can be read, in natural order. Raises IpaError when there is none."""
+    paths, here, hint = list(paths), set(SUFFIXES), f"pictures end in {', '.join(SUFFIXES)}"
+    left_out = [(kind.suffixes, kind.needs, kind.hint) for kind in missing()]
+    for suffixes, why, cure in (*left_out, (OTHER_SUFFIXES, "of a kind that is not read", hint)):
+        here.difference_update(suffixes)
+        if names := [path.name for path in _sorted(paths, suffixes)]:
+            hint = cure
+            if note is not None:
+                note(f"{reference}: left out {_listed(names)}: {why}")
+    found = _sorted(paths, here)
     if not found:
-        raise IpaError(f"no picture in {folder}", f"pictures end in {', '.join(SUFFIXES)}")
-    return found
+        raise IpaError(f"no picture in {reference}", hint)
+    return [str(path) for path in found]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _missing(path: Path) -> IpaError:

@@ -216,6 +216,22 @@ def test_an_output_is_a_file_a_folder_or_a_template(ipa, world, output, name):
 # --- what is refused ------------------------------------------------------------------------------------------
 
 
+def test_a_picture_may_come_from_stdin_or_a_pipe_and_only_one(ipa, world, stdin):
+    with REFERENCE.open("rb") as file:
+        stdin(file.fileno())
+        assert ipa("generate", *FAST, "--image", "-", "--output", "stdin.png").exit_code == 0
+    with subprocess.Popen(["cat", REFERENCE], stdout=subprocess.PIPE) as cat:
+        name = f"/dev/fd/{cat.stdout.fileno()}"
+        assert ipa("generate", *FAST, "--image", name, "--output", "pipe.png").exit_code == 0
+    assert ipa("generate", *FAST, "--image", REFERENCE, "--output", "file.png").exit_code == 0
+    names = ("stdin.png", "pipe.png", "file.png")
+    assert len({Image.open(world.cwd / name).tobytes() for name in names}) == 1
+    again = ipa("generate", "--from", "stdin.png", "--json")
+    assert "came from stdin" in again.error()["message"]
+    both = ipa("generate", *FAST, "--image", "-", "--mask", "-", "--json")
+    assert both.exit_code == 2 and "stdin" in both.error()["message"]
+
+
 def test_a_mask_may_be_painted_in_alpha_or_in_colour(ipa, world):
     painted = {"white.png": ("black", "white"), "clear.png": ("#ffffff00", "white"), "red.png": ("black", "red")}
     pixels = []

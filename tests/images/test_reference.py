@@ -109,6 +109,68 @@ def test_what_stands_for_nothing_gets_a_suggestion(folder, typed, message, hint)
     assert caught.value.hint.startswith(hint.format(folder))
 
 
+def test_suffixes_that_people_have_are_pictures_too(tmp_path):
+    for suffix in (".jfif", ".jpe", ".JPEG", ".apng", ".mpo"):
+        saved(tmp_path / f"a{suffix}", format="PNG")
+    assert len(expand(str(tmp_path))) == 5
+
+
+def test_a_pattern_is_every_picture_it_matches_in_natural_order(folder):
+    below = folder / "sub.png" / "deep"
+    below.mkdir()
+    for name in ("cat3.png", "cat12.png"):
+        saved(below / name)
+    named = {
+        "cat*.png": ["cat2.png", "cat10.png"],
+        "*": ["Cat1.JPG", "cat2.png", "cat10.png", "dog.gif", "dog.webp", "my.cat.png"],
+        "[cd]?[tg].*": ["dog.gif", "dog.webp"],
+        "**/cat*.png": ["cat2.png", "cat10.png", "sub.png/deep/cat3.png", "sub.png/deep/cat12.png"],
+    }
+    for pattern, names in named.items():
+        assert expand(f"{folder}/{pattern}") == expand(f"~/{pattern}") == [f"{folder}/{name}" for name in names]
+    saved(folder / "cat[2].png")
+    assert expand(f"{folder}/cat[2].png") == [f"{folder}/cat[2].png"]  # there is one of that very name
+    with pytest.raises(IpaError, match="no picture in"):
+        expand(f"{folder}/bird*.png")
+
+
+def test_pictures_that_cannot_be_read_are_told_of(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    for name in ("IMG_2.HEIC", "IMG_10.heif", "raw.cr2", "logo.svg"):
+        (folder / name).write_bytes(b"")
+    notes = []
+    assert len(expand(str(folder), notes.append)) == 6
+    assert notes == [
+        f"{folder}: left out IMG_2.HEIC, IMG_10.heif: HEIC needs the package pillow-heif",
+        f"{folder}: left out logo.svg, raw.cr2: of a kind that is not read",
+    ]
+    with pytest.raises(IpaError, match="no picture in") as caught:
+        expand(f"{folder}/IMG*")
+    assert caught.value.hint == "pip install pillow-heif"
+
+
+def test_heic_without_its_package_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"):
+        (tmp_path / "cat.jpg").write_bytes(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(40))
+        error = refused(str(tmp_path / "cat.jpg"), "cannot be read: HEIC needs the package pillow-heif")
+        assert error.hint == "pip install pillow-heif"
+
+
+def test_heic_is_read_with_its_package(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = load(saved(tmp_path / "cat.HEIC", HALVES, format="HEIF", quality=90, exif=exif)).image
+    assert image.mode == "RGB" and np.abs(np.asarray(image.getpixel((4, 4)), int) - (255, 0, 0)).max() < 30
+    assert expand(str(tmp_path)) == [f"{tmp_path}/cat.HEIC"]
+    (tmp_path / "cat.HEIC").write_bytes((tmp_path / "cat.HEIC").read_bytes()[:-50])
+    with pytest.raises(IpaError):
+        load(f"{tmp_path}/cat.HEIC")
+
+
 def test_loading_what_is_not_there_gets_a_suggestion_too(folder):
     assert refused(f"{folder}/catt2.png", "does not exist").hint == f"did you mean {folder}/cat2.png?"
 
