@@ -11,7 +11,8 @@ from . import __version__, files, models
 from .config import Settings
 from .embeddings import FORMAT
 from .errors import IpaError, UsageError
-from .record import adapter_name, public_name
+from .privacy import public_name
+from .record import adapter_name
 from .report import Reporter
 from .task import load_references, make_task
 
@@ -56,7 +57,7 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
     metadata = {
         "format": FORMAT,
         "ipa": __version__,
-        "model": plan.name,
+        "model": public_name(plan.name),
         "adapter": name,
         "file": PurePosixPath(plan.adapter.file).name,
         "fit": settings.fit,

@@ -13,6 +13,7 @@ from . import backends, keys, probe, requirements, store
 from .config import Settings
 from .errors import IpaError, UsageError
 from .keys import GraphKey
+from .privacy import public_name
 from .report import Reporter
 from .store import Entry, Store
 
@@ -201,7 +202,11 @@ def _open(module: Backend, unet: Any, wanted: Wanted, cache: Store, entry: Entry
 def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, miss: store.Miss, reporter: Reporter) -> Ready:
     started = time.perf_counter()
     own = key(unet, wanted)
-    describe = {"model": wanted.model, "options": _plain(_in_the_code(wanted.options)), "dtype": own.factors["dtype"]}
+    describe = {
+        "model": public_name(wanted.model),
+        "options": _plain(_in_the_code(wanted.options)),
+        "dtype": own.factors["dtype"],
+    }
     reporter.note(f"{_no_graph(miss)}: compiling{_estimate(cache, own)}")
     with reporter.stage(f"compiling {own.shape}") as doing:
         built = store.build(

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .config import FIELDS, adapter_options
+from .privacy import public, public_name, public_settings
 
 if TYPE_CHECKING:
     from .adapters import AdapterPlan
@@ -30,7 +31,8 @@ NOT_OF_THE_PICTURE = (
 def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str, Any]:
     """Everything needed to draw picture `number` again, as its file carries it."""
     request = task.requests[number]
-    return {
+    asked = public_settings(session.settings, asked_settings())
+    recorded = {
         "prompt": task.prompt,
         "negative_prompt": task.negative_prompt,
         "width": request.width,
@@ -39,7 +41,7 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "guidance_scale": request.guidance_scale,
         "seed": request.seed,
         "scheduler": scheduler_name(session),
-        "model": session.plan.name,
+        "model": public_name(session.plan.name),
         "load_format": session.settings.load_format,
         "revision": session.settings.revision,
         "variant": session.settings.variant,
@@ -49,13 +51,14 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "graph": ready.entry.id if ready.entry else None,
         "adapters": _adapter_record(session, task),
         "settings": {
-            **{name: getattr(session.settings, name) for name in asked_settings()},
+            **asked,
             "adapter": [
                 adapter_options.with_scale(text, use.scale)
-                for text, use in zip(session.settings.adapter, task.adapters, strict=False)
+                for text, use in zip(asked["adapter"], task.adapters, strict=False)
             ],
         },
     }
+    return public(recorded)
 
 
 def asked_settings() -> tuple[str, ...]:
@@ -78,7 +81,7 @@ def _name(plan: Plan, adapter: AdapterPlan) -> str:
         return "dummy"
     if plan.name == "demo" and adapter.location == plan.location:
         return "demo"
-    return f"{adapter.location}/{adapter.file}"
+    return public_name(f"{adapter.location}/{adapter.file}")
 
 
 def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
@@ -95,7 +98,9 @@ def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
                 {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256, "weight": weight}
                 for reference, weight in zip(use.references, use.weights, strict=False)
             ],
-            "embeds": None if use.embeds is None else {"source": use.embeds.source, "sha256": use.embeds.sha256},
+            "embeds": None
+            if use.embeds is None
+            else {"source": public_name(use.embeds.source), "sha256": use.embeds.sha256},
             "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in use.masks],
         }
         for adapter, use in zip(session.plan.adapters, task.adapters, strict=True)
@@ -105,8 +110,3 @@ def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
 def _recorded_source(plan: Plan, reference: Reference) -> str | None:
     """A reference's name as a picture records it: None for the model's own."""
     return None if reference.source == plan.defaults.get("reference") else public_name(reference.source)
-
-
-def public_name(source: str) -> str:
-    """A reference's name without the query of its address, which may be a signature."""
-    return source.partition("?")[0] if source.startswith(("http://", "https://")) else source

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import files, keys
 from ..errors import UsageError
+from ..privacy import public_text
 from . import chart, results, table
 from .plan import Part, Spec
 from .results import Bench
@@ -24,7 +25,7 @@ WORK = ".work"
 def write(folder: Path, done: Bench) -> None:
     """Data, table and chart, each file whole or not at all. Raises IpaError when the folder cannot be written."""
     files.replace(folder / RESULTS, (json.dumps(results.to_data(done), indent=1) + "\n").encode())
-    files.replace(folder / TABLE, table.markdown(done).encode())
+    files.replace(folder / TABLE, public_text(table.markdown(done)).encode())
     files.replace(folder / CHART, chart.draw(done))
 
 

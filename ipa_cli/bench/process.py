@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import child
+from ..privacy import public_text
 
 if TYPE_CHECKING:
     import subprocess
@@ -119,7 +120,7 @@ def _with_log(answer: Answer, stderr: Path, log: Path) -> Answer:
 
 
 def _read(stderr: Path) -> str:
-    return stderr.read_text(encoding="utf-8", errors="replace")
+    return public_text(stderr.read_text(encoding="utf-8", errors="replace"))
 
 
 def _why(status: int, log: str) -> str:

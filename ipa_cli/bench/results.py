@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
+from ..privacy import public
 from .plan import Spec
 
 FORMAT = 1
@@ -158,7 +160,7 @@ def to_data(bench: Bench) -> dict[str, Any]:
             "runs": [dict(run) for run in column.runs],
         }
 
-    return {
+    data = {
         "format": FORMAT,
         "date": bench.date,
         "seconds": bench.seconds,
@@ -169,13 +171,15 @@ def to_data(bench: Bench) -> dict[str, Any]:
         "backends": [plain(column) for column in bench.columns],
         "references": [plain(column) for column in bench.references],
     }
+    return public(data)
 
 
 def measured(data: Mapping[str, Any], key: str) -> dict[Spec, Column]:
     """What `to_data` keeps of the runs of "backends" or "references"; why one failed is left out, it is tried again."""
     found = {}
     for entry in data[key]:
-        spec = Spec(entry["name"], entry["backend"], entry["options"], entry["python"])
+        python = entry["python"] and os.path.expanduser(entry["python"])  # noqa: PTH111 (a text, as it was given)
+        spec = Spec(entry["name"], entry["backend"], entry["options"], python)
         found[spec] = Column(spec, tuple(entry["runs"]), entry["parity"], entry["environment"])
     return found
 

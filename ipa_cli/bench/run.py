@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import probe
 from ..config import Settings
+from ..privacy import public_settings
 from ..report import Reporter
 from . import drawn, files, plan, process, results
 from .plan import Part, Spec
@@ -49,7 +50,7 @@ def asked(work: Work, specs: Sequence[Spec]) -> dict[str, Any]:
         "size": f"{settings.width}x{settings.height}" if settings.width else "the model's own",
         "batch": work.batch,
         "dynamic": sorted(ranges),
-        **{name: getattr(settings, name) for name in TASK},
+        **public_settings(settings, TASK),
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import re
 import ssl
 import threading
 import urllib.error
@@ -12,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from ..privacy import public_text
 from .check import Check
 from .places import expand, hub_home
 
@@ -27,7 +27,7 @@ def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
     if offline:
         check = Check(NAME, "skipped", f"offline ({offline[0]}): only models in the cache can be used")
         return lambda: check
-    shown = without_passwords(endpoint)
+    shown = public_text(endpoint)
     if not endpoint.lower().startswith(("http://", "https://")):
         check = Check(NAME, "warning", f"HF_ENDPOINT is '{shown}', which is no http(s) address", "unset HF_ENDPOINT")
         return lambda: check
@@ -72,11 +72,6 @@ def token(environ: Mapping[str, str]) -> Check:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
         return Check("hub token", "warning", f"{path} cannot be read: {why}", "`hf auth login`")
     return Check("hub token", "ok", "none: only gated and private models need one (`hf auth login`)")
-
-
-def without_passwords(text: str) -> str:
-    """`text` with every URL in it, well formed or not, freed of user and password."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 class _Still(urllib.request.HTTPRedirectHandler):

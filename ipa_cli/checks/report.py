@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .. import __version__
+from ..privacy import public_text
 from .check import Check
-from .hub import without_passwords
 from .places import expand
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
@@ -29,12 +29,12 @@ def text(checks: Iterable[Check], environ: Mapping[str, str]) -> str:
 
 
 def redact(said: str, environ: Mapping[str, str], homes: Iterable[str], users: Iterable[str]) -> str:
-    """`said` without the values of variables that are named like secrets, things that look like tokens, passwords in
-    URLs, home folders (as ~) and user names."""
+    """`said` without the values of variables that are named like secrets, things that look like tokens, passwords and
+    queries of URLs, home folders (as ~) and user names."""
     secrets = {value for name, value in environ.items() if _SECRET_NAME.search(name) and len(value) >= 6}
     for secret in sorted(secrets, key=len, reverse=True):
         said = said.replace(secret, "<secret>")
-    said = without_passwords(_SECRET.sub("<secret>", said))
+    said = public_text(_SECRET.sub("<secret>", said))
     for home in sorted(homes, key=len, reverse=True):
         said = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", said)
     for user in users:

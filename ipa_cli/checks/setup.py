@@ -10,7 +10,7 @@ from typing import Any
 from .. import adapters, config, models
 from ..config import Resolved, Settings, Source
 from ..errors import IpaError
-from . import hub
+from ..privacy import public_text
 from .check import Check
 from .places import expand
 
@@ -59,7 +59,7 @@ def check_model(settings: Settings, asked: bool) -> Check:
     try:
         plan = models.plan(settings)
     except IpaError as error:
-        return Check(name, "failure", hub.without_passwords(error.message), error.hint, asked)
+        return Check(name, "failure", public_text(error.message), error.hint, asked)
     except ImportError as error:  # a bare or a broken installation
         return Check(name, "failure" if asked else "skipped", f"not looked at: {error}", "`pip install ipa-cli`", asked)
     layers = f"{adapters.cross_attention_layers(plan.unet_config)} cross-attention layers"

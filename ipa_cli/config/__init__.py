@@ -14,7 +14,7 @@ from .settings import (
 )
 from .sources import Layer, Resolved, Source, resolve
 from .trust import HINT as TRUST_HINT
-from .trust import Ignored, repositories, trust, untrust
+from .trust import Ignored, repositories, trust, untrust, with_places
 
 __all__ = [
     "FIELDS",
@@ -38,4 +38,5 @@ __all__ = [
     "trust",
     "untrust",
     "user_file",
+    "with_places",
 ]

@@ -59,7 +59,7 @@ def with_places(text: str, change: Callable[[str, str], str]) -> str:
     for number, part in enumerate(parts):
         key, _, value = part.partition("=")
         if number == 0 and not _KEY.match(part):
-            place = _file(part.strip())[0] or ""
+            place = part.strip() if "://" in part else _file(part.strip())[0] or ""
             if place:
                 parts[0] = change("ip_adapter", place) + part.strip().removeprefix(place)
         elif key in KEYS and FIELDS[KEYS[key]].metadata["kind"] == PLACE:

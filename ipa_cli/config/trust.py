@@ -56,7 +56,7 @@ def read_project(path: Path, cwd: Path) -> tuple[dict[str, Any], tuple[Ignored, 
     values = files.parse(path, data)
     whys = {} if trusted else {name: why for name, value in values.items() if (why := _refusal(name, value, path))}
     kept = {
-        name: value if path.parent == cwd else _with_places(name, value, lambda name, text: _found(name, text, path))
+        name: value if path.parent == cwd else with_places(name, value, lambda name, text: _found(name, text, path))
         for name, value in values.items()
         if name not in whys
     }
@@ -90,7 +90,7 @@ def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
         return text
 
     for name in names:
-        _with_places(name, getattr(settings, name), look)
+        with_places(name, getattr(settings, name), look)
     return list(dict.fromkeys(found))
 
 
@@ -109,7 +109,7 @@ def _refusal(name: str, value: Any, path: Path) -> str | None:
             problems.append(problem)
         return text
 
-    _with_places(name, value, look)
+    with_places(name, value, look)
     return problems[0] if problems else None
 
 
@@ -134,7 +134,7 @@ def _found(name: str, text: str, path: Path) -> str:
     return text if repository else str(place)
 
 
-def _with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any:
+def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any:
     """The value of a setting after `change`, of a setting's name and the place, to every place that it names."""
     if value is None or FIELDS[name].metadata["kind"] != PLACE:
         return value

@@ -18,6 +18,7 @@ from typing import Any
 
 from .. import files, inputs
 from ..errors import IpaError
+from ..privacy import public
 from .plan import Point, Sweep, in_words
 
 SCHEMA_VERSION = 2
@@ -54,7 +55,7 @@ def describe(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
         "seeds": sweep.seeds,
         **settings,
     }
-    return json.loads(json.dumps(plan, allow_nan=False))
+    return json.loads(json.dumps(public(plan), allow_nan=False))
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from ..config import Settings, adapter_options
 from ..embeddings import Embeds
 from ..errors import UsageError
 from ..models import Plan
-from ..record import public_name
+from ..privacy import public_name, public_settings
 from ..task import Task, Use
 from . import plan
 
@@ -99,4 +99,4 @@ def plan_of(settings: Settings, looks: Sequence[Look]) -> dict[str, Any]:
         "masks": [mask.sha256 for use in uses for mask in use.masks],
         "fit": each([use.fit for use in uses]),
     }
-    return {**said, "adapters": list(settings.adapter)} if settings.adapter else said
+    return {**said, "adapters": public_settings(settings, ["adapter"])["adapter"]} if settings.adapter else said

@@ -15,6 +15,7 @@ from .. import __version__, models, pictures, schedulers, session
 from ..config import Settings
 from ..errors import IpaError, UsageError
 from ..generation import graph_facts, say_what_it_is
+from ..privacy import public_name, public_text
 from ..record import adapter_name, record, scheduler_name
 from ..report import Reporter
 from ..task import Task, check_masks, load_references, make_task
@@ -185,7 +186,7 @@ def _known_before_loading(
         "negative_prompt": base.negative_prompt,
         "steps": base.requests[0].steps,
         "guidance_scale": base.requests[0].guidance_scale,
-        "model": model.name,
+        "model": public_name(model.name),
         "load_format": settings.load_format,
         "revision": settings.revision,
         "variant": settings.variant,
@@ -339,7 +340,7 @@ def _draw(studio: Studio, folder: Path, point: Point, conditions: Conditions, re
             studio.session, ready.denoiser, task.requests[0], scaled, Path(point.file).name, reporter
         )
     except IpaError as error:
-        return Outcome(point, None, error.message)
+        return Outcome(point, None, public_text(error.message))
     settings = record(_as_asked(studio.session, task), ready, task, 0)
     saved = pictures.write_png(folder / point.file, image, settings, force=True)
     return Outcome(point, saved.sha256)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from ipa_cli.bench import chart, results, table
+from ipa_cli.bench import chart, files, results, table
 from ipa_cli.bench.plan import parse_specs
 from ipa_cli.bench.results import Bench, Column
 from ipa_cli.errors import UsageError
@@ -94,6 +94,21 @@ def test_the_table_has_median_ratio_and_spread():
     assert found["UNet error vs fp32"] == ("2.0e-03", "2.0e-03", missing)
     assert found["Eager's own error vs fp32"] == ("1.0e-03", "1.0e-03", missing)
     assert found["Picture vs eager (PSNR)"] == ("identical", "40.0 dB", missing)
+
+
+def test_files_of_a_bench_tell_no_secret_and_it_goes_on_with_the_same_pythons(world):
+    python, address = f"{world.home}/env/bin/python", "https://me:hunter2@host/x?token=hunter2"
+    bench = a_bench()
+    spec = replace(bench.columns[0].spec, python=python)
+    column = replace(
+        bench.columns[0], spec=spec, reason=f"cannot reach {address}", hint=address, log=(f"{python}: no",)
+    )
+    bench = replace(bench, columns=(column, *bench.columns[1:]), asked={"model": f"{world.home}/m"})
+    files.write(world.cwd, bench)
+    for name in (files.RESULTS, files.TABLE):
+        text = (world.cwd / name).read_text()
+        assert "hunter2" not in text and str(world.home) not in text
+    assert spec in results.measured(results.read(world.cwd), "backends")
 
 
 def test_what_was_not_measured_is_said_so():
