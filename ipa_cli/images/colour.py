@@ -99,7 +99,7 @@ def _by_profile(image: Image, profile: Any, notes: list[str]) -> Image:
 def _is_adobe_rgb(image: Image) -> bool:
     try:
         index = image.getexif().get_ifd(_INTEROP).get(_INTEROP_INDEX)
-    except SyntaxError:  # no EXIF data after all
+    except (SyntaxError, KeyError):  # no EXIF data after all, or in some versions of Pillow no such part in it
         return False
     return str(index).startswith("R03")
 

@@ -138,3 +138,12 @@ def test_a_gamma_of_its_own_is_told(tmp_path):
         (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
         said.append(load(str(tmp_path / "a.png")).notes)
     assert said == [(), ("its gamma of 1 is not applied",)]
+
+
+def test_a_picture_without_that_part_of_exif_is_read_by_every_pillow(tmp_path, monkeypatch):
+    def absent(exif, tag):  # as Pillow 12 answers
+        raise KeyError(tag)
+
+    Image.new("RGB", (8, 8), GREEN).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Exif, "get_ifd", absent)
+    assert near(tmp_path / "a.png", GREEN)
