@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 import ssl
 import string
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import IpaError, UsageError
 from ..inputs import within
 
+if TYPE_CHECKING:
+    import httpx2
+
 URL_BYTES = 32 << 20
 URL_SECONDS = 30.0  # in total: names, redirects, headers and content
 REDIRECTS = 5
+_EXAMPLE = "--image https://host/cat.png"
+_LOCAL = "download it and name the file"
 
 
 def web_address(url: str) -> str:
@@ -26,92 +29,79 @@ def web_address(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url.strip())
         host, port = parts.hostname, parts.port
+        name = (host or "").encode("idna").decode()  # no empty label and none of more than 63 letters
     except ValueError as error:
-        raise UsageError(f"{url} is not a web address: {error}", "--image https://host/cat.png") from error
+        raise UsageError(f"{url} is not a web address: {error}", _EXAMPLE) from error
     if parts.scheme not in ("http", "https"):
         raise UsageError(f"{url}: only http and https addresses are read", "name a file, or an https address")
     if parts.username is not None:
         raise UsageError("a web address must not carry a user name", "download the picture and name the file")
-    if not host:
-        raise UsageError(f"{url} names no host", "--image https://host/cat.png")
-    try:
-        name = host if host.isascii() else host.encode("idna").decode()
-    except UnicodeError as error:
-        raise UsageError(f"{url} is not a web address: {error}", "--image https://host/cat.png") from error
+    if not name.strip("."):
+        raise UsageError(f"{url} names no host", _EXAMPLE)
     netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port is not None else "")
     address = parts._replace(netloc=netloc, fragment="").geturl()
     return urllib.parse.quote(address, safe=string.punctuation, errors="replace")
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    max_redirections = REDIRECTS
-    max_repeats = REDIRECTS
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        fp.close()  # or the caller reads a body of any length before it follows
-        try:
-            return urllib.request.Request(web_address(newurl), headers=req.headers)
-        except UsageError as error:
-            message = f"{req.full_url} redirects to an address that is not followed: {error.message}"
-            raise IpaError(message, error.hint) from error
-
-    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # known to urllib since Python 3.11
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    # Built by hand: `build_opener` would add handlers for ftp, file and data.
-    opener = urllib.request.OpenerDirector()
-    opener.addheaders = [("User-Agent", f"ipa/{__version__}"), ("Accept", "image/*")]
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 def fetch(url: str) -> bytes:
     """What lies at a `web_address`. Raises IpaError when it is too large, too slow, or not to be had."""
-    local = "download it and name the file"
+    import httpx2
+
     try:
         # Sockets limit one read, not the whole, and looking up a name not at all.
         return within(URL_SECONDS, lambda: _download(url, time.monotonic() + URL_SECONDS))
-    except urllib.error.HTTPError as error:
-        error.close()
-        if 300 <= error.code < 400:
-            raise IpaError(f"{url} redirects too often, or to no web address", local) from error
-        raise IpaError(f"{url}: the server answered {error.code} {error.reason}", "check the address") from error
-    except TimeoutError as error:
-        raise IpaError(f"{url} did not arrive within {URL_SECONDS:g} s", local) from error
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, TimeoutError):
-            raise IpaError(f"{url} did not arrive within {URL_SECONDS:g} s", local) from error
-        if isinstance(error.reason, socket.gaierror):
+    except (TimeoutError, httpx2.TimeoutException) as error:
+        raise IpaError(f"{url} did not arrive within {URL_SECONDS:g} s", _LOCAL) from error
+    except httpx2.ConnectError as error:
+        causes = list(_causes(error))
+        if any(isinstance(cause, socket.gaierror) for cause in causes):
             raise IpaError(f"{url}: the host cannot be found", "check the address and the network") from error
-        if isinstance(error.reason, ssl.SSLError):
-            raise IpaError(f"{url}: no secure connection: {error.reason}", local) from error
-        raise IpaError(f"{url} cannot be reached: {error.reason}", "check the address and the network") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise IpaError(f"{url}: the connection broke: {error!r}", "try again") from error
+        if any(isinstance(cause, ssl.SSLError) for cause in causes):
+            raise IpaError(f"{url}: no secure connection: {error}", _LOCAL) from error
+        raise IpaError(f"{url} cannot be reached: {error}", "check the address and the network") from error
+    except httpx2.InvalidURL as error:
+        raise IpaError(f"{url} is not a web address: {error}", _EXAMPLE) from error
+    except httpx2.HTTPError as error:
+        raise IpaError(f"{url}: the connection broke: {error}", "try again") from error
 
 
 def _download(url: str, deadline: float) -> bytes:
+    import httpx2
+
+    headers = {"User-Agent": f"ipa/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
+    address = url
+    with httpx2.Client(headers=headers, timeout=URL_SECONDS) as client:
+        for _ in range(REDIRECTS + 1):
+            with client.stream("GET", address) as response:
+                if not response.has_redirect_location:
+                    return _content(url, response, deadline)
+                try:
+                    address = web_address(urllib.parse.urljoin(address, response.headers["Location"]))
+                except (UsageError, ValueError) as error:
+                    message = f"{url} redirects to an address that is not followed: {error}"
+                    raise IpaError(message, _LOCAL) from error
+    raise IpaError(f"{url} redirects too often", _LOCAL)
+
+
+def _content(url: str, response: httpx2.Response, deadline: float) -> bytes:
     too_large = IpaError(f"{url} is larger than {URL_BYTES >> 20} MiB", "make it smaller, or name a local file")
-    with _opener().open(url, timeout=URL_SECONDS) as response:
-        announced = response.length or 0
-        if announced > URL_BYTES:
+    if not response.is_success:
+        status = f"{response.status_code} {response.reason_phrase}"
+        raise IpaError(f"{url}: the server answered {status}", "check the address")
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdecimal() and int(announced) > URL_BYTES:
+        raise too_large
+    data = bytearray()
+    for chunk in response.iter_bytes(1 << 16):
+        data += chunk
+        if len(data) > URL_BYTES:
             raise too_large
-        data = bytearray()
-        while chunk := response.read1(1 << 16):
-            data += chunk
-            if len(data) > URL_BYTES:
-                raise too_large
-            if time.monotonic() > deadline:
-                raise TimeoutError
-        if len(data) < announced:
-            raise http.client.IncompleteRead(bytes(data), announced - len(data))
-        return bytes(data)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(data)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
