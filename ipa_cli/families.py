@@ -26,6 +26,7 @@ class Family:
     base: str
     plus: str
     plus_face: str
+    vae: str  # to be named where a model comes without
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -45,6 +46,7 @@ SDXL = Family(
     base="sdxl_models/ip-adapter_sdxl.safetensors",
     plus="sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
     plus_face="sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",
+    vae="madebyollin/sdxl-vae-fp16-fix",
 )
 SD15 = Family(
     name="SD 1.5",
@@ -58,6 +60,7 @@ SD15 = Family(
     base="models/ip-adapter_sd15.safetensors",
     plus="models/ip-adapter-plus_sd15.safetensors",
     plus_face="models/ip-adapter-plus-face_sd15.safetensors",
+    vae="stabilityai/sd-vae-ft-mse",
 )
 FAMILIES = (SDXL, SD15)
 

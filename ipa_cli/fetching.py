@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 OF_DIFFUSERS = ("unet", "vae")
+DIFFUSERS = "diffusion_pytorch_model"
 
 
 def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
@@ -28,16 +29,20 @@ def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
         for part in plan.family.parts:
             small = (name for name in location.files(part) if name.endswith((".json", ".txt", ".model")))
             files += [name for name in small if ".index." not in name]
-            if not part.startswith(("tokenizer", "scheduler")):
+            if not part.startswith(("tokenizer", "scheduler")) and (part != "vae" or plan.vae is None):
                 files += weight_files(location, part, plan.variant, dtype)
         folder = hub.fetch(location.repo, location.revision, dict.fromkeys(files), reporter, shows_bars)
         location = replace(folder_location(folder), repo=location.repo, revision=location.revision)
-    return replace(plan, location=location)
+    vae = plan.vae
+    if vae is not None and vae.location.folder is None:
+        files = [inside(vae.folder, "config.json"), *weight_files(vae.location, vae.folder, None, dtype)]
+        vae = replace(vae, location=_fetched(vae.location, files, reporter, shows_bars))
+    return replace(plan, location=location, vae=vae)
 
 
 def _check_variant(plan: Plan, variant: str, reporter: Reporter) -> None:
     """Say which parts lack the variant asked for. Raises ModelError where all do."""
-    parts = ("unet", "vae", *plan.family.text_encoders)
+    parts = ("unet", *plan.family.text_encoders, *(("vae",) if plan.vae is None else ()))
     lacking = [part for part in parts if not has_variant(plan.location, part, variant)]
     if len(lacking) == len(parts):
         raise ModelError(f"{plan.location} has no weights of variant '{variant}'", "leave out --variant")
@@ -98,8 +103,9 @@ def has_variant(location: Location, part: str, variant: str) -> bool:
 
 def _weights(location: Location, part: str, variant: str | None, ending: str) -> list[str]:
     """The weights of one kind: one file, or an index and its shards. Where both are, diffusers takes the shards."""
-    of_diffusers = part in OF_DIFFUSERS
-    stem = "diffusion_pytorch_model" if of_diffusers else "model" if ending == ".safetensors" else "pytorch_model"
+    # A location that is a part itself tells by its files whose it is.
+    of_diffusers = part in OF_DIFFUSERS or (not part and any(name.startswith(DIFFUSERS) for name in location.files()))
+    stem = DIFFUSERS if of_diffusers else "model" if ending == ".safetensors" else "pytorch_model"
     middle = f".{variant}" if variant else ""
     whole = inside(part, f"{stem}{middle}{ending}")
     indexes = [inside(part, f"{stem}{ending}{rest}.json") for rest in (f".index{middle}", f"{middle}.index")]

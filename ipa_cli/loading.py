@@ -110,10 +110,12 @@ def _sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source,
 
     sources: dict[Source, torch.device] = {}
     for part in ("unet", "vae", *plan.family.text_encoders):
-        if plan.checkpoint is not None:
-            sources[plan.checkpoint.source(part)] = home
+        of = plan.part(part)
+        if of.checkpoint is not None:
+            sources[of.checkpoint.source(part)] = home
         else:
-            sources |= {(path, None): home for path in _paths(plan.location, part, plan.variant, dtype)}
+            variant = _variant(plan, of.location)
+            sources |= {(path, None): home for path in _paths(of.location, of.folder, variant, dtype)}
     for adapter in plan.adapters:
         # Not to the GPU, where `attention.install` puts them in another form.
         sources[_adapter_source(adapter)] = torch.device("cpu")
@@ -134,7 +136,7 @@ def _adapter_source(adapter: AdapterPlan) -> Source:
 def _reading(sources: Mapping[Source, torch.device], dtype: torch.dtype) -> Iterator[dict[Source, Read]]:
     """Begin to read all weights in threads of their own, while this one imports the libraries that take them."""
     bare = [source for source in sources if source[0].suffix not in weights.PICKLES]
-    bare.sort(key=lambda source: -weights.size(*source, dtype))  # the longest work first
+    bare.sort(key=lambda source: -weights.size(source[0], source[1], dtype))  # the longest work first
     turn = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)  # the readers need Python for a moment after each tensor, and would wait 5 ms for it
     pool = ThreadPoolExecutor(4)
@@ -163,13 +165,13 @@ def _built(
     plan: Plan,
     dtype: torch.dtype,
     files: Mapping[Source, Read],
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any],
 ) -> Any:
     """A module with the weights of `files`, which were read where it shall live; else as the library builds it."""
     sources: list[Source] = [(path, None) for path in _paths(location, part, _variant(plan, location), dtype)]
     if not set(sources) <= files.keys():
         return _from_pretrained(kind, location, part, plan, dtype)
-    module = _empty(kind, read_json(location, f"{part}/config.json") if config is None else config)
+    module = _empty(kind, config)
     state = {name: tensor for source in sources for name, tensor in files[source].result().items()}
     renamed = _renamed(state, module.state_dict().keys())
     if renamed is None:
@@ -274,9 +276,10 @@ def _model_parts(plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]) -
     }
 
     def built(part: str) -> Any:
-        if checkpoint is not None:
-            return _of_checkpoint(kinds[part], checkpoint, part, read_json(location, f"{part}/config.json"), files)
-        return _built(kinds[part], location, part, plan, dtype, files)
+        of = plan.part(part)
+        if of.checkpoint is not None:
+            return _of_checkpoint(kinds[part], of.checkpoint, part, of.config, files)
+        return _built(kinds[part], of.location, of.folder, plan, dtype, files, of.config)
 
     return {
         # What waits longest for its weights comes last.

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import families, hub, single_file
+from . import families, hub, single_file, vaes
 from .adapters import AdapterPlan, plan_adapter
 from .config import Settings, adapter_options, suggest
 from .errors import UsageError
 from .families import Family
 from .locations import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
-from .single_file import Checkpoint
+from .single_file import Checkpoint, Part
 
 HERE = Path(__file__).parent
 DEMO = HERE / "demo"
@@ -37,6 +37,13 @@ class Plan:
     defaults: Mapping[str, Any]
     variant: str | None
     checkpoint: Checkpoint | None = None  # the one file that the model is in
+    vae: Part | None = None  # the one to be used in place of the model's own
+
+    def part(self, name: str) -> Part:
+        """Where the UNet, the VAE or a text encoder comes from; the model must be here by now."""
+        if name == "vae" and self.vae is not None:
+            return self.vae
+        return Part(self.location, name, read_json(self.location, f"{name}/config.json"), self.checkpoint)
 
     @property
     def adapter(self) -> AdapterPlan | None:
@@ -64,7 +71,10 @@ def plan(settings: Settings) -> Plan:
         for one in adapter_options.each(settings)
         if settings.adapter or (one.ip_adapter != "none" and (one.image or one.embeds or defaults.get("reference")))
     )
-    return Plan(settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, checkpoint)
+    vae = _vae(settings, location, family, checkpoint)
+    return Plan(
+        settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, checkpoint, vae
+    )
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -91,6 +101,19 @@ def _locate(settings: Settings) -> Location:
             "give demo, sdxl, sd15, a hub id (owner/name), a diffusers folder or a .safetensors file",
         )
     return repository(settings.model, settings.revision)
+
+
+def _vae(settings: Settings, location: Location, family: Family, checkpoint: Checkpoint | None) -> Part | None:
+    if settings.vae is None:
+        if checkpoint is not None and "vae" not in checkpoint.parts:
+            raise ModelError(f"{checkpoint.path} comes without a VAE", f"name one, for example --vae {family.vae}")
+        return None
+    if settings.load_format == "dummy":
+        raise UsageError("--load-format dummy builds its own VAE", "leave --vae out")
+    has_own = location.has("vae/config.json")
+    return vaes.named(
+        settings.vae, read_json(location if has_own else single_file.configurations(family), "vae/config.json")
+    )
 
 
 def _defaults(settings: Settings, location: Location, unet_config: Mapping[str, Any], family: Family) -> dict[str, Any]:

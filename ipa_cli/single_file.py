@@ -33,7 +33,6 @@ PREFIXES = {
     SD15: {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.transformer."},
 }
 PADDING = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}  # OpenAI's CLIP and OpenCLIP fill up differently
-VAES = {SDXL: "madebyollin/sdxl-vae-fp16-fix", SD15: "stabilityai/sd-vae-ft-mse"}
 
 WHOLE = "name a whole SDXL or SD 1.5 model with --model"
 # Files of other kinds, by names that only they have, and what to do with them. The first that matches is told.
@@ -46,6 +45,7 @@ FOREIGN = (
     (r"(^|\.)scaled_fp8$|\.(scale_weight|weight_scale)$", "in fp8 with scales", "use the model in fp16 or bf16"),
     (r"^edm_mean$", "Playground 2.5", "use --model playgroundai/playground-v2.5-1024px-aesthetic"),
     (r"^edm_vpred\.", "a CosXL model, which is trained by another rule than SDXL", WHOLE),
+    (r"^(taesd_)?(encoder|decoder)\.(layers\.)?\d+\.", "a small VAE for previews (TAESD)", WHOLE),
     (r"joint_blocks\.", "an SD 3 model", WHOLE),
     (r"double_(stream_)?blocks\.", "a model of FLUX's kind", WHOLE),
     (r"^cond_stage_model\.model\.", "an SD 2 model", WHOLE),
@@ -81,12 +81,22 @@ class Checkpoint:
         return self.path, self.parts[part]
 
 
-def path_of(model: str) -> Path | None:
-    """The file that `--model` names, None for anything else. Raises ModelError for a file of another format."""
-    path = expanded(model)
+@dataclass(frozen=True)
+class Part:
+    """A part of a model: in a folder of a location, or in one file; and its configuration."""
+
+    location: Location
+    folder: str
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint | None = None
+
+
+def path_of(text: str, flag: str = "--model") -> Path | None:
+    """The file that a flag names, None for anything else. Raises ModelError for a file of another format."""
+    path = expanded(text)
     suffix = path.suffix.lower()
     if suffix in SUFFIXES and not is_file(path):
-        raise ModelError(f"there is no file {path}", "check the path given with --model")
+        raise ModelError(f"there is no file {path}", f"check the path given with {flag}")
     if suffix in weights.PICKLES and is_file(path):
         raise ModelError(f"{path} is a pickle, which can run code when opened", "use its .safetensors version")
     if suffix == ".gguf":
@@ -104,26 +114,29 @@ def read_checkpoint(path: Path) -> tuple[Family, Checkpoint]:
         raise ModelError(f"{path} is no SDXL or SD 1.5 model", WHOLE)
     _check_unet(path, shapes, family)
     parts = {part: names for part, prefix in PREFIXES[family].items() if (names := _under(shapes, prefix))}
-    if "vae" not in parts:
-        raise ModelError(f"{path} has no VAE", "use the version of the model that has one")
     scheduler, notes = _schedule(path, shapes, family)
     if _under(shapes, "model_ema."):
         notes += (f"the EMA weights in {path.name} are not read: it holds the usual ones too",)
     return family, Checkpoint(path.absolute(), parts, scheduler, notes)
 
 
-def read_vae(path: Path) -> Checkpoint:
-    """The VAE in a file: alone, in LDM's names or diffusers', or in a whole model. Raises ModelError without one."""
+def read_vae(path: Path) -> tuple[Checkpoint, int]:
+    """The VAE in a file, and its latents' channels: alone, in LDM's names or diffusers', or in a whole model.
+
+    Raises ModelError for a file without one.
+    """
     shapes = weights.header(path)
     prefix = next((prefix for prefix in (VAE, "vae.", "") if f"{prefix}decoder.conv_in.weight" in shapes), None)
     if prefix is None:
-        raise ModelError(f"{path} holds no VAE", "name a VAE's .safetensors file, folder or repository with --vae")
+        kind, _ = _kind(shapes, (*FOREIGN, *PARTS)) or ("a file without a VAE", "")
+        raise ModelError(f"{path} is {kind}", "name a VAE's .safetensors file, folder or repository with --vae")
     names = frozenset(
         name
         for name in _under(shapes, prefix)
         if re.match(r"(encoder|decoder|(post_)?quant_conv)\.", name[len(prefix) :])
     )
-    return Checkpoint(path.absolute(), {"vae": names})
+    _, channels, *_ = *shapes[f"{prefix}decoder.conv_in.weight"], 0, 0
+    return Checkpoint(path.absolute(), {"vae": names}), channels
 
 
 def configurations(family: Family) -> Location:
@@ -146,7 +159,7 @@ def converted(checkpoint: Checkpoint, part: str, module: nn.Module, state: Mappi
         found = renamed.get(name)
         if found is None or found.shape != tensor.shape:
             shape = "is missing" if found is None else f"has the shape {list(found.shape)}, not {list(tensor.shape)}"
-            raise ModelError(f"{checkpoint.path} does not fit: {name} of its {part} {shape}", WHOLE)
+            raise ModelError(f"{checkpoint.path} does not fit: {name} of its {part} {shape}", "use another file")
     return {name: renamed[name] for name in wanted}
 
 
@@ -155,10 +168,18 @@ def converted(checkpoint: Checkpoint, part: str, module: nn.Module, state: Mappi
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def _refuse(path: Path, names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> None:
+def _kind(names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> tuple[str, str] | None:
+    """What a file is and what to type for it, by the first of `kinds` that one of its names matches."""
     for pattern, kind, hint in kinds:
         if any(map(re.compile(pattern).search, names)):
-            raise ModelError(f"{path} is {kind}", hint.format(path=path))
+            return kind, hint
+    return None
+
+
+def _refuse(path: Path, names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> None:
+    if (found := _kind(names, kinds)) is not None:
+        kind, hint = found
+        raise ModelError(f"{path} is {kind}", hint.format(path=path))
 
 
 def _under(names: Iterable[str], prefix: str) -> frozenset[str]:
@@ -228,8 +249,8 @@ def _renamed(part: str, module: Any, state: Mapping[str, Tensor]) -> dict[str, T
     if part == "unet":
         return ldm.convert_ldm_unet_checkpoint(state, module.config)
     if part == "vae":
-        if any("down_blocks." in name for name in state):
-            return dict(state)  # in diffusers' naming already
+        if any("down_blocks." in name for name in state):  # named by diffusers, perhaps by one of before 2023
+            return {_todays(name): tensor for name, tensor in state.items()}
         return ldm.convert_ldm_vae_checkpoint(state, module.config)
     if part == "text_encoder_2":
         renamed = ldm.convert_open_clip_checkpoint(module, state, prefix=PREFIXES[SDXL][part])
@@ -239,3 +260,9 @@ def _renamed(part: str, module: Any, state: Mapping[str, Tensor]) -> dict[str, T
     # The first "text_model." comes and goes: it is not in old SD 1.5 files, nor in transformers 5's CLIPTextModel.
     bare = {name.removeprefix("text_model."): tensor for name, tensor in renamed.items()}
     return {name: bare[short] for name in module.state_dict() if (short := name.removeprefix("text_model.")) in bare}
+
+
+def _todays(name: str) -> str:
+    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+        name = re.sub(rf"(\.attentions\.0\.){old}\.", rf"\g<1>{new}.", name)
+    return name

@@ -250,7 +250,7 @@ def without(tensors: Tensors, *prefixes: str) -> Tensors:
         (outline("sd15", channels=8), "an SD 1.5 model for editing by instructions (8 channels)"),
         (outline("sdxl", shorter=1), "SSD-1B"),
         ({f"{UNET}input_blocks.0.0.weight": ONE, f"{TEXT['sd15']}x": ONE}, "other inputs"),
-        (without(outline("sdxl"), VAE), "no VAE"),
+        (without(outline("sdxl"), VAE), "comes without a VAE"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(world, tensors, kind):

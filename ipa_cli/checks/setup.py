@@ -20,6 +20,7 @@ MODEL = {
     "model",
     "load_format",
     "variant",
+    "vae",
     "revision",
     "ip_adapter",
     "ip_adapter_subfolder",

@@ -31,6 +31,7 @@ def compile(
     model: options.Model = None,
     load_format: options.LoadFormat = None,
     variant: options.Variant = None,
+    vae: options.Vae = None,
     revision: options.Revision = None,
     ip_adapter: options.IpAdapter = None,
     ip_adapter_subfolder: options.IpAdapterSubfolder = None,

@@ -49,6 +49,7 @@ def generate(
     model: options.Model = None,
     load_format: options.LoadFormat = None,
     variant: options.Variant = None,
+    vae: options.Vae = None,
     revision: options.Revision = None,
     ip_adapter: options.IpAdapter = None,
     ip_adapter_subfolder: options.IpAdapterSubfolder = None,

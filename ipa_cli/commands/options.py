@@ -90,6 +90,7 @@ IpEnd = Annotated[float | None, _option("ip_end", "--ip-end", panel=_REFERENCE)]
 Model = _text("model", "--model", "-m", panel=_MODEL)
 LoadFormat = _text("load_format", "--load-format", panel=_MODEL)
 Variant = _text("variant", "--variant", panel=_MODEL)
+Vae = _text("vae", "--vae", panel=_MODEL)
 Revision = _text("revision", "--revision", panel=_MODEL)
 IpAdapter = _text("ip_adapter", "--ip-adapter", panel=_MODEL)
 IpAdapterSubfolder = _text("ip_adapter_subfolder", "--ip-adapter-subfolder", panel=_MODEL)

@@ -114,6 +114,7 @@ class Settings:
     load_format: str = _plain("auto", "which weights: auto, or dummy for seeded random ones", Choice(("auto", "dummy")))
     variant: str | None = _plain(None, "variant of the weights on the hub, such as fp16", _unicode)
     revision: str | None = _plain(None, "branch, tag or commit on the hub", _unicode)
+    vae: str | None = _place(None, "another VAE than the model's own: hub id, folder or .safetensors file")
     ip_adapter: str | None = _place(None, "IP-Adapter: hub id, folder or file; none for no adapter")
     ip_adapter_subfolder: str | None = _plain(None, "folder of the adapter inside its repository", _inside)
     ip_adapter_weight_name: str | None = _plain(None, "file name of the adapter's weights", _inside)

@@ -21,7 +21,7 @@ from . import adapter_options, files
 from .settings import FIELDS, OWN, PLACE, ConfigError, Settings, at_home, is_file
 
 MOST_BYTES = 1 << 24
-ON_HUB = ("model", "ip_adapter", "image_encoder")  # may name a hub repository
+ON_HUB = ("model", "vae", "ip_adapter", "image_encoder")  # may name a hub repository
 HINT = "`ipa config trust` lets the file, as it is now, set everything"
 
 

@@ -190,6 +190,7 @@ def _known_before_loading(
         "load_format": settings.load_format,
         "revision": settings.revision,
         "variant": settings.variant,
+        "vae": settings.vae,
         "adapter": adapter_name(model),
         "vae_tiling": settings.vae_tiling,
         **looks.plan_of(settings, followed),

@@ -28,7 +28,7 @@ def test_every_setting_is_classified():
     kinds = {name: field.metadata["kind"] for name, field in config.FIELDS.items()}
     assert set(kinds.values()) == {"plain", "place", "own"}
     assert {name for name, kind in kinds.items() if kind == "own"} == {"compile_options", "cache_dir", "cache_max_size"}
-    places = {"image", "embeds", "mask", "adapter", "model", "ip_adapter", "image_encoder", "output"}
+    places = {"image", "embeds", "mask", "adapter", "model", "vae", "ip_adapter", "image_encoder", "output"}
     assert {name for name, kind in kinds.items() if kind == "place"} == places
     words = {name for name in config.FIELDS if element_type(name) is str and kinds[name] == "plain"}
     words -= {name for name in words if isinstance(config.FIELDS[name].metadata["check"], config.Choice)}
@@ -46,7 +46,7 @@ def test_every_setting_is_classified():
         'cache_max_size = "1GB"',
         *(
             f'{name} = "{ADDRESS}"'
-            for name in ("image", "mask", "embeds", "model", "ip_adapter", "image_encoder", "output")
+            for name in ("image", "mask", "embeds", "model", "vae", "ip_adapter", "image_encoder", "output")
         ),
         'image = ["inside.png", "/etc/hostname"]',
         'image = "data:image/png;base64,AAAA"',
