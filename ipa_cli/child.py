@@ -22,6 +22,8 @@ from typing import Any, TextIO
 SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 # A compiler that somebody names by a relative path is looked for where that was typed.
 NAMED = ("CC", "CXX")
+# Where torch and Triton keep code; by themselves they choose names in TMPDIR that others can guess and take first.
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 # `-c` rather than `-m`, and its own "" taken away: Python 3.10 has no other way to leave the working directory out.
 _START = "import sys; sys.path[:] = filter(None, sys.path); import importlib; importlib.import_module({!r}).main()"
 
@@ -47,6 +49,11 @@ def environment(**more: str) -> dict[str, str]:
         if os.sep in found.get(name, ""):
             found[name] = os.path.abspath(found[name])  # noqa: PTH100
     return found
+
+
+def temporary(folder: Path) -> dict[str, str]:
+    """The variables that let temporary files and compilers' caches go to `folder`."""
+    return {"TMPDIR": str(folder), **{name: str(folder / place) for name, place in CACHES.items()}}
 
 
 def module_path() -> list[str]:
@@ -120,8 +127,8 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start `main` of a module of ours, which calls `serve`, in a session of its own; `end` it.
 
-    It begins in an empty folder within `folder`, where its temporary files go too. Another `python` finds its own
-    packages, and of ours this very ipa alone. Raises OSError when it cannot be started.
+    It begins in an empty folder within `folder`, which takes its temporary files and compilers' caches too. Another
+    `python` finds its own packages, and of ours this very ipa alone. Raises OSError when it cannot be started.
     """
     empty, modules = folder / "empty", folder / "modules"
     empty.mkdir()
@@ -132,9 +139,9 @@ def start(
         package = Path(__file__).parent
         (modules / package.name).symlink_to(package, target_is_directory=True)
         path = str(modules)
-    environment_ = environment(**{"TMPDIR": str(folder), **(environ or {}), "PYTHONPATH": path})
+    inner = environment(**{**temporary(folder), **(environ or {}), "PYTHONPATH": path})
     if python is not None:
-        environment_.pop("PYTHONHOME", None)
+        inner.pop("PYTHONHOME", None)
     return subprocess.Popen(
         [python or sys.executable, "-c", _START.format(module)],
         stdin=subprocess.PIPE,
@@ -143,7 +150,7 @@ def start(
         encoding="utf-8",
         errors="replace",
         cwd=empty,
-        env=environment_,
+        env=inner,
         start_new_session=True,
     )
 

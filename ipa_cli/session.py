@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from . import backends, config, requirements, schedulers
+from . import backends, config, requirements, schedulers, temporary
 from .config import Settings, suggest
 from .errors import UsageError
 from .graphs import Ready
@@ -130,6 +131,11 @@ def make_ready(session: Session, backend: str, request: Request, conditions: Con
 def graph_store(settings: Settings) -> Store:
     """The store of compiled graphs that the settings name."""
     return Store(config.cache_dir(settings), config.cache_limit(settings))
+
+
+def temporary_files(settings: Settings) -> AbstractContextManager[None]:
+    """For as long as graphs are compiled or called: see `temporary.files`."""
+    return temporary.files(graph_store(settings))
 
 
 def example_inputs(session: Session, request: Request, conditions: Conditions) -> UNetInputs:

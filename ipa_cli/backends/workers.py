@@ -75,8 +75,6 @@ def started(work: Path, count: int, threads: int) -> Iterator[Submit]:
 def _start(folder: Path, threads: int) -> subprocess.Popen[str]:
     """A process that compiles, with caches of its own in `folder`, or they would wait for each other's locks."""
     environment = {
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TRITON_CACHE_DIR": str(folder / "triton"),
         "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
         "TORCHINDUCTOR_VEC_ISA_OK": "1",  # or programs are built to see whether the compiler knows the CPU
         "OMP_NUM_THREADS": "1",

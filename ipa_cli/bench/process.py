@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 from .. import files
 
 MODULE = "ipa_cli.bench.worker"
-CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}  # of compilers: they start empty
 LAST = 20  # lines of its log that tell why a process failed
 
 
@@ -53,9 +52,8 @@ def ask(
     interrupted.
     """
     with tempfile.TemporaryDirectory(prefix="ipa-bench-") as scratch, Path(scratch, "log").open("w") as stderr:
-        caches = {name: str(Path(scratch, place)) for name, place in CACHES.items()}
         try:
-            process = child.start(MODULE, Path(scratch), stderr, caches, python)
+            process = child.start(MODULE, Path(scratch), stderr, python=python)
         except OSError as error:
             return Answer(
                 reason=f"{python or sys.executable} cannot be started: {error.strerror}", hint="check --python"

@@ -71,7 +71,7 @@ def bench(
     On a GPU it draws with a full SDXL of random weights, 100 steps, elsewhere with the demo model. Every run is a
     process of its own: the first of a backend has no graph in its cache, the others find it there.
     """
-    from .. import probe
+    from .. import probe, session
     from ..bench import files, plan, results, run
 
     resolved = options.settings(context)
@@ -108,7 +108,8 @@ def bench(
     folder = folder or Path(f"ipa-bench-{time.strftime('%Y%m%d-%H%M%S')}")
     earlier = files.begun(folder, asked, run.machine(), specs) if resume else None
     files.claim(folder, force or resume)
-    done = run.bench(work, specs, run.Limits(runs, budget), folder, context.obj, earlier)
+    with session.temporary_files(settings):
+        done = run.bench(work, specs, run.Limits(runs, budget), folder, context.obj, earlier)
 
     slower = [] if before is None else results.slower(done, before)
     compared = None if before is None else _compared(done, before, slower)

@@ -51,7 +51,7 @@ def compile(
 
     The graphs are kept in the cache, where every later process finds them; what is there already is left alone.
     """
-    from .. import compilation
+    from .. import compilation, session
 
     resolved = options.settings(context).settings
     sizes = [parse_picture_size(text) for text in size or ()]
@@ -59,7 +59,8 @@ def compile(
         config.checked("width", width, "--size")
         config.checked("height", height, "--size")
     span = None if dynamic is None else parse_range(dynamic)
-    done = compilation.compile(resolved, sizes, span, context.obj, shows_bars=context.obj.live)
+    with session.temporary_files(resolved):
+        done = compilation.compile(resolved, sizes, span, context.obj, shows_bars=context.obj.live)
     rows = tuple(
         (
             graph.id,

@@ -71,7 +71,7 @@ def generate(
     quiet: options.Quiet = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
-    from .. import generation, repeat
+    from .. import generation, repeat, session
 
     if size is not None:
         if (width, height) != (None, None):
@@ -82,7 +82,8 @@ def generate(
     resolved = options.settings(context, picture)
     if resolved.settings.preview:
         context.obj.check_preview()
-    done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded)
+    with session.temporary_files(resolved.settings):
+        done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded)
     return Result("generate", _data(done), _blocks(done, resolved.settings.preview))
 
 

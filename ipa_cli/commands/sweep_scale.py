@@ -80,6 +80,7 @@ def sweep_scale(
     quiet: options.Quiet = False,
 ) -> Result:
     """Draw the same pictures at many scales, side by side."""
+    from .. import session
     from ..sweep import plan, run
 
     plan.check_seeds(seeds or ())
@@ -91,7 +92,8 @@ def sweep_scale(
         tuple(encoded or ()),
     )
     settings = options.settings(context).settings
-    done = run.sweep_scale(settings, axes, folder.expanduser(), context.obj, resume, force, shows_bars=context.obj.live)
+    with session.temporary_files(settings):
+        done = run.sweep_scale(settings, axes, folder.expanduser(), context.obj, resume, force, context.obj.live)
     return Result("sweep-scale", _data(done), _blocks(done), exit_code=1 if done.frozen or done.failed else 0)
 
 
