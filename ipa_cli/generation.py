@@ -78,6 +78,7 @@ def generate(
     paths = filenames.plan_paths(settings.output, [name_fields(task, n) for n in range(len(task.requests))], force)
     for path in paths if force else {path.parent: path for path in paths}.values():
         files.check_writable(path, replacing=force)
+    schedulers.check_steps(settings.scheduler, plan, task.requests[0].steps)
     say_what_it_is(plan, reporter)
 
     opened = session.open_session(settings, plan, reporter, shows_bars)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import suggest
 from .errors import UsageError
 from .families import SD15, Family
 from .locations import Location, ModelError, read_json
+
+if TYPE_CHECKING:
+    from .models import Plan
 
 CLASSES = {
     "euler": "EulerDiscreteScheduler",
@@ -27,6 +30,10 @@ CLASSES = {
 # Second-order samplers call the UNet twice a step and need packages that are not dependencies, or both.
 NEEDS = {"dpm++-sde": "torchsde", "lms": "scipy"}
 
+# Steps that each of them can do, whatever the model; to find out of others takes importing diffusers, for seconds.
+USUAL = range(4, 51)
+MOST = 1000
+
 
 def check(name: str | None) -> None:
     """Raise UsageError unless `name` is known and what it needs is installed."""
@@ -39,6 +46,38 @@ def check(name: str | None) -> None:
 
         if find_spec(NEEDS[name]) is None:
             raise UsageError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
+
+
+def check_steps(name: str | None, plan: Plan, steps: int) -> None:
+    """Raise UsageError unless the scheduler `name`, or the model's own, can do so many steps: it is tried out."""
+    if steps in USUAL:
+        return
+    default = of_model(plan.location, plan.family, plan.checkpoint.scheduler if plan.checkpoint else None)
+
+    def good(count: int) -> bool:
+        return works(create(name, default), count)
+
+    if not good(steps):
+        low, high = next(filter(good, range(1, MOST))), next(filter(good, range(MOST, 0, -1)))
+        raise UsageError(
+            f"the scheduler {name or type(default).__name__} cannot do {steps} step{'s' * (steps > 1)}",
+            f"choose --steps from {low} to {high}, or another --scheduler",
+        )
+
+
+def works(scheduler: Any, steps: int) -> bool:
+    """Whether so many steps on a tiny picture fail nowhere and end in numbers."""
+    import torch
+
+    try:
+        scheduler.set_timesteps(steps)
+        latents = torch.ones(1, 4, 2, 2)
+        for timestep in scheduler.timesteps:
+            noise = scheduler.scale_model_input(latents, timestep)
+            latents = scheduler.step(noise, timestep, latents, return_dict=False)[0]
+    except (ValueError, IndexError, AssertionError):
+        return False
+    return bool(latents.isfinite().all())
 
 
 def of_model(location: Location, family: Family, changes: Mapping[str, Any] | None = None) -> Any:

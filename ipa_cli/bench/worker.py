@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli import __version__, backends, child, measure, models, requirements, session
+from ipa_cli import __version__, backends, child, measure, models, requirements, schedulers, session
 from ipa_cli.bench import drawn
 from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError
@@ -119,6 +119,8 @@ def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
     plan = models.plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
     task = make_task(settings, plan, load_references(settings, teller))
+    schedulers.check(settings.scheduler)
+    schedulers.check_steps(settings.scheduler, plan, task.requests[0].steps)
     return session.open_session(settings, plan, teller, shows_bars=False), task
 
 

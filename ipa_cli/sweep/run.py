@@ -111,6 +111,7 @@ def sweep_scale(
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     base = make_task(settings, model, load_references(settings, reporter))
+    schedulers.check_steps(settings.scheduler, model, base.requests[0].steps)
     followed = looks.lay_out(settings, model, base, files)
     sweep = _lay_out(axes, base, followed)
     for width, height in sweep.sizes:

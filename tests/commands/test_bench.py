@@ -62,7 +62,7 @@ def test_a_bench_and_a_comparison_with_it(ipa, tmp_path):
         for metric, value in figures.items():
             if value is not None:
                 by = factor if metric == "it_per_s" else 1 / factor
-                figures[metric] = {**value, **{key: value[key] * by for key in ("median", "least", "most")}}
+                figures[metric] = {**value, **dict.fromkeys(("median", "least", "most"), value["median"] * by)}
         Path(f"{name}.json").write_text(json.dumps(older))
     once = ("--backends", PLAIN, "--dtype", "bfloat16", *QUICK, "--runs", 1, "-o", "again")
     ran = ipa("bench", *once, "--compare", "fast.json")
