@@ -60,15 +60,20 @@ def brought_to(device: torch.device, offload: str, *modules: Any) -> Iterator[No
     if offload != "model":
         yield
         return
-    for module in modules:
-        module.to(device)
+    import torch
+
+    at_home = [(weight, weight.data) for module in modules for weight in module.parameters()]
     try:
+        for module in modules:
+            module.to(device)
         yield
     finally:
-        import torch
-
+        # Weights do not change while drawing, so the copies in main memory still hold: making new ones took up to
+        # 4.4 s for SDXL's UNet, against 0.9 s to the GPU.
+        for weight, data in at_home:
+            weight.data = data
         for module in modules:
-            module.to("cpu")
+            module.to("cpu")  # what else it has
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
