@@ -117,6 +117,12 @@ def run(command: Sequence[str], seconds: float, environ: Mapping[str, str] | Non
             end(process)
 
 
+def attend(command: Sequence[str]) -> int:
+    """Run a program on this terminal, in an empty folder, and return its exit status. Raises OSError as `run`."""
+    with tempfile.TemporaryDirectory(prefix="ipa-run-") as empty:
+        return subprocess.call(command, cwd=empty, env=environment())
+
+
 def python(code: str, seconds: float, *arguments: str, environ: Mapping[str, str] | None = None) -> Ended:
     """Run `code` in this Python."""
     return run([sys.executable, "-c", code, *arguments], seconds, environ)

@@ -22,6 +22,14 @@ def is_repo_id(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None and not text.endswith(FILE_ENDINGS)
 
 
+def cached(repo: str, name: str, revision: str | None) -> Path | None:
+    """A file of a repository in the local cache, None when it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
 def list_files(repo: str, revision: str | None) -> list[str]:
     """Names of all files in a repository: asked from the hub, or read from the local cache without a network."""
     from huggingface_hub import HfApi, snapshot_download
@@ -57,13 +65,13 @@ def fetch(repo: str, revision: str | None, files: Iterable[str], reporter: Repor
 
 def tensor_shapes(repo: str, name: str, revision: str | None) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors in a `.safetensors` file, from its header alone."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import HfApi
 
-    cached = try_to_load_from_cache(repo, name, revision=revision)
-    if isinstance(cached, str):
+    here = cached(repo, name, revision)
+    if here is not None:
         from .weights import header
 
-        return header(Path(cached))
+        return header(here)
     with in_words(repo, revision, name):
         metadata = HfApi().parse_safetensors_file_metadata(repo, name, revision=revision)
     return {key: tuple(tensor.shape) for key, tensor in metadata.tensors.items()}

@@ -21,6 +21,7 @@ from .single_file import Checkpoint, Part
 HERE = Path(__file__).parent
 DEMO = HERE / "demo"
 PRESETS = {family.preset: family for family in families.FAMILIES}
+OF_THE_ARCHITECTURE = ("guidance_scale", "width", "height")
 DEFAULTS = {"steps": 30, "scale": 0.6, "negative_prompt": ""}
 
 
@@ -75,6 +76,28 @@ def plan(settings: Settings) -> Plan:
     return Plan(
         settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, checkpoint, vae
     )
+
+
+def own_defaults(settings: Settings) -> dict[str, Any]:
+    """What the model would like where the user says nothing, told without the network or its weights.
+
+    Those `OF_THE_ARCHITECTURE` are missing for a repository of the hub that is not here yet. Raises IpaError when
+    there is no such model.
+    """
+    file = single_file.path_of(settings.model)
+    preset = single_file.read_checkpoint(file)[0] if file else PRESETS.get(settings.model)
+    if preset is not None:
+        location = single_file.configurations(preset)
+    elif hub.is_repo_id(settings.model) and not is_folder(expanded(settings.model)):
+        config = hub.cached(settings.model, "unet/config.json", settings.revision)
+        if config is None:
+            return dict(DEFAULTS)
+        location = folder_location(config.parents[1])
+    else:
+        location = _locate(settings)
+    unet_config = read_json(location, "unet/config.json")
+    family = families.of_unet(unet_config)
+    return _defaults(settings, location, unet_config, family) if family else dict(DEFAULTS)
 
 
 # --- finding -------------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def test_a_light_command_imports_nothing_heavy(world, typed):
     assert not {name.split(".")[0] for name in loaded} & (HEAVY | {"huggingface_hub", "safetensors"})
 
 
-@pytest.mark.parametrize("typed", ["--help", "config show", "cache --help"])
+@pytest.mark.parametrize("typed", ["--help", "config path", "cache --help"])
 def test_help_and_settings_load_no_room_behind_the_commands(world, typed):
     """What each command works with is imported when it runs: importing it all would double the time of `--help`."""
     exit_code, loaded = modules_after(world, typed)

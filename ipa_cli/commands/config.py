@@ -8,33 +8,88 @@ from typing import Annotated, Any
 import typer
 
 from .. import config
-from ..errors import UsageError
+from ..config import editing
+from ..errors import IpaError, UsageError
 from ..report import Result, Table
 from . import options
 
-app = typer.Typer(no_args_is_help=True, help="Show settings and where each one comes from.")
+app = typer.Typer(no_args_is_help=True, help="Show and change settings, and say which projects are trusted.")
+
+
+def _names(incomplete: str) -> list[str]:
+    return [name for name in config.FIELDS if name.startswith(incomplete.replace("-", "_"))]
+
+
+Project = Annotated[bool, typer.Option("--project", help="The project's file, here or above, not your own.")]
+Name = Annotated[str, typer.Argument(help="The setting, as `ipa config show` lists it.", autocompletion=_names)]
 
 
 @app.command()
 def show(json: options.Json = False, quiet: options.Quiet = False) -> Result:
-    """Print every setting, its value and its source, and what a project's file said in vain."""
-    resolved = config.resolve({})
-    entries = {
-        name: {
-            "value": _plain(getattr(resolved.settings, name)),
-            "source": source.kind,
-            "where": source.where,
-        }
-        for name, source in ((name, resolved.sources[name]) for name in config.FIELDS)
-    }
+    """Print every setting as it will be used and where it comes from, and what of the files cannot be."""
+    problems: list[IpaError] = []
+    resolved = config.resolve({}, problems=problems)
+    entries = _entries(resolved, problems)
     rows = tuple((name, _shown(entry["value"]), entry["where"]) for name, entry in entries.items())
     ignored = [
         {"setting": one.name, "value": _plain(one.value), "where": str(one.path), "why": one.why}
         for one in resolved.ignored
     ]
-    told = (*map(str, resolved.ignored), config.TRUST_HINT) if ignored else ()
-    blocks = (Table(("setting", "value", "source"), rows), *told)
-    return Result("config show", {"settings": entries, "ignored": ignored}, blocks)
+    told = [*map(str, resolved.ignored), *([config.TRUST_HINT] if ignored else [])]
+    told += [f"error: {problem.message}" for problem in problems]
+    data = {
+        "settings": entries,
+        "ignored": ignored,
+        "problems": [{"message": problem.message, "hint": problem.hint} for problem in problems],
+    }
+    return Result("config show", data, (Table(("setting", "value", "source"), rows), *told), 1 if problems else 0)
+
+
+@app.command()
+def get(name: Name, json: options.Json = False, quiet: options.Quiet = False) -> Result:
+    """Print one setting as it will be used: nothing when it is left open, a line for each of several values."""
+    name = editing.name_of(name)
+    entry = _entries(config.resolve({}), [])[name]
+    value = entry["value"]
+    lines = value if isinstance(value, list) else [] if value is None else [value]
+    return Result("config get", {"setting": name, **entry}, tuple(_shown(line) for line in lines))
+
+
+@app.command("set")
+def set_(
+    name: Name,
+    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value; several where it takes several.")],
+    project: Project = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Write a setting into your own ipa.toml; comments stay."""
+    name, file = editing.name_of(name), _file(project)
+    value = editing.value_of(name, values)
+    editing.put(file, name, value)
+    return Result("config set", {"path": str(file), "setting": name, "value": value}, (f"{file}: {name} is set",))
+
+
+@app.command()
+def unset(
+    name: Annotated[str, typer.Argument(help="The setting, or any key of the file.")],
+    project: Project = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Remove a setting from your own ipa.toml; comments stay."""
+    file = _file(project)
+    done = editing.drop(file, name)
+    line = f"{file}: {name} is no longer set" if done else f"{file} does not set {name}"
+    return Result("config unset", {"path": str(file), "setting": name, "changed": done}, (line,))
+
+
+@app.command()
+def edit(project: Project = False, json: options.Json = False, quiet: options.Quiet = False) -> Result:
+    """Open your own ipa.toml in $VISUAL or $EDITOR, and check it afterwards."""
+    file = _file(project)
+    editing.edit(file)
+    return Result("config edit", {"path": str(file)}, (f"{file} is in order",))
 
 
 @app.command()
@@ -85,6 +140,43 @@ def _project(file: Path | None) -> Path:
     if found is None:
         raise UsageError(f"there is no {config.FILE_NAME} here or above", "name the file, or cd into the project")
     return found
+
+
+def _file(project: bool) -> Path:
+    """The file that is to be changed, which need not be there yet; a link to one's own is followed."""
+    if project:
+        return config.project_file() or Path.cwd() / config.FILE_NAME
+    user = config.user_file()
+    if user is None:
+        raise UsageError("there is no home directory for a file of your own", "set HOME, or IPA_CONFIG to a file")
+    return user.resolve()
+
+
+def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, dict[str, Any]]:
+    """Every setting as it will be used: what the user left open takes the model's own value, where there is one."""
+    from .. import models
+
+    values = {name: _plain(getattr(resolved.settings, name)) for name in config.FIELDS}
+    entries = {
+        name: {"value": value, "source": resolved.sources[name].kind, "where": resolved.sources[name].where}
+        for name, value in values.items()
+    }
+    with config.left_out(problems):
+        own = models.own_defaults(resolved.settings)
+        own["image"] = [own.pop("reference")] if "reference" in own and not resolved.settings.adapter else []
+        if resolved.settings.ip_layers is not None:
+            own["scale"] = 1.0  # the table itself says how strongly
+        model = f"model {resolved.settings.model}"
+        for name, entry in entries.items():
+            if entry["source"] == "default" and entry["value"] in (None, "", []):
+                if own.get(name):
+                    entry |= {"value": own[name], "source": "model", "where": model}
+                elif name in models.OF_THE_ARCHITECTURE:
+                    entry["where"] = f"{model}, once it is here"
+    if entries["cache_dir"]["value"] is None:
+        with config.left_out(problems):
+            entries["cache_dir"]["value"] = str(config.cache_dir(resolved.settings))
+    return entries
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Settings: what there is to set, and what each is set to, by flag, environment and file."""
 
 from .files import FILE_NAME, project_file, user_file
+from .project import HINT as TRUST_HINT
+from .project import Ignored, repositories, trust, untrust, with_places
 from .settings import (
     FIELDS,
     MAX_SIDE,
@@ -10,11 +12,10 @@ from .settings import (
     cache_dir,
     cache_limit,
     checked,
+    left_out,
     suggest,
 )
 from .sources import Layer, Resolved, Source, resolve
-from .trust import HINT as TRUST_HINT
-from .trust import Ignored, repositories, trust, untrust, with_places
 
 __all__ = [
     "FIELDS",
@@ -31,6 +32,7 @@ __all__ = [
     "cache_dir",
     "cache_limit",
     "checked",
+    "left_out",
     "project_file",
     "repositories",
     "resolve",

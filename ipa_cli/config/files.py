@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .settings import FIELDS, ConfigError, at_home, expanded, is_file, short, suggest
+from ..errors import IpaError
+from .settings import FIELDS, ConfigError, at_home, expanded, is_file, left_out, short, suggest
 from .values import from_toml
 
 FILE_NAME = "ipa.toml"
@@ -49,8 +50,27 @@ def read(path: Path) -> bytes:
     return read_bytes(path, MOST_BYTES, "a file of settings")
 
 
-def parse(path: Path, data: bytes) -> dict[str, Any]:
-    """Settings by name, each of the type it has, from the content of `path`. Raises ConfigError."""
+def parse(path: Path, data: bytes, problems: list[IpaError] | None = None) -> dict[str, Any]:
+    """Settings by name, each of the type it has, from the content of `path`.
+
+    Raises ConfigError, or tells `problems` of every key that cannot be used.
+    """
+    values: dict[str, Any] = {}
+    for key, value in check_syntax(path, data).items():
+        with left_out(problems):
+            name = key.replace("-", "_")
+            if name not in FIELDS:
+                raise ConfigError(
+                    f"{path}: unknown key '{short(key)}'{suggest(name, FIELDS)}", "`ipa config show` lists every key"
+                )
+            if name in values:
+                raise ConfigError(f"{path}: {name} is set twice, with a hyphen and without", f"edit {path}")
+            values[name] = from_toml(name, key, value, path)
+    return values
+
+
+def check_syntax(path: Path, data: bytes) -> dict[str, Any]:
+    """The content of a file as TOML has it. Raises ConfigError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -58,17 +78,6 @@ def parse(path: Path, data: bytes) -> dict[str, Any]:
     try:
         if any(run.count(b".") > MOST_DOTS for run in re.split(rb"[=\n,{}[\]]", data)):
             raise ValueError(f"a key of more than {MOST_DOTS} parts")
-        table = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # bad syntax or encoding, numbers of a thousand digits, deep nesting
         raise ConfigError(f"{path} is not valid TOML: {error}", f"edit {path}") from error
-    values = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in FIELDS:
-            raise ConfigError(
-                f"{path}: unknown key '{short(key)}'{suggest(name, FIELDS)}", "`ipa config show` lists every key"
-            )
-        if name in values:
-            raise ConfigError(f"{path}: {name} is set twice, with a hyphen and without", f"edit {path}")
-        values[name] = from_toml(name, key, value, path)
-    return values

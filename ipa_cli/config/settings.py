@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,17 @@ class ConfigError(IpaError):
     """A configuration file, or a picture's settings, cannot be used as they are."""
 
 
+@contextmanager
+def left_out(problems: list[IpaError] | None) -> Iterator[None]:
+    """What cannot be used within is added to `problems`; without such a list it ends everything."""
+    try:
+        yield
+    except IpaError as error:
+        if problems is None:
+            raise
+        problems.append(error)
+
+
 Check = Callable[[Any], "str | None"]
 
 
@@ -33,7 +45,7 @@ class Choice(tuple[str, ...]):
 
 def _between(low: float, high: float) -> Check:
     def check(value: float) -> str | None:
-        return None if low <= value <= high else f"expected a number from {low:g} to {high:g}"  # NaN is not
+        return None if low <= value <= high else f"expected a number from {low} to {high}"  # NaN is not
 
     return check
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from ..errors import IpaError, UsageError
 from . import files
-from .settings import FIELDS, ConfigError, Settings, checked, is_file, suggest
-from .trust import Ignored, read_project
+from .project import Ignored, read_project
+from .settings import FIELDS, ConfigError, Settings, checked, is_file, left_out, suggest
 from .values import expected, flag_of, from_json, from_text
 
 
@@ -52,31 +52,36 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     picture: Layer | None = None,
+    problems: list[IpaError] | None = None,
 ) -> Resolved:
-    """Merge all layers. Raises ConfigError for a bad file or picture, UsageError for a bad flag or variable."""
+    """Merge all layers. Raises ConfigError for a bad file or picture, UsageError for a bad flag or variable.
+
+    With a list of `problems` these are added to it, and all the rest is merged.
+    """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
 
     def put(name: str, value: Any, source: Source, error: type[IpaError]) -> None:
-        values[name] = checked(name, value, source.where, error)
-        sources[name] = source
+        with left_out(problems):
+            values[name] = checked(name, value, source.where, error)
+            sources[name] = source
 
     user = files.user_file(environ)
-    if environ.get("IPA_CONFIG") and not is_file(user):
-        raise ConfigError(f"there is no plain file {user}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
-    if user is not None and is_file(user):
-        for name, value in files.parse(user, files.read(user)).items():
+    with left_out(problems):
+        for name, value in _of_user(user, environ, problems).items():
             put(name, value, Source("user", str(user)), ConfigError)
     here = files.working_directory() if cwd is None else cwd.resolve()
     ignored: tuple[Ignored, ...] = ()
     if (project := files.project_file(here)) is not None and project != user:
-        found, ignored = read_project(project, here)
-        for name, value in found.items():
-            put(name, value, Source("project", str(project)), ConfigError)
-    for name, text in _environment(environ).items():
+        with left_out(problems):
+            found, ignored = read_project(project, here, problems)
+            for name, value in found.items():
+                put(name, value, Source("project", str(project)), ConfigError)
+    for name, text in _environment(environ, problems).items():
         source = Source("env", _variable(name))
-        put(name, from_text(name, text, source.where), source, UsageError)
+        with left_out(problems):
+            put(name, from_text(name, text, source.where), source, UsageError)
     given = {name: value for name, value in flags.items() if name in FIELDS and value is not None and value != ()}
     if picture is not None:
         for name, value in picture.values.items():
@@ -91,22 +96,31 @@ def resolve(
     return Resolved(Settings(**values), sources, ignored)
 
 
+def _of_user(path: Path | None, environ: Mapping[str, str], problems: list[IpaError] | None) -> dict[str, Any]:
+    if path is not None and is_file(path):
+        return files.parse(path, files.read(path), problems)
+    if environ.get("IPA_CONFIG"):
+        raise ConfigError(f"there is no plain file {path}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
+    return {}
+
+
 def _variable(name: str) -> str:
     return "IPA_" + name.upper()
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+def _environment(environ: Mapping[str, str], problems: list[IpaError] | None) -> dict[str, str]:
     found = {}
     for variable, text in environ.items():
         if not variable.startswith("IPA_") or variable == "IPA_CONFIG":
             continue
         name = variable[4:].lower()
-        if name not in FIELDS:
+        if name in FIELDS:
+            found[name] = text
+            continue
+        with left_out(problems):
             known = [_variable(n) for n in FIELDS]
             raise UsageError(
                 f"unknown environment variable {variable}{suggest(variable, known)}",
                 "`ipa config show` lists every setting",
             )
-        if text:
-            found[name] = text
-    return found
+    return {name: text for name, text in found.items() if text}

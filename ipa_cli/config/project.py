@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import ownership
+from ..errors import IpaError
 from . import adapter_options, files
 from .settings import FIELDS, OWN, PLACE, ConfigError, Settings, at_home, is_file
 
@@ -40,10 +39,13 @@ class Ignored:
         )
 
 
-def read_project(path: Path, cwd: Path) -> tuple[dict[str, Any], tuple[Ignored, ...]]:
+def read_project(
+    path: Path, cwd: Path, problems: list[IpaError] | None = None
+) -> tuple[dict[str, Any], tuple[Ignored, ...]]:
     """The settings that count of a project's file, and what does not. Raises IpaError for a file that cannot be read.
 
-    What it names is found from its folder, and is written so that it is found from `cwd`.
+    What it names is found from its folder, and is written so that it is found from `cwd`. `problems` are told of as by
+    `files.parse`.
     """
     known = _trusted().get(str(path))
     problem = ownership.foreign(path)
@@ -53,7 +55,7 @@ def read_project(path: Path, cwd: Path) -> tuple[dict[str, Any], tuple[Ignored, 
     trusted = known == _digest(data)
     if problem and not trusted:
         return {}, (Ignored(path, None, None, f"{problem}, and it has changed since it was trusted"),)
-    values = files.parse(path, data)
+    values = files.parse(path, data, problems)
     whys = {} if trusted else {name: why for name, value in values.items() if (why := _refusal(name, value, path))}
     kept = {
         name: value if path.parent == cwd else with_places(name, value, lambda name, text: _found(name, text, path))
@@ -69,6 +71,11 @@ def trust(path: Path) -> dict[str, Any]:
     values = files.parse(path, data)
     _keep({**_trusted(), str(path): _digest(data)})
     return {name: value for name, value in values.items() if _refusal(name, value, path)}
+
+
+def is_trusted(path: Path) -> bool:
+    """Whether a file was trusted as it is now. Raises IpaError when it cannot be read."""
+    return _trusted().get(str(path)) == _digest(files.read(path))
 
 
 def untrust(path: Path) -> bool:
@@ -174,16 +181,12 @@ def _trusted() -> dict[str, str]:
 
 
 def _keep(trusted: dict[str, str]) -> None:
-    path = _list()
+    from ..files import make_folder, replace
+
+    path, hint = _list(), "let XDG_STATE_HOME name another folder"
     if path is None:
         raise ConfigError("what is trusted cannot be kept: HOME is not set, and the system knows none", "set HOME")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if problem := ownership.foreign(path.parent):
-            raise ConfigError(f"what is trusted cannot be kept: {problem}", "take away the others' right to write")
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(trusted, file, indent=1)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise ConfigError(f"what is trusted cannot be kept: {path}: {error.strerror}", "make that possible") from error
+    make_folder(path.parent, hint)
+    if problem := ownership.foreign(path.parent):
+        raise ConfigError(f"what is trusted cannot be kept: {problem}", hint)
+    replace(path, json.dumps(trusted, indent=1).encode(), hint)

@@ -1,0 +1,110 @@
+"""Changing a file of settings: one key at a time, with comments and order kept."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import child
+from ..errors import UsageError
+from . import files
+from .project import is_trusted, trust
+from .settings import FIELDS, ConfigError, checked, is_file, suggest
+from .values import element, expected, from_text
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+ELSEWHERE = "name another file with IPA_CONFIG"
+
+
+def name_of(key: str) -> str:
+    """The setting that people write with hyphens or without. Raises UsageError when there is none."""
+    name = key.replace("-", "_")
+    if name not in FIELDS:
+        raise UsageError(f"there is no setting '{key}'{suggest(name, FIELDS)}", "`ipa config show` lists every one")
+    return name
+
+
+def value_of(name: str, words: Sequence[str]) -> Any:
+    """A value as TOML has it, from the words of a command line. Raises UsageError."""
+    if expected(name)[0] is tuple:
+        value: Any = tuple(element(name, word, name) for word in words)
+        return list(checked(name, value, name))
+    if len(words) != 1:
+        raise UsageError(f"{name} has one value, not {len(words)}", "put it in quotes")
+    value = checked(name, from_text(name, words[0], name), name)
+    return str(value.expanduser().absolute()) if isinstance(value, Path) else value
+
+
+def put(path: Path, name: str, value: Any) -> None:
+    """Set a key of the file, which is made when it is not there. Raises IpaError."""
+    document = _document(path)
+    document[next(_spellings(document, name), name)] = value
+    _write(path, document)
+
+
+def drop(path: Path, key: str) -> bool:
+    """Remove a key from the file, known or not; False when it was not there. Raises IpaError."""
+    document = _document(path) if is_file(path) else None
+    found = [] if document is None else list(_spellings(document, key.replace("-", "_")))
+    if document is None or not found:
+        return False
+    for spelled in found:
+        del document[spelled]
+    _write(path, document)
+    return True
+
+
+def edit(path: Path) -> None:
+    """Open the file in the user's editor, and check what was saved. Raises IpaError."""
+    command = next((text for name in ("VISUAL", "EDITOR") if (text := os.environ.get(name, "").strip())), None)
+    if command is None:
+        raise ConfigError(
+            "neither VISUAL nor EDITOR says which editor to use", f"EDITOR=nano ipa config edit, or edit {path}"
+        )
+    from ..files import make_folder
+
+    program, *arguments = shlex.split(command)
+    was_trusted = is_file(path) and is_trusted(path)
+    make_folder(path.parent, ELSEWHERE)
+    try:
+        status = child.attend([child.find(program) or program, *arguments, str(path)])
+    except OSError as error:
+        raise ConfigError(f"the editor {program} cannot be started: {error.strerror}", "set EDITOR") from error
+    if status:
+        raise ConfigError(f"the editor {program} ended with status {status}", "set EDITOR to another one")
+    if is_file(path):
+        for name, value in files.parse(path, files.read(path)).items():
+            checked(name, value, str(path), ConfigError)
+        if was_trusted:
+            trust(path)
+
+
+def _spellings(document: TOMLDocument, name: str) -> Any:
+    return (key for key in list(document) if key.replace("-", "_") == name)
+
+
+def _document(path: Path) -> TOMLDocument:
+    import tomlkit
+
+    if not is_file(path):
+        return tomlkit.document()
+    data = files.read(path)
+    files.check_syntax(path, data)
+    try:
+        return tomlkit.parse(data)
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be changed: {error}", "`ipa config edit`") from error
+
+
+def _write(path: Path, document: TOMLDocument) -> None:
+    from ..files import replace
+
+    was_trusted = is_file(path) and is_trusted(path)
+    replace(path, document.as_string().encode(), ELSEWHERE)
+    if was_trusted:  # the user said this too
+        trust(path)
