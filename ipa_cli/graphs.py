@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,11 @@ HOW = ("width", "height", "options")
 # Options that are read when a graph is loaded, and leave its code alone.
 NOT_IN_THE_CODE = ("cuda_graph",)
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
+COMPILING = 512 << 20  # bytes on disk, most of them for precompiled headers and caches of each process
+
+# Folders of opened graphs: on a GPU kernels are read from there at any later call.
+_until_exit = ExitStack()
+atexit.register(_until_exit.close)
 
 
 class NoGraph(IpaError):
@@ -109,26 +116,31 @@ def key(unet: Any, wanted: Wanted) -> GraphKey:
 
 
 def find(cache: Store, unet: Any, wanted: Wanted) -> Entry | store.Miss:
-    """The best graph in the store for `wanted`: its own, else one that covers the size, the most worked-on first."""
+    """The best graph in the store for `wanted`: its own, else one that covers the size, the most worked-on first.
+
+    One that may not be loaded is the answer only where no other serves: opening it tells why.
+    """
     own = key(unet, wanted)
     found = store.lookup(cache, own)
     if isinstance(found, store.Hit):
         return found.entry
-    others = [item for item in store.scan(cache) if isinstance(item, Entry) and item.backend == wanted.backend]
+    others = [item for item in store.of_backend(cache, wanted.backend) if isinstance(item, Entry)]
     fitting = [entry for entry in others if _fits(entry, own, wanted)]
     if not fitting:
         return found
-    return max(fitting, key=lambda entry: (not _span(entry), entry.build_seconds))
+    return max(fitting, key=lambda entry: (store.obstacle(entry) is None, not _span(entry), entry.build_seconds))
 
 
 def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
     """A denoiser compiled for this process alone, where the cache cannot keep it."""
     module = backends.get(wanted.backend)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="ipa-graph-") as folder, reporter.stage("compiling") as doing:
-        module.compile(unet, wanted.example, Path(folder), wanted.options, doing)
+    folder = Path(_until_exit.enter_context(tempfile.TemporaryDirectory(prefix="ipa-graph-")))
+    store.check_room(folder.parent, COMPILING, "compiling")
+    with reporter.stage("compiling") as doing:
+        module.compile(unet, wanted.example, folder, wanted.options, doing)
         compiled = time.perf_counter()
-        denoiser = module.load(unet, Path(folder), wanted.options)
+        denoiser = module.load(unet, folder, wanted.options)
     seconds = time.perf_counter() - compiled
     why = "compiled just now, not kept"
     return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
@@ -147,10 +159,12 @@ def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, cache
             if wanted.options["precision"] != "half":
                 reporter.warn(f"without a graph nothing is drawn in {wanted.options['precision']}")
             reason = IpaError(f"{error.message}, {reason.message}", reason.hint) if reason else error
+            reporter.note(f"backend eager: {reason.message}")
         except IpaError as error:
-            reporter.warn(error.message)
             reason = error
-    reporter.note(f"backend eager: {reason.message}")
+            reporter.warn(f"backend eager: {reason.message}; {reason.hint}")
+    else:
+        reporter.note(f"backend eager: {reason.message}")
     eager = Wanted("eager", model, example, backends.get("eager").options(None), ())
     return replace(prepare(unet, eager, cache, False, reporter), why=reason.message)
 
@@ -171,7 +185,7 @@ def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter
     """A denoiser from the store, or compiled now.
 
     A damaged graph is reported and built again. Raises NoGraph when there is none and `may_compile` is false,
-    StoreError when the cache cannot keep one, IpaError when compiling fails.
+    StoreError when the cache cannot keep one or the graph there may not be loaded, IpaError when compiling fails.
     """
     module = backends.get(wanted.backend)
     if not module.compiles:
@@ -182,8 +196,13 @@ def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter
     if isinstance(found, Entry):
         try:
             return _open(module, unet, wanted, cache, found)
+        except store.Lost as lost:
+            reporter.warn(lost.message)
+            found = store.Miss((lost.message,))
         except store.Refused as refused:
-            reporter.warn(f"{refused.message}")
+            if not may_compile or found.key == key(unet, wanted):  # nothing may take its place
+                raise
+            reporter.warn(f"{refused.message}; {refused.hint}")
             found = store.Miss((refused.message,))
     if not may_compile:
         raise NoGraph(_no_graph(found), "leave out --no-compile, or use --backend eager")
@@ -192,9 +211,11 @@ def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter
 
 def _open(module: Backend, unet: Any, wanted: Wanted, cache: Store, entry: Entry) -> Ready:
     started = time.perf_counter()
-    options = {**wanted.options, **entry.describe["options"]}
-    with store.opened(cache, entry) as folder:
-        denoiser = module.load(unet, folder, options)
+    made = _made_with(entry)
+    if made is None:
+        raise store.Refused(f"graph {entry.id} does not say how it was compiled", f"`ipa cache clear {entry.id[:8]}`")
+    folder = _until_exit.enter_context(store.opened(cache, entry))
+    denoiser = module.load(unet, folder, {**wanted.options, **made})
     seconds = time.perf_counter() - started
     return Ready(denoiser, wanted.backend, "cache", f"graph {entry.id} is in the cache", entry, open_s=seconds)
 
@@ -215,6 +236,7 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, miss: sto
             describe,
             lambda folder: module.compile(unet, wanted.example, folder, wanted.options, doing),
             waiting=lambda: doing("another process is compiling this graph"),
+            room=COMPILING,
         )
     if built.evicted.items:
         reporter.note(f"{len(built.evicted.items)} least recently used graphs made room (--cache-max-size)")
@@ -255,7 +277,10 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
 
     if entry.key.gpu != own.gpu or what(entry.key.factors) != what(own.factors):
         return False
-    if entry.describe.get("options", {}).get("precision") != wanted.options.get("precision"):
+    made = _made_with(entry)
+    if made is None:
+        return False
+    if made.get("precision") != wanted.options.get("precision"):
         return False  # it shows in the pictures
     if wanted.options.get("dynamic"):  # a whole range is wanted: only its own graph serves it
         return False
@@ -266,16 +291,28 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
     return (entry.key.factors.get("width"), entry.key.factors.get("height")) == (width, height)
 
 
+def _made_with(entry: Entry) -> dict[str, Any] | None:
+    """The options a graph was compiled with; None where its maker wrote no such options."""
+    made = entry.describe.get("options")
+    if not isinstance(made, dict):
+        return None
+    try:
+        whole = backends.get(entry.backend).options(made)
+    except UsageError:
+        return None
+    return {name: whole[name] for name in made} if made.keys() <= whole.keys() else None
+
+
 def _span(entry: Entry) -> list[int] | None:
-    return entry.describe.get("options", {}).get("dynamic")
+    return (_made_with(entry) or {}).get("dynamic")
 
 
 def _estimate(cache: Store, own: GraphKey) -> str:
     """How long earlier graphs for this backend and GPU took, in words."""
     seconds = [
         item.build_seconds
-        for item in store.scan(cache)
-        if isinstance(item, Entry) and (item.backend, item.key.gpu) == (own.backend, own.gpu)
+        for item in store.of_backend(cache, own.backend)
+        if isinstance(item, Entry) and item.key.gpu == own.gpu
     ]
     return f", about {sorted(seconds)[len(seconds) // 2]:.0f} s as before" if seconds else ""
 

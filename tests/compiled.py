@@ -40,6 +40,7 @@ def shared(folder: Path) -> Compiled:
             mine = ("IPA_", "XDG_", "NO_COLOR")
             environ = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
             environ |= {"HOME": str(folder), "TERM": "xterm-256color", "COLUMNS": "100"}
+            environ["XDG_STATE_HOME"] = os.environ["XDG_STATE_HOME"]
             with told.open("w") as stdout:
                 text = on_a_terminal(("-m", "ipa_cli", *arguments), environ, stdout)
             shown.write_text(text)

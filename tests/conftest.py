@@ -31,6 +31,11 @@ WIDTH = "100"
 os.environ["HF_ENDPOINT"] = ENDPOINT
 os.environ["HF_HOME"] = HUB_CACHE = tempfile.mkdtemp(prefix="ipa-tests-")
 os.environ.pop("HF_HUB_OFFLINE", None)
+# One key for the graphs of all tests, whichever process builds or opens them.
+os.environ["XDG_STATE_HOME"] = STATE = f"{HUB_CACHE}/state"
+(KEY := Path(STATE, "ipa", "graph-key")).parent.mkdir(parents=True)
+KEY.write_bytes(b"the key of all tests, 32 bytes..")
+KEY.chmod(0o600)
 # So does torch, which nothing above may import: with a thread for each core, workers wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     assert "torch" not in sys.modules
@@ -114,6 +119,7 @@ def isolated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home / ".config"),
         "XDG_CACHE_HOME": str(home / ".cache"),
+        "XDG_STATE_HOME": STATE,
         "HF_HOME": HUB_CACHE,
         "HF_ENDPOINT": ENDPOINT,
         "NO_COLOR": "1",

@@ -402,7 +402,7 @@ def test_a_nearly_full_disk(mount):
 def test_a_cache_that_everybody_can_write_to(tmp_path):
     tmp_path.chmod(0o777)
     check = places.graphs(config.Settings(cache_dir=tmp_path), False)
-    assert check.status == "failure" and "written by others" in check.found and "chmod go-w" in check.advice
+    assert check.status == "failure" and "everybody may write" in check.found and "chmod go-w" in check.advice
     assert places.models({"HF_HUB_CACHE": str(tmp_path)}).status == "warning"
 
 

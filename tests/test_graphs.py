@@ -7,6 +7,8 @@ import torch
 
 from ipa_cli import backends, graphs, store
 from ipa_cli.config import Settings
+from ipa_cli.errors import IpaError
+from ipa_cli.report import Silent
 from ipa_cli.store import Entry, Miss, Store
 from tests.unets import example, tiny
 
@@ -73,3 +75,63 @@ def test_masks_and_their_lack_want_graphs_of_their_own(cache, unet):
     assert isinstance(missed, Miss) and missed.reasons == ("masks absent → true",)
     kept = keep(cache, unet, masks=True)
     assert found(cache, unet, masks=True) == kept.id != found(cache, unet)
+
+
+ODD = {
+    "no options": {"model": "tiny"},
+    "options that are a list": {"options": [1]},
+    "unknown options": {"options": {"speed": 9}},
+    "a span of text": {"options": {"dynamic": "64..256"}},
+    "a span of one": {"options": {"dynamic": [64]}},
+    "kernels that are a number": {"options": {"kernels": 5}},
+    "a preset": {"options": {"preset": "max"}},
+}
+
+
+@pytest.mark.parametrize("describe", ODD.values(), ids=ODD)
+def test_a_graph_with_odd_options_is_passed_over(cache, unet, describe):
+    """Everything else of the backend goes on working."""
+    odd = wanted(unet, '{"phases": false}')
+    store.build(cache, graphs.key(unet[0], odd), describe, lambda folder: (folder / "graph.json").touch())
+    assert found(cache, unet) is None
+    good = keep(cache, unet, '{"dynamic": [64, 256]}')
+    assert found(cache, unet) == good.id
+    with pytest.raises(store.Refused, match="how it was compiled"):
+        graphs.prepare(unet[0], odd, cache, True, Silent())
+
+
+PLANS = {
+    "no JSON": "{",
+    "a list": "[]",
+    "nothing": "{}",
+    "no table of regions": '{"sample": [2, 4, 16, 16], "dynamic": null, "regions": 5}',
+    "a region of text": '{"sample": [2, 4, 16, 16], "dynamic": null, "regions": ["a"]}',
+    "a sample of text": '{"sample": ["2", 4, 16, 16], "dynamic": null, "regions": []}',
+    "an unknown part": '{"sample": [2, 4, 16, 16], "dynamic": null, "regions": '
+    '[{"name": "a", "parts": ["nose"], "weight_layouts": [], "inputs": []}]}',
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_a_graph_with_an_odd_plan_is_told(cache, unet, plan):
+    want = wanted(unet)
+
+    def fill(folder):
+        (folder / "graph.json").write_text(plan)
+
+    store.build(cache, graphs.key(unet[0], want), {"options": dict(want.options)}, fill)
+    with pytest.raises(IpaError, match="the graph is"):
+        graphs.prepare(unet[0], want, cache, True, Silent())
+
+
+def test_one_that_may_not_be_loaded_serves_only_where_no_other_does(cache, unet):
+    ours = keep(cache, unet, '{"phases": false}')
+    foreign = keep(cache, unet, '{"dynamic": [64, 256]}')
+    larger = keep(cache, unet, '{"dynamic": [64, 512]}')
+    for entry in (foreign, ours):
+        (entry.folder / "proof.json").unlink()
+    assert found(cache, unet) == larger.id
+    (larger.folder / "proof.json").unlink()
+    assert found(cache, unet) in (ours.id, foreign.id, larger.id)
+    with pytest.raises(store.Refused, match="made elsewhere"):
+        graphs.prepare(unet[0], wanted(unet), cache, False, Silent())

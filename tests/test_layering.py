@@ -129,7 +129,7 @@ def test_nothing_imports_app():
 
 def test_the_store_knows_no_backend():
     for module in (m for m in MODULES if m == "store" or m.startswith("store/")):
-        assert {room.split("/")[0] for room in rooms(module)} <= {"store", "keys", "errors", "files", ""}
+        assert {room.split("/")[0] for room in rooms(module)} <= {"store", "keys", "errors", "files", "ownership", ""}
 
 
 def test_backends_are_handed_a_folder_never_the_store_or_a_key():

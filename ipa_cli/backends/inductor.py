@@ -151,16 +151,19 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
 
 
 def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
-    """Open the packages in `folder`; nothing is compiled, now or later, and the weights are read from `unet`."""
+    """Open the packages in `folder`; nothing is compiled, now or later, and the weights are read from `unet`.
+
+    Raises IpaError for packages that do not open, or are not for these weights.
+    """
     assert folder is not None
-    plan = json.loads((folder / PLAN).read_text())
     unet.to(memory_format=torch.channels_last)
     parts = split(unet, _ways(options, unet.device))
+    plan, found = _read_plan(folder, parts)
     calls: dict[str, Any] = {}
-    for entry in plan["regions"]:
-        region = Region(**entry)
-        run = _open(folder / f"{region.name}.pt2", unet.device)
-        calls |= {name: _call(run, region, parts[name], plan["dynamic"] is not None) for name in region.parts}
+    with _unpacking_in(folder):
+        for region in found:
+            run = _open(folder / f"{region.name}.pt2", unet.device)
+            calls |= {name: _call(run, region, parts[name], plan["dynamic"] is not None) for name in region.parts}
 
     compiled = {name: parts[name] for name in calls}
 
@@ -171,6 +174,36 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
             return walk(unet, compiled, inputs, lambda name, given: calls[name](given))
 
     return CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
+
+
+def _read_plan(folder: Path, parts: Mapping[str, Part]) -> tuple[dict[str, Any], list[Region]]:
+    """The plan that `compile` wrote, and its regions. Raises IpaError for another UNet's, or anything else."""
+    try:
+        plan = json.loads((folder / PLAN).read_text())
+        found = [Region(*(region[field] for field in Region._fields)) for region in plan["regions"]]
+        fits = all(len(region.weight_layouts) == len(parts[name].weights) for region in found for name in region.parts)
+        layouts = [Layout.read(layout) for region in found for layout in (*region.weight_layouts, *region.inputs)]
+        sizes = [*plan["sample"], *(plan["dynamic"] or ()), *(side for layout in layouts for side in layout.shape)]
+        fits = fits and len(plan["sample"]) == 4 and set(map(type, sizes)) == {int}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise IpaError(f"the graph is not as ipa writes it: {error!r}", "`ipa cache clear` removes it") from error
+    if not fits:
+        raise IpaError("the graph is for another UNet", "`ipa cache clear` removes it")
+    return plan, found
+
+
+@contextmanager
+def _unpacking_in(folder: Path) -> Iterator[None]:
+    """Let torch unpack what it opens below `folder`, so that it goes with it, however this process ends."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
 
 
 def _open(package: Path, device: torch.device) -> Any:

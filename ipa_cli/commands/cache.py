@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +20,7 @@ from ..report import Result, Table
 from . import options
 
 if TYPE_CHECKING:
-    from .. import probe
-    from ..store import Item, Store
+    from ..store import Item, Store, Work
 
 app = typer.Typer(no_args_is_help=True, help="Look at, check and remove compiled graphs.")
 
@@ -68,29 +65,42 @@ def list_graphs(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Result:
-    """List compiled graphs: what they are for, their size and use, and whether this machine can run them."""
-    from .. import probe, store
+    """List compiled graphs: what they are for, their size and use, and whether they can be used here.
+
+    The shape 256x256-b2 is for pictures of 256x256 pixels, two a call; one picture with guidance is two.
+    """
+    from .. import inventory, probe, store
 
     cache = _store(context)
-    obstacles = _obstacles(probe.machine())
-    everything = [_described(item, obstacles(item)) for item in store.each(cache)]
+    reasons = inventory.staleness(probe.machine())
+    everything = [inventory.described(item, reasons(item)) for item in store.each(cache)]
     gc.freeze()  # all of it stays to the end: the collector need not walk through it
-    graphs = [one for one in everything if backend in (None, one["backend"]) and not (stale and one["usable"])]
+    graphs = [one for one in everything if backend in (None, one["backend"]) and (one["stale"] or not stale)]
     graphs.sort(key=lambda graph: graph["key"])
     graphs.sort(key=_ORDERS[sort], reverse=sort in _DOWN)
     total = sum(graph["size"] for graph in graphs)
-    data = {"cache_dir": str(cache.root), "max_size": cache.max_size, "size": total, "graphs": graphs}
+    others = store.unfinished(cache)
+    data = {
+        "cache_dir": str(cache.root),
+        "max_size": cache.max_size,
+        "size": total,
+        "unfinished": {
+            "in_use": sum(work.size for work in others if work.alive),
+            "left_behind": sum(work.size for work in others if not work.alive),
+        },
+        "graphs": graphs,
+    }
     if json:
         return Result("cache ls", data)
+    more = _unfinished(others)
     if not graphs:
         which = "such graph" if everything else "compiled graph"
-        return Result("cache ls", data, (f"no {which} in {cache.root}",))
+        return Result("cache ls", data, (f"no {which} in {cache.root}", *more))
     now = time.time()
-    rows = [_row(graph, now) for graph in graphs]
-    narrow = Table(("key", "graph", "usable here"), tuple(map(_stacked, rows)))
-    return Result(
-        "cache ls", data, (Table(_COLUMNS, tuple(rows), narrow=narrow), f"{_count(graphs)}, {units.size(total)}")
-    )
+    rows = [inventory.row(graph, now) for graph in graphs]
+    narrow = Table(("key", "graph", "usable here"), tuple(map(inventory.stacked, rows)))
+    summary = f"{_count(graphs)}, {units.size(total)}"
+    return Result("cache ls", data, (Table(inventory.COLUMNS, tuple(rows), narrow=narrow), summary, *more))
 
 
 @app.command()
@@ -107,42 +117,46 @@ def clear(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Result:
-    """Remove compiled graphs: all, or those that every given condition holds for."""
-    from .. import probe, store
+    """Remove compiled graphs: all, or those that every given condition holds for; and what killed processes left."""
+    from .. import inventory, probe, store
 
     cache = _store(context)
     seconds = _parsed("--older-than", older_than, units.parse_age)
     limit = _parsed("--max-size", max_size, units.parse_size)
-    obstacles = _obstacles(probe.machine()) if stale else None
+    reasons = inventory.staleness(probe.machine()) if stale else None
     chosen = store.plan(
         store.scan(cache),
         prefixes=key or (),
-        wanted=lambda item: backend in (None, item.backend) and (obstacles is None or bool(obstacles(item))),
+        wanted=lambda item: backend in (None, item.backend) and (reasons is None or bool(reasons(item))),
         used_before=None if seconds is None else time.time() - seconds,
         max_size=limit,
     )
-    lines = tuple(
-        _printable(
-            f"{item.id[:8]}  {item.backend}  {item.model or '-'}  {item.gpu}  {item.shape}  {units.size(item.size)}"
-        )
-        for item in chosen.items
-    )
+    lines = tuple(map(inventory.line, chosen.items))
+    left = [work for work in store.unfinished(cache) if not work.alive]
     if dry_run or not chosen.items:
-        data = {"dry_run": dry_run, "freed": chosen.size, "graphs": [item.id for item in chosen.items], "kept": []}
-        summary = f"would remove {_count(chosen.items)}, {units.size(chosen.size)}" if lines else "nothing to remove"
+        rest = sum(work.size for work in left) if dry_run or not left else store.sweep(cache)
+        data = {
+            "dry_run": dry_run,
+            "freed": chosen.size + rest,
+            "graphs": [item.id for item in chosen.items],
+            "kept": [],
+        }
+        would = "would remove" if dry_run else "removed"
+        summary = f"{would} {_all(chosen.items, left)}" if lines or left else "nothing to remove"
         return Result("cache clear", data, (*lines, summary))
-    statement = f"this removes {_count(chosen.items)}, {units.size(chosen.size)}"
+    statement = f"this removes {_all(chosen.items, left)}"
     _agree(context, yes, (*lines[:20], *_more(len(lines) - 20)), statement, "add --yes, or look first with --dry-run")
+    rest = store.sweep(cache)
     done = store.execute(cache, chosen)
     for item, reason in done.kept:
         context.obj.warn(f"graph {item.id[:8]} stays: {reason}")
     data = {
         "dry_run": False,
-        "freed": done.size,
+        "freed": done.size + rest,
         "graphs": [item.id for item in done.items],
         "kept": [{"key": item.id, "reason": reason} for item, reason in done.kept],
     }
-    return Result("cache clear", data, (f"removed {_count(done.items)}, {units.size(done.size)}",))
+    return Result("cache clear", data, (f"removed {_all(done.items, left)}",))
 
 
 @app.command("dir")
@@ -167,15 +181,25 @@ def verify(
     quiet: options.Quiet = False,
 ) -> Result:
     """Read every byte of the graphs and compare it with what was built; exit status 1 when one is damaged."""
-    from .. import store
+    from .. import inventory, store
 
     cache = _store(context)
-    items = store.plan(store.scan(cache), prefixes=key or ()).items
+    store.check_owner(cache)
+    items, problems = [], {}
     with context.obj.stage("checking"):
-        problems = {item.id: problem for item in items if (problem := store.verify(cache, item))}
+        for item in store.plan(store.scan(cache), prefixes=key or ()).items:
+            try:
+                problem = store.verify(item)
+            except (FileNotFoundError, store.InUse):  # another process is removing it
+                continue
+            items.append(item)
+            problems.update({item.id: problem} if problem else {})
+    for item in items:
+        if isinstance(item, store.Unread):
+            context.obj.note(f"graph {item.id[:8]} is not checked: {item.reason}")
     graphs = [{"key": item.id, "size": item.size, "problem": problems.get(item.id)} for item in items]
     data = {"cache_dir": str(cache.root), "checked": len(items), "damaged": len(problems), "graphs": graphs}
-    lines = [f"{id[:8]}: {_printable(problem)}" for id, problem in problems.items()]
+    lines = [f"{id[:8]}: {inventory.printable(problem)}" for id, problem in problems.items()]
     lines.append(f"checked {_count(items)}, {units.size(sum(item.size for item in items))}: {len(problems)} damaged")
     if problems:
         lines.append(f"`ipa cache clear {' '.join(id[:8] for id in problems)}` removes what is damaged")
@@ -199,7 +223,7 @@ def export_graphs(
     items = store.plan(store.scan(cache), prefixes=key or ()).items
     entries = [item for item in items if isinstance(item, store.Entry)]
     for item in items:
-        if isinstance(item, store.Broken):
+        if not isinstance(item, store.Entry):
             context.obj.warn(f"graph {item.id[:8]} is left out: {item.reason}")
     if not entries:
         raise UsageError(f"there is no graph in {cache.root} to export", "`ipa compile` makes one")
@@ -222,7 +246,7 @@ def import_graphs(
     from .. import store
 
     cache = _store(context)
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113 (Path.is_file raises for impossible names)
         raise UsageError(f"there is no file {file}", "`ipa cache export FILE` writes one")
     statement = f"{file} holds native code that ipa will run: whoever made it can do anything you can"
     _agree(context, trust, (), statement, "add --trust if you trust its maker")
@@ -236,6 +260,35 @@ def import_graphs(
     }
     there = f", {len(brought.kept)} already here" if brought.kept else ""
     return Result("cache import", data, (f"took in {_count(brought.added)}{there}",))
+
+
+@app.command("trust")
+def trust_graphs(
+    context: typer.Context,
+    key: Keys = None,
+    yes: Yes = False,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Result:
+    """Mark graphs made elsewhere as your own, or all of them: from then on their code is run.
+
+    They are native code: whoever made them can do anything you can.
+    """
+    from .. import inventory, store
+
+    cache = _store(context)
+    store.check_owner(cache)
+    items = store.plan(store.scan(cache), prefixes=key or ()).items
+    foreign = [item for item in items if isinstance(item, store.Entry) and store.obstacle(item) is not None]
+    if not foreign:
+        return Result("cache trust", {"graphs": []}, ("nothing to trust: no such graph was made elsewhere",))
+    lines = tuple(map(inventory.line, foreign))
+    statement = f"this trusts {_count(foreign)}, native code that ipa will run: its maker can do anything you can"
+    _agree(context, yes, (*lines[:20], *_more(len(lines) - 20)), statement, "add --yes if you trust its maker")
+    for entry in foreign:
+        store.mark_trusted(cache, entry)
+    return Result("cache trust", {"graphs": [entry.id for entry in foreign]}, (f"trusted {_count(foreign)}",))
 
 
 def _store(context: typer.Context) -> Store:
@@ -264,77 +317,19 @@ def _agree(context: typer.Context, yes: bool, details: Iterable[str], statement:
         raise typer.Abort()
 
 
-def _described(item: Item, obstacles: list[str]) -> dict[str, Any]:
-    return {
-        "key": item.id,
-        "backend": item.backend,
-        "model": item.model,
-        "gpu": item.gpu,
-        "shape": item.shape,
-        "size": item.size,
-        "created": item.created,
-        "last_used": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(item.last_used)),
-        "hits": item.hits,
-        "usable": not obstacles,
-        "obstacles": obstacles,
-        "broken": hasattr(item, "reason"),
-        "path": item.path,
-    }
+def _unfinished(found: Iterable[Work]) -> Iterator[str]:
+    """What lies in the cache beside graphs, in words."""
+    used, left = (sum(work.size for work in found if work.alive is alive) for alive in (True, False))
+    if used:
+        yield f"{units.size(used)} in use by running processes"
+    if left:
+        yield f"{units.size(left)} left behind by killed processes; `ipa cache clear` or the next run removes it"
 
 
-def _obstacles(here: probe.Machine) -> Callable[[Item], list[str]]:
-    """What says why a graph is of no use here, in words; nothing when it is."""
-    from .. import backends, probe
-    from ..store import Entry
-
-    known: dict[tuple[str, str, str], list[str]] = {}  # thousands of graphs were built with the same few things
-
-    def obstacles(item: Item) -> list[str]:
-        if not isinstance(item, Entry):
-            return [f"broken: {item.reason}"]
-        case = (item.backend, item.gpu, item.built_with)
-        if case not in known:
-            known[case] = probe.differences(item.gpu, item.factors, here, backends.code(item.backend))
-        return known[case]
-
-    return obstacles
-
-
-_COLUMNS = ("key", "backend", "model", "gpu", "shape", "size", "created", "last used", "hits", "usable here")
-
-
-def _row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
-    cells = (
-        graph["key"][:8],
-        graph["backend"],
-        graph["model"] or "-",
-        graph["gpu"],
-        graph["shape"],
-        units.size(graph["size"]),
-        _ago(graph["created"], now) if graph["created"] else "-",
-        _ago(graph["last_used"], now) if graph["hits"] else "never",
-        str(graph["hits"]),
-        "yes" if graph["usable"] else ", ".join(graph["obstacles"]),
-    )
-    return tuple(map(_printable, cells))
-
-
-def _printable(text: str) -> str:
-    """An imported manifest may hold anything, and a terminal obeys control characters."""
-    return text if text.isprintable() else re.sub(r"[^ -~\u00a1-\uffff]", "?", text)
-
-
-def _stacked(row: tuple[str, ...]) -> tuple[str, ...]:
-    """The same for a narrow terminal: lines below each other in place of columns."""
-    key, backend, model, gpu, shape, size, created, used, hits, usable = row
-    use = f"used {used}, {hits} {'time' if hits == '1' else 'times'}" if hits != "0" else "never used"
-    lines = [f"{backend} {shape}, {model} on {gpu}", f"{size}, made {created}, {use}"]
-    return (key, "\n".join(lines), "yes") if usable == "yes" else (key, "\n".join([*lines, usable]), "no")
-
-
-def _ago(date: str, now: float) -> str:
-    span = units.age(now - datetime.fromisoformat(date).timestamp())
-    return span if span == "now" else f"{span} ago"
+def _all(items: Sequence[Item], left: Sequence[Work]) -> str:
+    graphs = f"{_count(items)}, {units.size(sum(item.size for item in items))}" if items or not left else ""
+    rest = f"{units.size(sum(work.size for work in left))} left behind by killed processes" if left else ""
+    return ", and ".join(filter(None, (graphs, rest)))
 
 
 def _count(graphs: Iterable[Any]) -> str:

@@ -1,12 +1,14 @@
 """Compiled graphs on disk: found by key, built once, checked before use, removed by plan."""
 
 from .archive import Imported, export, import_
-from .building import Builder, Built, Hit, Miss, build, discard, lookup, opened
-from .checking import check, check_owner, verify
-from .entries import Broken, Entry, Item, Refused, Store, StoreError, each, scan
+from .building import Builder, Built, Hit, Miss, build, discard, lookup, mark_trusted, opened
+from .checking import check, verify
+from .entries import Broken, Entry, Item, Lost, Refused, Store, StoreError, Unread, each, of_backend, scan
+from .locks import InUse
 from .manifest import Damage
 from .removal import Plan, Removed, evict, execute, find, plan
-from .work import Work, scratch, sweep, work
+from .trust import Obstacle, check_owner, obstacle, place
+from .work import Work, check_room, scratch, sweep, unfinished
 
 __all__ = [
     "Broken",
@@ -16,17 +18,22 @@ __all__ = [
     "Entry",
     "Hit",
     "Imported",
+    "InUse",
     "Item",
+    "Lost",
     "Miss",
+    "Obstacle",
     "Plan",
     "Refused",
     "Removed",
     "Store",
     "StoreError",
+    "Unread",
     "Work",
     "build",
     "check",
     "check_owner",
+    "check_room",
     "discard",
     "each",
     "evict",
@@ -35,11 +42,15 @@ __all__ = [
     "find",
     "import_",
     "lookup",
+    "mark_trusted",
+    "obstacle",
+    "of_backend",
     "opened",
+    "place",
     "plan",
     "scan",
     "scratch",
     "sweep",
+    "unfinished",
     "verify",
-    "work",
 ]

@@ -18,13 +18,16 @@ from typing import Any
 
 from .. import files, keys
 from ..errors import UsageError
+from ..keys import GraphKey
+from . import proof
 from .building import publish, seal_files, whole
-from .checking import check, check_owner
-from .entries import Entry, Refused, Store, StoreError
+from .checking import check
+from .entries import Entry, Refused, Store, StoreError, read
 from .locks import InUse, key_lock, shared
 from .manifest import MANIFEST, MAX_MANIFEST, Damage, parse, render
 from .removal import Removed, evict
-from .work import make_folders, prepare, scratch, sweep, writing
+from .trust import check_owner
+from .work import make_folders, scratch, writing
 
 INDEX = "ipa-graphs.json"
 ARCHIVE_SCHEMA = 1
@@ -74,9 +77,8 @@ def import_(store: Store, file: Path) -> Imported:
     except OSError as error:
         raise StoreError(f"cannot read {file}: {error.strerror}", "check the name") from error
     with source, writing(store):
-        prepare(store)
-        sweep(store)
         with scratch(store) as folder:
+            signing = proof.own_key()
             try:
                 graphs = _unpack(store, source, folder)
             except Damage as damage:
@@ -88,18 +90,28 @@ def import_(store: Store, file: Path) -> Imported:
                 key = keys.from_dict(manifest["key"])
                 check_owner(store, store.graphs / key.folder)
                 with key_lock(store, key.short):
-                    present = whole(store, key)
+                    present = _present(store, key)
                     if present is None:
-                        added.append(publish(store, path, manifest))
+                        added.append(publish(store, path, manifest, signing))
                     else:
                         kept.append(present)
         return Imported(tuple(added), tuple(kept), evict(store, keep={entry.folder for entry in added + kept}))
 
 
+def _present(store: Store, key: GraphKey) -> Entry | None:
+    """The whole graph of `key` that is there already and our own; one made elsewhere gives way to what is trusted."""
+    try:
+        return whole(store, key)
+    except Refused:
+        if isinstance(read(str(store.graphs / key.folder)), Entry):
+            return None
+        raise
+
+
 def _hold(store: Store, held: ExitStack, entry: Entry) -> None:
     try:
         held.enter_context(shared(entry.folder))
-        check(entry.folder, entry.digest)
+        check(entry)
     except (Damage, InUse, OSError) as error:
         reason = "another process is removing it" if isinstance(error, InUse) else str(error)
         raise Refused(
@@ -132,7 +144,7 @@ def _unpack(store: Store, source: Any, folder: Path) -> list[tuple[Path, dict[st
     """Every graph of the archive in a folder of its own below `folder`, checked. Raises Damage."""
     try:
         archive = tarfile.open(fileobj=source, mode="r:")  # noqa: SIM115 (closed below)
-    except (tarfile.TarError, ValueError) as error:
+    except (tarfile.TarError, ValueError, RecursionError) as error:
         raise Damage("it is no archive of graphs") from error
     room = shutil.disk_usage(folder).free
     if store.max_size is not None:
@@ -164,7 +176,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while True:
         try:
             member = archive.next()
-        except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, RecursionError) as error:
             raise Damage(f"it is cut off or garbled: {error}") from error
         if member is None:
             return

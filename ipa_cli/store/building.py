@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,12 +16,14 @@ from typing import Any
 
 from .. import __version__, keys
 from ..keys import GraphKey
-from .checking import check, check_owner, sha256
-from .entries import Broken, Entry, Refused, Store, StoreError, read, scan, unreadable
+from . import proof
+from .checking import check, check_manifest, sha256
+from .entries import Broken, Entry, Item, Lost, Refused, Store, StoreError, Unread, of_backend, read, unreadable
 from .locks import InUse, key_lock, shared
 from .manifest import MANIFEST, SCHEMA_VERSION, USES, Damage, render, safe_name
 from .removal import Plan, Removed, evict, execute
-from .work import make_folders, prepare, scratch, sweep, trash, writing
+from .trust import check_owner, obstacle, place
+from .work import check_room, make_folders, prepare, scratch, trash, writing
 
 Builder = Callable[[Path], "Mapping[str, Any] | None"]
 
@@ -54,15 +58,12 @@ class Built:
 
 def lookup(store: Store, key: GraphKey) -> Hit | Miss:
     """Whether the graph of `key` is in the store, by its manifest alone. Raises StoreError when it is unreadable."""
-    try:
-        item = read(str(store.graphs / key.folder))
-    except OSError as error:
-        raise unreadable(store, error) from error
+    item = _read(store, key)
     if isinstance(item, Entry) and item.key == key:
         return Hit(item)
     if isinstance(item, Broken):
         return Miss((f"the graph on disk is broken: {item.reason}",))
-    others = [item for item in scan(store) if isinstance(item, Entry) and item.backend == key.backend]
+    others = [item for item in of_backend(store, key.backend) if isinstance(item, Entry)]
     if not others:
         return Miss(())
     nearest = min(others, key=lambda other: (len(keys.difference(other.key, key)), -other.last_used))
@@ -71,36 +72,55 @@ def lookup(store: Store, key: GraphKey) -> Hit | Miss:
 
 @contextmanager
 def opened(store: Store, entry: Entry) -> Iterator[Path]:
-    """The folder of a graph, safe to load native code from; while open, nothing removes it.
+    """A private copy of the files of a graph, safe to load native code from; the graph is kept while the block lasts.
 
-    Everything is checked first: owner, modes, no links, exactly the files of the manifest, every SHA-256. Counts as a
-    use. Raises Refused; a damaged graph is then taken out, so that the next `build` makes it anew.
+    Who could have written it, its proof of origin and every byte are checked first, see `trust`. Counts as a use.
+    Raises Refused when it stays but is not loaded, Lost for one that is gone or damaged (which is then removed), and
+    StoreError when it cannot be read or copied.
     """
-    check_owner(store, entry.folder)
     with ExitStack() as held:
-        problem = _admit(held, entry)
-        if problem is None:
-            _count_use(entry.folder)
-            yield entry.folder
-            return
-    discard(store, entry)
-    raise Refused(
-        f"graph {entry.id} is not loaded: {problem}", "it is built again; `ipa cache verify` checks the others"
-    )
+        try:
+            held.enter_context(shared(entry.folder))
+            _admit(entry)
+            folder = held.enter_context(_private(store, 2 * entry.size))  # a backend may unpack there
+            check(entry, folder)
+        except (InUse, FileNotFoundError) as error:
+            raise Lost(f"graph {entry.id} is not loaded: another process removed it", "try again") from error
+        except Damage as damage:
+            held.close()
+            after = "it was removed" if discard(store, entry) else "it cannot be removed"
+            raise Lost(f"graph {entry.id} is damaged: {damage}; {after}", "`ipa compile` builds it again") from damage
+        except OSError as error:
+            raise StoreError(
+                f"graph {entry.id} cannot be opened: {error.strerror}: {error.filename}",
+                "check the permissions, or name another folder with --cache-dir",
+            ) from error
+        _count_use(entry.folder)
+        yield folder
 
 
-def _admit(held: ExitStack, entry: Entry) -> str | None:
-    """Hold the entry against removal, then check all of it; what is wrong, in words."""
-    try:
-        held.enter_context(shared(entry.folder))
-        check(entry.folder, entry.digest)
-    except InUse:
-        return "another process is removing it"
-    except OSError as error:
-        return f"its manifest cannot be opened: {error.strerror}"
-    except Damage as damage:
-        return str(damage)
-    return None
+@contextmanager
+def _private(store: Store, size: int) -> Iterator[Path]:
+    """A folder of this process alone with room for `size` bytes: the store's, or where that is closed or full TMPDIR's.
+
+    Raises StoreError when neither will do.
+    """
+    with ExitStack() as lasting:
+        try:
+            folder = lasting.enter_context(scratch(store))
+            enough = shutil.disk_usage(folder).free > size
+        except OSError:
+            enough = False
+        if not enough:
+            lasting.close()
+            try:
+                folder = Path(lasting.enter_context(tempfile.TemporaryDirectory(prefix="ipa-graph-")))
+            except OSError as error:
+                raise StoreError(
+                    f"no graph can be opened: {error}", "let TMPDIR name a folder that is yours"
+                ) from error
+            check_room(folder.parent, size, "opening a graph")
+        yield folder
 
 
 def discard(store: Store, entry: Entry) -> bool:
@@ -114,30 +134,50 @@ def discard(store: Store, entry: Entry) -> bool:
         return False
 
 
+def mark_trusted(store: Store, entry: Entry) -> None:
+    """Mark a graph as this user's own, after a check of every byte: from now on its code is run.
+
+    Raises Refused when others could have written it since, Lost when it is damaged or gone, StoreError when the mark
+    cannot be kept.
+    """
+    check_owner(store, entry.folder)
+    with writing(store):
+        prepare(store)
+        with key_lock(store, entry.id):
+            try:
+                check(entry)
+            except (Damage, FileNotFoundError) as error:
+                raise Lost(f"graph {entry.id} is damaged: {error}", f"`ipa cache clear {entry.id[:8]}`") from error
+            proof.add(entry.folder, entry.text, proof.own_key())
+
+
 def build(
     store: Store,
     key: GraphKey,
     describe: Mapping[str, Any],
     builder: Builder,
     waiting: Callable[[], None] | None = None,
+    room: int = 0,
 ) -> Built:
     """The entry of `key`, built by `builder` unless a whole one is there; one builder per key across processes.
 
     `builder` fills the folder it is given and may return figures (parity, …) for the manifest; `describe` is kept in
-    it too (model name, sizes). `waiting` is called once when another process is building the same graph. Raises
-    StoreError when the disk is full or read-only; whatever `builder` raises passes, and nothing is left behind.
+    it too (model name, sizes). `waiting` is called once when another process is building the same graph; `room` is how
+    many bytes the work takes. Raises Refused when the graph is there and must not be loaded, StoreError when the disk
+    is full or read-only; whatever `builder` raises passes, and nothing is left behind.
     """
     check_owner(store, store.graphs / key.folder)
     if (present := whole(store, key)) is not None:  # needs no right to write
         return Built(present, fresh=False)
     keys.canonical(dict(describe))  # what cannot be kept should fail before the work, not after
+    signing = proof.own_key()
     with writing(store):
         prepare(store)
         with key_lock(store, key.short, waiting=waiting):
             if (present := whole(store, key)) is not None:  # another process has built it meanwhile
                 return Built(present, fresh=False)
-            sweep(store)
             with scratch(store) as folder:
+                check_room(folder, room, "compiling")
                 started = time.perf_counter()
                 figures = builder(folder)
                 entry = publish(
@@ -154,20 +194,46 @@ def build(
                         "figures": dict(figures or {}),
                         "files": seal_files(folder),
                     },
+                    signing,
                 )
         return Built(entry, fresh=True, evicted=evict(store, keep={entry.folder}))
 
 
 def whole(store: Store, key: GraphKey) -> Entry | None:
-    """The entry of `key` after a full check; None when there is none or it is damaged."""
-    item = read(str(store.graphs / key.folder))
+    """The entry of `key` after a full check; None when there is none or it is damaged.
+
+    Raises Refused when there is one that must not be loaded, and is not to be lost either.
+    """
+    item = _read(store, key)
+    if isinstance(item, Unread):
+        raise Refused(
+            f"graph {item.id} stays, and no other is kept in its place: {item.reason}",
+            f"`ipa cache clear {item.id[:8]}` removes it",
+        )
     if not isinstance(item, Entry):
         return None
     try:
-        check(item.folder, key.digest)
+        _admit(item)
+        check(item)
     except Damage:
         return None
     return item
+
+
+def _read(store: Store, key: GraphKey) -> Item | None:
+    """What lies in the place of `key`. Raises StoreError when the way there is closed."""
+    try:
+        return read(str(store.graphs / key.folder))
+    except OSError as error:
+        raise unreadable(store, error) from error
+
+
+def _admit(entry: Entry) -> None:
+    """Raise Refused unless `entry` may be loaded once its bytes are compared, Damage when its manifest has changed."""
+    if (problem := obstacle(entry)) is not None:
+        if place(entry.folder) is None:
+            check_manifest(entry)  # nobody's trust mends a damaged one
+        raise Refused(f"graph {entry.id} is not loaded: {problem.words}", problem.hint)
 
 
 def seal_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -192,13 +258,14 @@ def seal_files(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def publish(store: Store, folder: Path, manifest: Mapping[str, Any]) -> Entry:
-    """Turn a finished workspace into the entry of its key, replacing a damaged one. Hold the key lock."""
+def publish(store: Store, folder: Path, manifest: Mapping[str, Any], signing: bytes) -> Entry:
+    """Turn a finished folder into the entry of its key, signed, in place of a damaged one. Hold the key lock."""
     key = keys.from_dict(manifest["key"])
     target = store.graphs / key.folder
     (folder / USES).touch(0o600)
-    (folder / MANIFEST).write_bytes(render(manifest))
+    (folder / MANIFEST).write_bytes(text := render(manifest))
     (folder / MANIFEST).chmod(0o600)
+    proof.add(folder, text, signing)
     for path in (folder / MANIFEST, folder):
         _sync(path)
     make_folders(store.root, target.parent.relative_to(store.root))
@@ -208,7 +275,7 @@ def publish(store: Store, folder: Path, manifest: Mapping[str, Any]) -> Entry:
         _sync(path)
     entry = read(str(target))
     if not isinstance(entry, Entry):
-        raise Refused(f"graph {key.short} vanished while it was stored", "try again")
+        raise Lost(f"graph {key.short} vanished while it was stored", "try again")
     return entry
 
 

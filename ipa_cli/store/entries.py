@@ -1,7 +1,7 @@
 """What lies on disk: the layout of the store, and the fast listing.
 
     <root>/graphs-v1/CACHEDIR.TAG
-    <root>/graphs-v1/<backend>/<gpu>/<shape>-<16 hex>/manifest.json, .uses and the files of the graph
+    <root>/graphs-v1/<backend>/<gpu>/<shape>-<16 hex>/manifest.json, proof.json, .uses and the files of the graph
     <root>/graphs-v1/.locks/<16 hex>.lock     held while the graph of this key is built, published or removed
     <root>/graphs-v1/.work/…                  graphs on their way in and out, see `work`
 
@@ -23,7 +23,7 @@ from typing import Any
 from .. import keys
 from ..errors import IpaError
 from ..keys import Factor, GraphKey
-from .manifest import MANIFEST, MAX_MANIFEST, USES, Damage, decode_factors, parse, summarize
+from .manifest import MANIFEST, MAX_MANIFEST, USES, Damage, OtherVersion, decode_factors, parse, summarize
 
 BUCKET = "graphs-v1"
 
@@ -35,7 +35,11 @@ class StoreError(IpaError):
 
 
 class Refused(StoreError):
-    """A graph in the cache is not loaded, because it is not certainly what was built."""
+    """A graph in the cache is not loaded, because it is not certainly ours; it stays there."""
+
+
+class Lost(StoreError):
+    """A graph in the cache is no longer what was built, or no longer there."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class Entry(_Item):
     summary: Mapping[str, Any]
     built_with: str  # JSON, the same for most graphs of a store
     hits: int
-    stamp: tuple[int, int]
+    stamp: tuple[int, int]  # of the manifest: inode, modification time in ns
+    of_root: bool  # nobody but root can have written the manifest
     text: bytes
 
     @property
@@ -109,11 +114,11 @@ class Entry(_Item):
 
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
-        """All that is known of it. Raises Refused when somebody has written a manifest that only looks whole."""
+        """All that is known of it. Raises Lost when somebody has written a manifest that only looks whole."""
         try:
             return parse(self.text)
         except Damage as damage:
-            raise Refused(f"graph {self.id} is not used: {damage}", "`ipa cache verify` checks every graph") from damage
+            raise Lost(f"graph {self.id} is damaged: {damage}", "`ipa cache verify` checks every graph") from damage
 
     @cached_property
     def key(self) -> GraphKey:
@@ -143,7 +148,16 @@ class Broken(_Item):
     hits = 0
 
 
-Item = Entry | Broken
+@dataclass(frozen=True)
+class Unread(_Item):
+    """A folder whose manifest this ipa cannot read, and why: of another version, or closed to this user."""
+
+    reason: str
+    model = created = None
+    hits = 0
+
+
+Item = Entry | Broken | Unread
 
 
 def scan(store: Store) -> list[Item]:
@@ -152,7 +166,7 @@ def scan(store: Store) -> list[Item]:
 
 
 def each(store: Store) -> Iterator[Item]:
-    """One graph of the store after another, broken ones with their reason; the content of the files is not read.
+    """One graph of the store after another, others with their reason; the content of the files is not read.
 
     Raises StoreError when the store itself cannot be read. Names that are not the store's are left alone.
     """
@@ -174,25 +188,49 @@ def unreadable(store: Store, error: OSError) -> StoreError:
     )
 
 
+def of_backend(store: Store, backend: str) -> list[Entry | Broken]:
+    """The graphs of one backend, their manifests read to the end: Broken where one only looked whole."""
+    found: list[Entry | Broken] = []
+    for item in each(store):
+        if isinstance(item, Unread) or item.backend != backend:
+            continue
+        if isinstance(item, Entry):
+            try:
+                item.manifest  # noqa: B018 (read here, kept)
+            except Lost as lost:
+                item = Broken(item.path, item.size, item.last_used, lost.message)
+        found.append(item)
+    return found
+
+
 def read(path: str) -> Item | None:
-    """The entry in the folder `path`: None when nothing is there, Broken when it is not a whole one."""
+    """The entry in the folder `path`: None when nothing is there, else Broken or Unread when it is no whole one.
+
+    Raises OSError when the way to it is closed.
+    """
     try:
         try:
-            text, stamp = read_manifest(path)
+            text, about = read_manifest(path)
             summary, built_with = summarize(text)
             if not path.endswith(f"-{summary['digest'][:16]}"):
                 raise Damage("its manifest belongs to another graph")
+            stamp = (about.st_ino, about.st_mtime_ns)
+            of_root = about.st_uid == 0 and not about.st_mode & 0o022
             last_used, hits = _uses(path, stamp)
-            return Entry(path, summary["size"], last_used, summary, built_with, hits, stamp, text)
+            return Entry(path, summary["size"], last_used, summary, built_with, hits, stamp, of_root, text)
+        except PermissionError as error:
+            kind, reason = Unread, f"its manifest cannot be read: {error.strerror}"
+        except OtherVersion as other:
+            kind, reason = Unread, f"of another version of ipa: {other}"
         except Damage as damage:
-            about = os.lstat(path)
-            return Broken(path, disk_size(path), about.st_mtime, str(damage))
+            kind, reason = Broken, str(damage)
+        return kind(path, disk_size(path), os.lstat(path).st_mtime, reason)
     except FileNotFoundError:
         return None
 
 
-def read_manifest(folder: str) -> tuple[bytes, tuple[int, int]]:
-    """The text of the manifest and its stamp (inode, modification time in ns). Raises Damage."""
+def read_manifest(folder: str) -> tuple[bytes, os.stat_result]:
+    """The text of the manifest, and what the system knows of its file. Raises Damage, PermissionError."""
     try:
         descriptor = os.open(f"{folder}/{MANIFEST}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -204,9 +242,11 @@ def read_manifest(folder: str) -> tuple[bytes, tuple[int, int]]:
             os.close(descriptor)
     except FileNotFoundError:
         raise Damage("it has no manifest") from None
+    except PermissionError:
+        raise
     except OSError as error:
         raise Damage(f"its manifest cannot be read: {error.strerror}") from error
-    return text, (about.st_ino, about.st_mtime_ns)
+    return text, about
 
 
 def _folders(parent: Path) -> Iterator[Path]:

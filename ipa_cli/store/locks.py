@@ -67,11 +67,11 @@ def held(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock file `path`; needs no right to write."""
+    """Whether a living process holds the lock file `path`, or might; needs no right to write."""
     try:
         with _flocked(path, os.O_RDONLY, fcntl.LOCK_SH):
             return False
-    except InUse:
+    except (InUse, PermissionError):
         return True
     except FileNotFoundError:
         return False

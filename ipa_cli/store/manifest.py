@@ -25,6 +25,7 @@ from ..keys import Factor
 
 MANIFEST = "manifest.json"
 USES = ".uses"
+PROOF = "proof.json"
 SCHEMA_VERSION = 3
 MAX_MANIFEST = 4 << 20
 
@@ -54,6 +55,10 @@ _OF_THE_PICTURES = {"batch", "dtype", "height", "image tokens", "masks", "text t
 
 class Damage(Exception):
     """What is wrong with one entry, in words; never leaves the store."""
+
+
+class OtherVersion(Damage):
+    """An entry is as another version of ipa writes it: nothing says that it is damaged."""
 
 
 def render(fields: Mapping[str, Any]) -> bytes:
@@ -117,8 +122,10 @@ def parse(text: bytes) -> dict[str, Any]:
         raise Damage("its manifest is not JSON") from None
     if not isinstance(manifest, dict):
         raise Damage("its manifest is not a table")
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise Damage(f"its manifest has schema {manifest.get('schema_version')!r}, not {SCHEMA_VERSION}")
+    schema = manifest.get("schema_version")
+    if schema != SCHEMA_VERSION:
+        kind = OtherVersion if type(schema) is int and schema > 0 else Damage
+        raise kind(f"its manifest has schema {schema!r}, not {SCHEMA_VERSION}")
     if problems := manifest.keys() ^ {"summary", "built_with", *_FIELDS}:
         raise Damage(f"its manifest lacks or adds {min(problems)!r}")
     for name, kind in _FIELDS.items():
@@ -155,7 +162,7 @@ def safe_name(name: str) -> bool:
         and all(part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255 for part in parts)
         and name.isprintable()
         and "\\" not in name
-        and name not in (MANIFEST, USES)
+        and name not in (MANIFEST, USES, PROOF)
     )
 
 

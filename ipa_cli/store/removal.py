@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import UsageError
 from .entries import Entry, Item, Store, read, scan
 from .locks import InUse, alone, key_lock
-from .work import sweep, trash, work, writing
+from .work import sweep, trash, unfinished, writing
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def evict(store: Store, keep: Collection[Path]) -> Removed:
     """Bring the store below its size limit, least recently used graphs first, without touching `keep`."""
     if store.max_size is None:
         return Removed((), ())
-    room = store.max_size - sum(found.size for found in work(store))
+    room = store.max_size - sum(found.size for found in unfinished(store))
     chosen = plan(scan(store), wanted=lambda item: item.folder not in keep, max_size=room)
     return execute(store, chosen) if chosen.items else Removed((), ())
 

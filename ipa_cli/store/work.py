@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import IpaError
 from .entries import BUCKET, Store, StoreError, disk_size
 from .locks import LOCKS, InUse, held, is_held, key_lock
+from .trust import check_owner
 
 WORK = ".work"
 _TAG = "CACHEDIR.TAG"
@@ -44,9 +45,9 @@ class Work:
 def scratch(store: Store) -> Iterator[Path]:
     """A folder of this process alone on the store's disk, mode 0700; gone afterwards, or swept when we are killed.
 
-    Raises OSError where the store cannot be written.
+    What others left is swept first. Raises OSError where the store cannot be written.
     """
-    prepare(store)
+    sweep(store)
     folder = _new(store)
     with ExitStack() as lasting:
         with key_lock(store, WORK):  # nobody sweeps it before it is locked
@@ -59,12 +60,12 @@ def scratch(store: Store) -> Iterator[Path]:
             _lock(folder).unlink(missing_ok=True)
 
 
-def work(store: Store) -> list[Work]:
-    """Every scratch folder, of the living and the dead. Raises OSError when the store cannot be read."""
+def unfinished(store: Store) -> list[Work]:
+    """Every scratch folder that this user may see, of the living and the dead."""
     try:
         paths = [path for path in (store.graphs / WORK).iterdir() if path.suffix != ".lock"]
         paths += [path for path in store.graphs.iterdir() if path.name.startswith(_OF_EARLIER_VERSIONS)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
     return [Work(path, disk_size(str(path)), is_held(_lock(path))) for path in paths]
 
@@ -73,7 +74,7 @@ def sweep(store: Store) -> int:
     """Remove what dead processes left half built or half removed; the bytes it took."""
     prepare(store)
     with key_lock(store, WORK):
-        dead = [found for found in work(store) if not found.alive]
+        dead = [found for found in unfinished(store) if not found.alive]
         for found in dead:
             remove(found.path)
         for lock in (store.graphs / WORK).glob("*.lock"):
@@ -101,19 +102,34 @@ def remove(path: Path) -> None:
 
 
 def prepare(store: Store) -> None:
-    """Make the store's own folders, for us alone, and the tag by which backup programs know a cache."""
+    """Make the store's own folders, for us alone, and the tag by which backup programs know a cache.
+
+    Raises OSError where they cannot be made, Refused where others may write.
+    """
     make_folders(store.root, Path(BUCKET, LOCKS))
     make_folders(store.root, Path(BUCKET, WORK))
     tag = store.graphs / _TAG
     if not tag.exists():
         tag.write_text(_TAG_TEXT)
+    check_owner(store)
 
 
 def make_folders(base: Path, inner: Path) -> None:
-    """Make `base` and the folders of `inner` below it, mode 0700."""
-    base.parent.mkdir(parents=True, exist_ok=True)
-    for path in (base, *reversed([base / part for part in (inner, *inner.parents) if part != Path()])):
+    """Make `base` and the folders of `inner` below it, mode 0700; also those above it, where others must not write."""
+    above = [path for path in base.parents if not path.exists()]
+    below = [base / part for part in (inner, *inner.parents) if part != Path()]
+    for path in (*reversed(above), base, *reversed(below)):
         path.mkdir(mode=0o700, exist_ok=True)
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Raise StoreError unless the disk of `folder` has `size` bytes free for `what`."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StoreError(
+            f"{what} takes {size / 1e6:.0f} MB, and the disk of {folder} has {free / 1e6:.0f} MB free",
+            "free some space, or name a folder on another disk with --cache-dir",
+        )
 
 
 def _new(store: Store) -> Path:

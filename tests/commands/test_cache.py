@@ -14,11 +14,11 @@ from ipa_cli import probe, store
 from ipa_cli.keys import GraphKey
 from ipa_cli.store import Store
 
-from ..test_store import fill
+from ..store.graphs import fill
 
 GRAPH_FIELDS = {
     "key", "backend", "model", "gpu", "shape", "size", "created", "last_used", "hits", "usable", "obstacles",
-    "broken", "path",
+    "stale", "broken", "path",
 }  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def test_ls_of_nothing(ipa, cache):
     assert (ran.exit_code, ran.stdout) == (0, f"no compiled graph in {cache.root}\n")
     assert ipa("cache", "ls", "--json").data() == {
         "cache_dir": str(cache.root), "max_size": 20 * 10**9, "size": 0, "graphs": [],
+        "unfinished": {"in_use": 0, "left_behind": 0},
     }  # fmt: skip
     assert not cache.root.exists()
 
@@ -138,6 +139,68 @@ def test_a_cache_that_cannot_be_read_is_told(ipa, tmp_path):
     error = ipa("cache", "ls", "--json", "--cache-dir", tmp_path / "file").error()
     assert "cannot read the graph cache" in error["message"]
     assert "--cache-dir" in error["hint"]
+
+
+def test_ls_and_those_who_open_agree_on_what_is_usable(ipa, cache):
+    """The same check: others that may write above, no proof of origin, another version."""
+    entry = put(cache)
+    cache.root.parent.chmod(0o777)
+    [graph] = listed(ipa)
+    assert not graph["usable"] and str(cache.root.parent) in graph["obstacles"][0] and not graph["stale"]
+    with pytest.raises(store.Refused), store.opened(cache, entry):
+        pass
+    cache.root.parent.chmod(0o755)
+    (entry.folder / "proof.json").unlink()
+    [graph] = listed(ipa)
+    [obstacle] = graph["obstacles"]
+    assert "made elsewhere" in obstacle and f"ipa cache trust {entry.id[:8]}" in obstacle and not graph["usable"]
+    for path in cache.root.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert ipa("cache", "trust", entry.id[:8], "--yes").stdout == "trusted 1 graph\n"
+    assert listed(ipa)[0]["usable"]
+    path = entry.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 4'))
+    [graph] = listed(ipa)
+    assert (graph["usable"], graph["broken"], graph["stale"]) == (False, False, False)
+    assert "of another version" in graph["obstacles"][0]
+    verified = ipa("cache", "verify")
+    assert verified.exit_code == 0 and "is not checked: of another version" in verified.stderr
+    assert ipa("cache", "clear", "--stale", "--yes").stdout == "nothing to remove\n"
+    assert left(cache) == {entry.id}
+
+
+def test_trust_asks(ipa_process, ipa, cache):
+    entries = [put(cache, batch=batch) for batch in (1, 2)]
+    assert ipa("cache", "trust").stdout.startswith("nothing to trust")
+    for entry in entries:
+        (entry.folder / "proof.json").unlink()
+    refused = ipa("cache", "trust")
+    assert refused.exit_code == 2 and "this trusts 2 graphs" in refused.stderr and "--yes" in refused.stderr
+    assert not any(graph["usable"] for graph in listed(ipa))
+    (entries[0].folder / "graph.pt2").write_bytes(b"x")
+    assert "damaged" in ipa("cache", "trust", "--yes", entries[0].id).stderr
+    assert ipa("cache", "trust", "--yes", "--json", entries[1].id).data() == {"graphs": [entries[1].id]}
+    assert {graph["key"]: graph["usable"] for graph in listed(ipa)} == {entries[0].id: False, entries[1].id: True}
+
+
+def test_what_killed_processes_left_is_shown_and_cleared(ipa, cache):
+    put(cache)
+    (cache.graphs / ".work" / "1-dead").mkdir()
+    (cache.graphs / ".work" / "1-dead" / "part").write_bytes(b"x" * 5000)
+    with store.scratch(Store(cache.root)) as live:  # sweeps
+        assert ipa("cache", "ls", "--json").data()["unfinished"] == {"in_use": 0, "left_behind": 0}
+        (live / "part").write_bytes(b"x" * 300)
+        (cache.graphs / ".work" / "1-dead").mkdir()
+        (cache.graphs / ".work" / "1-dead" / "part").write_bytes(b"x" * 5000)
+        data = ipa("cache", "ls", "--json").data()
+        assert (data["size"], data["unfinished"]) == (360, {"in_use": 300, "left_behind": 5000})
+        lines = ipa("cache", "ls").stdout
+        assert "300 B in use by running processes" in lines and "5.0 kB left behind" in lines
+        assert "would remove 0 graphs" not in ipa("cache", "clear", "--older-than", "1d", "--dry-run").stdout
+        done = ipa("cache", "clear", "--older-than", "1d", "--json").data()
+        assert (done["freed"], done["graphs"]) == (5000, [])
+        assert live.exists()
+        assert ipa("cache", "clear", "--older-than", "1d").stdout == "nothing to remove\n"
 
 
 # clear
@@ -297,7 +360,17 @@ def test_verify_refuses_a_cache_open_to_others(ipa, cache):
     cache.root.chmod(0o777)
     ran = ipa("cache", "verify")
     assert ran.exit_code == 1
-    assert "can be written by others" in ran.stderr and "chmod go-w" in ran.stderr
+    assert "everybody may write" in ran.stderr and "chmod go-w" in ran.stderr
+
+
+def test_verify_passes_over_what_is_being_removed(ipa, cache, monkeypatch):
+    going, staying = put(cache, batch=1), put(cache, batch=2)
+    scanned = store.scan(cache)
+    monkeypatch.setattr(store, "scan", lambda _: scanned)
+    assert store.execute(cache, store.plan(scanned, prefixes=[going.id])).items
+    data = ipa("cache", "verify", "--json").data()
+    assert (data["checked"], data["damaged"]) == (1, 0)
+    assert [graph["key"] for graph in data["graphs"]] == [staying.id]
 
 
 # export, import
@@ -361,6 +434,7 @@ def test_import_of_something_else(ipa, cache):
     assert ran.exit_code == 1
     assert "no archive of graphs" in ran.stderr and "Traceback" not in ran.stderr
     assert ipa("cache", "import", "absent.tar", "--trust").exit_code == 2
+    assert ipa("cache", "import", "long" * 200, "--trust").exit_code == 2
 
 
 def test_import_makes_room(ipa, cache, tmp_path):

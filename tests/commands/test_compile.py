@@ -1,8 +1,11 @@
 """`ipa compile`, and `ipa generate` on what it left."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from PIL import Image
 from tests import tiny_model
 from tests.compiled import SPAN, Compiled, flags
 from tests.conftest import Ran, World
+from tests.test_surroundings import NOBODY, run_as
 
 SIZE = 128
 DRAW = ("--load-format", "dummy", "--device", "cpu", "--steps", 2, "--seed", 5, "--force")
@@ -128,7 +132,7 @@ def test_a_graph_without_masks_is_none_for_masks(compiled: Compiled, ipa: Callab
 
 
 def test_a_changed_graph_is_refused_and_taken_out(compiled: Compiled, copy: Path, ipa: Callable[..., Ran]) -> None:
-    package = max(copy.rglob("*.pt2"), key=lambda path: path.stat().st_size)
+    package = max((copy / "graphs-v1" / "inductor").rglob("*.pt2"), key=lambda path: path.stat().st_size)
     content = bytearray(package.read_bytes())
     content[len(content) // 2] ^= 1
     package.write_bytes(content)
@@ -137,6 +141,34 @@ def test_a_changed_graph_is_refused_and_taken_out(compiled: Compiled, copy: Path
     assert "warning" in drawn.stderr and package.name in drawn.stderr
     assert "eager" in drawn.stdout
     assert not package.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write(
+    compiled: Compiled, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose image has the graphs in it: no key, no right to write."""
+    with tempfile.TemporaryDirectory() as folder:
+        image, out = Path(folder), Path(folder, "out")
+        subprocess.run(["cp", "-aL", str(compiled.cache), str(compiled.model), folder], check=True)
+        subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+        out.mkdir()
+        out.chmod(0o777)
+        monkeypatch.chdir(out)
+        for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+            monkeypatch.delenv(name)
+        cache = image / compiled.cache.name
+        before = sorted(cache.rglob("*"))
+        listed = run_as(NOBODY, "cache", "ls", "--cache-dir", cache, "--json").data()["graphs"]
+        assert [(graph["usable"], graph["obstacles"]) for graph in listed] == [(True, [])]
+        draw = ("--model", image / compiled.model.name, *DRAW, "--backend", "inductor", "--no-compile")
+        shutil.rmtree(out)
+        out.mkdir()
+        out.chmod(0o777)
+        monkeypatch.chdir(out)
+        data = run_as(NOBODY, "generate", *draw, "--output", "a-{seed}.png", "--cache-dir", cache, "--json").data()
+        assert data["graph"]["origin"] == "cache"
+        assert sorted(cache.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_a_cache_that_cannot_be_used_counts_when_it_was_named(ipa, world, tmp_pa
     foreign.mkdir(mode=0o777)
     foreign.chmod(0o777)
     named = ipa("doctor", "--json", "--cache-dir", foreign)
-    assert named.exit_code == 1 and "written by others" in found(named)["graph cache"]["found"]
+    assert named.exit_code == 1 and "everybody may write" in found(named)["graph cache"]["found"]
     (world.home / ".cache" / "ipa").mkdir(parents=True)
     (world.home / ".cache" / "ipa").chmod(0o777)
     default = ipa("doctor", "--json")

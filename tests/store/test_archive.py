@@ -15,12 +15,7 @@ from ipa_cli import store
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.store import Entry, Refused, Store, StoreError
 
-from .test_store import MEMORY, assert_whole, build, key, leftovers
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return Store(tmp_path / "cache")
+from .graphs import MEMORY, assert_whole, build, key, leftovers, script
 
 
 @pytest.fixture
@@ -291,3 +286,41 @@ def test_any_spoiled_archive_is_refused_or_whole(flips, cut):
             assert (entry.folder / "graph.pt2").read_bytes() == b"native code " * 20
         assert_whole(other)
         assert leftovers(other) == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("first", [True, False])
+def test_thousands_of_chained_headers_are_refused(other, archive, tmp_path, kind, first):
+    header = tarfile.TarInfo("chained")
+    header.type, header.size = kind, 0
+    chain = header.tobuf() * 5000
+    whole = archive.read_bytes()
+    at = 0 if first else 1024  # after the index
+    (tmp_path / "hostile.tar").write_bytes(whole[:at] + chain + whole[at:])
+    with pytest.raises(Refused, match="not taken in"):
+        store.import_(other, tmp_path / "hostile.tar")
+
+
+def test_graphs_made_elsewhere_are_ours_once_imported(cache, other, archive, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state of the other"))
+    assert all(store.obstacle(entry) for entry in store.scan(cache))
+    brought = store.import_(other, archive)
+    assert [store.obstacle(entry) for entry in brought.added] == [None, None]
+    brought = store.import_(cache, archive)  # in place of the same graphs, which nobody had trusted
+    assert (len(brought.added), brought.kept) == (2, ())
+    assert [store.obstacle(entry) for entry in store.scan(cache)] == [None, None]
+
+
+def test_a_killed_import_is_swept_by_the_next_that_writes(cache, other, archive):
+    work = """
+    import ipa_cli.store.archive as archive
+    def killed(*_):
+        os.kill(os.getpid(), 9)
+    archive.seal_files = killed
+    store.import_(Store(Path(sys.argv[1])), Path(sys.argv[2]))
+    """
+    assert script(work, other.root, archive).wait(60) == -9
+    [left] = store.unfinished(other)
+    assert left.size > 300 and not left.alive
+    build(other, key(batch=9))
+    assert leftovers(other) == []

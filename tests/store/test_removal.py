@@ -1,0 +1,121 @@
+"""What goes: a plan first, then just that; the size limit; what is in use stays."""
+
+import os
+import shutil
+import time
+
+import pytest
+
+from ipa_cli import store
+from ipa_cli.errors import UsageError
+from ipa_cli.store import Hit, Store
+
+from .graphs import build, fill, key, leftovers, script
+
+
+def use(entry, when):
+    os.utime(entry.folder / ".uses", (when, when))
+
+
+def test_plan_says_what_and_how_much_then_does_it(cache):
+    entries = [build(cache, key(batch=number)) for number in range(3)]
+    chosen = store.plan(store.scan(cache), prefixes=[entries[1].id[:6]])
+    assert [item.folder for item in chosen.items] == [entries[1].folder]
+    assert chosen.size == 360
+    assert len(store.scan(cache)) == 3
+    done = store.execute(cache, chosen)
+    assert (done.size, done.kept) == (360, ())
+    assert {item.folder for item in store.scan(cache)} == {entries[0].folder, entries[2].folder}
+    assert leftovers(cache) == []
+
+
+def test_plan_conditions_narrow_the_choice(cache):
+    for number in range(4):
+        use(build(cache, key(batch=number)), when=1000 + number)
+    use(build(cache, key(backend="nexfort")), when=500)
+    items = store.scan(cache)
+
+    def batches(**conditions):
+        return [item.manifest["key"]["shape"][-1] for item in store.plan(items, **conditions).items]
+
+    assert batches(used_before=1002) == ["2", "0", "1"]
+    assert batches(wanted=lambda item: item.backend == "inductor", used_before=1002) == ["0", "1"]
+    assert batches(max_size=3 * 360) == ["2", "0"]
+    assert batches(max_size=3 * 360 - 1) == ["2", "0", "1"]
+    assert batches(wanted=lambda item: item.backend == "inductor", max_size=4 * 360) == ["0"]
+    assert batches(max_size=10**9) == []
+    assert len(batches()) == 5
+
+
+def test_broken_graphs_go_first(cache):
+    use(build(cache, key(batch=1)), when=1000)
+    broken = build(cache, key(batch=2))
+    (broken.folder / "manifest.json").unlink()
+    total = sum(item.size for item in store.scan(cache))
+    [first] = store.plan(store.scan(cache), max_size=total - 1).items
+    assert first.folder == broken.folder
+
+
+def test_key_prefixes(cache):
+    entries = [build(cache, key(batch=number)) for number in range(20)]
+    items = store.scan(cache)
+    assert store.find(items, entries[3].digest).id == entries[3].id
+    assert store.find(items, entries[3].id.upper()).id == entries[3].id
+    for prefix in ("", "zz", entries[3].id + "0" * 60):
+        with pytest.raises(UsageError, match="no graph"):
+            store.find(items, prefix)
+    shared = next(digit for digit in "0123456789abcdef" if sum(e.id.startswith(digit) for e in entries) > 1)
+    with pytest.raises(UsageError, match="graphs begin with"):
+        store.plan(items, prefixes=[shared])
+
+
+def test_the_size_limit_takes_the_least_recently_used(tmp_path):
+    cache = Store(tmp_path / "cache", max_size=3 * 360)
+    for number, when in ((1, 3000), (2, 1000), (3, 2000)):
+        use(build(cache, key(batch=number)), when)
+    made = store.build(cache, key(batch=4), {}, fill)
+    assert [item.key for item in made.evicted.items] == [key(batch=2)]
+    assert {item.key for item in store.scan(cache)} == {key(batch=1), key(batch=3), key(batch=4)}
+
+
+def test_the_size_limit_spares_the_new_and_the_used(tmp_path):
+    cache = Store(tmp_path / "cache", max_size=1)
+    first = build(cache, key(batch=1))
+    with store.opened(cache, first) as folder:
+        second = store.build(cache, key(batch=2), {}, fill)
+        assert second.evicted.kept[0][1] == "in use"
+        assert (folder / "graph.pt2").exists()
+    assert len(store.scan(cache)) == 2
+    third = store.build(cache, key(batch=3), {}, fill)
+    assert [item.key for item in store.scan(cache)] == [key(batch=3)]
+    assert len(third.evicted.items) == 2
+
+
+def test_in_use_by_another_process_stays(cache, tmp_path):
+    entry = build(cache)
+    work = """
+    cache, begun = Store(Path(sys.argv[1])), Path(sys.argv[2])
+    with store.opened(cache, store.scan(cache)[0]):
+        begun.touch()
+        time.sleep(60)
+    """
+    worker = script(work, cache.root, tmp_path / "begun")
+    while not (tmp_path / "begun").exists():
+        assert worker.poll() is None
+        time.sleep(0.01)
+    done = store.execute(cache, store.plan(store.scan(cache)))
+    assert (done.items, [reason for _, reason in done.kept]) == ((), ["in use"])
+    worker.kill()
+    worker.wait()
+    assert [item.folder for item in store.execute(cache, store.plan(store.scan(cache))).items] == [entry.folder]
+
+
+def test_a_rebuilt_graph_is_not_what_was_planned(cache):
+    entry = build(cache)
+    planned = store.plan(store.scan(cache))
+    shutil.rmtree(entry.folder)
+    build(cache)
+    done = store.execute(cache, planned)
+    assert done.items == ()
+    assert "meanwhile" in done.kept[0][1]
+    assert isinstance(store.lookup(cache, key()), Hit)

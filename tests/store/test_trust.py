@@ -1,0 +1,267 @@
+"""Only graphs of a known maker, where others cannot write, are loaded; and just the bytes that were checked."""
+
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ipa_cli import store
+from ipa_cli.store import Hit, Lost, Refused, Store, StoreError, proof
+
+from .graphs import build, key, never, script
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
+    """A user whose state folder is empty as yet; the key will lie there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "ipa" / "graph-key"
+
+
+def refused(cache, entry):
+    with pytest.raises(Refused) as found, store.opened(cache, entry):
+        raise AssertionError("it was handed out")
+    assert isinstance(store.lookup(cache, key()), Hit), "it is gone"
+    return found.value
+
+
+# Where a graph lies
+
+
+@pytest.mark.parametrize("above", range(6))
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_folders_that_others_may_write_refuse_all_below_and_lose_nothing(tmp_path, above, mode, monkeypatch):
+    monkeypatch.setattr("ipa_cli.ownership._of_one_user", lambda *_: False)
+    cache = Store(tmp_path / "project" / "cache")
+    entry = build(cache)
+    folder = (entry.folder, *entry.folder.parents)[above]
+    folder.chmod(mode)
+    error = refused(cache, entry)
+    assert str(folder) in error.message and "--cache-dir" in error.hint
+    assert store.obstacle(entry).words in error.message
+    with pytest.raises(Refused):
+        store.build(cache, key(), {}, never)
+    folder.chmod(0o755)
+    with store.opened(cache, entry):
+        pass
+
+
+@AS_ROOT
+@pytest.mark.parametrize("above", range(4))
+def test_another_users_folder_on_the_way_is_refused(cache, above):
+    entry = build(cache)
+    folder = (entry.folder, *entry.folder.parents)[above]
+    os.chown(folder, 4321, 4321)
+    assert "another user (uid 4321)" in refused(cache, entry).message
+
+
+def test_a_new_cache_where_others_may_write_is_not_used(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(Refused, match="everybody may write"):
+        store.build(Store(tmp_path / "open" / "cache"), key(), {}, never)
+
+
+def test_folders_made_for_a_cache_are_ours_alone_whatever_the_umask(tmp_path):
+    old = os.umask(0)
+    try:
+        build(Store(tmp_path / "a" / "b" / "cache"))
+    finally:
+        os.umask(old)
+    for folder in (tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "cache"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+# Who made it
+
+
+def test_a_graph_carries_a_proof_by_a_key_of_this_user_alone(cache, no_key):
+    entry = build(cache)
+    assert stat.S_IMODE(no_key.stat().st_mode) == 0o600 and no_key.stat().st_size == 32
+    assert stat.S_IMODE(no_key.parent.stat().st_mode) == 0o700
+    said = json.loads((entry.folder / "proof.json").read_text())
+    assert said["scheme"] == "hmac-sha256" and len(said["proof"]) == 64
+    assert no_key.read_bytes().hex() not in json.dumps(said)
+    assert store.obstacle(entry) is None
+
+
+PROOFS = {
+    "none": (lambda path: path.unlink(), "made elsewhere"),
+    "another key's": (lambda path: path.write_bytes(proof.sign(b"any", b"x" * 32)), "another key"),
+    "another manifest's": (lambda path: path.write_bytes(proof.sign(b"any", proof.own_key())), "another manifest"),
+    "of a scheme to come": (
+        lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "scheme": "ed25519"})),
+        "does not know",
+    ),
+    "no JSON": (lambda path: path.write_text("{"), "cannot be read"),
+    "no table": (lambda path: path.write_text("[]"), "cannot be read"),
+    "of odd types": (
+        lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "proof": 5})),
+        "another manifest",
+    ),
+    "deep": (lambda path: path.write_text("[" * 4000), "cannot be read"),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "cannot be read"),
+    "a link": (lambda path: (path.rename(path.with_name("p")), path.symlink_to("p")), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), PROOFS.values(), ids=PROOFS)
+def test_without_a_good_proof_a_graph_is_not_loaded_and_stays_until_trusted(cache, change, words):
+    entry = build(cache)
+    change(entry.folder / "proof.json")
+    error = refused(cache, entry)
+    assert words in error.message and f"ipa cache trust {entry.id[:8]}" in error.hint
+    assert words in store.obstacle(entry).words
+    with pytest.raises(Refused):
+        store.build(cache, key(), {}, never)
+    store.mark_trusted(cache, entry)
+    assert store.obstacle(entry) is None
+    assert not store.build(cache, key(), {}, never).fresh
+
+
+def test_a_changed_manifest_is_damage_and_nothing_to_trust(cache):
+    path = build(cache).folder / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"demo", b"deno", 1))  # in its first line, which no seal covers
+    [entry] = store.scan(cache)
+    with pytest.raises(Lost, match="its manifest has changed"):
+        store.mark_trusted(cache, entry)
+    with pytest.raises(Lost, match="its manifest has changed; it was removed"), store.opened(cache, entry):
+        pass
+
+
+def test_a_whole_store_made_elsewhere_is_not_loaded(cache, no_key, monkeypatch, tmp_path):
+    """As one shipped in a repository, whose digests all agree."""
+    entry = build(cache)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of somebody else"))
+    assert "another key" in refused(cache, entry).message
+    assert not (tmp_path / "of somebody else").exists(), "looking needs no key"
+
+
+def test_two_first_processes_make_one_key(cache, no_key, tmp_path):
+    work = """
+    root, gate, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    while not gate.exists():
+        time.sleep(0.005)
+    store.build(Store(root), key(batch=batch), {}, fill)
+    """
+    gate = tmp_path / "gate"
+    workers = [script(work, cache.root, gate, batch) for batch in range(4)]
+    gate.touch()
+    assert [worker.wait(60) for worker in workers] == [0] * 4
+    assert [store.obstacle(item) for item in store.scan(cache)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.chmod(0o644),
+        lambda path: path.write_bytes(b"short"),
+        pytest.param(lambda path: os.chown(path, 4321, 4321), marks=AS_ROOT),
+    ],
+)
+def test_a_key_that_others_could_know_marks_nothing(cache, no_key, spoil):
+    entry = build(cache)
+    spoil(no_key)
+    with pytest.raises(StoreError, match="you alone can read"), store.opened(cache, entry):
+        pass
+    with pytest.raises(StoreError, match="you alone can read"):
+        build(cache, key(batch=3))
+    assert isinstance(store.lookup(cache, key()), Hit)
+
+
+def test_no_place_for_a_key_is_told_before_the_work(cache, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/state")
+    with pytest.raises(StoreError, match="cannot be kept") as error:
+        store.build(cache, key(), {}, never)
+    assert "XDG_STATE_HOME" in error.value.hint
+
+
+# What is loaded is what was checked
+
+
+def test_what_is_handed_out_is_a_private_copy(cache):
+    entry = build(cache)
+    with store.opened(cache, entry) as folder:
+        assert entry.folder not in (folder, *folder.parents)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        entry.folder.rename(entry.folder.with_name("away"))
+        (entry.folder).mkdir()
+        (entry.folder / "graph.pt2").write_bytes(b"hostile code " * 20)
+        assert (folder / "graph.pt2").read_bytes() == b"native code " * 20
+    assert not folder.exists()
+
+
+def test_a_manifest_exchanged_after_it_was_read_does_not_count(cache, tmp_path):
+    entry = build(cache)
+    other = Store(tmp_path / "other")
+    hostile = build(other, builder=lambda folder: (folder / "graph.pt2").write_bytes(b"hostile code " * 20) and None)
+    entry.folder.rename(tmp_path / "away")
+    hostile.folder.rename(entry.folder)
+    with pytest.raises(StoreError), store.opened(cache, entry):
+        raise AssertionError("bytes were handed out that the proven manifest does not name")
+
+
+def test_a_graph_opens_from_a_store_that_cannot_be_written(cache, monkeypatch):
+    entry = build(cache)
+
+    def closed(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ipa_cli.store.work.prepare", closed)
+    with store.opened(cache, entry) as folder:
+        assert cache.root not in folder.parents
+        assert (folder / "graph.pt2").read_bytes() == b"native code " * 20
+    assert not folder.exists()
+
+
+def test_no_room_to_open_is_told_with_the_folder(cache, monkeypatch, tmp_path):
+    entry = build(cache)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(StoreError, match=f"the disk of {tmp_path} has 0 MB free"), store.opened(cache, entry):
+        pass
+
+
+# Another user
+
+
+@AS_ROOT
+def test_another_user_uses_what_only_root_could_have_written(cache, no_key, readable):
+    """A cache baked into an image: no key, no right to write, and no need of either."""
+    cache = Store(readable / "cache")
+    entry = build(cache)
+    for path in (readable / "cache", *(readable / "cache").rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    os.seteuid(65534)
+    try:
+        [seen] = store.scan(cache)
+        assert store.obstacle(seen) is None
+        with store.opened(cache, seen) as folder:
+            assert (folder / "graph.pt2").read_bytes() == b"native code " * 20
+        assert not store.build(cache, key(), {}, never).fresh
+        with pytest.raises(StoreError):
+            store.build(cache, key(batch=3), {}, never)
+    finally:
+        os.seteuid(0)
+    (entry.folder / "manifest.json").chmod(0o666)
+    os.seteuid(65534)
+    try:
+        [seen] = store.scan(cache)
+        assert "made elsewhere" in store.obstacle(seen).words
+    finally:
+        os.seteuid(0)
+    assert entry.folder.exists()
+
+
+@pytest.fixture
+def readable():
+    """A folder that every user may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
