@@ -31,13 +31,13 @@ def encode_text(
     """
     import torch
 
-    positive = _encode_prompt(model, prompt, device, reporter)
+    positive = _encode_prompt(model, "prompt", prompt, device, reporter)
     if not guided:
         return positive
     if not negative_prompt and model.zeros_for_empty_prompt:
         negative = (torch.zeros_like(positive[0]), torch.zeros_like(positive[1]))
     else:
-        negative = _encode_prompt(model, negative_prompt, device, reporter)
+        negative = _encode_prompt(model, "negative prompt", negative_prompt, device, reporter)
     return torch.cat([negative[0], positive[0]]), torch.cat([negative[1], positive[1]])
 
 
@@ -150,13 +150,15 @@ def _queries(name: str, levels: int, width: int, height: int) -> int:
     return width * height
 
 
-def _encode_prompt(model: Model, prompt: str, device: torch.device, reporter: Reporter) -> tuple[Tensor, Tensor]:
+def _encode_prompt(
+    model: Model, name: str, prompt: str, device: torch.device, reporter: Reporter
+) -> tuple[Tensor, Tensor]:
     import torch
 
     hidden: list[Tensor] = []
     pooled = None
     for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
-        ids = _token_ids(tokenizer, prompt, reporter if not hidden else None)
+        ids = _token_ids(tokenizer, name, prompt, reporter if not hidden else None)
         with torch.no_grad():
             encoded = encoder(ids.to(device), output_hidden_states=True)
         hidden.append(encoded.hidden_states[-2])
@@ -167,7 +169,7 @@ def _encode_prompt(model: Model, prompt: str, device: torch.device, reporter: Re
     return torch.cat(hidden, dim=-1), pooled
 
 
-def _token_ids(tokenizer: Any, prompt: str, reporter: Reporter | None) -> Tensor:
+def _token_ids(tokenizer: Any, name: str, prompt: str, reporter: Reporter | None) -> Tensor:
     """Token ids, (1, length of the encoder's window); says which words no longer fit."""
     limit = tokenizer.model_max_length
     ids = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
@@ -175,5 +177,5 @@ def _token_ids(tokenizer: Any, prompt: str, reporter: Reporter | None) -> Tensor
         whole = tokenizer(prompt).input_ids
         if len(whole) > limit:
             lost = tokenizer.decode(whole[limit - 1 : -1])
-            reporter.warn(f"the prompt is longer than {limit - 2} tokens; left out: {lost}")
+            reporter.warn(f"the {name} is longer than {limit - 2} tokens; left out: {lost}")
     return ids

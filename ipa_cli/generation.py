@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import filenames, files, models, pictures, pipeline, repeat, schedulers, session
+from . import filenames, files, models, pictures, pipeline, prompts, repeat, schedulers, session
 from .config import Settings
 from .record import adapter_name, record
 from .report import Reporter
-from .task import load_references, make_task, name_fields
+from .task import load_references, make_tasks, name_fields
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +29,7 @@ class Drawn:
     """A picture on disk."""
 
     path: Path
+    prompt: str
     seed: int
     scale: float
     width: int
@@ -48,7 +50,7 @@ class Generated:
     dtype: str
     model: str
     adapter: str | None
-    prompt: str
+    prompt: str | None  # None: each picture has one of its own
     steps: int
     references: tuple[str, ...] = field(default=())  # pictures and files of embeddings
 
@@ -59,10 +61,11 @@ def generate(
     force: bool,
     shows_bars: bool,
     recorded: repeat.Recorded | None = None,
+    several: Sequence[Mapping[str, Any]] = (),
 ) -> Generated:
     """Draw and write the pictures `settings` ask for; all that can be wrong is looked for before the long work.
 
-    `recorded` is the picture that `settings` were read from.
+    `recorded` is the picture that `settings` were read from, `several` are prompts as `task.make_tasks` takes them.
     """
     started = time.perf_counter()
     schedulers.check(settings.scheduler)
@@ -72,45 +75,55 @@ def generate(
         repeat.check_there(recorded, settings)
     loaded = load_references(settings, reporter)
     plan = models.plan(settings)
-    task = make_task(settings, plan, loaded)
+    tasks = make_tasks(settings, plan, loaded, several)
+    first = tasks[0]
+    prompts.warn_of_spelling([text for task in tasks for text in (task.prompt, task.negative_prompt)], reporter)
     if recorded is not None:
-        repeat.check_same(recorded, settings, task.references, reporter)
-    paths = filenames.plan_paths(settings.output, [name_fields(task, n) for n in range(len(task.requests))], force)
+        repeat.check_same(recorded, settings, first.references, reporter)
+    fields = [name_fields(task, number) for task in tasks for number in range(len(task.requests))]
+    fields = [{**each, "index": index} for index, each in enumerate(fields)]
+    paths = filenames.plan_paths(settings.output, fields, force)
     for path in paths if force else {path.parent: path for path in paths}.values():
         files.check_writable(path, replacing=force)
-    schedulers.check_steps(settings.scheduler, plan, task.requests[0].steps)
+    schedulers.check_steps(settings.scheduler, plan, first.requests[0].steps)
     say_what_it_is(plan, reporter)
 
     opened = session.open_session(settings, plan, reporter, shows_bars)
     loaded_at = time.perf_counter()
-    at_once = min(settings.batch_size, len(task.requests))
-    conditions = pipeline.for_several(session.condition(opened, task, reporter), at_once)
-    opened = session.without_encoders(opened)
+    at_once = min(settings.batch_size, max(len(task.requests) for task in tasks))
+    texts = [session.encode_text(opened, task, reporter) for task in tasks]
+    images = session.encode_images(opened, first)
+    conditions = pipeline.for_several(session.join(opened, texts[0], images, first), at_once)
+    opened = session.without_encoders(opened, joined=len(tasks) == 1)
     encoded_at = time.perf_counter()
-    ready = session.make_ready(opened, backend, task.requests[0], conditions, reporter)
+    ready = session.make_ready(opened, backend, first.requests[0], conditions, reporter)
     ready_at = time.perf_counter()
-    first_step = session.warm_up(opened, ready.denoiser, task.requests[0], conditions, reporter)
+    first_step = session.warm_up(opened, ready.denoiser, first.requests[0], conditions, reporter)
     warmed_at = time.perf_counter()
 
-    drawn, saving = [], []
+    drawn, saving, next_paths = [], [], iter(paths)
     with ThreadPoolExecutor(at_once) as writer:  # pictures are compressed while the next are drawn
-        for numbers in batches(len(task.requests), at_once):
-            requests = [task.requests[number] for number in numbers]
-            name = ", ".join(paths[number].name for number in dict.fromkeys(numbers))
-            several = session.draw_several(opened, ready.denoiser, requests, conditions, name, reporter)
-            drawn.append(several)
-            for number, image in dict(zip(numbers, several.images, strict=True)).items():
-                kept = record(opened, ready, task, number)
-                saving.append(writer.submit(_save, task, number, image, paths[number], kept, force))
-            for future in saving:
-                if future.done():
-                    future.result()  # nothing more is drawn when a picture could not be written
+        for task, text in zip(tasks, texts, strict=True):
+            own = list(islice(next_paths, len(task.requests)))
+            if task is not first:
+                conditions = pipeline.for_several(session.join(opened, text, images, task), at_once)
+            for numbers in batches(len(task.requests), at_once):
+                requests = [task.requests[number] for number in numbers]
+                name = ", ".join(own[number].name for number in dict.fromkeys(numbers))
+                pictured = session.draw_several(opened, ready.denoiser, requests, conditions, name, reporter)
+                drawn.append(pictured)
+                for number, image in dict(zip(numbers, pictured.images, strict=True)).items():
+                    kept = record(opened, ready, task, number)
+                    saving.append(writer.submit(_save, task, number, image, own[number], kept, force))
+                for future in saving:
+                    if future.done():
+                        future.result()  # nothing more is drawn when a picture could not be written
     saved = [future.result() for future in saving]
     ended = time.perf_counter()
 
     from .measure import memory
 
-    step_seconds = sum(several.clock.seconds for several in drawn)
+    step_seconds = sum(pictured.clock.seconds for pictured in drawn)
     return Generated(
         images=tuple(one for one, _ in saved),
         timings={
@@ -123,10 +136,10 @@ def generate(
             "warmup_s": warmed_at - ready_at,
             "inference_s": ended - warmed_at,
             "steps_s": step_seconds,
-            "decode_s": sum(several.decode_s for several in drawn),
+            "decode_s": sum(pictured.decode_s for pictured in drawn),
             "save_s": sum(seconds for _, seconds in saved),
             "e2e_s": ended - started,
-            "it_per_s": task.requests[0].steps * len(drawn) / step_seconds if step_seconds else 0.0,
+            "it_per_s": first.requests[0].steps * len(drawn) / step_seconds if step_seconds else 0.0,
         },
         memory=memory(opened.device),
         backend=ready.backend,
@@ -135,9 +148,9 @@ def generate(
         dtype=str(opened.dtype).removeprefix("torch."),
         model=plan.name,
         adapter=adapter_name(plan),
-        prompt=task.prompt,
-        steps=task.requests[0].steps,
-        references=tuple(source.source for source in task.sources),
+        prompt=first.prompt if len(tasks) == 1 else None,
+        steps=first.requests[0].steps,
+        references=tuple(source.source for source in first.sources),
     )
 
 
@@ -154,7 +167,8 @@ def _save(
     """The picture on disk, and seconds."""
     began = time.perf_counter()
     saved = pictures.write_png(path, image, kept, force)
-    drawn = Drawn(saved.path, task.requests[number].seed, task.scale, image.width, image.height, saved.sha256)
+    seed = task.requests[number].seed
+    drawn = Drawn(saved.path, task.prompt, seed, task.scale, image.width, image.height, saved.sha256)
     return drawn, time.perf_counter() - began
 
 

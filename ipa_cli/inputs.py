@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as _FutureTimeoutError
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import IO, TypeVar
 
 from .errors import IpaError, UsageError
 
+STDIN = "-"
 FIFO_SECONDS = 30.0  # in total, until the writer of a named pipe has closed it
 PIPE_SECONDS = 300.0  # the same for stdin and `<(…)`, where a whole program may be at work
 HANDED = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # pipes that the shell has opened for us
@@ -61,6 +62,12 @@ def read_stdin(limit: int, what: str) -> bytes:
     except OSError as error:
         raise IpaError(f"stdin cannot be read: {error.strerror or error}", "ipa … - < FILE") from error
     return _checked(data, limit, "stdin")
+
+
+def check_stdin(names: Iterable[str | None]) -> None:
+    """Raise UsageError when more than one of these is stdin."""
+    if list(names).count(STDIN) > 1:
+        raise UsageError("stdin is asked for twice", "name files for the others")
 
 
 def within(seconds: float, work: Callable[[], _T]) -> _T:

@@ -16,6 +16,7 @@ from .config import ConfigError, Layer, Settings, Source, adapter_options
 from .errors import IpaError, UsageError
 from .images import reference
 from .images.reference import Reference
+from .inputs import STDIN
 from .record import CAME_OUT, asked_settings
 from .report import Reporter
 
@@ -62,7 +63,7 @@ def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> L
 def check_there(recorded: Recorded, settings: Settings) -> None:
     """Raise IpaError when a reference picture that is to be used again is not where it was."""
     for source, _ in _used_again(recorded, settings):
-        if source == reference.STDIN:
+        if source == STDIN:
             raise IpaError(f"a reference picture of {recorded.path} came from stdin", "name where it is with --image")
         try:
             reference.expand(source)

@@ -199,14 +199,18 @@ def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], ta
     return Conditions(context._replace(mask=masks), pooled, spans)
 
 
-def without_encoders(session: Session) -> Session:
-    """The session once everything is encoded: what only `condition` needs no longer takes memory."""
+def without_encoders(session: Session, joined: bool) -> Session:
+    """The session once everything is encoded: the encoders no longer take memory.
+
+    Nor do the adapters' weights once everything is `joined` too.
+    """
     import torch
 
     model, nothing = session.model, torch.device("meta")
     if session.offload == "none":
-        for encoder in (*model.text_encoders, *dict.fromkeys(filter(None, model.image_encoders)), model.adapters):
-            encoder.to(nothing)  # whoever else still holds it
+        unused = [*model.text_encoders, *dict.fromkeys(filter(None, model.image_encoders))]
+        for module in [*unused, model.adapters] if joined else unused:
+            module.to(nothing)  # whoever else still holds it
         if session.device.type == "cuda":
             torch.cuda.empty_cache()  # CUDA graphs have memory of their own
     return replace(session, model=replace(model, text_encoders=(), image_encoders=()))

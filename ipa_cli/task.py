@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import embeddings, layers
@@ -14,6 +14,7 @@ from .errors import UsageError
 from .images import reference
 from .images.mask import HALF
 from .images.reference import Reference
+from .inputs import check_stdin
 from .layers import Pattern
 from .report import Reporter
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .pipeline import Request
 
 SEEDS = 2**32
+MOST_PICTURES = 10_000
 WITHOUT_MASKS = ("nexfort", "oneflow")
 
 
@@ -93,8 +95,7 @@ def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...
     """The reference pictures and masks of every adapter, each checked and read once; says what was done to them."""
     each = adapter_options.each(settings)
     pictures = [name for one in each for name in (*one.image, *one.mask)]
-    if pictures.count(reference.STDIN) > 1:
-        raise UsageError("stdin can be one picture only", "name files for the others")
+    check_stdin(pictures)
     members = {name: reference.expand(name, reporter.note) for name in dict.fromkeys(pictures)}
 
     def read_once(typed: Sequence[Sequence[str]], load: Callable[[str], Reference]) -> list[tuple[Reference, ...]]:
@@ -110,22 +111,33 @@ def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...
     return tuple(map(Loaded, references, masks))
 
 
+def make_tasks(
+    settings: Settings, plan: Plan, loaded: Sequence[Loaded], prompts: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Task, ...]:
+    """A task for each of `prompts`, settings in the place of the others (`prompts.OF_A_LINE`); without any, just one.
+
+    Each draws all its pictures from the first seed on, so that they can be compared.
+    """
+    if settings.seed is None:
+        settings = replace(settings, seed=secrets.randbelow(SEEDS))
+    first, *others = [replace(settings, **values) for values in prompts] or [settings]
+    task = make_task(first, plan, loaded)
+    tasks = (
+        task,
+        *(
+            replace(task, prompt=_prompt(one, plan), negative_prompt=one.negative_prompt, requests=_requests(one, plan))
+            for one in others
+        ),
+    )
+    pictures = sum(len(task.requests) for task in tasks)
+    if pictures > MOST_PICTURES:
+        raise UsageError(f"that makes {pictures} pictures; at most {MOST_PICTURES} are drawn at once", "split the list")
+    return tasks
+
+
 def make_task(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Task:
     """Fill in what the user left open from the model's defaults."""
-    from .pipeline import Request
-
-    def chosen(name: str) -> Any:
-        value = getattr(settings, name)
-        return plan.defaults.get(name) if value is None else value
-
-    prompt = chosen("prompt")
-    if prompt is None:
-        raise UsageError(f"what should {plan.name} draw?", 'say it with --prompt "a red fox in the snow"')
-    first = secrets.randbelow(SEEDS) if settings.seed is None else settings.seed
-    requests = tuple(
-        Request(chosen("width"), chosen("height"), chosen("steps"), chosen("guidance_scale"), first + n)
-        for n in range(settings.num_images)
-    )
+    prompt, requests = _prompt(settings, plan), _requests(settings, plan)
     each = zip(adapter_options.each(settings), loaded, strict=True) if plan.adapters else ()
     steps = requests[0].steps
     uses = tuple(
@@ -135,6 +147,26 @@ def make_task(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Task:
     if any(use.masks for use in uses) and settings.backend in WITHOUT_MASKS:
         raise UsageError(f"the backend {settings.backend} knows no masks", "use --backend inductor or eager")
     return Task(prompt, settings.negative_prompt, uses, requests)
+
+
+def _chosen(settings: Settings, plan: Plan, name: str) -> Any:
+    value = getattr(settings, name)
+    return plan.defaults.get(name) if value is None else value
+
+
+def _prompt(settings: Settings, plan: Plan) -> str:
+    prompt = _chosen(settings, plan, "prompt")
+    if prompt is None:
+        raise UsageError(f"what should {plan.name} draw?", 'say it with --prompt "a red fox in the snow"')
+    return prompt
+
+
+def _requests(settings: Settings, plan: Plan) -> tuple[Request, ...]:
+    from .pipeline import Request
+
+    chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
+    first = secrets.randbelow(SEEDS) if settings.seed is None else settings.seed
+    return tuple(Request(**chosen, seed=first + n) for n in range(settings.num_images))
 
 
 def check_masks(uses: Sequence[Use], width: int, height: int) -> None:

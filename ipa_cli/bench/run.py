@@ -15,6 +15,7 @@ from typing import Any
 from .. import probe
 from ..config import Settings
 from ..privacy import public_settings
+from ..prompts import warn_of_spelling
 from ..report import Reporter
 from . import drawn, files, plan, process, results
 from .plan import Part, Spec
@@ -67,6 +68,7 @@ def bench(
     An interrupt or the end of the budget ends it early, and what was measured is returned. `earlier` is what a bench
     of the same that ended early left in `folder` (see `files.begun`): this one goes on with it, its graphs included.
     """
+    warn_of_spelling((work.settings.prompt or "", work.settings.negative_prompt), reporter)
     started = time.monotonic()
     ends = math.inf if limits.budget is None else started + limits.budget
     done = _begin(work, specs, earlier or {})

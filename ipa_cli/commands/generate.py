@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def generate(
     context: typer.Context,
-    prompt: options.Prompt = None,
+    words: options.Prompts = None,
+    prompts_from: options.PromptsFrom = None,
     negative_prompt: options.NegativePrompt = None,
     image: options.Image = None,
     scale: options.Scale = None,
@@ -71,19 +72,24 @@ def generate(
     quiet: options.Quiet = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
-    from .. import generation, repeat, session
+    from .. import generation, inputs, prompts, repeat, session
 
     if size is not None:
         if (width, height) != (None, None):
             raise UsageError("--size says both --width and --height", "leave out one or the other")
         context.params["width"], context.params["height"] = parse_picture_size(size)
+    inputs.check_stdin((*(words or ()), prompts_from, *(image or ()), *(mask or ())))
+    several: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts.typed(words or ())]
+    several += prompts.listed(prompts_from) if prompts_from is not None else ()
+    if len(several) == 1:
+        context.params.update(several.pop())
     recorded = repeat.read(source) if source is not None else None
     picture = None if recorded is None else repeat.layer(recorded, context.params, context.obj)
     resolved = options.settings(context, picture)
     if resolved.settings.preview:
         context.obj.check_preview()
     with session.temporary_files(resolved.settings):
-        done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded)
+        done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded, several)
     return Result("generate", _data(done), _blocks(done, resolved.settings.preview))
 
 
@@ -108,13 +114,14 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
     times, count = done.timings, len(done.images)
     blocks: list[Block] = []
     for image in done.images:
-        blocks.append(f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}")
+        prompt = f", {image.prompt}" if done.prompt is None else ""
+        blocks.append(f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}{prompt}")
         if preview:
             blocks.append(Picture(image.path))
     drawn = f"{done.steps} steps" if count == 1 else f"{count} pictures of {done.steps} steps"
     compiled = f", compile {times['graph_compile_s']:.1f}" if times["graph_compile_s"] else ""
     facts = (
-        ("prompt", done.prompt or "-"),
+        ("prompt", "each its own" if done.prompt is None else done.prompt or "-"),
         ("reference", ", ".join(done.references) or "none"),
         ("model", f"{done.model} on {done.device}, {done.dtype}"),
         ("backend", f"{done.backend}: {done.graph['why']}"),

@@ -59,7 +59,14 @@ def _text(name: str, *declarations: str, panel: str, **more: Any) -> Any:
 PICTURE, OUTPUT = "Picture", "Output"
 _REFERENCE, _MODEL, _MACHINE = "Reference", "Model", "Machine"
 
-Prompt = _text("prompt", "--prompt", "-p", panel=PICTURE)
+Prompts = Annotated[
+    list[str] | None,
+    flag("--prompt", "-p", help="what to draw; - is stdin, @file a file; repeatable", panel=PICTURE),
+]
+PromptsFrom = Annotated[
+    str | None,
+    flag("--prompts-from", help="a file or - with a prompt, or a JSON object, on each line", panel=PICTURE),
+]
 NegativePrompt = _text("negative_prompt", "--negative-prompt", panel=PICTURE)
 Image = Annotated[list[str] | None, _option("image", "--image", "-i", panel=_REFERENCE)]
 Scale = Annotated[float | None, _option("scale", "--scale", "-s", panel=_REFERENCE)]

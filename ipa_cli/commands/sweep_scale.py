@@ -81,12 +81,15 @@ def sweep_scale(
 ) -> Result:
     """Draw the same pictures at many scales, side by side."""
     from .. import session
+    from ..inputs import check_stdin
+    from ..prompts import typed
     from ..sweep import plan, run
 
+    check_stdin((*(prompts or ()), *(image or ()), *(mask or ())))
     plan.check_seeds(seeds or ())
     axes = run.Axes(
         plan.make_scales(scales, first, last, number),
-        tuple(prompts or ()),
+        tuple(typed(prompts or ())),
         tuple(map(plan.parse_size, sizes or ())),
         tuple(seeds or ()),
         tuple(encoded or ()),

@@ -33,11 +33,11 @@ def levels(image: Image, notes: list[str]) -> Image:
     elif _tells_apart(lightness):
         notes += [*on_white, "as a mask it counts where it is light, not where it is coloured"]
         return lightness
-    elif brightest.getextrema()[1] >= HALF:
+    elif any(brightest.histogram()[HALF:]):
         notes += [*on_white, "as a mask it is white everywhere, and hides nothing"]
     return brightest
 
 
 def _tells_apart(grey: Image) -> bool:
-    low, high = grey.getextrema()
-    return low < HALF <= high
+    counts = grey.histogram()
+    return any(counts[:HALF]) and any(counts[HALF:])

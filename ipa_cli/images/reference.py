@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import inputs
 from ..errors import IpaError, UsageError
+from ..inputs import STDIN
 from . import colour, mask
 from .decode import OTHER_SUFFIXES, SUFFIXES, decode, missing
 from .download import fetch, web_address
@@ -20,7 +21,6 @@ from .download import fetch, web_address
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-STDIN = "-"
 FILE_BYTES = 256_000_000
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|file|ftp):", re.IGNORECASE)

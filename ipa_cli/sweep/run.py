@@ -16,6 +16,7 @@ from ..config import Settings
 from ..errors import IpaError, UsageError
 from ..generation import graph_facts, say_what_it_is
 from ..privacy import public_name, public_text
+from ..prompts import warn_of_spelling
 from ..record import adapter_name, record, scheduler_name
 from ..report import Reporter
 from ..task import Task, check_masks, load_references, make_task
@@ -114,6 +115,7 @@ def sweep_scale(
     schedulers.check_steps(settings.scheduler, model, base.requests[0].steps)
     followed = looks.lay_out(settings, model, base, files)
     sweep = _lay_out(axes, base, followed)
+    warn_of_spelling((*sweep.prompts, base.negative_prompt), reporter)
     for width, height in sweep.sizes:
         check_masks(base.adapters, width, height)
     early = journal.describe(sweep, _known_before_loading(settings, model, base, followed, backend, sweep))

@@ -232,6 +232,42 @@ def test_a_picture_may_come_from_stdin_or_a_pipe_and_only_one(ipa, world, stdin)
     assert both.exit_code == 2 and "stdin" in both.error()["message"]
 
 
+def test_every_prompt_is_drawn_with_the_same_seeds(ipa, world, stdin):
+    (world.cwd / "star.txt").write_text("a blue star\n")
+    (world.cwd / "list.jsonl").write_text(
+        '{"prompt": "a green ring", "seed": 3}\n{"prompt": "a dot", "negative_prompt": "red", "num_images": 1}\n'
+    )
+    prompts = ("-p", "a red fox", "-p", "@star.txt", "--prompts-from", "list.jsonl")
+    ran = ipa("generate", *FAST, *prompts, "-n", 2, "--batch-size", 2, "-o", "{index}-{prompt}-{seed}.png", "--json")
+    data = ran.data()
+    assert data["prompt"] is None
+    drawn = [(image["prompt"], image["seed"], Path(image["path"]).name) for image in data["images"]]
+    assert drawn == [
+        ("a red fox", 7, "0-a-red-fox-7.png"),
+        ("a red fox", 8, "1-a-red-fox-8.png"),
+        ("a blue star", 7, "2-a-blue-star-7.png"),
+        ("a blue star", 8, "3-a-blue-star-8.png"),
+        ("a green ring", 3, "4-a-green-ring-3.png"),
+        ("a green ring", 4, "5-a-green-ring-4.png"),
+        ("a dot", 7, "6-a-dot-7.png"),
+    ]
+    with (world.cwd / "star.txt").open("rb") as file:
+        stdin(file.fileno())
+        assert ipa("generate", *FAST, "-p", "-", "-n", 2, "--batch-size", 2, "-o", "alone.png").exit_code == 0
+    assert (world.cwd / "alone-2.png").read_bytes() == (world.cwd / "3-a-blue-star-8.png").read_bytes()
+    assert ipa("generate", "--from", "6-a-dot-7.png", "--batch-size", 2, "-o", "again.png").exit_code == 0
+    assert read_settings(world.cwd / "again.png")["negative_prompt"] == "red"
+    pixels = [Image.open(world.cwd / name).tobytes() for name in ("again.png", "6-a-dot-7.png")]
+    assert pixels[0] == pixels[1]
+
+
+def test_what_a_prompt_cannot_say_yet_is_told_once(ipa, world):
+    words = "(a red star:1.4) BREAK " + "and a very blue one " * 20
+    ran = ipa("generate", *FAST, "-p", words, "-p", "[a dot]", "--negative-prompt", words, "--quiet")
+    assert ran.stderr.count("read as plain words: (a red star:1.4), BREAK, [a dot]") == 1
+    assert ran.stderr.count("the prompt is longer than") == 1 and "left out:" in ran.stderr
+
+
 def test_a_mask_may_be_painted_in_alpha_or_in_colour(ipa, world):
     painted = {"white.png": ("black", "white"), "clear.png": ("#ffffff00", "white"), "red.png": ("black", "red")}
     pixels = []
@@ -266,6 +302,9 @@ def junk(world):
     ("flags", "exit_code", "words"),
     [
         (("--image", "nowhere.png"), 1, "nowhere.png does not exist"),
+        (("-p", "@nowhere.txt"), 1, "nowhere.txt does not exist"),
+        (("--prompts-from", "empty.png"), 1, "holds no prompt"),
+        (("-p", "-", "--image", "-"), 2, "stdin is asked for twice"),
         (("--image", "empty.pn"), 1, "did you mean empty.png?"),
         (("--image", "empty.png"), 1, "empty.png"),
         (("--image", "cut.png"), 1, "cut.png"),
