@@ -121,6 +121,8 @@ def _refusal(name: str, value: Any, path: Path) -> str | None:
 
 
 def _astray(text: str, folder: Path) -> str | None:
+    if text == "-":
+        return "it stands for a pipe"
     if "://" in text or text.lower().startswith(("data:", "file:", "ftp:")):
         return "it names a server"
     if text.startswith(("/", "~")):

@@ -73,7 +73,8 @@ def resolve(
             put(name, value, Source("user", str(user)), ConfigError)
     here = files.working_directory() if cwd is None else cwd.resolve()
     ignored: tuple[Ignored, ...] = ()
-    if (project := files.project_file(here)) is not None and project != user:
+    project = files.project_file(here)
+    if project is not None and not (user is not None and is_file(user) and project.samefile(user)):
         with left_out(problems):
             found, ignored = read_project(project, here, problems)
             for name, value in found.items():

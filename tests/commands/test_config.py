@@ -1,6 +1,7 @@
 import pytest
 
-from ipa_cli.config import FIELDS, resolve
+from ipa_cli import models
+from ipa_cli.config import FIELDS, Settings, resolve
 
 
 def test_show_prints_value_and_source(ipa, world, monkeypatch):
@@ -59,13 +60,12 @@ def test_show_tells_what_the_model_would_take_and_asks_no_hub(ipa, world, monkey
         assert settings["width"]["where"] == "model someone/unseen, once it is here"
 
 
-def test_what_show_tells_is_what_is_drawn_with(ipa, world):
-    settings = ipa("config", "show", "--json").data()["settings"]
-    drawn = ipa("generate", "--steps", 1, "--warmup", 0, "--json").data()
-    (picture,) = drawn["images"]
-    for name in ("width", "height", "scale"):
-        assert picture[name] == settings[name]["value"]
-    assert drawn["prompt"] == settings["prompt"]["value"] and drawn["references"] == settings["image"]["value"]
+@pytest.mark.parametrize(
+    "chosen", [{}, {"model": "sdxl", "load_format": "dummy"}, {"model": "sd15", "load_format": "dummy"}]
+)
+def test_what_show_tells_of_a_model_is_what_is_drawn_with(world, chosen):
+    settings = Settings(**chosen)
+    assert models.own_defaults(settings) == models.plan(settings).defaults
 
 
 def test_show_survives_whatever_is_wrong_and_says_it(ipa, world, monkeypatch):

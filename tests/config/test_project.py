@@ -59,6 +59,7 @@ def test_every_setting_is_classified():
         'output = "link/{seed}.png"',
         'image = "a/../../b.png"',
         'image = "a\\u0000b"',
+        'image = ["a.png", "-"]',
         f'adapter = "own,image={ADDRESS}"',
         'adapter = "own,scale=1,mask=/etc/mask.png"',
         'adapter = "own,embeds=../x.npz,scale=1"',
@@ -114,16 +115,25 @@ def test_flags_environment_and_the_users_own_file_may_say_everything(world):
     assert settings.cache_dir == own.parent / "graphs"  # relative to the file, not to wherever one stands
 
 
+def test_the_users_own_file_is_no_projects_file_wherever_one_stands(world):
+    (world.home / "dotfiles").mkdir()
+    (world.home / ".config").mkdir()
+    (world.home / ".config" / "ipa").symlink_to(world.home / "dotfiles")
+    (world.home / "dotfiles" / "ipa.toml").write_text('compile_options = "max"')
+    resolved = ask(world, cwd=world.home / "dotfiles")
+    assert resolved.sources["compile_options"].kind == "user" and not resolved.ignored
+
+
 def test_names_in_a_projects_file_are_found_from_its_folder(world):
     project(
         world,
-        'image = ["a.png", "-"]\nmodel = "models/mine"\nip_adapter = "someone/adapters"\noutput = "out/{seed}.png"\n'
+        'image = ["a.png"]\nmodel = "models/mine"\nip_adapter = "someone/adapters"\noutput = "out/{seed}.png"\n'
         'adapter = ["own,image=a.png,scale=1", "someone/adapters:in/a.safetensors,image=b.png"]',
     )
     (world.cwd / "models" / "mine").mkdir(parents=True)
     (world.cwd / "deeper").mkdir()
     settings = ask(world, cwd=world.cwd / "deeper").settings
-    assert settings.image == (f"{world.cwd}/a.png", "-")
+    assert settings.image == (f"{world.cwd}/a.png",)
     assert settings.model == f"{world.cwd}/models/mine" and settings.ip_adapter == "someone/adapters"
     assert settings.output == f"{world.cwd}/out/{{seed}}.png"
     assert settings.adapter == (
