@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from . import backends, config, requirements, schedulers, temporary
+from . import backends, config, cores, requirements, schedulers, temporary
 from .config import Settings, suggest
 from .errors import UsageError
 from .graphs import Ready
@@ -61,11 +61,13 @@ def _meant(name: str, precision: str) -> str:
     return "inductor" if (name, precision) == (AUTO, "fp8") else BACKEND_ALIASES.get(name, name)
 
 
-def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars: bool) -> Session:
+def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars: bool, alone: bool = False) -> Session:
     """Load the model onto the device, or into main memory when it is offloaded.
 
+    On a CPU it then takes the threads that fit beside other programs; all of them if `alone` counts, as in a bench.
     Raises UsageError, before the long work, for a backend that cannot do on this device what the settings ask of it.
     """
+    began = cores.snapshot()
     with reporter.stage(f"loading {plan.name}") as doing:
         doing("torch")
         from . import devices, graphs, loading
@@ -92,6 +94,8 @@ def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars:
                 devices.offload_sequentially([model.unet, model.vae, *model.text_encoders, *encoders], device)
             if offload != "none":
                 model.adapters.to(device)
+    if device.type == "cpu":
+        cores.fit(0.0 if alone else cores.others(began), reporter)
     return Session(settings, plan, model, device, dtype, offload)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipa_cli import requirements
+from ipa_cli import cores, requirements
 from ipa_cli.attention import UNetInputs
 from ipa_cli.backends import Denoiser, Report, check_sizes, eight_bit, read_options, regions, workers
 from ipa_cli.backends.blocks import CONVOLUTIONS, KERNELS, LINEAR, Ways
@@ -309,8 +309,7 @@ def _is_setting(name: str) -> bool:
 
 def _how_many(unet: Any) -> int:
     """How many processes compile side by side: no more than cores, 16, or GiB of free memory on the GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(cores, 16)
+    count = min(cores.usable(), 16)
     if unet.device.type != "cuda":
         return count
     torch.cuda.empty_cache()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .. import probe
+from .. import cores, probe
 from ..config import Settings
 from ..privacy import public_settings
 from ..prompts import warn_of_spelling
@@ -107,7 +106,7 @@ def machine() -> dict[str, Any]:
         "gpu": found.gpu.name if found.gpu else None,
         "driver": found.gpu.driver if found.gpu else None,
         "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores.usable(),
     }
 
 

@@ -121,7 +121,7 @@ def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
     task = make_task(settings, plan, load_references(settings, teller))
     schedulers.check(settings.scheduler)
     schedulers.check_steps(settings.scheduler, plan, task.requests[0].steps)
-    return session.open_session(settings, plan, teller, shows_bars=False), task
+    return session.open_session(settings, plan, teller, shows_bars=False, alone=True), task
 
 
 def _condition(opened: session.Session, task: Task, batch: int) -> Conditions:
