@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import inputs
 from ..errors import UsageError
 from ..privacy import public
 from .plan import Spec
 
 FORMAT = 1
+FILE_BYTES = 64_000_000
 SLACK = 0.05  # of the older median: less is no news even where the spread was smaller
 
 
@@ -189,10 +191,10 @@ def read(path: Path) -> dict[str, Any]:
     path = path / "results.json" if path.is_dir() else path
     hint = "name the results.json of an earlier bench"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        data = json.loads(inputs.read_bytes(path, FILE_BYTES, "a bench"))
+    except inputs.MissingFile:
         raise UsageError(f"there is no file {path}", hint) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}", hint) from None
     if isinstance(data, dict) and data.get("command") == "bench":  # what `ipa bench --json` printed
         data = data.get("data")

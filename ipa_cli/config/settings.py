@@ -99,7 +99,9 @@ class Settings:
 
     prompt: str | None = _plain(None, "what to draw", _unicode)
     negative_prompt: str = _plain("", "what to keep out of the picture", _unicode)
-    image: tuple[str, ...] = _place((), "reference picture: a file, a folder or a URL; repeatable")
+    image: tuple[str, ...] = _place(
+        (), "reference picture: a file, a folder, a pattern, a URL or - for stdin; repeatable"
+    )
     image_weight: tuple[float, ...] = _plain(
         (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -86,6 +87,7 @@ def decode(data: bytes, source: str) -> tuple[Image, list[str]]:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it writes of damage to stderr by itself
     if not data:
         raise IpaError(f"{source} is empty", f"it must be a {_KINDS} picture")
     limit = f"more than {PIXELS // 1_000_000} million pixels"

@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 from ipa_cli.bench import chart, files, results, table
 from ipa_cli.bench.plan import parse_specs
 from ipa_cli.bench.results import Bench, Column
-from ipa_cli.errors import UsageError
+from ipa_cli.errors import IpaError, UsageError
 
 ENVIRONMENT = {
     "versions": {"ipa": "1", "torch": "2.9"},
@@ -131,6 +132,11 @@ def test_remarks_say_why_a_backend_is_missing_and_what_was_used():
     assert "eager, inductor: ipa 1, torch 2.9" in said
     assert "percentages: against eager" in said
     assert "sdxl with seeded random weights, 64x64, 2 steps, float16, on a CPU (4 cores)" in table.heading(a_bench())
+
+
+def test_a_device_is_no_earlier_bench():
+    with pytest.raises(IpaError, match="/dev/zero is a device, not a bench"):
+        results.read(Path("/dev/zero"))
 
 
 def test_remarks_tell_other_weights_warnings_and_what_was_compared_with():
