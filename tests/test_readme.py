@@ -1,0 +1,112 @@
+"""Every command that README and docs show, as it stands there: a reader pastes it, so it has to work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+import ipa_cli
+from ipa_cli.errors import IpaError
+from tests.conftest import HUB_CACHE
+from tests.hubs import Hub, folder, serving
+
+ROOT = Path(__file__).parents[1]
+DEMO = Path(ipa_cli.__file__).parent / "demo"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Set below flags, so that what is pasted stays as it is and takes a moment.
+QUICK = {"IPA_STEPS": "1", "IPA_WIDTH": "64", "IPA_HEIGHT": "64", "IPA_WARMUP": "0", "IPA_DEVICE": "cpu"}
+# Minutes of compiling and measuring are not repeated here: these are run up to that work.
+LONG = {"compile": "ipa_cli.graphs.prepare", "bench": "ipa_cli.bench.run.bench"}
+REACHED = "the work begins here"
+NEEDS_GPU = "fp8 needs a GPU"
+
+
+@dataclass(frozen=True)
+class Block:
+    """The commands of one shell block, which may use each other's files."""
+
+    page: str
+    line: int
+    commands: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(?:bash|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        lines = found[1].replace("\\\n", " ").splitlines()
+        if any(line.startswith("$ ") for line in lines):  # a session: the other lines are what is printed
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        commands = tuple(line for line in lines if re.match(r"ipa\s|\w+=\$\(ipa\s", line))
+        if commands:
+            yield Block(page.name, text.count("\n", 0, found.start()) + 1, commands)
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def words(command: str) -> list[str]:
+    """What the shell hands to `ipa`: no comment, nothing behind a pipe, the inside of `$(…)`."""
+    inner = re.fullmatch(r"\w+=\$\((.*)\)(?:\s*#.*)?", command)
+    split = shlex.split(inner[1] if inner else command, comments=True)
+    split = [word.replace("/path/to/environment", sys.prefix) for word in split]
+    for end in ("|", ">", "&&"):
+        if end in split:
+            split = split[: split.index(end)]
+    return split[1:]
+
+
+@pytest.fixture
+def readers_folder(world, monkeypatch):
+    """What a reader is taken to have: some pictures, and a hub that answers."""
+    Path("holiday").mkdir()
+    colours = ("orange", "navy", "teal", "olive", "gold")
+    names = ("cat.png", "dog.png", "painting.png", "wide.jpg", "holiday/beach.jpg")
+    for name, colour in zip(names, colours, strict=True):
+        image = Image.new("RGB", (192 if name == "wide.jpg" else 96, 96), "white")
+        ImageDraw.Draw(image).ellipse((10, 20, 70, 90), colour)
+        image.save(name)
+    for name, box in (("left.png", (0, 0, 31, 63)), ("right.png", (32, 0, 63, 63))):
+        mask = Image.new("L", (64, 64))
+        ImageDraw.Draw(mask).rectangle(box, fill="white")
+        mask.save(name)
+    for name, value in QUICK.items():
+        monkeypatch.setenv(name, value)
+    shutil.rmtree(HUB_CACHE, ignore_errors=True)
+    whole = folder(DEMO)
+    model = {name: data for name, data in whole.items() if not name.startswith("ip_adapter/")}
+    adapter = {
+        name.replace("ip_adapter/", "sdxl_models/", 1).replace("/ip-adapter.", "/ip-adapter_sdxl."): data
+        for name, data in whole.items()
+        if name not in model
+    }
+    with serving(Hub({"stabilityai/stable-diffusion-xl-base-1.0": model, "h94/IP-Adapter": adapter})):
+        yield world
+
+
+def test_there_is_something_to_run():
+    assert len(BLOCKS) > 10 and "…" not in "".join(command for block in BLOCKS for command in block.commands)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_commands_work_as_pasted(ipa, readers_folder, monkeypatch, block):
+    for command in block.commands:
+        arguments = words(command)
+        with monkeypatch.context() as stopping:
+            if arguments[0] in LONG:
+                stopping.setattr(LONG[arguments[0]], lambda *_, **__: (_ for _ in ()).throw(IpaError(REACHED)))
+            ran = ipa(*arguments)
+        wanted = REACHED if arguments[0] in LONG else ""
+        if "fp8" in command and NEEDS_GPU in ran.stderr:
+            continue
+        assert ran.exit_code == bool(wanted) and wanted in ran.stderr, f"{block}: {command}\n{ran.stdout}{ran.stderr}"
