@@ -59,6 +59,13 @@ def compile(
     options = graphs.asked_options(backend, name, settings)
     if span is not None:
         options = backend.options({**options, "dynamic": list(span)})
+    span = options.get("dynamic")
+    for width, height in sizes if span else ():
+        if not span[0] <= min(width, height) <= max(width, height) <= span[1]:
+            raise UsageError(
+                f"the size {width}x{height} is outside of {span[0]}..{span[1]}",
+                "one graph serves all sizes of a range: leave out --size, or choose one within it",
+            )
     if not settings.image and not settings.adapter and settings.ip_adapter != "none":
         # A graph for references is wanted; which picture it is compiled with does not matter.
         settings = replace(settings, image=(str(models.DEMO / "reference.png"),))
@@ -71,7 +78,9 @@ def compile(
     load_s = time.perf_counter() - started
     cache = session.graph_store(settings)
     conditions, done = None, []
-    asked = [replace(settings, width=width, height=height) for width, height in sizes] or [settings]
+    asked = [replace(settings, width=width, height=height) for width, height in sizes] or [
+        _example(settings, plan, span)
+    ]
     for each in asked[:1] if span else asked:
         task = make_task(each, plan, loaded)
         if conditions is None or conditions.context.mask:  # masks have the picture's size
@@ -81,6 +90,16 @@ def compile(
         wanted = graphs.Wanted(name, plan.name, example, options, may_differ=())
         done.append(_graph(graphs.prepare(opened.model.unet, wanted, cache, True, reporter), plan.name))
     return Compiled(tuple(done), str(opened.device), str(opened.dtype).removeprefix("torch."), load_s)
+
+
+def _example(settings: Settings, plan: models.Plan, span: Sequence[int] | None) -> Settings:
+    """`settings` with a size to compile with: the usual one, or the middle of a `span` that it is not in."""
+    if span is None:
+        return settings
+    low, high = span
+    middle = max(low, (low + high) // 2 // 64 * 64)
+    usual = {name: getattr(settings, name) or plan.defaults[name] for name in ("width", "height")}
+    return replace(settings, **{name: side if low <= side <= high else middle for name, side in usual.items()})
 
 
 def _graph(ready: graphs.Ready, model: str) -> Graph:

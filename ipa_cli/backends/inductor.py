@@ -107,6 +107,8 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
         raise reason
     if example.context.mask and options["dynamic"] is not None:
         raise UsageError("a graph for a range of sizes takes no masks", "leave out --mask, or compile for one size")
+    if options["dynamic"] is not None:
+        _check_size(example.sample, options)
     if options["precision"] == "fp8":
         eight_bit.check(unet.device)
     unet.to(memory_format=torch.channels_last)
@@ -270,7 +272,7 @@ def _check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:
         good, wanted = list(sample.shape) == plan["sample"], "{1}x{0}".format(*(8 * n for n in plan["sample"][2:]))
     if not good:
         raise IpaError(
-            f"this graph was compiled for {wanted}, not {width}x{height}",
+            f"this graph is for {wanted}, not {width}x{height}",
             f"type ipa compile --size {width}x{height}, or ipa compile --dynamic",
         )
 

@@ -182,6 +182,14 @@ def test_missing_compiler_is_told_at_once(tmp_path, monkeypatch):
     assert "g++" in failure.value.hint
 
 
+def test_an_example_outside_of_the_range_is_told_before_the_work(tmp_path):
+    unet, adapters = tiny()
+    options = inductor.options({"dynamic": [512, 1536]})
+    with pytest.raises(IpaError, match="512 to 1536 pixels a side, not 128x128"):
+        inductor.compile(unet, example(unet, adapters), tmp_path, options, lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
     compiler = tmp_path / "g++"
     compiler.write_text(

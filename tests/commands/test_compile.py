@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ipa_cli.errors import IpaError
 from tests import tiny_model
 from tests.compiled import SPAN, Compiled, flags
 from tests.conftest import Ran, World
@@ -191,4 +192,37 @@ def test_wrong_wishes_are_refused_before_anything_is_loaded(
     )
     assert said.exit_code == 2
     assert words in said.error()["message"] + said.error()["hint"]
+    assert "loading" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "example"),
+    [
+        (("--dynamic", "512..1536"), (1024, 1024)),
+        (("--dynamic", "64..256"), (128, 128)),
+        (("--dynamic", "72..120"), (72, 72)),
+        (("--compile-options", '{"dynamic": [512, 1536]}'), (1024, 1024)),
+        (("--dynamic", "512..1536", "--size", "768x512"), (768, 512)),
+        (("--size", "64x72"), (64, 72)),
+    ],
+)
+def test_a_range_is_compiled_with_a_size_from_within(asked, example, world, ipa, monkeypatch) -> None:
+    from ipa_cli import graphs
+
+    sizes = []
+
+    def prepare(unet: object, wanted: graphs.Wanted, *rest: object) -> None:
+        sizes.append(tuple(8 * side for side in reversed(wanted.example.sample.shape[2:])))
+        raise IpaError("far enough")
+
+    monkeypatch.setattr(graphs, "prepare", prepare)
+    model = tiny_model.write(world.cwd / "model")
+    assert "far enough" in ipa("compile", "--model", model, "--load-format", "dummy", *asked).stderr
+    assert sizes == [example]
+
+
+def test_a_size_outside_of_the_range_is_told_before_loading(world, ipa) -> None:
+    model = tiny_model.write(world.cwd / "model")
+    said = ipa("compile", "--model", model, "--dynamic", "512..1536", "--size", "256x512", "--json")
+    assert said.exit_code == 2 and "256x512 is outside of 512..1536" in said.error()["message"]
     assert "loading" not in said.stderr
