@@ -125,8 +125,6 @@ def _astray(text: str, folder: Path) -> str | None:
         return "it stands for a pipe"
     if "://" in text or text.lower().startswith(("data:", "file:", "ftp:")):
         return "it names a server"
-    if text == "-":
-        return "it names stdin or stdout"
     if text.startswith(("/", "~")):
         return f"it lies outside of {folder}"
     try:

@@ -50,7 +50,6 @@ def test_every_setting_is_classified():
         ),
         'image = ["inside.png", "/etc/hostname"]',
         'image = "data:image/png;base64,AAAA"',
-        'image = ["a.png", "-"]',
         'adapter = "own,image=-"',
         'embeds = "../x.npz"',
         'mask = "~/x.png"',
