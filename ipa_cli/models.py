@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,12 +111,7 @@ def _locate(settings: Settings) -> Location:
         return repository(PRESETS[settings.model].repo, settings.revision)
     path = expanded(settings.model)
     if settings.model and is_folder(path):
-        location = folder_location(path)
-        if not location.has("model_index.json"):
-            raise ModelError(
-                f"{path} is no diffusers folder: it has no model_index.json", "name the folder above unet/"
-            )
-        return location
+        return _of_diffusers(folder_location(path))
     if path.is_absolute() or settings.model.startswith((".", "~")):
         raise ModelError(f"there is no folder or file {path}", "check the path given with --model")
     if not hub.is_repo_id(settings.model):
@@ -123,7 +119,20 @@ def _locate(settings: Settings) -> Location:
             f"unknown model '{settings.model}'{suggest(settings.model, ['demo', *PRESETS])}",
             "give demo, sdxl, sd15, a hub id (owner/name), a diffusers folder or a .safetensors file",
         )
-    return repository(settings.model, settings.revision)
+    return _of_diffusers(repository(settings.model, settings.revision))
+
+
+def _of_diffusers(location: Location) -> Location:
+    """The same location. Raises ModelError for another layout than diffusers'; one-file models in it are named."""
+    if location.has("model_index.json"):
+        return location
+    files = [name for name in location.files() if name.endswith(single_file.SUFFIXES)]
+    hint = "name the folder above unet/"
+    if files and location.folder is not None:
+        hint = f"name a file in it: --model {shlex.quote(str(location.folder / files[0]))}"
+    elif files:
+        hint = f'name a file in it: --model "$(hf download {location.repo} {shlex.quote(files[0])})"'
+    raise ModelError(f"{location} is no diffusers folder: it has no model_index.json", hint)
 
 
 def _vae(settings: Settings, location: Location, family: Family, checkpoint: Checkpoint | None) -> Part | None:

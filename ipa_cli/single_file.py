@@ -153,7 +153,10 @@ def tokenizer(part: str) -> Any:
 
 def converted(checkpoint: Checkpoint, part: str, module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a part by the names of `module`, which must be all there. Raises ModelError for a misfit."""
-    renamed = _renamed(part, module, state)
+    try:
+        renamed = _renamed(part, module, state)
+    except (KeyError, IndexError) as error:  # diffusers takes some tensors, and their dimensions, for granted
+        raise ModelError(f"{checkpoint.path} does not fit: its {part} lacks {error}", "use another file") from error
     wanted = module.state_dict()
     for name, tensor in wanted.items():
         found = renamed.get(name)
@@ -170,10 +173,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def _kind(names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> tuple[str, str] | None:
     """What a file is and what to type for it, by the first of `kinds` that one of its names matches."""
-    for pattern, kind, hint in kinds:
-        if any(map(re.compile(pattern).search, names)):
-            return kind, hint
-    return None
+    lines = "\n".join(names)  # one search for each kind, not for each name
+    return next(((kind, hint) for pattern, kind, hint in kinds if re.search(pattern, lines, re.MULTILINE)), None)
 
 
 def _refuse(path: Path, names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> None:
@@ -237,7 +238,7 @@ def _schedule(path: Path, shapes: Shapes, family: Family) -> tuple[dict[str, Any
     if marked and "ztsnr" in shapes:
         # Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed": begin at the very last step.
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return changes, (f"{path.name} predicts v, says {'a mark in it' if marked else 'its metadata'}",)
+    return changes, (f"{path.name} is a v-prediction model by {'its marks' if marked else 'its metadata'}",)
 
 
 # --- tensors by diffusers' names -------------------------------------------------------------------------------------

@@ -67,16 +67,18 @@ def tensors(folder: Path, kind: str) -> dict[str, Tensor]:
 
     from safetensors.torch import load_file
 
-    def part(name: str, stem: str = "model") -> dict[str, Tensor]:
-        return load_file(folder / name / f"{stem}.safetensors")
-
+    stems = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+    parts = ("unet", "vae", "text_encoder", *(("text_encoder_2",) if kind == "sdxl" else ()))
+    states = {part: load_file(folder / part / f"{stems.get(part, 'model')}.safetensors") for part in parts}
     config = json.loads((folder / "unet" / "config.json").read_text())
-    state = unet(part("unet", "diffusion_pytorch_model"), config["layers_per_block"])
-    state |= vae(part("vae", "diffusion_pytorch_model"))
-    state |= {TEXT[kind] + _wrapped(name): tensor for name, tensor in part("text_encoder").items()}
-    if kind == "sdxl":
-        state |= open_clip(part("text_encoder_2"))
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+    return {name: tensor.contiguous() for name, tensor in renamed(states, kind, config["layers_per_block"]).items()}
+
+
+def renamed(states: Mapping[str, Mapping[str, Tensor]], kind: str, layers: int) -> dict[str, Tensor]:
+    """The tensors of each part of a model under their first names."""
+    found = unet(states["unet"], layers) | vae(states["vae"])
+    found |= {TEXT[kind] + _wrapped(name): tensor for name, tensor in states["text_encoder"].items()}
+    return found | (open_clip(states["text_encoder_2"]) if kind == "sdxl" else {})
 
 
 def unet(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:

@@ -13,12 +13,14 @@ from safetensors.torch import save_file
 
 from ipa_cli import loading, schedulers, single_file
 from ipa_cli.config import Settings
-from ipa_cli.locations import ModelError
+from ipa_cli.families import SD15, SDXL
+from ipa_cli.locations import ModelError, read_json
 from ipa_cli.models import DEMO, plan
 from ipa_cli.report import Silent
 from ipa_cli.weights import WeightsError, in_chunks
 from tests import checkpoints
 from tests.checkpoints import TEXT, TEXT_2, UNET, VAE
+from tests.hubs import Hub, serving
 
 CPU = torch.device("cpu")
 SMALL = ("--width", 64, "--height", 64, "--steps", 2, "--warmup", 0, "--seed", 7, "--prompt", "a star")
@@ -138,6 +140,32 @@ def test_a_part_is_read_from_among_the_others(demo, sdxl, size):
         found = in_chunks(path, names, CPU, torch.float32, size)
         assert found is not None and found.keys() == names
         assert all(torch.equal(found[name], sdxl[name]) for name in names)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("sdxl", 2513), ("sd15", 1130)])
+def test_every_tensor_of_the_full_size_has_a_name_that_diffusers_knows(kind, count):
+    """The miniature has no more levels and layers than it needs; these are those of the published models."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    family = {"sdxl": SDXL, "sd15": SD15}[kind]
+    prefixes = single_file.PREFIXES[family]
+    kinds = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    modules = {
+        part: loading._empty(
+            kinds.get(part, UNet2DConditionModel),
+            read_json(single_file.configurations(family), f"{part}/config.json"),
+        )
+        for part in prefixes
+    }
+    tensors = checkpoints.renamed({part: module.state_dict() for part, module in modules.items()}, kind, layers=2)
+    assert len(tensors) == count  # as in the published files, but for CLIP's position_ids and logit_scale
+    assert infer_diffusers_model_type(tensors) == {"sdxl": "xl_base", "sd15": "v1"}[kind]
+    for part, module in modules.items():
+        state = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes[part])}
+        nowhere = single_file.Checkpoint(Path("x"), {})
+        assert single_file.converted(nowhere, part, module, state).keys() == module.state_dict().keys()
 
 
 # --- how it is drawn with ------------------------------------------------------------------------------------------
@@ -275,13 +303,39 @@ def test_a_file_of_another_format_is_called_by_its_name(ipa, world, name, conten
     assert kind in ipa("generate", *SMALL, "--model", name, "--json").error()["message"]
 
 
-@pytest.mark.parametrize("part", [UNET, VAE, *TEXT.values(), TEXT_2])
-@pytest.mark.parametrize("harm", ["missing", "misshapen"])
-def test_a_tensor_that_does_not_fit_is_told(world, sdxl, demo, part, harm):
-    name = min((name for name in sdxl if name.startswith(part)), default=None)
-    if name is None:
-        return
-    changed = without(sdxl, name) | ({name: torch.zeros(3, 3)} if harm == "misshapen" else {})
+@pytest.mark.parametrize("on_hub", [False, True], ids=["folder", "hub"])
+def test_a_place_that_holds_one_file_models_says_how_to_name_one(world, on_hub):
+    names = ["a model.safetensors", "other.ckpt"]
+    (world.cwd / "models").mkdir()
+    for name in names:
+        (world.cwd / "models" / name).touch()
+    with (
+        serving(Hub({"someone/models": dict.fromkeys(names, b"")})),
+        pytest.raises(ModelError, match=r"no model_index\.json") as refused,
+    ):
+        plan(Settings(model="someone/models" if on_hub else "models", ip_adapter="none", prompt="x"))
+    path = f"'{world.cwd}/models/a model.safetensors'"
+    usual = """"$(hf download someone/models 'a model.safetensors')\""""
+    assert refused.value.hint == f"name a file in it: --model {usual if on_hub else path}"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (f"{UNET}input_blocks.0.0.bias", None),
+        (f"{UNET}input_blocks.0.0.bias", (3, 3)),
+        (f"{UNET}label_emb.0.2.bias", None),
+        (f"{VAE}decoder.conv_in.bias", None),
+        (f"{VAE}decoder.mid.attn_1.q.weight", (64, 64, 0, 1)),
+        (f"{TEXT['sdxl']}text_model.final_layer_norm.bias", (3,)),
+        (f"{TEXT_2}transformer.resblocks.0.attn.in_proj_weight", (192,)),
+        (f"{TEXT_2}transformer.resblocks.0.attn.in_proj_weight", (190, 64)),
+        (f"{TEXT_2}text_projection", ()),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_told(world, sdxl, demo, name, shape):
+    assert name in sdxl
+    changed = without(sdxl, name) | ({} if shape is None else {name: torch.zeros(shape)})
     with pytest.raises(ModelError, match="does not fit"):
         load(saved(world.cwd, changed))
 
