@@ -119,7 +119,7 @@ def test_words_that_are_no_unicode_are_told(ipa, flag, message):
 
 def test_a_variable_that_is_no_unicode_is_told(ipa, monkeypatch):
     monkeypatch.setenv("IPA_PROMPT", os.fsdecode(b"caf\xe9"))
-    ran = ipa("config", "show", "--json")
+    ran = ipa("cache", "ls", "--json")
     assert ran.exit_code == 2 and "expected text in UTF-8" in ran.error()["message"]
 
 
