@@ -30,14 +30,20 @@ class PlainGroup(TyperGroup):
     """The list of commands in plain text: importing what rich needs for its panels is half the time of `ipa --help`."""
 
     def __init__(self, **attributes: Any):
-        super().__init__(**{**attributes, "rich_markup_mode": None})
+        super().__init__(**{**attributes, "rich_markup_mode": None, "no_args_is_help": False})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Show the help to who typed no command; that is wrong usage."""
+        if not args and not ctx.resilient_parsing:  # as for shell completion
+            typer.echo(ctx.get_help(), err=True)
+            ctx.exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
     name="ipa",
     cls=PlainGroup,
     help="Draw pictures with SDXL and an IP-Adapter: compiled once, reloaded in seconds, the scale alive.",
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
@@ -62,8 +68,8 @@ app.command("compile")(compile.compile)
 app.command("embed")(embed.embed)
 app.command("bench", short_help="Measure backends: speed, memory, warm-up, parity.")(bench.bench)
 app.command("doctor")(doctor.doctor)
-app.add_typer(cache.app, name="cache")
-app.add_typer(config.app, name="config")
+app.add_typer(cache.app, name="cache", cls=PlainGroup)
+app.add_typer(config.app, name="config", cls=PlainGroup)
 
 
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:

@@ -33,7 +33,7 @@ def pick_device(name: str) -> torch.device:
     here = {"cpu": 1, "cuda": gpus, "mps": int(mps)}.get(device.type, 0)
     if (device.index or 0) >= here:
         have = "cpu" + "".join(f", cuda:{n}" for n in range(gpus)) + (", mps" if mps else "")
-        raise UsageError(f"there is no device '{name}' here", f"this torch ({torch.__version__}) sees: {have}")
+        raise IpaError(f"there is no device '{name}' here", f"this torch ({torch.__version__}) sees: {have}")
     return device
 
 

@@ -1,4 +1,10 @@
-"""Foreseen failures: one line saying what is wrong, one saying what to type next."""
+"""Foreseen failures: one line saying what is wrong, one saying what to type next.
+
+One rule for exit statuses: 2 when what was typed or set is wrong in itself, whatever the machine, its files and the
+network hold, so that another command line, variable or line of `ipa.toml` is needed; 1 for everything else that is
+foreseen: a file that is missing, damaged, there already or not as it must be, no room, no network, no such device, an
+answer of "no" to a question.
+"""
 
 
 class IpaError(Exception):
@@ -13,6 +19,6 @@ class IpaError(Exception):
 
 
 class UsageError(IpaError):
-    """The command was typed wrongly or a setting has an impossible value."""
+    """What was typed or set is wrong in itself."""
 
     exit_code = 2

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .config import suggest
-from .errors import UsageError
+from .errors import IpaError, UsageError
 
 # Per block, such as "down.block_2" or "mid", a factor for each of its attentions; a block not named has zeros.
 Pattern = Mapping[str, tuple[float, ...]]
@@ -42,7 +42,7 @@ def of_mode(mode: str, known: Mapping[str, int]) -> Pattern:
         return {block: (1.0,) * count for block, count in known.items()}
     ups, downs = ([block for block in known if block.startswith(part)] for part in ("up.", "down."))
     if not ups or not downs:
-        raise UsageError(f"this UNet has no layers for --ip-mode {mode}", "choose them with --ip-layers")
+        raise IpaError(f"this UNet has no layers for --ip-mode {mode}", "choose them with --ip-layers")
     style, layout = min(ups, key=_number), max(downs, key=_number)
     pattern = {}
     if "layout" in mode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,10 +10,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import IpaError
@@ -116,6 +118,9 @@ class Terminal:
         if self.json_mode:
             self._print_json(result.command, "ok" if result.exit_code == 0 else "error", result.data, None)
             return
+        if self.quiet and result.paths and result.exit_code == 0:
+            self._print_paths(result.paths)
+            return
         for block in result.blocks:
             if isinstance(block, Table):
                 self._print_table(block)
@@ -194,6 +199,15 @@ class Terminal:
         }
         # Plain ASCII, which every locale can carry, file names that are not valid Unicode included.
         sys.stdout.write(json.dumps(envelope, allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+    def _print_paths(self, paths: Iterable[Path]) -> None:
+        """One on each line, byte for byte as the shell must have it: `f=$(ipa generate -q)`."""
+        text = "".join(f"{path}\n" for path in paths)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.buffer.write(os.fsencode(text))
+        else:
+            sys.stdout.write(text)
         sys.stdout.flush()
 
     def _print_picture(self, picture: Picture) -> None:

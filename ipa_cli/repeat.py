@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import models, pictures, requirements, schedulers
-from .config import ConfigError, Layer, Settings, Source, adapter_options
-from .errors import IpaError, UsageError
+from .config import Layer, Settings, Source, adapter_options
+from .errors import IpaError
 from .images import reference
 from .images.reference import Reference
 from .inputs import STDIN
@@ -98,7 +98,7 @@ def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str |
 def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     asked = {} if chunk.get("settings") is None else chunk["settings"]
     if not isinstance(asked, dict):
-        raise ConfigError(f"{path}: its `ipa` chunk is damaged: settings", "use another copy of the picture")
+        raise IpaError(f"{path}: its `ipa` chunk is damaged: settings", "use another copy of the picture")
     known = asked_settings()
     values = {name: asked[name] for name in known if name in asked}
     values |= {name: chunk[name] for name in CAME_OUT if name in chunk}
@@ -121,7 +121,7 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
 
 def _list(path: Path, value: Any) -> list[Any]:
     if value is not None and not isinstance(value, list):
-        raise ConfigError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
+        raise IpaError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
     return value or []
 
 
@@ -130,7 +130,7 @@ def _reference(path: Path, image: Any) -> tuple[str | None, str | None]:
         source, digest = image.get("source"), image.get("sha256")
         if isinstance(source, str | None) and isinstance(digest, str | None):
             return source, digest
-    raise ConfigError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
+    raise IpaError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
 
 
 def _foreign(path: Path, settings: Mapping[str, Any]) -> Recorded:
@@ -182,5 +182,5 @@ def _device_here(there: Any, flag: str | None) -> Any:
         return devices.pick_device(flag).type
     try:
         return devices.pick_device(str(there)).type
-    except UsageError:
+    except IpaError:
         return devices.pick_device("auto").type

@@ -38,12 +38,16 @@ Block = str | Table | Picture | Facts
 
 @dataclass(frozen=True)
 class Result:
-    """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures, facts) for people."""
+    """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures, facts) for people.
+
+    With `--quiet`, `paths`, the files or the folder it made, take the place of `blocks`.
+    """
 
     command: str
     data: dict[str, Any]
     blocks: tuple[Block, ...] = field(default=())
     exit_code: int = 0
+    paths: tuple[Path, ...] = ()
 
 
 Advance = Callable[[], None]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .config import suggest
-from .errors import UsageError
+from .errors import IpaError, UsageError
 from .families import SD15, Family
 from .locations import Location, ModelError, read_json
 
@@ -45,7 +45,7 @@ def check(name: str | None) -> None:
         from importlib.util import find_spec
 
         if find_spec(NEEDS[name]) is None:
-            raise UsageError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
+            raise IpaError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
 
 
 def check_steps(name: str | None, plan: Plan, steps: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import embeddings, layers
 from .config import Settings, adapter_options
 from .embeddings import Embeds
-from .errors import UsageError
+from .errors import IpaError, UsageError
 from .images import reference
 from .images.mask import HALF
 from .images.reference import Reference
@@ -173,9 +173,9 @@ def check_masks(uses: Sequence[Use], width: int, height: int) -> None:
     """Raise UsageError unless every mask has the shape of the picture, and leaves something of the reference."""
     for mask in (mask for use in uses for mask in use.masks):
         if not any(mask.image.histogram()[HALF:]):
-            raise UsageError(f"the mask {mask.source} is black everywhere", "it is white where the reference counts")
+            raise IpaError(f"the mask {mask.source} is black everywhere", "it is white where the reference counts")
         if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
-            raise UsageError(
+            raise IpaError(
                 f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}: another shape",
                 "a mask covers the whole picture: give it the picture's proportions",
             )

@@ -1,6 +1,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -43,6 +44,16 @@ def test_scripts_get_one_object(capsys):
 def test_a_result_that_means_failure_says_so(capsys):
     Terminal(json_mode=True).show(result(exit_code=1))
     assert json.loads(capsys.readouterr().out)["status"] == "error"
+
+
+def test_quiet_prints_paths_alone(capsys):
+    made = result(paths=(Path("a b.png"), Path("out")))
+    Terminal(quiet=True).show(made)
+    assert capsys.readouterr().out == "a b.png\nout\n"
+    Terminal(quiet=True).show(result())
+    assert capsys.readouterr().out.startswith("two [red]things")
+    Terminal(quiet=True).show(result(paths=(Path("out"),), exit_code=1))  # what went wrong must not be lost
+    assert capsys.readouterr().out.startswith("two [red]things")
 
 
 def test_a_failure_is_two_lines_on_stderr(capsys):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files, keys
-from ..errors import UsageError
+from ..errors import IpaError
 from ..privacy import public_text
 from . import chart, results, table
 from .plan import Part, Spec
@@ -33,7 +33,7 @@ def claim(folder: Path, force: bool) -> None:
     """Make `folder`, so that what cannot be written is told first. Raises UsageError when a bench lies there."""
     if os.path.lexists(folder / RESULTS) and not force:
         hint = "choose another --output, go on with it by --resume, or replace it with --force"
-        raise UsageError(f"{folder} holds a bench already", hint)
+        raise IpaError(f"{folder} holds a bench already", hint)
     for name in (RESULTS, TABLE, CHART):
         files.check_writable(folder / name, replacing=True)
     files.make_folder(folder / WORK)
@@ -48,7 +48,7 @@ def begun(folder: Path, asked: Mapping[str, Any], machine: Mapping[str, Any], sp
     differing += results.moved(machine, earlier)
     differing += [f"without {spec.text}" for spec in results.measured(earlier, "backends") if spec not in specs]
     if differing:
-        raise UsageError(
+        raise IpaError(
             f"{folder} holds a bench of something else: {', '.join(differing)}",
             "ask for the same, or leave out --resume",
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .. import backends
 from ..config import suggest
-from ..errors import UsageError
+from ..errors import IpaError, UsageError
 
 Kind = Literal["run", "reference"]
 
@@ -178,4 +178,4 @@ def _interpreter(text: str) -> str:
     for candidate in candidates:
         if candidate.is_file():
             return str(candidate.absolute())
-    raise UsageError(f"there is no Python at {path}", "name an interpreter, or the folder of a virtual environment")
+    raise IpaError(f"there is no Python at {path}", "name an interpreter, or the folder of a virtual environment")

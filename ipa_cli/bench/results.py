@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import inputs
-from ..errors import UsageError
+from ..errors import IpaError
 from ..privacy import public
 from .plan import Spec
 
@@ -193,13 +193,13 @@ def read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(inputs.read_bytes(path, FILE_BYTES, "a bench"))
     except inputs.MissingFile:
-        raise UsageError(f"there is no file {path}", hint) from None
+        raise IpaError(f"there is no file {path}", hint) from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint) from None
+        raise IpaError(f"{path} cannot be read: {error}", hint) from None
     if isinstance(data, dict) and data.get("command") == "bench":  # what `ipa bench --json` printed
         data = data.get("data")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UsageError(f"{path} is no bench of this ipa", hint)
+        raise IpaError(f"{path} is no bench of this ipa", hint)
     return data
 
 

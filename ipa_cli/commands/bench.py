@@ -11,7 +11,7 @@ import typer
 
 from .. import config
 from ..config.units import parse_picture_size, parse_range
-from ..errors import UsageError
+from ..errors import IpaError, UsageError
 from ..report import Result, Table
 from . import options
 
@@ -100,7 +100,7 @@ def bench(
     asked = run.asked(work, specs)
     differing = [] if before is None else results.unlike(asked, before)
     if differing:
-        raise UsageError(
+        raise IpaError(
             f"{compare} measured something else: {', '.join(differing)}", "measure the same, or leave out --compare"
         )
     if resume and folder is None:
@@ -115,7 +115,7 @@ def bench(
     compared = None if before is None else _compared(done, before, slower)
     data = {**results.to_data(done), "folder": str(folder.absolute()), "compared": compared}
     verdict = () if compared is None else _verdict(compared, slower)
-    return Result("bench", data, (*_blocks(done, folder, markdown), *verdict), _status(done, slower))
+    return Result("bench", data, (*_blocks(done, folder, markdown), *verdict), _status(done, slower), (folder,))
 
 
 def _status(done: Bench, slower: list[Slower]) -> int:

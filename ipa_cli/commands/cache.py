@@ -15,14 +15,14 @@ import typer
 
 from .. import config
 from ..config import units
-from ..errors import UsageError
+from ..errors import IpaError, UsageError
 from ..report import Result, Table
 from . import options
 
 if TYPE_CHECKING:
     from ..store import Item, Store, Work
 
-app = typer.Typer(no_args_is_help=True, help="Look at, check and remove compiled graphs.")
+app = typer.Typer(help="Look at, check and remove compiled graphs.")
 
 
 class Order(str, Enum):
@@ -74,6 +74,7 @@ def list_graphs(
     cache = _store(context)
     reasons = inventory.staleness(probe.machine())
     everything = [inventory.described(item, reasons(item)) for item in store.each(cache)]
+    _check_backend(backend, (one["backend"] for one in everything))
     gc.freeze()  # all of it stays to the end: the collector need not walk through it
     graphs = [one for one in everything if backend in (None, one["backend"]) and (one["stale"] or not stale)]
     graphs.sort(key=lambda graph: graph["key"])
@@ -123,9 +124,11 @@ def clear(
     cache = _store(context)
     seconds = _parsed("--older-than", older_than, units.parse_age)
     limit = _parsed("--max-size", max_size, units.parse_size)
+    items = store.scan(cache)
+    _check_backend(backend, (item.backend for item in items))
     reasons = inventory.staleness(probe.machine()) if stale else None
     chosen = store.plan(
-        store.scan(cache),
+        items,
         prefixes=key or (),
         wanted=lambda item: backend in (None, item.backend) and (reasons is None or bool(reasons(item))),
         used_before=None if seconds is None else time.time() - seconds,
@@ -145,7 +148,9 @@ def clear(
         summary = f"{would} {_all(chosen.items, left)}" if lines or left else "nothing to remove"
         return Result("cache clear", data, (*lines, summary))
     statement = f"this removes {_all(chosen.items, left)}"
-    _agree(context, yes, (*lines[:20], *_more(len(lines) - 20)), statement, "add --yes, or look first with --dry-run")
+    details = (*lines[:20], *_more(len(lines) - 20))
+    if not _agreed(context, yes, details, statement, "add --yes, or look first with --dry-run"):
+        return _nothing_done("cache clear")
     rest = store.sweep(cache)
     done = store.execute(cache, chosen)
     for item, reason in done.kept:
@@ -226,10 +231,10 @@ def export_graphs(
         if not isinstance(item, store.Entry):
             context.obj.warn(f"graph {item.id[:8]} is left out: {item.reason}")
     if not entries:
-        raise UsageError(f"there is no graph in {cache.root} to export", "`ipa compile` makes one")
+        raise IpaError(f"there is no graph in {cache.root} to export", "`ipa compile` makes one")
     size = store.export(cache, entries, file, overwrite=force)
     data = {"file": str(file), "size": size, "graphs": [entry.id for entry in entries]}
-    return Result("cache export", data, (f"wrote {_count(entries)} to {file}, {units.size(size)}",))
+    return Result("cache export", data, (f"wrote {_count(entries)} to {file}, {units.size(size)}",), paths=(file,))
 
 
 @app.command("import")
@@ -247,9 +252,10 @@ def import_graphs(
 
     cache = _store(context)
     if not os.path.isfile(file):  # noqa: PTH113 (Path.is_file raises for impossible names)
-        raise UsageError(f"there is no file {file}", "`ipa cache export FILE` writes one")
+        raise IpaError(f"there is no file {file}", "`ipa cache export FILE` writes one")
     statement = f"{file} holds native code that ipa will run: whoever made it can do anything you can"
-    _agree(context, trust, (), statement, "add --trust if you trust its maker")
+    if not _agreed(context, trust, (), statement, "add --trust if you trust its maker"):
+        return _nothing_done("cache import")
     brought = store.import_(cache, file)
     for item in brought.evicted.items:
         context.obj.note(f"graph {item.id[:8]} was removed to stay below {units.size(cache.max_size or 0)}")
@@ -285,7 +291,9 @@ def trust_graphs(
         return Result("cache trust", {"graphs": []}, ("nothing to trust: no such graph was made elsewhere",))
     lines = tuple(map(inventory.line, foreign))
     statement = f"this trusts {_count(foreign)}, native code that ipa will run: its maker can do anything you can"
-    _agree(context, yes, (*lines[:20], *_more(len(lines) - 20)), statement, "add --yes if you trust its maker")
+    details = (*lines[:20], *_more(len(lines) - 20))
+    if not _agreed(context, yes, details, statement, "add --yes if you trust its maker"):
+        return _nothing_done("cache trust")
     for entry in foreign:
         store.mark_trusted(cache, entry)
     return Result("cache trust", {"graphs": [entry.id for entry in foreign]}, (f"trusted {_count(foreign)}",))
@@ -305,16 +313,28 @@ def _parsed(name: str, text: str | None, parse: Callable[[str], int]) -> int | N
         raise UsageError(f"{name}: {error}", "`ipa cache clear --help` tells more") from None
 
 
-def _agree(context: typer.Context, yes: bool, details: Iterable[str], statement: str, hint: str) -> None:
-    """Go on only with `--yes`, or after a yes on a terminal. Raises UsageError without one, Abort after a no."""
+def _check_backend(name: str | None, there: Iterable[str]) -> None:
+    from .. import backends
+
+    known = sorted({*backends.MODULES, *there})
+    if name not in (None, *known):
+        raise UsageError(f"unknown backend '{name}'{config.suggest(name, known)}", f"choose one of {', '.join(known)}")
+
+
+def _agreed(context: typer.Context, yes: bool, details: Iterable[str], statement: str, hint: str) -> bool:
+    """Whether to go on: with `--yes`, or after a yes on a terminal. Raises UsageError without either."""
     if yes:
-        return
+        return True
     if context.obj.json_mode or not sys.stdin.isatty():
         raise UsageError(statement, hint)
     # Not typer.confirm: it writes a blank on stdout.
     typer.echo("\n".join((*details, f"{statement}; go on? [y/N] ")), err=True, nl=False)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise typer.Abort()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _nothing_done(command: str) -> Result:
+    """After a no; status 1, so that what waits for the command does not go on."""
+    return Result(command, {}, ("nothing done",), exit_code=1)
 
 
 def _unfinished(found: Iterable[Work]) -> Iterator[str]:

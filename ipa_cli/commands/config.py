@@ -14,7 +14,7 @@ from ..errors import IpaError, UsageError
 from ..report import Result, Table
 from . import options
 
-app = typer.Typer(no_args_is_help=True, help="Show and change settings, and say which projects are trusted.")
+app = typer.Typer(help="Show and change settings, and say which projects are trusted.")
 
 
 def _names(incomplete: str) -> list[str]:
@@ -139,7 +139,7 @@ def _project(file: Path | None) -> Path:
         return file.parent.resolve() / file.name
     found = config.project_file()
     if found is None:
-        raise UsageError(f"there is no {config.FILE_NAME} here or above", "name the file, or cd into the project")
+        raise IpaError(f"there is no {config.FILE_NAME} here or above", "name the file, or cd into the project")
     return found
 
 

@@ -42,4 +42,4 @@ def embed(
     done = embeds.embed(settings, file.expanduser(), force, context.obj, context.obj.live)
     count = len(done.sources)
     line = f"{done.path}  {count} picture{'s' * (count > 1)} for {done.adapter}"
-    return Result("embed", {**asdict(done), "path": str(done.path.absolute())}, (line,))
+    return Result("embed", {**asdict(done), "path": str(done.path.absolute())}, (line,), paths=(done.path,))

@@ -90,7 +90,8 @@ def generate(
         context.obj.check_preview()
     with session.temporary_files(resolved.settings):
         done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded, several)
-    return Result("generate", _data(done), _blocks(done, resolved.settings.preview))
+    paths = tuple(image.path for image in done.images)
+    return Result("generate", _data(done), _blocks(done, resolved.settings.preview), paths=paths)
 
 
 def _data(done: Generated) -> dict[str, Any]:

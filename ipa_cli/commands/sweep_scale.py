@@ -97,7 +97,8 @@ def sweep_scale(
     settings = options.settings(context).settings
     with session.temporary_files(settings):
         done = run.sweep_scale(settings, axes, folder.expanduser(), context.obj, resume, force, context.obj.live)
-    return Result("sweep-scale", _data(done), _blocks(done), exit_code=1 if done.frozen or done.failed else 0)
+    failed = 1 if done.frozen or done.failed else 0
+    return Result("sweep-scale", _data(done), _blocks(done), failed, (done.folder,))
 
 
 def _data(done: Swept) -> dict[str, Any]:

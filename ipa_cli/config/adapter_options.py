@@ -89,12 +89,19 @@ def _parse(settings: Settings, text: str) -> Settings:
     return replace(settings, adapter=(), **values)
 
 
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # where we may not look, and the home of a user whom nobody knows
+        return False
+
+
 def _file(text: str) -> tuple[str | None, str | None, str | None]:
     """Repository or folder, subfolder and file: "owner/name:folder/file", a path, or "own" for the model's own."""
     if text in ("", "own"):
         return None, None, None
     place, colon, inside = text.rpartition(":")
-    if not colon or Path(text).expanduser().exists():
+    if not colon or _exists(text):
         return text, None, None
     folder, _, file = inside.rpartition("/")
     return place, folder or None, file or None

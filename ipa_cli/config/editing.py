@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import child
-from ..errors import UsageError
+from ..errors import IpaError, UsageError
 from . import files
 from .project import is_trusted, trust
 from .settings import FIELDS, ConfigError, checked, is_file, suggest
@@ -74,9 +74,9 @@ def edit(path: Path) -> None:
     try:
         status = child.attend([child.find(program) or program, *arguments, str(path)])
     except OSError as error:
-        raise ConfigError(f"the editor {program} cannot be started: {error.strerror}", "set EDITOR") from error
+        raise IpaError(f"the editor {program} cannot be started: {error.strerror}", "set EDITOR") from error
     if status:
-        raise ConfigError(f"the editor {program} ended with status {status}", "set EDITOR to another one")
+        raise IpaError(f"the editor {program} ended with status {status}", "set EDITOR to another one")
     if is_file(path):
         for name, value in files.parse(path, files.read(path)).items():
             checked(name, value, str(path), ConfigError)
@@ -98,7 +98,7 @@ def _document(path: Path) -> TOMLDocument:
     try:
         return tomlkit.parse(data)
     except ValueError as error:
-        raise ConfigError(f"{path} cannot be changed: {error}", "`ipa config edit`") from error
+        raise IpaError(f"{path} cannot be changed: {error}", "`ipa config edit`") from error
 
 
 def _write(path: Path, document: TOMLDocument) -> None:

@@ -19,17 +19,17 @@ MOST_DOTS = 100  # in one key: tomllib takes minutes for tens of thousands
 
 
 def project_file(cwd: Path | None = None) -> Path | None:
-    """The nearest `ipa.toml` from the working directory upwards. Raises ConfigError as `working_directory`."""
+    """The nearest `ipa.toml` from the working directory upwards. Raises IpaError as `working_directory`."""
     here = cwd or working_directory()
     return next((d / FILE_NAME for d in (here, *here.parents) if is_file(d / FILE_NAME)), None)
 
 
 def working_directory() -> Path:
-    """Where we are, without links. Raises ConfigError when it has been removed: MKL, for one, would end the process."""
+    """Where we are, without links. Raises IpaError when it has been removed: MKL, for one, would end the process."""
     try:
         return Path.cwd().resolve()
     except FileNotFoundError:
-        raise ConfigError("the working directory has been removed", "cd to a folder that exists") from None
+        raise IpaError("the working directory has been removed", "cd to a folder that exists") from None
 
 
 def user_file(environ: Mapping[str, str] | None = None) -> Path | None:

@@ -17,7 +17,7 @@ from typing import Any
 from .. import ownership
 from ..errors import IpaError
 from . import adapter_options, files
-from .settings import FIELDS, OWN, PLACE, ConfigError, Settings, at_home, is_file
+from .settings import FIELDS, OWN, PLACE, Settings, at_home, is_file
 
 MOST_BYTES = 1 << 24
 ON_HUB = ("model", "vae", "ip_adapter", "image_encoder")  # may name a hub repository
@@ -178,7 +178,7 @@ def _trusted() -> dict[str, str]:
         if not isinstance(found, dict):
             raise ValueError("not a table")
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"the list of trusted files {path} is damaged: {error}", f"rm {path}") from error
+        raise IpaError(f"the list of trusted files {path} is damaged: {error}", f"rm {path}") from error
     return found
 
 
@@ -187,8 +187,8 @@ def _keep(trusted: dict[str, str]) -> None:
 
     path, hint = _list(), "let XDG_STATE_HOME name another folder"
     if path is None:
-        raise ConfigError("what is trusted cannot be kept: HOME is not set, and the system knows none", "set HOME")
+        raise IpaError("what is trusted cannot be kept: HOME is not set, and the system knows none", "set HOME")
     make_folder(path.parent, hint)
     if problem := ownership.foreign(path.parent):
-        raise ConfigError(f"what is trusted cannot be kept: {problem}", hint)
+        raise IpaError(f"what is trusted cannot be kept: {problem}", hint)
     replace(path, json.dumps(trusted, indent=1).encode(), hint)

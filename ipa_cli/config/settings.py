@@ -18,8 +18,8 @@ FITS = ("pad", "crop", "stretch")
 MODES = ("full", "style", "layout", "style-layout")
 
 
-class ConfigError(IpaError):
-    """A configuration file, or a picture's settings, cannot be used as they are."""
+class ConfigError(UsageError):
+    """What a file of settings says cannot be."""
 
 
 @contextmanager
@@ -181,13 +181,13 @@ def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageErro
 
 
 def cache_dir(settings: Settings) -> Path:
-    """The folder of compiled graphs. Raises ConfigError where none is named and the user has no home."""
+    """The folder of compiled graphs. Raises IpaError where none is named and the user has no home."""
     import platformdirs
 
     named = settings.cache_dir
     folder = at_home(platformdirs.user_cache_path) if named is None else expanded(named).absolute()
     if folder is None:
-        raise ConfigError(
+        raise IpaError(
             "compiled graphs have no place: HOME is not set, and the system knows no home of this user",
             "set HOME, or name a folder with --cache-dir (or IPA_CACHE_DIR)",
         )
@@ -225,7 +225,7 @@ def expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{path}: {error}", "write the folder in full") from error
+        raise IpaError(f"{path}: {error}", "write the folder in full") from error
 
 
 def short(value: Any) -> str:

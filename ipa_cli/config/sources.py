@@ -54,7 +54,7 @@ def resolve(
     picture: Layer | None = None,
     problems: list[IpaError] | None = None,
 ) -> Resolved:
-    """Merge all layers. Raises ConfigError for a bad file or picture, UsageError for a bad flag or variable.
+    """Merge all layers. Raises ConfigError for a bad file, UsageError for a flag or variable, IpaError for a picture.
 
     With a list of `problems` these are added to it, and all the rest is merged.
     """
@@ -87,7 +87,7 @@ def resolve(
     if picture is not None:
         for name, value in picture.values.items():
             if name not in given:
-                put(name, from_json(name, value, picture.source.where), picture.source, ConfigError)
+                put(name, from_json(name, value, picture.source.where), picture.source, IpaError)
     for name, value in given.items():
         if expected(name)[0] is Path:
             value = Path(value)  # Typer before 0.28 keeps the text
@@ -101,7 +101,7 @@ def _of_user(path: Path | None, environ: Mapping[str, str], problems: list[IpaEr
     if path is not None and is_file(path):
         return files.parse(path, files.read(path), problems)
     if environ.get("IPA_CONFIG"):
-        raise ConfigError(f"there is no plain file {path}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
+        raise IpaError(f"there is no plain file {path}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
     return {}
 
 

@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import IpaError, UsageError
 from .settings import FIELDS, ConfigError, Settings, expanded, quoted, short
 
 _TYPES = typing.get_type_hints(Settings)
@@ -63,7 +63,7 @@ def from_json(name: str, value: Any, where: str) -> Any:
     kind, wanted = expected(name)
     value = _as_kind(name, value)
     if type(value) is not kind:
-        raise ConfigError(f"{where}: {name} = {quoted(value)}: expected {wanted}", f"say it with {flag_of(name)}")
+        raise IpaError(f"{where}: {name} = {quoted(value)}: expected {wanted}", f"say it with {flag_of(name)}")
     return value
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files, keys
-from ..errors import UsageError
+from ..errors import IpaError
 from ..keys import GraphKey
 from . import proof
 from .building import publish, seal_files, whole
@@ -50,7 +50,7 @@ def export(store: Store, entries: Sequence[Entry], file: Path, overwrite: bool =
     cannot be written; no half archive is left.
     """
     if os.path.lexists(file) and not overwrite:
-        raise UsageError(f"{file} exists", "choose another name, or add --force")
+        raise IpaError(f"{file} exists", "choose another name, or add --force")
     entries = sorted(entries, key=lambda entry: entry.key.folder)
     with ExitStack() as held:
         for entry in entries:

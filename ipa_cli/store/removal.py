@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import IpaError
 from .entries import Entry, Item, Store, read, scan
 from .locks import InUse, alone, key_lock
 from .work import sweep, trash, unfinished, writing
@@ -40,10 +40,10 @@ def find(items: Iterable[Item], prefix: str) -> Item:
     prefix = prefix.lower()
     found = [item for item in items if prefix and _digest(item).startswith(prefix)]
     if not found:
-        raise UsageError(f"no graph in the cache begins with {prefix!r}", "`ipa cache ls` shows the keys")
+        raise IpaError(f"no graph in the cache begins with {prefix!r}", "`ipa cache ls` shows the keys")
     if len(found) > 1:
         ids = ", ".join(sorted(item.id for item in found)[:4])
-        raise UsageError(f"{len(found)} graphs begin with {prefix!r}: {ids}", "type more digits of the key")
+        raise IpaError(f"{len(found)} graphs begin with {prefix!r}: {ids}", "type more digits of the key")
     return found[0]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipa_cli.bench import plan
-from ipa_cli.errors import UsageError
+from ipa_cli.errors import IpaError, UsageError
 
 
 def specs(*texts):
@@ -93,7 +93,7 @@ def test_a_python_for_one_of_two_columns_of_a_backend():
     [("nexfort=/no/such", "no Python at /no/such"), ("nexfort", "no backend and path"), ("oneflow=/bin/sh", "oneflow")],
 )
 def test_what_is_no_python(text, told):
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(IpaError, match=told):
         plan.with_pythons(plan.parse_specs(["eager,nexfort"]), [text])
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ipa_cli.bench import chart, files, results, table
 from ipa_cli.bench.plan import parse_specs
 from ipa_cli.bench.results import Bench, Column
-from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.errors import IpaError
 
 ENVIRONMENT = {
     "versions": {"ipa": "1", "torch": "2.9"},
@@ -179,9 +179,9 @@ def test_the_data_is_json_and_comes_back(tmp_path):
 )
 def test_what_is_no_bench_is_told(tmp_path, text):
     (tmp_path / "old.json").write_text(text)
-    with pytest.raises(UsageError):
+    with pytest.raises(IpaError):
         results.read(tmp_path / "old.json")
-    with pytest.raises(UsageError, match="no file"):
+    with pytest.raises(IpaError, match="no file"):
         results.read(tmp_path / "none.json")
 
 

@@ -72,7 +72,7 @@ def test_a_command_in_a_hostile_folder_answers_at_once(world):
     (world.cwd / "ipa.toml").write_text(".".join(["a"] * 30_000) + " = 1")
     command = [sys.executable, "-m", "ipa_cli", "cache", "ls"]
     done = subprocess.run(command, env=world.environ, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 2
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 2
 
 
 WORDS = ["1", "0.5", "nan", '"x"', "[]", "{}", '"~/x"', '"http://x"', '"own,image=../x,b=1"', '"\\u0000"', "true"]

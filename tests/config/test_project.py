@@ -9,6 +9,7 @@ import pytest
 from ipa_cli import config
 from ipa_cli.config import ConfigError, Settings, resolve
 from ipa_cli.config.values import element_type
+from ipa_cli.errors import IpaError
 
 ADDRESS = "https://example.org/a.png"
 
@@ -202,13 +203,13 @@ def test_a_list_of_trusted_files_that_others_may_write_counts_for_nothing(world)
     known.chmod(0o600)
     assert ask(world).settings.cache_dir
     known.write_text("[]")
-    with pytest.raises(ConfigError, match="damaged"):
+    with pytest.raises(IpaError, match="damaged"):
         ask(world)
 
 
 def test_a_list_of_trusted_files_where_others_may_write_is_not_begun(world):
     world.home.chmod(0o777)
-    with pytest.raises(ConfigError, match=f"everybody may write to {world.home}"):
+    with pytest.raises(IpaError, match=f"everybody may write to {world.home}"):
         config.trust(project(world, 'cache_dir = "graphs"'))
 
 

@@ -65,7 +65,7 @@ def test_ipa_config_names_another_user_file(world, user_file):
 
 def test_a_user_file_named_but_missing_is_told(world):
     for name in ("no-such.toml", "~nobody-of-that-name/ipa.toml"):
-        with pytest.raises(ConfigError, match=r"no-such|nobody"):
+        with pytest.raises(IpaError, match=r"no-such|nobody"):
             ask(world, environ={"IPA_CONFIG": name})
 
 
@@ -142,10 +142,10 @@ def test_a_url_in_the_environment_stays_whole(world):
 def test_a_bad_file_is_named_with_key_and_what_was_expected(world, text, words):
     path = world.cwd / "ipa.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(IpaError) as caught:
         ask(world)
     assert str(path) in caught.value.message or "nobody" in text
-    assert caught.value.hint and caught.value.exit_code == 1
+    assert caught.value.hint and caught.value.exit_code == (1 if "nobody" in text else 2)
     for word in words:
         assert word in caught.value.message
     assert "\n" not in caught.value.message and len(caught.value.message) < 600

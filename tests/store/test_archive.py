@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ipa_cli import store
-from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.errors import IpaError
 from ipa_cli.store import Entry, Refused, Store, StoreError
 
 from .graphs import MEMORY, assert_whole, build, key, leftovers, script
@@ -92,7 +92,7 @@ def test_import_makes_room_but_not_by_what_it_brought(tmp_path, archive):
 
 
 def test_export_refuses_damage_and_keeps_existing_files(cache, archive, tmp_path):
-    with pytest.raises(UsageError, match="exists"):
+    with pytest.raises(IpaError, match="exists"):
         store.export(cache, store.scan(cache), archive)
     entry = store.scan(cache)[0]
     (entry.folder / "graph.pt2").write_bytes(b"x")
