@@ -108,14 +108,14 @@ def run(part: str, folder: Path, work: Path, extra: list[str], inside: list[str]
     try:
         done = subprocess.run([*inside, *typed], env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"failed": f"took longer than {limit:.0f} s"}
+        return {"failure": f"took longer than {limit:.0f} s"}
     figures: dict[str, Any] = {"wall_s": time.perf_counter() - began}
     try:
         answer = json.loads(done.stdout)
     except ValueError:
-        return {**figures, "failed": (done.stderr.strip().splitlines() or ["nothing"])[-1]}
+        return {**figures, "failure": (done.stderr.strip().splitlines() or ["nothing"])[-1]}
     if answer["error"]:
-        return {**figures, "failed": answer["error"]["message"]}
+        return {**figures, "failure": answer["error"]["message"]}
     return {**figures, "notes": done.stderr.strip().splitlines(), **answer["data"]}
 
 
@@ -124,8 +124,8 @@ HEADER = f"{'':8} {'wall s':>7} {'load s':>7} {'it/s':>7} {'GiB':>6}"
 
 def row(part: str, figures: dict[str, Any]) -> str:
     """A line of the table."""
-    if "failed" in figures:
-        return f"{part:8} {figures.get('wall_s', 0):7.1f}  {figures['failed']}"
+    if "failure" in figures:
+        return f"{part:8} {figures.get('wall_s', 0):7.1f}  {figures['failure']}"
     times = figures.get("timings", {})
     load = times.get("load_s", figures.get("load_s", float("nan")))
     speed = 1 / times["step_s"] if "step_s" in times else times.get("it_per_s", float("nan"))

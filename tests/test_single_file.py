@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from ipa_cli import loading, schedulers, single_file
 from ipa_cli.config import Settings
 from ipa_cli.families import SD15, SDXL
+from ipa_cli.hub import HubError
 from ipa_cli.locations import ModelError, read_json
 from ipa_cli.models import DEMO, plan
 from ipa_cli.report import Silent
@@ -202,6 +203,12 @@ def test_the_usual_sizes_are_those_of_the_family(world, kind):
     path = saved(world.cwd, outline(kind))
     planned = plan(Settings(model=str(path), ip_adapter="none", prompt="x"))
     assert (planned.family.preset, planned.defaults["width"], planned.defaults["height"]) == (kind, side, side)
+
+
+def test_the_usual_adapter_is_taken_with_a_file_too(world):
+    path = saved(world.cwd, outline("sdxl"))
+    with pytest.raises(HubError, match="h94/IP-Adapter"):  # nobody answers for it here
+        plan(Settings(model=str(path), image=("x.png",)))
 
 
 # The second fills up with "!", and has that mean nothing else, as in SDXL's diffusers folder.
