@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from . import encoders, families, hub, projections, weights
+from . import configurations, encoders, families, hub, projections, weights
 from .config import Settings, suggest
+from .configurations import cross_attention_layers, cross_attention_widths
 from .encoders import Encoder
 from .errors import UsageError
 from .families import Family
@@ -66,36 +67,6 @@ def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], family: 
                 )
 
 
-def cross_attention_layers(unet_config: Mapping[str, Any]) -> int:
-    """How many cross-attention layers a UNet of this configuration has."""
-    return len(cross_attention_widths(unet_config))
-
-
-def cross_attention_widths(unet_config: Mapping[str, Any]) -> list[int]:
-    """The width of each cross-attention layer, in the order of `attention.layers`: down, up, middle.
-
-    A block has one number of transformers for each of its layers, or one for all, as diffusers reads it.
-    """
-    channels, down = unet_config["block_out_channels"], unet_config["down_block_types"]
-    depths = _each(unet_config.get("transformer_layers_per_block", 1), len(down))
-    counts = _each(unet_config.get("layers_per_block", 2), len(down))
-    rising = unet_config.get("reverse_transformer_layers_per_block") or depths[::-1]
-    found: list[int] = []
-    for kind, width, depth, count in zip(down, channels, depths, counts, strict=True):
-        found += [width] * sum(_each(depth, count)) * ("CrossAttn" in kind)
-    for kind, width, depth, count in zip(
-        unet_config["up_block_types"], channels[::-1], rising, counts[::-1], strict=True
-    ):
-        found += [width] * sum(_each(depth, count + 1)) * ("CrossAttn" in kind)
-    if "CrossAttn" in str(unet_config.get("mid_block_type", "UNetMidBlock2DCrossAttn")):
-        found += [channels[-1]] * _each(depths[-1], 1)[0]
-    return found
-
-
-def _each(value: Any, count: int) -> list[Any]:
-    return [value] * count if isinstance(value, int) else list(value)
-
-
 # --- finding -------------------------------------------------------------------------------------------------------
 
 
@@ -107,14 +78,17 @@ def _locate(settings: Settings, base: Location, family: Family) -> tuple[Locatio
     subfolder, weight_name = settings.ip_adapter_subfolder, settings.ip_adapter_weight_name
     if settings.ip_adapter is None and _brings_its_own(base):
         return base, subfolder or "ip_adapter", weight_name
+    usual = PurePosixPath(family.base)
     if settings.ip_adapter in (None, families.ADAPTERS):
-        usual = PurePosixPath(family.base)
         return repository(families.ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
     path = expanded(settings.ip_adapter)
     if is_file(path):
         return folder_location(path.parent), subfolder, path.name
     if settings.ip_adapter and is_folder(path):
-        return folder_location(path), subfolder, weight_name
+        location = folder_location(path)
+        if subfolder is weight_name is None and location.has(family.base):  # a copy of h94's repository
+            return location, str(usual.parent), usual.name
+        return location, subfolder, weight_name
     if not hub.is_repo_id(settings.ip_adapter):
         raise ModelError(
             f"there is no adapter '{settings.ip_adapter}'", "give a hub id (owner/name), a folder, a file, or none"
@@ -158,7 +132,8 @@ def _shapes(location: Location, file: str) -> Shapes | None:
 def _dummy_encoder(base: Location, family: Family) -> Mapping[str, Any]:
     """The configuration of the model's own image encoder, else of the one that its family's adapters see through."""
     name = "ip_adapter/image_encoder/config.json"
-    return read_json(base if base.has(name) else folder_location(families.PRESETS / family.preset), name)
+    location = base if base.has(name) else folder_location(families.PRESETS / family.preset)
+    return configurations.image_encoder(f"{location}/{name}", read_json(location, name))
 
 
 # --- what fits -----------------------------------------------------------------------------------------------------
@@ -166,7 +141,7 @@ def _dummy_encoder(base: Location, family: Family) -> Mapping[str, Any]:
 
 def _check_unet(name: str, shapes: Shapes, unet_config: Mapping[str, Any], family: Family, own: bool) -> None:
     """Raise ModelError unless the adapter has keys and values for each cross-attention layer of the UNet."""
-    width = next((shape[1] for key, shape in shapes.items() if key.endswith("1.to_k_ip.weight")), None)
+    width = next((shape[-1] for key, shape in shapes.items() if shape and key.endswith("1.to_k_ip.weight")), None)
     if width is None:
         what, hint = projections.what_else(shapes)
         raise ModelError(f"{name} {what}", hint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import schedulers
-from .locations import read_json
 from .models import DEMO, Plan
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ def parts(
         CLIPVisionModelWithProjection,
     )
 
-    def read(part: str) -> dict[str, Any]:
-        config = read_json(plan.location, f"{part}/config.json")
-        return {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
-
     def build(make: Any, kind: torch.dtype) -> Any:
         before = torch.get_default_dtype()
         torch.set_default_dtype(kind)
@@ -47,26 +42,26 @@ def parts(
 
     def text(part: str) -> Any:
         kind = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
-        return build(lambda: kind(CLIPTextConfig(**read(part))), dtype)
+        return build(lambda: kind(CLIPTextConfig(**plan.configs[part])), dtype)
 
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(SEED)
         found = {
-            "unet": build(lambda: UNet2DConditionModel.from_config(read("unet")), dtype),
-            "vae": build(lambda: AutoencoderKL.from_config(read("vae")), dtype),
+            "unet": build(lambda: UNet2DConditionModel.from_config(plan.configs["unet"]), dtype),
+            "vae": build(lambda: AutoencoderKL.from_config(plan.configs["vae"]), dtype),
             **{part: text(part) for part in plan.family.text_encoders},
-            "scheduler": schedulers.of_model(plan.location, plan.family),
+            "scheduler": schedulers.of_model(plan.configs["scheduler"], plan.family),
         }
         states, encoders = [], []
-        if plan.adapters:
-            config = CLIPVisionConfig(**read("ip_adapter/image_encoder"))
+        if plan.adapter is not None:
+            config = CLIPVisionConfig(**plan.adapter.encoder.config)
             encoders = [build(lambda: CLIPVisionModelWithProjection(config), dtype)] * len(plan.adapters)
             states = [build(lambda: _adapter(found["unet"], config.projection_dim), dtype) for _ in plan.adapters]
     for part, encoder_part in zip(plan.family.tokenizers, plan.family.text_encoders, strict=True):
         # Words mean nothing to random weights; what counts is their number, which sets the graph's shape.
         found[part] = CLIPTokenizer.from_pretrained(DEMO / part)
-        found[part].model_max_length = read(encoder_part)["max_position_embeddings"]
+        found[part].model_max_length = plan.configs[encoder_part].get("max_position_embeddings", 77)
     return found, states, encoders
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from . import families, hub, weights
+from . import configurations, families, hub, weights
 from .locations import (
     Location,
     ModelError,
@@ -104,11 +104,8 @@ def _of(location: Location, part: str) -> Encoder:
             f"{inside(str(location), part)} is no image encoder: it has no config.json",
             f"name a folder that has one, or the file: {inside(str(location), example)}",
         )
-    config = read_json(location, inside(part, "config.json"))
-    vision = config.get("vision_config")  # a whole CLIP, text and all
-    if isinstance(vision, dict):
-        config = {"projection_dim": config.get("projection_dim", 512), **vision}
-    return Encoder(location, part, config)
+    name = inside(part, "config.json")
+    return Encoder(location, part, configurations.image_encoder(f"{location}/{name}", read_json(location, name)))
 
 
 def of_shapes(name: str, shapes: Shapes) -> dict[str, Any]:
@@ -121,6 +118,7 @@ def of_shapes(name: str, shapes: Shapes) -> dict[str, Any]:
         positions, _ = shapes["vision_model.embeddings.position_embedding.weight"]
         intermediate, _ = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"]
         projection, _ = shapes["visual_projection.weight"]
+        side = math.isqrt(positions - 1)
     except (KeyError, ValueError):
         raise ModelError(
             f"{name} is no CLIP image encoder with a projection",
@@ -132,14 +130,15 @@ def of_shapes(name: str, shapes: Shapes) -> dict[str, Any]:
             "put it into a folder with its config.json, and name that",
         )
     heads, activation = HEADS[hidden]
-    return {
+    config = {
         "hidden_size": hidden,
         "intermediate_size": intermediate,
         "projection_dim": projection,
         "num_hidden_layers": sum(key.endswith(".layer_norm1.weight") for key in shapes),
         "num_attention_heads": heads,
         "num_channels": channels,
-        "image_size": math.isqrt(positions - 1) * patch,
+        "image_size": side * patch,
         "patch_size": patch,
         "hidden_act": activation,
     }
+    return configurations.image_encoder(name, config)

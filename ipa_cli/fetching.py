@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from . import adapters, hub
+from . import adapters, locations
 from .locations import Location, ModelError, folder_location, inside, read_json
 from .models import Plan
 from .report import Reporter
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OF_DIFFUSERS = ("unet", "vae")
 DIFFUSERS = "diffusion_pytorch_model"
+MOST_BYTES = 32 << 20  # of an index
 
 
 def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Plan:
@@ -31,7 +32,7 @@ def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
             files += [name for name in small if ".index." not in name]
             if not part.startswith(("tokenizer", "scheduler")) and (part != "vae" or plan.vae is None):
                 files += weight_files(location, part, plan.variant, dtype)
-        folder = hub.fetch(location.repo, location.revision, dict.fromkeys(files), reporter, shows_bars)
+        folder = locations.fetched(location, dict.fromkeys(files), reporter, shows_bars)
         location = replace(folder_location(folder), repo=location.repo, revision=location.revision)
     vae = plan.vae
     if vae is not None and vae.location.folder is None:
@@ -70,8 +71,7 @@ def fetched_adapters(
 def _fetched(location: Location, files: list[str], reporter: Reporter, shows_bars: bool) -> Location:
     if location.folder is not None:
         return location
-    assert location.repo is not None
-    return replace(location, folder=hub.fetch(location.repo, location.revision, files, reporter, shows_bars))
+    return replace(location, folder=locations.fetched(location, files, reporter, shows_bars))
 
 
 def weight_files(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[str]:
@@ -117,7 +117,7 @@ def _weights(location: Location, part: str, variant: str | None, ending: str) ->
 
 def _shards(location: Location, index: str, ending: str) -> list[str]:
     """The files that an index names, and no others. Raises ModelError for an index that cannot be followed."""
-    listed = read_json(location, index).get("weight_map")
+    listed = read_json(location, index, MOST_BYTES).get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise ModelError(f"{location}/{index} names no files in its weight_map", "download it again")
     shards = []

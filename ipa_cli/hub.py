@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,34 +31,45 @@ def cached(repo: str, name: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def list_files(repo: str, revision: str | None) -> list[str]:
-    """Names of all files in a repository: asked from the hub, or read from the local cache without a network."""
+def list_files(repo: str, revision: str | None) -> tuple[list[str], str | None]:
+    """Names of all files in a repository, and its commit: from the hub, or from the local cache without a network."""
     from huggingface_hub import HfApi, snapshot_download
 
     with in_words(repo, revision):
         try:
             # One request; `list_repo_files` would try for twenty seconds to reach a hub that is not there.
-            return [file.rfilename for file in HfApi().model_info(repo, revision=revision).siblings or ()]
+            info = HfApi().model_info(repo, revision=revision)
+            return [file.rfilename for file in info.siblings or ()], info.sha
         except Exception as error:
             if not _is_unreachable(error):
                 raise
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns="*"))
-            return [str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()]
+            return [str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()], folder.name
 
 
-def fetch(repo: str, revision: str | None, files: Iterable[str], reporter: Reporter, shows_bars: bool) -> Path:
-    """Download `files` unless they are in the local cache and return the folder that holds them."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+def fetch(
+    repo: str,
+    revision: str | None,
+    files: Iterable[str],
+    reporter: Reporter,
+    shows_bars: bool,
+    commit: str | None = None,
+) -> Path:
+    """Download `files` unless they are in the local cache and return the folder that holds them.
+
+    What is cached of the `commit` that the revision is known to stand for is not asked for again.
+    """
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     (enable_progress_bars if shows_bars else disable_progress_bars)()
     root = None
     for name in files:
         with in_words(repo, revision, name):
-            here = isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+            here = cached(repo, name, commit or revision)
             if not here and not shows_bars and name.endswith((".safetensors", ".bin")):
                 reporter.note(f"downloading {repo}/{name}")
-            path = Path(hf_hub_download(repo, name, revision=revision))
+            path = here if here and commit else Path(hf_hub_download(repo, name, revision=revision))
             root = path.parents[len(Path(name).parts) - 1]
     assert root is not None, "nothing to fetch"
     return root
@@ -74,7 +86,10 @@ def tensor_shapes(repo: str, name: str, revision: str | None) -> dict[str, tuple
         return header(here)
     with in_words(repo, revision, name):
         metadata = HfApi().parse_safetensors_file_metadata(repo, name, revision=revision)
-    return {key: tuple(tensor.shape) for key, tensor in metadata.tensors.items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in metadata.tensors.items()}
+    if not all(type(number) is int for shape in shapes.values() for number in shape):
+        raise HubError(f"{repo}/{name} is not a whole .safetensors file", "choose another file")
+    return shapes
 
 
 def _is_unreachable(error: Exception) -> bool:
@@ -95,12 +110,19 @@ def in_words(repo: str, revision: str | None, file: str = "a file") -> Iterator[
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
+        SafetensorsParsingError,
     )
 
-    unreachable = HubError(
-        f"cannot reach {constants.ENDPOINT}, and {repo} is not whole in the local cache",
-        "check the network (HF_ENDPOINT names another hub), or use --load-format dummy or --model demo",
-    )
+    if constants.HF_HUB_OFFLINE and os.environ.get("HF_HUB_OFFLINE"):
+        unreachable = HubError(
+            f"{repo} is not whole in the local cache, and HF_HUB_OFFLINE keeps it from being downloaded",
+            "unset HF_HUB_OFFLINE for the first run, or use --model demo, or a folder",
+        )
+    else:
+        unreachable = HubError(
+            f"cannot reach {constants.ENDPOINT}, and {repo} is not whole in the local cache",
+            "check the network (HF_ENDPOINT names another hub), or use --load-format dummy or --model demo",
+        )
     try:
         yield
     except GatedRepoError as error:
@@ -119,6 +141,8 @@ def in_words(repo: str, revision: str | None, file: str = "a file") -> Iterator[
         raise unreachable from error
     except EntryNotFoundError as error:
         raise HubError(f"{repo} lacks {file}", f"look at {constants.ENDPOINT}/{repo}/tree/main") from error
+    except SafetensorsParsingError as error:
+        raise HubError(f"{repo}/{file} is not a whole .safetensors file", "choose another file") from error
     except HFValidationError as error:
         raise HubError(f"'{repo}' is not a repository name", "names look like owner/name") from error
     except HfHubHTTPError as error:

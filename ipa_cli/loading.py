@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import devices, dummies, fetching, schedulers, single_file, weights
+from . import devices, dummies, fetching, schedulers, single_file, vocabulary, weights
 from .adapters import AdapterPlan
 from .families import SDXL, Family
-from .locations import Location, ModelError, read_json
+from .locations import Location, ModelError, inside
 from .models import Plan
 from .report import Reporter
 from .single_file import Checkpoint
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +54,13 @@ def load(
         plan = fetching.fetched(plan, dtype, reporter, shows_bars)
         for note in plan.checkpoint.notes if plan.checkpoint else ():
             reporter.note(note)
+        words = _vocabularies(plan)
         sources = _sources(plan, home, dtype)
         in_main_memory = [source for source, where in sources.items() if where.type == "cpu"]
         devices.warn_of_little_memory(sum(weights.size(*source, dtype) for source in in_main_memory), reporter)
         with _reading(sources, dtype) as files:
             _quiet_libraries()
-            parts = _model_parts(plan, dtype, files)
+            parts = _model_parts(plan, words, dtype, files)
             states, encoders = _adapter_parts(plan, dtype, files)
     from . import attention, vae
 
@@ -72,7 +73,6 @@ def load(
     for encoder in filter(None, encoders):
         encoder.to(home).eval().requires_grad_(False)
     installed = attention.install(parts["unet"], states)
-    index = read_json(plan.location, "model_index.json")
     return Model(
         unet=parts["unet"],
         vae=parts["vae"],
@@ -81,7 +81,7 @@ def load(
         scheduler=parts["scheduler"],
         image_encoders=tuple(encoders),
         adapters=installed,
-        zeros_for_empty_prompt=plan.family is SDXL and bool(index.get("force_zeros_for_empty_prompt", True)),
+        zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
     )
 
 
@@ -94,10 +94,12 @@ def load_encoders(
     plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
 ) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The weights of each adapter and its image encoder alone, on the CPU: no UNet, no text encoder."""
+    import torch
+
     _quiet_libraries()
-    return _adapter_parts(
-        replace(plan, adapters=fetching.fetched_adapters(plan, dtype, reporter, shows_bars)), dtype, {}
-    )
+    plan = replace(plan, adapters=fetching.fetched_adapters(plan, dtype, reporter, shows_bars))
+    with _reading(_adapter_sources(plan, torch.device("cpu"), dtype), dtype) as files:
+        return _adapter_parts(plan, dtype, files)
 
 
 Source = tuple[Path, frozenset[str] | None]  # a file, and the names of its tensors where not all are wanted
@@ -106,8 +108,6 @@ Read = Future[dict[str, "Tensor"]]
 
 def _sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source, torch.device]:
     """What the weights of a model, its adapters and their encoders are read from, and where they shall live."""
-    import torch
-
     sources: dict[Source, torch.device] = {}
     for part in ("unet", "vae", *plan.family.text_encoders):
         of = plan.part(part)
@@ -116,6 +116,13 @@ def _sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source,
         else:
             variant = _variant(plan, of.location)
             sources |= {(path, None): home for path in _paths(of.location, of.folder, variant, dtype)}
+    return sources | _adapter_sources(plan, home, dtype)
+
+
+def _adapter_sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source, torch.device]:
+    import torch
+
+    sources: dict[Source, torch.device] = {}
     for adapter in plan.adapters:
         # Not to the GPU, where `attention.install` puts them in another form.
         sources[_adapter_source(adapter)] = torch.device("cpu")
@@ -135,13 +142,12 @@ def _adapter_source(adapter: AdapterPlan) -> Source:
 @contextmanager
 def _reading(sources: Mapping[Source, torch.device], dtype: torch.dtype) -> Iterator[dict[Source, Read]]:
     """Begin to read all weights in threads of their own, while this one imports the libraries that take them."""
-    bare = [source for source in sources if source[0].suffix not in weights.PICKLES]
-    bare.sort(key=lambda source: -weights.size(source[0], source[1], dtype))  # the longest work first
+    longest_first = sorted(sources, key=lambda source: -weights.size(source[0], source[1], dtype))
     turn = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)  # the readers need Python for a moment after each tensor, and would wait 5 ms for it
     pool = ThreadPoolExecutor(4)
     try:
-        yield {source: pool.submit(weights.read, *source, sources[source], dtype) for source in bare}
+        yield {source: pool.submit(weights.read, *source, sources[source], dtype) for source in longest_first}
     finally:
         pool.shutdown(cancel_futures=True)
         sys.setswitchinterval(turn)
@@ -158,26 +164,41 @@ def _paths(location: Location, part: str, variant: str | None, dtype: torch.dtyp
     return [path for path in files if path.suffix != ".json"]
 
 
-def _built(
-    kind: Any,
-    location: Location,
-    part: str,
-    plan: Plan,
-    dtype: torch.dtype,
-    files: Mapping[Source, Read],
-    config: Mapping[str, Any],
-) -> Any:
-    """A module with the weights of `files`, which were read where it shall live; else as the library builds it."""
-    sources: list[Source] = [(path, None) for path in _paths(location, part, _variant(plan, location), dtype)]
-    if not set(sources) <= files.keys():
-        return _from_pretrained(kind, location, part, plan, dtype)
+def _built(kind: Any, where: str, config: Mapping[str, Any], paths: list[Path], files: Mapping[Source, Read]) -> Any:
+    """A module with the weights of `paths`, which are being read where it shall live.
+
+    Raises ModelError, before they are all read, where they have not the shapes that the configuration asks for.
+    """
     module = _empty(kind, config)
-    state = {name: tensor for source in sources for name, tensor in files[source].result().items()}
-    renamed = _renamed(state, module.state_dict().keys())
-    if renamed is None:
-        return _from_pretrained(kind, location, part, plan, dtype)
-    module.load_state_dict(renamed, assign=True)
+    wanted = {_usual(name): (name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
+    for path in paths:
+        if path.suffix == ".safetensors":
+            _check_shapes(path, weights.header(path), wanted)
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        tensors = files[path, None].result()
+        _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted)
+        state |= {wanted[_usual(name)][0]: tensor for name, tensor in tensors.items() if _usual(name) in wanted}
+    lacking = [name for name, _ in wanted.values() if name not in state]
+    if lacking:
+        raise ModelError(f"{where} lacks {len(lacking)} tensors, such as {lacking[0]}", "download it again")
+    module.load_state_dict(state, assign=True)
     return module
+
+
+def _check_shapes(path: Path, found: weights.Shapes, wanted: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    for name, shape in found.items():
+        needed = wanted.get(_usual(name), (name, shape))[1]
+        if shape != needed:
+            raise ModelError(f"{path}: {name} is {shape}, its configuration asks for {needed}", "download both again")
+
+
+def _usual(name: str) -> str:
+    """A tensor's name in every version: transformers 5 left a first "text_model." out; old VAEs named attention so."""
+    name = name.removeprefix("text_model.")
+    for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
+        name = name.replace(old, new)
+    return name
 
 
 def _of_checkpoint(
@@ -195,7 +216,8 @@ def _empty(kind: Any, config: Mapping[str, Any]) -> Any:
     from accelerate import init_empty_weights
 
     with init_empty_weights(), _no_initial_values():
-        return kind(_config(kind, config)) if _is_of_transformers(kind) else kind.from_config(config)
+        of_transformers = kind.__module__.startswith("transformers")
+        return kind(kind.config_class(**config)) if of_transformers else kind.from_config(dict(config))
 
 
 def _no_initial_values() -> Any:
@@ -207,67 +229,13 @@ def _no_initial_values() -> Any:
     return no_init_weights()
 
 
-def _config(kind: Any, config: Mapping[str, Any]) -> Any:
-    """The configuration of one of transformers' models; what it is made in is not its own business."""
-    return kind.config_class(**{key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
-
-
-def _renamed(state: Mapping[str, Tensor], wanted: Any) -> dict[str, Tensor] | None:
-    """The weights by the names wanted, None where some are missing. transformers 5 left a first "text_model." out."""
-    for prefix in ("", "text_model."):
-        if all(prefix + name in state for name in wanted):
-            return {name: state[prefix + name] for name in wanted}
-    return None
-
-
-def _from_pretrained(kind: Any, location: Location, part: str, plan: Plan, dtype: torch.dtype) -> Any:
-    assert location.folder is not None
-    files = fetching.weight_files(location, part, _variant(plan, location), dtype)
-    first = PurePosixPath(files[0]).name
-    for name in files:
-        if name.endswith(".safetensors"):
-            weights.header(location.folder / name)
-    try:
-        return kind.from_pretrained(
-            location.folder / part,
-            variant="fp16" if ".fp16" in first else plan.variant if plan.variant and plan.variant in first else None,
-            use_safetensors=".safetensors" in first,
-            **{_dtype_argument(kind): dtype},
-        )
-    except (OSError, pickle.UnpicklingError) as error:
-        raise ModelError(
-            f"{location}/{files[0]} is no file of bare weights, or broken", "download it again, as .safetensors"
-        ) from error
-
-
-def _tokenizer(location: Location, part: str) -> Any:
-    from transformers import CLIPTokenizer
-
-    assert location.folder is not None
-    if not location.has(f"{part}/vocab.json") and not location.has(f"{part}/tokenizer.json"):
-        raise ModelError(f"{location} has no {part}/vocab.json", "name a whole diffusers folder with --model")
-    return CLIPTokenizer.from_pretrained(location.folder / part)
-
-
-def _is_of_transformers(kind: Any) -> bool:
-    return bool(kind.__module__.startswith("transformers"))
-
-
-def _dtype_argument(kind: Any) -> str:
-    """transformers renamed `torch_dtype` to `dtype` in 4.56; diffusers keeps the old name."""
-    if not _is_of_transformers(kind):
-        return "torch_dtype"
-    import transformers
-
-    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
-    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
-
-
-def _model_parts(plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]) -> dict[str, Any]:
+def _model_parts(
+    plan: Plan, words: Mapping[str, Vocabulary], dtype: torch.dtype, files: Mapping[Source, Read]
+) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    location, checkpoint = plan.location, plan.checkpoint
+    checkpoint, scheduler = plan.checkpoint, plan.configs["scheduler"]
     kinds = {
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
@@ -279,17 +247,26 @@ def _model_parts(plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]) -
         of = plan.part(part)
         if of.checkpoint is not None:
             return _of_checkpoint(kinds[part], of.checkpoint, part, of.config, files)
-        return _built(kinds[part], of.location, of.folder, plan, dtype, files, of.config)
+        paths = _paths(of.location, of.folder, _variant(plan, of.location), dtype)
+        return _built(kinds[part], inside(str(of.location), of.folder), of.config, paths, files)
 
     return {
         # What waits longest for its weights comes last.
-        "scheduler": schedulers.of_model(location, plan.family, checkpoint.scheduler if checkpoint else None),
+        "scheduler": schedulers.of_model(scheduler, plan.family, checkpoint.scheduler if checkpoint else None),
         **{
-            part: single_file.tokenizer(part) if checkpoint else _tokenizer(location, part)
+            part: vocabulary.tokenizer(words[part]) if part in words else single_file.tokenizer(part)
             for part in plan.family.tokenizers
         },
         **{part: built(part) for part in (*plan.family.text_encoders, "vae", "unet")},
     }
+
+
+def _vocabularies(plan: Plan) -> dict[str, Vocabulary]:
+    """What the tokenizers of a model in a folder are made of; a checkpoint has none."""
+    if plan.checkpoint is not None:
+        return {}
+    pairs = zip(plan.family.tokenizers, plan.family.text_encoders, strict=True)
+    return {part: vocabulary.read(plan.location, part, plan.configs[encoder]) for part, encoder in pairs}
 
 
 def _adapter_parts(
@@ -302,12 +279,11 @@ def _adapter_parts(
     encoders: dict[tuple[str, str], Any] = {}
     places = [(str(adapter.encoder.location.folder), adapter.encoder.part) for adapter in plan.adapters]
     for place, adapter in zip(places, plan.adapters, strict=True):
-        source = _adapter_source(adapter)
-        read = files.get(source)
-        states.append(weights.nested(read.result()) if read else weights.load_adapter(source[0]))
+        states.append(weights.nested(files[_adapter_source(adapter)].result()))
         if adapter.encodes and place not in encoders:
-            kind, encoder = CLIPVisionModelWithProjection, adapter.encoder
-            encoders[place] = _built(kind, encoder.location, encoder.part, plan, dtype, files, encoder.config)
+            encoder = adapter.encoder
+            paths = _paths(encoder.location, encoder.part, _variant(plan, encoder.location), dtype)
+            encoders[place] = _built(CLIPVisionModelWithProjection, str(encoder), encoder.config, paths, files)
     needed = [adapter.encodes for adapter in plan.adapters]
     return states, [encoders[place] if need else None for place, need in zip(places, needed, strict=True)]
 

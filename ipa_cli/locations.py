@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import hub
 from .errors import IpaError
+from .inputs import read_bytes
+
+if TYPE_CHECKING:
+    from .report import Reporter
+
+MOST_BYTES = 1 << 20
 
 
 class ModelError(IpaError):
@@ -27,6 +34,7 @@ class Location:
     repo: str | None = None
     revision: str | None = None
     names: frozenset[str] = frozenset()  # of all files of a repository
+    commit: str | None = None  # what the revision stood for when the names were listed
 
     def __str__(self) -> str:
         return self.repo or str(self.folder)
@@ -97,24 +105,30 @@ def folder_location(path: Path) -> Location:
 
 def repository(repo: str, revision: str | None) -> Location:
     """A hub repository and the names of all files in it. Raises HubError when it cannot be listed."""
-    return Location(None, repo, revision, frozenset(hub.list_files(repo, revision)))
+    names, commit = hub.list_files(repo, revision)
+    return Location(None, repo, revision, frozenset(names), commit)
 
 
-def read_json(location: Location, name: str) -> dict[str, Any]:
-    """A JSON object in a location, fetched first where it is on the hub. Raises ModelError when it is not there."""
+def fetched(location: Location, files: Iterable[str], reporter: Reporter, shows_bars: bool) -> Path:
+    """The folder on disk that holds these files of a hub repository. Raises HubError."""
+    assert location.repo is not None
+    return hub.fetch(location.repo, location.revision, files, reporter, shows_bars, location.commit)
+
+
+def read_json(location: Location, name: str, most: int = MOST_BYTES) -> dict[str, Any]:
+    """A JSON object in a location, fetched first where it is on the hub. Raises IpaError when it cannot be read."""
+    if not location.has(name):
+        raise ModelError(f"{location} has no {name}", "name a whole diffusers folder with --model")
     if location.folder is None:
-        assert location.repo is not None
         from .report import Silent
 
-        path = hub.fetch(location.repo, location.revision, [name], Silent(), shows_bars=False) / name
+        path = fetched(location, [name], Silent(), shows_bars=False) / name
     else:
         path = location.folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{location} has no {name}", "name a whole diffusers folder with --model") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "download it again") from error
+        content = json.loads(read_bytes(path, most, "a configuration"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}", "download it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object", "download it again")
     return content

@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import families, hub, single_file, vaes
+from . import configurations, families, hub, single_file, vaes
 from .adapters import AdapterPlan, plan_adapter
 from .config import Settings, adapter_options, suggest
 from .errors import UsageError
-from .families import Family
+from .families import SDXL, Family
 from .locations import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
 from .single_file import Checkpoint, Part
 
 HERE = Path(__file__).parent
 DEMO = HERE / "demo"
+VAE = "vae/config.json"
 PRESETS = {family.preset: family for family in families.FAMILIES}
 OF_THE_ARCHITECTURE = ("guidance_scale", "width", "height")
 DEFAULTS = {"steps": 30, "scale": 0.6, "negative_prompt": ""}
@@ -34,18 +35,26 @@ class Plan:
     family: Family
     location: Location
     dummy: bool
-    unet_config: Mapping[str, Any]
+    configs: Mapping[
+        str, Mapping[str, Any]
+    ]  # of unet, vae, text encoders and scheduler, as `configurations` takes them
     adapters: tuple[AdapterPlan, ...]
     defaults: Mapping[str, Any]
     variant: str | None
+    zeros_for_empty_prompt: bool
     checkpoint: Checkpoint | None = None  # the one file that the model is in
     vae: Part | None = None  # the one to be used in place of the model's own
 
     def part(self, name: str) -> Part:
-        """Where the UNet, the VAE or a text encoder comes from; the model must be here by now."""
+        """Where the UNet, the VAE or a text encoder comes from."""
         if name == "vae" and self.vae is not None:
             return self.vae
-        return Part(self.location, name, read_json(self.location, f"{name}/config.json"), self.checkpoint)
+        return Part(self.location, name, self.configs[name], self.checkpoint)
+
+    @property
+    def unet_config(self) -> Mapping[str, Any]:
+        """The fields of the UNet's configuration."""
+        return self.configs["unet"]
 
     @property
     def adapter(self) -> AdapterPlan | None:
@@ -60,22 +69,26 @@ def plan(settings: Settings) -> Plan:
     single, checkpoint = single_file.read_checkpoint(file) if file else (None, None)
     preset = single or (PRESETS.get(settings.model) if dummy else None)
     location = single_file.configurations(preset) if preset else _locate(settings)
-    unet_config = read_json(location, "unet/config.json")
-    family = families.of_unet(unet_config)
+    if not location.has("unet/config.json"):
+        raise _no_unet(location)
+    family = families.of_unet(read_json(location, "unet/config.json"))
     if family is None:
         raise ModelError(
             f"{settings.model} is not an SDXL model, nor SD 1.5: its UNet takes other inputs",
             "use --model sdxl or sd15, or a model derived from one of them (not for inpainting)",
         )
+    configs = _configurations(location, family, settings.vae is None)
+    unet_config = configs["unet"]
     defaults = _defaults(settings, location, unet_config, family)
     found = tuple(
         replace(plan_adapter(one, location, unet_config, family, dummy), encodes=one.embeds is None)
         for one in adapter_options.each(settings)
         if settings.adapter or (one.ip_adapter != "none" and (one.image or one.embeds or defaults.get("reference")))
     )
-    vae = _vae(settings, location, family, checkpoint)
+    vae = _vae(settings, configs["vae"], family, checkpoint)
+    zeros = family is SDXL and bool(read_json(location, "model_index.json").get("force_zeros_for_empty_prompt", True))
     return Plan(
-        settings.model, family, location, dummy, unet_config, found, defaults, settings.variant, checkpoint, vae
+        settings.model, family, location, dummy, configs, found, defaults, settings.variant, zeros, checkpoint, vae
     )
 
 
@@ -90,15 +103,17 @@ def own_defaults(settings: Settings) -> dict[str, Any]:
     if preset is not None:
         location = single_file.configurations(preset)
     elif hub.is_repo_id(settings.model) and not is_folder(expanded(settings.model)):
-        config = hub.cached(settings.model, "unet/config.json", settings.revision)
-        if config is None:
+        here = hub.cached(settings.model, "unet/config.json", settings.revision)
+        if here is None:
             return dict(DEFAULTS)
-        location = folder_location(config.parents[1])
+        location = folder_location(here.parents[1])
     else:
         location = _locate(settings)
-    unet_config = read_json(location, "unet/config.json")
-    family = families.of_unet(unet_config)
-    return _defaults(settings, location, unet_config, family) if family else dict(DEFAULTS)
+    config = read_json(location, "unet/config.json")
+    family = families.of_unet(config)
+    if family is None:
+        return dict(DEFAULTS)
+    return _defaults(settings, location, configurations.unet(f"{location}/unet/config.json", config), family)
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -135,17 +150,46 @@ def _of_diffusers(location: Location) -> Location:
     raise ModelError(f"{location} is no diffusers folder: it has no model_index.json", hint)
 
 
-def _vae(settings: Settings, location: Location, family: Family, checkpoint: Checkpoint | None) -> Part | None:
+def _vae(settings: Settings, own: Mapping[str, Any], family: Family, checkpoint: Checkpoint | None) -> Part | None:
     if settings.vae is None:
         if checkpoint is not None and "vae" not in checkpoint.parts:
             raise ModelError(f"{checkpoint.path} comes without a VAE", f"name one, for example --vae {family.vae}")
         return None
     if settings.load_format == "dummy":
         raise UsageError("--load-format dummy builds its own VAE", "leave --vae out")
-    has_own = location.has("vae/config.json")
-    return vaes.named(
-        settings.vae, read_json(location if has_own else single_file.configurations(family), "vae/config.json")
-    )
+    return vaes.named(settings.vae, own)
+
+
+def _no_unet(location: Location) -> ModelError:
+    kind = read_json(location, "model_index.json").get("_class_name")
+    if isinstance(kind, str) and not kind.startswith("StableDiffusion"):
+        return ModelError(
+            f"{location} is a {configurations.shown(kind)}, not an SDXL model, nor SD 1.5", "use --model sdxl or sd15"
+        )
+    if any("\\" in name for name in location.files()):
+        return ModelError(f"{location} has backslashes in names: a zip made on Windows", "unpack it again, with 7z x")
+    return ModelError(f"{location} has no unet/config.json", "name a whole diffusers folder with --model")
+
+
+def _configurations(location: Location, family: Family, own_vae: bool) -> dict[str, dict[str, Any]]:
+    """What is taken of the configuration of each part. Raises ModelError unless the parts fit each other.
+
+    A model that is drawn with another VAE may be without; it would have that of its family.
+    """
+
+    def take(check: Callable[[str, Mapping[str, Any]], dict[str, Any]], file: str) -> dict[str, Any]:
+        place = location if own_vae or file != VAE or location.has(VAE) else single_file.configurations(family)
+        return check(f"{place}/{file}", read_json(place, file))
+
+    found = {
+        "unet": take(configurations.unet, "unet/config.json"),
+        "vae": take(configurations.vae, VAE),
+        "scheduler": take(configurations.scheduler, "scheduler/scheduler_config.json"),
+        **{part: take(configurations.text_encoder, f"{part}/config.json") for part in family.text_encoders},
+    }
+    texts = [found[part] for part in family.text_encoders]
+    configurations.check_together(str(location), found["unet"], found["vae"], texts)
+    return found
 
 
 def _defaults(settings: Settings, location: Location, unet_config: Mapping[str, Any], family: Family) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .config import suggest
 from .errors import IpaError, UsageError
 from .families import SD15, Family
-from .locations import Location, ModelError, read_json
+from .locations import ModelError
 
 if TYPE_CHECKING:
     from .models import Plan
@@ -52,7 +52,7 @@ def check_steps(name: str | None, plan: Plan, steps: int) -> None:
     """Raise UsageError unless the scheduler `name`, or the model's own, can do so many steps: it is tried out."""
     if steps in USUAL:
         return
-    default = of_model(plan.location, plan.family, plan.checkpoint.scheduler if plan.checkpoint else None)
+    default = of_model(plan.configs["scheduler"], plan.family, plan.checkpoint.scheduler if plan.checkpoint else None)
 
     def good(count: int) -> bool:
         return works(create(name, default), count)
@@ -80,18 +80,21 @@ def works(scheduler: Any, steps: int) -> bool:
     return bool(latents.isfinite().all())
 
 
-def of_model(location: Location, family: Family, changes: Mapping[str, Any] | None = None) -> Any:
+def of_model(config: Mapping[str, Any], family: Family, changes: Mapping[str, Any] | None = None) -> Any:
     """A model's own scheduler, with `changes`; that of an old SD 1.5 with the two that diffusers' pipeline makes.
 
-    Raises ModelError where this diffusers does not know it.
+    `config` is what `configurations.scheduler` takes. Raises ModelError where this diffusers does not know it, or finds
+    settings in it that exclude each other.
     """
     import diffusers
 
-    config = read_json(location, "scheduler/scheduler_config.json")
-    kind = getattr(diffusers, str(config.get("_class_name", "EulerDiscreteScheduler")), None)
+    kind = getattr(diffusers, config["_class_name"], None)
     if kind is None:
-        raise ModelError(f"{location} wants the scheduler {config['_class_name']}, unknown to this diffusers", "")
-    scheduler = kind.from_config({**config, **(changes or {})})
+        raise ModelError(f"this diffusers has no {config['_class_name']}, which the model wants", "upgrade diffusers")
+    try:
+        scheduler = kind.from_config({**config, **(changes or {})})
+    except (ValueError, NotImplementedError) as error:
+        raise ModelError(f"the model's scheduler cannot be made: {error}", "use another model") from error
     if family is not SD15:
         return scheduler
     right = {key: value for key, value in {"steps_offset": 1, "clip_sample": False}.items() if key in scheduler.config}

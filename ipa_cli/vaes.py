@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import hub, single_file
+from . import configurations, hub, single_file
 from .locations import ModelError, expanded, folder_location, inside, is_folder, read_json, repository
 from .single_file import Checkpoint, Part
 
@@ -34,7 +34,7 @@ def named(text: str, own: Mapping[str, Any]) -> Part:
         raise ModelError(f"{location} is no VAE: it has no config.json", "name its .safetensors file with --vae")
     config = read_json(location, inside(folder, "config.json"))
     _check(str(location), config, own)
-    return Part(location, folder, config)
+    return Part(location, folder, configurations.vae(inside(str(location), folder), config))
 
 
 def _read(file: Path, own: Mapping[str, Any]) -> Checkpoint:

@@ -28,6 +28,9 @@ KINDS = {
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+
+
 class WeightsError(IpaError):
     """A weight file is broken, unsafe or of another kind."""
 
@@ -72,12 +75,15 @@ def _wanted(name: str, names: Collection[str] | None) -> bool:
 
 
 def read(path: Path, names: Collection[str] | None, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, all or those of these names, on `device`, floating ones in `dtype`.
+    """The tensors of a weight file, all or those of these names, on `device`, floating ones in `dtype`.
 
     Raises WeightsError for a broken file. Several threads may read at once: it spends its time outside of Python.
     """
     from safetensors import safe_open
 
+    if path.suffix in PICKLES:
+        loaded = _pickled(path, "cpu").items()
+        return {name: _as(tensor, dtype).to(device) for name, tensor in loaded if _wanted(name, names)}
     header(path)
     try:
         tensors = in_chunks(path, names, device, dtype) if device.type == "cuda" else None
@@ -208,6 +214,8 @@ def _pickled(path: Path, device: str) -> dict[str, Tensor]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
             raise WeightsError(f"{path} holds more than tensors: {str(name)[:80]!r}", "use its .safetensors version")
+        if value.nbytes > value.untyped_storage().nbytes():  # one number can pass for any many
+            raise WeightsError(f"{path}: {name[:80]!r} is larger than its data", "use its .safetensors version")
     return found
 
 

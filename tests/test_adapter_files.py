@@ -124,6 +124,14 @@ def test_an_image_encoder_elsewhere_is_named_as_a_folder(comfyui, kind):
     assert plan.adapter.encoder.config["hidden_size"] == 128 and str(plan.adapter.encoder) == str(folder)
 
 
+def test_a_copy_of_h94_s_repository_gives_the_usual_adapter(world, tensors):
+    for family in ("models", "sdxl_models"):
+        shutil.copytree(ENCODER, world.cwd / "IP-Adapter" / family / "image_encoder")
+        for name in ("ip-adapter_sdxl", "ip-adapter_sdxl_vit-h"):
+            save_file(tensors, world.cwd / "IP-Adapter" / family / f"{name}.safetensors")
+    assert models.plan(settings(world.cwd / "IP-Adapter")).adapter.file == "sdxl_models/ip-adapter_sdxl.safetensors"
+
+
 @pytest.mark.parametrize(
     ("named", "words"),
     [
@@ -131,15 +139,10 @@ def test_an_image_encoder_elsewhere_is_named_as_a_folder(comfyui, kind):
         (str(DEMO / "reference.png"), "is no .safetensors file"),
         (str(ADAPTER), "is no CLIP image encoder"),
         (str(DEMO), "it has no config.json"),
-        (str(DEMO / "text_encoder"), "takes images of width 128, its image encoders give"),
+        (str(DEMO / "text_encoder"), "should be a CLIP vision model"),
     ],
 )
 def test_what_is_no_image_encoder_is_told(world, named, words):
-    (world.cwd / "text_encoder").mkdir()
-    if named.endswith("text_encoder"):
-        config = json.loads((Path(named) / "config.json").read_text())
-        named = str(world.cwd / "text_encoder")
-        (world.cwd / "text_encoder" / "config.json").write_text(json.dumps({**config, "projection_dim": 64}))
     refused(ADAPTER, words, image_encoder=named)
 
 
@@ -157,6 +160,18 @@ def test_clip_s_large_image_encoders_are_known_by_their_shapes(preset, layers):
     }
     found = encoders.of_shapes("x", shapes)
     assert found == {key: config.get(key, 3) for key in found}
+
+
+@pytest.mark.parametrize("shape", [(0, 1280), (1, 1280), (10**9, 1280), (257,), ()])
+def test_an_image_encoder_without_places_for_its_patches_is_told(shape):
+    shapes = {
+        "vision_model.embeddings.patch_embedding.weight": (1280, 3, 14, 14),
+        "vision_model.embeddings.position_embedding.weight": shape,
+        "vision_model.encoder.layers.0.mlp.fc1.weight": (5120, 1280),
+        "visual_projection.weight": (1024, 1280),
+    }
+    with pytest.raises(ModelError):
+        encoders.of_shapes("x", shapes)
 
 
 def test_the_activation_and_heads_of_the_large_encoders_are_the_presets_own():
@@ -214,11 +229,7 @@ def test_what_is_no_adapter_is_named(tmp_path, name, kind, ending):
     assert refused(file, kind)
 
 
-def first(tensors: dict[str, torch.Tensor], part: str) -> str:
-    return next(name for name in tensors if name.startswith(part))
-
-
-@pytest.mark.parametrize("damage", ["missing", "wide", "more", "layer", "number"])
+@pytest.mark.parametrize("damage", ["missing", "wide", "more", "layer", "flat", "number"])
 def test_tensors_of_another_shape_are_told_before_the_model_is_read(ipa, world, tensors, damage):
     changed = dict(tensors)
     if damage == "missing":
@@ -227,6 +238,8 @@ def test_tensors_of_another_shape_are_told_before_the_model_is_read(ipa, world, 
         changed["image_proj.norm.bias"] = torch.zeros(7)
     elif damage == "more":
         changed["image_proj.instruct.weight"] = torch.zeros(7)
+    elif damage == "flat":
+        changed["ip_adapter.1.to_k_ip.weight"] = torch.zeros(128)
     elif damage == "layer":
         changed["ip_adapter.3.to_v_ip.weight"] = torch.zeros(7, 128)
     else:
@@ -234,7 +247,7 @@ def test_tensors_of_another_shape_are_told_before_the_model_is_read(ipa, world, 
     save_file(changed, world.cwd / "ip-adapter.safetensors")
     flags = ("--ip-adapter", "ip-adapter.safetensors", "--image-encoder", ENCODER)
     error = ipa("generate", *FAST, *REFERENCE, *flags, "--json").error()
-    assert error["type"] == "ModelError" and ("image_proj." in error["message"] or "to_v_ip" in error["message"])
+    assert error["type"] == "ModelError" and ("image_proj." in error["message"] or "_ip.weight" in error["message"])
 
 
 @pytest.mark.parametrize("more", [{"steps": 7}, {"image_proj": {"x": 7}}, {7: torch.zeros(1)}, {"a": {"b": {}}}])

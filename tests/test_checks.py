@@ -567,16 +567,16 @@ def test_a_token_is_told_of_but_never_told(tmp_path):
 
 
 def test_offline_lasts_as_long_as_it_should(monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
     with hub.offline(True):
-        assert os.environ["HF_HUB_OFFLINE"] == "1"
-    assert "HF_HUB_OFFLINE" not in os.environ
+        assert os.environ["TRANSFORMERS_OFFLINE"] == "1"
+    assert "TRANSFORMERS_OFFLINE" not in os.environ
     with hub.offline(False):
-        assert "HF_HUB_OFFLINE" not in os.environ
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        assert "TRANSFORMERS_OFFLINE" not in os.environ
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "0")
     with pytest.raises(ZeroDivisionError), hub.offline(True):
         raise ZeroDivisionError
-    assert os.environ["HF_HUB_OFFLINE"] == "0"
+    assert os.environ["TRANSFORMERS_OFFLINE"] == "0"
 
 
 # --- settings, models, completion ------------------------------------------------------------------------------------
@@ -620,7 +620,7 @@ def adapter(folder: Path, width: int, tokens: int, encoder: int) -> Path:
     (folder / "image_encoder").mkdir(parents=True)
     (folder / "image_encoder" / "config.json").write_text(json.dumps({"projection_dim": encoder}))
     demo = setup.models.plan(config.Settings())
-    layers = setup.adapters.cross_attention_layers(demo.unet_config)
+    layers = setup.configurations.cross_attention_layers(demo.unet_config)
     tensors = {f"ip_adapter.{2 * n + 1}.to_k_ip.weight": numpy.zeros((4, width), "float32") for n in range(layers)}
     tensors["image_proj.proj.weight"] = numpy.zeros((4 * width, tokens), "float32")
     save_file(tensors, folder / "adapter.safetensors")

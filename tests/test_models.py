@@ -14,9 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import ipa_cli
-from ipa_cli import loading
-from ipa_cli.adapters import cross_attention_layers
 from ipa_cli.config import units
+from ipa_cli.configurations import cross_attention_layers
 from ipa_cli.weights import WeightsError, header, in_chunks, load_adapter
 
 PACKAGE = Path(ipa_cli.__file__).parent
@@ -79,9 +78,28 @@ def test_a_diffusers_folder_draws_as_the_demo_does(ipa, model, demo):
     assert (pixels(ours) == demo).all()
 
 
-def test_weights_are_read_once_and_built_nowhere_else(ipa, model, demo, monkeypatch):
-    """All parts take the quick way: read in threads, straight into the modules."""
-    monkeypatch.setattr(loading, "_from_pretrained", None)
+def test_no_library_reads_a_model_by_itself(ipa, model, demo, monkeypatch):
+    """All parts are built from what was checked, with the weights that were read in threads."""
+    import diffusers
+    import transformers
+
+    for kind in (diffusers.ModelMixin, diffusers.ConfigMixin, transformers.PreTrainedModel):
+        for name in ("from_pretrained", "load_config"):
+            monkeypatch.setattr(kind, name, None, raising=False)
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "from_pretrained", None)
+    assert (pixels(ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")) == demo).all()
+
+
+def test_a_model_in_pickles_and_old_names_draws_as_the_demo_does(ipa, model, demo):
+    """As SD 1.5's first repositories have it."""
+    old = ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn."))
+    for file in (path for path in model.rglob("*.safetensors") if path.parent.name != "ip_adapter"):
+        state = load_file(file)
+        for new, name in old if file.parent.name == "vae" else ():
+            state = {key.replace(new, name): tensor for key, tensor in state.items()}
+        stem = "diffusion_pytorch_model" if file.parent.name in ("unet", "vae") else "pytorch_model"
+        torch.save(state, file.with_name(f"{stem}.bin"))
+        file.unlink()
     assert (pixels(ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")) == demo).all()
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.numpy import save
 
 import ipa_cli
-from ipa_cli.adapters import cross_attention_layers
 from ipa_cli.attention import layers
 from ipa_cli.config import Settings
+from ipa_cli.configurations import cross_attention_layers
 from ipa_cli.families import ADAPTERS, SD15, SDXL, Family
 from ipa_cli.locations import ModelError
 from ipa_cli.models import Plan, plan

@@ -190,9 +190,9 @@ def test_a_model_that_predicts_v_is_drawn_with_so(world, marks, metadata, change
     path = saved(world.cwd, outline("sdxl") | {mark: torch.empty(0) for mark in marks}, metadata)
     family, checkpoint = single_file.read_checkpoint(path)
     assert checkpoint.scheduler == changes and bool(checkpoint.notes) == bool(changes)
-    location = single_file.configurations(family)
-    usual = schedulers.of_model(location, family).config
-    config = schedulers.of_model(location, family, checkpoint.scheduler).config
+    own = plan(Settings(model=str(path))).configs["scheduler"]
+    usual = schedulers.of_model(own, family).config
+    config = schedulers.of_model(own, family, checkpoint.scheduler).config
     changed = {key: value for key, value in config.items() if usual.get(key) != value}
     assert {key: value for key, value in changed.items() if not key.startswith("_")} == changes
 

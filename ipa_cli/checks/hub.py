@@ -45,16 +45,19 @@ def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
 
 @contextmanager
 def offline(wanted: bool) -> Iterator[None]:
-    """Let huggingface_hub look into its cache alone, unless it is imported already: its own patience is long."""
-    before = os.environ.get(OFFLINE[0])
+    """Let huggingface_hub look into its cache alone, unless it is imported already: its own patience is long.
+
+    By the second variable, so that a failure does not speak of the one that people set.
+    """
+    before = os.environ.get(OFFLINE[1])
     try:
         if wanted:
-            os.environ[OFFLINE[0]] = "1"
+            os.environ[OFFLINE[1]] = "1"
         yield
     finally:
-        os.environ.pop(OFFLINE[0], None)
+        os.environ.pop(OFFLINE[1], None)
         if before is not None:
-            os.environ[OFFLINE[0]] = before
+            os.environ[OFFLINE[1]] = before
 
 
 def token(environ: Mapping[str, str]) -> Check:

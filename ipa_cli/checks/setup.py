@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import adapters, config, models
+from .. import config, configurations, models
 from ..config import Resolved, Settings, Source
 from ..errors import IpaError
 from ..privacy import public_text
@@ -63,7 +63,7 @@ def check_model(settings: Settings, asked: bool) -> Check:
         return Check(name, "failure", public_text(error.message), error.hint, asked)
     except ImportError as error:  # a bare or a broken installation
         return Check(name, "failure" if asked else "skipped", f"not looked at: {error}", "`pip install ipa-cli`", asked)
-    layers = f"{adapters.cross_attention_layers(plan.unet_config)} cross-attention layers"
+    layers = f"{configurations.cross_attention_layers(plan.unet_config)} cross-attention layers"
     if plan.adapter is None:
         return Check(name, "ok", f"{plan.name} ({layers}), no adapter", "", asked)
     if plan.dummy:

@@ -170,9 +170,8 @@ def test_an_adapter_that_does_not_fit_the_model(ipa, tmp_path):
     zeros = numpy.zeros((8, 768), "float32")  # SD 1.5's width
     save_file({"ip_adapter.1.to_k_ip.weight": zeros, "image_proj.proj.weight": zeros}, tmp_path / "sd15.safetensors")
     other = tmp_path / "model"  # unlike the demo it has no reference picture of its own
-    for part in ("model_index.json", "unet/config.json"):
-        (other / part).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / "ipa_cli" / "demo" / part, other / part)
+    weights = shutil.ignore_patterns("*.safetensors", "ip_adapter")
+    shutil.copytree(REPOSITORY / "ipa_cli" / "demo", other, ignore=weights)
     for name in ("demo", other):
         ran = ipa("doctor", "--json", "--model", name, "--ip-adapter", tmp_path / "sd15.safetensors")
         model = found(ran)["model and adapter"]

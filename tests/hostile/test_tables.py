@@ -1,0 +1,106 @@
+"""The tables of `configurations` against the classes of diffusers and transformers: nothing of theirs is forgotten."""
+
+import inspect
+import json
+
+import pytest
+
+from ipa_cli import configurations, vocabulary
+from ipa_cli.locations import folder_location
+from ipa_cli.schedulers import CLASSES
+from tests.zoo.layouts import DEMO
+
+PRESETS = DEMO.parent / "presets"
+# What diffusers' schedulers take beside: other schedulers, and what only counts with settings that must be off.
+LEFT_OUT = {"self", "args", "kwargs", "solver_p", "flow_shift", "shift_terminal", "time_shift_type"}
+
+
+def parameters(kind: type) -> set[str]:
+    return set(inspect.signature(kind.__init__).parameters) - LEFT_OUT
+
+
+@pytest.mark.parametrize(("name", "table"), [("UNet2DConditionModel", "UNET"), ("AutoencoderKL", "VAE")])
+def test_every_field_of_diffusers_models_is_in_a_table(name, table):
+    import diffusers
+
+    assert parameters(getattr(diffusers, name)) == set(getattr(configurations, table))
+
+
+def test_every_setting_of_every_scheduler_is_in_the_table():
+    import diffusers
+
+    assert set(CLASSES.values()) <= configurations.SCHEDULERS
+    known = set().union(*(parameters(getattr(diffusers, name)) for name in configurations.SCHEDULERS))
+    assert known == set(configurations.SCHEDULER)
+
+
+@pytest.mark.parametrize("name", sorted(configurations.SCHEDULERS))
+def test_what_diffusers_saves_of_a_scheduler_is_taken(tmp_path, name):
+    import diffusers
+
+    try:
+        getattr(diffusers, name)().save_pretrained(tmp_path)
+    except ImportError:
+        pytest.skip("needs another package")
+    saved = json.loads((tmp_path / "scheduler_config.json").read_text())
+    found = configurations.scheduler("x", saved)
+    left = {key for key in saved if key not in found and not key.startswith("_")}
+    assert found["_class_name"] == name and left <= LEFT_OUT
+
+
+def test_the_shipped_tokenizers_are_those_that_transformers_makes():
+    from transformers import CLIPTokenizer
+
+    texts = ["a fox in the SNOW, 4k!!", "Ünïcödé ﬁ 中文", "it's <|endoftext|> x", "", " a\nb\tc 👍🏽 ", "sks_dog " * 40]
+    for folder, size in ((DEMO / "tokenizer", 755), (DEMO / "tokenizer_2", 755), (PRESETS / "tokenizer", 49408)):
+        read = vocabulary.read(folder_location(folder.parent), folder.name, {"vocab_size": size})
+        ours, theirs = vocabulary.tokenizer(read), CLIPTokenizer.from_pretrained(folder)
+        for text in texts:
+            asked = {"padding": "max_length", "max_length": 77, "truncation": True}
+            assert ours(text, **asked).input_ids == theirs(text, **asked).input_ids
+            assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids)
+
+
+@pytest.mark.parametrize("kept", [("vocab.json", "merges.txt"), ("tokenizer.json", "tokenizer_config.json")])
+def test_tokens_added_after_training_are_known(tmp_path, kept):
+    """A textual inversion that was saved with its model, in the files of transformers 4 and of 5."""
+    from transformers import CLIPTokenizer
+
+    theirs = CLIPTokenizer.from_pretrained(DEMO / "tokenizer")
+    theirs.add_tokens(["<cat-toy>", "<dog>"])
+    folder = tmp_path / "tokenizer"
+    theirs.save_pretrained(folder)
+    if kept[0] == "vocab.json":
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer_config.json").unlink()
+        for name in kept:
+            (folder / name).write_bytes((DEMO / "tokenizer" / name).read_bytes())
+        (folder / "added_tokens.json").write_text('{"<dog>": 756, "<cat-toy>": 755}')
+    ours = vocabulary.tokenizer(vocabulary.read(folder_location(tmp_path), "tokenizer", {"vocab_size": 757}))
+    text = "a <cat-toy> and <dog>s"
+    assert ours(text).input_ids == theirs(text).input_ids and 755 in ours(text).input_ids
+
+
+def test_the_layers_of_a_unet_are_counted_as_diffusers_builds_them():
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from ipa_cli.attention import layers
+
+    demo = json.loads((DEMO / "unet" / "config.json").read_text())
+    for changes in (
+        {},
+        {"transformer_layers_per_block": [1, 2, 3]},
+        {
+            "transformer_layers_per_block": [1, [2, 1], [3, 1]],
+            "reverse_transformer_layers_per_block": [[1, 2, 3], 2, 1],
+        },
+        {"layers_per_block": [1, 2, 3]},
+        {"mid_block_type": None},
+        {"mid_block_type": "UNetMidBlock2D"},
+    ):
+        config = configurations.unet("x", {**demo, **changes})
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(config)
+        widths = [unet.get_submodule(name).to_k.out_features for name in layers(unet)]
+        assert configurations.cross_attention_widths(config) == widths

@@ -1,0 +1,58 @@
+"""Every layout that people bring, through every command that takes a model."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ipa_cli import session
+from ipa_cli.errors import IpaError
+from tests.zoo import layouts
+from tests.zoo.layouts import DEMO, DRAWN, REFUSED, ROUNDED
+
+REFERENCE = ("--image", DEMO / "reference.png")
+SMALL = ("--steps", 2, "--width", 64, "--height", 64, "--seed", 7, "--warmup", 0, "--prompt", "a star")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, np.ndarray]:
+    return {}
+
+
+def pixels(path: str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture, dtype=int)
+
+
+def draw(ipa, *flags: object) -> np.ndarray:
+    (image,) = ipa("generate", *SMALL, *REFERENCE, "--scale", 0.8, *flags, "--json").data()["images"]
+    return pixels(image["path"])
+
+
+@pytest.mark.parametrize("layout", DRAWN, ids=lambda layout: layout.__name__)
+def test_a_layout_is_taken_by_every_command(ipa, world, drawn, monkeypatch, layout):
+    flags = layout(world.cwd)
+    if not drawn:
+        drawn["plain"] = draw(ipa, *layouts.plain(world.cwd / "plain"))
+    difference = abs(draw(ipa, *flags) - drawn["plain"])
+    assert difference.mean() < 1 if layout in ROUNDED else not difference.any()
+
+    checks = {check["name"]: check for check in ipa("doctor", *flags, "--json").data()["checks"]}
+    assert checks["model and adapter"]["status"] == "ok"
+    encoder = [flag for flag in flags if flag not in ("--variant", "fp16")]
+    assert ipa("embed", DEMO / "reference.png", *encoder, "--output", "e.safetensors", "--json").data()["shape"]
+    size = ("--size", "64x64", "--steps", 1, "--seed", 7, "--prompt", "a star", "--scales", "0,0.8")
+    assert ipa("sweep-scale", *size, *REFERENCE, *flags, "--json").data()["drawn"] == 2
+
+    def planned(settings: object, plan: object, *_: object) -> None:
+        raise IpaError(f"would compile {plan.name}", "")
+
+    monkeypatch.setattr(session, "open_session", planned)
+    compiled = ipa("compile", "--size", "64x64", *flags, "--json")
+    assert compiled.error()["message"].startswith("would compile ")
+
+
+@pytest.mark.parametrize("layout", REFUSED, ids=lambda layout: layout.__name__)
+def test_a_layout_that_cannot_be_drawn_with_is_told(ipa, world, layout):
+    error = ipa("generate", *SMALL, *REFERENCE, *layout(world.cwd), "--json").error()
+    assert error["type"] == "ModelError" and REFUSED[layout] in error["message"] and error["hint"]
+    assert "\n" not in error["message"] + error["hint"]
