@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import filenames, files, models, pictures, pipeline, prompts, repeat, schedulers, session
+from . import files, models, pipeline, prompts, repeat, schedulers, session
 from .config import Settings
+from .errors import UsageError
+from .images import encode, filenames
 from .record import adapter_name, record
 from .report import Reporter
 from .task import load_references, make_tasks, name_fields
@@ -23,12 +26,14 @@ if TYPE_CHECKING:
     from .models import Plan
     from .task import Task
 
+STDOUT = "-"
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture on disk."""
+    """A picture on disk, or without a path in `Generated.stdout`."""
 
-    path: Path
+    path: Path | None
     prompt: str
     seed: int
     scale: float
@@ -53,6 +58,15 @@ class Generated:
     prompt: str | None  # None: each picture has one of its own
     steps: int
     references: tuple[str, ...] = field(default=())  # pictures and files of embeddings
+    stdout: bytes | None = None  # the one picture of `--output -`
+
+
+@dataclass(frozen=True)
+class Form:
+    """How pictures are written: Pillow's name of the format (None: by the file's suffix), and quality, 1 to 100."""
+
+    format: str | None = None
+    quality: int | None = None
 
 
 def generate(
@@ -62,6 +76,7 @@ def generate(
     shows_bars: bool,
     recorded: repeat.Recorded | None = None,
     several: Sequence[Mapping[str, Any]] = (),
+    form: Form = Form(),
 ) -> Generated:
     """Draw and write the pictures `settings` ask for; all that can be wrong is looked for before the long work.
 
@@ -70,7 +85,7 @@ def generate(
     started = time.perf_counter()
     schedulers.check(settings.scheduler)
     backend = session.check_backend(settings.backend, settings.precision)
-    filenames.plan_paths(settings.output, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}], force)
+    _plan_paths(settings, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}] * settings.num_images, force, form)
     if recorded is not None:
         repeat.check_there(recorded, settings)
     loaded = load_references(settings, reporter)
@@ -81,9 +96,11 @@ def generate(
     if recorded is not None:
         repeat.check_same(recorded, settings, first.references, reporter)
     fields = [name_fields(task, number) for task in tasks for number in range(len(task.requests))]
-    fields = [{**each, "index": index} for index, each in enumerate(fields)]
-    paths = filenames.plan_paths(settings.output, fields, force)
-    for path in paths if force else {path.parent: path for path in paths}.values():
+    paths = _plan_paths(settings, [{**each, "index": index} for index, each in enumerate(fields)], force, form)
+    longest = max((task.prompt + task.negative_prompt for task in tasks), key=len)
+    for format in {_format(path, form) for path in paths}:
+        encode.check(format, form.quality, longest)
+    for path in {path if force else path.parent: path for path in paths if path}.values():
         files.check_writable(path, replacing=force)
     schedulers.check_steps(settings.scheduler, plan, first.requests[0].steps)
     say_what_it_is(plan, reporter)
@@ -109,12 +126,12 @@ def generate(
                 conditions = pipeline.for_several(session.join(opened, text, images, task), at_once)
             for numbers in batches(len(task.requests), at_once):
                 requests = [task.requests[number] for number in numbers]
-                name = ", ".join(own[number].name for number in dict.fromkeys(numbers))
+                name = ", ".join(_name(own[number]) for number in dict.fromkeys(numbers))
                 pictured = session.draw_several(opened, ready.denoiser, requests, conditions, name, reporter)
                 drawn.append(pictured)
                 for number, image in dict(zip(numbers, pictured.images, strict=True)).items():
                     kept = record(opened, ready, task, number)
-                    saving.append(writer.submit(_save, task, number, image, own[number], kept, force))
+                    saving.append(writer.submit(_save, task, number, image, own[number], kept, force, form))
                 for future in saving:
                     if future.done():
                         future.result()  # nothing more is drawn when a picture could not be written
@@ -125,7 +142,7 @@ def generate(
 
     step_seconds = sum(pictured.clock.seconds for pictured in drawn)
     return Generated(
-        images=tuple(one for one, _ in saved),
+        images=tuple(one for one, _, _ in saved),
         timings={
             "load_s": loaded_at - started,
             "encode_s": encoded_at - loaded_at,
@@ -137,7 +154,7 @@ def generate(
             "inference_s": ended - warmed_at,
             "steps_s": step_seconds,
             "decode_s": sum(pictured.decode_s for pictured in drawn),
-            "save_s": sum(seconds for _, seconds in saved),
+            "save_s": sum(seconds for _, seconds, _ in saved),
             "e2e_s": ended - started,
             "it_per_s": first.requests[0].steps * len(drawn) / step_seconds if step_seconds else 0.0,
         },
@@ -151,6 +168,7 @@ def generate(
         prompt=first.prompt if len(tasks) == 1 else None,
         steps=first.requests[0].steps,
         references=tuple(source.source for source in first.sources),
+        stdout=saved[0][2],
     )
 
 
@@ -161,15 +179,38 @@ def batches(pictures: int, at_once: int) -> list[list[int]]:
     ]
 
 
+def _plan_paths(
+    settings: Settings, fields: Sequence[Mapping[str, Any]], force: bool, form: Form
+) -> Sequence[Path | None]:
+    """A path for every picture; None is stdout, which takes one alone."""
+    if settings.output != STDOUT:
+        return filenames.plan_paths(settings.output, fields, force, form.format)
+    if len(fields) > 1:
+        raise UsageError(f"stdout takes one picture, not {len(fields)}", "name files, such as --output cat.png")
+    return [None]
+
+
+def _format(path: Path | None, form: Form) -> str:
+    return filenames.FORMATS[path.suffix.lower()] if path else form.format or "PNG"
+
+
+def _name(path: Path | None) -> str:
+    return path.name if path else "stdout"
+
+
 def _save(
-    task: Task, number: int, image: Image, path: Path, kept: Mapping[str, Any], force: bool
-) -> tuple[Drawn, float]:
-    """The picture on disk, and seconds."""
-    began = time.perf_counter()
-    saved = pictures.write_png(path, image, kept, force)
+    task: Task, number: int, image: Image, path: Path | None, kept: Mapping[str, Any], force: bool, form: Form
+) -> tuple[Drawn, float, bytes | None]:
+    """The picture on disk, seconds, and the file itself when it is for stdout."""
+    began, data = time.perf_counter(), None
+    if path is None:
+        data = encode.encode(image, kept, _format(path, form), form.quality)
+        digest = hashlib.sha256(data).hexdigest()
+    else:
+        path, digest = encode.save(path, image, kept, force, form.quality)
     seed = task.requests[number].seed
-    drawn = Drawn(saved.path, task.prompt, seed, task.scale, image.width, image.height, saved.sha256)
-    return drawn, time.perf_counter() - began
+    drawn = Drawn(path, task.prompt, seed, task.scale, image.width, image.height, digest)
+    return drawn, time.perf_counter() - began, data
 
 
 def graph_facts(ready: Ready) -> dict[str, Any]:

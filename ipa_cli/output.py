@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import IpaError
-from .report import Advance, Facts, Picture, Result, Table
+from .errors import IpaError, UsageError
+from .report import Advance, Block, Facts, Picture, Result, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,6 +118,9 @@ class Terminal:
         if self.json_mode:
             self._print_json(result.command, "ok" if result.exit_code == 0 else "error", result.data, None)
             return
+        if result.stdout is not None:
+            self._write_file(result.stdout, result.blocks)
+            return
         if self.quiet and result.paths and result.exit_code == 0:
             self._print_paths(result.paths)
             return
@@ -131,6 +134,24 @@ class Terminal:
             else:
                 self.out.print(block)
         sys.stdout.flush()
+
+    def _write_file(self, data: bytes, blocks: Iterable[Block]) -> None:
+        """A file on stdout, and what is for people on stderr."""
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        for block in blocks:
+            if isinstance(block, Facts):
+                for name, value in block.rows:
+                    self.note(f"{name}: {value}")
+            elif isinstance(block, str):
+                self.note(block)
+
+    def check_stdout_takes_bytes(self) -> None:
+        """Raise UsageError unless a file may be written to stdout."""
+        if self.json_mode:
+            raise UsageError("--output - and --json both want stdout", "leave out one or the other")
+        if sys.stdout.isatty():
+            raise UsageError("a picture is not for a terminal", "ipa generate --output - | … or > cat.png")
 
     def fail(self, command: str, error: IpaError) -> None:
         """Print a foreseen failure: what is wrong, and what to type next."""

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import models, pictures, requirements, schedulers
-from .config import Layer, Settings, Source, adapter_options
+from . import models, requirements, schedulers
+from .config import Layer, Resolved, Settings, Source, adapter_options, repositories, with_places
 from .errors import IpaError
-from .images import reference
+from .images import comfyui, infotext, invokeai, metadata, reference
 from .images.reference import Reference
 from .inputs import STDIN
+from .privacy import public_name
 from .record import CAME_OUT, asked_settings
 from .report import Reporter
 
@@ -43,9 +44,11 @@ class Recorded:
 
 
 def read(path: Path) -> Recorded:
-    """The settings of a picture that ipa or A1111's web UI wrote. Raises IpaError where there are none to be read."""
-    chunk = pictures.read_settings(path)
-    return _ours(path, chunk) if "schema_version" in chunk else _foreign(path, chunk)
+    """The settings that a picture carries, by ipa or another program. Raises IpaError where none can be read."""
+    texts = metadata.texts(path)
+    if "ipa" in texts:
+        return _ours(path, metadata.own_settings(path, texts["ipa"]))
+    return _foreign(path, texts)
 
 
 def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> Layer:
@@ -58,6 +61,28 @@ def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> L
         reporter.note(f"{recorded.path}: not taken over: {', '.join(left_out)}")
     _fit_to_machine(recorded.path, values, flags, reporter)
     return Layer(Source("picture", f"picture {recorded.path}"), values)
+
+
+def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter: Reporter) -> None:
+    """Say which places the picture's settings lead to. Raises IpaError for an address, unless `allowed`."""
+    names = [name for name, source in resolved.sources.items() if source.kind == "picture"]
+    named: list[str] = []
+
+    def look(name: str, place: str) -> str:
+        named.append(place)
+        return place
+
+    for name in names:
+        with_places(name, getattr(resolved.settings, name), look)
+    addresses = [public_name(place) for place in named if "://" in place]
+    if addresses and not allowed:
+        hint = "--allow-fetch asks there, or name a file with --image"
+        raise IpaError(f"{recorded.path} names {addresses[0]}: no picture makes ipa ask a server by itself", hint)
+    elsewhere = [place for place in named if place.startswith(("/", "~", ".."))]
+    hub = repositories(resolved.settings, names)
+    for said, found in (("asks", addresses), ("reads", elsewhere), ("takes from the hub", hub)):
+        if found:
+            reporter.note(f"{recorded.path}: {said} {', '.join(found)}")
 
 
 def check_there(recorded: Recorded, settings: Settings) -> None:
@@ -133,16 +158,32 @@ def _reference(path: Path, image: Any) -> tuple[str | None, str | None]:
     raise IpaError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
 
 
-def _foreign(path: Path, settings: Mapping[str, Any]) -> Recorded:
-    unread = pictures.unread_parameters(path)
-    values, left_out = dict(settings), [f"{label} {value}".strip()[:60] for label, value in unread.items()]
+def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
+    """What A1111's text says under our names, and what is not taken over."""
+    if text.lstrip().startswith("{"):
+        raise ValueError("it is of another program than A1111's web UI")  # Fooocus writes JSON of its own
+    parsed = infotext.parse_parameters(text)
+    values, unread = infotext.settings_of(parsed), infotext.unread(parsed)
+    left_out = [f"{label} {value}".strip() for label, value in unread.items()]
     _put_scheduler(values, left_out, values.pop("scheduler", None), {name: name for name in schedulers.CLASSES})
     model = values.get("model")
     if model is not None and model not in models.PRESETS and not unread.get("Version", "").startswith("ipa "):
         del values["model"]  # another program's name for a file of its own
         left_out.insert(0, f"model {model} (name one with --model)")
-    values["num_images"] = 1
-    return Recorded(path, values, tuple(left_out))
+    return values, left_out
+
+
+# Name of a picture's text -> its reader; the first one that is there counts.
+_READERS = {"invokeai_metadata": invokeai.read, "parameters": _a1111, "prompt": comfyui.read}
+
+
+def _foreign(path: Path, texts: Mapping[str, str]) -> Recorded:
+    name = next(name for name in _READERS if texts.get(name, "").strip())
+    try:
+        values, left_out = _READERS[name](texts[name])
+    except ValueError as error:
+        raise IpaError(f"{path}: its text `{name}` is not understood: {error}", "say what to draw by flags") from error
+    return Recorded(path, {**values, "num_images": 1}, tuple(" ".join(text.split())[:60] for text in left_out))
 
 
 def _put_scheduler(values: dict[str, Any], left_out: list[str], written: Any, names: Mapping[str, str]) -> None:

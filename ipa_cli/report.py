@@ -48,6 +48,7 @@ class Result:
     blocks: tuple[Block, ...] = field(default=())
     exit_code: int = 0
     paths: tuple[Path, ...] = ()
+    stdout: bytes | None = None  # a file for stdout; what is for people then goes to stderr
 
 
 Advance = Callable[[], None]

@@ -31,6 +31,8 @@ def writes(call: ast.Call) -> bool:
         return any(re.fullmatch(r"[rb+t]*[wax+][wax+bt:]*", mode) for mode in modes)
     if name == "os.open":
         return any(flag in ast.unparse(call) for flag in ("O_WRONLY", "O_RDWR", "O_CREAT"))
+    if name == "encode.save":  # ours
+        return False
     # A first argument is the file: a picture saved into memory is no writer of files.
     return bool(WRITING.search("." + name)) and not (call.args and ast.unparse(call.args[0]) in ("buffer", "file"))
 
@@ -42,9 +44,12 @@ WRITERS = {
     "bench/process": "a new temporary folder",
     "checks/compiler": "a new temporary folder",
     "backends/inductor": "the workspace of a graph",
+    "backends/workers": "the workspace of a graph",
     "backends/nexfort": "a temporary folder of this process",
     "store/archive": "the workspace of an import, O_EXCL and O_NOFOLLOW",
     "store/building": "the workspace of a graph; the journal of its uses, O_NOFOLLOW",
+    "store/checking": "the private copies of a graph, O_EXCL",
+    "store/proof": "the key of this user, O_EXCL in a folder of their own",
     "store/work": "the store's own folder",
     "embeds": "safetensors in memory",
 }

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ipa_cli import filenames
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.filenames import plan_paths
 from ipa_cli.files import check_writable
-from ipa_cli.infotext import SAMPLERS, parameters_text, parse_parameters
-from ipa_cli.pictures import read_settings, write_png
+from ipa_cli.images import filenames
+from ipa_cli.images.encode import save
+from ipa_cli.images.filenames import plan_paths
+from ipa_cli.images.infotext import SAMPLERS, parameters_text, parse_parameters
+from ipa_cli.images.metadata import read_settings
 from ipa_cli.schedulers import CLASSES
 
 SETTINGS = {
@@ -168,7 +169,7 @@ def test_diffusers_class_names_get_the_samplers_name():
 
 def test_settings_come_back_whole(tmp_path):
     odd = {**SETTINGS, "prompt": "Négative\n\n 日本 🐈 \0 \udcff\nNegative prompt: x\nSteps: 1, Seed: 2, Size: 3x4"}
-    saved = write_png(tmp_path / "cat.png", PICTURE, odd)
+    saved = save(tmp_path / "cat.png", PICTURE, odd)
     assert saved.path == tmp_path / "cat.png"
     assert saved.sha256 == hashlib.sha256(saved.path.read_bytes()).hexdigest()
     assert read_settings(saved.path) == {**odd, "schema_version": 1}
@@ -177,25 +178,25 @@ def test_settings_come_back_whole(tmp_path):
 
 
 def test_the_png_carries_both_chunks_before_the_pixels(tmp_path):
-    write_png(tmp_path / "cat.png", PICTURE, {**SETTINGS, "prompt": "日本"})
+    save(tmp_path / "cat.png", PICTURE, {**SETTINGS, "prompt": "日本"})
     with Image.open(tmp_path / "cat.png") as image:
         assert a1111(image.info["parameters"])["Prompt"] == "日本"
         assert json.loads(image.info["ipa"])["prompt"] == "日本"
 
 
 def test_equal_settings_give_equal_bytes(tmp_path):
-    first = write_png(tmp_path / "a.png", PICTURE, SETTINGS)
-    second = write_png(tmp_path / "b.png", PICTURE.copy(), dict(reversed(SETTINGS.items())))
-    other = write_png(tmp_path / "c.png", PICTURE, {**SETTINGS, "seed": 43})
+    first = save(tmp_path / "a.png", PICTURE, SETTINGS)
+    second = save(tmp_path / "b.png", PICTURE.copy(), dict(reversed(SETTINGS.items())))
+    other = save(tmp_path / "c.png", PICTURE, {**SETTINGS, "seed": 43})
     assert first.sha256 == second.sha256 != other.sha256
 
 
 def test_an_existing_file_is_kept_and_a_number_added(tmp_path):
     (tmp_path / "cat.png").write_text("mine")
     (tmp_path / "cat-1.png").symlink_to("nowhere")
-    assert write_png(tmp_path / "cat.png", PICTURE, SETTINGS).path == tmp_path / "cat-2.png"
+    assert save(tmp_path / "cat.png", PICTURE, SETTINGS).path == tmp_path / "cat-2.png"
     assert (tmp_path / "cat.png").read_text() == "mine"
-    assert write_png(tmp_path / "cat.png", PICTURE, SETTINGS, force=True).path == tmp_path / "cat.png"
+    assert save(tmp_path / "cat.png", PICTURE, SETTINGS, force=True).path == tmp_path / "cat.png"
     assert read_settings(tmp_path / "cat.png")["seed"] == 42
     assert listing(tmp_path) == ["cat-1.png", "cat-2.png", "cat.png"]
 
@@ -206,7 +207,7 @@ def test_without_hard_links_nothing_is_overwritten_either(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "link", link)
     (tmp_path / "cat.png").write_text("mine")
-    assert write_png(tmp_path / "cat.png", PICTURE, SETTINGS).path == tmp_path / "cat-1.png"
+    assert save(tmp_path / "cat.png", PICTURE, SETTINGS).path == tmp_path / "cat-1.png"
     assert (tmp_path / "cat.png").read_text() == "mine"
 
     def replace(self, target):
@@ -214,7 +215,7 @@ def test_without_hard_links_nothing_is_overwritten_either(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        write_png(tmp_path / "cat.png", PICTURE, SETTINGS)
+        save(tmp_path / "cat.png", PICTURE, SETTINGS)
     assert listing(tmp_path) == ["cat-1.png", "cat.png"]
 
 
@@ -222,10 +223,10 @@ WRITER = """
 import sys
 from pathlib import Path
 from PIL import Image
-from ipa_cli.pictures import write_png
+from ipa_cli.images.encode import save
 settings = {"steps": 1, "guidance_scale": 1.0, "seed": int(sys.argv[2]), "width": 8, "height": 8}
 for _ in range(40):
-    write_png(Path(sys.argv[1]), Image.new("RGB", (8, 8)), settings)
+    save(Path(sys.argv[1]), Image.new("RGB", (8, 8)), settings)
 """
 
 
@@ -268,14 +269,14 @@ def test_interrupting_the_sync_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_png(tmp_path / "cat.png", PICTURE, SETTINGS)
+        save(tmp_path / "cat.png", PICTURE, SETTINGS)
     assert listing(tmp_path) == []
 
 
 def test_missing_folders_are_made_when_there_is_something_to_write(tmp_path):
     check_writable(tmp_path / "my" / "pictures" / "cat.png")
     assert listing(tmp_path) == []
-    write_png(tmp_path / "my" / "pictures" / "cat.png", PICTURE, SETTINGS)
+    save(tmp_path / "my" / "pictures" / "cat.png", PICTURE, SETTINGS)
     assert listing(tmp_path / "my" / "pictures") == ["cat.png"]
 
 
@@ -288,13 +289,13 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
 def test_a_folder_cannot_be_overwritten(tmp_path):
     (tmp_path / "cat.png").mkdir()
     with pytest.raises(IpaError, match="is a folder: only plain files are replaced"):
-        write_png(tmp_path / "cat.png", PICTURE, SETTINGS, force=True)
+        save(tmp_path / "cat.png", PICTURE, SETTINGS, force=True)
     assert listing(tmp_path) == ["cat.png"]
 
 
 def test_a_name_too_long_is_told(tmp_path):
     with pytest.raises(IpaError, match="File name too long"):
-        write_png(tmp_path / ("x" * 300 + ".png"), PICTURE, SETTINGS)
+        save(tmp_path / ("x" * 300 + ".png"), PICTURE, SETTINGS)
     assert listing(tmp_path) == []
 
 
@@ -332,10 +333,10 @@ import sys
 from pathlib import Path
 from PIL import Image
 from ipa_cli.errors import IpaError
-from ipa_cli.pictures import write_png
+from ipa_cli.images.encode import save
 settings = {"steps": 1, "guidance_scale": 1.0, "seed": 1, "width": 600, "height": 600}
 try:
-    write_png(Path(sys.argv[1]) / "cat.png", Image.effect_noise((600, 600), 90), settings)
+    save(Path(sys.argv[1]) / "cat.png", Image.effect_noise((600, 600), 90), settings)
 except IpaError as error:
     print(error.message)
 print([path.name for path in Path(sys.argv[1]).iterdir()])
@@ -361,7 +362,7 @@ def test_a_file_size_limit_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(IpaError, match="File too large"):
-            write_png(tmp_path / "cat.png", PICTURE, SETTINGS)
+            save(tmp_path / "cat.png", PICTURE, SETTINGS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -375,7 +376,7 @@ def test_disk_full_is_told_as_such(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(IpaError, match="no space left"):
-        write_png(tmp_path / "cat.png", PICTURE, SETTINGS)
+        save(tmp_path / "cat.png", PICTURE, SETTINGS)
     assert listing(tmp_path) == []
 
 
@@ -432,12 +433,14 @@ def test_hostile_chunks_are_refused(tmp_path, chunks, message):
     assert caught.value.hint
 
 
-def test_what_is_no_png_is_told(tmp_path):
+def test_what_carries_nothing_is_told(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "a.jpg")
+    Image.new("L", (2, 2)).save(tmp_path / "a.gif")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, message in (
-        ("a.jpg", "not a readable PNG"),
-        ("empty.png", "not a readable PNG"),
+        ("a.jpg", "carries no settings"),
+        ("a.gif", "not a readable picture"),
+        ("empty.png", "not a readable picture"),
         ("none.png", "does not exist"),
         (".", "is a folder"),
         ("/dev/zero", "is a device"),
@@ -451,7 +454,7 @@ def test_mutated_pngs_give_settings_or_a_clear_error(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
     original = folder / "original.png"
     if not original.exists():
-        write_png(original, PICTURE, SETTINGS)
+        save(original, PICTURE, SETTINGS)
     content = bytearray(original.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -495,6 +498,9 @@ def fields(count=1, **changes):
         ("out/", 1, ["out/ipa-7.png"]),
         ("new/", 1, ["new/ipa-7.png"]),
         ("br{ce}", 1, ["br{ce}/ipa-7.png"]),
+        ("cat.webp", 1, ["cat.webp"]),
+        ("cat.JPG", 2, ["cat-1.JPG", "cat-2.JPG"]),
+        ("out/{seed}.avif", 1, ["out/7.avif"]),
         ("~/x.png", 1, ["home/x.png"]),
         ("out/{prompt}-{scale}", 1, ["out/A-cat-on-a-mat-0.5.png"]),
         ("{index:03}-{scale:.2f}.png", 2, ["000-0.50.png", "001-0.50.png"]),
@@ -537,8 +543,10 @@ def test_scales_of_several_adapters_make_a_name(here):
         ("{prompt:5}.png", "not understood"),
         ("{scale:d}.png", "cannot be written as d"),
         ("{seed.png", "expected '}'"),
-        ("cat.jpg", "not .jpg"),
-        ("out/{seed}.webp", "not .webp"),
+        ("cat.gif", "not .gif"),
+        ("out/{seed}.bmp", "not .bmp"),
+        ("/dev/null", "no plain file"),
+        ("/dev/stdin", "no plain file"),
         ("x" * 300, "too long"),
         ("~nobody-of-that-name/x.png", "home directory"),
     ],
@@ -552,7 +560,7 @@ def test_wrong_outputs_are_refused(here, output, message):
 
 def test_the_hint_for_another_suffix_can_be_typed(here):
     with pytest.raises(UsageError) as caught:
-        plan_paths("my cat.jpg", fields())
+        plan_paths("my cat.gif", fields())
     assert caught.value.hint == "--output 'my cat.png'"
 
 
@@ -581,5 +589,6 @@ def test_any_output_gives_paths_or_a_usage_error(tmp_path_factory, output):
 
 
 def test_the_module_imports_no_pillow():
-    code = "import sys, ipa_cli.pictures, ipa_cli.images.reference; print({'PIL', 'torch', 'numpy'} & set(sys.modules))"
+    modules = "ipa_cli.images.encode, ipa_cli.images.metadata, ipa_cli.images.reference"
+    code = f"import sys, {modules}; print({{'PIL', 'torch', 'numpy'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -14,7 +14,7 @@ import pytest
 import ipa_cli
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.values import element_type
-from ipa_cli.pictures import read_settings
+from ipa_cli.images.metadata import read_settings
 from ipa_cli.privacy import WORDS, public, public_name, public_settings, public_text
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"

@@ -44,7 +44,10 @@ def generate(
     batch_size: options.BatchSize = None,
     scheduler: options.Scheduler = None,
     source: options.From = None,
+    allow_fetch: options.AllowFetch = False,
     output: options.Output = None,
+    format: options.PictureFormat = None,
+    quality: options.Quality = None,
     force: options.Force = False,
     preview: options.Preview = None,
     model: options.Model = None,
@@ -73,6 +76,7 @@ def generate(
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
     from .. import generation, inputs, prompts, repeat, session
+    from ..images.filenames import FORMATS
 
     if size is not None:
         if (width, height) != (None, None):
@@ -86,17 +90,22 @@ def generate(
     recorded = repeat.read(source) if source is not None else None
     picture = None if recorded is None else repeat.layer(recorded, context.params, context.obj)
     resolved = options.settings(context, picture)
+    if recorded is not None:
+        repeat.check_places(recorded, resolved, allow_fetch, context.obj)
     if resolved.settings.preview:
         context.obj.check_preview()
+    if resolved.settings.output == generation.STDOUT:
+        context.obj.check_stdout_takes_bytes()
+    form = generation.Form(FORMATS[f".{format.value}"] if format else None, quality)
     with session.temporary_files(resolved.settings):
-        done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded, several)
-    paths = tuple(image.path for image in done.images)
-    return Result("generate", _data(done), _blocks(done, resolved.settings.preview), paths=paths)
+        done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded, several, form)
+    paths = tuple(image.path for image in done.images if image.path)
+    return Result("generate", _data(done), _blocks(done, resolved.settings.preview), paths=paths, stdout=done.stdout)
 
 
 def _data(done: Generated) -> dict[str, Any]:
     return {
-        "images": [{**asdict(image), "path": str(image.path.absolute())} for image in done.images],
+        "images": [{**asdict(image), "path": image.path and str(image.path.absolute())} for image in done.images],
         "timings": dict(done.timings),
         "memory": dict(done.memory),
         "backend": done.backend,
@@ -115,9 +124,9 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
     times, count = done.timings, len(done.images)
     blocks: list[Block] = []
     for image in done.images:
-        prompt = f", {image.prompt}" if done.prompt is None else ""
-        blocks.append(f"{image.path}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}{prompt}")
-        if preview:
+        name, prompt = image.path or "stdout", f", {image.prompt}" if done.prompt is None else ""
+        blocks.append(f"{name}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}{prompt}")
+        if preview and image.path:
             blocks.append(Picture(image.path))
     drawn = f"{done.steps} steps" if count == 1 else f"{count} pictures of {done.steps} steps"
     compiled = f", compile {times['graph_compile_s']:.1f}" if times["graph_compile_s"] else ""

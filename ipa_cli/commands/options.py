@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +82,27 @@ Output = _text("output", "--output", "-o", panel=OUTPUT)
 Preview = Annotated[bool | None, _option("preview", "--preview/--no-preview", panel=OUTPUT)]
 From = Annotated[
     Path | None,
-    flag("--from", help="draw a picture made by ipa again; flags override its settings", panel=PICTURE),
+    flag("--from", help="draw a picture again by the settings it carries; flags override them", panel=PICTURE),
+]
+
+AllowFetch = Annotated[
+    bool, flag("--allow-fetch", help="ask the addresses that the picture of --from names", panel=PICTURE)
+]
+
+
+class Format(str, Enum):
+    png = "png"
+    jpg = "jpg"
+    jpeg = "jpeg"
+    webp = "webp"
+    avif = "avif"
+
+
+PictureFormat = Annotated[
+    Format | None, flag("--format", help="format of pictures whose name has no suffix (png)", panel=PICTURE)
+]
+Quality = Annotated[
+    int | None, flag("--quality", help="of JPEG, WebP and AVIF, 1 to 100 (90)", panel=PICTURE, min=1, max=100)
 ]
 
 ImageWeight = Annotated[list[float] | None, _option("image_weight", "--image-weight", panel=_REFERENCE)]

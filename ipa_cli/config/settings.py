@@ -15,6 +15,7 @@ from ..errors import IpaError, UsageError
 
 MAX_SIDE = 8192
 FITS = ("pad", "crop", "stretch")
+EXPLAINED = "`ipa generate --help` explains every setting"
 MODES = ("full", "style", "layout", "style-layout")
 
 
@@ -170,13 +171,13 @@ def suggest(word: str, known: typing.Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageError) -> Any:
+def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageError, hint: str = EXPLAINED) -> Any:
     """`value` if the setting `name` may have it. Raises `error`, which names `where` the value came from."""
     check = FIELDS[name].metadata["check"]
     problem = check(value) if check and value is not None else None
     if problem:
         shown = f"{where} {short(value)}" if error is UsageError else f"{where}: {name} = {short(value)}"
-        raise error(f"{shown}: {problem}", "`ipa generate --help` explains every setting")
+        raise error(f"{shown}: {problem}", hint)
     return value
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import IpaError, UsageError
 from . import files
 from .project import Ignored, read_project
-from .settings import FIELDS, ConfigError, Settings, checked, is_file, left_out, suggest
+from .settings import EXPLAINED, FIELDS, ConfigError, Settings, checked, is_file, left_out, suggest
 from .values import expected, flag_of, from_json, from_text
 
 
@@ -62,9 +62,9 @@ def resolve(
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
 
-    def put(name: str, value: Any, source: Source, error: type[IpaError]) -> None:
+    def put(name: str, value: Any, source: Source, error: type[IpaError], hint: str = EXPLAINED) -> None:
         with left_out(problems):
-            values[name] = checked(name, value, source.where, error)
+            values[name] = checked(name, value, source.where, error, hint)
             sources[name] = source
 
     user = files.user_file(environ)
@@ -87,7 +87,8 @@ def resolve(
     if picture is not None:
         for name, value in picture.values.items():
             if name not in given:
-                put(name, from_json(name, value, picture.source.where), picture.source, IpaError)
+                found = from_json(name, value, picture.source.where)
+                put(name, found, picture.source, IpaError, f"say another with {flag_of(name)}")
     for name, value in given.items():
         if expected(name)[0] is Path:
             value = Path(value)  # Typer before 0.28 keeps the text

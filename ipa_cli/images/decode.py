@@ -64,7 +64,7 @@ _FORMATS = {
 }
 _KINDS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 
-_DAMAGE = (  # what Pillow's decoders raise on damaged files
+DAMAGE = (  # what Pillow's decoders raise on damaged files
     OSError,
     SyntaxError,
     ValueError,
@@ -109,7 +109,7 @@ def decode(data: bytes, source: str) -> tuple[Image, list[str]]:
         raise IpaError(f"{source} is {what}", f"it must be a {_KINDS} picture") from error
     except Image.DecompressionBombError as error:
         raise IpaError(f"{source} has {limit}", "make it smaller") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise IpaError(f"{source} cannot be decoded: {what}", "use another copy of the picture") from error
     return image, notes

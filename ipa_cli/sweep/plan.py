@@ -14,7 +14,7 @@ from typing import Any
 from ..config import FIELDS
 from ..config.units import parse_picture_size
 from ..errors import UsageError
-from ..filenames import slug
+from ..images.filenames import slug
 
 DEFAULT_FROM, DEFAULT_TO, DEFAULT_NUM = 0.0, 1.0, 5
 MOST_POINTS = 10_000

@@ -11,10 +11,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__, models, pictures, schedulers, session
+from .. import __version__, models, schedulers, session
 from ..config import Settings
 from ..errors import IpaError, UsageError
 from ..generation import graph_facts, say_what_it_is
+from ..images import encode
 from ..privacy import public_name, public_text
 from ..prompts import warn_of_spelling
 from ..record import adapter_name, record, scheduler_name
@@ -346,7 +347,7 @@ def _draw(studio: Studio, folder: Path, point: Point, conditions: Conditions, re
     except IpaError as error:
         return Outcome(point, None, public_text(error.message))
     settings = record(_as_asked(studio.session, task), ready, task, 0)
-    saved = pictures.write_png(folder / point.file, image, settings, force=True)
+    saved = encode.save(folder / point.file, image, settings, force=True)
     return Outcome(point, saved.sha256)
 
 

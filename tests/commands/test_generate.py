@@ -1,9 +1,11 @@
 import hashlib
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from PIL import Image
 
 import ipa_cli
-from ipa_cli.pictures import parse_parameters, read_settings
+from ipa_cli.images.infotext import parse_parameters
+from ipa_cli.images.metadata import read_settings
 from tests.conftest import isolated, run_here
 from tests.hubs import ENDPOINT
 
@@ -377,9 +380,8 @@ def junk(world):
         (("--device", "gpu"), 2, "unknown device 'gpu'"),
         (("--offload", "all"), 2, "none, model, sequential"),
         (("--cache-max-size", "lots"), 2, "lots"),
-        (("--output", "cat.jpg"), 2, ".jpg"),
+        (("--output", "cat.gif"), 2, ".gif"),
         (("--output", "{sede}.png"), 2, "{sede}"),
-        (("--output", "nowhere/cat.png"), 1, "nowhere"),
         (("--output", "notes.txt/cat.png"), 1, "notes.txt"),
         (("--output", "x" * 300), 2, "too long"),
     ],
@@ -475,3 +477,97 @@ def in_a_mount(world, options: str, *arguments: object) -> subprocess.CompletedP
     if done.returncode == 99 or done.stderr.startswith("unshare:"):
         pytest.skip("no file system can be mounted here")
     return done
+
+
+# --- stdout, and other formats than PNG -----------------------------------------------------------------------
+
+
+class Piped(io.TextIOWrapper):
+    """A stdout that takes bytes, on a terminal or not."""
+
+    def __init__(self, terminal: bool):
+        super().__init__(io.BytesIO())
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def piped(*arguments: object, terminal: bool = False) -> tuple[int, bytes, str]:
+    from ipa_cli.app import run
+
+    out, err = Piped(terminal), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        exit_code = run(["generate", *FAST, *map(str, arguments)])
+    return exit_code, out.buffer.getvalue(), err.getvalue()
+
+
+def test_stdout_takes_the_picture_and_stderr_the_report(world):
+    exit_code, data, said = piped("--output", "-", "--seed", 5)
+    assert exit_code == 0, said
+    (world.cwd / "piped.png").write_bytes(data)
+    assert read_settings(world.cwd / "piped.png")["seed"] == 5
+    assert "stdout  64x64, seed 5" in said and "model: demo" in said
+    assert world.files() == ["piped.png"]
+
+
+def test_stdout_takes_other_formats_and_quiet(world):
+    exit_code, data, said = piped("-o", "-", "--format", "webp", "--quiet")
+    assert (exit_code, said, data[:4]) == (0, "", b"RIFF")
+
+
+@pytest.mark.parametrize(
+    ("flags", "terminal", "message"),
+    [
+        (("-n", 2), False, "stdout takes one picture, not 2"),
+        (("--json",), False, "both want stdout"),
+        ((), True, "not for a terminal"),
+    ],
+)
+def test_stdout_takes_nothing_else(world, flags, terminal, message):
+    exit_code, data, said = piped("-o", "-", *flags, terminal=terminal)
+    assert exit_code == 2 and message in data.decode() + said and world.files() == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (("-o", "new/{seed}.jpg"), "new/5.jpg"),
+        (("-o", "cat.avif", "--quality", 40), "cat.avif"),
+        (("--format", "webp"), "ipa-5.webp"),
+        (("--format", "jpg", "-o", "cat"), "cat.jpg"),
+    ],
+)
+def test_other_formats_carry_the_settings_too(ipa, world, flags, name):
+    assert ipa("generate", *FAST, "--seed", 5, *flags).exit_code == 0
+    assert (world.cwd / name).is_file() and read_settings(world.cwd / name)["seed"] == 5
+    again = ipa("generate", "--from", name, "--output", "again.png", "--json").data()
+    assert again["images"][0]["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--quality", 50), "a PNG loses nothing"),
+        (("-o", "cat.jpg", "--format", "png"), "not named as --format png"),
+        (("-o", "cat.webp", "--quality", 0), "quality"),
+        (("-o", "cat.jpg", "--prompt", "x" * 30_000), "no room for so long a prompt"),
+        (("-o", "/dev/stdin"), "no plain file"),
+    ],
+)
+def test_what_no_format_can_is_a_usage_error(ipa, world, flags, message):
+    ran = ipa("generate", *FAST, *flags)
+    assert ran.exit_code == 2 and message in ran.stderr and world.files() == []
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_force_replaces_plain_files_alone(ipa, world, kind):
+    if kind == "link":
+        (world.cwd / "mine").write_text("mine")
+        (world.cwd / "cat.png").symlink_to("mine")
+    else:
+        (world.cwd / "cat.png").mkdir()
+        (world.cwd / "cat.png" / "ipa-5.png").mkdir()
+    ran = ipa("generate", *FAST, "--seed", 5, "--output", "cat.png", "--force")
+    assert ran.exit_code == 1 and "only plain files are replaced" in ran.stderr
+    assert (world.cwd / "cat.png").is_symlink() == (kind == "link")

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 import ipa_cli
 from ipa_cli import repeat
 from ipa_cli.errors import IpaError
-from ipa_cli.pictures import read_settings
+from ipa_cli.images.metadata import read_settings
 from ipa_cli.report import Silent
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
@@ -117,6 +117,40 @@ def test_the_models_own_reference_is_recorded_without_a_path_and_checked(ipa, wo
     assert "the model's own reference picture has changed" in ipa("generate", "--from", "changed.png").stderr
 
 
+@pytest.mark.parametrize("where", ["images", "mask", "adapter"])
+def test_no_picture_makes_us_ask_a_server(ipa, world, drawn, where):
+    url = "http://127.0.0.1:9/cat.png?token=secret"
+    asked, adapters = read_settings(drawn)["settings"], read_settings(drawn)["adapters"]
+    if where == "images":
+        adapters[0]["images"] = [{"source": url, "sha256": None}]
+    else:
+        asked = {**asked, where: [url if where == "mask" else f"own,image={url}"]}
+    changed(world, "cat.png", settings=asked, adapters=adapters)
+    ran = ipa("generate", "--from", "changed.png", "--json")
+    assert ran.exit_code == 1 and "names http://127.0.0.1:9/cat.png" in ran.error()["message"]
+    assert "--allow-fetch" in ran.error()["hint"] and "secret" not in ran.stdout + ran.stderr
+    ran = ipa("generate", "--from", "changed.png", "--allow-fetch", "--json")
+    assert "changed.png: asks http://127.0.0.1:9/cat.png" in ran.stderr
+    assert ran.exit_code == 1 and "cannot be reached" in ran.error()["message"]
+
+
+def test_a_flag_takes_the_place_of_an_address(ipa, world, drawn):
+    adapters = read_settings(drawn)["adapters"]
+    adapters[0]["images"] = [{"source": "http://127.0.0.1:9/cat.png", "sha256": None}]
+    changed(world, "cat.png", adapters=adapters)
+    assert ipa("generate", "--from", "changed.png", "--image", "ref.png", "--output", "again.png").exit_code == 0
+
+
+def test_what_is_read_elsewhere_is_said(ipa, world, drawn):
+    assert "reads" not in ipa("generate", "--from", "cat.png", "--output", "a.png").stderr
+    shutil.copy(world.cwd / "ref.png", world.home / "ref.png")
+    adapters = read_settings(drawn)["adapters"]
+    adapters[0]["images"][0]["source"] = str(world.home / "ref.png")
+    changed(world, "cat.png", adapters=adapters)
+    ran = ipa("generate", "--from", "changed.png", "--output", "b.png")
+    assert ran.exit_code == 0 and f"changed.png: reads {world.home / 'ref.png'}" in ran.stderr
+
+
 # --- what is not taken over -----------------------------------------------------------------------------------
 
 
@@ -169,6 +203,15 @@ def test_a_picture_of_another_program_is_followed_as_far_as_it_goes(ipa, world):
     expected = {"prompt": "a red star", "negative_prompt": "blue", "steps": 2, "guidance_scale": 4.0, "seed": 3}
     assert {name: drawn[name] for name in expected} == expected
     assert (drawn["scheduler"], drawn["width"], drawn["model"]) == ("ddim", 64, "demo")
+
+
+def test_what_another_program_says_wrongly_is_said_by_a_flag(ipa, world):
+    text = "a star\nSteps: 2, Sampler: DDIM, CFG scale: 4, Seed: -1, Size: 100x64"
+    carrying(world.cwd / "other.png", parameters=text)
+    for flags, name in (((), "seed"), (("--seed", 1), "width")):
+        ran = ipa("generate", "--from", "other.png", *flags, "--json")
+        assert ran.exit_code == 1 and ran.error()["hint"] == f"say another with --{name}", ran.error()
+    assert ipa("generate", "--from", "other.png", "--size", "64x64", "--seed", 1).exit_code == 0
 
 
 def test_our_own_text_without_our_chunk_names_a_model_of_ours(world):

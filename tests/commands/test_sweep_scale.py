@@ -18,8 +18,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 import ipa_cli
-from ipa_cli import conditioning, pictures
+from ipa_cli import conditioning
 from ipa_cli.graphs import Ready
+from ipa_cli.images.metadata import read_settings
 from ipa_cli.sweep.run import Studio, _graphs_made
 from tests import tiny_model
 from tests.unets import FLAT
@@ -131,7 +132,7 @@ def test_a_point_is_what_generate_draws(ipa, references):
     assert ipa("generate", "-p", "a moon", "-i", "dog.png", "--scale", 0.5, *flags, "-o", "one.png").exit_code == 0
     point = Path("out/pictures/row-4-dog-scale-0.5.png")
     assert np.array_equal(Image.open(point), Image.open("one.png"))
-    assert pictures.read_settings(point) == pictures.read_settings(Path("one.png"))
+    assert read_settings(point) == read_settings(Path("one.png"))
 
 
 def test_embeddings_draw_the_same_rows_without_an_image_encoder(ipa, references, adapter):
@@ -147,7 +148,7 @@ def test_embeddings_draw_the_same_rows_without_an_image_encoder(ipa, references,
     for row, name in ((1, "cat"), (2, "dog")):
         pair = [Path(folder, f"pictures/row-{row}-{name}-scale-1.png") for folder in ("images", "embeds")]
         assert np.array_equal(*map(Image.open, pair))
-        assert pictures.read_settings(pair[1])["settings"]["embeds"] == f"{name}.safetensors"
+        assert read_settings(pair[1])["settings"]["embeds"] == f"{name}.safetensors"
 
     Path("embeds/pictures/row-2-dog-scale-1.png").unlink()
     assert ipa(*flags, "--resume").data()["drawn"] == 1
@@ -166,7 +167,7 @@ def test_several_adapters_are_one_row_and_those_that_say_their_scale_keep_it(ipa
     assert ipa("generate", *adapters, "--scale", 0.5, *one, "-o", "one.png").exit_code == 0
     point = Path("out/pictures/row-1-cat-dog-scale-0.5.png")
     assert np.array_equal(Image.open(point), Image.open("one.png"))
-    assert [used["scale"] for used in pictures.read_settings(point)["adapters"]] == [0.5, 0.3]
+    assert [used["scale"] for used in read_settings(point)["adapters"]] == [0.5, 0.3]
 
     point.unlink()
     assert ipa(*flags, "--resume").data()["drawn"] == 1

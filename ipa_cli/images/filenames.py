@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import string
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,24 +14,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
-from .files import numbered
+from ..errors import UsageError
+from ..files import numbered
 
-DEFAULT_NAME = "ipa-{seed}.png"
+DEFAULT_NAME = "ipa-{seed}"
+# Suffix -> Pillow's name of the format; the first of each is what a name without a suffix gets.
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".jpeg": "JPEG"}
 PLACEHOLDERS = ("seed", "scale", "index", "prompt")
 SLUG_BYTES = 80
 NAME_BYTES = 240  # file systems allow 255; the rest is for the number that avoids an existing file
 
 
-def plan_paths(output: str | None, fields: Sequence[Mapping[str, Any]], force: bool = False) -> list[Path]:
+def plan_paths(
+    output: str | None, fields: Sequence[Mapping[str, Any]], force: bool = False, format: str | None = None
+) -> list[Path]:
     """Name the files for pictures with these `fields` (`seed`, `scale`, `index`, `prompt` of each), in order.
 
     `output` is a file (`cat.png`, several pictures become `cat-1.png`, `cat-2.png`), a folder (existing, or
     ending in a slash: `ipa-{seed}.png` in it), a template such as `out/{prompt}-{seed}.png` or `{index:03}.png`,
-    or None for `ipa-{seed}.png` in the working directory. No two paths are equal, and none exists already
-    unless `force`: a number is added. Raises UsageError for an unknown placeholder or another suffix than .png.
+    or None for `ipa-{seed}.png` in the working directory. `format` is one of `FORMATS`, None for that of the suffix,
+    without one PNG. No two paths are equal, and none exists already unless `force`: a number is added. Raises
+    UsageError for an unknown placeholder, an unknown suffix, or one that is not of `format`.
     """
-    template = _template(output)
+    template = _template(output, format)
     parts = _parts(template)
     plain = all(name is None for _, name, _ in parts)
     taken: set[str] = set()
@@ -58,9 +64,10 @@ def slug(text: str) -> str:
     return hyphened.encode()[:SLUG_BYTES].decode(errors="ignore").rstrip("-") or "picture"
 
 
-def _template(output: str | None) -> str:
+def _template(output: str | None, format: str | None) -> str:
+    usual = next(suffix for suffix, name in FORMATS.items() if name == (format or "PNG"))
     if output is None:
-        return DEFAULT_NAME
+        return DEFAULT_NAME + usual
     if not output or "\0" in output:
         raise UsageError(f"--output {output!r} names no file", "--output cat.png")
     try:
@@ -68,22 +75,35 @@ def _template(output: str | None) -> str:
     except RuntimeError as error:
         raise UsageError(f"--output {output}: {error}", "write the folder in full") from error
     if _is_folder(Path(text)):
-        return str(Path(text.replace("{", "{{").replace("}", "}}"), DEFAULT_NAME))
+        return str(Path(text.replace("{", "{{").replace("}", "}}"), DEFAULT_NAME + usual))
     if output.endswith(("/", os.sep)):
-        return str(Path(text, DEFAULT_NAME))
+        return str(Path(text, DEFAULT_NAME + usual))
+    if _is_special(Path(text)):
+        raise UsageError(f"--output {output} is no plain file", "-o - writes one picture to stdout")
     # A suffix is typed out and begins with a letter: neither `v1.5` nor `cat.{seed}` has one.
     suffix = Path("".join(literal + ("\0" if key is not None else "") for literal, key, _ in _parts(text))).suffix
-    if suffix.lower() == ".png":
+    named = FORMATS.get(suffix.lower())
+    if named is not None and format not in (None, named):
+        raise UsageError(f"--output {output} is not named as --format {format.lower()}", "leave out one or the other")
+    if named is not None:
         return text
     if re.fullmatch(r"\.[A-Za-z]\w*", suffix):
-        hint = f"--output {shlex.quote(text.removesuffix(suffix) + '.png')}"
-        raise UsageError(f"--output {output}: pictures are written as .png, not {suffix}", hint)
-    return text + ".png"
+        hint = f"--output {shlex.quote(text.removesuffix(suffix) + usual)}"
+        known = ", ".join(FORMATS)
+        raise UsageError(f"--output {output}: pictures are written as {known}, not {suffix}", hint)
+    return text + usual
 
 
 def _is_folder(path: Path) -> bool:
     with suppress(OSError):  # no access, or a name too long: told when writing is checked
         return path.is_dir()
+    return False
+
+
+def _is_special(path: Path) -> bool:
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     return False
 
 

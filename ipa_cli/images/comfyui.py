@@ -1,0 +1,167 @@
+"""Settings out of ComfyUI's graph, which its pictures carry as `prompt`: nodes by number, and what leads to what.
+
+A node is {"class_type": "KSampler", "inputs": {"seed": 7, "model": ["4", 0], …}}; ["4", 0] is a link to the first
+output of node 4. Everything is found by going backwards from a sampler.
+Source: ComfyUI's API format, and the nodes of ComfyUI_IPAdapter_plus.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .metadata import parse_json
+
+# ComfyUI's samplers -> our schedulers.
+SAMPLERS = {
+    "euler": "euler",
+    "euler_ancestral": "euler-a",
+    "dpmpp_2m": "dpm++",
+    "dpmpp_sde": "dpm++-sde",
+    "ddim": "ddim",
+    "uni_pc": "unipc",
+    "heun": "heun",
+    "lms": "lms",
+    "lcm": "lcm",
+    "dpm_2": "dpm2",
+    "dpm_2_ancestral": "dpm2-a",
+}
+MODES = {
+    "linear": "full",
+    "standard": "full",
+    "style transfer": "style",
+    "composition": "layout",
+    "style and composition": "style-layout",
+}
+PLAIN_SPACING = ("normal", "simple")  # the spacing of steps that our schedulers have
+# Inputs that carry what another node made, by what is looked for.
+_TEXT = ("text", "text_g", "string", "value", "conditioning", "conditioning_1", "conditioning_to", "guider")
+_MODEL = ("model", "guider")
+_LATENT = ("latent_image", "samples", "latent")
+
+Node = Mapping[str, Any]
+Graph = Mapping[str, Node]
+
+
+def read(text: str) -> tuple[dict[str, Any], list[str]]:
+    """Settings under our names, and what is not taken over, in words. Raises ValueError for what is no such graph."""
+    found = parse_json(text)
+    graph = {number: node for number, node in found.items() if _is_node(node)} if isinstance(found, dict) else {}
+    samplers = [node for node in graph.values() if "latent_image" in node["inputs"]]
+    if not samplers:
+        raise ValueError("there is no sampler in it")
+    begins = (one for one in samplers if not any("latent_image" in up["inputs"] for up in _above(graph, one, _LATENT)))
+    first = next(begins, samplers[0])
+    left_out = [f"{len(samplers) - 1} more samplers"] if len(samplers) > 1 else []
+    values: dict[str, Any] = {
+        "prompt": _find(graph, first, ("text", "text_g", "string", "value"), (*_TEXT, "positive"), str),
+        "negative_prompt": _find(graph, first, ("text", "text_g", "string", "value"), (*_TEXT, "negative"), str),
+        "seed": _find(graph, first, ("seed", "noise_seed", "value"), ("seed", "noise_seed", "noise", "value"), int),
+        "steps": _find(graph, first, ("steps", "value"), ("steps", "sigmas", "value"), int),
+        "guidance_scale": _find(graph, first, ("cfg", "value"), ("cfg", "guider", "value"), float),
+    }
+    if values["prompt"] is None:
+        left_out.append("the prompt, which is made by a node of another kind")
+    _put_sampler(graph, first, values, left_out)
+    _put_size(graph, first, values, left_out)
+    _put_models(graph, first, values, left_out)
+    return {name: value for name, value in values.items() if value is not None}, left_out
+
+
+def _put_sampler(graph: Graph, sampler: Node, values: dict[str, Any], left_out: list[str]) -> None:
+    name = _find(graph, sampler, ("sampler_name",), ("sampler", "sampler_name"), str)
+    spacing = _find(graph, sampler, ("scheduler",), ("sigmas", "scheduler"), str)
+    denoise = _find(graph, sampler, ("denoise",), ("sigmas", "denoise"), float)
+    if name in SAMPLERS:
+        values["scheduler"] = SAMPLERS[name]
+    elif name is not None:
+        left_out.append(f"sampler {name} (choose one with --scheduler)")
+    if spacing not in (None, *PLAIN_SPACING):
+        left_out.append(f"scheduler {spacing}")
+    if denoise not in (None, 1.0):
+        left_out.append(f"denoise {denoise:g}")
+
+
+def _put_size(graph: Graph, sampler: Node, values: dict[str, Any], left_out: list[str]) -> None:
+    above = list(_above(graph, sampler, _LATENT))
+    for node in above:
+        if "Empty" in node["class_type"]:
+            values["width"] = _find(graph, node, ("width", "value"), ("width",), int)
+            values["height"] = _find(graph, node, ("height", "value"), ("height",), int)
+            return
+    if above:
+        left_out.append(f"the picture that it began with ({above[-1]['class_type']})")
+
+
+def _put_models(graph: Graph, sampler: Node, values: dict[str, Any], left_out: list[str]) -> None:
+    adapters = 0
+    for node in _above(graph, sampler, _MODEL):
+        inputs, kind = node["inputs"], node["class_type"]
+        for name in ("ckpt_name", "unet_name"):
+            if isinstance(inputs.get(name), str):
+                left_out.insert(0, f"model {inputs[name]} (name one with --model)")
+        if isinstance(inputs.get("lora_name"), str):
+            left_out.append(f"lora {inputs['lora_name']}")
+        if kind.startswith("IPAdapter") and "image" in inputs:
+            adapters += 1
+            picture = _find(graph, node, ("image",), ("image", "images", "pixels"), str)
+            left_out.append(f"reference picture {picture or 'of a node'} (name it with --image)")
+            if adapters == 1:
+                _put_adapter(graph, node, values, left_out)
+    if adapters > 1:
+        left_out.append(f"the scales of {adapters - 1} more IP-Adapters")
+
+
+def _put_adapter(graph: Graph, node: Node, values: dict[str, Any], left_out: list[str]) -> None:
+    for name, theirs in (("scale", "weight"), ("ip_start", "start_at"), ("ip_end", "end_at")):
+        values[name] = _find(graph, node, (theirs,), (theirs,), float)
+    mode = _find(graph, node, ("weight_type",), (), str)
+    if mode in MODES:
+        values["ip_mode"] = MODES[mode]
+    elif mode is not None:
+        left_out.append(f"weight type {mode}")
+
+
+# --- the graph ------------------------------------------------------------------------------------------------
+
+
+def _is_node(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+
+
+def _above(graph: Graph, node: Node, through: tuple[str, ...]) -> Iterator[Node]:
+    """The nodes that lead to `node` by inputs of these names, nearest first, each once."""
+    seen, waiting = {id(node)}, [node]
+    while waiting:
+        here = waiting.pop(0)
+        for name in through:
+            link = here["inputs"].get(name)
+            # Lists of anything else are values: a link is the number of a node and that of its output.
+            if isinstance(link, list) and len(link) == 2 and isinstance(link[0], str | int):
+                above = graph.get(str(link[0]))
+                if above is not None and id(above) not in seen:
+                    seen.add(id(above))
+                    waiting.append(above)
+                    yield above
+
+
+def _find(graph: Graph, node: Node, names: tuple[str, ...], through: tuple[str, ...], kind: type) -> Any:
+    """The first value of this kind that `node`, or a node above it, has under one of `names`."""
+    for here in (node, *_above(graph, node, through)):
+        for name in names:
+            value = as_kind(here["inputs"].get(name), kind)
+            if value is not None:
+                return value
+    return None
+
+
+def as_kind(value: Any, kind: type) -> Any:
+    """A value of JSON as str, int or float where it is one, else None."""
+    if type(value) is float and not math.isfinite(value):
+        return None
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if kind is int and type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is kind else None

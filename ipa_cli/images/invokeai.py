@@ -1,0 +1,76 @@
+"""Settings out of InvokeAI's pictures: one JSON object, `invokeai_metadata`, since its version 3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .comfyui import as_kind
+from .metadata import parse_json
+
+# InvokeAI's schedulers -> ours; a `_k` at the end of its names stands for Karras' spacing.
+SCHEDULERS = {
+    "euler": "euler",
+    "euler_a": "euler-a",
+    "dpmpp_2m": "dpm++",
+    "dpmpp_sde": "dpm++-sde",
+    "ddim": "ddim",
+    "unipc": "unipc",
+    "heun": "heun",
+    "lms": "lms",
+    "lcm": "lcm",
+    "pndm": "pndm",
+    "kdpm_2": "dpm2",
+    "kdpm_2_a": "dpm2-a",
+}
+MODES = {"full": "full", "style": "style", "composition": "layout"}
+_PLAIN = (
+    ("prompt", "positive_prompt", str),
+    ("negative_prompt", "negative_prompt", str),
+    ("width", "width", int),
+    ("height", "height", int),
+    ("seed", "seed", int),
+    ("steps", "steps", int),
+    ("guidance_scale", "cfg_scale", float),
+)
+_SILENT = ("generation_mode", "app_version", "rand_device", "scheduler", "model", "ipAdapters", "metadata_version")
+
+
+def read(text: str) -> tuple[dict[str, Any], list[str]]:
+    """Settings under our names, and what is not taken over, in words. Raises ValueError for what is no such object."""
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object")
+    values = {ours: as_kind(found.get(theirs), kind) for ours, theirs, kind in _PLAIN}
+    left_out: list[str] = []
+    if isinstance(found.get("model"), dict):
+        name = found["model"].get("name") or found["model"].get("model_name")
+        left_out.append(f"model {name} (name one with --model)")
+    scheduler = as_kind(found.get("scheduler"), str)
+    if scheduler in SCHEDULERS:
+        values["scheduler"] = SCHEDULERS[scheduler]
+    elif scheduler is not None:
+        left_out.append(f"scheduler {scheduler} (choose one with --scheduler)")
+    adapters = found.get("ipAdapters")
+    for number, adapter in enumerate(adapters if isinstance(adapters, list) else []):
+        if isinstance(adapter, dict):
+            _put_adapter(adapter, number, values, left_out)
+    known = {theirs for _, theirs, _ in _PLAIN} | set(_SILENT)
+    left_out += [name for name, value in found.items() if name not in known and value]
+    return {name: value for name, value in values.items() if value is not None}, left_out
+
+
+def _put_adapter(adapter: dict[str, Any], number: int, values: dict[str, Any], left_out: list[str]) -> None:
+    image = adapter.get("image")
+    name = image.get("image_name") if isinstance(image, dict) else None
+    left_out.append(f"reference picture {name or 'without a name'} (name it with --image)")
+    if number:
+        left_out.append(f"the scale {adapter.get('weight')} of it")
+        return
+    values["scale"] = as_kind(adapter.get("weight"), float)
+    values["ip_start"] = as_kind(adapter.get("begin_step_percent"), float)
+    values["ip_end"] = as_kind(adapter.get("end_step_percent"), float)
+    mode = as_kind(adapter.get("method"), str)
+    if mode in MODES:
+        values["ip_mode"] = MODES[mode]
+    elif mode is not None:
+        left_out.append(f"method {mode}")

@@ -1,0 +1,161 @@
+"""The settings that a picture carries, as this program or others wrote them: hostile until checked.
+
+Texts of a PNG are its chunks `tEXt`, `zTXt` and `iTXt`; those of a JPEG, WebP or AVIF are in EXIF.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import inputs
+from ..errors import IpaError
+from .decode import DAMAGE, formats
+from .encode import EXIF_IFD, MAKER_NOTE, OURS, SCHEMA_VERSION, TEXT_LIMIT, UNICODE, USER_COMMENT
+from .infotext import parse_parameters, settings_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FILE_BYTES = 512_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
+NAMES = ("ipa", "parameters", "prompt", "invokeai_metadata")  # the texts that are known here
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the settings a picture carries: what ipa wrote, else A1111's text under our names.
+
+    Only the former have `schema_version`; from the latter come `prompt`, `negative_prompt`, `steps`, `scheduler`,
+    `guidance_scale`, `seed`, `width`, `height` and `model` as far as they are there and make sense. The types of these
+    are checked, values are not. Raises IpaError as `texts` and `own_settings`.
+    """
+    found = texts(path)
+    return own_settings(path, found["ipa"]) if "ipa" in found else settings_of(parse_parameters(found["parameters"]))
+
+
+def texts(path: Path) -> dict[str, str]:
+    """The texts of a picture that are known here, by `NAMES`; at least one.
+
+    Of several of the same name the last counts, as in the programs that write them. Raises IpaError when the file
+    cannot be read, is no such picture, or carries none of them or too large a one.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    data = inputs.read_bytes(path, FILE_BYTES, "a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF, which is then not read
+            with Image.open(io.BytesIO(data), formats=[name for name in formats() if name in FORMATS]) as image:
+                found = dict(_texts(image))
+    except UnidentifiedImageError as error:
+        hint = "settings are read from PNG, JPEG, WebP and AVIF files"
+        raise IpaError(f"{path} is not a readable picture", hint) from error
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise IpaError(f"{path} is damaged: {what}", "use another copy of the picture") from error
+    for name, text in found.items():
+        if len(text) > TEXT_LIMIT:
+            raise IpaError(f"{path}: its text `{name}` is too large to be settings", "use another picture")
+    if not any(text.strip() for text in found.values()) and "ipa" not in found:
+        raise IpaError(f"{path} carries no settings", "pictures by ipa, A1111's web UI, ComfyUI and InvokeAI do")
+    return found
+
+
+def parse_json(text: str) -> Any:
+    """JSON of unknown origin. Raises ValueError for what is none, nests too deep, or has numbers that are none."""
+
+    def short_integer(digits: str) -> int:
+        if len(digits) > 40:
+            raise ValueError("a number is too long")
+        return int(digits)
+
+    def no_constant(name: str) -> float:
+        raise ValueError(f"{name} is not a number")
+
+    try:
+        return json.loads(text, parse_int=short_integer, parse_constant=no_constant)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
+def _texts(image: Image) -> Iterator[tuple[str, str]]:
+    if image.format == "PNG":
+        for name in NAMES:
+            if isinstance(text := image.info.get(name), str):
+                yield name, _as_written(text)
+        return
+    exif = image.getexif()
+    inner = exif.get_ifd(EXIF_IFD)
+    if isinstance(comment := inner.get(USER_COMMENT), bytes) and len(comment) > 8:
+        yield "parameters", _comment(comment)
+    if isinstance(note := inner.get(MAKER_NOTE), bytes) and note.startswith(OURS):
+        yield "ipa", note.removeprefix(OURS).decode()
+    for tag in _COMFYUI:
+        if isinstance(text := exif.get(tag), str) and text.lower().startswith("prompt:"):
+            yield "prompt", text[len("prompt:") :].strip("\0")
+
+
+_COMFYUI = (0x010E, 0x010F, 0x0110)  # ImageDescription, Make, Model: ComfyUI and its nodes do not agree
+
+
+def _as_written(text: str) -> str:
+    """The text of a chunk: `tEXt` is Latin-1 by its standard, but some programs write UTF-8 there."""
+    if type(text) is str:  # Pillow has a type of its own for `iTXt`
+        try:
+            return text.encode("latin-1").decode()
+        except UnicodeError:
+            pass
+    return str(text)
+
+
+def _comment(comment: bytes) -> str:
+    """An EXIF UserComment: eight bytes name the encoding. A1111 writes UTF-16, big-endian, other programs little."""
+    text = comment[8:]
+    if not comment.startswith(UNICODE):
+        return text.decode(errors="replace").strip("\0")
+    little = text[1::2].count(0) > text[0::2].count(0)
+    return text.decode("utf-16-le" if little else "utf-16-be", errors="replace").strip("\0\ufeff")
+
+
+# In the `ipa` chunk: setting -> its JSON types; null stands for "not set".
+_TYPES: dict[str, tuple[type, ...]] = {
+    "prompt": (str,),
+    "negative_prompt": (str,),
+    "steps": (int,),
+    "scheduler": (str,),
+    "guidance_scale": (int, float),
+    "seed": (int,),
+    "width": (int,),
+    "height": (int,),
+    "model": (str,),
+    "backend": (str,),
+    "graph": (str,),
+    "adapters": (list,),
+}
+
+
+def own_settings(path: Path, text: str) -> dict[str, Any]:
+    """What ipa wrote into a picture. Raises IpaError when it is damaged or from a newer version."""
+
+    def damaged(what: str) -> IpaError:
+        return IpaError(f"{path}: its `ipa` chunk is damaged: {what}", "use another copy of the picture")
+
+    try:
+        chunk = parse_json(text)
+    except ValueError as error:
+        raise damaged(str(error)) from error
+    if not isinstance(chunk, dict) or type(chunk.get("schema_version")) is not int:
+        raise damaged("no settings in it")
+    if chunk["schema_version"] > SCHEMA_VERSION:
+        raise IpaError(f"{path} was written by a newer ipa", "pip install --upgrade ipa-cli")
+    for key, types in _TYPES.items():
+        value = chunk.get(key)
+        if value is not None and type(value) not in types:
+            raise damaged(f"{key} is {json.dumps(value)[:40]}")
+    if not all(isinstance(adapter, dict) for adapter in chunk.get("adapters") or ()):
+        raise damaged("adapters is not a list of objects")
+    return chunk
