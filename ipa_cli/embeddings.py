@@ -34,9 +34,9 @@ def read(name: str, adapter: AdapterPlan) -> Embeds:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    path = Path(name).expanduser()
+    path = Path(name)
     again = f"make them anew: ipa embed cat.png --output {path.name}"
-    data = inputs.read_bytes(path, MAX_BYTES, "a file of embeddings")
+    data = inputs.read(name, MAX_BYTES, "a file of embeddings")
     try:
         tensors = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: numbers that numpy has not

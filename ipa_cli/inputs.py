@@ -26,6 +26,17 @@ class MissingFile(IpaError):
     """There is no file of that name."""
 
 
+def read(name: str, limit: int, what: str) -> bytes:
+    """As `read_bytes`, for a name as it is typed: `-` is stdin, `~` the home folder."""
+    if name == STDIN:
+        return read_stdin(limit, what)
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise MissingFile(f"{name}: {error}", "write the folder in full") from error
+    return read_bytes(path, limit, what)
+
+
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
     """The content of the file, or of the pipe, that `path` leads to; `what` says what it should be: "a picture".
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from . import inputs
@@ -72,13 +71,10 @@ def _written(word: str) -> str:
 
 
 def _text(source: str) -> str:
-    if source == STDIN:
-        name, data = "stdin", inputs.read_stdin(LIST_BYTES, "a prompt")
-    else:
-        name, data = source, inputs.read_bytes(Path(source).expanduser(), LIST_BYTES, "a prompt")
     try:
-        return data.decode("utf-8-sig")
+        return inputs.read(source, LIST_BYTES, "a prompt").decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        name = "stdin" if source == STDIN else source
         raise IpaError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8") from error
 
 

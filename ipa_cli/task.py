@@ -95,7 +95,7 @@ def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...
     """The reference pictures and masks of every adapter, each checked and read once; says what was done to them."""
     each = adapter_options.each(settings)
     pictures = [name for one in each for name in (*one.image, *one.mask)]
-    check_stdin(pictures)
+    check_stdin([*pictures, *(one.embeds for one in each)])
     members = {name: reference.expand(name, reporter.note) for name in dict.fromkeys(pictures)}
 
     def read_once(typed: Sequence[Sequence[str]], load: Callable[[str], Reference]) -> list[tuple[Reference, ...]]:

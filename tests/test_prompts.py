@@ -51,6 +51,11 @@ def test_a_list_may_be_json_lines(tmp_path, name):
     ]
 
 
+def test_a_folder_of_nobody_is_told():
+    with pytest.raises(IpaError, match="~nobody-of-that-name/x"):
+        prompts.typed(["@~nobody-of-that-name/x"])
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

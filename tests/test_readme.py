@@ -70,6 +70,8 @@ def words(command: str) -> list[str]:
 def readers_folder(world, monkeypatch):
     """What a reader is taken to have: some pictures, and a hub that answers."""
     Path("holiday").mkdir()
+    Path("fox.txt").write_text("a red fox\n")
+    Path("list.txt").write_text("a star\na ring\n")
     colours = ("orange", "navy", "teal", "olive", "gold")
     names = ("cat.png", "dog.png", "painting.png", "wide.jpg", "holiday/beach.jpg")
     for name, colour in zip(names, colours, strict=True):

@@ -82,7 +82,7 @@ def generate(
         if (width, height) != (None, None):
             raise UsageError("--size says both --width and --height", "leave out one or the other")
         context.params["width"], context.params["height"] = parse_picture_size(size)
-    inputs.check_stdin((*(words or ()), prompts_from, *(image or ()), *(mask or ())))
+    inputs.check_stdin((*(words or ()), prompts_from, *(image or ()), *(mask or ()), embeds))
     several: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts.typed(words or ())]
     several += prompts.listed(prompts_from) if prompts_from is not None else ()
     if len(several) == 1:

@@ -85,7 +85,7 @@ def sweep_scale(
     from ..prompts import typed
     from ..sweep import plan, run
 
-    check_stdin((*(prompts or ()), *(image or ()), *(mask or ())))
+    check_stdin((*(prompts or ()), *(image or ()), *(mask or ()), *(encoded or ())))
     plan.check_seeds(seeds or ())
     axes = run.Axes(
         plan.make_scales(scales, first, last, number),

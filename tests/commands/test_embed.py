@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -57,6 +58,16 @@ def test_what_does_not_fit_is_refused(ipa, embeds, world):
     refused("no whole file of embeddings")
     refused("both give references", "--image", REFERENCE)
     refused("2 image weights", "--image-weight", 1, "--image-weight", 1)
+
+
+def test_embeddings_may_come_from_stdin(ipa, embeds, stdin, world):
+    with embeds.open("rb") as file:
+        stdin(file.fileno())
+        assert ipa("generate", *FAST, "--embeds", "-", "-o", "stdin.png").exit_code == 0
+    assert ipa("generate", *FAST, "--embeds", embeds, "-o", "file.png").exit_code == 0
+    pixels = [Image.open(world.cwd / name).tobytes() for name in ("stdin.png", "file.png")]
+    assert pixels[0] == pixels[1]
+    assert "~nobody-of-that-name" in ipa("generate", "--embeds", "~nobody-of-that-name/x", "--json").error()["message"]
 
 
 def test_a_device_in_the_place_of_embeddings_is_refused(ipa):
