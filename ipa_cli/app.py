@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import io
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import cache as remembered
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from . import __version__, child
 from .commands import bench, cache, compile, config, doctor, embed, generate, sweep_scale
+from .commands.base import App
 from .errors import IpaError, UsageError
 from .interruption import Interruption
 from .output import BUG_EXIT_CODE, Terminal
@@ -26,23 +27,8 @@ INTERRUPTED_EXIT_CODE = 130  # by Ctrl-C, as Typer and commands have it
 ClickException: Any = typer.BadParameter.__mro__[2]
 
 
-class PlainGroup(TyperGroup):
-    """The list of commands in plain text: importing what rich needs for its panels is half the time of `ipa --help`."""
-
-    def __init__(self, **attributes: Any):
-        super().__init__(**{**attributes, "rich_markup_mode": None, "no_args_is_help": False})
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Show the help to who typed no command; that is wrong usage."""
-        if not args and not ctx.resilient_parsing:  # as for shell completion
-            typer.echo(ctx.get_help(), err=True)
-            ctx.exit(UsageError.exit_code)
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(
+app = App(
     name="ipa",
-    cls=PlainGroup,
     help="Draw pictures with SDXL and an IP-Adapter: compiled once, reloaded in seconds, the scale alive.",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -57,19 +43,25 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", help="Show the version.", callback=_version, is_eager=True),
+    version: bool = typer.Option(False, "--version", "-V", help="Show the version.", callback=_version, is_eager=True),
 ) -> None:
     pass
 
 
-app.command("generate")(generate.generate)
-app.command("sweep-scale")(sweep_scale.sweep_scale)
-app.command("compile")(compile.compile)
-app.command("embed")(embed.embed)
-app.command("bench", short_help="Measure backends: speed, memory, warm-up, parity.")(bench.bench)
-app.command("doctor")(doctor.doctor)
-app.add_typer(cache.app, name="cache", cls=PlainGroup)
-app.add_typer(config.app, name="config", cls=PlainGroup)
+app.command("generate", example='ipa generate --image cat.png --prompt "a red star" --scale 0.6')(generate.generate)
+app.command("sweep-scale", example="ipa sweep-scale --scales 0,0.5,1 --image cat.png --output sweep")(
+    sweep_scale.sweep_scale
+)
+app.command("compile", example="ipa compile --size 1024x1024")(compile.compile)
+app.command("embed", example="ipa embed cat.png dog.png --output pets.safetensors")(embed.embed)
+app.command(
+    "bench",
+    short_help="Measure backends: speed, memory, warm-up, parity.",
+    example="ipa bench --backends eager,inductor --size 1024x1024 --output bench",
+)(bench.bench)
+app.command("doctor", example="ipa doctor --backend inductor")(doctor.doctor)
+app.add_typer(cache.app, name="cache")
+app.add_typer(config.app, name="config")
 
 
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
@@ -80,7 +72,9 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
     terminal = Terminal(json_mode="--json" in words)
     command = _command_name(arguments)
     try:
-        outcome = _program().main(list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal)
+        outcome = _program().main(
+            list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal, terminal_width=_width()
+        )
         if outcome == INTERRUPTED_EXIT_CODE:
             raise KeyboardInterrupt
         interruption.hold_off()
@@ -118,6 +112,11 @@ def _show(terminal: Terminal, result: Result) -> int:
         Terminal(quiet=terminal.quiet).fail(result.command, unwritten)
         return unwritten.exit_code
     return result.exit_code
+
+
+def _width() -> int:
+    """Columns of help: what the terminal has, but not longer lines than one likes to read."""
+    return min(shutil.get_terminal_size().columns, 100)
 
 
 @remembered

@@ -192,6 +192,7 @@ def prepare(unet: Any, wanted: Wanted, cache: Store, may_compile: bool, reporter
         return Ready(
             module.load(unet, None, wanted.options), wanted.backend, "uncompiled", "asked for, nothing to compile"
         )
+    reporter.detail(f"looking in {cache.root} for the graph {key(unet, wanted).folder}")
     found = find(cache, unet, wanted)
     if isinstance(found, Entry):
         try:

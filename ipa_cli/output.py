@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .errors import IpaError, UsageError
 from .report import Advance, Block, Facts, Picture, Result, Table
@@ -40,6 +40,9 @@ class Terminal:
     def __init__(self, json_mode: bool = False, quiet: bool = False):
         self.json_mode = json_mode
         self.quiet = quiet
+        self.verbose = False
+        self.debug = False
+        self._log: TextIO | None = None
 
     @property
     def live(self) -> bool:
@@ -58,12 +61,57 @@ class Terminal:
 
         return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
+    def set_verbose(self, wanted: bool) -> None:
+        self.verbose = wanted
+
+    def set_debug(self, wanted: bool) -> None:
+        self.debug = wanted
+        self._hear_libraries()
+
+    def set_log_file(self, name: str) -> None:
+        """Append all that is said, whatever of it is shown, to a file. Raises IpaError when it cannot be written."""
+        try:
+            self._log = Path(name).open("a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise IpaError(f"{name} cannot be written: {error.strerror}", "name another --log-file") from error
+        self._hear_libraries()
+
+    def _hear_libraries(self) -> None:
+        import logging
+
+        class Heard(logging.Handler):
+            def emit(handler, record: logging.LogRecord) -> None:
+                self.library(handler.format(record))
+
+        form = "%(name)s: %(levelname)s: %(message)s"
+        logging.basicConfig(level=logging.DEBUG, format=form, handlers=[Heard()], force=True)
+
     def note(self, text: str) -> None:
+        self._keep(text)
         if not self.quiet:
             self._say(text, style="dim")
 
+    def detail(self, text: str) -> None:
+        """A note for who wants to know more (`--verbose`)."""
+        self._keep(text)
+        if self.verbose or self.debug:
+            self._say(text, style="dim")
+
+    def library(self, text: str) -> None:
+        """What a library logs, for `--debug`."""
+        self._keep(text)
+        if self.debug:
+            self._say(text, style="dim")
+
     def warn(self, text: str) -> None:
+        self._keep(f"warning: {text}")
         self._labelled("warning", "yellow", text)
+
+    def _keep(self, text: str) -> None:
+        if self._log is not None:
+            from .privacy import public_text
+
+            self._log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {public_text(text)}\n")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
@@ -155,6 +203,9 @@ class Terminal:
 
     def fail(self, command: str, error: IpaError) -> None:
         """Print a foreseen failure: what is wrong, and what to type next."""
+        if self.debug:
+            self.err.print("".join(traceback.format_exception(error)))
+        self._keep(f"error: {error.message} (hint: {error.hint})")
         if self.json_mode:
             self._fail_json(command, type(error).__name__, error.message, error.hint)
             return
@@ -165,7 +216,9 @@ class Terminal:
 
     def bug(self, command: str, error: BaseException) -> None:
         """Print an unforeseen failure with its traceback."""
-        self.err.print("".join(traceback.format_exception(error)))
+        told = "".join(traceback.format_exception(error))
+        self._keep(told)
+        self.err.print(told)
         self.err.print("This is a bug in ipa: please report it with the lines above.")
         if self.json_mode:
             self._fail_json(command, type(error).__name__, str(error), "this is a bug in ipa: please report it")

@@ -59,6 +59,9 @@ class Reporter(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def detail(self, text: str) -> None:
+        """A note for who wants to know more."""
+
     def warn(self, text: str) -> None: ...
 
     def stage(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
@@ -72,6 +75,9 @@ class Silent:
     """A reporter that keeps still."""
 
     def note(self, text: str) -> None:
+        pass
+
+    def detail(self, text: str) -> None:
         pass
 
     def warn(self, text: str) -> None:

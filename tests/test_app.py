@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -37,6 +38,23 @@ def test_every_command_explains_itself(ipa, command):
     ran = ipa(*command.split(), "--help")
     assert ran.exit_code == 0 and ran.stderr == ""
     assert f"ipa {command}" in ran.stdout and "--json" in ran.stdout and "--quiet" in ran.stdout
+    assert ipa(*command.split(), "-h") == ran
+    example = ran.stdout.partition("Example:\n  ")[2].strip()
+    assert example.startswith(f"ipa {command}")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_narrow_terminal(ipa, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = ipa(*command.split(), "--help").stdout.partition("Example:")[0].splitlines()
+    assert max(map(len, lines)) <= 40
+    assert sum(len(line.split()) > 2 for line in lines if line.startswith("        ")) > (8 if command else 2)
+
+
+def test_help_tells_defaults(ipa):
+    told = " ".join(ipa("generate", "--help").stdout.split())
+    for default in ("[default: the model's]", "[default: pad]", "[default: compile]", "[default: 1]", "[default: 0]"):
+        assert default in told
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -78,9 +96,50 @@ def test_a_group_alone_shows_its_commands(ipa, typed, said):
     assert ran.stderr.startswith("Usage: ipa") and f"  {said} " in ran.stderr and "error" not in ran.stderr
 
 
-def test_the_version(ipa):
-    ran = ipa("--version")
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version(ipa, flag):
+    ran = ipa(flag)
     assert (ran.exit_code, ran.stdout) == (0, f"ipa {__version__}\n")
+
+
+def test_verbose_tells_where_settings_come_from(ipa, monkeypatch):
+    monkeypatch.setenv("IPA_STEPS", "3")
+    assert ipa("cache", "ls").stderr == ""
+    ran = ipa("cache", "ls", "--verbose")
+    assert ran.exit_code == 0 and ran.stderr == "steps = 3 (IPA_STEPS)\n"
+
+
+@pytest.fixture
+def own_logging(monkeypatch):
+    """The logging of this process as it was, afterwards."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_debug_gives_a_foreseen_failure_its_traceback(ipa):
+    assert "Traceback" not in ipa("cache", "verify", "abc").stderr
+    ran = ipa("cache", "verify", "abc", "--debug", "--json")
+    assert ran.exit_code == 1 and "Traceback" in ran.stderr and "no graph" in ran.error()["message"]
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_log_file_has_what_is_said_and_what_is_not_shown(ipa, world, monkeypatch):
+    monkeypatch.setenv("IPA_IMAGE", "https://me:secret@host/a.png")
+    for _ in range(2):
+        assert "no graph" in ipa("cache", "verify", "abc", "-q", "--log-file", "log").stderr
+    log = (world.cwd / "log").read_text()
+    assert log.count("image = ") == log.count("error: no graph in the cache") == 2 and "secret" not in log
+    ran = ipa("cache", "ls", "--log-file", "no/such/folder")
+    assert ran.exit_code == 1 and "No such file" in ran.stderr
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_libraries_are_heard_with_debug_alone(ipa, world, monkeypatch):
+    monkeypatch.setattr(Terminal, "show", lambda terminal, result: logging.getLogger("some.library").debug("hello"))
+    assert "hello" not in ipa("config", "path", "--log-file", "log").stderr
+    assert "some.library: DEBUG: hello" in (world.cwd / "log").read_text()
+    assert "some.library: DEBUG: hello" in ipa("config", "path", "--debug").stderr
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from ..config import units
 from ..errors import IpaError, UsageError
 from ..report import Result, Table
 from . import options
+from .base import App
 
 if TYPE_CHECKING:
     from ..store import Item, Store, Work
 
-app = typer.Typer(help="Look at, check and remove compiled graphs.")
+app = App(help="Look at, check and remove compiled graphs.")
 
 
 class Order(str, Enum):
@@ -53,7 +54,7 @@ OfBackend = Annotated[str | None, typer.Option("--backend", "-b", help="Only gra
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-@app.command("ls")
+@app.command("ls", example="ipa cache ls --sort size")
 def list_graphs(
     context: typer.Context,
     sort: Annotated[
@@ -104,7 +105,7 @@ def list_graphs(
     return Result("cache ls", data, (Table(inventory.COLUMNS, tuple(rows), narrow=narrow), summary, *more))
 
 
-@app.command()
+@app.command(example="ipa cache clear --stale --dry-run")
 def clear(
     context: typer.Context,
     key: Keys = None,
@@ -164,7 +165,7 @@ def clear(
     return Result("cache clear", data, (f"removed {_all(done.items, left)}",))
 
 
-@app.command("dir")
+@app.command("dir", example="ipa cache dir")
 def show_folder(
     context: typer.Context,
     cache_dir: options.CacheDir = None,
@@ -177,7 +178,7 @@ def show_folder(
     return Result("cache dir", {"cache_dir": str(cache.root), "exists": there}, (str(cache.root),))
 
 
-@app.command()
+@app.command(example="ipa cache verify")
 def verify(
     context: typer.Context,
     key: Keys = None,
@@ -211,7 +212,7 @@ def verify(
     return Result("cache verify", data, tuple(lines), exit_code=1 if problems else 0)
 
 
-@app.command("export")
+@app.command("export", example="ipa cache export graphs.tar")
 def export_graphs(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write.")],
@@ -237,7 +238,7 @@ def export_graphs(
     return Result("cache export", data, (f"wrote {_count(entries)} to {file}, {units.size(size)}",), paths=(file,))
 
 
-@app.command("import")
+@app.command("import", example="ipa cache import graphs.tar")
 def import_graphs(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive that `ipa cache export` wrote.")],
@@ -268,7 +269,7 @@ def import_graphs(
     return Result("cache import", data, (f"took in {_count(brought.added)}{there}",))
 
 
-@app.command("trust")
+@app.command("trust", example="ipa cache trust 3f9a10c2")
 def trust_graphs(
     context: typer.Context,
     key: Keys = None,

@@ -13,8 +13,9 @@ from ..config import editing
 from ..errors import IpaError, UsageError
 from ..report import Result, Table
 from . import options
+from .base import App
 
-app = typer.Typer(help="Show and change settings, and say which projects are trusted.")
+app = App(help="Show and change settings, and say which projects are trusted.")
 
 
 def _names(incomplete: str) -> list[str]:
@@ -25,7 +26,7 @@ Project = Annotated[bool, typer.Option("--project", help="The project's file, he
 Name = Annotated[str, typer.Argument(help="The setting, as `ipa config show` lists it.", autocompletion=_names)]
 
 
-@app.command()
+@app.command(example="ipa config show")
 def show(json: options.Json = False, quiet: options.Quiet = False) -> Result:
     """Print every setting as it will be used and where it comes from, and what of the files cannot be."""
     problems: list[IpaError] = []
@@ -46,7 +47,7 @@ def show(json: options.Json = False, quiet: options.Quiet = False) -> Result:
     return Result("config show", data, (Table(("setting", "value", "source"), rows), *told), 1 if problems else 0)
 
 
-@app.command()
+@app.command(example="ipa config get steps")
 def get(name: Name, json: options.Json = False, quiet: options.Quiet = False) -> Result:
     """Print one setting as it will be used: nothing when it is left open, a line for each of several values."""
     name = editing.name_of(name)
@@ -56,7 +57,7 @@ def get(name: Name, json: options.Json = False, quiet: options.Quiet = False) ->
     return Result("config get", {"setting": name, **entry}, tuple(_shown(line) for line in lines))
 
 
-@app.command("set")
+@app.command("set", example="ipa config set steps 20")
 def set_(
     name: Name,
     values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value; several where it takes several.")],
@@ -71,7 +72,7 @@ def set_(
     return Result("config set", {"path": str(file), "setting": name, "value": value}, (f"{file}: {name} is set",))
 
 
-@app.command()
+@app.command(example="ipa config unset steps")
 def unset(
     name: Annotated[str, typer.Argument(help="The setting, or any key of the file.")],
     project: Project = False,
@@ -85,7 +86,7 @@ def unset(
     return Result("config unset", {"path": str(file), "setting": name, "changed": done}, (line,))
 
 
-@app.command()
+@app.command(example="ipa config edit --project")
 def edit(project: Project = False, json: options.Json = False, quiet: options.Quiet = False) -> Result:
     """Open your own ipa.toml in $VISUAL or $EDITOR, and check it afterwards."""
     file = _file(project)
@@ -93,7 +94,7 @@ def edit(project: Project = False, json: options.Json = False, quiet: options.Qu
     return Result("config edit", {"path": str(file)}, (f"{file} is in order",))
 
 
-@app.command()
+@app.command(example="ipa config path")
 def path(json: options.Json = False, quiet: options.Quiet = False) -> Result:
     """Print the configuration files that are looked at, strongest first."""
     project, user = config.project_file(), config.user_file()
@@ -107,7 +108,7 @@ def path(json: options.Json = False, quiet: options.Quiet = False) -> Result:
     return Result("config path", data, tuple(lines))
 
 
-@app.command()
+@app.command(example="ipa config trust")
 def trust(
     file: Annotated[Path | None, typer.Argument(help="The file; the nearest ipa.toml when left out.")] = None,
     json: options.Json = False,
@@ -120,7 +121,7 @@ def trust(
     return Result("config trust", {"path": str(path), "allowed": allowed}, tuple(lines))
 
 
-@app.command()
+@app.command(example="ipa config untrust")
 def untrust(
     file: Annotated[Path | None, typer.Argument(help="The file; the nearest ipa.toml when left out.")] = None,
     json: options.Json = False,

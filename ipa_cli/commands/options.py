@@ -11,10 +11,13 @@ import typer
 
 from .. import config
 
+# What the model says where nobody else does.
+OF_THE_MODEL = ("prompt", "scale", "steps", "guidance_scale", "height", "width", "scheduler")
+
 
 def flag(*declarations: str, help: str, panel: str, **more: Any) -> Any:
     """A flag of a command; its help becomes a sentence, as those that Typer adds are."""
-    sentence = help[0].upper() + help[1:] + ("" if help.endswith("…") else ".")
+    sentence = help[0].upper() + help[1:] + ("" if help.endswith(("…", "]")) else ".")
     return typer.Option(*declarations, help=sentence, rich_help_panel=panel, show_default=False, **more)
 
 
@@ -26,7 +29,18 @@ def _option(name: str, *declarations: str, panel: str, **more: Any) -> Any:
 
     if values is not _none:
         more["autocompletion"] = complete
-    return flag(*declarations, help=config.FIELDS[name].metadata["help"], panel=panel, **more)
+    return flag(*declarations, help=config.FIELDS[name].metadata["help"] + _default(name), panel=panel, **more)
+
+
+def _default(name: str) -> str:
+    value = config.FIELDS[name].default
+    if name in OF_THE_MODEL:
+        value = "the model's"
+    elif isinstance(value, bool):
+        value = name.replace("_", "-") if value else None
+    if value in (None, "", ()):
+        return ""
+    return f" [default: {value:g}]" if isinstance(value, float) else f" [default: {value}]"
 
 
 def _values(name: str) -> Callable[[], Iterable[str]]:
@@ -155,7 +169,14 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout.", is_eager=True, callback=_told("json_mode"))
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress and no notes.", is_eager=True, callback=_told("quiet"))
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="No progress and no notes; of the result only the paths of what was made.",
+        is_eager=True,
+        callback=_told("quiet"),
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
 
@@ -168,6 +189,9 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
         if name in config.FIELDS
     }
     resolved = config.resolve(flags, picture=picture)
+    for name, source in resolved.sources.items():
+        if source.kind != "default":
+            context.obj.detail(f"{name} = {getattr(resolved.settings, name)} ({source})")
     for ignored in resolved.ignored:
         context.obj.warn(str(ignored))
     if resolved.ignored:
