@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,11 +29,7 @@ HOW = ("width", "height", "options")
 # Options that are read when a graph is loaded, and leave its code alone.
 NOT_IN_THE_CODE = ("cuda_graph",)
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
-COMPILING = 512 << 20  # bytes on disk, most of them for precompiled headers and caches of each process
-
-# Folders of opened graphs: on a GPU kernels are read from there at any later call.
-_until_exit = ExitStack()
-atexit.register(_until_exit.close)
+COMPILING = 512 << 20  # bytes that must be free on disk; 127 MB were seen in use, by two processes for the miniature
 
 
 class NoGraph(IpaError):
@@ -135,12 +129,11 @@ def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
     """A denoiser compiled for this process alone, where the cache cannot keep it."""
     module = backends.get(wanted.backend)
     started = time.perf_counter()
-    folder = Path(_until_exit.enter_context(tempfile.TemporaryDirectory(prefix="ipa-graph-")))
-    store.check_room(folder.parent, COMPILING, "compiling")
-    with reporter.stage("compiling") as doing:
-        module.compile(unet, wanted.example, folder, wanted.options, doing)
+    with tempfile.TemporaryDirectory(prefix="ipa-graph-") as folder, reporter.stage("compiling") as doing:
+        store.check_room(Path(folder), COMPILING, "compiling")
+        module.compile(unet, wanted.example, Path(folder), wanted.options, doing)
         compiled = time.perf_counter()
-        denoiser = module.load(unet, folder, wanted.options)
+        denoiser = module.load(unet, Path(folder), wanted.options)
     seconds = time.perf_counter() - compiled
     why = "compiled just now, not kept"
     return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
@@ -215,8 +208,8 @@ def _open(module: Backend, unet: Any, wanted: Wanted, cache: Store, entry: Entry
     made = _made_with(entry)
     if made is None:
         raise store.Refused(f"graph {entry.id} does not say how it was compiled", f"`ipa cache clear {entry.id[:8]}`")
-    folder = _until_exit.enter_context(store.opened(cache, entry))
-    denoiser = module.load(unet, folder, {**wanted.options, **made})
+    with store.opened(cache, entry) as folder:
+        denoiser = module.load(unet, folder, {**wanted.options, **made})
     seconds = time.perf_counter() - started
     return Ready(denoiser, wanted.backend, "cache", f"graph {entry.id} is in the cache", entry, open_s=seconds)
 

@@ -76,7 +76,7 @@ class Backend(Protocol):
         """Build the graph for inputs like `example` and write its files into the empty `folder`."""
 
     def load(self, unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
-        """Open what `compile` wrote, checked by the caller and ours until we end; the weights stay those of `unet`."""
+        """Open what `compile` wrote: a checked copy that goes afterwards; the weights stay those of `unet`."""
 
 
 def get(name: str) -> Backend:

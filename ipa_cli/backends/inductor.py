@@ -162,10 +162,9 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     parts = split(unet, _ways(options, unet.device))
     plan, found = _read_plan(folder, parts)
     calls: dict[str, Any] = {}
-    with _unpacking_in(folder):
-        for region in found:
-            run = _open(folder / f"{region.name}.pt2", unet.device)
-            calls |= {name: _call(run, region, parts[name], plan["dynamic"] is not None) for name in region.parts}
+    for region in found:
+        run = _open(folder / f"{region.name}.pt2", unet.device)
+        calls |= {name: _call(run, region, parts[name], plan["dynamic"] is not None) for name in region.parts}
 
     compiled = {name: parts[name] for name in calls}
 
@@ -192,20 +191,6 @@ def _read_plan(folder: Path, parts: Mapping[str, Part]) -> tuple[dict[str, Any],
     if not fits:
         raise IpaError("the graph is for another UNet", "`ipa cache clear` removes it")
     return plan, found
-
-
-@contextmanager
-def _unpacking_in(folder: Path) -> Iterator[None]:
-    """Let torch unpack what it opens below `folder`, so that it goes with it, however this process ends."""
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
 
 
 def _open(package: Path, device: torch.device) -> Any:

@@ -82,7 +82,7 @@ def opened(store: Store, entry: Entry) -> Iterator[Path]:
         try:
             held.enter_context(shared(entry.folder))
             _admit(entry)
-            folder = held.enter_context(_private(store, 2 * entry.size))  # a backend may unpack there
+            folder = held.enter_context(_private(store, 2 * entry.size))  # room for what a backend unpacks, too
             check(entry, folder)
         except (InUse, FileNotFoundError) as error:
             raise Lost(f"graph {entry.id} is not loaded: another process removed it", "try again") from error

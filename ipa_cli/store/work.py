@@ -128,7 +128,7 @@ def check_room(folder: Path, size: int, what: str) -> None:
     if free < size:
         raise StoreError(
             f"{what} takes {size / 1e6:.0f} MB, and the disk of {folder} has {free / 1e6:.0f} MB free",
-            "free some space, or name a folder on another disk with --cache-dir",
+            "free some space, or name a folder on another disk with --cache-dir or TMPDIR",
         )
 
 
