@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ipa_cli import backends, probe
 from ipa_cli.keys import GraphKey, flatten
-from ipa_cli.store import manifest
+from ipa_cli.store import manifest, proof
 from ipa_cli.store.entries import BUCKET
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,11 +62,14 @@ def graph(number: int, machine: dict[str, Any], unet: dict[str, Any]) -> tuple[G
 def fill(root: Path, count: int) -> None:
     unet = json.loads((ROOT / "ipa_cli/demo/unet/config.json").read_text())
     machine = probe.machine().factors("cpu")
+    own = proof.own_key()
     for number in range(count):
         key, fields = graph(number, machine, unet)
         folder = root / BUCKET / key.folder
         folder.mkdir(parents=True)
-        (folder / manifest.MANIFEST).write_bytes(manifest.render(fields))
+        text = manifest.render(fields)
+        (folder / manifest.MANIFEST).write_bytes(text)
+        (folder / manifest.PROOF).write_bytes(proof.sign(text, own))
         (folder / manifest.USES).write_bytes(b"\n" * (number % 5))
 
 
@@ -88,10 +91,12 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        os.environ["XDG_STATE_HOME"] = str(root / "state")
         fill(root / "cache", asked.entries)
         size = next(root.rglob(manifest.MANIFEST)).stat().st_size
         print(f"{asked.entries} graphs, manifests of {size} bytes, {asked.runs} runs")
-        assert len(json.loads(listed(root, "--json")[2])["data"]["graphs"]) == asked.entries
+        graphs = json.loads(listed(root, "--json")[2])["data"]["graphs"]
+        assert len(graphs) == asked.entries and not any("made elsewhere" in str(graph["obstacles"]) for graph in graphs)
         for name, flags in (("--json", ("--json",)), ("table", ())):
             runs = [listed(root, *flags) for _ in range(asked.runs)]
             seconds, busy = [run[0] for run in runs], [run[1] for run in runs]

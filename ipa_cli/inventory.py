@@ -32,17 +32,22 @@ def staleness(here: probe.Machine) -> Callable[[Item], list[str]]:
     return reasons
 
 
-def hindrances(item: Item) -> list[str]:
-    """What keeps a graph from being loaded until something is done about it, with what to type."""
-    if isinstance(item, Entry):
-        found = store.obstacle(item)
+def hindrances() -> Callable[[Item], list[str]]:
+    """What tells what keeps a graph from being loaded until something is done about it, with what to type."""
+    obstacle = store.obstacles()
+
+    def reasons(item: Item) -> list[str]:
+        if not isinstance(item, Entry):
+            return [] if isinstance(item, Broken) else [item.reason]
+        found = obstacle(item)
         return [f"{found.words}: {found.hint}"] if found else []
-    return [] if isinstance(item, Broken) else [item.reason]
+
+    return reasons
 
 
-def described(item: Item, reasons: list[str]) -> dict[str, Any]:
-    """A graph as JSON has it; `reasons` are those of `staleness`."""
-    obstacles = [*reasons, *hindrances(item)]
+def described(item: Item, stale: list[str], hindered: list[str]) -> dict[str, Any]:
+    """A graph as JSON has it, with what `staleness` and `hindrances` say of it."""
+    obstacles = [*stale, *hindered]
     return {
         "key": item.id,
         "backend": item.backend,
@@ -55,7 +60,7 @@ def described(item: Item, reasons: list[str]) -> dict[str, Any]:
         "hits": item.hits,
         "usable": not obstacles,
         "obstacles": obstacles,
-        "stale": bool(reasons),
+        "stale": bool(stale),
         "broken": isinstance(item, Broken),
         "path": item.path,
     }

@@ -36,6 +36,11 @@ def foreign(path: Path) -> str | None:
     return _problem(Path("/"), Path("/").lstat(), on_the_way=True) or _problem(here, here.lstat())
 
 
+def foreign_itself(path: Path) -> str | None:
+    """The same of `path` alone, where the way to it is known to be ours."""
+    return _problem(path, path.lstat())
+
+
 def _problem(place: Path, about: os.stat_result, on_the_way: bool = False) -> str | None:
     if about.st_uid not in (0, os.geteuid()):
         return f"{place} belongs to {_user(about.st_uid)}"

@@ -73,8 +73,8 @@ def list_graphs(
     from .. import inventory, probe, store
 
     cache = _store(context)
-    reasons = inventory.staleness(probe.machine())
-    everything = [inventory.described(item, reasons(item)) for item in store.each(cache)]
+    stale_for, hindered_by = inventory.staleness(probe.machine()), inventory.hindrances()
+    everything = [inventory.described(item, stale_for(item), hindered_by(item)) for item in store.each(cache)]
     _check_backend(backend, (one["backend"] for one in everything))
     gc.freeze()  # all of it stays to the end: the collector need not walk through it
     graphs = [one for one in everything if backend in (None, one["backend"]) and (one["stale"] or not stale)]

@@ -51,7 +51,7 @@ def own_key() -> bytes:
         with FileLock(f"{path}.lock", mode=0o600):  # of two first processes one makes it
             if not os.path.lexists(path):
                 _write(path, secrets.token_bytes(_KEY_BYTES))
-        if (key := _read_key()) is None:
+        if (key := seen_key()) is None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return key
     except OSError as error:
@@ -72,10 +72,10 @@ def add(folder: Path, manifest: bytes, key: bytes) -> None:
     _write(folder / PROOF, sign(manifest, key))
 
 
-def missing(folder: Path, manifest: bytes) -> str | None:
-    """Why the graph in `folder` is not certainly this user's own, in words. Raises StoreError as `own_key`."""
+def missing(folder: str, manifest: bytes, key: bytes | None) -> str | None:
+    """Why the graph in `folder` is not certainly of the user with `key`, in words."""
     try:
-        found = json.loads(_read(folder / PROOF, _MAX_PROOF))
+        found = json.loads(_read(f"{folder}/{PROOF}", _MAX_PROOF))
         scheme, name, digest = found["scheme"], found["key"], found["proof"]
     except FileNotFoundError:
         return "made elsewhere, or before graphs carried a proof of origin"
@@ -83,7 +83,6 @@ def missing(folder: Path, manifest: bytes) -> str | None:
         return "its proof of origin cannot be read"
     if scheme != SCHEME:
         return "its proof of origin is of a kind that this version does not know"
-    key = _read_key()
     if key is None or name != _name(key):
         return "made elsewhere: its proof of origin is by another key than yours"
     if not isinstance(digest, str) or not hmac.compare_digest(digest.encode(), _digest(manifest, key).encode()):
@@ -99,7 +98,7 @@ def _name(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()[:16]
 
 
-def _read_key() -> bytes | None:
+def seen_key() -> bytes | None:
     """This user's key; None when none can be seen. Raises StoreError for one that others could know or have written."""
     path = key_file()
     if path is None:
@@ -117,7 +116,7 @@ def _read_key() -> bytes | None:
     return key
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(path: Path | str, most: int) -> bytes:
     """Up to `most` bytes of a plain file. Raises OSError for anything else."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:

@@ -15,10 +15,12 @@ What fails 1 or 2 stays where it is, for `chmod` or `ipa cache trust` make it us
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from ..ownership import foreign
+from ..ownership import foreign, foreign_itself
 from . import proof
 from .entries import Entry, Refused, Store, unreadable
 
@@ -56,23 +58,36 @@ def _is_there(path: Path, root: Path) -> bool:
     return True
 
 
+def place(folder: Path) -> Obstacle | None:
+    """Who else could have put files into `folder`; None when nobody could, or it has gone. Raises OSError."""
+    return _obstacle(foreign, folder)
+
+
 def obstacle(entry: Entry) -> Obstacle | None:
     """Why `entry` is not to be loaded; None when only its bytes are still to be compared. Nothing is written.
 
-    The one check for those who load and those who list. Raises StoreError for a key that others could know.
+    Raises StoreError for a key that others could know.
     """
-    if (found := place(entry.folder)) is not None:
-        return found
-    if entry.of_root and os.geteuid() != 0:
-        return None
-    words = proof.missing(entry.folder, entry.text)
-    return Obstacle(words, f"`ipa cache trust {entry.id[:8]}` if you trust its maker") if words else None
+    return obstacles()(entry)
 
 
-def place(folder: Path) -> Obstacle | None:
-    """Who else could have put files into `folder`; None when nobody could, or it has gone. Raises OSError."""
+def obstacles() -> Callable[[Entry], Obstacle | None]:
+    """`obstacle` for many graphs at one moment: the folders that they share and the key are looked at once."""
+    above, key = cache(lambda folder: place(Path(folder))), cache(proof.seen_key)
+
+    def of(entry: Entry) -> Obstacle | None:
+        found = above(entry.path.rpartition("/")[0]) or _obstacle(foreign_itself, entry.folder)
+        if found is not None or (entry.of_root and os.geteuid() != 0):
+            return found
+        words = proof.missing(entry.path, entry.text, key())
+        return Obstacle(words, f"`ipa cache trust {entry.id[:8]}` if you trust its maker") if words else None
+
+    return of
+
+
+def _obstacle(ask: Callable[[Path], str | None], folder: Path) -> Obstacle | None:
     try:
-        words = foreign(folder)
+        words = ask(folder)
     except FileNotFoundError:
         return None
     hint = "`chmod go-w` it if it is yours, or name a folder of your own with --cache-dir"
