@@ -144,9 +144,20 @@ def main() -> None:
     # A file name may hold what the locale cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if "COMP_WORDS" in os.environ:
+        _join_flags_and_values()
     interruption = Interruption()
     interruption.listen()
     sys.exit(run(sys.argv[1:], interruption))
+
+
+def _join_flags_and_values() -> None:
+    """Let completion see `--scheduler=d` as `--scheduler d`: bash hands over three words, one of them "="."""
+    words, current = os.environ["COMP_WORDS"].split("\n"), int(os.environ["COMP_CWORD"])
+    signs = [at for at, word in enumerate(words) if word == "=" and words[at - 1].startswith("--")]
+    kept = ["" if at in signs else word for at, word in enumerate(words) if at not in signs or at == current]
+    os.environ["COMP_WORDS"] = "\n".join(kept)
+    os.environ["COMP_CWORD"] = str(current - sum(at < current for at in signs))
 
 
 def _open_closed_streams() -> None:

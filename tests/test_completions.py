@@ -29,9 +29,17 @@ def test_the_script_is_what_the_command_prints(ipa_process, shell):
         ("ipa generate --ip-mode s", {"style", "style-layout"}),
         ("ipa sweep-scale --scheduler euler", {"euler", "euler-a"}),
         ("ipa compile --backend in", {"inductor"}),
+        ("ipa generate --model s", {"sdxl", "sd15"}),
+        ("ipa compile --size 10", {"1024x1024"}),
+        ("ipa bench --backends eager,in", {"eager,inductor"}),
+        ("ipa generate --scheduler = d", {"ddim", "dpm++"}),  # bash takes --scheduler=d apart
+        ("ipa generate --scheduler =", {"ddim", "euler"}),
+        ("ipa cache verify 01", {"01234567"}),
+        ("ipa cache clear --backend in", {"inductor"}),
     ],
 )
 def test_a_tab_in_bash_offers_what_fits(world, line, expected):
+    (world.home / f".cache/ipa/graphs-v1/inductor/cpu/64x64-b1-{'0123456789abcdef'}").mkdir(parents=True)
     bash = shutil.which("bash")
     ipa = Path(sys.executable).with_name("ipa")
     if bash is None or not ipa.exists():
@@ -47,3 +55,5 @@ def test_a_tab_in_bash_offers_what_fits(world, line, expected):
     """
     done = subprocess.run([bash, "-c", code], capture_output=True, text=True, env=world.environ, check=True)
     assert expected <= set(done.stdout.split()), done
+    typed = line.split()[-1].strip("=").rpartition(",")[2] if not line.endswith((" ", "=")) else ""
+    assert all(word.rpartition(",")[2].startswith(typed) for word in done.stdout.split())

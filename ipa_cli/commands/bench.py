@@ -30,15 +30,27 @@ def bench(
     context: typer.Context,
     backends: Annotated[
         list[str] | None,
-        _flag("--backends", "-b", help="What to measure, such as eager,inductor:precision=fp8; options as in compile."),
+        _flag(
+            "--backends",
+            "-b",
+            help="What to measure, such as eager,inductor:precision=fp8; options as in compile.",
+            autocompletion=options.completion(options.backends),
+        ),
     ] = None,
     python: Annotated[
         list[str] | None, _flag("--python", help="Another Python for a backend: nexfort=/path/to/environment.")
     ] = None,
-    size: Annotated[str | None, _flag("--size", help="Width x height, such as 1024x768.")] = None,
+    size: Annotated[
+        str | None, _flag("--size", help="Width x height, such as 1024x768.", autocompletion=options.SIZES)
+    ] = None,
     batch: Annotated[int, _flag("--batch", min=1, max=64, help="Pictures drawn at once; 1 when unset.")] = 1,
     dynamic: Annotated[
-        str | None, _flag("--dynamic", help="Compile one graph for all sides from..to, such as 256..1536.")
+        str | None,
+        _flag(
+            "--dynamic",
+            help="Compile one graph for all sides from..to, such as 256..1536.",
+            autocompletion=options.RANGES,
+        ),
     ] = None,
     runs: Annotated[int, _flag("--runs", min=1, max=100, help="Processes per backend; 3 when unset.")] = 3,
     budget: Annotated[

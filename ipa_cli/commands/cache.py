@@ -49,8 +49,31 @@ _ORDERS: dict[Order, Callable[[dict[str, Any]], Any]] = {
 }
 _DOWN = {Order.used, Order.created, Order.size, Order.hits}
 
-Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="First digits of keys, as `ls` shows them.")]
-OfBackend = Annotated[str | None, typer.Option("--backend", "-b", help="Only graphs of this backend.")]
+
+def _known(context: typer.Context, incomplete: str) -> list[str]:
+    """Keys for a shell to complete from; none where the cache cannot be read."""
+    from ..store import Store, each
+
+    try:
+        settings = config.resolve({"cache_dir": context.params.get("cache_dir")}).settings
+        return [item.id[:8] for item in each(Store(config.cache_dir(settings))) if item.id.startswith(incomplete)]
+    except IpaError:
+        return []
+
+
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY]...", help="First digits of keys, as `ls` shows them.", autocompletion=_known),
+]
+OfBackend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        "-b",
+        help="Only graphs of this backend.",
+        autocompletion=options.completion(options.backends),
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

@@ -14,9 +14,17 @@ from ..report import Result, Table
 from . import options
 
 Size = Annotated[
-    list[str] | None, typer.Option("--size", help="Width x height to compile for, such as 1024x768; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--size", help="Width x height to compile for, such as 1024x768; repeatable.", autocompletion=options.SIZES
+    ),
 ]
-Dynamic = Annotated[str | None, typer.Option("--dynamic", help="One graph for all sides from..to, such as 256..1536.")]
+Dynamic = Annotated[
+    str | None,
+    typer.Option(
+        "--dynamic", help="One graph for all sides from..to, such as 256..1536.", autocompletion=options.RANGES
+    ),
+]
 
 
 def compile(

@@ -35,7 +35,10 @@ def generate(
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     size: Annotated[
-        str | None, options.flag("--size", help="width x height, such as 1024x768", panel=options.PICTURE)
+        str | None,
+        options.flag(
+            "--size", help="width x height, such as 1024x768", panel=options.PICTURE, autocompletion=options.SIZES
+        ),
     ] = None,
     height: options.Height = None,
     width: options.Width = None,

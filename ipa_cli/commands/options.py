@@ -23,12 +23,8 @@ def flag(*declarations: str, help: str, panel: str, **more: Any) -> Any:
 
 def _option(name: str, *declarations: str, panel: str, **more: Any) -> Any:
     values = _values(name)
-
-    def complete(incomplete: str) -> list[str]:
-        return [value for value in values() if value.startswith(incomplete)]
-
-    if values is not _none:
-        more["autocompletion"] = complete
+    if values is not None:
+        more["autocompletion"] = completion(values)
     return flag(*declarations, help=config.FIELDS[name].metadata["help"] + _default(name), panel=panel, **more)
 
 
@@ -43,12 +39,30 @@ def _default(name: str) -> str:
     return f" [default: {value:g}]" if isinstance(value, float) else f" [default: {value}]"
 
 
-def _values(name: str) -> Callable[[], Iterable[str]]:
-    """What gives the words that a shell completes a setting's value from."""
+def completion(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell completes a value from; of several with commas between them, the last."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{value}" for value in values() if value.startswith(last)]
+
+    return complete
+
+
+def _values(name: str) -> Callable[[], Iterable[str]] | None:
+    """What gives the words that a shell completes a setting's value from; none where files are as good."""
     check = config.FIELDS[name].metadata["check"]
     if isinstance(check, config.Choice):
         return lambda: check
-    return {"scheduler": _schedulers, "backend": _backends}.get(name, _none)
+    known: dict[str, Callable[[], Iterable[str]]] = {
+        "scheduler": _schedulers,
+        "backend": lambda: ("auto", *backends()),
+        "model": _models,
+        "ip_adapter": lambda: ("none",),
+        "device": lambda: ("auto", "cpu", "cuda", "mps"),
+        "compile_options": lambda: ("fast", "max"),
+    }
+    return known.get(name)
 
 
 def _schedulers() -> Iterable[str]:
@@ -57,14 +71,23 @@ def _schedulers() -> Iterable[str]:
     return schedulers.CLASSES
 
 
-def _backends() -> Iterable[str]:
+def backends() -> Iterable[str]:
+    """The names of all backends."""
     from .. import backends
 
-    return ("auto", *backends.MODULES)
+    return backends.MODULES
 
 
-def _none() -> Iterable[str]:
-    return ()
+def _models() -> Iterable[str]:
+    from .. import families
+
+    return ("demo", *(family.preset for family in families.FAMILIES))
+
+
+SIZES = completion(
+    lambda: ("256x256", "512x512", "768x768", "768x1152", "832x1216", "1024x1024", "1216x832", "1344x768")
+)
+RANGES = completion(lambda: ("256..1536", "512..1536"))
 
 
 def _text(name: str, *declarations: str, panel: str, **more: Any) -> Any:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path("ipa-sweep")
 
 
-def _axis(*declarations: str, help: str) -> Any:
-    return options.flag(*declarations, help=help, panel="What is varied")
+def _axis(*declarations: str, help: str, **more: Any) -> Any:
+    return options.flag(*declarations, help=help, panel="What is varied", **more)
 
 
 def _left(*declarations: str, help: str) -> Any:
@@ -37,7 +37,10 @@ def sweep_scale(
         list[str] | None, _axis("--embeds", help="references encoded by `ipa embed`, in place of --image; one row each")
     ] = None,
     prompts: Annotated[list[str] | None, _axis("--prompt", "-p", help="what to draw; repeatable")] = None,
-    sizes: Annotated[list[str] | None, _axis("--size", help="width x height, such as 1024x768; repeatable")] = None,
+    sizes: Annotated[
+        list[str] | None,
+        _axis("--size", help="width x height, such as 1024x768; repeatable", autocompletion=options.SIZES),
+    ] = None,
     seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable")] = None,
     folder: Annotated[
         Path, _left("--output", "-o", help=f"folder for everything the sweep leaves, {DEFAULT_FOLDER} unless given")
