@@ -34,6 +34,13 @@ PREFIXES = {
 }
 PADDING = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}  # OpenAI's CLIP and OpenCLIP fill up differently
 
+BLOCK = re.compile(
+    re.escape(UNET)
+    + r"(?P<place>input_blocks\.\d{1,3}|middle_block)\."
+    + r"(0\.out_layers\.3\.weight$|1\.transformer_blocks\.(?P<layer>\d+)\.)"
+)
+MOST_TENSORS = 10_000  # SDXL has 2515, and 1680 more with a training's EMA weights
+
 WHOLE = "name a whole SDXL or SD 1.5 model with --model"
 # Files of other kinds, by names that only they have, and what to do with them. The first that matches is told.
 FOREIGN = (
@@ -107,6 +114,8 @@ def path_of(text: str, flag: str = "--model") -> Path | None:
 def read_checkpoint(path: Path) -> tuple[Family, Checkpoint]:
     """What a file holds, by its header. Raises ModelError for all but a whole SDXL or SD 1.5 model."""
     shapes = weights.header(path)
+    if len(shapes) > MOST_TENSORS:
+        raise ModelError(f"{path} holds {len(shapes)} tensors, more than any SDXL or SD 1.5 model", WHOLE)
     _refuse(path, shapes, FOREIGN)
     family = next((one for one, parts in PREFIXES.items() if all(_under(shapes, parts[p]) for p in _needed(one))), None)
     if family is None:
@@ -207,15 +216,16 @@ def _check_unet(path: Path, shapes: Shapes, family: Family) -> None:
 
 def _blocks(shapes: Shapes) -> list[tuple[int, int]]:
     """Channels and transformer layers of each residual block on the way down, then of the middle."""
-    found = []
-    for place in (*(f"{UNET}input_blocks.{number}." for number in range(1, 100)), f"{UNET}middle_block."):
-        convolution = shapes.get(f"{place}0.out_layers.3.weight")
-        if convolution is not None:
-            layers = {
-                match[1] for name in shapes if (match := re.match(rf"{place}1\.transformer_blocks\.(\d+)\.", name))
-            }
-            found.append((convolution[0], len(layers)))
-    return found
+    widths: dict[str, int] = {}
+    layers: dict[str, set[str]] = {}
+    for name, shape in shapes.items():
+        match = BLOCK.match(name)
+        if match is not None and match["layer"] is None:
+            widths[match["place"]] = sum(shape[:1])
+        elif match is not None:
+            layers.setdefault(match["place"], set()).add(match["layer"])
+    in_order = sorted(widths, key=lambda place: int(place.partition(".")[2] or 1000))
+    return [(widths[place], len(layers.get(place, ()))) for place in in_order]
 
 
 def _usual_blocks(config: Mapping[str, Any]) -> list[tuple[int, int]]:

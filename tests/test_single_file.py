@@ -284,6 +284,8 @@ def without(tensors: Tensors, *prefixes: str) -> Tensors:
         (outline("sdxl", channels=9), "an SDXL model for inpainting (9 channels)"),
         (outline("sd15", channels=8), "an SD 1.5 model for editing by instructions (8 channels)"),
         (outline("sdxl", shorter=1), "SSD-1B"),
+        (outline("sdxl") | {f"{UNET}middle_block.0.out_layers.3.weight": torch.tensor(1.0)}, "SSD-1B"),
+        (outline("sdxl") | {str(number): torch.empty(0) for number in range(10_000)}, "tensors, more than any"),
         ({f"{UNET}input_blocks.0.0.weight": ONE, f"{TEXT['sd15']}x": ONE}, "other inputs"),
         (without(outline("sdxl"), VAE), "comes without a VAE"),
     ],
