@@ -170,7 +170,7 @@ def _built(kind: Any, where: str, config: Mapping[str, Any], paths: list[Path], 
     Raises ModelError, before they are all read, where they have not the shapes that the configuration asks for.
     """
     module = _empty(kind, config)
-    wanted = {_usual(name): (name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
+    wanted = {weights.usual_name(name): (name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
     for path in paths:
         if path.suffix == ".safetensors":
             _check_shapes(path, weights.header(path), wanted)
@@ -178,7 +178,11 @@ def _built(kind: Any, where: str, config: Mapping[str, Any], paths: list[Path], 
     for path in paths:
         tensors = files[path, None].result()
         _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted)
-        state |= {wanted[_usual(name)][0]: tensor for name, tensor in tensors.items() if _usual(name) in wanted}
+        state |= {
+            wanted[weights.usual_name(name)][0]: tensor
+            for name, tensor in tensors.items()
+            if weights.usual_name(name) in wanted
+        }
     lacking = [name for name, _ in wanted.values() if name not in state]
     if lacking:
         raise ModelError(f"{where} lacks {len(lacking)} tensors, such as {lacking[0]}", "download it again")
@@ -188,17 +192,9 @@ def _built(kind: Any, where: str, config: Mapping[str, Any], paths: list[Path], 
 
 def _check_shapes(path: Path, found: weights.Shapes, wanted: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     for name, shape in found.items():
-        needed = wanted.get(_usual(name), (name, shape))[1]
+        needed = wanted.get(weights.usual_name(name), (name, shape))[1]
         if shape != needed:
             raise ModelError(f"{path}: {name} is {shape}, its configuration asks for {needed}", "download both again")
-
-
-def _usual(name: str) -> str:
-    """A tensor's name in every version: transformers 5 left a first "text_model." out; old VAEs named attention so."""
-    name = name.removeprefix("text_model.")
-    for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
-        name = name.replace(old, new)
-    return name
 
 
 def _of_checkpoint(

@@ -163,16 +163,17 @@ def tokenizer(part: str) -> Any:
 def converted(checkpoint: Checkpoint, part: str, module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a part by the names of `module`, which must be all there. Raises ModelError for a misfit."""
     try:
-        renamed = _renamed(part, module, state)
+        found = {weights.usual_name(name): tensor for name, tensor in _renamed(part, module, state).items()}
     except (KeyError, IndexError) as error:  # diffusers takes some tensors, and their dimensions, for granted
         raise ModelError(f"{checkpoint.path} does not fit: its {part} lacks {error}", "use another file") from error
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
-        found = renamed.get(name)
-        if found is None or found.shape != tensor.shape:
-            shape = "is missing" if found is None else f"has the shape {list(found.shape)}, not {list(tensor.shape)}"
+    fitting: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        one = found.get(weights.usual_name(name))
+        if one is None or one.shape != tensor.shape:
+            shape = "is missing" if one is None else f"has the shape {list(one.shape)}, not {list(tensor.shape)}"
             raise ModelError(f"{checkpoint.path} does not fit: {name} of its {part} {shape}", "use another file")
-    return {name: renamed[name] for name in wanted}
+        fitting[name] = one
+    return fitting
 
 
 # --- what a header tells -------------------------------------------------------------------------------------------
@@ -259,21 +260,9 @@ def _renamed(part: str, module: Any, state: Mapping[str, Tensor]) -> dict[str, T
 
     if part == "unet":
         return ldm.convert_ldm_unet_checkpoint(state, module.config)
-    if part == "vae":
-        if any("down_blocks." in name for name in state):  # named by diffusers, perhaps by one of before 2023
-            return {_todays(name): tensor for name, tensor in state.items()}
-        return ldm.convert_ldm_vae_checkpoint(state, module.config)
     if part == "text_encoder_2":
-        renamed = ldm.convert_open_clip_checkpoint(module, state, prefix=PREFIXES[SDXL][part])
-    else:
-        prefixes = tuple(parts[part] for parts in PREFIXES.values())
-        renamed = {re.sub("|".join(map(re.escape, prefixes)), "", name, count=1): state[name] for name in state}
-    # The first "text_model." comes and goes: it is not in old SD 1.5 files, nor in transformers 5's CLIPTextModel.
-    bare = {name.removeprefix("text_model."): tensor for name, tensor in renamed.items()}
-    return {name: bare[short] for name in module.state_dict() if (short := name.removeprefix("text_model.")) in bare}
-
-
-def _todays(name: str) -> str:
-    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
-        name = re.sub(rf"(\.attentions\.0\.){old}\.", rf"\g<1>{new}.", name)
-    return name
+        return ldm.convert_open_clip_checkpoint(module, state, prefix=PREFIXES[SDXL][part])
+    if part == "vae" and not any("down_blocks." in name for name in state):  # else it is named by diffusers
+        return ldm.convert_ldm_vae_checkpoint(state, module.config)
+    prefixes = "|".join(re.escape(prefix) for prefix in (*(parts[part] for parts in PREFIXES.values()), "vae."))
+    return {re.sub(f"^({prefixes})", "", name): tensor for name, tensor in state.items()}

@@ -155,6 +155,14 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
+def usual_name(name: str) -> str:
+    """A tensor's name in every version: transformers 5 left a first "text_model." out; old VAEs named attention so."""
+    name = name.removeprefix("text_model.")
+    for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
+        name = name.replace(old, new)
+    return name
+
+
 def adapter_name(name: str) -> str:
     """A tensor's name as IP-Adapter's files have it, "image_proj.…" or "ip_adapter.…"; training writes another."""
     for trained, usual in (("image_proj_model.", "image_proj."), ("adapter_modules.", "ip_adapter.")):

@@ -97,6 +97,15 @@ def test_a_file_of_sdxl_draws_as_its_folder_does(ipa, demo):
     assert (pixels(demo) == pixels(DEMO)).all()
 
 
+def test_a_file_is_taken_by_every_command(ipa, demo):
+    of_model = ("--model", demo, "--ip-adapter", DEMO / "ip_adapter")
+    checks = {check["name"]: check for check in ipa("doctor", *of_model, "--json").data()["checks"]}
+    assert checks["model and adapter"]["status"] == "ok"
+    assert ipa("embed", DEMO / "reference.png", *of_model, "--output", "e.safetensors", "--json").data()["shape"]
+    size = ("--size", "64x64", "--steps", 1, "--seed", 7, "--prompt", "a star", "--scales", "0,0.8")
+    assert ipa("sweep-scale", *size, *REFERENCE, "--model", demo, "--json").data()["drawn"] == 2
+
+
 def test_every_tensor_of_sdxl_is_that_of_its_folder(demo):
     assert_same(load(demo), load(DEMO))
 

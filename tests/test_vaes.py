@@ -58,9 +58,17 @@ def without_prefix(tensors: Tensors) -> Tensors:
         checkpoints.vae,
         dict,
         old_names,
+        lambda tensors: {f"vae.{name}": tensor for name, tensor in tensors.items()},
         lambda tensors: {"x": torch.ones(1), **checkpoints.vae(tensors)},
     ],
-    ids=["bare", "of a checkpoint", "of diffusers", "of old diffusers", "in a checkpoint"],
+    ids=[
+        "bare",
+        "of a checkpoint",
+        "of diffusers",
+        "of old diffusers",
+        "of diffusers, with a prefix",
+        "in a checkpoint",
+    ],
 )
 def test_a_file_may_name_its_tensors_in_any_way(world, other, form):
     save_file({name: tensor.contiguous() for name, tensor in form(other).items()}, "other.safetensors")
