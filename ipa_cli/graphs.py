@@ -152,12 +152,12 @@ def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, cache
             if wanted.options["precision"] != "half":
                 reporter.warn(f"without a graph nothing is drawn in {wanted.options['precision']}")
             reason = IpaError(f"{error.message}, {reason.message}", reason.hint) if reason else error
-            reporter.note(f"backend eager: {reason.message}")
+            reporter.detail(f"backend eager: {reason.message}")  # the result says it too
         except IpaError as error:
             reason = error
             reporter.warn(f"backend eager: {reason.message}; {reason.hint}")
     else:
-        reporter.note(f"backend eager: {reason.message}")
+        reporter.detail(f"backend eager: {reason.message}")  # the result says it too
     eager = Wanted("eager", model, example, backends.get("eager").options(None), ())
     return replace(prepare(unet, eager, cache, False, reporter), why=reason.message)
 
@@ -223,7 +223,8 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, cache: Store, miss: sto
         "dtype": own.factors["dtype"],
     }
     reporter.note(f"{_no_graph(miss)}: compiling{_estimate(cache, own)}")
-    with reporter.stage(f"compiling {own.shape}") as doing:
+    size, _, calls = own.shape.rpartition("-b")
+    with reporter.stage(f"compiling for {size}, {calls} in a call") as doing:
         built = store.build(
             cache,
             own,

@@ -23,6 +23,7 @@ Factor = Scalar | Sequence[Scalar]
 ABSENT = "absent"
 _SLUG = re.compile(r"[a-z0-9_]([a-z0-9_.+-]{0,79})")
 _SHORT = 48
+_FOR_PEOPLE = {"image tokens": "tokens of the reference pictures", "text tokens": "tokens of the prompt"}
 _SCALARS = {str, int, bool, float, type(None)}
 
 
@@ -153,9 +154,10 @@ def change(name: str, old: Factor, new: Factor) -> str:
     """One difference in words; of two lists only what was taken away and what was added."""
     if name == "code":  # its digest says nothing to people
         return "ipa's own code has changed"
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        gone = [f"-{item}" for item in old if item not in new]
-        come = [f"+{item}" for item in new if item not in old]
+    name = _FOR_PEOPLE.get(name, name)
+    if any(isinstance(item, str) for item in (*_items(old), *_items(new))):
+        gone = [f"-{item}" for item in _items(old) if item not in _items(new)]
+        come = [f"+{item}" for item in _items(new) if item not in _items(old)]
         if gone or come:
             return f"{name} {_shorten(' '.join(gone + come))}"
     before, after = _shorten(_text(old)), _shorten(_text(new))
@@ -196,7 +198,17 @@ def _scalar(name: str, value: Any) -> Scalar:
     raise TypeError(f"the factor {name!r} is not JSON: {value!r}")
 
 
+def _items(value: Factor) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
 def _text(value: Factor) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in (ABSENT, [], ()):
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
     return value if isinstance(value, str) else canonical(value)
 
 

@@ -72,7 +72,7 @@ def test_masks_and_their_lack_want_graphs_of_their_own(cache, unet):
     assert plain.factors.items() ^ masked.factors.items() == {("masks", True)}
     keep(cache, unet)
     missed = graphs.find(cache, unet[0], wanted(unet, masks=True))
-    assert isinstance(missed, Miss) and missed.reasons == ("masks absent → true",)
+    assert isinstance(missed, Miss) and missed.reasons == ("masks none → yes",)
     kept = keep(cache, unet, masks=True)
     assert found(cache, unet, masks=True) == kept.id != found(cache, unet)
 

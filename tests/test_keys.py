@@ -68,7 +68,7 @@ def test_comes_back_from_json(factors):
 
 def test_true_is_not_one():
     assert key(factors={"a": True}) != key(factors={"a": 1})
-    assert keys.difference(key(factors={"a": True}), key(factors={"a": 1})) == ["a true → 1"]
+    assert keys.difference(key(factors={"a": True}), key(factors={"a": 1})) == ["a yes → 1"]
 
 
 @given(
@@ -131,11 +131,24 @@ def test_difference_in_words():
     want = key(gpu="cpu", factors={"torch": "2.13.0", "batch": 4, "isa": ["x86_64", "avx2", "avx512f"], "same": 1})
     assert keys.difference(have, want) == [
         "gpu nvidia-h200-sm90 → cpu",
-        "batch absent → 4",
+        "batch none → 4",
         "isa -amx +avx512f",
         "torch 2.11.0 → 2.13.0",
-        "triton 3.1 → absent",
+        "triton 3.1 → none",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("image tokens", [4], [8], "tokens of the reference pictures 4 → 8"),
+        ("image tokens", [4], [], "tokens of the reference pictures 4 → none"),
+        ("masks", keys.ABSENT, True, "masks none → yes"),
+        ("options.dynamic", [128, 256], None, "options.dynamic 128, 256 → none"),
+    ],
+)
+def test_differences_are_in_words_for_people(name, old, new, words):
+    assert keys.change(name, old, new) == words
 
 
 def test_the_shape_is_told_where_nothing_else_is():
@@ -158,7 +171,7 @@ def test_long_differences_stay_short():
     text = keys.change("options", "a" * 500 + "b", "a" * 500 + "c")
     assert text.startswith("options differs after aaa")
     assert len(text) < 120
-    assert keys.change("order", [1, 2], [2, 1]) == "order [1,2] → [2,1]"
+    assert keys.change("order", [1, 2], [2, 1]) == "order 1, 2 → 2, 1"
 
 
 def test_flatten_counts_all_but_what_is_named():

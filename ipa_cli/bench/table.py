@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..config.units import plural
 from ..report import Table
 from .results import METRICS, Bench, Column, Metric
 
@@ -37,7 +38,8 @@ def heading(bench: Bench) -> str:
     """What was measured, and where."""
     asked, machine = bench.asked, bench.machine
     first = next((column.environment for column in bench.columns if column.environment), {})
-    size = f"{first['width']}x{first['height']}, {first['steps']} steps, {first['dtype']}" if first else asked["size"]
+    steps = plural(first["steps"], "step") if first else ""
+    size = f"{first['width']}x{first['height']}, {steps}, {first['dtype']}" if first else asked["size"]
     batch = f", {asked['batch']} pictures at once" if asked.get("batch", 1) > 1 else ""
     weights = " with seeded random weights" if first.get("dummy") else ""
     where = machine["gpu"] if str(first.get("device", "cpu")) != "cpu" and machine["gpu"] else machine["cpu"]

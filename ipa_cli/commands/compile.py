@@ -58,6 +58,7 @@ def compile(
     """Compile a model for picture sizes, once.
 
     The graphs are kept in the cache, where every later process finds them; what is there already is left alone.
+    The shape 256x256-b2 is for pictures of 256x256 pixels, two in a call; one picture with guidance is two.
     """
     from .. import compilation, session
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config.units import parse_picture_size
+from ..config.units import parse_picture_size, plural
 from ..errors import UsageError
 from ..report import Block, Facts, Picture, Result
 from . import options
@@ -131,7 +131,8 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
         blocks.append(f"{name}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}{prompt}")
         if preview and image.path:
             blocks.append(Picture(image.path))
-    drawn = f"{done.steps} steps" if count == 1 else f"{count} pictures of {done.steps} steps"
+    steps = plural(done.steps, "step")
+    drawn = steps if count == 1 else f"{count} pictures of {steps}"
     compiled = f", compile {times['graph_compile_s']:.1f}" if times["graph_compile_s"] else ""
     facts = (
         ("prompt", "each its own" if done.prompt is None else done.prompt or "-"),

@@ -58,3 +58,8 @@ def parse_range(text: str) -> tuple[int, int]:
     if found is None:
         raise UsageError(f"'{text}' is no range of sizes", "write smallest..largest, for example 256..1536")
     return int(found[1]), int(found[2])
+
+
+def plural(count: int, word: str) -> str:
+    """1 picture, 2 pictures."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"

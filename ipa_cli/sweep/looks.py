@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import embeddings
 from ..config import Settings, adapter_options
+from ..config.units import plural
 from ..embeddings import Embeds
 from ..errors import UsageError
 from ..models import Plan
@@ -81,7 +82,7 @@ def _check_alike(files: Sequence[Embeds]) -> None:
     first, *others = files
     for other in others:
         if len(other.positive) != len(first.positive):
-            counts = [f"{file.source} holds {plan.plural(len(file.positive), 'picture')}" for file in (first, other)]
+            counts = [f"{file.source} holds {plural(len(file.positive), 'picture')}" for file in (first, other)]
             raise UsageError(" and ".join(counts), "sweep them one by one, or encode as many into each: ipa embed")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import FIELDS
-from ..config.units import parse_picture_size
+from ..config.units import parse_picture_size, plural
 from ..errors import UsageError
 from ..images.filenames import slug
 
@@ -157,11 +157,6 @@ def check_seeds(seeds: Sequence[int]) -> None:
 def in_words(scale: float) -> str:
     """A scale as people write it, and no two alike: 0, 0.25, 1."""
     return repr(scale).removesuffix(".0")
-
-
-def plural(count: int, word: str) -> str:
-    """1 picture, 2 pictures."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def labels(references: Sequence[str]) -> tuple[str, ...]:

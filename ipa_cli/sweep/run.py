@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, models, schedulers, session
 from ..config import Settings
+from ..config.units import plural
 from ..errors import IpaError, UsageError
 from ..generation import graph_facts, say_what_it_is
 from ..images import encode
@@ -312,7 +313,7 @@ def _draw_all(
     made = _graphs_made(studio)
     steps = studio.base.requests[0].steps
     expected = sum(steps * step_seconds[point.row.width, point.row.height] for point in missing)
-    what = f"{plan.plural(len(missing), 'picture')} to draw, {plan.plural(steps, 'step')} each"
+    what = f"{plural(len(missing), 'picture')} to draw, {plural(steps, 'step')} each"
     reporter.note(f"{what}: about {_span(expected)}")
 
     started = time.perf_counter()

@@ -400,7 +400,7 @@ def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
     )
     assert np.abs(top - plain).max() <= 1 and np.abs(top - left).max() > 1
     without = ipa(*one[:-2], "--backend", "inductor", "--no-compile", "-o", "without.png")
-    assert without.exit_code == 1 and "masks true → absent" in without.error()["message"]
+    assert without.exit_code == 1 and "masks yes → none" in without.error()["message"]
     wider = ipa(*one, "--width", 128, "--height", 128, "--backend", "inductor", "--no-compile", "-o", "wider.png")
     assert wider.exit_code == 1 and "width 64 → 128" in wider.error()["message"]
 
