@@ -1,0 +1,15 @@
+"""All kinds of attack by name. A new one is a function from a random generator to an `Attack`, in a file here."""
+
+from tests.hostile.case import Kind
+
+from . import caches, files, models, pictures, places, settings
+
+KINDS: dict[str, Kind] = {
+    **settings.KINDS,
+    **pictures.KINDS,
+    **models.KINDS,
+    **caches.KINDS,
+    **files.KINDS,
+    **places.KINDS,
+}
+SLOW = ("planted modules",)  # each case is a process of its own
