@@ -59,7 +59,10 @@ class Terminal:
     def err(self) -> Console:
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        # The work goes on when nobody listens any more (`ipa … 2>&1 | head`); rich would end the process.
+        console.on_broken_pipe = lambda: setattr(console, "quiet", True)  # type: ignore[method-assign]
+        return console
 
     def set_verbose(self, wanted: bool) -> None:
         self.verbose = wanted

@@ -44,6 +44,28 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
     monkeypatch.setattr(pwd, "getpwuid", unknown)
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "embed a.png --output ~nobody-of-that-name/a.safetensors",
+        "sweep-scale --output ~nobody-of-that-name/out",
+        "generate --output ~nobody-of-that-name/a.png",
+        "generate --embeds ~nobody-of-that-name/a",
+        "generate --image ~nobody-of-that-name/a.png",
+        "generate --model ~nobody-of-that-name/model",
+        "generate --adapter ~nobody-of-that-name/a.safetensors:b",
+        "generate --prompts-from ~nobody-of-that-name/a.txt",
+        "generate --cache-dir ~nobody-of-that-name/a",
+        "bench --python nexfort=~nobody-of-that-name/python",
+        "bench --compare ~nobody-of-that-name/results.json",
+        "config set cache_dir ~nobody-of-that-name/graphs",
+    ],
+)
+def test_the_home_of_a_user_whom_nobody_knows_is_told(ipa, typed):
+    ran = ipa(*typed.split())
+    assert ran.exit_code in (1, 2) and "nobody" in ran.stderr and "hint: " in ran.stderr, ran
+
+
 def test_the_doctor_says_that_graphs_have_no_place(ipa, monkeypatch):
     nowhere(monkeypatch, {})
     checks = {check["name"]: check for check in ipa("doctor", "--json").json()["data"]["checks"]}

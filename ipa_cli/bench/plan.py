@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import backends
-from ..config import suggest
+from ..config import expanded, suggest
 from ..errors import IpaError, UsageError
 
 Kind = Literal["run", "reference"]
@@ -173,7 +173,7 @@ def _split(text: str) -> list[str]:
 
 
 def _interpreter(text: str) -> str:
-    path = Path(text).expanduser()
+    path = expanded(Path(text))
     candidates = (path / "bin" / "python", path / "Scripts" / "python.exe") if path.is_dir() else (path,)
     for candidate in candidates:
         if candidate.is_file():

@@ -176,7 +176,7 @@ def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, d
                 elif name in models.OF_THE_ARCHITECTURE:
                     entry["where"] = f"{model}, once it is here"
     if entries["cache_dir"]["value"] is None:
-        with suppress(config.ConfigError):  # a user without a home has none
+        with suppress(IpaError):  # a user without a home has none
             entries["cache_dir"]["value"] = str(config.cache_dir(resolved.settings))
     return entries
 

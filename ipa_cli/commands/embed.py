@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .. import config
 from ..report import Result
 from . import options
 
@@ -39,7 +40,7 @@ def embed(
     from .. import embeds
 
     settings = options.settings(context).settings
-    done = embeds.embed(settings, file.expanduser(), force, context.obj, context.obj.live)
+    done = embeds.embed(settings, config.expanded(file), force, context.obj, context.obj.live)
     count = len(done.sources)
     line = f"{done.path}  {count} picture{'s' * (count > 1)} for {done.adapter}"
     return Result("embed", {**asdict(done), "path": str(done.path.absolute())}, (line,), paths=(done.path,))

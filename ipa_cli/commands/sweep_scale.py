@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import config
 from ..report import Result, Table
 from . import options
 
@@ -99,7 +100,7 @@ def sweep_scale(
     )
     settings = options.settings(context).settings
     with session.temporary_files(settings):
-        done = run.sweep_scale(settings, axes, folder.expanduser(), context.obj, resume, force, context.obj.live)
+        done = run.sweep_scale(settings, axes, config.expanded(folder), context.obj, resume, force, context.obj.live)
     failed = 1 if done.frozen or done.failed else 0
     return Result("sweep-scale", _data(done), _blocks(done), failed, (done.folder,))
 

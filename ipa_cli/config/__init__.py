@@ -12,6 +12,7 @@ from .settings import (
     cache_dir,
     cache_limit,
     checked,
+    expanded,
     left_out,
     suggest,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "cache_dir",
     "cache_limit",
     "checked",
+    "expanded",
     "left_out",
     "project_file",
     "repositories",

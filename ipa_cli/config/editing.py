@@ -12,7 +12,7 @@ from .. import child
 from ..errors import IpaError, UsageError
 from . import files
 from .project import is_trusted, trust
-from .settings import FIELDS, ConfigError, checked, is_file, suggest
+from .settings import FIELDS, ConfigError, checked, expanded, is_file, suggest
 from .values import element, expected, from_text
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def value_of(name: str, words: Sequence[str]) -> Any:
     if len(words) != 1:
         raise UsageError(f"{name} has one value, not {len(words)}", "put it in quotes")
     value = checked(name, from_text(name, words[0], name), name)
-    return str(value.expanduser().absolute()) if isinstance(value, Path) else value
+    return str(expanded(value).absolute()) if isinstance(value, Path) else value
 
 
 def put(path: Path, name: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from .. import ownership
 from ..errors import IpaError
 from . import adapter_options, files
-from .settings import FIELDS, OWN, PLACE, Settings, at_home, is_file
+from .settings import FIELDS, OWN, PLACE, Settings, at_home, expanded, is_file
 
 MOST_BYTES = 1 << 24
 ON_HUB = ("model", "vae", "ip_adapter", "image_encoder")  # may name a hub repository
@@ -92,7 +92,7 @@ def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
     found: list[str] = []
 
     def look(name: str, text: str) -> str:
-        if name in ON_HUB and "/" in text and not Path(text).expanduser().exists():
+        if name in ON_HUB and "/" in text and not expanded(Path(text)).exists():
             found.append(text)
         return text
 

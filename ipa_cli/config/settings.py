@@ -223,6 +223,7 @@ def is_file(path: Path | None) -> bool:
 
 
 def expanded(path: Path) -> Path:
+    """A path as it was typed, `~` as the home folder. Raises IpaError where there is no such home."""
     try:
         return path.expanduser()
     except RuntimeError as error:
