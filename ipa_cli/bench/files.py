@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import files, keys
+from ..config import Layer, Source
 from ..errors import IpaError
 from ..privacy import public_text
-from . import chart, results, table
+from . import chart, plan, results, table
 from .plan import Part, Spec
 from .results import Bench
 
 RESULTS, TABLE, CHART = "results.json", "table.md", "chart.png"
 WORK = ".work"
+# Settings that make two benches comparable; the rest of them is the same for all or of no weight.
+TASK = ("model", "load_format", "ip_adapter", "device", "dtype", "steps", "guidance_scale", "scheduler")
 
 
 def write(folder: Path, done: Bench) -> None:
@@ -30,7 +34,7 @@ def write(folder: Path, done: Bench) -> None:
 
 
 def claim(folder: Path, force: bool) -> None:
-    """Make `folder`, so that what cannot be written is told first. Raises UsageError when a bench lies there."""
+    """Make `folder`, so that what cannot be written is told first. Raises IpaError when a bench lies there."""
     if os.path.lexists(folder / RESULTS) and not force:
         hint = "choose another --output, go on with it by --resume, or replace it with --force"
         raise IpaError(f"{folder} holds a bench already", hint)
@@ -39,8 +43,52 @@ def claim(folder: Path, force: bool) -> None:
     files.make_folder(folder / WORK)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a bench in a folder was asked for: settings, and flags of `ipa bench` beside them."""
+
+    layer: Layer
+    backends: tuple[str, ...]
+    batch: int
+    dynamic: str | None
+    runs: int
+
+
+def kept(folder: Path, chosen: bool) -> Kept | None:
+    """What a bench in `folder` was asked for, to go on with it; None where there is none.
+
+    The folder may be somebody else's: raises IpaError for backends that would run code of its choice, unless the user
+    has `chosen` them.
+    """
+    if not (folder / RESULTS).exists():
+        return None
+    data = results.read(folder)
+    asked = data["asked"]
+    values = {name: asked[name] for name in TASK if name in asked}
+    seeds = [entry["environment"]["seed"] for entry in data["backends"] if "seed" in entry["environment"]]
+    values |= {"seed": seeds[0]} if seeds else {}
+    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", asked["size"]):
+        values |= {"width": int(size[1]), "height": int(size[2])}
+    names = tuple(entry["name"] for entry in data["backends"])
+    specs = () if chosen else plan.parse_specs(names)
+    others = {entry["name"] for entry in data["backends"] if entry["python"]}
+    for spec in specs:
+        if spec.text in others or any(isinstance(value, dict) for value in plan.options(spec).values()):
+            raise IpaError(
+                f"{folder} asks for {spec.text}, which may run any program", "say it again with --backends and --python"
+            )
+    ranges = [] if any(plan.options(spec).get("dynamic") for spec in specs) else asked["dynamic"]
+    return Kept(
+        Layer(Source("bench", str(folder / RESULTS)), values),
+        names,
+        min(max(asked["batch"], 1), 64),
+        ranges[0].strip("[]").replace(", ", "..") if ranges else None,
+        min(max(data["runs"], 1), 100),
+    )
+
+
 def begun(folder: Path, asked: Mapping[str, Any], machine: Mapping[str, Any], specs: Sequence[Spec]) -> dict[str, Any]:
-    """What a bench left in `folder`; nothing when there is none. Raises UsageError when it was of something else."""
+    """What a bench left in `folder`; nothing when there is none. Raises IpaError when it was of something else."""
     if not (folder / RESULTS).exists():
         return {}
     earlier = results.read(folder)

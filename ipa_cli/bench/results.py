@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from .. import inputs
 from ..errors import IpaError
 from ..privacy import public
+from . import shapes
 from .plan import Spec
 
 FORMAT = 1
@@ -113,6 +114,7 @@ class Bench:
     references: tuple[Column, ...] = ()
     seconds: float = 0.0
     stopped: str | None = None
+    runs: int = 1  # of each backend, as asked
 
     def ratio(self, column: Column, metric: Metric) -> float | None:
         """How much more of the metric than eager, as a fraction: 0.845 is +84.5 %; None where either is missing."""
@@ -167,6 +169,7 @@ def to_data(bench: Bench) -> dict[str, Any]:
         "date": bench.date,
         "seconds": bench.seconds,
         "stopped": bench.stopped,
+        "runs": bench.runs,
         "asked": dict(bench.asked),
         "machine": dict(bench.machine),
         "baseline": bench.baseline,
@@ -186,8 +189,34 @@ def measured(data: Mapping[str, Any], key: str) -> dict[Spec, Column]:
     return found
 
 
+# What `to_data` gives, as far as it is read again.
+_NUMBER = (int, float)
+_COLUMN = {
+    "name": str,
+    "backend": str,
+    "options": (str, type(None)),
+    "python": (str, type(None)),
+    "environment": dict,
+    "parity": (dict, type(None)),
+    "figures": {...: (None, {"median": _NUMBER, "least": _NUMBER, "most": _NUMBER})},
+    "runs": [
+        {
+            "origin": str,
+            "warnings": list,
+            "process_s": _NUMBER,
+            "compile_s": _NUMBER,
+            "weights_sum": _NUMBER,
+            "inputs_sum": _NUMBER,
+            **{metric.key: (*_NUMBER, type(None)) for metric in METRICS},
+        }
+    ],
+}
+_ASKED = {"size": str, "batch": int, "dynamic": [str]}
+_WHOLE = {"date": str, "runs": int, "asked": _ASKED, "machine": dict, "backends": [_COLUMN], "references": [_COLUMN]}
+
+
 def read(path: Path) -> dict[str, Any]:
-    """What `to_data` gave, from a file, or from the folder it lies in. Raises UsageError when it is no bench."""
+    """What `to_data` gave, from a file, or from the folder it lies in. Raises IpaError when it is no bench."""
     path = path / "results.json" if path.is_dir() else path
     hint = "name the results.json of an earlier bench"
     try:
@@ -200,6 +229,8 @@ def read(path: Path) -> dict[str, Any]:
         data = data.get("data")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise IpaError(f"{path} is no bench of this ipa", hint)
+    if odd := shapes.first_odd(data, _WHOLE):
+        raise IpaError(f"{path} is no whole bench: {odd} is missing, or of another kind", hint)
     return data
 
 

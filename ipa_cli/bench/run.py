@@ -21,9 +21,8 @@ from .plan import Part, Spec
 from .results import Bench, Column
 
 SAME = 1e-5  # within which sums of the same numbers agree
+DISTURBING = 0.25  # of the cores: what others may use before it shows in the figures
 UNFINISHED, INTERRUPTED, OUT_OF_TIME = "not finished", "interrupted", "out of time"
-# Settings that make two benches comparable; the rest of them is the same for all or of no weight.
-TASK = ("model", "load_format", "ip_adapter", "device", "dtype", "steps", "guidance_scale", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def asked(work: Work, specs: Sequence[Spec]) -> dict[str, Any]:
         "size": f"{settings.width}x{settings.height}" if settings.width else "the model's own",
         "batch": work.batch,
         "dynamic": sorted(ranges),
-        **public_settings(settings, TASK),
+        **public_settings(settings, files.TASK),
     }
 
 
@@ -70,7 +69,7 @@ def bench(
     warn_of_spelling((work.settings.prompt or "", work.settings.negative_prompt), reporter)
     started = time.monotonic()
     ends = math.inf if limits.budget is None else started + limits.budget
-    done = _begin(work, specs, earlier or {})
+    done = replace(_begin(work, specs, earlier or {}), runs=limits.runs)
     before, stopped = done.seconds, None
     if not earlier:
         files.clear(folder)
@@ -135,9 +134,12 @@ def _measure(
     ends: float,
 ) -> tuple[Bench, bool]:
     """`done` with what one process told, and whether the end of the time ended it."""
-    began = time.monotonic()
+    began, before = time.monotonic(), cores.snapshot()
     job, log = _job(part, work, folder), files.log(folder, part)
     answer = process.ask(job, part.spec.python, log, doing, reporter.warn, None if math.isinf(ends) else ends)
+    if disturbed := _disturbed(cores.others(before)):
+        reporter.warn(f"{part}: {disturbed}")
+        answer = replace(answer, warnings=(*answer.warnings, f"run {part.number}: {disturbed}"))
     if answer.figures is not None:
         more = {"process_s": time.monotonic() - began, "warnings": list(answer.warnings)}
         answer = replace(answer, figures={**answer.figures, **more})
@@ -150,6 +152,14 @@ def _measure(
     if part.kind == "reference":
         return replace(done, references=told(done.references)), answer.late
     return replace(done, columns=told(done.columns)), answer.late
+
+
+def _disturbed(elsewhere: float) -> str:
+    """What to say of figures that were taken while other programs used so many cores; nothing where they left most."""
+    here = cores.usable()
+    if elsewhere < DISTURBING * here:
+        return ""
+    return f"other programs used {elsewhere:.1f} of {here} cores meanwhile: its figures are worse than they could be"
 
 
 def _with(column: Column, part: Part, answer: process.Answer) -> Column:

@@ -11,6 +11,7 @@ from ..report import Table
 from .results import METRICS, Bench, Column, Metric
 
 NOT_MEASURED = "not measured"
+ALIKE = 1.25  # how much faster than the slowest the fastest run of a backend may be on a quiet machine
 MEANINGLESS = "–"
 
 
@@ -53,6 +54,7 @@ def remarks(bench: Bench) -> tuple[str, ...]:
         for column in bench.columns
         if column.reason
     ]
+    lines += _disagreeing(bench)
     versions: dict[str, list[str]] = {}
     for column in bench.columns:
         if column.environment:
@@ -117,6 +119,18 @@ def _parity(column: Column, key: str) -> str:
     if found[key] is None:
         return NOT_MEASURED
     return f"{found[key]:.1e}" if found[key] else "0"
+
+
+def _disagreeing(bench: Bench) -> list[str]:
+    """Backends whose runs are too far apart for a median, or a percentage of it, to mean much."""
+    speed = METRICS[0]
+    figures = [(column.spec.text, column.figure(speed)) for column in bench.columns]
+    return [
+        f"{name}: its runs differ, from {found.least:.2f} to {found.most:.2f} {speed.unit}:"
+        " something else was at work, measure again"
+        for name, found in figures
+        if found is not None and found.most > ALIKE * found.least
+    ]
 
 
 def _weights(bench: Bench) -> list[str]:

@@ -43,7 +43,7 @@ def bench(
     size: Annotated[
         str | None, _flag("--size", help="Width x height, such as 1024x768.", autocompletion=options.SIZES)
     ] = None,
-    batch: Annotated[int, _flag("--batch", min=1, max=64, help="Pictures drawn at once; 1 when unset.")] = 1,
+    batch: Annotated[int | None, _flag("--batch", min=1, max=64, help="Pictures drawn at once; 1 when unset.")] = None,
     dynamic: Annotated[
         str | None,
         _flag(
@@ -52,7 +52,7 @@ def bench(
             autocompletion=options.RANGES,
         ),
     ] = None,
-    runs: Annotated[int, _flag("--runs", min=1, max=100, help="Processes per backend; 3 when unset.")] = 3,
+    runs: Annotated[int | None, _flag("--runs", min=1, max=100, help="Processes per backend; 3 when unset.")] = None,
     budget: Annotated[
         float | None, _flag("--budget", min=1, help="Seconds after which it ends with what it has measured.")
     ] = None,
@@ -64,7 +64,9 @@ def bench(
         Path | None,
         _flag("--output", "-o", help="Folder for data, table and chart; a new one when unset."),
     ] = None,
-    resume: Annotated[bool, _flag("--resume", help="Go on with the bench in --output that ended early.")] = False,
+    resume: Annotated[
+        bool, _flag("--resume", help="Go on with the bench in --output that ended early, as it was asked for.")
+    ] = False,
     force: options.Force = False,
     markdown: Annotated[bool, _flag("--markdown", help="Print the table as Markdown.")] = False,
     steps: options.Steps = None,
@@ -86,7 +88,13 @@ def bench(
     from .. import probe, session
     from ..bench import files, plan, results, run
 
-    resolved = options.settings(context)
+    if resume and folder is None:
+        raise UsageError("--resume goes on with a bench in a folder", "name it with --output")
+    kept = files.kept(folder, chosen=bool(backends)) if resume and folder is not None else None
+    if kept is not None:
+        backends, batch, runs = backends or list(kept.backends), batch or kept.batch, runs or kept.runs
+        dynamic = dynamic or kept.dynamic
+    resolved = options.settings(context, kept.layer if kept is not None else None)
     settings, sources = resolved.settings, resolved.sources
     here = probe.machine()
     on_gpu = settings.device != "cpu" and here.gpu is not None and here.cuda is not None
@@ -108,20 +116,18 @@ def bench(
     specs = specs if dynamic is None else plan.with_range(specs, parse_range(dynamic))
 
     before = None if compare is None else results.read(compare)
-    work = run.Work(settings, batch)
+    work = run.Work(settings, batch or 1)
     asked = run.asked(work, specs)
     differing = [] if before is None else results.unlike(asked, before)
     if differing:
         raise IpaError(
             f"{compare} measured something else: {', '.join(differing)}", "measure the same, or leave out --compare"
         )
-    if resume and folder is None:
-        raise UsageError("--resume goes on with a bench in a folder", "name it with --output")
     folder = folder or Path(f"ipa-bench-{time.strftime('%Y%m%d-%H%M%S')}")
     earlier = files.begun(folder, asked, run.machine(), specs) if resume else None
     files.claim(folder, force or resume)
     with session.temporary_files(settings):
-        done = run.bench(work, specs, run.Limits(runs, budget), folder, context.obj, earlier)
+        done = run.bench(work, specs, run.Limits(runs or 3, budget), folder, context.obj, earlier)
 
     slower = [] if before is None else results.slower(done, before)
     compared = None if before is None else _compared(done, before, slower)

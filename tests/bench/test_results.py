@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ipa_cli.bench import chart, files, results, table
+from ipa_cli.bench import chart, files, results, run, table
 from ipa_cli.bench.plan import parse_specs
 from ipa_cli.bench.results import Bench, Column
 from ipa_cli.errors import IpaError
@@ -40,9 +40,10 @@ def a_run(origin="uncompiled", speed=10.0, **more):
         "warmup_s": 2.0,
         "e2e_s": 20 / speed,
         "beside_s": 0.5,
+        "process_s": 9.0,
     }
     untold = {"reserved_gib": None, "pictures_per_s": None}
-    told = {"origin": origin, "it_per_s": speed, "peak_gib": 8.0, "weights_sum": 7.0, "warnings": []}
+    told = {"origin": origin, "it_per_s": speed, "peak_gib": 8.0, "weights_sum": 7.0, "inputs_sum": 1.0, "warnings": []}
     return {**told, **untold, **seconds, **more}
 
 
@@ -50,7 +51,7 @@ def a_bench():
     eager, inductor, oneflow = parse_specs(["eager,inductor,oneflow"])
     return Bench(
         date="2026-01-02T03:04:05+00:00",
-        asked={"model": "sdxl", "size": "64x64"},
+        asked={"model": "sdxl", "size": "64x64", "batch": 1, "dynamic": []},
         machine={"gpu": None, "driver": None, "cpu": "a CPU", "cores": 4},
         columns=(
             Column(eager, (a_run(), a_run(speed=12.0), a_run(speed=11.0)), {**PARITY, "identical": True}, ENVIRONMENT),
@@ -104,7 +105,7 @@ def test_files_of_a_bench_tell_no_secret_and_it_goes_on_with_the_same_pythons(wo
     column = replace(
         bench.columns[0], spec=spec, reason=f"cannot reach {address}", hint=address, log=(f"{python}: no",)
     )
-    bench = replace(bench, columns=(column, *bench.columns[1:]), asked={"model": f"{world.home}/m"})
+    bench = replace(bench, columns=(column, *bench.columns[1:]), asked={**bench.asked, "model": f"{world.home}/m"})
     files.write(world.cwd, bench)
     for name in (files.RESULTS, files.TABLE):
         text = (world.cwd / name).read_text()
@@ -246,3 +247,44 @@ def test_the_chart_has_bars_as_long_as_the_figures():
 def test_a_chart_of_nothing_is_a_picture():
     nothing = replace(a_bench(), columns=tuple(Column(column.spec) for column in a_bench().columns))
     assert Image.open(io.BytesIO(chart.draw(nothing))).format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda data: data.pop("asked"), "asked"),
+        (lambda data: data.update(backends={}), "backends"),
+        (lambda data: data["backends"].append(None), "backends[3]"),
+        (lambda data: data["backends"][1].pop("figures"), "backends[1].figures"),
+        (lambda data: data["backends"][1]["figures"].update(e2e_s={"median": 1}), "backends[1].figures.e2e_s.least"),
+        (lambda data: data["backends"][0]["runs"][2].pop("it_per_s"), "backends[0].runs[2].it_per_s"),
+        (lambda data: data["backends"][0]["runs"][0].update(e2e_s="1"), "backends[0].runs[0].e2e_s"),
+        (lambda data: data["asked"].update(dynamic=[1]), "asked.dynamic[0]"),
+        (lambda data: data.pop("references"), "references"),
+    ],
+)
+def test_a_bench_with_something_missing_is_told_in_a_line(tmp_path, spoil, told):
+    data = results.to_data(a_bench())
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(data))
+    assert results.read(path) == json.loads(json.dumps(data))
+    spoil(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(IpaError) as odd:
+        results.read(path)
+    assert odd.value.message == f"{path} is no whole bench: {told} is missing, or of another kind"
+
+
+def test_load_of_other_programs_is_told(monkeypatch):
+    monkeypatch.setattr(run.cores, "usable", lambda: 2)
+    assert not run._disturbed(0.4)
+    assert run._disturbed(1.5).startswith("other programs used 1.5 of 2 cores meanwhile")
+
+
+def test_runs_that_disagree_are_told():
+    bench = a_bench()
+    eager = bench.columns[0]
+    assert not any("differ" in line for line in table.remarks(bench))
+    runs = (a_run(speed=10.0), a_run(speed=4.0))
+    told = table.remarks(replace(bench, columns=(replace(eager, runs=runs), *bench.columns[1:])))
+    assert "eager: its runs differ, from 4.00 to 10.00 it/s: something else was at work, measure again" in told

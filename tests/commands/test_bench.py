@@ -95,7 +95,7 @@ def test_an_interrupted_bench_keeps_what_it_measured_and_goes_on(ipa, ipa_proces
     assert "interrupted after" in table and "| not measured |" in table and "2 pictures at once" in table
     assert not processes_in(world.home)
 
-    ran = ipa("bench", *asked, "--runs", 1, "--resume")
+    ran = ipa("bench", "--runs", 1, "-o", "out", "--json", "--resume")  # the folder knows the rest
     assert "[1/1] eager:cuda_graph=false, run 1" in ran.stderr
     data = ran.data()
     assert (data["stopped"], data["date"]) == (None, kept["date"]) and data["seconds"] > kept["seconds"]
@@ -110,8 +110,9 @@ def test_an_interrupted_bench_keeps_what_it_measured_and_goes_on(ipa, ipa_proces
 def test_only_a_bench_of_the_same_is_gone_on_with(ipa, world):
     asked = {"size": "64x64", "batch": 1, "dynamic": [], "model": "demo", "load_format": "auto", "steps": 2}
     column = {"name": "eager", "backend": "eager", "options": None, "python": None}
-    column |= {"runs": [], "parity": None, "environment": {}}
-    older = {"format": 1, "asked": asked, "backends": [column], "references": [], "machine": {"gpu": "another"}}
+    column |= {"runs": [], "parity": None, "environment": {}, "figures": {}}
+    older = {"format": 1, "date": "", "runs": 1, "asked": asked, "backends": [column], "references": []}
+    older["machine"] = {"gpu": "another"}
     Path("out").mkdir()
     Path("out/results.json").write_text(json.dumps(older))
     asked = ("--backends", "oneflow", "--device", "cpu", "--steps", 3, "--size", "64x96")
@@ -122,6 +123,31 @@ def test_only_a_bench_of_the_same_is_gone_on_with(ipa, world):
     assert json.loads(Path("out/results.json").read_text()) == older
     ran = ipa("bench", *asked, "--resume", "--json")
     assert ran.exit_code == 2 and "--output" in ran.error()["hint"]
+
+
+@pytest.mark.parametrize("where", ["options", "python", "nested"])
+def test_a_folder_does_not_choose_programs_by_itself(ipa, world, where):
+    """It may have come with a repository."""
+    code = {"options": 'inductor:{"inductor": {"cpp.cxx": ["./tool"]}}', "nested": 'nexfort:options={"a": 1}'}
+    column = {"name": code.get(where, "eager"), "backend": "eager", "options": None, "parity": None, "figures": {}}
+    column |= {"python": "./tool" if where == "python" else None, "runs": [], "environment": {}}
+    asked = {"size": "64x64", "batch": 1, "dynamic": [], "model": "demo", "device": "cpu", "steps": 2}
+    kept = {"format": 1, "date": "", "runs": 1, "asked": asked, "backends": [column], "references": [], "machine": {}}
+    (world.cwd / "tool").write_text("#!/bin/sh\ntouch ran\nexit 1\n")
+    (world.cwd / "tool").chmod(0o755)
+    Path("out").mkdir()
+    Path("out/results.json").write_text(json.dumps(kept))
+    ran = ipa("bench", "-o", "out", "--resume", "--json")
+    assert ran.exit_code == 1 and "which may run any program" in ran.error()["message"]
+    assert "--backends" in ran.error()["hint"] and not Path("ran").exists()
+
+
+def test_a_folder_of_work_that_is_a_link_is_refused(ipa, world):
+    Path("out").mkdir()
+    (world.home / "theirs").mkdir()
+    Path("out/.work").symlink_to(world.home / "theirs")
+    ran = ipa("bench", "--backends", "eager", *QUICK, "-o", "out", "--json")
+    assert ran.exit_code != 0 and "link" in ran.error()["message"] and not any((world.home / "theirs").iterdir())
 
 
 def test_the_budget_ends_it(ipa):
@@ -189,7 +215,8 @@ def test_wrong_usage_is_told_before_anything_starts(ipa, world, flags, told):
 
 def test_an_older_bench_of_something_else_is_no_comparison(ipa, world):
     asked = {"size": "64x64", "batch": 1, "dynamic": [], "model": "demo", "load_format": "auto", "steps": 2}
-    Path("old.json").write_text(json.dumps({"format": 1, "asked": asked, "backends": [], "machine": {}}))
+    older = {"format": 1, "date": "", "runs": 1, "asked": asked, "backends": [], "references": [], "machine": {}}
+    Path("old.json").write_text(json.dumps(older))
     ran = ipa("bench", "--device", "cpu", "--steps", 3, "--size", "64x96", "--compare", "old.json", "--json")
     assert ran.exit_code == 1
     assert "measured something else: size 64x64 → 64x96" in ran.error()["message"]
