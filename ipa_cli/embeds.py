@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -32,7 +33,7 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
     """Encode the reference pictures of `settings` into a safetensors file, loading the image encoder alone."""
     if output.suffix != ".safetensors":
         raise UsageError(f"{output} is not named .safetensors", f"--output {output.with_suffix('.safetensors')}")
-    if output.exists() and not force:
+    if os.path.lexists(output) and not force:
         raise IpaError(f"{output} is there already", "choose another name, or --force")
     if settings.load_format == "dummy" or settings.adapter or settings.embeds or settings.ip_adapter == "none":
         raise UsageError("embeddings are made with one real adapter from pictures", "ipa embed cat.png")

@@ -60,7 +60,7 @@ def kept(folder: Path, chosen: bool) -> Kept | None:
     The folder may be somebody else's: raises IpaError for backends that would run code of its choice, unless the user
     has `chosen` them.
     """
-    if not (folder / RESULTS).exists():
+    if not os.path.lexists(folder / RESULTS):
         return None
     data = results.read(folder)
     asked = data["asked"]
@@ -89,7 +89,7 @@ def kept(folder: Path, chosen: bool) -> Kept | None:
 
 def begun(folder: Path, asked: Mapping[str, Any], machine: Mapping[str, Any], specs: Sequence[Spec]) -> dict[str, Any]:
     """What a bench left in `folder`; nothing when there is none. Raises IpaError when it was of something else."""
-    if not (folder / RESULTS).exists():
+    if not os.path.lexists(folder / RESULTS):
         return {}
     earlier = results.read(folder)
     differing = results.unlike(asked, earlier)

@@ -25,7 +25,8 @@ TEXT_LIMIT = 1 << 20  # characters of one text, both ways; real ones have a few 
 EXIF_IFD, SOFTWARE, USER_COMMENT, MAKER_NOTE = 0x8769, 0x0131, 0x9286, 0x927C
 UNICODE, OURS = b"UNICODE\0", b"ipa\0"  # what a UserComment and our MakerNote begin with
 QUALITY = 90
-JPEG_TEXT = 60_000  # bytes; a JPEG has no room for more than 65,533 of EXIF
+JPEG_EXIF = 65_533  # bytes that a JPEG has room for, ...
+JPEG_PROMPTS = 40_000  # ... and how many of them prompts may take, which are known before anything is drawn
 
 
 class Saved(NamedTuple):
@@ -55,8 +56,11 @@ def encode(image: Image, settings: Mapping[str, Any], format: str = "PNG", quali
     buffer = io.BytesIO()
     if format == "PNG":
         image.save(buffer, "PNG", pnginfo=_chunks(parameters_text(settings), chunk), compress_level=6)
-    else:
-        image.save(buffer, format, exif=_exif(parameters_text(settings), chunk), quality=quality or QUALITY)
+        return buffer.getvalue()
+    exif = _exif(parameters_text(settings), chunk)
+    if format == "JPEG" and len(exif) > JPEG_EXIF:
+        raise IpaError(f"the settings of this picture take {len(exif)} bytes, and a JPEG has no room", "--format png")
+    image.save(buffer, format, exif=exif, quality=quality or QUALITY)
     return buffer.getvalue()
 
 
@@ -70,7 +74,7 @@ def check(format: str, quality: int | None, prompts: str) -> None:
 
     if format in ("WEBP", "AVIF") and not features.check(format.lower()):
         raise IpaError(f"this Pillow writes no {format}", "pip install --upgrade pillow, or --format png")
-    if format == "JPEG" and 2 * len(prompts) + len(json.dumps(prompts)) > JPEG_TEXT:
+    if format == "JPEG" and 2 * len(prompts) + len(json.dumps(prompts)) > JPEG_PROMPTS:
         raise UsageError("a JPEG has no room for so long a prompt", "--format png, or shorten the prompt")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,9 @@ def texts(path: Path) -> dict[str, str]:
         if len(text) > TEXT_LIMIT:
             raise IpaError(f"{path}: its text `{name}` is too large to be settings", "use another picture")
     if not any(text.strip() for text in found.values()) and "ipa" not in found:
-        raise IpaError(f"{path} carries no settings", "pictures by ipa, A1111's web UI, ComfyUI and InvokeAI do")
+        raise IpaError(
+            f"{path} carries no settings", f"--image {shlex.quote(str(path))} takes it as a reference picture"
+        )
     return found
 
 

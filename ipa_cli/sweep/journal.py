@@ -85,10 +85,10 @@ def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: boo
     if os.path.lexists(folder) and not folder.is_dir():
         raise FolderError(f"{folder} is a file, not a folder", "choose another --output")
     for name in (DESCRIPTION, RESULTS, SHEET, PAGE, LOCK, PICTURES, ANIMATIONS):
-        if files.kind(folder / name) not in (None, "a folder"):
-            raise FolderError(
-                f"{folder / name} is {files.kind(folder / name)}", "remove it, or choose another --output"
-            )
+        with _in_words(folder):
+            there = files.kind(folder / name)
+        if there not in (None, "a folder"):
+            raise FolderError(f"{folder / name} is {there}", "remove it, or choose another --output")
     if force:
         return
     found = read_description(folder)

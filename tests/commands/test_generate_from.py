@@ -73,6 +73,12 @@ def test_so_does_a_picture_of_a_sweep(ipa, world, drawn):
     assert number == 3
 
 
+def test_the_new_picture_has_the_usual_name(ipa, world, drawn):
+    before = drawn.read_bytes()
+    (image,) = ipa("generate", "--from", "cat.png", "--seed", 3, "--json").data()["images"]
+    assert Path(image["path"]).name == "ipa-3.png" and drawn.read_bytes() == before
+
+
 def test_flags_override(ipa, world, drawn):
     data = ipa("generate", "--from", "cat.png", "--seed", 9, "--scale", 0.1, "-n", 2, "--json").data()
     assert [(image["seed"], image["scale"]) for image in data["images"]] == [(9, 0.1), (10, 0.1)]

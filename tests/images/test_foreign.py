@@ -238,10 +238,22 @@ def test_what_we_write_comes_back_from_every_format(tmp_path, suffix):
             assert comment.startswith(b"UNICODE\0") and comment[8:].decode("utf-16-be").startswith("日本 fox\nSteps: 3")
 
 
+def test_what_a_jpeg_has_no_room_for_is_told(tmp_path):
+    with pytest.raises(IpaError, match="a JPEG has no room") as caught:
+        encode.save(tmp_path / "a.jpg", PICTURE, {**SETTINGS, "prompt": "x" * 30_000})
+    assert caught.value.hint == "--format png" and list(tmp_path.iterdir()) == []
+
+
 def test_quality_counts():
     noise = Image.effect_noise((64, 64), 90).convert("RGB")
     for name in ("JPEG", "WEBP", "AVIF"):
         assert len(encode.encode(noise, SETTINGS, name, 20)) < len(encode.encode(noise, SETTINGS, name, 95))
+
+
+def test_a_text_too_large_is_told(tmp_path):
+    PICTURE.save(tmp_path / "a.webp", exif=exif_of(b"ASCII\0\0\0" + b"a" * (1 << 20) + b"b"))
+    with pytest.raises(IpaError, match="too large to be settings"):
+        repeat.read(tmp_path / "a.webp")
 
 
 # --- hostile --------------------------------------------------------------------------------------------------

@@ -159,6 +159,12 @@ def test_a_folder_with_links_is_refused_before_anything_is_drawn(tmp_path, name,
         check(folder, make(), **flags)
 
 
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"force": True}])
+def test_a_name_that_is_too_long_is_told(tmp_path, flags):
+    with pytest.raises(journal.FolderError, match="too long"):
+        check(tmp_path / ("x" * 300), make(), **flags)
+
+
 def test_a_temporary_name_that_was_fixed_once_leads_nowhere(tmp_path):
     mine, folder = tmp_path / "mine", tmp_path / "cloned"
     mine.write_text("mine")
