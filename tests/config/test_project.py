@@ -14,6 +14,12 @@ from ipa_cli.errors import IpaError
 ADDRESS = "https://example.org/a.png"
 
 
+@pytest.fixture(autouse=True)
+def own_state(world, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trusted is kept in the home of the test."""
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+
+
 def ask(world, **more):
     return resolve({}, world.environ, more.pop("cwd", world.cwd))
 
