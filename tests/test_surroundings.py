@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,23 @@ def run_as(user: int, *arguments: object) -> Ran:
         return run_here(*arguments)
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+def test_a_container_under_an_unknown_number_draws(world, nobody):
+    nobody.chmod(0o777)
+    # The interpreter may be root's alone: reading everything is all that is kept of root's rights.
+    rights = ["--clear-groups", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    user = ["setpriv", "--reuid=54321", "--regid=54321", *rights]
+    command = [sys.executable, "-m", "ipa_cli", "generate", "--steps", "1", "--size", "64x64", "-q"]
+    kept = {name: text for name, text in world.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
+    environ = {name: text for name, text in kept.items() if not name.startswith("XDG_")}
+    done = subprocess.run([*user, *command], cwd=nobody, env={**environ, "HOME": "/"}, capture_output=True, text=True)
+    if done.stderr.startswith("setpriv:"):
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in nobody.iterdir()] == done.stdout.splitlines()  # and no folder of the name "~"
+    assert (nobody / done.stdout.strip()).stat().st_uid == 54321
 
 
 @pytest.mark.parametrize("typed", LIGHT[2:])
