@@ -177,7 +177,7 @@ def build(
             if (present := whole(store, key)) is not None:  # another process has built it meanwhile
                 return Built(present, fresh=False)
             with scratch(store) as folder:
-                check_room(folder, room, "compiling")
+                check_room(store.root, room, "compiling")
                 started = time.perf_counter()
                 figures = builder(folder)
                 entry = publish(

@@ -182,9 +182,9 @@ def each(store: Store) -> Iterator[Item]:
 
 def unreadable(store: Store, error: OSError) -> StoreError:
     """What `error`, met while looking into the store, is called."""
+    check = "" if isinstance(error, NotADirectoryError) else f"check the permissions of {error.filename}, or "
     return StoreError(
-        f"cannot read the graph cache {store.root}: {error.strerror}",
-        f"check the permissions of {error.filename}, or name another folder with --cache-dir",
+        f"cannot read the graph cache {store.root}: {error.strerror}", f"{check}name another folder with --cache-dir"
     )
 
 

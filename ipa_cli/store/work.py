@@ -127,17 +127,9 @@ def check_room(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise StoreError(
-            f"{what} takes {size / 1e6:.0f} MB, and the disk of {folder} has {free / 1e6:.0f} MB free",
+            f"{what} takes up to {size / 1e6:.0f} MB, and there are {free / 1e6:.0f} MB free for {folder}",
             "free some space, or name a folder on another disk with --cache-dir or TMPDIR",
         )
-
-
-def _new(store: Store) -> Path:
-    return store.graphs / WORK / f"{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def _lock(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
 
 
 @contextmanager
@@ -177,3 +169,11 @@ def _free(store: Store) -> int:
         return shutil.disk_usage(store.root).free
     except OSError:
         return _NO_ROOM
+
+
+def _new(store: Store) -> Path:
+    return store.graphs / WORK / f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")

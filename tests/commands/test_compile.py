@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ipa_cli import models, requirements
 from ipa_cli.errors import IpaError
 from tests import tiny_model
 from tests.compiled import SPAN, Compiled, flags
@@ -149,27 +149,27 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
     compiled: Compiled, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container whose image has the graphs in it: no key, no right to write."""
-    with tempfile.TemporaryDirectory() as folder:
-        image, out = Path(folder), Path(folder, "out")
-        subprocess.run(["cp", "-aL", str(compiled.cache), str(compiled.model), folder], check=True)
-        subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
-        out.mkdir()
-        out.chmod(0o777)
+    installed = requirements.installed()  # another user may be unable to look into this environment
+    monkeypatch.setattr(requirements, "installed", lambda: installed)
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
+        image = Path(folder)
+        subprocess.run(["cp", "-a", compiled.cache, compiled.model, models.DEMO / "reference.png", image], check=True)
+        subprocess.run(["chmod", "-R", "a+rX,go-w", image], check=True)
+        os.chown(out, NOBODY, NOBODY)
         monkeypatch.chdir(out)
-        for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
-            monkeypatch.delenv(name)
-        cache = image / compiled.cache.name
+        monkeypatch.setattr(tempfile, "tempdir", out)
+        model, cache, reference = (image / path for path in (compiled.model.name, "cache", "reference.png"))
         before = sorted(cache.rglob("*"))
-        listed = run_as(NOBODY, "cache", "ls", "--cache-dir", cache, "--json").data()["graphs"]
-        assert [(graph["usable"], graph["obstacles"]) for graph in listed] == [(True, [])]
-        draw = ("--model", image / compiled.model.name, *DRAW, "--backend", "inductor", "--no-compile")
-        shutil.rmtree(out)
-        out.mkdir()
-        out.chmod(0o777)
-        monkeypatch.chdir(out)
-        data = run_as(NOBODY, "generate", *draw, "--output", "a-{seed}.png", "--cache-dir", cache, "--json").data()
-        assert data["graph"]["origin"] == "cache"
-        assert sorted(cache.rglob("*")) == before
+        [graph] = run_as(NOBODY, "cache", "ls", "--cache-dir", cache, "--json").data()["graphs"]
+        assert (graph["usable"], graph["obstacles"]) == (True, [])
+        flags = ("--model", model, *DRAW, "--image", reference, "--backend", "inductor", "--no-compile")
+        drawn = run_as(NOBODY, "generate", *flags, "--output", f"{out}/{{seed}}.png", "--cache-dir", cache, "--json")
+        assert drawn.data()["graph"]["origin"] == "cache"
+        assert [path for path in sorted(cache.rglob("*")) if "64..256-b2" not in str(path)] == [
+            path for path in before if "64..256-b2" not in str(path)
+        ]
 
 
 @pytest.mark.parametrize(

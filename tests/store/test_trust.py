@@ -224,7 +224,7 @@ def test_no_room_to_open_is_told_with_the_folder(cache, monkeypatch, tmp_path):
     entry = build(cache)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(StoreError, match=f"the disk of {tmp_path} has 0 MB free"), store.opened(cache, entry):
+    with pytest.raises(StoreError, match=f"0 MB free for {tmp_path}"), store.opened(cache, entry):
         pass
 
 
