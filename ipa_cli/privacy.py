@@ -16,7 +16,8 @@ WORDS = ("prompt", "negative_prompt", "prompts")  # the user's own, kept as they
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _USER = re.compile(r"(?<=://)[^/\s]*@")
-_AFTER_PATH = re.compile(r"""(://[^\s"'<>?#]*)[?#][^\s"'<>]*?(?=[:,;.)\]}]*(?:[\s"'<>]|$))""")
+_AFTER_PATH = re.compile(r"""(://[^\s"'<>?#]*)([?#][^\s"'<>]*)?""")  # always taken whole: no text takes long
+_ENDS = ":,;.)]}"  # of a sentence rather than of an address
 _TOKEN = re.compile(r"\b(hf_|api_org_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_-]{30,}")
 
 
@@ -33,10 +34,15 @@ def public_name(name: str) -> str:
 
 def public_text(said: str) -> str:
     """The same for every name in a text, as far as it can be told from other words; tokens of known forms go too."""
-    said = _TOKEN.sub("<secret>", _AFTER_PATH.sub(r"\1", _USER.sub("", said)))
+    said = _TOKEN.sub("<secret>", _AFTER_PATH.sub(_without_query, _USER.sub("", said)))
     for home in _homes():
         said = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", said)
     return said
+
+
+def _without_query(address: re.Match[str]) -> str:
+    path, query = address[1], address[2] or ""
+    return path + query[len(query.rstrip(_ENDS)) :]
 
 
 def public(data: Any) -> Any:

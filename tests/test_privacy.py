@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -57,6 +58,18 @@ def test_a_name_keeps_what_finds_it_and_no_more(world, name, left):
 def test_a_message_keeps_its_words(world, said, left):
     said = said.replace("HOME", str(world.home))
     assert public_text(said) == left == public_text(left)
+
+
+@pytest.mark.parametrize(
+    "piece", ["://", "://?", "://a@", "?:", "hf_", "sk-", "/", "~", "HOME/", "://?:,;.)", "@", "#", "a"]
+)
+def test_no_text_takes_long(world, piece):
+    said = "https://a?" + piece.replace("HOME", str(world.home)) * 50_000
+    started = time.monotonic()
+    for text in (said, said[10:]):
+        public_text(text)
+        public_name(text)
+    assert time.monotonic() - started < 5
 
 
 def test_a_home_behind_a_link_or_at_the_root(world, monkeypatch, tmp_path):
