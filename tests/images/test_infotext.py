@@ -1,0 +1,132 @@
+"""A1111's text: written as galleries know it, read as the web UI reads it."""
+
+import json
+import re
+from contextlib import suppress
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ipa_cli.images.infotext import SAMPLERS, parameters_text, parse_parameters
+from ipa_cli.images.metadata import read_settings
+from ipa_cli.schedulers import CLASSES
+
+from .carried import SETTINGS, png_with
+
+
+def a1111(text: str) -> dict[str, str]:
+    """Read the text as the web UI does: one search for key, colon and value along the last line."""
+    key, quoted, bare = r"\w[\w \-/]+", r'"(?:\\.|[^\\"])+"', "[^,]*"
+    pattern = re.compile(rf"\s*({key}):\s*({quoted}|{bare})(?:,|$)")
+    head, _, last = text.strip().rpartition("\n")
+    if len(pattern.findall(last)) < 3:
+        head, last = text.strip(), ""
+    prompt = negative = ""
+    in_negative = False
+    for line in head.split("\n") if "\n" in text.strip() or not last else []:
+        line = line.strip()
+        if line.startswith("Negative prompt:"):
+            in_negative, line = True, line[len("Negative prompt:") :].strip()
+        if in_negative:
+            negative = f"{negative}\n{line}" if negative else line
+        else:
+            prompt = f"{prompt}\n{line}" if prompt else line
+    result = {"Prompt": prompt, "Negative prompt": negative}
+    for name, value in pattern.findall(last):
+        if value == "":
+            continue
+        if value[0] == value[-1] == '"':
+            with suppress(ValueError):
+                value = json.loads(value)
+        size = re.match(r"^(\d+)x(\d+)$", value)
+        result |= {f"{name}-1": size[1], f"{name}-2": size[2]} if size else {name: value}
+    return result
+
+
+def writable(text: str) -> str:
+    return re.sub("[\0\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def storable(prompt: str) -> str:
+    """What of a prompt the convention can carry."""
+    lines = [line.strip() for line in writable(prompt).split("\n")]
+    while lines and not lines[0]:
+        del lines[0]
+    return "\n".join(lines)
+
+
+def clear(prompt: str) -> bool:
+    return not any(line.startswith("Negative prompt:") for line in storable(prompt).split("\n"))
+
+
+pieces = st.sampled_from(
+    ["Steps: 3, ", 'a: "b", ', "Negative prompt", ":", ",", '"', "\\", "\n", "\r", " ", "512x512", "Size: 1x2", "é"]
+)
+prompts = st.one_of(
+    st.text(alphabet=st.characters(exclude_categories=())), st.lists(pieces | st.text(max_size=5)).map("".join)
+).filter(clear)
+
+
+@given(prompts, prompts, st.text(max_size=40).filter(lambda name: not re.match(r"^\d+x\d+$", name)))
+@example("two\nlines\n\nSteps: 3, Sampler: x, Seed: 4", "bad\nSteps: 3, Sampler: x, Seed: 4", 'a "name", odd')
+@example("", "", '"')
+@example("", "x", '" : ')
+@example("", "", '"in quotes"')
+@example("", "", " \n")
+@example("\0", "\udcff", "\r\0\udcff")
+def test_prompts_come_back_from_both_parsers(prompt, negative, model):
+    text = parameters_text({**SETTINGS, "prompt": prompt, "negative_prompt": negative, "model": model})
+    assert parse_parameters(text) == a1111(text)
+    parsed = a1111(text)
+    assert parsed["Prompt"] == storable(prompt)
+    assert parsed["Negative prompt"] == storable(negative)
+    assert parsed.get("Model", "") == writable(model)
+    assert (parsed["Steps"], parsed["Seed"], parsed["Size-1"], parsed["Size-2"]) == ("30", "42", "64", "32")
+
+
+@given(st.text() | st.lists(pieces | st.text(max_size=5)).map("".join))
+@example("")
+@example("a1: ,b2: ,c3: ,")
+@example('aa: "b" c, "dd: 1, ee: \\", ff:"\\",gg: 2x3, h: 1, - ii: 4')
+@example("-aa: 1,/ b/: 2, c c :3, a: d: 4")
+def test_any_text_parses_as_a1111_parses_it(text):
+    assert parse_parameters(text) == a1111(text)
+
+
+def test_parsing_a_hostile_line_takes_linear_time():
+    for hostile in ("a " * 500_000, "aa:" * 300_000, 'aa:"' * 200_000, " " * 500_000 + "x"):
+        parse_parameters("x\n" + hostile)  # minutes when quadratic: the test's time limit is the assertion
+
+
+def test_the_text_is_what_galleries_know():
+    assert parameters_text(SETTINGS) == (
+        "a cat, sitting: on a mat\n"
+        "Negative prompt: blurry\n"
+        "Steps: 30, Sampler: Euler, CFG scale: 7.5, Seed: 42, Size: 64x32, "
+        "Model: stabilityai/stable-diffusion-xl-base-1.0, "
+        'ControlNet 0: "Module: ip-adapter-auto, Model: h94/IP-Adapter, Weight: 0.6, '
+        'Guidance Start: 0, Guidance End: 1", Version: ipa 0.1.0'
+    )
+
+
+def test_an_adapter_is_read_as_the_controlnet_extension_reads_it():
+    adapters = [{"model": "a, b: c", "scale": 1.0}, {"model": "x", "scale": [0.1, 0.2]}]
+    parsed = a1111(parameters_text({**SETTINGS, "adapters": adapters}))
+    units = [dict(item.strip().split(": ") for item in parsed[f"ControlNet {n}"].split(",")) for n in (0, 1)]
+    assert units[0]["Model"] == "a_b_c" and units[0]["Weight"] == "1"
+    assert "Weight" not in units[1]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_scheduler_has_the_samplers_name_and_comes_back(tmp_path, name):
+    for given_as in (name, CLASSES[name]):
+        text = parameters_text({**SETTINGS, "scheduler": given_as})
+        assert parse_parameters(text)["Sampler"] == SAMPLERS[name]
+        assert read_settings(png_with(tmp_path / "a.png", parameters=text))["scheduler"] == name
+
+
+def test_diffusers_class_names_get_the_samplers_name():
+    text = parameters_text({**SETTINGS, "scheduler": "DPMSolverMultistepScheduler"})
+    assert parse_parameters(text)["Sampler"] == "DPM++ 2M"
+    assert parse_parameters(parameters_text({**SETTINGS, "scheduler": "mine"}))["Sampler"] == "mine"
