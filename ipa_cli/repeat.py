@@ -64,12 +64,20 @@ def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> L
 
 
 def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter: Reporter) -> None:
-    """Say which places the picture's settings lead to. Raises IpaError for an address, unless `allowed`."""
+    """Say which places the picture's settings lead to.
+
+    Raises IpaError for an address, unless `allowed`, for stdin, and for a pattern that could match anything.
+    """
     names = [name for name, source in resolved.sources.items() if source.kind == "picture"]
     named: list[str] = []
 
     def look(name: str, place: str) -> str:
         named.append(place)
+        flag = f"name where it is with --{name}"
+        if place == STDIN:
+            raise IpaError(f"{name} {place} of {recorded.path} came from stdin", flag)
+        if name in ("image", "mask") and reference.is_pattern(place):
+            raise IpaError(f"{name} {place} of {recorded.path} is a pattern, not one picture", flag)
         return place
 
     for name in names:
@@ -88,8 +96,6 @@ def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter
 def check_there(recorded: Recorded, settings: Settings) -> None:
     """Raise IpaError when a reference picture that is to be used again is not where it was."""
     for source, _ in _used_again(recorded, settings):
-        if source == STDIN:
-            raise IpaError(f"a reference picture of {recorded.path} came from stdin", "name where it is with --image")
         try:
             reference.expand(source)
         except IpaError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def expand(reference: str, note: Callable[[str], None] | None = None) -> list[st
             return _readable(reference, path.iterdir(), note)
         if path.exists():
             return [str(path)]
-        if glob.has_magic(str(path)):  # Path.glob takes no absolute patterns
+        if is_pattern(str(path)):  # Path.glob takes no absolute patterns
             return _readable(reference, map(Path, glob.iglob(str(path), recursive=True)), note)  # noqa: PTH207
         named = [member for member in _pictures(path.parent) if member.stem == path.name]
     except OSError as error:
@@ -71,6 +72,11 @@ def expand(reference: str, note: Callable[[str], None] | None = None) -> list[st
     if not named:
         raise _missing(path)
     return [str(named[0])]
+
+
+def is_pattern(name: str) -> bool:
+    """Whether `expand` takes this for a pattern: no file has that very name."""
+    return glob.has_magic(name) and not _SCHEME.match(name) and not os.path.lexists(_path(name))
 
 
 def load(name: str) -> Reference:

@@ -285,3 +285,20 @@ def test_any_chunk_becomes_settings_or_a_clear_error(world, chunk, asked):
         resolve({}, {}, world.cwd, repeat.layer(recorded, {}, Silent()))
     except IpaError as error:
         assert error.hint and "\n" not in error.hint
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"mask": ["-"]}, "mask - of changed.png came from stdin"),
+        ({"embeds": "-"}, "embeds - of changed.png came from stdin"),
+        ({"adapter": ["own,image=-"]}, "image - of changed.png came from stdin"),
+        ({"mask": ["/**/*.png"]}, "mask /**/*.png of changed.png is a pattern"),
+        ({"adapter": ["own,image=~/**"]}, "image ~/** of changed.png is a pattern"),
+    ],
+)
+def test_no_picture_makes_ipa_read_stdin_or_search_the_disk(ipa, world, asked, message):
+    carrying(world.cwd / "cat.png", ipa={"schema_version": 1, "prompt": "a star"})
+    changed(world, "cat.png", settings=asked)
+    ran = ipa("generate", "--from", "changed.png", "--json")
+    assert ran.exit_code == 1 and message in ran.error()["message"] and "name where it is" in ran.error()["hint"]
