@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .settings import FIELDS, PLACE, Settings, checked, suggest
+from .settings import FIELDS, PLACE, Settings, checked, exists, suggest
 from .values import element
 
 EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
@@ -89,19 +88,12 @@ def _parse(settings: Settings, text: str) -> Settings:
     return replace(settings, adapter=(), **values)
 
 
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).expanduser().exists()
-    except (OSError, RuntimeError):  # where we may not look, and the home of a user whom nobody knows
-        return False
-
-
 def _file(text: str) -> tuple[str | None, str | None, str | None]:
     """Repository or folder, subfolder and file: "owner/name:folder/file", a path, or "own" for the model's own."""
     if text in ("", "own"):
         return None, None, None
     place, colon, inside = text.rpartition(":")
-    if not colon or _exists(text):
+    if not colon or exists(text):
         return text, None, None
     folder, _, file = inside.rpartition("/")
     return place, folder or None, file or None

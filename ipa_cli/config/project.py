@@ -17,7 +17,7 @@ from typing import Any
 from .. import ownership
 from ..errors import IpaError
 from . import adapter_options, files
-from .settings import FIELDS, OWN, PLACE, Settings, at_home, expanded, is_file
+from .settings import FIELDS, OWN, PLACE, Settings, at_home, exists, is_file
 
 MOST_BYTES = 1 << 24
 ON_HUB = ("model", "vae", "ip_adapter", "image_encoder")  # may name a hub repository
@@ -48,7 +48,7 @@ def read_project(
     `files.parse`.
     """
     known = _trusted().get(str(path))
-    problem = ownership.foreign(path)
+    problem = _foreign(path)
     if problem and known is None:
         return {}, (Ignored(path, None, None, problem),)
     data = files.read(path)
@@ -92,7 +92,7 @@ def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
     found: list[str] = []
 
     def look(name: str, text: str) -> str:
-        if name in ON_HUB and "/" in text and not expanded(Path(text)).exists():
+        if name in ON_HUB and "/" in text and not exists(text):
             found.append(text)
         return text
 
@@ -139,7 +139,7 @@ def _found(name: str, text: str, path: Path) -> str:
     if text in ("", "-") or "://" in text or text.startswith(("/", "~")):
         return text
     place = path.parent / text
-    repository = name in ON_HUB and not ("/" in text and place.exists())
+    repository = name in ON_HUB and not ("/" in text and exists(str(place)))
     return text if repository else str(place)
 
 
@@ -150,6 +150,13 @@ def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any
     if name == "adapter":
         return tuple(adapter_options.with_places(text, change) for text in value)
     return tuple(change(name, text) for text in value) if isinstance(value, tuple) else change(name, value)
+
+
+def _foreign(path: Path) -> str | None:
+    try:
+        return ownership.foreign(path)
+    except OSError as error:  # it went away, or a folder above may not be entered
+        return f"{error.filename} cannot be looked at: {error.strerror}"
 
 
 # --- the files that the user trusts -----------------------------------------------------------------------------------
@@ -169,7 +176,7 @@ def _list() -> Path | None:
 def _trusted() -> dict[str, str]:
     """Files and the digest of what they said when they were trusted; none when others could have written the list."""
     path = _list()
-    if path is None or not is_file(path) or ownership.foreign(path):
+    if path is None or not is_file(path) or _foreign(path):
         return {}
     from ..inputs import read_bytes
 
@@ -189,6 +196,6 @@ def _keep(trusted: dict[str, str]) -> None:
     if path is None:
         raise IpaError("what is trusted cannot be kept: HOME is not set, and the system knows none", "set HOME")
     make_folder(path.parent, hint)
-    if problem := ownership.foreign(path.parent):
+    if problem := _foreign(path.parent):
         raise IpaError(f"what is trusted cannot be kept: {problem}", hint)
     replace(path, json.dumps(trusted, indent=1).encode(), hint)

@@ -222,6 +222,14 @@ def is_file(path: Path | None) -> bool:
         return False
 
 
+def exists(text: str) -> bool:
+    """Whether there is a file or folder of this name, `~` being home, as far as this user may look."""
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # too long as well, and the home of a user whom nobody knows
+        return False
+
+
 def expanded(path: Path) -> Path:
     """A path as it was typed, `~` as the home folder. Raises IpaError where there is no such home."""
     try:

@@ -85,13 +85,23 @@ LONG = [
 ]
 
 
+def test_names_too_long_for_any_disk_are_no_bug(world):
+    (world.cwd / "inner").mkdir()
+    (world.cwd / "ipa.toml").write_text(f'model = "a/{"b" * 300}"\nadapter = "c/{"d" * 300}:e,image=f/{"g" * 5000}"')
+    settings = resolve({}, world.environ, world.cwd / "inner").settings
+    assert settings.model == f"a/{'b' * 300}"
+
+
 def test_any_mixture_gives_settings_or_one_line(world):
     chosen, path = random.Random(5), world.cwd / "ipa.toml"
     keys = [*FIELDS, "[steps]", "[[a]]", '""', "steps.a.b", "x" * 900]
+    inner = world.cwd / "inner"
+    inner.mkdir()
     for _ in range(300):
         lines = [f"{chosen.choice(keys)} = {chosen.choice(WORDS + LONG)}" for _ in range(chosen.choice([1, 1, 2, 5]))]
         path.write_text("\n".join(lines))
         try:
-            resolve({}, world.environ, world.cwd)
+            for folder in (world.cwd, inner):
+                resolve({}, world.environ, folder)
         except IpaError as error:
             assert error.hint and len(error.message) < 600
