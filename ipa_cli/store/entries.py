@@ -219,7 +219,8 @@ def read(path: str) -> Item | None:
             last_used, hits = _uses(path, stamp)
             return Entry(path, summary["size"], last_used, summary, built_with, hits, stamp, of_root, text)
         except PermissionError as error:
-            kind, reason = Unread, f"its manifest cannot be read: {error.strerror}"
+            kind: type[Broken | Unread] = Unread
+            reason = f"its manifest cannot be read: {error.strerror}"
         except OtherVersion as other:
             kind, reason = Unread, f"of another version of ipa: {other}"
         except Damage as damage:

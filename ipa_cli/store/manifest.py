@@ -124,8 +124,8 @@ def parse(text: bytes) -> dict[str, Any]:
         raise Damage("its manifest is not a table")
     schema = manifest.get("schema_version")
     if schema != SCHEMA_VERSION:
-        kind = OtherVersion if type(schema) is int and schema > 0 else Damage
-        raise kind(f"its manifest has schema {schema!r}, not {SCHEMA_VERSION}")
+        problem = f"its manifest has schema {schema!r}, not {SCHEMA_VERSION}"
+        raise OtherVersion(problem) if type(schema) is int and schema > 0 else Damage(problem)
     if problems := manifest.keys() ^ {"summary", "built_with", *_FIELDS}:
         raise Damage(f"its manifest lacks or adds {min(problems)!r}")
     for name, kind in _FIELDS.items():

@@ -17,6 +17,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from ..ownership import foreign
 from .entries import StoreError
 from .manifest import PROOF
 
@@ -104,13 +105,14 @@ def seen_key() -> bytes | None:
     if path is None:
         return None
     try:
-        about = path.lstat()
+        about, others = path.lstat(), foreign(path)
         key = _read(path, _KEY_BYTES)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
-    if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077 or len(key) != _KEY_BYTES:
+    alone = others is None and about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077
+    if not alone or len(key) != _KEY_BYTES:
         raise StoreError(
-            f"{path}, the key that marks your own graphs, is not a file that you alone can read",
+            f"{path}, the key that marks your own graphs, is not safe from others{f': {others}' if others else ''}",
             "remove it; a new one is made, and `ipa cache trust` marks the graphs that are there",
         )
     return key

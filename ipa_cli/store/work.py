@@ -111,7 +111,7 @@ def prepare(store: Store) -> None:
     tag = store.graphs / _TAG
     if not tag.exists():
         tag.write_text(_TAG_TEXT)
-    check_owner(store)
+    check_owner(store, store.graphs / WORK)  # what is checked is copied there before it is loaded
 
 
 def make_folders(base: Path, inner: Path) -> None:

@@ -162,15 +162,16 @@ def test_two_first_processes_make_one_key(cache, no_key, tmp_path):
     [
         lambda path: path.chmod(0o644),
         lambda path: path.write_bytes(b"short"),
+        lambda path: path.parent.chmod(0o777),
         pytest.param(lambda path: os.chown(path, 4321, 4321), marks=AS_ROOT),
     ],
 )
 def test_a_key_that_others_could_know_marks_nothing(cache, no_key, spoil):
     entry = build(cache)
     spoil(no_key)
-    with pytest.raises(StoreError, match="you alone can read"), store.opened(cache, entry):
+    with pytest.raises(StoreError, match="not safe from others"), store.opened(cache, entry):
         pass
-    with pytest.raises(StoreError, match="you alone can read"):
+    with pytest.raises(StoreError, match="not safe from others"):
         build(cache, key(batch=3))
     assert isinstance(store.lookup(cache, key()), Hit)
 
@@ -205,6 +206,12 @@ def test_a_manifest_exchanged_after_it_was_read_does_not_count(cache, tmp_path):
     hostile.folder.rename(entry.folder)
     with pytest.raises(StoreError), store.opened(cache, entry):
         raise AssertionError("bytes were handed out that the proven manifest does not name")
+
+
+def test_no_copy_is_made_where_others_may_exchange_it(cache):
+    entry = build(cache)
+    (cache.graphs / ".work").chmod(0o777)
+    assert ".work" in refused(cache, entry).message
 
 
 def test_a_graph_opens_from_a_store_that_cannot_be_written(cache, monkeypatch):
