@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from .. import requirements
+from .. import cores, requirements
 from ..report import Reporter
 from ..session import AUTO, BACKEND_ALIASES
-from . import compiler, gpus, hub, places, setup, software
+from . import compiler, gpus, hub, machine, places, setup, software
 from .check import Check
 from .report import text
 
@@ -21,7 +21,7 @@ COMPILED = ("inductor", "nexfort")
 
 def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Check]:
     """Every check, in the order people read them. Raises UsageError for a flag that cannot be."""
-    environ = os.environ
+    environ, began = os.environ, cores.snapshot()
     resolved, settings_check = setup.read_settings(flags)
     settings = resolved.settings
     asked = {name for name, source in resolved.sources.items() if source.kind != "default"}
@@ -57,5 +57,6 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
         checks.append(setup.check_model(settings, bool(asked & setup.MODEL)))
     checks.append(places.graphs(settings, "cache_dir" in asked))
     checks += [places.models(environ), reached, hub.token(environ), settings_check]
-    checks.append(setup.check_completion(environ))
+    checks += [setup.check_completion(environ), machine.check_temporary(), machine.check_lists(machine.started_with())]
+    checks.append(machine.check_cores(cores.others(began), environ))
     return checks

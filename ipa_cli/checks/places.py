@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from .. import config
 from ..config import Settings
 from ..errors import IpaError
+from ..ownership import foreign
 from ..store import Store, check_owner
 from .check import Check, Status
 
@@ -44,19 +44,25 @@ def graphs(settings: Settings, asked: bool) -> Check:
         check_owner(Store(root))
     except IpaError as error:
         return Check(name, "failure", error.message, error.hint, asked)
-    return _room(name, root, "failure", elsewhere, LITTLE, asked)
+    return room(name, root, "failure", elsewhere, LITTLE, asked)
 
 
 def models(environ: Mapping[str, str]) -> Check:
     """Hugging Face's cache: what is there can be read even when nothing can be added."""
     name, root = "model cache", hub_cache(environ)
-    check = _room(name, root, "warning", "let HF_HOME name a folder on another disk", SDXL, False)
-    if check.status == "ok" and root.is_dir() and root.stat().st_mode & stat.S_IWOTH:
-        return Check(name, "warning", f"everybody can write to {root}", f"`chmod o-w {root}`")
-    return check
+    check = room(name, root, "warning", "let HF_HOME name a folder on another disk", SDXL, False)
+    if check.status != "ok" or not root.is_dir():
+        return check
+    try:
+        others = foreign(root)
+    except OSError as error:
+        return Check(name, "warning", f"cannot look into {root}: {error.strerror}", "let HF_HOME name another folder")
+    if others is None:
+        return check
+    return Check(name, "warning", f"{others}: models there may be replaced", f"`chmod -R go-w {root}` if it is yours")
 
 
-def _room(name: str, root: Path, broken: Status, elsewhere: str, enough: int, asked: bool) -> Check:
+def room(name: str, root: Path, broken: Status, elsewhere: str, enough: int, asked: bool) -> Check:
     """Write a page where `root` is or would be, and leave nothing behind."""
     here = next(path for path in (root, *root.parents) if os.path.lexists(path))  # Path.exists may raise
     place = str(root) if here == root else f"{root} (not there yet)"

@@ -36,6 +36,9 @@ NAMES = {
     "hub token",
     "settings",
     "shell completion",
+    "temporary files",
+    "search paths",
+    "processor",
 }
 
 
