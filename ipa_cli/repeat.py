@@ -25,6 +25,7 @@ from .report import Reporter
 OF_THE_MACHINE = ("device", "dtype", "precision", "backend")
 # Options of a compiler can name programs to run: they are for the user to give.
 UNTRUSTED = ("compile_options",)
+MOST_LEFT_OUT = 20  # that are named one by one; a graph may have thousands
 # Known, and no settings.
 RECORDS = ("schema_version", "scheduler", "graph", "adapters", "settings")
 
@@ -189,7 +190,9 @@ def _foreign(path: Path, texts: Mapping[str, str]) -> Recorded:
         values, left_out = _READERS[name](texts[name])
     except ValueError as error:
         raise IpaError(f"{path}: its text `{name}` is not understood: {error}", "say what to draw by flags") from error
-    return Recorded(path, {**values, "num_images": 1}, tuple(" ".join(text.split())[:60] for text in left_out))
+    said = [" ".join(text.split())[:120] for text in left_out[:MOST_LEFT_OUT]]
+    more = len(left_out) - len(said)
+    return Recorded(path, {**values, "num_images": 1}, (*said, f"{more} more") if more else tuple(said))
 
 
 def _put_scheduler(values: dict[str, Any], left_out: list[str], written: Any, names: Mapping[str, str]) -> None:

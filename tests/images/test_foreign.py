@@ -167,6 +167,16 @@ def test_a_sampler_in_parts_is_put_together():
     assert left_out == ["model sd_xl_base_1.0.safetensors (name one with --model)", "denoise 0.5"]
 
 
+def test_of_very_many_things_the_first_are_named(tmp_path):
+    graph = copy.deepcopy(GRAPH)
+    for number in range(100, 200):
+        inputs = {"lora_name": "l" * 300, "model": [str(number + 1), 0]}
+        graph[str(number)] = {"class_type": "LoraLoader", "inputs": inputs}
+    graph["11"]["inputs"]["model"] = ["100", 0]
+    left_out = repeat.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).left_out
+    assert len(left_out) == 21 and left_out[-1] == "82 more" and max(map(len, left_out)) <= 120
+
+
 def test_what_a_picture_began_with_is_told():
     graph = copy.deepcopy(GRAPH)
     graph["3"]["inputs"] |= {"latent_image": ["30", 0], "denoise": 0.6}
