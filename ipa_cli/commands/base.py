@@ -5,11 +5,13 @@ Typer's own help would import rich, which takes longer than all the rest of `ipa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import UsageError
 
@@ -44,11 +46,10 @@ def _section(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:
 
 
 class Command(_Plain, TyperCommand):
-    """A command with `--verbose`, `--debug` and `--log-file`."""
+    """A command."""
 
-    def __init__(self, *arguments: Any, params: list[Any] | None = None, **attributes: Any):
-        attributes["rich_markup_mode"] = None
-        super().__init__(*arguments, params=[*(params or ()), *_flags()], **attributes)
+    def __init__(self, *arguments: Any, **attributes: Any):
+        super().__init__(*arguments, **{**attributes, "rich_markup_mode": None})
 
 
 class Group(_Plain, TyperGroup):
@@ -76,20 +77,45 @@ class App(typer.Typer):
         super().__init__(cls=Group, **attributes)
 
     def command(self, name: str | None = None, *, example: str = "", **attributes: Any) -> Any:
-        return super().command(name, cls=Command, epilog=example, **attributes)
+        register = super().command(name, cls=Command, epilog=example, **attributes)
+
+        def add(function: Callable[..., Any]) -> Callable[..., Any]:
+            register(_with_common_flags(function))
+            return function
+
+        return add
 
 
-def _flags() -> Iterator[TyperOption]:
-    """Flags that only the terminal hears of, before any other is looked at."""
-    flags: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("--verbose", "More notes: settings and their sources, which graph is looked for.", {"is_flag": True}),
-        ("--debug", "What libraries log, and the traceback of every error.", {"is_flag": True}),
-        ("--log-file", "Also write all notes, warnings, errors and library logs here.", {"metavar": "FILE"}),
-    )
-    for name, help, more in flags:
-        yield TyperOption(param_decls=[name], help=help, expose_value=False, is_eager=True, callback=_tell, **more)
+def _tell(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    if value and not context.resilient_parsing:  # as for shell completion
+        getattr(context.obj, f"set_{parameter.name}")(value)
+    return value
 
 
-def _tell(ctx: Any, parameter: Any, value: Any) -> None:
-    if value and not ctx.resilient_parsing:
-        getattr(ctx.obj, f"set_{parameter.name}")(value)
+def _flag(name: str, help: str, **more: Any) -> Any:
+    return typer.Option(name, help=help, is_eager=True, callback=_tell, show_default=False, **more)
+
+
+# Flags that only the terminal hears of, before any other is looked at.
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "verbose": (bool, _flag("--verbose", "More notes: settings and their sources, which graph is looked for.")),
+    "debug": (bool, _flag("--debug", "What libraries log, and the traceback of every error.")),
+    "log_file": (str, _flag("--log-file", "Also write all notes, errors and library logs here.", metavar="FILE")),
+}
+
+
+def _with_common_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` for Typer, which reads flags from a signature."""
+
+    @wraps(function)
+    def call(**arguments: Any) -> Any:
+        return function(**{name: value for name, value in arguments.items() if name not in _COMMON})
+
+    more = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+        for name, (kind, option) in _COMMON.items()
+    ]
+    parameters = [*signature(function, eval_str=True).parameters.values(), *more]
+    call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
