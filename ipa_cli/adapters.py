@@ -32,8 +32,10 @@ def plan_adapter(
 ) -> AdapterPlan:
     """Find the adapter asked for, or the model's own. Raises ModelError unless it fits the UNet and an encoder."""
     if dummy:
-        if settings.ip_adapter is not None:
-            raise UsageError("--load-format dummy builds its own adapter", "leave --ip-adapter out")
+        for name in ("ip_adapter", "image_encoder"):
+            if getattr(settings, name) is not None:
+                flag = name.replace("_", "-")
+                raise UsageError("--load-format dummy builds its own adapter", f"leave --{flag} out")
         return AdapterPlan(base, "", Encoder(base, "ip_adapter/image_encoder", _dummy_encoder(base, family)))
     location, subfolder, weight_name = _locate(settings, base, family)
     file = _file(location, subfolder, weight_name)

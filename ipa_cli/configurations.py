@@ -55,14 +55,14 @@ def _several(each: Field, most: int = 8) -> Field:
 
 _FLAG, _NONE = _one_of(True, False), _one_of(None)
 _SWITCH = _either(_FLAG, _NONE)
-_CHANNELS, _DEPTH, _HEADS = _whole(1, 8192), _whole(0, 64), _whole(1, 256)
+_CHANNELS, _DEPTH, _HEADS = _whole(1, 4096), _whole(0, 64), _whole(1, 256)
 _LAYERS = _whole(1, 16)
 _OFF = _one_of(False, None)
 _ACTIVATIONS = _one_of("silu", "swish", "mish", "gelu", "relu")
 _DEPTHS = _either(_DEPTH, _several(_either(_DEPTH, _several(_DEPTH, 16))))
 
 UNET: Mapping[str, Field] = {
-    "sample_size": _either(_whole(8, 1024), _NONE),
+    "sample_size": _either(_whole(8, 256), _NONE),
     "in_channels": _whole(1, 64),
     "out_channels": _whole(1, 64),
     "center_input_sample": _FLAG,
@@ -83,7 +83,6 @@ UNET: Mapping[str, Field] = {
     "transformer_layers_per_block": _DEPTHS,
     "reverse_transformer_layers_per_block": _either(_several(_either(_DEPTH, _several(_DEPTH, 16))), _NONE),
     "attention_head_dim": _either(_HEADS, _several(_HEADS)),
-    "num_attention_heads": _either(_HEADS, _several(_HEADS), _NONE),
     "use_linear_projection": _FLAG,
     "upcast_attention": _SWITCH,
     "resnet_time_scale_shift": _one_of("default", "scale_shift"),
@@ -100,7 +99,7 @@ UNET: Mapping[str, Field] = {
     **dict.fromkeys(
         ("time_embedding_dim", "time_embedding_act_fn", "timestep_post_act", "cross_attention_norm"), _NONE
     ),
-    "time_cond_proj_dim": _NONE,
+    **dict.fromkeys(("time_cond_proj_dim", "num_attention_heads"), _NONE),
     "time_embedding_type": _one_of("positional"),
     "attention_type": _one_of("default"),
     "resnet_out_scale_factor": _one_of(1.0, 1),
@@ -126,7 +125,7 @@ VAE: Mapping[str, Field] = {
 }
 _CLIP: Mapping[str, Field] = {
     "hidden_size": _CHANNELS,
-    "intermediate_size": _whole(1, 32768),
+    "intermediate_size": _whole(1, 16384),
     "projection_dim": _CHANNELS,
     "num_hidden_layers": _whole(1, 128),
     "num_attention_heads": _HEADS,
@@ -203,7 +202,7 @@ def unet(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     channels = found["block_out_channels"]
     _same_length(where, found, len(channels))
     _divisible(where, channels, found.get("norm_num_groups", 32), "norm_num_groups")
-    heads = found.get("num_attention_heads") or found.get("attention_head_dim", 8)
+    heads = found.get("attention_head_dim", 8)  # diffusers' name for their number
     for width, count in zip(channels, heads if isinstance(heads, list) else [heads] * len(channels), strict=True):
         _divisible(where, [width], count, "attention_head_dim")
     if len(cross_attention_widths(found)) > MOST_LAYERS:
@@ -344,13 +343,15 @@ def _clip(where: str, fields: Mapping[str, Field], config: Mapping[str, Any], ha
             f"{where} is of the kind {shown(kind)}, and should be a CLIP {half} model", "use another model"
         )
     found = _taken(where, fields, config)
-    _divisible(where, [found.get("hidden_size", 512)], found.get("num_attention_heads", 8), "num_attention_heads")
+    width, heads = {"text": (512, 8), "vision": (768, 12)}[half]  # transformers' own where nothing is said
+    heads = found.get("num_attention_heads", heads)
+    _divisible(where, [found.get("hidden_size", width)], heads, "num_attention_heads")
     return found
 
 
 def _same_length(where: str, config: Mapping[str, Any], length: int) -> None:
     named = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim")
-    more = ("num_attention_heads", "transformer_layers_per_block", "reverse_transformer_layers_per_block")
+    more = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
     for key in (*named, *more):
         if isinstance(config.get(key), list) and len(config[key]) != length:
             raise ModelError(f"{where}: {key} has {len(config[key])} entries for {length} blocks", HINT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def fetch(
     return root
 
 
-def tensor_shapes(repo: str, name: str, revision: str | None) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(repo: str, name: str, revision: str | None) -> Mapping[str, tuple[int, ...]]:
     """Shapes of the tensors in a `.safetensors` file, from its header alone."""
     from huggingface_hub import HfApi
 

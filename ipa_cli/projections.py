@@ -78,14 +78,14 @@ def _shown(shape: tuple[int, ...] | None) -> str:
 
 def _wanted(found: Shapes, cross: int) -> dict[str, tuple[int, ...]]:
     if "proj.weight" in found:
-        width = found["proj.weight"][-1:]
-        return {"proj.weight": (4 * cross, *width), "proj.bias": (4 * cross,), **_both("norm", cross)}
+        taken = found["proj.weight"][-1:]
+        return {"proj.weight": (4 * cross, *taken), "proj.bias": (4 * cross,), **_both("norm", cross)}
     if "proj.3.weight" in found:
         width = found.get("proj.0.weight", (0,))[-1]
         layers = {"proj.0.weight": (width, width), "proj.0.bias": (width,), "proj.2.weight": (cross, width)}
         return {**layers, "proj.2.bias": (cross,), **_both("proj.3", cross)}
-    hidden, width = ([*found.get("proj_in.weight", ()), 0, 0])[:2]
-    tokens = ([*found.get("latents", ()), 0, 0])[1]
+    hidden, width, *_ = *found.get("proj_in.weight", ()), 0, 0
+    _, tokens, *_ = *found.get("latents", ()), 0, 0
     inner = max(64, found.get("layers.0.0.to_q.weight", (0,))[0] // 64 * 64)
     wanted = {
         "latents": (1, tokens, hidden),

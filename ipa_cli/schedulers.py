@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .config import suggest
@@ -41,11 +42,8 @@ def check(name: str | None) -> None:
         return
     if name not in CLASSES:
         raise UsageError(f"unknown scheduler '{name}'{suggest(name, CLASSES)}", f"choose one of {', '.join(CLASSES)}")
-    if name in NEEDS:
-        from importlib.util import find_spec
-
-        if find_spec(NEEDS[name]) is None:
-            raise IpaError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
+    if name in NEEDS and find_spec(NEEDS[name]) is None:
+        raise IpaError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
 
 
 def check_steps(name: str | None, plan: Plan, steps: int) -> None:
@@ -91,6 +89,9 @@ def of_model(config: Mapping[str, Any], family: Family, changes: Mapping[str, An
     kind = getattr(diffusers, config["_class_name"], None)
     if kind is None:
         raise ModelError(f"this diffusers has no {config['_class_name']}, which the model wants", "upgrade diffusers")
+    for name, package in NEEDS.items():
+        if CLASSES[name] == config["_class_name"] and find_spec(package) is None:
+            raise ModelError(f"the model's scheduler needs {package}", f"pip install {package}")
     try:
         scheduler = kind.from_config({**config, **(changes or {})})
     except (ValueError, NotImplementedError) as error:

@@ -36,18 +36,9 @@ class Vocabulary:
 def read(location: Location, part: str, encoder: Mapping[str, Any]) -> Vocabulary:
     """The tokenizer in a folder of a model, for the text encoder of this configuration. Raises ModelError."""
     where = f"{location}/{part}"
-    if location.has(f"{part}/vocab.json"):
-        ids, merges = read_json(location, f"{part}/vocab.json", MOST_BYTES), _merges(location, f"{part}/merges.txt")
-        more: Any = []
-    elif location.has(f"{part}/tokenizer.json"):
-        whole = read_json(location, f"{part}/tokenizer.json", MOST_BYTES)
-        model = whole.get("model")
-        model = model if isinstance(model, dict) else {}
-        ids, merges, more = model.get("vocab"), model.get("merges"), whole.get("added_tokens")
-    else:
-        raise ModelError(f"{location} has no {part}/vocab.json", "name a whole diffusers folder with --model")
+    ids, merges, more = _parsed(location, part)
     size = encoder.get("vocab_size", 49408)
-    ids = _ids(where, ids, size)
+    ids = _checked(where, ids, size)
     special, added = _names(location, part, ids, more)
     for number, name in enumerate(added, len(ids)):
         if number >= size:
@@ -78,6 +69,18 @@ def tokenizer(vocabulary: Vocabulary) -> Any:
     return made
 
 
+def _parsed(location: Location, part: str) -> tuple[Any, Any, Any]:
+    """Ids, merges and added tokens, none of them looked at yet: in the files of transformers 4, or of 5."""
+    if location.has(f"{part}/vocab.json"):
+        return read_json(location, f"{part}/vocab.json", MOST_BYTES), _merges(location, f"{part}/merges.txt"), []
+    if not location.has(f"{part}/tokenizer.json"):
+        raise ModelError(f"{location} has no {part}/vocab.json", "name a whole diffusers folder with --model")
+    whole = read_json(location, f"{part}/tokenizer.json", MOST_BYTES)
+    model = whole.get("model")
+    model = model if isinstance(model, dict) else {}
+    return model.get("vocab"), model.get("merges"), whole.get("added_tokens")
+
+
 def _merges(location: Location, name: str) -> list[str]:
     if not location.has(name):
         raise ModelError(f"{location} has no {name}", "name a whole diffusers folder with --model")
@@ -89,7 +92,7 @@ def _merges(location: Location, name: str) -> list[str]:
     return [line for line in text.split("\n") if line.strip() and not line.startswith("#version")]
 
 
-def _ids(where: str, ids: Any, size: int) -> dict[str, int]:
+def _checked(where: str, ids: Any, size: int) -> dict[str, int]:
     if not isinstance(ids, dict) or not ids:
         raise ModelError(f"{where} has no vocabulary", HINT)
     for token, number in ids.items():

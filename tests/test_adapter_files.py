@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import ipa_cli
 from ipa_cli import encoders, models
 from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError
 from ipa_cli.locations import ModelError
 from ipa_cli.weights import load_adapter
 
@@ -248,6 +249,19 @@ def test_tensors_of_another_shape_are_told_before_the_model_is_read(ipa, world, 
     flags = ("--ip-adapter", "ip-adapter.safetensors", "--image-encoder", ENCODER)
     error = ipa("generate", *FAST, *REFERENCE, *flags, "--json").error()
     assert error["type"] == "ModelError" and ("image_proj." in error["message"] or "_ip.weight" in error["message"])
+
+
+@pytest.mark.parametrize("name", ["ip_adapter", "image_encoder"])
+def test_random_weights_take_no_adapter_from_elsewhere(name):
+    with pytest.raises(UsageError, match="builds its own adapter") as told:
+        models.plan(Settings(load_format="dummy", image=("x.png",), **{name: "own"}))
+    assert told.value.hint == f"leave --{name.replace('_', '-')} out"
+
+
+def test_random_weights_of_a_model_without_adapter_see_through_the_usual_encoder(tmp_path):
+    model = shutil.copytree(DEMO, tmp_path / "model", ignore=shutil.ignore_patterns("ip_adapter", "*.safetensors"))
+    plan = models.plan(Settings(model=str(model), load_format="dummy", image=("x.png",)))
+    assert plan.adapter.encoder.config["hidden_size"] == 1664
 
 
 @pytest.mark.parametrize("more", [{"steps": 7}, {"image_proj": {"x": 7}}, {7: torch.zeros(1)}, {"a": {"b": {}}}])

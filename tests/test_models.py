@@ -187,6 +187,14 @@ def test_a_sharded_model_is_read_by_its_index_alone(ipa, model, demo):
     assert (pixels(ours) == demo).all()
 
 
+def test_a_variant_of_some_parts_is_taken_where_it_is_and_the_others_are_told(ipa, model, demo):
+    whole = model / UNET
+    whole.rename(whole.with_suffix(".fp16.safetensors"))
+    ran = ipa("generate", *FAST, *REFERENCE, "--model", model, "--variant", "fp16", "--json")
+    assert (pixels(ran) == demo).all()
+    assert "not there as fp16: text_encoder, text_encoder_2, vae (read as they are)" in ran.stderr
+
+
 def test_the_sdxl_preset_has_the_layers_of_sdxl():
     config = json.loads((PACKAGE / "presets" / "sdxl" / "unet" / "config.json").read_text())
     assert cross_attention_layers(config) == 70

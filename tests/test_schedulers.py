@@ -4,9 +4,11 @@ from importlib.util import find_spec
 
 import pytest
 
-from ipa_cli import models, schedulers
+from ipa_cli import configurations, models, schedulers
 from ipa_cli.config import Settings
 from ipa_cli.errors import UsageError
+from ipa_cli.families import SDXL
+from ipa_cli.locations import ModelError
 
 HERE = [name for name in schedulers.CLASSES if name not in schedulers.NEEDS or find_spec(schedulers.NEEDS[name])]
 # What each can do of 1 to 1000 steps with the noise schedule of SDXL, the demo's and SD 1.5's.
@@ -52,3 +54,10 @@ def test_they_are_refused_before_anything_is_loaded(ipa):
         assert "from 1 to 50" in said.error()["hint"] and "loading" not in said.stderr
     said = ipa("generate", "--steps", 2, "--scheduler", "pndm")
     assert said.exit_code == 2 and "from 4 to 999" in said.stderr
+
+
+def test_a_model_whose_own_scheduler_needs_another_package_says_so(monkeypatch):
+    monkeypatch.setattr(schedulers, "find_spec", lambda _: None)
+    config = configurations.scheduler("x", {"_class_name": "LMSDiscreteScheduler"})
+    with pytest.raises(ModelError, match="needs scipy"):
+        schedulers.of_model(config, SDXL)

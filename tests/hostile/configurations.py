@@ -147,6 +147,7 @@ REFUSED: tuple[Case, ...] = (
     *_wrong(UNET, {"attention_head_dim": (0, 7, [4, 5], [4, 5, 7], HUGE), "norm_num_groups": (0, 7, None, HUGE)}),
     *_wrong(UNET, {"sample_size": (HUGE, "32", -8, [32, 32]), "norm_eps": (0, -1, float("nan"), "1e-5")}),
     *_wrong(UNET, {"act_fn": ("os.system", 7), "mid_block_type": ("UNetMidBlock2DSimpleCrossAttn", 7)}),
+    *_wrong(UNET, {"num_attention_heads": (2, [4, 5, 6], HUGE)}),
     *_wrong(UNET, {"time_cond_proj_dim": (256,), "attention_type": ("gated",), "conv_in_kernel": (HUGE, 5)}),
     *_wrong(UNET, {"encoder_hid_dim": (4096,), "dual_cross_attention": (True,), "time_embedding_dim": (HUGE,)}),
     *_wrong(UNET, {"addition_time_embed_dim": (None, HUGE, 31), "projection_class_embeddings_input_dim": (None, 2816)}),
@@ -172,6 +173,7 @@ REFUSED: tuple[Case, ...] = (
     *_wrong(
         VISION, {"image_size": (HUGE, 0, "128"), "patch_size": (0, 256, 1), "model_type": ("siglip_vision_model",)}
     ),
+    silent(VISION, "num_attention_heads"),
     # --- the scheduler
     *_wrong(
         SCHEDULER, {"_class_name": ("DiffusionPipeline", "FlowMatchEulerDiscreteScheduler", "__doc__", "", 7, [], None)}
