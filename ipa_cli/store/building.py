@@ -109,7 +109,9 @@ def _private(store: Store, size: int) -> Iterator[Path]:
         try:
             folder = lasting.enter_context(scratch(store))
             enough = shutil.disk_usage(folder).free > size
-        except OSError:
+        except Refused:
+            raise
+        except (OSError, StoreError):
             enough = False
         if not enough:
             lasting.close()

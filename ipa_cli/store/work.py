@@ -45,7 +45,7 @@ class Work:
 def scratch(store: Store) -> Iterator[Path]:
     """A folder of this process alone on the store's disk, mode 0700; gone afterwards, or swept when we are killed.
 
-    What others left is swept first. Raises OSError where the store cannot be written.
+    What others left is swept first. Raises StoreError where the store cannot be written, or others can write.
     """
     sweep(store)
     folder = _new(store)
@@ -71,15 +71,16 @@ def unfinished(store: Store) -> list[Work]:
 
 
 def sweep(store: Store) -> int:
-    """Remove what dead processes left half built or half removed; the bytes it took."""
-    prepare(store)
-    with key_lock(store, WORK):
-        dead = [found for found in unfinished(store) if not found.alive]
-        for found in dead:
-            remove(found.path)
-        for lock in (store.graphs / WORK).glob("*.lock"):
-            if not is_held(lock):
-                lock.unlink(missing_ok=True)
+    """Remove what dead processes left half built or half removed; the bytes it took. Raises StoreError."""
+    with writing(store):
+        prepare(store)
+        with key_lock(store, WORK):
+            dead = [found for found in unfinished(store) if not found.alive]
+            for found in dead:
+                remove(found.path)
+            for lock in (store.graphs / WORK).glob("*.lock"):
+                if not is_held(lock):
+                    lock.unlink(missing_ok=True)
     return sum(found.size for found in dead)
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ipa_cli import store
-from ipa_cli.errors import UsageError
+from ipa_cli.errors import IpaError
 from ipa_cli.store import Hit, Store
 
 from .graphs import build, fill, key, leftovers, script
@@ -62,10 +62,10 @@ def test_key_prefixes(cache):
     assert store.find(items, entries[3].digest).id == entries[3].id
     assert store.find(items, entries[3].id.upper()).id == entries[3].id
     for prefix in ("", "zz", entries[3].id + "0" * 60):
-        with pytest.raises(UsageError, match="no graph"):
+        with pytest.raises(IpaError, match="no graph"):
             store.find(items, prefix)
     shared = next(digit for digit in "0123456789abcdef" if sum(e.id.startswith(digit) for e in entries) > 1)
-    with pytest.raises(UsageError, match="graphs begin with"):
+    with pytest.raises(IpaError, match="graphs begin with"):
         store.plan(items, prefixes=[shared])
 
 
