@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import models, requirements, schedulers
-from .config import Layer, Resolved, Settings, Source, adapter_options, repositories, with_places
+from .config import FIELDS, OWN, Layer, Resolved, Settings, Source, adapter_options, repositories, with_places
 from .errors import IpaError
 from .images import comfyui, infotext, invokeai, metadata, reference
 from .images.reference import Reference
@@ -23,8 +23,8 @@ from .report import Reporter
 
 # What a picture says about the machine that drew it: of use only where there is one like it.
 OF_THE_MACHINE = ("device", "dtype", "precision", "backend")
-# Options of a compiler can name programs to run: they are for the user to give.
-UNTRUSTED = ("compile_options",)
+# What chooses code, as options of a compiler can name programs to run, is for the user to say.
+UNTRUSTED = tuple(name for name, field in FIELDS.items() if field.metadata["kind"] == OWN)
 MOST_LEFT_OUT = 20  # that are named one by one; a graph may have thousands
 # Known, and no settings.
 RECORDS = ("schema_version", "scheduler", "graph", "adapters", "settings")

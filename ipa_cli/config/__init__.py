@@ -6,6 +6,7 @@ from .project import Ignored, repositories, trust, untrust, with_places
 from .settings import (
     FIELDS,
     MAX_SIDE,
+    OWN,
     Choice,
     ConfigError,
     Settings,
@@ -22,6 +23,7 @@ __all__ = [
     "FIELDS",
     "FILE_NAME",
     "MAX_SIDE",
+    "OWN",
     "TRUST_HINT",
     "Choice",
     "ConfigError",

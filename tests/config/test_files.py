@@ -86,7 +86,8 @@ LONG = [
 
 
 def test_names_too_long_for_any_disk_are_no_bug(world):
-    (world.cwd / "inner").mkdir()
+    for name in ("inner", "a", "c", "f"):
+        (world.cwd / name).mkdir()
     (world.cwd / "ipa.toml").write_text(f'model = "a/{"b" * 300}"\nadapter = "c/{"d" * 300}:e,image=f/{"g" * 5000}"')
     settings = resolve({}, world.environ, world.cwd / "inner").settings
     assert settings.model == f"a/{'b' * 300}"
