@@ -60,8 +60,8 @@ def compile(
     if span is not None:
         options = backend.options({**options, "dynamic": list(span)})
     span = options.get("dynamic")
-    for width, height in sizes if span else ():
-        if not span[0] <= min(width, height) <= max(width, height) <= span[1]:
+    for width, height in sizes:
+        if span and not span[0] <= min(width, height) <= max(width, height) <= span[1]:
             raise UsageError(
                 f"the size {width}x{height} is outside of {span[0]}..{span[1]}",
                 "one graph serves all sizes of a range: leave out --size, or choose one within it",
@@ -99,7 +99,8 @@ def _example(settings: Settings, plan: models.Plan, span: Sequence[int] | None) 
     low, high = span
     middle = max(low, (low + high) // 2 // 64 * 64)
     usual = {name: getattr(settings, name) or plan.defaults[name] for name in ("width", "height")}
-    return replace(settings, **{name: side if low <= side <= high else middle for name, side in usual.items()})
+    width, height = (side if low <= side <= high else middle for side in usual.values())
+    return replace(settings, width=width, height=height)
 
 
 def _graph(ready: graphs.Ready, model: str) -> Graph:

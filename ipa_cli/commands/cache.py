@@ -341,7 +341,7 @@ def _check_backend(name: str | None, there: Iterable[str]) -> None:
     from .. import backends
 
     known = sorted({*backends.MODULES, *there})
-    if name not in (None, *known):
+    if name is not None and name not in known:
         raise UsageError(f"unknown backend '{name}'{config.suggest(name, known)}", f"choose one of {', '.join(known)}")
 
 

@@ -93,9 +93,9 @@ def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: boo
         return
     found = read_description(folder)
     if found is None:
-        there = [path.name for pattern in OURS for path in folder.glob(pattern)]
-        if there:
-            raise FolderError(f"{folder} holds {there[0]}, which is of no sweep", "choose another --output, or --force")
+        left = [path.name for pattern in OURS for path in folder.glob(pattern)]
+        if left:
+            raise FolderError(f"{folder} holds {left[0]}, which is of no sweep", "choose another --output, or --force")
     elif different := changed(found, plan):
         what = ", ".join(different)
         raise FolderError(f"{folder} holds another sweep: {what}", "choose another --output, or --force to replace it")
