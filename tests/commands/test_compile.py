@@ -48,7 +48,7 @@ def test_compile_says_what_it_made(compiled: Compiled) -> None:
 
 
 def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
-    assert "compiling 64..256-b2: tracing block-" in compiled.shown
+    assert "compiling for 64..256, 2 in a call: tracing block-" in compiled.shown
     assert "s (8 of 8)" in compiled.shown
 
 
