@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import ipa_cli
-from ipa_cli.config import units
+from ipa_cli import models
+from ipa_cli.config import Settings, units
 from ipa_cli.configurations import cross_attention_layers
 from ipa_cli.weights import WeightsError, header, in_chunks, load_adapter
 
@@ -128,15 +129,16 @@ def test_kinds_of_numbers_that_only_safetensors_knows_are_left_to_it(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "relative folder", "subfolder"])
-def test_an_adapter_is_found_as_folder_file_or_subfolder(ipa, world, adapter, kind, demo):
-    flags = {
-        "folder": ("--ip-adapter", adapter),
-        "file": ("--ip-adapter", adapter / "ip-adapter.safetensors"),
-        "relative folder": ("--ip-adapter", "adapter", "--ip-adapter-weight-name", "ip-adapter.safetensors"),
-        "subfolder": ("--ip-adapter", world.cwd, "--ip-adapter-subfolder", "adapter"),
+def test_an_adapter_is_found_as_folder_file_or_subfolder(world, adapter, kind):
+    chosen = {
+        "folder": {"ip_adapter": str(adapter)},
+        "file": {"ip_adapter": str(adapter / "ip-adapter.safetensors")},
+        "relative folder": {"ip_adapter": "adapter", "ip_adapter_weight_name": "ip-adapter.safetensors"},
+        "subfolder": {"ip_adapter": str(world.cwd), "ip_adapter_subfolder": "adapter"},
     }[kind]
-    ours = ipa("generate", *FAST, *REFERENCE, *flags, "--json")
-    assert (pixels(ours) == demo).all()
+    found = models.plan(Settings(image=("x.png",), **chosen)).adapter
+    assert found.location.folder / found.file == adapter / "ip-adapter.safetensors"
+    assert Path(str(found.encoder)) == adapter / "image_encoder"
 
 
 def test_a_model_without_adapter_draws_from_the_prompt_alone(ipa, model):
@@ -166,25 +168,6 @@ def test_dummy_weights_need_no_weights(ipa, model):
     for weights in model.rglob("*.safetensors"):
         weights.unlink()
     assert pixels(ipa("generate", *FAST, "--model", model, "--load-format", "dummy", "--json")).shape == (64, 64, 3)
-
-
-def test_a_sharded_model_is_read_by_its_index_alone(ipa, model, demo):
-    tensors = load_file(model / UNET)
-    (model / UNET).unlink()
-    names = sorted(tensors)
-    shards = {"1": names[: len(names) // 2], "2": names[len(names) // 2 :]}
-    index = {}
-    for number, part in shards.items():
-        file = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, model / "unet" / file)
-        index |= dict.fromkeys(part, file)
-    for number in (1, 2, 3):  # an older set, which the index does not name
-        old = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-        save_file(old, model / "unet" / f"diffusion_pytorch_model-0000{number}-of-00003.safetensors")
-    listing = {"metadata": {"total_size": 1}, "weight_map": index}
-    (model / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(listing))
-    ours = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
-    assert (pixels(ours) == demo).all()
 
 
 def test_a_variant_of_some_parts_is_taken_where_it_is_and_the_others_are_told(ipa, model, demo):
