@@ -406,6 +406,15 @@ def test_a_cache_that_everybody_can_write_to(tmp_path):
     assert places.models({"HF_HUB_CACHE": str(tmp_path)}).status == "warning"
 
 
+def test_a_key_that_others_can_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "ipa").mkdir()
+    (tmp_path / "ipa" / "graph-key").write_bytes(bytes(32))
+    (tmp_path / "ipa" / "graph-key").chmod(0o644)
+    check = places.graphs(config.Settings(cache_dir=tmp_path / "cache"), False)
+    assert check.status == "failure" and "not safe from others" in check.found and "ipa cache trust" in check.advice
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_a_cache_of_somebody_else(tmp_path):
     tmp_path.chmod(0o700)

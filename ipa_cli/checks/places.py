@@ -12,7 +12,7 @@ from .. import config
 from ..config import Settings
 from ..errors import IpaError
 from ..ownership import foreign
-from ..store import Store, check_owner
+from ..store import Store, check_owner, proof
 from .check import Check, Status
 
 GIB = 2**30
@@ -42,6 +42,7 @@ def graphs(settings: Settings, asked: bool) -> Check:
     try:
         root = config.cache_dir(settings)
         check_owner(Store(root))
+        proof.seen_key()
     except IpaError as error:
         return Check(name, "failure", error.message, error.hint, asked)
     return room(name, root, "failure", elsewhere, LITTLE, asked)
