@@ -132,6 +132,10 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another sweep is running in {folder}", "wait for it, or choose another --output"
             ) from error
     try:
+        with _in_words(folder):
+            for inside in (folder, folder / PICTURES, folder / ANIMATIONS):
+                for leftover in inside.glob(files.UNFINISHED):  # of a sweep that was killed
+                    leftover.unlink()
         yield
     finally:
         lock.release()
@@ -153,10 +157,8 @@ def begin(folder: Path, plan: Mapping[str, Any], sweep: Sweep, kept: Mapping[int
             for pattern in OURS:
                 for path in folder.glob(pattern):
                     path.unlink()
-        for inside in (folder, folder / PICTURES, folder / ANIMATIONS):
-            inside.mkdir(exist_ok=True)
-            for leftover in inside.glob(files.UNFINISHED):
-                leftover.unlink()
+        for name in (PICTURES, ANIMATIONS):
+            (folder / name).mkdir(exist_ok=True)
     text = json.dumps({"schema_version": SCHEMA_VERSION, "plan": plan}, indent=2)
     write(folder / DESCRIPTION, text.encode() + b"\n")
     write_results(folder, sweep, kept)

@@ -73,6 +73,7 @@ def test_json_says_everything(ipa, world):
         path = world.cwd / f"cat-{number + 1}.png"
         assert image == {
             "path": str(path),
+            "prompt": data["prompt"],
             "seed": 7 + number,
             "scale": 0.5,
             "width": 64,

@@ -165,6 +165,14 @@ def test_a_name_that_is_too_long_is_told(tmp_path, flags):
         check(tmp_path / ("x" * 300), make(), **flags)
 
 
+def test_what_a_kill_left_is_gone_even_when_nothing_is_missing(tmp_path):
+    for name in (".ipa-0.tmp", "pictures/.ipa-0.tmp", "animations/.ipa-0.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("half")
+    with journal.locked(tmp_path):
+        assert not list(tmp_path.rglob(".ipa-*"))
+
+
 def test_a_temporary_name_that_was_fixed_once_leads_nowhere(tmp_path):
     mine, folder = tmp_path / "mine", tmp_path / "cloned"
     mine.write_text("mine")
