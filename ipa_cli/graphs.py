@@ -29,7 +29,7 @@ HOW = ("width", "height", "options")
 # Options that are read when a graph is loaded, and leave its code alone.
 NOT_IN_THE_CODE = ("cuda_graph",)
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
-COMPILING = 512 << 20  # bytes that must be free on disk; 127 MB were seen in use, by two processes for the miniature
+COMPILING = 512 << 20  # bytes that must be free on disk; 307 MB were seen in use, by two processes for the miniature
 
 
 class NoGraph(IpaError):

@@ -40,7 +40,7 @@ def hindrances() -> Callable[[Item], list[str]]:
         if not isinstance(item, Entry):
             return [] if isinstance(item, Broken) else [item.reason]
         found = obstacle(item)
-        return [f"{found.words}: {found.hint}"] if found else []
+        return [f"{found.words}; {found.hint}"] if found else []
 
     return reasons
 

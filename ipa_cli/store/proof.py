@@ -85,7 +85,7 @@ def missing(folder: str, manifest: bytes, key: bytes | None) -> str | None:
     if scheme != SCHEME:
         return "its proof of origin is of a kind that this version does not know"
     if key is None or name != _name(key):
-        return "made elsewhere: its proof of origin is by another key than yours"
+        return "made elsewhere, its proof of origin is by another key than yours"
     if not isinstance(digest, str) or not hmac.compare_digest(digest.encode(), _digest(manifest, key).encode()):
         return "its proof of origin is of another manifest"
     return None
