@@ -155,12 +155,13 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
         monkeypatch.delenv(name)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
         image = Path(folder)
-        subprocess.run(["cp", "-a", compiled.cache, compiled.model, models.DEMO / "reference.png", image], check=True)
+        subprocess.run(["cp", "-a", compiled.cache, compiled.model, models.DEMO, image], check=True)
         subprocess.run(["chmod", "-R", "a+rX,go-w", image], check=True)
         os.chown(out, NOBODY, NOBODY)
         monkeypatch.chdir(out)
         monkeypatch.setattr(tempfile, "tempdir", out)
-        model, cache, reference = (image / path for path in (compiled.model.name, "cache", "reference.png"))
+        monkeypatch.setattr(models, "DEMO", image / models.DEMO.name)  # the installed one may be in root's home
+        model, cache, reference = image / compiled.model.name, image / "cache", models.DEMO / "reference.png"
         before = sorted(cache.rglob("*"))
         [graph] = run_as(NOBODY, "cache", "ls", "--cache-dir", cache, "--json").data()["graphs"]
         assert (graph["usable"], graph["obstacles"]) == (True, [])
