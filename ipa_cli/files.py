@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from .errors import IpaError, UsageError
 
 ELSEWHERE = "choose another place with --output"
+HANDED = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")  # links that lead to what the shell has opened
 UNFINISHED = ".ipa-*.tmp"  # what a write leaves that was killed with no chance to clean up
 
 _KINDS = {
@@ -93,6 +94,21 @@ def append(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> None:
         with os.fdopen(os.open(path, flags, 0o666), "ab") as file:
             file.write(data)
             _onto_disk(file)
+
+
+def open_log(path: Path, elsewhere: str = ELSEWHERE) -> TextIO:
+    """A text file to add to line by line; also a device, a pipe that somebody reads, or what the shell has opened.
+
+    Raises IpaError as `append`.
+    """
+    handed = str(path).startswith(HANDED)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | (0 if handed else os.O_NOFOLLOW)
+    with _in_words(path, elsewhere):
+        if not handed and kind(path) == "a link":
+            raise IpaError(f"{path} is a link: files are not written through it", elsewhere)
+        descriptor = os.open(path, flags, 0o666)  # without waiting: nobody may ever read that pipe
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 def check_writable(path: Path, replacing: bool = False, elsewhere: str = ELSEWHERE) -> None:

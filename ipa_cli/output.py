@@ -73,10 +73,9 @@ class Terminal:
 
     def set_log_file(self, name: str) -> None:
         """Append all that is said, whatever of it is shown, to a file. Raises IpaError when it cannot be written."""
-        try:
-            self._log = Path(name).open("a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-        except OSError as error:
-            raise IpaError(f"{name} cannot be written: {error.strerror}", "name another --log-file") from error
+        from .files import open_log
+
+        self._log = open_log(Path(name), "name another --log-file")
         self._hear_libraries()
 
     def _hear_libraries(self) -> None:
@@ -114,7 +113,11 @@ class Terminal:
         if self._log is not None:
             from .privacy import public_text
 
-            self._log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {public_text(text)}\n")
+            try:
+                self._log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {_harmless(public_text(text))}\n")
+            except OSError as error:
+                self._log = None
+                self.warn(f"the log file is not written to its end: {error.strerror}")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
@@ -125,8 +128,8 @@ class Terminal:
 
             columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
             with Progress(*columns, console=self.err, transient=True) as progress:
-                task = progress.add_task(name, total=None)
-                yield lambda doing: progress.update(task, description=f"{name}: {doing}")
+                task = progress.add_task(_harmless(name), total=None)
+                yield lambda doing: progress.update(task, description=_harmless(f"{name}: {doing}"))
         else:
             yield lambda doing: None
         self.note(f"{name}: {time.perf_counter() - started:.1f} s")
@@ -153,7 +156,7 @@ class Terminal:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.err, transient=True) as progress:
-            task = progress.add_task(name, total=total, speed="")
+            task = progress.add_task(_harmless(name), total=total, speed="")
             started = time.perf_counter()
             done = 0
 
@@ -183,7 +186,7 @@ class Terminal:
             elif isinstance(block, Facts):
                 self._print_facts(block)
             else:
-                self.out.print(block)
+                self.out.print(_harmless(block) if sys.stdout.isatty() else block)
         sys.stdout.flush()
 
     def _write_file(self, data: bytes, blocks: Iterable[Block]) -> None:
@@ -207,7 +210,7 @@ class Terminal:
     def fail(self, command: str, error: IpaError) -> None:
         """Print a foreseen failure: what is wrong, and what to type next."""
         if self.debug:
-            self.err.print("".join(traceback.format_exception(error)))
+            self.err.print(_harmless("".join(traceback.format_exception(error))))
         self._keep(f"error: {error.message} (hint: {error.hint})")
         if self.json_mode:
             self._fail_json(command, type(error).__name__, error.message, error.hint)
@@ -221,7 +224,7 @@ class Terminal:
         """Print an unforeseen failure with its traceback."""
         told = "".join(traceback.format_exception(error))
         self._keep(told)
-        self.err.print(told)
+        self.err.print(_harmless(told))
         self.err.print("This is a bug in ipa: please report it with the lines above.")
         if self.json_mode:
             self._fail_json(command, type(error).__name__, str(error), "this is a bug in ipa: please report it")
@@ -281,7 +284,9 @@ class Terminal:
     def _print_paths(self, paths: Iterable[Path]) -> None:
         """One on each line, byte for byte as the shell must have it: `f=$(ipa generate -q)`."""
         text = "".join(f"{path}\n" for path in paths)
-        if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.write(_harmless(text))
+        elif isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.buffer.write(os.fsencode(text))
         else:
             sys.stdout.write(text)
@@ -307,7 +312,7 @@ class Terminal:
         drawn.add_column(style="dim", no_wrap=True)
         drawn.add_column(overflow="fold")
         for name, value in facts.rows:
-            drawn.add_row(name, Text(value))
+            drawn.add_row(_harmless(name), Text(_harmless(value)))
         self.out.print(drawn)
 
     def _print_table(self, table: Table) -> None:
@@ -332,9 +337,9 @@ def _drawn(table: Table) -> RichTable:
 
     drawn = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
-        drawn.add_column(column, overflow="fold")
+        drawn.add_column(_harmless(column), overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(_harmless(cell)) for cell in row))
     return drawn
 
 

@@ -91,10 +91,12 @@ def read(path: Path, names: Collection[str] | None, device: torch.device, dtype:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 tensors = {name: _as(file.get_tensor(name), dtype) for name in file.keys() if _wanted(name, names)}  # noqa: SIM118
     except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be read: {error.strerror}", "check the disk, or download it again"
-        ) from error
+        raise _unreadable(path, error) from error
     return tensors
+
+
+def _unreadable(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(f"{path} cannot be read: {error.strerror}", "check the disk, or download it again")
 
 
 def in_chunks(
@@ -210,6 +212,8 @@ def _pickled(path: Path, device: str) -> dict[str, Tensor]:
 
     try:
         loaded = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:
         reason = (str(error).splitlines() or ["it is empty"])[0]
         raise WeightsError(

@@ -135,6 +135,20 @@ def test_a_log_file_has_what_is_said_and_what_is_not_shown(ipa, world, monkeypat
 
 
 @pytest.mark.usefixtures("own_logging")
+def test_a_log_file_is_no_link_and_waits_for_nobody(ipa, world):
+    mine = world.cwd / "mine"
+    mine.write_text("mine")
+    (world.cwd / "link").symlink_to(mine)
+    os.mkfifo(world.cwd / "pipe")
+    for name, words in (("link", "link is a link"), ("pipe", "No such device")):
+        ran = ipa("cache", "verify", "abc", "--log-file", name)
+        assert ran.exit_code == 1 and words in ran.stderr
+    assert mine.read_text() == "mine"
+    full = ipa("cache", "verify", "abc", "--log-file", "/dev/full")
+    assert full.exit_code == 1 and "not written to its end" in full.stderr and "no graph" in full.stderr
+
+
+@pytest.mark.usefixtures("own_logging")
 def test_libraries_are_heard_with_debug_alone(ipa, world, monkeypatch):
     monkeypatch.setattr(Terminal, "show", lambda terminal, result: logging.getLogger("some.library").debug("hello"))
     assert "hello" not in ipa("config", "path", "--log-file", "log").stderr

@@ -226,6 +226,11 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(ipa, world, adapter, sav
     assert not marker.exists()
 
 
+def test_an_adapter_that_a_disk_cannot_read_is_told(ipa, world):
+    (world.cwd / "broken.bin").symlink_to("/proc/self/mem")
+    refused(ipa("generate", *FAST, *REFERENCE, "--ip-adapter", "broken.bin", "--json"), "cannot be read")
+
+
 def test_the_malicious_pickle_is_malicious(world):
     """It would have run, had anything unpickled it."""
     pickle.loads(pickle.dumps(Malicious(world.cwd / "ran")))

@@ -168,6 +168,28 @@ def test_a_terminal_gets_whole_words_but_commands_in_one_piece(world):
     assert f"hint: {'type ' * 20}".strip() in lines
 
 
+STEERING = """
+import sys
+from pathlib import Path
+from ipa_cli.output import Terminal
+from ipa_cli.report import Facts, Result, Table
+evil = "a\\x1b]52;c;EVIL\\x1b\\\\\\x9b2Jz"
+terminal = Terminal()
+with terminal.stage(evil) as doing, terminal.steps(evil, 1):
+    doing(evil)
+terminal.show(Result("t", {}, (evil, Table((evil,), ((evil,),)), Facts(((evil, evil),)))))
+terminal.bug("t", ValueError(evil))
+terminal.quiet = True
+terminal.show(Result("t", {}, paths=(Path(evil),)))
+"""
+
+
+def test_nothing_in_a_name_steers_the_terminal(world):
+    seen = on_a_terminal(("-c", STEERING), {**world.environ, "TERM": "xterm-256color", "COLUMNS": "200"})
+    assert seen.count("EVIL") >= 6
+    assert "\x1b]" not in seen and "\x9b" not in seen
+
+
 TABLES = """
 from ipa_cli.output import Terminal
 from ipa_cli.report import Result, Table

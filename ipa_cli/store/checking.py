@@ -75,10 +75,11 @@ def _sha256(folder: Path, name: str, size: int, copy: Path | None) -> str:
         if (folder / name).is_symlink():
             raise Damage(f"{name} is a link") from error
         raise
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        raise Damage(f"{name} is no plain file")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise Damage(f"{name} is no plain file")
         if about.st_size != size:
             raise Damage(f"{name} has {about.st_size} bytes, not {size}")
         if copy is None:

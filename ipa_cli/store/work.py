@@ -11,12 +11,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IpaError
-from .entries import BUCKET, Store, StoreError, disk_size
+from .entries import BUCKET, Refused, Store, StoreError, disk_size
 from .locks import LOCKS, InUse, held, is_held, key_lock
 from .trust import check_owner
 
@@ -63,9 +63,10 @@ def scratch(store: Store) -> Iterator[Path]:
 def unfinished(store: Store) -> list[Work]:
     """Every scratch folder that this user may see, of the living and the dead."""
     try:
+        _check_own(store)
         paths = [path for path in (store.graphs / WORK).iterdir() if path.suffix != ".lock"]
         paths += [path for path in store.graphs.iterdir() if path.name.startswith(_OF_EARLIER_VERSIONS)]
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, Refused):
         return []
     return [Work(path, disk_size(str(path)), is_held(_lock(path))) for path in paths]
 
@@ -105,14 +106,22 @@ def remove(path: Path) -> None:
 def prepare(store: Store) -> None:
     """Make the store's own folders, for us alone, and the tag by which backup programs know a cache.
 
-    Raises OSError where they cannot be made, Refused where others may write.
+    Raises OSError where they cannot be made, Refused where others may write, or where one of them is a link.
     """
+    _check_own(store)
     make_folders(store.root, Path(BUCKET, LOCKS))
     make_folders(store.root, Path(BUCKET, WORK))
     tag = store.graphs / _TAG
-    if not tag.exists():
-        tag.write_text(_TAG_TEXT)
+    with suppress(FileExistsError), tag.open("x") as file:
+        file.write(_TAG_TEXT)
     check_owner(store, store.graphs / WORK)  # what is checked is copied there before it is loaded
+
+
+def _check_own(store: Store) -> None:
+    """Raise Refused when a folder whose content we remove is a link: it may lead to the user's files."""
+    for folder in (store.graphs, store.graphs / LOCKS, store.graphs / WORK):
+        if folder.is_symlink():
+            raise Refused(f"the graph cache is not used: {folder} is a link", "name another folder with --cache-dir")
 
 
 def make_folders(base: Path, inner: Path) -> None:

@@ -56,12 +56,18 @@ def _pipe(entry):
     os.mkfifo(entry.folder / "graph.pt2")
 
 
+def _folder(entry):
+    (entry.folder / "graph.pt2").unlink()
+    (entry.folder / "graph.pt2").mkdir()
+
+
 DAMAGES = {
     "is missing": lambda entry: (entry.folder / "graph.pt2").unlink(),
     "has 241 bytes": lambda entry: (entry.folder / "graph.pt2").write_bytes(b"x" * 241),
     "has changed": lambda entry: (entry.folder / "graph.pt2").write_bytes(b"x" * 240),
     "graph.pt2 is a link": _link,
     "no plain file": _pipe,
+    "graph.pt2 is no plain file": _folder,
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ipa_cli import store
 from ipa_cli.errors import IpaError
-from ipa_cli.store import Hit, Store
+from ipa_cli.store import Hit, Refused, Store
 
 from .graphs import build, fill, key, leftovers, script
 
@@ -119,3 +119,17 @@ def test_a_rebuilt_graph_is_not_what_was_planned(cache):
     assert done.items == ()
     assert "meanwhile" in done.kept[0][1]
     assert isinstance(store.lookup(cache, key()), Hit)
+
+
+@pytest.mark.parametrize("link", [".work", ".locks", ""])
+def test_what_a_link_in_a_caches_place_leads_to_is_not_swept(tmp_path, link):
+    home = tmp_path / "home"
+    (home / ".building-a-house").mkdir(parents=True)
+    (home / "thesis.txt").write_text("mine")
+    cache = Store(tmp_path / "cache")
+    (cache.graphs / link).parent.mkdir(parents=True)
+    (cache.graphs / link).symlink_to(home)
+    with pytest.raises(Refused, match="is a link"):
+        store.sweep(cache)
+    assert store.unfinished(cache) == []
+    assert {path.name for path in home.iterdir()} == {".building-a-house", "thesis.txt"}

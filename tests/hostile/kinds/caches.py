@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import tempfile
 from functools import cache
@@ -48,14 +49,18 @@ def archive() -> bytes:
 
 
 def entry(random: Random) -> Attack:
-    """One file of an entry is damaged, another kind of thing, or says something else."""
+    """One file of an entry is damaged, another kind of thing, or says something else; or the cache's own folder leads away."""
     command = random.choice(COMMANDS) if random.random() < 0.9 else ("generate", *SMALL, "--json")
 
     def prepare(folder: Path) -> None:
         place = _build(folder / "cache", random.choice(("inductor", "nexfort")))
         files = sorted(path for path in place.rglob("*") if path.is_file())
         path = random.choice(files)
-        match random.randrange(5):
+        match random.randrange(6):
+            case 5:
+                own = folder / "cache" / "graphs-v1" / random.choice((".work", ".locks", ""))
+                shutil.rmtree(own)
+                own.symlink_to(folder.parent / "home")
             case 0 if path.suffix == ".json":
                 path.write_text(json_damaged(path.read_text(), random), "utf-8", "replace")
             case 1:
