@@ -105,8 +105,9 @@ def seen_key() -> bytes | None:
     if path is None:
         return None
     try:
-        about, others = path.lstat(), foreign(path)
-        key = _read(path, _KEY_BYTES)
+        about = path.lstat()
+        plain = stat.S_ISREG(about.st_mode)
+        others, key = (foreign(path), _read(path, _KEY_BYTES)) if plain else ("it is no plain file", b"")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     alone = others is None and about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077

@@ -157,12 +157,21 @@ def test_two_first_processes_make_one_key(cache, no_key, tmp_path):
     assert [store.obstacle(item) for item in store.scan(cache)] == [None] * 4
 
 
+def _in_its_place(path, make):
+    path.rename(path.with_name("elsewhere"))
+    make(path)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda path: path.chmod(0o644),
         lambda path: path.write_bytes(b"short"),
         lambda path: path.parent.chmod(0o777),
+        lambda path: _in_its_place(path, Path.mkdir),
+        lambda path: _in_its_place(path, os.mkfifo),
+        lambda path: _in_its_place(path, lambda path: path.symlink_to("elsewhere")),
+        lambda path: _in_its_place(path, lambda path: path.symlink_to(path)),
         pytest.param(lambda path: os.chown(path, 4321, 4321), marks=AS_ROOT),
     ],
 )

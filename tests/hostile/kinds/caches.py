@@ -49,7 +49,7 @@ def archive() -> bytes:
 
 
 def entry(random: Random) -> Attack:
-    """One file of an entry is damaged, another kind of thing, or says something else; or the cache's own folder leads away."""
+    """A file of an entry is damaged, another kind of thing or says another; or a folder of the cache leads away."""
     command = random.choice(COMMANDS) if random.random() < 0.9 else ("generate", *SMALL, "--json")
 
     def prepare(folder: Path) -> None:
