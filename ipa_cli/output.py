@@ -53,13 +53,13 @@ class Terminal:
     def out(self) -> Console:
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=True, markup=False)
+        return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     @cached_property
     def err(self) -> Console:
         from rich.console import Console
 
-        console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
         # The work goes on when nobody listens any more (`ipa … 2>&1 | head`); rich would end the process.
         console.on_broken_pipe = lambda: setattr(console, "quiet", True)  # type: ignore[method-assign]
         return console

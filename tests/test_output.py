@@ -28,6 +28,16 @@ def test_people_get_lines_and_piped_tables(capsys):
     assert err == ""
 
 
+def test_what_rich_takes_for_an_emoji_is_printed_as_it_is(capsys):
+    said = "<lora:x:0.8>"
+    Terminal().show(result(blocks=(said, Facts((("prompt", said),)))))
+    Terminal().note(said)
+    Terminal().fail("thing", IpaError(said, said))
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [said, f"prompt: {said}"]
+    assert err.splitlines() == [said, f"error: {said}", f"hint: {said}"]
+
+
 def test_scripts_get_one_object(capsys):
     Terminal(json_mode=True).show(result())
     out, err = capsys.readouterr()
