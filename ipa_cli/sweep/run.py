@@ -22,7 +22,7 @@ from ..prompts import warn_of_spelling
 from ..record import adapter_name, record, scheduler_name
 from ..report import Reporter
 from ..task import Task, check_masks, load_references, make_task
-from . import animation, difference, journal, looks, page, plan, sheet
+from . import difference, journal, looks, plan, views
 from .difference import Change, Frozen
 from .journal import Outcome
 from .looks import Look
@@ -34,18 +34,6 @@ if TYPE_CHECKING:
     from ..graphs import Ready
     from ..pipeline import Conditions
     from ..session import Session
-
-# Of the plan, what stands in the grid itself or says nothing to people.
-NOT_ON_THE_PAGE = (
-    "scales",
-    "references",
-    "prompts",
-    "sizes",
-    "seeds",
-    journal.REFERENCE_DIGESTS,
-    "load_format",
-    "masks",
-)
 
 
 @dataclass(frozen=True)
@@ -146,7 +134,7 @@ def sweep_scale(
         journal.write_results(folder, sweep, outcomes)
         with reporter.stage("contact sheet, animations and page"):
             changes, frozen = difference.compare(folder, outcomes)
-            _write_views(folder, sweep, whole, outcomes, followed, changes, frozen)
+            views.write(folder, sweep, whole, outcomes, followed, changes, frozen)
     return Swept(folder, sweep, whole, outcomes, changes, frozen, work)
 
 
@@ -373,37 +361,3 @@ def _span(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-# --- what is left ---------------------------------------------------------------------------------------------
-
-
-def _write_views(
-    folder: Path,
-    sweep: Sweep,
-    whole: Mapping[str, Any],
-    outcomes: Mapping[int, Outcome],
-    followed: Sequence[Look],
-    changes: Sequence[Change],
-    frozen: Sequence[Frozen],
-) -> None:
-    """The contact sheet, an animation per row, and the page."""
-    references = [look.picture for look in followed]
-    shown = _for_people(whole)
-    subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend"))
-    journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
-    for number, row in difference.drawn_rows(outcomes).items():
-        if len(row) > 1:
-            journal.write(folder / animation.file_name(sweep, number), animation.animate(folder, row))
-    rendered = page.render(folder, sweep, outcomes, references, shown, changes, frozen)
-    journal.write(folder / journal.PAGE, rendered)
-
-
-def _for_people(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """What the plan says of all pictures alike: no axes, lists as their distinct entries, nothing that is empty."""
-    common = {name: value for name, value in whole.items() if name not in NOT_ON_THE_PAGE}
-    said = {
-        name: ", ".join(dict.fromkeys(filter(None, value))) if isinstance(value, list) else value
-        for name, value in common.items()
-    }
-    return {name: value for name, value in said.items() if value is not None and value is not False and value != ""}

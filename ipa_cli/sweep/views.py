@@ -1,0 +1,56 @@
+"""What a sweep leaves for people to look at: a contact sheet, an animation for each row, and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import animation, difference, journal, page, sheet
+from .difference import Change, Frozen
+from .journal import Outcome
+from .looks import Look
+from .plan import Sweep
+
+# Of the plan, what stands in the grid itself or says nothing to people.
+NOT_ON_THE_PAGE = (
+    "scales",
+    "references",
+    "prompts",
+    "sizes",
+    "seeds",
+    journal.REFERENCE_DIGESTS,
+    "load_format",
+    "masks",
+)
+
+
+def write(
+    folder: Path,
+    sweep: Sweep,
+    whole: Mapping[str, Any],
+    outcomes: Mapping[int, Outcome],
+    followed: Sequence[Look],
+    changes: Sequence[Change],
+    frozen: Sequence[Frozen],
+) -> None:
+    """The contact sheet, an animation per row, and the page."""
+    references = [look.picture for look in followed]
+    shown = _for_people(whole)
+    subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend"))
+    journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
+    for number, row in difference.drawn_rows(outcomes).items():
+        if len(row) > 1:
+            journal.write(folder / animation.file_name(sweep, number), animation.animate(folder, row))
+    rendered = page.render(folder, sweep, outcomes, references, shown, changes, frozen)
+    journal.write(folder / journal.PAGE, rendered)
+
+
+def _for_people(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plan says of all pictures alike: no axes, lists as their distinct entries, nothing that is empty."""
+    common = {name: value for name, value in whole.items() if name not in NOT_ON_THE_PAGE}
+    said = {
+        name: ", ".join(dict.fromkeys(filter(None, value))) if isinstance(value, list) else value
+        for name, value in common.items()
+    }
+    return {name: value for name, value in said.items() if value is not None and value is not False and value != ""}
