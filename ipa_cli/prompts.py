@@ -18,6 +18,10 @@ LIST_BYTES = 16_000_000
 # What a line of JSON may say for its own pictures.
 OF_A_LINE = ("prompt", "negative_prompt", "seed", "num_images")
 
+_LINE_END = re.compile(r"\r\n|\r|\n")  # and no other: JSON may hold U+2028, a prompt a form feed
+_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+_JSON_BEGINS = re.compile(r'(\[\s*\{?|\{)\s*("|$)')  # neither [star] nor {a|b}, which other programs read
+
 _WITHOUT_MEANING = re.compile(
     r"""\([^()]*:\s*-?[\d.]+\s*\)      # (red star:1.4)
     | \(\([^()]*\)\)                   # ((red star))
@@ -41,15 +45,15 @@ def typed(words: Sequence[str]) -> list[str]:
 def listed(source: str) -> list[dict[str, Any]]:
     """The settings of each prompt in a list, a file or stdin (`-`): a prompt a line, or a JSON object a line.
 
-    It is JSON when its name ends in .jsonl or its first line begins with `{"`; an object says `prompt`, and may say
-    the other settings of OF_A_LINE. Empty lines do not count. Raises IpaError when it cannot be read, is not UTF-8 or
-    empty, ConfigError for an object that says something else.
+    It is JSON when its name or its first line says so; an object says `prompt`, and may say the other settings of
+    OF_A_LINE. Empty lines do not count. Raises IpaError when it cannot be read, is not UTF-8 or empty, ConfigError for
+    an object that says something else, and for JSON that is not an object a line.
     """
     name = "stdin" if source == STDIN else source
-    lines = [(number, line.strip()) for number, line in enumerate(_text(source).splitlines(), 1) if line.strip()]
+    lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(_text(source)), 1) if line.strip()]
     if not lines:
         raise IpaError(f"{name} holds no prompt", "write one on each line")
-    if source.endswith(".jsonl") or lines[0][1].startswith('{"'):
+    if source.endswith(_JSON_SUFFIXES) or _JSON_BEGINS.match(lines[0][1]):
         return [_settings(line, f"{name}, line {number}") for number, line in lines]
     return [{"prompt": checked("prompt", line, name, ConfigError)} for _, line in lines]
 

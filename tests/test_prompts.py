@@ -51,6 +51,21 @@ def test_a_list_may_be_json_lines(tmp_path, name):
     ]
 
 
+@pytest.mark.parametrize("begin", ["{", '{ "prompt": "a fox" } x', "[", '[{"prompt": "a fox"}]', '["a fox"]'])
+def test_json_that_is_no_object_a_line_is_not_drawn_as_words(tmp_path, begin):
+    (tmp_path / "list.txt").write_text(f"{begin}\n", "utf-8")
+    with pytest.raises(IpaError, match="line 1: not"):
+        prompts.listed(f"{tmp_path}/list.txt")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\f", "\x1c"])
+def test_only_line_ends_end_a_line(tmp_path, mark):
+    (tmp_path / "list").write_bytes(f"a{mark}fox\r[red] cat\r\ndog".encode())
+    assert [said["prompt"] for said in prompts.listed(f"{tmp_path}/list")] == [f"a{mark}fox", "[red] cat", "dog"]
+    (tmp_path / "list.jsonl").write_text('{"prompt": "a\u2028fox"}\n', "utf-8")
+    assert prompts.listed(f"{tmp_path}/list.jsonl") == [{"prompt": "a\u2028fox"}]
+
+
 def test_a_folder_of_nobody_is_told():
     with pytest.raises(IpaError, match="~nobody-of-that-name/x"):
         prompts.typed(["@~nobody-of-that-name/x"])

@@ -46,7 +46,7 @@ Graph = Mapping[str, Node]
 
 def read(text: str) -> tuple[dict[str, Any], list[str]]:
     """Settings under our names, and what is not taken over, in words. Raises ValueError for what is no such graph."""
-    found = parse_json(text)
+    found = parse_json(text, lenient=True)
     graph = {number: node for number, node in found.items() if _is_node(node)} if isinstance(found, dict) else {}
     samplers = [node for node in graph.values() if "latent_image" in node["inputs"]]
     if not samplers:

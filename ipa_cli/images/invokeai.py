@@ -37,7 +37,7 @@ _SILENT = ("generation_mode", "app_version", "rand_device", "scheduler", "model"
 
 def read(text: str) -> tuple[dict[str, Any], list[str]]:
     """Settings under our names, and what is not taken over, in words. Raises ValueError for what is no such object."""
-    found = parse_json(text)
+    found = parse_json(text, lenient=True)
     if not isinstance(found, dict):
         raise ValueError("it is not an object")
     values = {ours: as_kind(found.get(theirs), kind) for ours, theirs, kind in _PLAIN}

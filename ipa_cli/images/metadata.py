@@ -68,16 +68,20 @@ def texts(path: Path) -> dict[str, str]:
     return found
 
 
-def parse_json(text: str) -> Any:
-    """JSON of unknown origin. Raises ValueError for what is none, nests too deep, or has numbers that are none."""
+def parse_json(text: str, lenient: bool = False) -> Any:
+    """JSON of unknown origin; `lenient` takes NaN and infinities, which some programs write, as null.
+
+    Raises ValueError for what is none, nests too deep, or has numbers that are none.
+    """
 
     def short_integer(digits: str) -> int:
         if len(digits) > 40:
             raise ValueError("a number is too long")
         return int(digits)
 
-    def no_constant(name: str) -> float:
-        raise ValueError(f"{name} is not a number")
+    def no_constant(name: str) -> None:
+        if not lenient:
+            raise ValueError(f"{name} is not a number")
 
     try:
         return json.loads(text, parse_int=short_integer, parse_constant=no_constant)

@@ -122,6 +122,11 @@ def test_a_graph_of_comfyui_is_followed(tmp_path):
     )
 
 
+def test_what_a_node_of_comfyui_calls_no_number_spoils_nothing_else(tmp_path):
+    graph = {**GRAPH, "90": {"class_type": "LoadImage", "inputs": {}, "is_changed": [float("nan")]}}
+    assert repeat.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).values["steps"] == 20
+
+
 def test_the_first_sampler_and_nodes_between_are_understood():
     graph = copy.deepcopy(GRAPH)
     graph["20"] = {"class_type": "KSampler", "inputs": {**graph["3"]["inputs"], "seed": 1, "latent_image": ["21", 0]}}
