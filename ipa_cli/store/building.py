@@ -284,7 +284,8 @@ def publish(store: Store, folder: Path, manifest: Mapping[str, Any], signing: by
 def _count_use(folder: Path) -> None:
     # A read-only or full cache is no reason not to use what is in it.
     with suppress(OSError):
-        descriptor = os.open(folder / USES, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(folder / USES, flags, 0o600)
         try:
             os.write(descriptor, b"\n")
         finally:

@@ -86,7 +86,7 @@ def missing(folder: str, manifest: bytes, key: bytes | None) -> str | None:
         return "its proof of origin is of a kind that this version does not know"
     if key is None or name != _name(key):
         return "made elsewhere, its proof of origin is by another key than yours"
-    if not isinstance(digest, str) or not hmac.compare_digest(digest.encode(), _digest(manifest, key).encode()):
+    if not isinstance(digest, str) or not digest.isascii() or not hmac.compare_digest(digest, _digest(manifest, key)):
         return "its proof of origin is of another manifest"
     return None
 

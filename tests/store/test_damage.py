@@ -82,7 +82,13 @@ def test_damage_is_told_in_words_and_removed(cache, words, harm):
     assert_whole(cache)
 
 
+def _uses_are_a_pipe(entry):
+    (entry.folder / ".uses").unlink()
+    os.mkfifo(entry.folder / ".uses")
+
+
 HARMLESS = {
+    "uses that nobody can count": _uses_are_a_pipe,
     "readable by all": lambda entry: [path.chmod(0o755) for path in (entry.folder, *entry.folder.rglob("*"))],
     "readable by a group": lambda entry: entry.folder.chmod(0o750),
     "a file that others may write, whose bytes are right": lambda entry: (entry.folder / "graph.pt2").chmod(0o666),

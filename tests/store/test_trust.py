@@ -105,6 +105,10 @@ PROOFS = {
         lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "proof": 5})),
         "another manifest",
     ),
+    "of no Unicode": (
+        lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "proof": "\ud800"})),
+        "another manifest",
+    ),
     "deep": (lambda path: path.write_text("[" * 4000), "cannot be read"),
     "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "cannot be read"),
     "a link": (lambda path: (path.rename(path.with_name("p")), path.symlink_to("p")), "cannot be read"),
