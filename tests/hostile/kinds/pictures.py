@@ -38,9 +38,20 @@ INVOKE = {
     "height": 64,
 }
 OURS = {
-    "format": 1, "ipa": "0.1.0", "prompt": "a star", "settings": {"prompt": "a star", "steps": 2, "width": 64,
-    "height": 64,
-    "seed": 3, "image": ["a.png"], "backend": "eager", "compile_options": None}, "references": [], "adapters": [],
+    "schema_version": 1, "prompt": "a star", "negative_prompt": "", "width": 64, "height": 64, "steps": 2, "seed": 3,
+    "guidance_scale": 5.0, "scheduler": "EulerDiscreteScheduler", "model": "demo", "dtype": "float32", "device": "cpu",
+    "backend": "eager", "graph": None,
+    "adapters": [
+        {
+            "model": "demo", "scale": 0.6, "mode": "full", "layers": None, "start": 0.0, "end": 1.0, "fit": "pad",
+            "images": [{"source": "old.png", "sha256": "0" * 64, "weight": 1.0}], "embeds": None,
+            "masks": [{"source": "old.png", "sha256": "0" * 64}],
+        }
+    ],
+    "settings": {
+        "mask": [], "adapter": ["own,image=old.png,mask=old.png,scale=0.6"],
+        "vae_tiling": False, "scheduler": "euler", "compile_options": None, "vae": None, "embeds": None,
+    },
 }  # fmt: skip
 CHUNKS = {
     "parameters": INFOTEXT,
@@ -85,8 +96,10 @@ def record(random: Random) -> Attack:
     from PIL import PngImagePlugin
 
     known = random.choice(list(CHUNKS))
-    text = damaged(CHUNKS[known].encode(), random).decode("latin-1") if known == "parameters" else ""
-    text = text or json_damaged(CHUNKS[known], random)
+    if known == "parameters":
+        text = damaged(CHUNKS[known].encode(), random).decode("latin-1")
+    else:
+        text = json_damaged(CHUNKS[known], random)
 
     def prepare(folder: Path) -> None:
         from PIL import Image
@@ -99,9 +112,11 @@ def record(random: Random) -> Attack:
             info.add_itxt(known, text.encode("utf-8", "replace").decode())
         Image.new("RGB", (64, 64), "teal").save(folder / "old.png", pnginfo=info)
 
-    # A wrong size ends it before a model is loaded; the others draw.
-    stops = ("--width", "63") if random.random() < 0.8 else SMALL
-    return Attack(f"--from {known}: {text[:50]!r}", ("generate", "--from", "old.png", *stops, "--json"), prepare)
+    # A missing part ends it before a model is loaded; the others draw.
+    stops = ("--vae", "missing") if random.random() < 0.8 else ()
+    return Attack(
+        f"--from {known}: {text[:50]!r}", ("generate", "--from", "old.png", *SMALL, *stops, "--json"), prepare
+    )
 
 
 KINDS = {"pictures": reference, "records": record}
