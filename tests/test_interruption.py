@@ -17,6 +17,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 @pytest.fixture(autouse=True)
 def handlers():
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
