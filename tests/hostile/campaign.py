@@ -3,8 +3,8 @@
     python -m tests.hostile [--cases 2000] [--seed 0] [--workers 2] [--kinds links,records] [--show NUMBER]
 
 A case is bad when foreign code ran, when a user's file changed, when the command ended with another status than 0, 1
-or 2, or not within 30 seconds (120 for a process of its own, which imports torch first). A case is known by the seed and its number: `--show` runs it again and prints what it
-said.
+or 2, or not within 30 seconds (120 for a process of its own, which imports torch first). A case is known by the seed
+and its number: `--show` runs it again and prints what it said.
 """
 
 from __future__ import annotations
