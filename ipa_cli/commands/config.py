@@ -191,5 +191,5 @@ def _shown(value: Any) -> str:
     if value in (None, "", []):
         return "-"
     if isinstance(value, list):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -66,7 +66,8 @@ def _unicode(value: str) -> str | None:
 
 
 def _inside(value: str) -> str | None:
-    return "expected a name inside the repository" if value.startswith("/") or ".." in value.split("/") else None
+    outside = value.startswith("/") or ".." in value.split("/")
+    return "expected a name inside the repository" if outside else _unicode(value)
 
 
 def _each(check: Check) -> Check:
@@ -127,8 +128,8 @@ class Settings:
     warmup: int = _plain(1, "calls of the UNet before the clock runs", _between(0, 100))
     model: str = _place("demo", "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file")
     load_format: str = _plain("auto", "which weights: auto, or dummy for seeded random ones", Choice(("auto", "dummy")))
-    variant: str | None = _plain(None, "variant of the weights on the hub, such as fp16", _unicode)
-    revision: str | None = _plain(None, "branch, tag or commit on the hub", _unicode)
+    variant: str | None = _plain(None, "variant of the weights on the hub, such as fp16", _inside)
+    revision: str | None = _plain(None, "branch, tag or commit on the hub", _inside)
     vae: str | None = _place(None, "another VAE than the model's own: hub id, folder or .safetensors file")
     ip_adapter: str | None = _place(None, "IP-Adapter: hub id, folder or file; none for no adapter")
     ip_adapter_subfolder: str | None = _plain(None, "folder of the adapter inside its repository", _inside)

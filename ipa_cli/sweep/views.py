@@ -37,7 +37,7 @@ def write(
     """The contact sheet, an animation per row, and the page."""
     references = [look.picture for look in followed]
     shown = _for_people(whole)
-    subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend"))
+    subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend") if name in shown)
     journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
     for number, row in difference.drawn_rows(outcomes).items():
         if len(row) > 1:
@@ -50,7 +50,7 @@ def _for_people(whole: Mapping[str, Any]) -> dict[str, Any]:
     """What the plan says of all pictures alike: no axes, lists as their distinct entries, nothing that is empty."""
     common = {name: value for name, value in whole.items() if name not in NOT_ON_THE_PAGE}
     said = {
-        name: ", ".join(dict.fromkeys(filter(None, value))) if isinstance(value, list) else value
+        name: ", ".join(dict.fromkeys(map(str, filter(None, value)))) if isinstance(value, list) else value
         for name, value in common.items()
     }
     return {name: value for name, value in said.items() if value is not None and value is not False and value != ""}

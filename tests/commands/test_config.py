@@ -9,6 +9,7 @@ def test_show_prints_value_and_source(ipa, world, monkeypatch):
     project.write_text('scale = 0.25\nprompt = "one\\ntwo"')
     monkeypatch.setenv("IPA_VAE_TILING", "yes")
     monkeypatch.setenv("IPA_IMAGE", "a.png")
+    monkeypatch.setenv("IPA_IMAGE_WEIGHT", "2,0.5")
     lines = [line.split("\t") for line in ipa("config", "show").stdout.splitlines()]
     assert lines[0] == ["setting", "value", "source"]
     shown = {name: (value, source) for name, value, source in lines[1:]}
@@ -17,6 +18,7 @@ def test_show_prints_value_and_source(ipa, world, monkeypatch):
     assert shown["prompt"] == ("one two", str(project))
     assert shown["vae_tiling"] == ("true", "IPA_VAE_TILING")
     assert shown["image"] == ("a.png", "IPA_IMAGE")
+    assert shown["image_weight"] == ("2.0, 0.5", "IPA_IMAGE_WEIGHT")
     assert shown["seed"] == ("-", "default")
     assert shown["steps"] == ("25", "model demo")
 
