@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from . import backends, graphs, models, pipeline, session
+from . import backends, graphs, models, pipeline, session, store
 from .config import Settings
 from .errors import UsageError
 from .report import Reporter
@@ -72,11 +72,13 @@ def compile(
     settings = replace(settings, backend=name, prompt=settings.prompt or "", seed=0)
     plan = models.plan(settings)
     loaded = load_references(settings, reporter)
+    cache = session.graph_store(settings)
+    if not store.of_backend(cache, name):  # a graph that is there takes no room, and no right to write
+        store.check_keeps(cache)
 
     started = time.perf_counter()
     opened = session.open_session(settings, plan, reporter, shows_bars)
     load_s = time.perf_counter() - started
-    cache = session.graph_store(settings)
     conditions, done = None, []
     asked = [replace(settings, width=width, height=height) for width, height in sizes] or [
         _example(settings, plan, span)

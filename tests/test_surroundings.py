@@ -134,6 +134,21 @@ def test_another_users_closed_folder_is_told(world, monkeypatch, nobody, typed, 
 
 
 @pytest.mark.parametrize(
+    "typed", ["config path", "bench --compare {}/a", "bench --python nexfort={}/a", "bench --python nexfort={}"]
+)
+def test_a_closed_home_is_told_by_what_looks_into_it(world, monkeypatch, nobody, typed):
+    closed = nobody / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(closed))
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    ran = run_as(NOBODY, *typed.format(closed).split())
+    if typed == "config path":
+        assert ran.exit_code == 0 and str(closed) in ran.stdout
+    else:
+        assert ran.exit_code == 1 and "cannot be read: Permission denied" in ran.stderr
+
+
+@pytest.mark.parametrize(
     ("flag", "message"),
     [
         ("--prompt", "expected text in UTF-8"),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from .. import backends
 from ..config import expanded, suggest
 from ..errors import IpaError, UsageError
+from ..locations import is_file, is_folder
 
 Kind = Literal["run", "reference"]
 
@@ -174,8 +175,8 @@ def _split(text: str) -> list[str]:
 
 def _interpreter(text: str) -> str:
     path = expanded(Path(text))
-    candidates = (path / "bin" / "python", path / "Scripts" / "python.exe") if path.is_dir() else (path,)
+    candidates = (path / "bin" / "python", path / "Scripts" / "python.exe") if is_folder(path) else (path,)
     for candidate in candidates:
-        if candidate.is_file():
+        if is_file(candidate):
             return str(candidate.absolute())
     raise IpaError(f"there is no Python at {path}", "name an interpreter, or the folder of a virtual environment")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .. import inputs
 from ..errors import IpaError
+from ..locations import is_folder
 from ..privacy import public
 from . import shapes
 from .plan import Spec
@@ -217,7 +218,7 @@ _WHOLE = {"date": str, "runs": int, "asked": _ASKED, "machine": dict, "backends"
 
 def read(path: Path) -> dict[str, Any]:
     """What `to_data` gave, from a file, or from the folder it lies in. Raises IpaError when it is no bench."""
-    path = path / "results.json" if path.is_dir() else path
+    path = path / "results.json" if is_folder(path) else path
     hint = "name the results.json of an earlier bench"
     try:
         data = json.loads(inputs.read_bytes(path, FILE_BYTES, "a bench"))

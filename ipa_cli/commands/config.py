@@ -101,7 +101,7 @@ def path(json: options.Json = False, quiet: options.Quiet = False) -> Result:
     data = {
         "project": str(project) if project else None,
         "user": str(user) if user else None,
-        "user_exists": user is not None and user.is_file(),
+        "user_exists": config.is_file(user),
     }
     lines = [f"project  {project or f'no {config.FILE_NAME} here or above'}"]
     lines.append(f"user     {user or 'no home directory'}{'' if data['user_exists'] else ' (not there yet)'}")

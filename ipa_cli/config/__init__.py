@@ -14,6 +14,7 @@ from .settings import (
     cache_limit,
     checked,
     expanded,
+    is_file,
     left_out,
     suggest,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "cache_limit",
     "checked",
     "expanded",
+    "is_file",
     "left_out",
     "project_file",
     "repositories",

@@ -1,7 +1,7 @@
 """Compiled graphs on disk: found by key, built once, checked before use, removed by plan."""
 
 from .archive import Imported, export, import_
-from .building import Builder, Built, Hit, Miss, build, discard, lookup, mark_trusted, opened
+from .building import Builder, Built, Hit, Miss, build, check_keeps, discard, lookup, mark_trusted, opened
 from .checking import check, verify
 from .entries import Broken, Entry, Item, Lost, Refused, Store, StoreError, Unread, each, of_backend, scan
 from .locks import InUse
@@ -32,6 +32,7 @@ __all__ = [
     "Work",
     "build",
     "check",
+    "check_keeps",
     "check_owner",
     "check_room",
     "discard",

@@ -153,6 +153,14 @@ def mark_trusted(store: Store, entry: Entry) -> None:
             proof.add(entry.folder, entry.text, proof.own_key())
 
 
+def check_keeps(store: Store) -> None:
+    """Raise StoreError, before long work, where `build` would for want of a place or of a key."""
+    check_owner(store)
+    proof.own_key()
+    with writing(store):
+        prepare(store)
+
+
 def build(
     store: Store,
     key: GraphKey,

@@ -52,6 +52,16 @@ def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
     assert "s (8 of 8)" in compiled.shown
 
 
+@pytest.mark.parametrize(
+    ("spoiled", "message"), [("XDG_STATE_HOME", "key that marks your own graphs"), ("IPA_CACHE_DIR", "graph cache")]
+)
+def test_a_graph_that_could_not_be_kept_is_told_before_weights_are_read(ipa, monkeypatch, spoiled, message):
+    monkeypatch.setattr("ipa_cli.session.open_session", lambda *_: pytest.fail("it read the weights"))
+    monkeypatch.setenv(spoiled, "/dev/null/ipa")
+    ran = ipa("compile", "--backend", "inductor", "--device", "cpu")
+    assert ran.exit_code == 1 and message in ran.stderr and "hint: " in ran.stderr
+
+
 def test_a_second_compile_finds_it(compiled: Compiled, ipa: Callable[..., Ran]) -> None:
     (graph,) = ipa("compile", *flags(compiled.model), "--cache-dir", compiled.cache, "--json").data()["graphs"]
     assert graph["origin"] == "cache"
