@@ -32,6 +32,8 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
     """Everything needed to draw picture `number` again, as its file carries it."""
     request = task.requests[number]
     asked = public_settings(session.settings, asked_settings())
+    given = list(zip(asked["adapter"], task.adapters, strict=False))
+    of_flag = next((use.scale for text, use in given if not adapter_options.says_scale(text)), None)
     recorded = {
         "prompt": task.prompt,
         "negative_prompt": task.negative_prompt,
@@ -53,10 +55,10 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "settings": {
             **asked,
             "adapter": [
-                adapter_options.with_scale(text, use.scale)
-                for text, use in zip(asked["adapter"], task.adapters, strict=False)
+                text if use.scale == of_flag else adapter_options.with_scale(text, use.scale) for text, use in given
             ],
         },
+        **({} if of_flag is None else {"scale": of_flag}),  # so that --scale can say another
     }
     return public(recorded)
 

@@ -47,9 +47,14 @@ def each(settings: Settings) -> tuple[Settings, ...]:
     return tuple(_parse(settings, text) for text in settings.adapter)
 
 
+def says_scale(text: str) -> bool:
+    """Whether a specification says its scale, so that the flag does not count for it."""
+    return any(part.startswith("scale=") for part in _NEXT.split(text))
+
+
 def with_scale(text: str, scale: float) -> str:
     """The same specification, which says its scale whatever the defaults are."""
-    return text if any(part.startswith("scale=") for part in _NEXT.split(text)) else f"{text},scale={scale!r}"
+    return text if says_scale(text) else f"{text},scale={scale!r}"
 
 
 def with_places(text: str, change: Callable[[str, str], str]) -> str:

@@ -87,6 +87,14 @@ def test_flags_override(ipa, world, drawn):
     assert {name for name in before if before[name] != again[name]} == {"seed", "adapters"}
 
 
+def test_the_scale_of_adapters_that_did_not_say_their_own_is_overridden(ipa, world, drawn):
+    adapters = ("--adapter", "own,image=ref.png", "--adapter", "own,image=ref.png,scale=0.2", "--scale", 0.7)
+    assert ipa("generate", *FAST, *adapters, "--output", "two.png").exit_code == 0
+    for flags, scales in (((), [0.7, 0.2]), (("--scale", 0.1), [0.1, 0.2])):
+        assert ipa("generate", "--from", "two.png", *flags, "--output", "again.png", "--force").exit_code == 0
+        assert [adapter["scale"] for adapter in read_settings(world.cwd / "again.png")["adapters"]] == scales
+
+
 def test_a_flag_stands_for_what_the_picture_says_wrongly(ipa, world, drawn):
     changed(world, "cat.png", width=100, scheduler=None, seed=-1)
     ran = ipa("generate", "--from", "changed.png", "--json")
