@@ -173,9 +173,10 @@ def _missing(path: Path) -> IpaError:
     except OSError as error:
         return _unreadable(str(path.parent), error)
     stems = {Path(name).stem.casefold(): name for name in names.values() if Path(name).suffix.lower() in SUFFIXES}
-    known = {**stems, **names}
-    near = difflib.get_close_matches(path.name.casefold(), known, n=1)
-    hint = f"did you mean {path.parent / known[near[0]]}?" if near else "check the path"
+    # By the stem first: `.png` alone makes any two short names alike.
+    near = [stems[stem] for stem in difflib.get_close_matches(path.stem.casefold(), stems, n=1)]
+    near += [names[name] for name in difflib.get_close_matches(path.name.casefold(), names, n=1, cutoff=0.8)]
+    hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
     return IpaError(f"{path} does not exist", hint)
 
 
