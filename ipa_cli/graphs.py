@@ -126,10 +126,14 @@ def find(cache: Store, unet: Any, wanted: Wanted) -> Entry | store.Miss:
 
 
 def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
-    """A denoiser compiled for this process alone, where the cache cannot keep it."""
+    """A denoiser compiled for this process alone, where the cache cannot keep it.
+
+    Raises StoreError where TMPDIR has no room, or others may write.
+    """
     module = backends.get(wanted.backend)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ipa-graph-") as folder, reporter.stage("compiling") as doing:
+        store.check_temporary(Path(folder))
         store.check_room(Path(folder), COMPILING, "compiling")
         module.compile(unet, wanted.example, Path(folder), wanted.options, doing)
         compiled = time.perf_counter()

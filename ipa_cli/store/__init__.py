@@ -7,7 +7,7 @@ from .entries import Broken, Entry, Item, Lost, Refused, Store, StoreError, Unre
 from .locks import InUse
 from .manifest import Damage
 from .removal import Plan, Removed, evict, execute, find, plan
-from .trust import Obstacle, check_owner, obstacle, obstacles, place
+from .trust import Obstacle, check_owner, check_temporary, obstacle, obstacles, place
 from .work import Work, check_room, scratch, sweep, unfinished
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "check_keeps",
     "check_owner",
     "check_room",
+    "check_temporary",
     "discard",
     "each",
     "evict",

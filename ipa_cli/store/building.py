@@ -22,7 +22,7 @@ from .entries import Broken, Entry, Item, Lost, Refused, Store, StoreError, Unre
 from .locks import InUse, key_lock, shared
 from .manifest import MANIFEST, SCHEMA_VERSION, USES, Damage, render, safe_name
 from .removal import Plan, Removed, evict, execute
-from .trust import check_owner, obstacle, place
+from .trust import check_owner, check_temporary, obstacle, place
 from .work import check_room, make_folders, prepare, scratch, trash, writing
 
 Builder = Callable[[Path], "Mapping[str, Any] | None"]
@@ -121,6 +121,7 @@ def _private(store: Store, size: int) -> Iterator[Path]:
                 raise StoreError(
                     f"no graph can be opened: {error}", "let TMPDIR name a folder that is yours"
                 ) from error
+            check_temporary(folder)
             check_room(folder.parent, size, "opening a graph")
         yield folder
 

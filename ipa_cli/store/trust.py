@@ -63,6 +63,12 @@ def place(folder: Path) -> Obstacle | None:
     return _obstacle(foreign, folder)
 
 
+def check_temporary(folder: Path) -> None:
+    """Raise Refused when others could exchange what lies in a temporary folder of ours, where code is opened."""
+    if (problem := place(folder)) is not None:
+        raise Refused(f"temporary files are not safe: {problem.words}", "let TMPDIR name a folder that is yours")
+
+
 def obstacle(entry: Entry) -> Obstacle | None:
     """Why `entry` is not to be loaded; None when only its bytes are still to be compared. Nothing is written.
 

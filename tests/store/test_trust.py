@@ -240,6 +240,23 @@ def test_a_graph_opens_from_a_store_that_cannot_be_written(cache, monkeypatch):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_no_copy_is_made_in_a_tmpdir_where_others_may_exchange_it(cache, monkeypatch, tmp_path, mode):
+    def closed(*_):
+        raise PermissionError(13, "Permission denied")
+
+    entry = build(cache)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(mode)
+    monkeypatch.setattr("ipa_cli.store.work.prepare", closed)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    if mode & 0o1000:  # sticky: nobody can take the place of what is ours
+        with store.opened(cache, entry) as folder:
+            assert folder.parent == tmp_path / "tmp"
+    else:
+        assert "TMPDIR" in refused(cache, entry).hint
+
+
 def test_no_room_to_open_is_told_with_the_folder(cache, monkeypatch, tmp_path):
     entry = build(cache)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
