@@ -247,7 +247,7 @@ class Terminal:
         if not self._shows_pictures:
             self.note("no preview: this terminal shows no colour, or cannot be asked what it can do")
         elif find_spec("textual_image") is None:
-            raise IpaError("a preview needs textual-image", 'pip install "ipa-cli[preview]", or leave --preview out')
+            raise IpaError("a preview needs textual-image", "pip install textual-image, or leave --preview out")
 
     @cached_property
     def _shows_pictures(self) -> bool:

@@ -66,7 +66,8 @@ BACKENDS: Mapping[str, Needs] = {
             Rule("numpy", "<2"),
             Rule("huggingface_hub", "<0.26"),
         ),
-        'in an environment of its own, with Python 3.10 or 3.11: pip install "ipa-cli[nexfort]"',
+        "in an environment of its own, with Python 3.10 or 3.11, from a clone of ipa: "
+        'pip install -c constraints-nexfort.txt ".[nexfort]"',
         newest_python=(3, 11),
     ),
     "oneflow": Needs(

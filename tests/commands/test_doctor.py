@@ -85,8 +85,8 @@ def test_people_see_a_table_and_what_to_type(ipa):
     below = lines[len(rows) :]
     assert below[0].startswith("warning: hub: ")  # what is not well comes first
     assert (
-        'backend nexfort: in an environment of its own, with Python 3.10 or 3.11: pip install "ipa-cli[nexfort]"'
-        in below
+        "backend nexfort: in an environment of its own, with Python 3.10 or 3.11, from a clone of ipa: "
+        'pip install -c constraints-nexfort.txt ".[nexfort]"' in below
     )
     assert "ok" in below[-1] and "--deep" in below[-1]
 
@@ -96,7 +96,7 @@ def test_a_backend_is_a_failure_only_when_asked_for(ipa, ipa_process, tmp_path):
     assert absent["status"] == "skipped" and not absent["asked"]
     asked = found(ipa("doctor", "--json", "--backend", "nexfort"))["backend nexfort"]
     assert asked["status"] == "failure" and asked["asked"]
-    assert "nexfort==0.1.dev262" in asked["found"] and "ipa-cli[nexfort]" in asked["advice"]
+    assert "nexfort==0.1.dev262" in asked["found"] and ".[nexfort]" in asked["advice"]
     by_variable = ipa_process("doctor", "--json", environ={"IPA_BACKEND": "nexfort"})
     assert by_variable.exit_code == 1 and found(by_variable)["backend nexfort"]["asked"]
 
