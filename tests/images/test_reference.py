@@ -92,7 +92,7 @@ def test_a_file_and_a_name_without_suffix_are_one_picture(folder, monkeypatch):
         ("{}/catt2.png", "does not exist", "did you mean {}/cat2.png?"),
         ("{}/catt2", "does not exist", "did you mean {}/cat2.png?"),
         ("{}/CAT2.PNG", "does not exist", "did you mean {}/cat2.png?"),
-        ("{}/nope.png", "does not exist", "check the path"),
+        ("{}/x2.png", "does not exist", "check the path"),
         ("{}/zzzzzzzzz", "does not exist", "check the path"),
         ("{}/none/cat.png", "there is no folder {}/none", "check the path"),
         ("{}/cat2.png/x.png", "there is no folder {}/cat2.png", "check the path"),
