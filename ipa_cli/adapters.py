@@ -117,7 +117,8 @@ def _file(location: Location, subfolder: str | None, weight_name: str | None) ->
         if found:
             names = ", ".join(name.removeprefix(prefix) for name in found)
             raise ModelError(f"{location} holds several adapters: {names}", "choose with --ip-adapter-weight-name")
-    raise ModelError(f"{location} holds no adapter weights in '{prefix}'", "name their folder: --ip-adapter-subfolder")
+    where = f"{location}/{prefix}".rstrip("/")
+    raise ModelError(f"{where} holds no adapter weights", "name their folder: --ip-adapter-subfolder")
 
 
 def _shapes(location: Location, file: str) -> Shapes | None:

@@ -173,7 +173,9 @@ def check_masks(uses: Sequence[Use], width: int, height: int) -> None:
     """Raise UsageError unless every mask has the shape of the picture, and leaves something of the reference."""
     for mask in (mask for use in uses for mask in use.masks):
         if not any(mask.image.histogram()[HALF:]):
-            raise IpaError(f"the mask {mask.source} is black everywhere", "it is white where the reference counts")
+            raise IpaError(
+                f"the mask {mask.source} is dark everywhere", "where the reference counts it is white, at least by half"
+            )
         if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
             raise IpaError(
                 f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}: another shape",

@@ -352,7 +352,7 @@ def junk(world):
         (("--adapter", "own", "--image", "cat.png"), 2, "--image and --adapter are both given"),
         (("--adapter", "own", "--ip-adapter", "none"), 2, "--ip-adapter and --adapter are both given"),
         (("--mask", "nowhere.png"), 1, "nowhere.png"),
-        (("--mask", "black.png"), 1, "black everywhere"),
+        (("--mask", "black.png"), 1, "dark everywhere"),
         (("--mask", "wide.png"), 1, "16x8, the picture 64x64"),
         (("--mask", "white.png", "--mask", "white.png"), 2, "2 masks for 1 reference picture"),
         (("--steps", 0), 2, "from 1 to 1000"),
