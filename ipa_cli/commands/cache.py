@@ -248,6 +248,8 @@ def export_graphs(
     """Write graphs into one archive, for a machine like this one."""
     from .. import store
 
+    if str(file) == "-":
+        raise UsageError("an archive is not written to stdout", "name a file, such as graphs.tar")
     cache = _store(context)
     items = store.plan(store.scan(cache), prefixes=key or ()).items
     entries = [item for item in items if isinstance(item, store.Entry)]

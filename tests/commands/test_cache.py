@@ -401,6 +401,11 @@ def test_export_takes_keys_and_keeps_files(ipa, cache):
     assert Path("one.tar").read_bytes().count(b"native code") == 2 * before.count(b"native code")
 
 
+def test_export_makes_no_file_named_like_stdout(ipa, cache, world):
+    ran = ipa("cache", "export", "-", "--force")
+    assert ran.exit_code == 2 and "stdout" in ran.stderr and world.files() == []
+
+
 def test_export_of_nothing(ipa, cache):
     assert ipa("cache", "export", "none.tar").exit_code == 1
     assert not Path("none.tar").exists()
