@@ -37,9 +37,9 @@ _WITHOUT_MEANING = re.compile(
 def typed(words: Sequence[str]) -> list[str]:
     """The prompts that `--prompt` gives: `-` is what stdin holds, `@file` what a file does, `@@x` the words `@x`.
 
-    Raises IpaError when a file cannot be read or is not UTF-8.
+    Raises IpaError when a file cannot be read or is not UTF-8, UsageError for what no prompt may be.
     """
-    return [_written(word) for word in words]
+    return [checked("prompt", _written(word), "--prompt") for word in words]
 
 
 def listed(source: str) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Prompts as people give them: what is read, and what is refused or told."""
 
+from pathlib import Path
+
 import pytest
 
 from ipa_cli import prompts
@@ -123,3 +125,14 @@ def test_plain_words_are_not_warned_of():
         ["a cat (Siamese), 16:9, 3 < 4 and a BREAKFAST: SAND [", "Mr. Fox: 'no' (at 10:30 pm)"], reporter
     )
     assert reporter.said == []
+
+
+@pytest.mark.parametrize("command", ["generate", "sweep-scale"])
+@pytest.mark.parametrize(
+    "flags", [("--prompt", "@long.txt", "--prompt", "a star"), ("--negative-prompt", "x" * 200_000)]
+)
+def test_a_prompt_without_end_is_refused_before_a_model_is_loaded(ipa, command, flags):
+    Path("long.txt").write_text("star " * 30_000)
+    ran = ipa(command, *flags)
+    assert ran.exit_code == 2 and "100000 characters" in ran.stderr and "loading" not in ran.stderr
+    assert len(ran.stderr) < 500

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import IpaError, UsageError
 
 MAX_SIDE = 8192
+MAX_WORDS = 100_000  # of characters in a prompt
 FITS = ("pad", "crop", "stretch")
 EXPLAINED = "`ipa generate --help` explains every setting"
 MODES = ("full", "style", "layout", "style-layout")
@@ -65,6 +66,12 @@ def _unicode(value: str) -> str | None:
     return None if value.isascii() or value.encode(errors="ignore").decode() == value else "expected text in UTF-8"
 
 
+def _words(value: str) -> str | None:
+    """A picture carries its prompt, and readers of pictures take no endless text."""
+    too_long = len(value) > MAX_WORDS
+    return f"expected at most {MAX_WORDS} characters, not {len(value)}" if too_long else _unicode(value)
+
+
 def _inside(value: str) -> str | None:
     outside = value.startswith("/") or ".." in value.split("/")
     return "expected a name inside the repository" if outside else _unicode(value)
@@ -99,8 +106,8 @@ def _own(default: Any, help_text: str) -> Any:
 class Settings:
     """Everything that can be set by flag, environment or file; `None` leaves the choice to the model or machine."""
 
-    prompt: str | None = _plain(None, "what to draw", _unicode)
-    negative_prompt: str = _plain("", "what to keep out of the picture", _unicode)
+    prompt: str | None = _plain(None, "what to draw", _words)
+    negative_prompt: str = _plain("", "what to keep out of the picture", _words)
     image: tuple[str, ...] = _place(
         (), "reference picture: a file, a folder, a pattern, a URL or - for stdin; repeatable"
     )
