@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import schedulers
-from .models import DEMO, Plan
+from . import models, schedulers
+from .models import Plan
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def parts(
             states = [build(lambda: _adapter(found["unet"], config.projection_dim), dtype) for _ in plan.adapters]
     for part, encoder_part in zip(plan.family.tokenizers, plan.family.text_encoders, strict=True):
         # Words mean nothing to random weights; what counts is their number, which sets the graph's shape.
-        found[part] = CLIPTokenizer.from_pretrained(DEMO / part)
+        found[part] = CLIPTokenizer.from_pretrained(models.DEMO / part)
         found[part].model_max_length = plan.configs[encoder_part].get("max_position_embeddings", 77)
     return found, states, encoders
 

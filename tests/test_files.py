@@ -49,7 +49,6 @@ WRITERS = {
     "store/archive": "the workspace of an import, O_EXCL and O_NOFOLLOW",
     "store/building": "the workspace of a graph; the journal of its uses, O_NOFOLLOW",
     "vocabulary": "a new temporary folder",
-    "output": "the log file that a flag names, appended to as a shell would",
     "store/checking": "the private copies of a graph, O_EXCL",
     "store/proof": "the key of this user, O_EXCL in a folder of their own",
     "store/work": "the store's own folder",
