@@ -26,7 +26,7 @@ MODULES = (
 STARTED = (
     ("doctor", "--json"),
     ("generate", *SMALL, "--json"),
-    ("compile", "--size", "64x64", "--device", "cpu", "--dry-run"),
+    ("compile", "--size", "64x64", "--device", "cpu", "--json"),
     ("cache", "ls", "--json"),
     ("config", "show", "--json"),
 )
@@ -71,6 +71,8 @@ def module(random: Random) -> Attack:
 
     typed = random.choice(STARTED)
     environ = {"PATH": f":{os.environ['PATH']}"} if random.random() < 0.3 else {}
+    if typed[0] == "compile":
+        environ["CXX"] = "/bin/false"  # the worker starts, and ends soon
     return Attack(f"planted {chosen}, {typed[0]}", typed, prepare, environ, alone=True)
 
 
