@@ -19,10 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ipa_cli import backends, probe
-from ipa_cli.keys import GraphKey, flatten
-from ipa_cli.store import manifest, proof
-from ipa_cli.store.entries import BUCKET
+from ipa_cli import backends
+from ipa_cli.cache import manifest, proof
+from ipa_cli.cache.entries import BUCKET
+from ipa_cli.cache.keys import GraphKey, flatten
+from ipa_cli.hardware import probe
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = 14

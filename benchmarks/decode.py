@@ -23,7 +23,7 @@ import torch
 # In place of this folder, whose files have names that libraries look for.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ipa_cli import vae as half  # noqa: E402
+from ipa_cli.models import vae as half  # noqa: E402
 
 PACKAGE = Path(half.__file__).parent
 CUDA = torch.cuda.is_available()

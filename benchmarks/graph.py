@@ -28,8 +28,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ipa_cli.attention import UNetInputs, call_unet, install, layers, project
-from ipa_cli.backends import eager, inductor
+from ipa_cli.backends import eager
+from ipa_cli.backends.inductor import backend
+from ipa_cli.unet.attention import UNetInputs, call_unet, install, layers, project
 
 SDXL: dict[str, Any] = {
     "act_fn": "silu",
@@ -208,7 +209,7 @@ def reload(folder: str, options: dict[str, Any], size: int, tiny: bool) -> dict[
     unet.to(memory_format=torch.channels_last)
     synchronize()
     weights = time.perf_counter()
-    denoise = inductor.load(unet, Path(folder), options)
+    denoise = backend.load(unet, Path(folder), options)
     opened = time.perf_counter()
     denoise(given)
     synchronize()
@@ -239,7 +240,7 @@ def compiled(options: dict[str, Any], scene: "Scene") -> tuple[Path, float]:
     def report(what: str) -> None:
         print(f"  [{time.perf_counter() - began:6.1f}] {what}", flush=True)
 
-    inductor.compile(scene.unet, scene.inputs[SCALES[0]], folder, options, report)
+    backend.compile(scene.unet, scene.inputs[SCALES[0]], folder, options, report)
     return folder, time.perf_counter() - began
 
 
@@ -253,12 +254,12 @@ def measure(part: str, given: dict[str, Any], scene: "Scene") -> dict[str, Any]:
     if part in ("eager", "graph"):
         denoise = eager.load(scene.unet, None, eager.options(given))
     else:
-        options = inductor.options(given)
+        options = backend.options(given)
         folder, figures["compile_s"] = compiled(options, scene)
         figures["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
         if scene.reload:
             figures["reload"] = fresh_process(folder, options, scene.size, scene.tiny)
-        denoise = inductor.load(scene.unet, folder, options)
+        denoise = backend.load(scene.unet, folder, options)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
     one = scene.inputs[SCALES[0]]
@@ -285,12 +286,12 @@ def measure(part: str, given: dict[str, Any], scene: "Scene") -> dict[str, Any]:
 
 def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
     """Where the time goes that a process takes to compile one residual block."""
-    from ipa_cli.backends import inductor_worker, parts, regions
+    from ipa_cli.backends.inductor import parts, regions, worker
 
-    options = inductor.options(given)
+    options = backend.options(given)
     scene.unet.to(memory_format=torch.channels_last)
     one = scene.inputs[SCALES[0]]
-    found = parts.split(scene.unet, inductor._ways(options, scene.unet.device), one.context)
+    found = parts.split(scene.unet, backend._ways(options, scene.unet.device), one.context)
     region = next(region for region in regions.find(scene.unet, found, one, False) if region.name.startswith("resnet"))
     exported = regions.export(found[region.parts[0]], region, None)
     exported._example_inputs = None
@@ -304,10 +305,10 @@ def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
             str(Path(folder, "package.pt2")),
             layouts,
             str(scene.unet.device),
-            inductor._settings(options, 1),
+            backend._settings(options, 1),
         )
         watch = cProfile.Profile()
-        print(watch.runcall(inductor_worker.compile_region, *job, options["cudnn_attention"], None))
+        print(watch.runcall(worker.compile_region, *job, options["cudnn_attention"], None))
     pstats.Stats(watch).sort_stats("cumulative").print_stats(70)
 
 

@@ -43,7 +43,7 @@ from pieces_common import (
 from pieces_convolutions import CONVS, conv, conv_inputs
 from pieces_products import gate, geglu, geglu_inputs, linear, norm
 
-from ipa_cli.backends import gates
+from ipa_cli.backends.inductor.kernels import feed_forward
 
 
 def autotune() -> Iterator[Group]:
@@ -51,7 +51,7 @@ def autotune() -> Iterator[Group]:
     best = {"max_autotune": True, "coordinate_descent_tuning": False}
     for pixels, heads, layers in reversed(LEVELS):
         states, weights, bias = geglu_inputs(pixels, heads * 64)
-        own = compiled(gates.plain_geglu, options={**best, "max_autotune_gemm_backends": "TRITON"})
+        own = compiled(feed_forward.plain_geglu, options={**best, "max_autotune_gemm_backends": "TRITON"})
         yield Group(
             "autotune",
             f"geglu {pixels} px",
@@ -60,7 +60,7 @@ def autotune() -> Iterator[Group]:
                 "cuBLAS, pointwise": lambda i, s=states, w=weights, b=bias: gate(F.linear(s[i % 2], w[i], b)),
                 "inductor": lambda i, s=states, w=weights, b=bias, own=own: own(s[i % 2], w[i], b),
             },
-            lambda i, s=states, w=weights, b=bias: gates.plain_geglu(s[i % 2].float(), w[i].float(), b.float()),
+            lambda i, s=states, w=weights, b=bias: feed_forward.plain_geglu(s[i % 2].float(), w[i].float(), b.float()),
             16 * 2 * pixels * (heads * 64) ** 2,
         )
         square = [weight(heads * 64, heads * 64) for _ in range(40)]

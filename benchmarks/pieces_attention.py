@@ -11,7 +11,7 @@ from pieces_common import DEVICE, HALF, LEVELS, Call, Group, normal, weight
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ipa_cli.backends import kernels
+from ipa_cli.backends.inductor.kernels import attention
 
 CUDNN, FLASH = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION
 
@@ -33,11 +33,11 @@ def cross() -> Iterator[Group]:
                 return torch.addcmul(seen, shown, scale.to(HALF)).transpose(1, 2).flatten(2)
 
             def fused(i: int, query=query, text=text, image=image, scale=scale, **blocks: int) -> Tensor:
-                return kernels.cross_attention(query[i % 2], text[i], image[i], scale, **blocks)
+                return attention.cross_attention(query[i % 2], text[i], image[i], scale, **blocks)
 
             def expected(i: int, query=query, text=text, image=image, scale=scale) -> Tensor:
                 given = (query[i % 2].float(), text[i].float(), image[i].float())
-                return kernels.plain_cross_attention(*given, scale)
+                return attention.plain_cross_attention(*given, scale)
 
             ways: dict[str, Call] = {
                 "two cuDNN": lambda i, plain=plain: plain(i, CUDNN),
@@ -87,7 +87,7 @@ def self_attention() -> Iterator[Group]:
         whole = [F.linear(x, weights[0]) for x in states]
 
         def fused(i: int, whole=whole, heads=heads, **blocks: int) -> Tensor:
-            return kernels.self_attention(whole[i % 2], heads, **blocks)
+            return attention.self_attention(whole[i % 2], heads, **blocks)
 
         ours = {}
         for shape in [(128, 64, 4, 3), (128, 128, 8, 2), (128, 128, 4, 2), (64, 64, 4, 3), (64, 128, 4, 2)]:
@@ -104,7 +104,7 @@ def self_attention() -> Iterator[Group]:
                 "flash strided": lambda i, q=together: attend(*q, FLASH),
                 **ours,
             },
-            lambda i, whole=whole, heads=heads: kernels.plain_self_attention(whole[i % 2].float(), heads),
+            lambda i, whole=whole, heads=heads: attention.plain_self_attention(whole[i % 2].float(), heads),
             flop=4 * 2 * heads * pixels**2 * 64,
         )
         yield Group(

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pieces_common import EIGHT, Call, Group, compiled, normal
 from torch import Tensor
 
-from ipa_cli.backends import convs
-from ipa_cli.backends.eight_bit import quantised_taps
+from ipa_cli.backends.inductor.fp8 import quantised_taps
+from ipa_cli.backends.inductor.kernels import convolution
 
 # in, out, side of the output, kernel, stride, how often in a step
 CONVS = [
@@ -52,17 +52,17 @@ def our_convolutions(x: Tensor, weights: list[Tensor], bias: Tensor) -> dict[str
     picture, like = x.permute(0, 2, 3, 1), {"device": x.device, "dtype": torch.float32}
     slope, shift = (torch.full((x.shape[0], x.shape[1]), value, **like) for value in (1.0, 0.0))
     eight = [quantised_taps(w) for w in weights]
-    lines = convs.plain_neighbours([picture], slope, shift).to(EIGHT)
+    lines = convolution.plain_neighbours([picture], slope, shift).to(EIGHT)
     more = normal(*picture.shape[:3], bias.shape[0])
     found: dict[str, Call] = {
-        "ours, the silu beside its neighbours": lambda i: convs.neighbours([picture], slope, shift)
+        "ours, the silu beside its neighbours": lambda i: convolution.neighbours([picture], slope, shift)
     }
-    for tile in [(0, 0, 0), *(tile[:3] for tile in convs.TILES)]:
+    for tile in [(0, 0, 0), *(tile[:3] for tile in convolution.TILES)]:
         name = "x".join(map(str, tile)) if tile[0] else "the tile that fits"
-        found[f"ours of silu, {name}"] = lambda i, tile=tile: convs.convolution(
+        found[f"ours of silu, {name}"] = lambda i, tile=tile: convolution.convolution(
             lines, *eight[i], bias, None, None, *tile
         )
-    found["ours of silu, and a sum"] = lambda i: convs.convolution(lines, *eight[i], bias, None, more)
+    found["ours of silu, and a sum"] = lambda i: convolution.convolution(lines, *eight[i], bias, None, more)
     return found
 
 

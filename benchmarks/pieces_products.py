@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pieces_common import DEVICE, EIGHT, HALF, LEVELS, Call, Group, compiled, normal, weight
 from torch import Tensor
 
-from ipa_cli.backends import gates
+from ipa_cli.backends.inductor.kernels import feed_forward
 
 # Kernels that are measured against and not used by the program.
 try:
@@ -74,10 +74,10 @@ def geglu() -> Iterator[Group]:
         states, weights, bias = geglu_inputs(pixels, heads * 64)
 
         def fused(i: int, states=states, weights=weights, bias=bias, **blocks: int) -> Tensor:
-            return gates.geglu(states[i % 2], weights[i], bias, **blocks)
+            return feed_forward.geglu(states[i % 2], weights[i], bias, **blocks)
 
         def expected(i: int, states=states, weights=weights, bias=bias) -> Tensor:
-            return gates.plain_geglu(states[i % 2].float(), weights[i].float(), bias.float())
+            return feed_forward.plain_geglu(states[i % 2].float(), weights[i].float(), bias.float())
 
         def product(i: int, states=states, weights=weights, bias=bias) -> Tensor:
             return F.linear(states[i % 2], weights[i], bias)
@@ -87,7 +87,7 @@ def geglu() -> Iterator[Group]:
             "the product alone": product,
         }
         for warps in (4, 8):
-            ways[f"cuBLAS, fp8 by rows, {warps}"] = lambda i, p=product, w=warps: gates.gated_rows(p(i), w)
+            ways[f"cuBLAS, fp8 by rows, {warps}"] = lambda i, p=product, w=warps: feed_forward.gated_rows(p(i), w)
         for shape in [
             (128, 128, 64, 16, 8, 4),
             (128, 128, 64, 8, 8, 3),
@@ -97,10 +97,10 @@ def geglu() -> Iterator[Group]:
             named = dict(zip(("rows", "width", "depth", "group", "warps", "stages"), shape, strict=True))
             ways["triton " + "x".join(map(str, shape))] = lambda i, f=fused, named=named: f(i, **named)
         eight = [quantise(x) for x in states], [quantise(x) for x in weights]
-        ways["fp8, then by rows"] = lambda i, e=eight, b=bias: gates.gated_rows(
+        ways["fp8, then by rows"] = lambda i, e=eight, b=bias: feed_forward.gated_rows(
             scaled(e[0][i % 2], e[1][i], b, HALF), 8
         )
-        ways["fp8 by blocks"] = lambda i, e=eight, b=bias: gates.geglu_blocks(
+        ways["fp8 by blocks"] = lambda i, e=eight, b=bias: feed_forward.geglu_blocks(
             *e[0][i % 2], e[1][i][0], e[1][i][1].t(), b
         )
         yield Group("geglu", f"{pixels} px", layers, ways, expected, 16 * 2 * pixels * (heads * 64) ** 2)

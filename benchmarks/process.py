@@ -58,12 +58,13 @@ def write_model(folder: Path, tiny: bool) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from ipa_cli import dummies, models
     from ipa_cli.config import Settings
+    from ipa_cli.models import dummy
+    from ipa_cli.models.plan import make_plan
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plan = models.plan(Settings(model="demo" if tiny else "sdxl", load_format="dummy", image=("any.png",)))
-    parts, (adapter,), (encoder,) = dummies.parts(plan, device, device, torch.float16)
+    plan = make_plan(Settings(model="demo" if tiny else "sdxl", load_format="dummy", image=("any.png",)))
+    parts, (adapter,), (encoder,) = dummy.parts(plan, device, device, torch.float16)
     parts["vae"].half()
     for name, part in parts.items():
         part.save_pretrained(folder / name)

@@ -43,7 +43,7 @@ def write(folder: Path, tiny: bool) -> None:
     from safetensors.torch import save_file
 
     from benchmarks.process import write_model
-    from ipa_cli import single_file
+    from ipa_cli.models import single_file
     from tests import checkpoints
 
     model = folder / "folder"
@@ -61,17 +61,18 @@ def check(folder: Path) -> None:
     """Load the file, then the folder, and print seconds, peak GiB of the GPU, and how many tensors differ."""
     import torch
 
-    from ipa_cli import loading, models
     from ipa_cli.config import Settings
-    from ipa_cli.report import Silent
+    from ipa_cli.models import loader
+    from ipa_cli.models.plan import make_plan
+    from ipa_cli.result import Silent
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     loaded, figures = [], {}
     for name in (FILE, "folder"):
-        plan = models.plan(Settings(model=str(folder / name), ip_adapter="none", prompt=""))
+        plan = make_plan(Settings(model=str(folder / name), ip_adapter="none", prompt=""))
         began = time.perf_counter()
-        model = loading.load(plan, device, device, dtype, Silent(), shows_bars=False)
+        model = loader.load(plan, device, device, dtype, Silent(), shows_bars=False)
         loaded.append([module.state_dict() for module in (model.unet, model.vae, *model.text_encoders)])
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -86,7 +87,7 @@ def check(folder: Path) -> None:
 
 def as_tiny(folder: Path) -> None:
     """Let this process take the miniature's folder for the configurations of SDXL."""
-    from ipa_cli import single_file
+    from ipa_cli.models import single_file
 
     presets = folder / "presets"
     if not presets.is_dir():

@@ -1,3 +1,3 @@
-from .app import main
+from ipa_cli.app import main
 
 main()

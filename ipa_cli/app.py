@@ -13,13 +13,14 @@ from typing import Any
 
 import typer
 
-from . import __version__, child
-from .commands import bench, cache, compile, config, doctor, embed, generate, sweep_scale
-from .commands.base import App
-from .errors import IpaError, UsageError
-from .interruption import Interruption
-from .output import BUG_EXIT_CODE, Terminal
-from .report import Result
+from ipa_cli import __version__
+from ipa_cli.commands import bench, cache, compile, config, doctor, embed, generate, sweep_scale
+from ipa_cli.commands.base import App
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.output import BUG_EXIT_CODE, Terminal
+from ipa_cli.result import Result
+from ipa_cli.system import child
+from ipa_cli.system.interruption import Interruption
 
 INTERRUPTED_EXIT_CODE = 130  # by Ctrl-C, as Typer and commands have it
 

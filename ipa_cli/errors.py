@@ -6,6 +6,9 @@ foreseen: a file that is missing, damaged, there already or not as it must be, n
 answer of "no" to a question.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class IpaError(Exception):
     """A failure the user can act on; anything else is a bug and keeps its traceback."""
@@ -22,3 +25,9 @@ class UsageError(IpaError):
     """What was typed or set is wrong in itself."""
 
     exit_code = 2
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for a near miss, else nothing."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

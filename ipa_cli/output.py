@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .errors import IpaError, UsageError
-from .report import Advance, Block, Facts, Picture, Result, Table
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.result import Advance, Block, Facts, Picture, Result, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +73,7 @@ class Terminal:
 
     def set_log_file(self, name: str) -> None:
         """Append all that is said, whatever of it is shown, to a file. Raises IpaError when it cannot be written."""
-        from .files import open_log
+        from ipa_cli.system.files import open_log
 
         self._log = open_log(Path(name), "name another --log-file")
         self._hear_libraries()
@@ -111,7 +111,7 @@ class Terminal:
 
     def _keep(self, text: str) -> None:
         if self._log is not None:
-            from .privacy import public_text
+            from ipa_cli.config.privacy import public_text
 
             try:
                 self._log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {_harmless(public_text(text))}\n")

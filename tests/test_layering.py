@@ -16,7 +16,24 @@ MODULES = {
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "onediff", "oneflow", "nexfort", "numpy", "PIL"}
 # Imported only by those that need torch anyway.
-WITH_TORCH = {"attention", "vae", *(name for name in MODULES if name.startswith("backends/"))}
+WITH_TORCH = {"unet/attention", "models/vae", *(name for name in MODULES if name.startswith("backends/"))}
+# The rooms, one floor a line, from the top: a module imports from its own room and from the floors below.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
+    ("app",),
+    ("commands", "output"),
+    ("sweep", "bench", "doctor"),
+    ("engine",),
+    ("pipeline", "cache"),
+    ("backends", "images"),
+    ("models",),
+    ("unet", "hardware"),
+    ("config",),
+    ("system",),
+    ("result",),
+    ("errors", ""),
+)
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 
 def tree(module: str) -> ast.Module:
@@ -24,7 +41,7 @@ def tree(module: str) -> ast.Module:
 
 
 def imports(module: str, top_level: bool = False, of: ast.Module | None = None) -> set[str]:
-    """Full names of what `module` imports: "rich.console.Console", "ipa_cli.store"; none that only types need."""
+    """Full names of what `module` imports: "rich.console.Console", "ipa_cli.cache"; none that only types need."""
     package = ["ipa_cli", *module.split("/")]
     if MODULES[module].name != "__init__.py":
         package.pop()
@@ -51,7 +68,7 @@ def packages(module: str, top_level: bool = False) -> set[str]:
 
 
 def rooms(module: str) -> set[str]:
-    """Modules of this package that `module` imports, as "store" or "commands/cache"."""
+    """Modules of this package that `module` imports, as "cache" or "commands/cache"."""
     found = set()
     for name in imports(module):
         parts = name.split(".")
@@ -83,10 +100,10 @@ def texts(module: str) -> set[str]:
 
 
 def test_the_rules_below_see_the_package():
-    assert {"app", "config", "output", "store", "commands/generate", "backends/eager"} <= set(MODULES)
+    assert {"app", "config", "output", "cache", "commands/generate", "backends/eager"} <= set(MODULES)
     assert "rich.console.Console" in imports("output")
     assert {"commands/generate", "errors", "output"} <= rooms("app")
-    assert "torch" in packages("pipeline") and "torch" not in packages("pipeline", top_level=True)
+    assert "torch" in packages("pipeline/denoise") and "torch" not in packages("pipeline/denoise", top_level=True)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -109,7 +126,7 @@ def test_only_output_prints():
 
 def test_only_app_exits():
     exits = {m for m in MODULES if calls(m) & {"sys.exit", "exit", "quit", "os._exit", "typer.Exit", "SystemExit"}}
-    assert exits <= {"app", "__main__", "child"}  # the last ends with its parent
+    assert exits <= {"app", "__main__", "system/child"}  # the last ends with its parent
 
 
 def test_only_config_reads_our_variables():
@@ -127,14 +144,34 @@ def test_nothing_imports_app():
     assert {m for m in MODULES if "app" in rooms(m)} <= {"__main__"}
 
 
-def test_the_store_knows_no_backend():
-    for module in (m for m in MODULES if m == "store" or m.startswith("store/")):
-        assert {room.split("/")[0] for room in rooms(module)} <= {"store", "keys", "errors", "files", "ownership", ""}
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_its_own_room_and_the_floors_below(module):
+    own = module.split("/")[0]
+    upwards = {room for room in rooms(module) if room.split("/")[0] != own and FLOOR[room.split("/")[0]] <= FLOOR[own]}
+    assert not upwards, f"{module} imports {', '.join(sorted(upwards))}"
 
 
-def test_backends_are_handed_a_folder_never_the_store_or_a_key():
+def test_modules_import_each_other_in_no_circle():
+    importing = {module: rooms(module) - {module, ""} for module in MODULES}
+    free: set[str] = {""}
+    while left := {module for module in importing if module not in free}:
+        next_free = {module for module in left if importing[module] <= free}
+        assert next_free, f"circles among {', '.join(sorted(left))}"
+        free |= next_free
+
+
+def test_no_module_is_longer_than_400_lines():
+    assert not [m for m, path in MODULES.items() if len(path.read_text(encoding="utf-8").splitlines()) > 400]
+
+
+def test_the_cache_knows_no_backend_no_settings_and_no_machine():
+    for module in (m for m in MODULES if m.startswith("cache")):
+        assert {room.split("/")[0] for room in rooms(module)} <= {"cache", "errors", "system", ""}
+
+
+def test_backends_are_handed_a_folder_never_the_cache_a_key_or_settings():
     for module in (m for m in MODULES if m.startswith("backends")):
-        assert not {room.split("/")[0] for room in rooms(module)} & {"store", "keys", "session", "config"}
+        assert not {room.split("/")[0] for room in rooms(module)} & {"cache", "engine", "config", "models", "pipeline"}
 
 
 def test_a_broken_rule_is_seen():
@@ -164,7 +201,7 @@ def test_help_and_settings_load_no_room_behind_the_commands(world, typed):
     assert exit_code == 0
     rooms_loaded = {name.split(".")[1] for name in loaded if name.startswith("ipa_cli.")}
     assert rooms_loaded <= {
-        *("app", "child", "commands", "config", "errors", "interruption", "output", "ownership", "report"),
+        *("app", "commands", "config", "errors", "output", "result", "system"),
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.output import Terminal
-from ipa_cli.report import Facts, Result, Table
+from ipa_cli.result import Facts, Result, Table
 from tests.terminal import on_a_terminal
 
 TABLE = Table(("name", "size"), (("[bold]a[/bold]", "1"), ("b\t\nc", "2")), title="things")

@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Set below flags, so that what is pasted stays as it is and takes a moment.
 QUICK = {"IPA_STEPS": "1", "IPA_WIDTH": "64", "IPA_HEIGHT": "64", "IPA_WARMUP": "0", "IPA_DEVICE": "cpu"}
 # Minutes of compiling and measuring are not repeated here: these are run up to that work.
-LONG = {"compile": "ipa_cli.graphs.prepare", "bench": "ipa_cli.bench.run.bench"}
+LONG = {"compile": "ipa_cli.engine.graphs.prepare", "bench": "ipa_cli.bench.run.bench"}
 REACHED = "the work begins here"
 NEEDS_GPU = "fp8 needs a GPU"
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipa_cli.attention import Adapters, Context, UNetInputs, install, project
+from ipa_cli.unet.attention import Adapters, Context, UNetInputs, install, project
 
 IMAGE_DIM = 48
 TINY: dict[str, Any] = {

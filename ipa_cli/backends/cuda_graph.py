@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ipa_cli.attention import Context, UNetInputs
-from ipa_cli.backends import Denoiser
+from ipa_cli.backends.base import Denoiser
+from ipa_cli.unet.attention import Context, UNetInputs
 
 
 class _Captured(NamedTuple):

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipa_cli.attention import UNetInputs, call_unet
-from ipa_cli.backends import Denoiser, Report, read_options
+from ipa_cli.backends.base import Denoiser, Report
 from ipa_cli.backends.cuda_graph import CudaGraphs
+from ipa_cli.backends.options import read_options
 from ipa_cli.errors import IpaError
+from ipa_cli.unet.attention import UNetInputs, call_unet
 
 compiles = False
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli import child
 from ipa_cli.errors import IpaError
+from ipa_cli.system import child
 
 if TYPE_CHECKING:
     import subprocess
 
-MODULE = "ipa_cli.backends.inductor_worker"
+MODULE = "ipa_cli.backends.inductor.worker"
 
 Submit = Callable[[dict[str, Any]], Future]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from ..sweep.drawing import FAINT, INK, LINE, PAPER, clip, font
-from .results import METRICS, Bench, Column, Metric
-from .table import NOT_MEASURED, heading
+from ipa_cli.bench.results import METRICS, Bench, Column, Metric
+from ipa_cli.bench.table import NOT_MEASURED, heading
+from ipa_cli.images.drawing import FAINT, INK, LINE, PAPER, clip, font
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw as Pen

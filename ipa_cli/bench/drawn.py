@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import files
+from ipa_cli.system import files
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import files, keys
-from ..config import Layer, Source
-from ..errors import IpaError
-from ..privacy import public_text
-from . import chart, plan, results, table
-from .plan import Part, Spec
-from .results import Bench
+from ipa_cli.bench import chart, plan, results, table
+from ipa_cli.bench.plan import Part, Spec
+from ipa_cli.bench.results import Bench
+from ipa_cli.config import Layer, Source
+from ipa_cli.config.privacy import public_text
+from ipa_cli.errors import IpaError
+from ipa_cli.hardware import probe
+from ipa_cli.system import files
 
 RESULTS, TABLE, CHART = "results.json", "table.md", "chart.png"
 WORK = ".work"
@@ -115,7 +116,7 @@ def drawn(folder: Path, spec: Spec) -> Path:
 
 def log(folder: Path, part: Part) -> Path:
     """What a process that failed has said."""
-    return folder / f"{keys.slug(part.spec.text)}-{part.kind}-{part.number}.log"
+    return folder / f"{probe.slug(part.spec.text)}-{part.kind}-{part.number}.log"
 
 
 def clear(folder: Path) -> None:

@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import backends
-from ..config import expanded, suggest
-from ..errors import IpaError, UsageError
-from ..locations import is_file, is_folder
+from ipa_cli import backends
+from ipa_cli.config import expanded
+from ipa_cli.errors import IpaError, UsageError, suggest
+from ipa_cli.models.location import is_file, is_folder
 
 Kind = Literal["run", "reference"]
 

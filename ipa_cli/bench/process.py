@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import child
-from ..privacy import public_text
+from ipa_cli.config.privacy import public_text
+from ipa_cli.system import child
 
 if TYPE_CHECKING:
     import subprocess
 
-from .. import files
+from ipa_cli.system import files
 
 MODULE = "ipa_cli.bench.worker"
 LAST = 20  # lines of its log that tell why a process failed

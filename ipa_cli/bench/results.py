@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import inputs
-from ..errors import IpaError
-from ..locations import is_folder
-from ..privacy import public
-from . import shapes
-from .plan import Spec
+from ipa_cli.bench import shapes
+from ipa_cli.bench.plan import Spec
+from ipa_cli.config.privacy import public
+from ipa_cli.errors import IpaError
+from ipa_cli.models.location import is_folder
+from ipa_cli.system import inputs
 
 FORMAT = 1
 FILE_BYTES = 64_000_000

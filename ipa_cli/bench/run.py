@@ -11,14 +11,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .. import cores, probe
-from ..config import Settings
-from ..privacy import public_settings
-from ..prompts import warn_of_spelling
-from ..report import Reporter
-from . import drawn, files, plan, process, results
-from .plan import Part, Spec
-from .results import Bench, Column
+from ipa_cli.bench import drawn, files, plan, process, results
+from ipa_cli.bench.plan import Part, Spec
+from ipa_cli.bench.results import Bench, Column
+from ipa_cli.config import Settings
+from ipa_cli.config.privacy import public_settings
+from ipa_cli.hardware import cores, probe
+from ipa_cli.pipeline.prompts import warn_of_spelling
+from ipa_cli.result import Reporter
 
 SAME = 1e-5  # within which sums of the same numbers agree
 DISTURBING = 0.25  # of the cores: what others may use before it shows in the figures

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..config.units import plural
-from ..report import Table
-from .results import METRICS, Bench, Column, Metric
+from ipa_cli.bench.results import METRICS, Bench, Column, Metric
+from ipa_cli.config.units import plural
+from ipa_cli.result import Table
 
 NOT_MEASURED = "not measured"
 ALIKE = 1.25  # how much faster than the slowest the fastest run of a backend may be on a quiet machine

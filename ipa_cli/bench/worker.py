@@ -20,20 +20,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli import __version__, backends, child, measure, models, requirements, schedulers, session
+from ipa_cli import __version__, backends
 from ipa_cli.bench import drawn
 from ipa_cli.config import Settings
+from ipa_cli.engine import session
+from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError
-from ipa_cli.record import adapter_name
-from ipa_cli.report import Silent
-from ipa_cli.task import load_references, make_task
+from ipa_cli.hardware import packages, timing
+from ipa_cli.models import schedulers
+from ipa_cli.models.plan import DEMO, make_plan
+from ipa_cli.pipeline.task import load_references, make_task
+from ipa_cli.result import Silent
+from ipa_cli.system import child
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ipa_cli.attention import UNetInputs
-    from ipa_cli.pipeline import Conditions, Request
-    from ipa_cli.task import Task
+    from ipa_cli.pipeline.denoise import Conditions, Request
+    from ipa_cli.pipeline.task import Task
+    from ipa_cli.unet.attention import UNetInputs
 
 STARTED = time.perf_counter()
 FIRST_STEPS = 2  # of the drawing that ends the warm-up
@@ -69,7 +74,7 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
     teller = Teller(say)
     opened, task = _open(settings, teller)
     requests = [replace(task.requests[0], seed=task.requests[0].seed + number) for number in range(batch)]
-    measure.synchronize(opened.device)
+    timing.synchronize(opened.device)
     load_s = time.perf_counter() - STARTED
     say(environment=_environment(opened, task))
     weights_sum = _sum(opened.model.unet.parameters())  # before a backend puts others in their place
@@ -97,7 +102,7 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
         "pictures_per_s": batch / e2e_s if batch > 1 else None,
         "e2e_s": e2e_s,
         "beside_s": e2e_s - pictures.clock.seconds,
-        "peak_gib": measure.peak_gib(opened.device),
+        "peak_gib": timing.peak_gib(opened.device),
         "reserved_gib": _reserved_gib(opened.device),
     }
     inputs = session.example_inputs(opened, requests[0], conditions)
@@ -115,8 +120,8 @@ def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
     if problem is not None:
         raise problem
     if not settings.image and not settings.adapter and settings.ip_adapter != "none":
-        settings = replace(settings, image=(str(models.DEMO / "reference.png"),))
-    plan = models.plan(settings)
+        settings = replace(settings, image=(str(DEMO / "reference.png"),))
+    plan = make_plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
     task = make_task(settings, plan, load_references(settings, teller))
     schedulers.check(settings.scheduler)
@@ -125,9 +130,9 @@ def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
 
 
 def _condition(opened: session.Session, task: Task, batch: int) -> Conditions:
-    from ipa_cli import pipeline
+    from ipa_cli.pipeline import denoise
 
-    return pipeline.for_several(session.condition(opened, task, Silent()), batch)
+    return denoise.for_several(session.condition(opened, task, Silent()), batch)
 
 
 def _draw(opened: session.Session, denoiser: Any, task: Task, requests: Sequence[Request]) -> session.Several:
@@ -140,7 +145,7 @@ def _in_fp32(unet: Any, inputs: UNetInputs) -> Tensor | None:
     """The same call with the same weights in fp32, uncompiled; None where they are that already, or memory is short."""
     import torch
 
-    from ipa_cli.attention import call_unet
+    from ipa_cli.unet.attention import call_unet
 
     if unet.dtype == torch.float32:
         return None
@@ -195,7 +200,7 @@ def _environment(opened: session.Session, task: Task) -> dict[str, Any]:
         "versions": {
             "ipa": __version__,
             "python": platform.python_version(),
-            **{name: version for name, version in requirements.installed().items() if version},
+            **{name: version for name, version in packages.installed().items() if version},
             **({"cuda": torch.version.cuda} if device.type == "cuda" else {}),
         },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..errors import UsageError
+from ipa_cli.errors import UsageError
 
 NARROW = 60  # columns; below, what a flag does stands under it
 _REST = "Options"

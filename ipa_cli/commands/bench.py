@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import config
-from ..config.units import parse_picture_size, parse_range
-from ..errors import IpaError, UsageError
-from ..report import Result, Table
-from . import options
+from ipa_cli import config
+from ipa_cli.commands import options
+from ipa_cli.config.units import parse_picture_size, parse_range
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
-    from ..bench.results import Bench, Slower
+    from ipa_cli.bench.results import Bench, Slower
 
 INTERRUPTED_EXIT_CODE = 130
 _BENCH = "Bench"
@@ -85,8 +85,9 @@ def bench(
     On a GPU it draws with a full SDXL of random weights, 100 steps, elsewhere with the demo model. Every run is a
     process of its own: the first of a backend has no graph in its cache, the others find it there.
     """
-    from .. import probe, session
-    from ..bench import files, plan, results, run
+    from ipa_cli.bench import files, plan, results, run
+    from ipa_cli.engine import session
+    from ipa_cli.hardware import probe
 
     if resume and folder is None:
         raise UsageError("--resume goes on with a bench in a folder", "name it with --output")
@@ -143,7 +144,7 @@ def _status(done: Bench, slower: list[Slower]) -> int:
 
 
 def _compared(done: Bench, before: dict[str, Any], slower: list[Slower]) -> dict[str, Any]:
-    from ..bench import results
+    from ipa_cli.bench import results
 
     return {
         "with": before["date"],
@@ -154,7 +155,7 @@ def _compared(done: Bench, before: dict[str, Any], slower: list[Slower]) -> dict
 
 
 def _blocks(done: Bench, folder: Path, markdown: bool) -> tuple[str | Table, ...]:
-    from ..bench import table
+    from ipa_cli.bench import table
 
     if markdown:
         return (table.markdown(done).rstrip(),)

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import config
-from ..config import units
-from ..errors import IpaError, UsageError
-from ..report import Result, Table
-from . import options
-from .base import App
+from ipa_cli import config
+from ipa_cli.commands import options
+from ipa_cli.commands.base import App
+from ipa_cli.config import units
+from ipa_cli.errors import IpaError, UsageError, suggest
+from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
-    from ..store import Item, Store, Work
+    from ipa_cli.cache import Item, Store, Work
 
 app = App(help="Look at, check and remove compiled graphs.")
 
@@ -52,7 +52,7 @@ _DOWN = {Order.used, Order.created, Order.size, Order.hits}
 
 def _known(context: typer.Context, incomplete: str) -> list[str]:
     """Keys for a shell to complete from; none where the cache cannot be read."""
-    from ..store import Store, each
+    from ipa_cli.cache import Store, each
 
     try:
         settings = config.resolve({"cache_dir": context.params.get("cache_dir")}).settings
@@ -93,21 +93,23 @@ def list_graphs(
 
     The shape 256x256-b2 is for pictures of 256x256 pixels, two a call; one picture with guidance is two.
     """
-    from .. import inventory, probe, store
+    from ipa_cli import cache
+    from ipa_cli.engine import inventory
+    from ipa_cli.hardware import probe
 
-    cache = _store(context)
+    store = _store(context)
     stale_for, hindered_by = inventory.staleness(probe.machine()), inventory.hindrances()
-    everything = [inventory.described(item, stale_for(item), hindered_by(item)) for item in store.each(cache)]
+    everything = [inventory.described(item, stale_for(item), hindered_by(item)) for item in cache.each(store)]
     _check_backend(backend, (one["backend"] for one in everything))
     gc.freeze()  # all of it stays to the end: the collector need not walk through it
     graphs = [one for one in everything if backend in (None, one["backend"]) and (one["stale"] or not stale)]
     graphs.sort(key=lambda graph: graph["key"])
     graphs.sort(key=_ORDERS[sort], reverse=sort in _DOWN)
     total = sum(graph["size"] for graph in graphs)
-    others = store.unfinished(cache)
+    others = cache.unfinished(store)
     data = {
-        "cache_dir": str(cache.root),
-        "max_size": cache.max_size,
+        "cache_dir": str(store.root),
+        "max_size": store.max_size,
         "size": total,
         "unfinished": {
             "in_use": sum(work.size for work in others if work.alive),
@@ -120,7 +122,7 @@ def list_graphs(
     more = _unfinished(others)
     if not graphs:
         which = "such graph" if everything else "compiled graph"
-        return Result("cache ls", data, (f"no {which} in {cache.root}", *more))
+        return Result("cache ls", data, (f"no {which} in {store.root}", *more))
     now = time.time()
     rows = [inventory.row(graph, now) for graph in graphs]
     narrow = Table(("key", "graph", "usable here"), tuple(map(inventory.stacked, rows)))
@@ -143,15 +145,17 @@ def clear(
     quiet: options.Quiet = False,
 ) -> Result:
     """Remove compiled graphs: all, or those that every given condition holds for; and what killed processes left."""
-    from .. import inventory, probe, store
+    from ipa_cli import cache
+    from ipa_cli.engine import inventory
+    from ipa_cli.hardware import probe
 
-    cache = _store(context)
+    store = _store(context)
     seconds = _parsed("--older-than", older_than, units.parse_age)
     limit = _parsed("--max-size", max_size, units.parse_size)
-    items = store.scan(cache)
+    items = cache.scan(store)
     _check_backend(backend, (item.backend for item in items))
     reasons = inventory.staleness(probe.machine()) if stale else None
-    chosen = store.plan(
+    chosen = cache.plan(
         items,
         prefixes=key or (),
         wanted=lambda item: backend in (None, item.backend) and (reasons is None or bool(reasons(item))),
@@ -159,9 +163,9 @@ def clear(
         max_size=limit,
     )
     lines = tuple(map(inventory.line, chosen.items))
-    left = [work for work in store.unfinished(cache) if not work.alive]
+    left = [work for work in cache.unfinished(store) if not work.alive]
     if dry_run or not chosen.items:
-        rest = sum(work.size for work in left) if dry_run or not left else store.sweep(cache)
+        rest = sum(work.size for work in left) if dry_run or not left else cache.sweep(store)
         data = {
             "dry_run": dry_run,
             "freed": chosen.size + rest,
@@ -175,8 +179,8 @@ def clear(
     details = (*lines[:20], *_more(len(lines) - 20))
     if not _agreed(context, yes, details, statement, "add --yes, or look first with --dry-run"):
         return _nothing_done("cache clear")
-    rest = store.sweep(cache)
-    done = store.execute(cache, chosen)
+    rest = cache.sweep(store)
+    done = cache.execute(store, chosen)
     for item, reason in done.kept:
         context.obj.warn(f"graph {item.id[:8]} stays: {reason}")
     data = {
@@ -196,9 +200,9 @@ def show_folder(
     quiet: options.Quiet = False,
 ) -> Result:
     """Print the folder of compiled graphs."""
-    cache = _store(context)
-    there = os.path.isdir(cache.root)  # noqa: PTH112 (Path.is_dir raises where this user may not look)
-    return Result("cache dir", {"cache_dir": str(cache.root), "exists": there}, (str(cache.root),))
+    store = _store(context)
+    there = os.path.isdir(store.root)  # noqa: PTH112 (Path.is_dir raises where this user may not look)
+    return Result("cache dir", {"cache_dir": str(store.root), "exists": there}, (str(store.root),))
 
 
 @app.command(example="ipa cache verify")
@@ -210,24 +214,25 @@ def verify(
     quiet: options.Quiet = False,
 ) -> Result:
     """Read every byte of the graphs and compare it with what was built; exit status 1 when one is damaged."""
-    from .. import inventory, store
+    from ipa_cli import cache
+    from ipa_cli.engine import inventory
 
-    cache = _store(context)
-    store.check_owner(cache)
+    store = _store(context)
+    cache.check_owner(store)
     items, problems = [], {}
     with context.obj.stage("checking"):
-        for item in store.plan(store.scan(cache), prefixes=key or ()).items:
+        for item in cache.plan(cache.scan(store), prefixes=key or ()).items:
             try:
-                problem = store.verify(item)
-            except (FileNotFoundError, store.InUse):  # another process is removing it
+                problem = cache.verify(item)
+            except (FileNotFoundError, cache.InUse):  # another process is removing it
                 continue
             items.append(item)
             problems.update({item.id: problem} if problem else {})
     for item in items:
-        if isinstance(item, store.Unread):
+        if isinstance(item, cache.Unread):
             context.obj.note(f"graph {item.id[:8]} is not checked: {item.reason}")
     graphs = [{"key": item.id, "size": item.size, "problem": problems.get(item.id)} for item in items]
-    data = {"cache_dir": str(cache.root), "checked": len(items), "damaged": len(problems), "graphs": graphs}
+    data = {"cache_dir": str(store.root), "checked": len(items), "damaged": len(problems), "graphs": graphs}
     lines = [f"{id[:8]}: {inventory.printable(problem)}" for id, problem in problems.items()]
     lines.append(f"checked {_count(items)}, {units.size(sum(item.size for item in items))}: {len(problems)} damaged")
     if problems:
@@ -246,19 +251,19 @@ def export_graphs(
     quiet: options.Quiet = False,
 ) -> Result:
     """Write graphs into one archive, for a machine like this one."""
-    from .. import store
+    from ipa_cli import cache
 
     if str(file) == "-":
         raise UsageError("an archive is not written to stdout", "name a file, such as graphs.tar")
-    cache = _store(context)
-    items = store.plan(store.scan(cache), prefixes=key or ()).items
-    entries = [item for item in items if isinstance(item, store.Entry)]
+    store = _store(context)
+    items = cache.plan(cache.scan(store), prefixes=key or ()).items
+    entries = [item for item in items if isinstance(item, cache.Entry)]
     for item in items:
-        if not isinstance(item, store.Entry):
+        if not isinstance(item, cache.Entry):
             context.obj.warn(f"graph {item.id[:8]} is left out: {item.reason}")
     if not entries:
-        raise IpaError(f"there is no graph in {cache.root} to export", "`ipa compile` makes one")
-    size = store.export(cache, entries, file, overwrite=force)
+        raise IpaError(f"there is no graph in {store.root} to export", "`ipa compile` makes one")
+    size = cache.export(store, entries, file, overwrite=force)
     data = {"file": str(file), "size": size, "graphs": [entry.id for entry in entries]}
     return Result("cache export", data, (f"wrote {_count(entries)} to {file}, {units.size(size)}",), paths=(file,))
 
@@ -274,17 +279,17 @@ def import_graphs(
     quiet: options.Quiet = False,
 ) -> Result:
     """Take graphs out of an archive. They are native code: whoever made the archive can run anything as you."""
-    from .. import store
+    from ipa_cli import cache
 
-    cache = _store(context)
+    store = _store(context)
     if not os.path.isfile(file):  # noqa: PTH113 (Path.is_file raises for impossible names)
         raise IpaError(f"there is no file {file}", "`ipa cache export FILE` writes one")
     statement = f"{file} holds native code that ipa will run: whoever made it can do anything you can"
     if not _agreed(context, trust, (), statement, "add --trust if you trust its maker"):
         return _nothing_done("cache import")
-    brought = store.import_(cache, file)
+    brought = cache.import_(store, file)
     for item in brought.evicted.items:
-        context.obj.note(f"graph {item.id[:8]} was removed to stay below {units.size(cache.max_size or 0)}")
+        context.obj.note(f"graph {item.id[:8]} was removed to stay below {units.size(store.max_size or 0)}")
     data = {
         "added": [entry.id for entry in brought.added],
         "kept": [entry.id for entry in brought.kept],
@@ -307,12 +312,13 @@ def trust_graphs(
 
     They are native code: whoever made them can do anything you can.
     """
-    from .. import inventory, store
+    from ipa_cli import cache
+    from ipa_cli.engine import inventory
 
-    cache = _store(context)
-    store.check_owner(cache)
-    items = store.plan(store.scan(cache), prefixes=key or ()).items
-    foreign = [item for item in items if isinstance(item, store.Entry) and store.obstacle(item) is not None]
+    store = _store(context)
+    cache.check_owner(store)
+    items = cache.plan(cache.scan(store), prefixes=key or ()).items
+    foreign = [item for item in items if isinstance(item, cache.Entry) and cache.obstacle(item) is not None]
     if not foreign:
         return Result("cache trust", {"graphs": []}, ("nothing to trust: no such graph was made elsewhere",))
     lines = tuple(map(inventory.line, foreign))
@@ -321,12 +327,12 @@ def trust_graphs(
     if not _agreed(context, yes, details, statement, "add --yes if you trust its maker"):
         return _nothing_done("cache trust")
     for entry in foreign:
-        store.mark_trusted(cache, entry)
+        cache.mark_trusted(store, entry)
     return Result("cache trust", {"graphs": [entry.id for entry in foreign]}, (f"trusted {_count(foreign)}",))
 
 
 def _store(context: typer.Context) -> Store:
-    from ..store import Store
+    from ipa_cli.cache import Store
 
     settings = options.settings(context).settings
     return Store(config.cache_dir(settings), config.cache_limit(settings))
@@ -340,11 +346,11 @@ def _parsed(name: str, text: str | None, parse: Callable[[str], int]) -> int | N
 
 
 def _check_backend(name: str | None, there: Iterable[str]) -> None:
-    from .. import backends
+    from ipa_cli import backends
 
     known = sorted({*backends.MODULES, *there})
     if name is not None and name not in known:
-        raise UsageError(f"unknown backend '{name}'{config.suggest(name, known)}", f"choose one of {', '.join(known)}")
+        raise UsageError(f"unknown backend '{name}'{suggest(name, known)}", f"choose one of {', '.join(known)}")
 
 
 def _agreed(context: typer.Context, yes: bool, details: Iterable[str], statement: str, hint: str) -> bool:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .. import config
-from ..config import units
-from ..config.units import parse_picture_size, parse_range
-from ..report import Result, Table
-from . import options
+from ipa_cli import config
+from ipa_cli.commands import options
+from ipa_cli.config import units
+from ipa_cli.config.units import parse_picture_size, parse_range
+from ipa_cli.result import Result, Table
 
 Size = Annotated[
     list[str] | None,
@@ -60,7 +60,7 @@ def compile(
     The graphs are kept in the cache, where every later process finds them; what is there already is left alone.
     The shape 256x256-b2 is for pictures of 256x256 pixels, two in a call; one picture with guidance is two.
     """
-    from .. import compilation, session
+    from ipa_cli.engine import compilation, session
 
     resolved = options.settings(context).settings
     sizes = [parse_picture_size(text) for text in size or ()]

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import config
-from ..config import editing
-from ..errors import IpaError, UsageError
-from ..report import Result, Table
-from . import options
-from .base import App
+from ipa_cli import config
+from ipa_cli.commands import options
+from ipa_cli.commands.base import App
+from ipa_cli.config import editing
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.result import Result, Table
 
 app = App(help="Show and change settings, and say which projects are trusted.")
 
@@ -156,7 +156,7 @@ def _file(project: bool) -> Path:
 
 def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, dict[str, Any]]:
     """Every setting as it will be used: what the user left open takes the model's own value, where there is one."""
-    from .. import models
+    from ipa_cli.models.plan import OF_THE_ARCHITECTURE, own_defaults
 
     values = {name: _plain(getattr(resolved.settings, name)) for name in config.FIELDS}
     entries = {
@@ -164,7 +164,7 @@ def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, d
         for name, value in values.items()
     }
     with config.left_out(problems):
-        own = models.own_defaults(resolved.settings)
+        own = own_defaults(resolved.settings)
         own["image"] = [own.pop("reference")] if "reference" in own and not resolved.settings.adapter else []
         if resolved.settings.ip_layers is not None:
             own["scale"] = 1.0  # the table itself says how strongly
@@ -173,7 +173,7 @@ def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, d
             if entry["source"] == "default" and entry["value"] in (None, "", []):
                 if own.get(name):
                     entry |= {"value": own[name], "source": "model", "where": model}
-                elif name in models.OF_THE_ARCHITECTURE:
+                elif name in OF_THE_ARCHITECTURE:
                     entry["where"] = f"{model}, once it is here"
     if entries["cache_dir"]["value"] is None:
         with suppress(IpaError):  # a user without a home has none

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..report import Result, Table
-from . import options
+from ipa_cli.commands import options
+from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
-    from .. import checks
+    from ipa_cli import doctor as checks
 
 Deep = Annotated[bool, typer.Option("--deep", help="Also build, import and run small things: about a minute.")]
 AsReport = Annotated[bool, typer.Option("--report", help="Print text for an issue: no secrets, no names.")]
@@ -39,7 +39,7 @@ def doctor(
     quiet: options.Quiet = False,
 ) -> Result:
     """Look at everything a picture needs. Status 1: what every picture needs, or what was asked for, cannot work."""
-    from .. import checks
+    from ipa_cli import doctor as checks
 
     found = checks.examine(context.params, deep, context.obj)
     failed = any(check.status == "failure" and check.asked for check in found)

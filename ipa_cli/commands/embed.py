@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .. import config
-from ..report import Result
-from . import options
+from ipa_cli import config
+from ipa_cli.commands import options
+from ipa_cli.result import Result
 
 
 def embed(
@@ -37,7 +37,7 @@ def embed(
 
     Drawing with --embeds then needs no image encoder.
     """
-    from .. import embeds
+    from ipa_cli.engine import embeds
 
     settings = options.settings(context).settings
     done = embeds.embed(settings, config.expanded(file), force, context.obj, context.obj.live)

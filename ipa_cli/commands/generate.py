@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config.units import parse_picture_size, plural
-from ..errors import UsageError
-from ..report import Block, Facts, Picture, Result
-from . import options
+from ipa_cli.commands import options
+from ipa_cli.config.units import parse_picture_size, plural
+from ipa_cli.errors import UsageError
+from ipa_cli.result import Block, Facts, Picture, Result
 
 if TYPE_CHECKING:
-    from ..generation import Generated
+    from ipa_cli.engine.generation import Generated
 
 
 def generate(
@@ -78,8 +78,10 @@ def generate(
     quiet: options.Quiet = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
-    from .. import generation, inputs, prompts, repeat, session
-    from ..images.filenames import FORMATS
+    from ipa_cli.engine import generation, replay, session
+    from ipa_cli.images.filenames import FORMATS
+    from ipa_cli.pipeline import prompts
+    from ipa_cli.system import inputs
 
     if size is not None:
         if (width, height) != (None, None):
@@ -90,11 +92,11 @@ def generate(
     several += prompts.listed(prompts_from) if prompts_from is not None else ()
     if len(several) == 1:
         context.params.update(several.pop())
-    recorded = repeat.read(source) if source is not None else None
-    picture = None if recorded is None else repeat.layer(recorded, context.params, context.obj)
+    recorded = replay.read(source) if source is not None else None
+    picture = None if recorded is None else replay.layer(recorded, context.params, context.obj)
     resolved = options.settings(context, picture)
     if recorded is not None:
-        repeat.check_places(recorded, resolved, allow_fetch, context.obj)
+        replay.check_places(recorded, resolved, allow_fetch, context.obj)
     if resolved.settings.preview:
         context.obj.check_preview()
     if resolved.settings.output == generation.STDOUT:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import config
+from ipa_cli import config
 
 # What the model says where nobody else does.
 OF_THE_MODEL = ("prompt", "scale", "steps", "guidance_scale", "height", "width", "scheduler")
@@ -66,22 +66,22 @@ def _values(name: str) -> Callable[[], Iterable[str]] | None:
 
 
 def _schedulers() -> Iterable[str]:
-    from .. import schedulers
+    from ipa_cli.models import schedulers
 
     return schedulers.CLASSES
 
 
 def backends() -> Iterable[str]:
     """The names of all backends."""
-    from .. import backends
+    from ipa_cli import backends
 
     return backends.MODULES
 
 
 def _models() -> Iterable[str]:
-    from .. import families
+    from ipa_cli.models import architectures
 
-    return ("demo", *(family.preset for family in families.FAMILIES))
+    return ("demo", *(family.preset for family in architectures.FAMILIES))
 
 
 SIZES = completion(

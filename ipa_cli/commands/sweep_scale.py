@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import config
-from ..report import Result, Table
-from . import options
+from ipa_cli import config
+from ipa_cli.commands import options
+from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
-    from ..sweep.difference import Change
-    from ..sweep.run import Swept
+    from ipa_cli.sweep.difference import Change
+    from ipa_cli.sweep.run import Swept
 
 DEFAULT_FOLDER = Path("ipa-sweep")
 
@@ -84,10 +84,10 @@ def sweep_scale(
     quiet: options.Quiet = False,
 ) -> Result:
     """Draw the same pictures at many scales, side by side."""
-    from .. import session
-    from ..inputs import check_stdin
-    from ..prompts import typed
-    from ..sweep import plan, run
+    from ipa_cli.engine import session
+    from ipa_cli.pipeline.prompts import typed
+    from ipa_cli.sweep import plan, run
+    from ipa_cli.system.inputs import check_stdin
 
     check_stdin((*(prompts or ()), *(image or ()), *(mask or ()), *(encoded or ())))
     plan.check_seeds(seeds or ())
@@ -161,7 +161,7 @@ def _blocks(done: Swept) -> tuple[str | Table, ...]:
 
 def _table(changes: Sequence[Change]) -> Table:
     """How much neighbouring scales differ, over all rows."""
-    from ..sweep.plan import in_words
+    from ipa_cli.sweep.plan import in_words
 
     pairs: dict[tuple[float, float], list[Change]] = {}
     for change in changes:

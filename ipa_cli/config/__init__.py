@@ -1,9 +1,9 @@
 """Settings: what there is to set, and what each is set to, by flag, environment and file."""
 
-from .files import FILE_NAME, project_file, user_file
-from .project import HINT as TRUST_HINT
-from .project import Ignored, repositories, trust, untrust, with_places
-from .settings import (
+from ipa_cli.config.files import FILE_NAME, project_file, user_file
+from ipa_cli.config.project import HINT as TRUST_HINT
+from ipa_cli.config.project import Ignored, repositories, trust, untrust, with_places
+from ipa_cli.config.settings import (
     FIELDS,
     MAX_SIDE,
     OWN,
@@ -16,9 +16,8 @@ from .settings import (
     expanded,
     is_file,
     left_out,
-    suggest,
 )
-from .sources import Layer, Resolved, Source, resolve
+from ipa_cli.config.sources import Layer, Resolved, Source, resolve
 
 __all__ = [
     "FIELDS",
@@ -42,7 +41,6 @@ __all__ = [
     "project_file",
     "repositories",
     "resolve",
-    "suggest",
     "trust",
     "untrust",
     "user_file",

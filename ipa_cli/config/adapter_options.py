@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..errors import UsageError
-from .settings import FIELDS, PLACE, Settings, checked, exists, suggest
-from .values import element
+from ipa_cli.config.settings import FIELDS, PLACE, Settings, checked, exists
+from ipa_cli.config.values import element
+from ipa_cli.errors import UsageError, suggest
 
 EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
 # What a specification may say -> the setting that says it for one adapter alone.

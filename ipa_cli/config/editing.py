@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import child
-from ..errors import IpaError, UsageError
-from . import files
-from .project import is_trusted, trust
-from .settings import FIELDS, ConfigError, checked, expanded, is_file, suggest
-from .values import element, expected, from_text
+from ipa_cli.config import files
+from ipa_cli.config.project import is_trusted, trust
+from ipa_cli.config.settings import FIELDS, ConfigError, checked, expanded, is_file
+from ipa_cli.config.values import element, expected, from_text
+from ipa_cli.errors import IpaError, UsageError, suggest
+from ipa_cli.system import child
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -66,7 +66,7 @@ def edit(path: Path) -> None:
         raise ConfigError(
             "neither VISUAL nor EDITOR says which editor to use", f"EDITOR=nano ipa config edit, or edit {path}"
         )
-    from ..files import make_folder
+    from ipa_cli.system.files import make_folder
 
     program, *arguments = shlex.split(command)
     was_trusted = is_file(path) and is_trusted(path)
@@ -102,7 +102,7 @@ def _document(path: Path) -> TOMLDocument:
 
 
 def _write(path: Path, document: TOMLDocument) -> None:
-    from ..files import replace
+    from ipa_cli.system.files import replace
 
     was_trusted = is_file(path) and is_trusted(path)
     replace(path, document.as_string().encode(), ELSEWHERE)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import IpaError
-from .settings import FIELDS, ConfigError, at_home, expanded, is_file, left_out, short, suggest
-from .values import from_toml
+from ipa_cli.config.settings import FIELDS, ConfigError, at_home, expanded, is_file, left_out, short
+from ipa_cli.config.values import from_toml
+from ipa_cli.errors import IpaError, suggest
 
 FILE_NAME = "ipa.toml"
 MOST_BYTES = 100_000
@@ -45,7 +45,7 @@ def user_file(environ: Mapping[str, str] | None = None) -> Path | None:
 
 def read(path: Path) -> bytes:
     """The content of a file of settings. Raises IpaError when it cannot be read or is too long for one."""
-    from ..inputs import read_bytes  # what it takes is loaded only where there is a file
+    from ipa_cli.system.inputs import read_bytes  # what it takes is loaded only where there is a file
 
     return read_bytes(path, MOST_BYTES, "a file of settings")
 

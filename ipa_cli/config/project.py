@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import ownership
-from ..errors import IpaError
-from . import adapter_options, files
-from .settings import FIELDS, OWN, PLACE, Settings, at_home, exists, is_file
+from ipa_cli.config import adapter_options, files
+from ipa_cli.config.settings import FIELDS, OWN, PLACE, Settings, at_home, exists, is_file
+from ipa_cli.errors import IpaError
+from ipa_cli.system import ownership
 
 MOST_BYTES = 1 << 24
 ON_HUB = ("model", "vae", "ip_adapter", "image_encoder")  # may name a hub repository
@@ -178,7 +178,7 @@ def _trusted() -> dict[str, str]:
     path = _list()
     if path is None or not is_file(path) or _foreign(path):
         return {}
-    from ..inputs import read_bytes
+    from ipa_cli.system.inputs import read_bytes
 
     try:
         found = json.loads(read_bytes(path, MOST_BYTES, "the list of trusted files"))
@@ -190,7 +190,7 @@ def _trusted() -> dict[str, str]:
 
 
 def _keep(trusted: dict[str, str]) -> None:
-    from ..files import make_folder, replace
+    from ipa_cli.system.files import make_folder, replace
 
     path, hint = _list(), "let XDG_STATE_HOME name another folder"
     if path is None:

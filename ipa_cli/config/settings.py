@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import IpaError, UsageError
+from ipa_cli.errors import IpaError, UsageError, suggest
 
 MAX_SIDE = 8192
 MAX_WORDS = 100_000  # of characters in a prompt
@@ -173,12 +171,6 @@ class Settings:
 FIELDS = {f.name: f for f in dataclasses.fields(Settings)}
 
 
-def suggest(word: str, known: typing.Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for a near miss, else nothing."""
-    close = get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
 def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageError, hint: str = EXPLAINED) -> Any:
     """`value` if the setting `name` may have it. Raises `error`, which names `where` the value came from."""
     check = FIELDS[name].metadata["check"]
@@ -205,7 +197,7 @@ def cache_dir(settings: Settings) -> Path:
 
 def cache_limit(settings: Settings) -> int:
     """How many bytes of compiled graphs are kept. Raises UsageError for a size that is none."""
-    from .units import parse_size
+    from ipa_cli.config.units import parse_size
 
     try:
         return parse_size(settings.cache_max_size)

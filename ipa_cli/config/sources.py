@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import IpaError, UsageError
-from . import files
-from .project import Ignored, read_project
-from .settings import EXPLAINED, FIELDS, ConfigError, Settings, checked, is_file, left_out, suggest
-from .values import expected, flag_of, from_json, from_text
+from ipa_cli.config import files
+from ipa_cli.config.project import Ignored, read_project
+from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, Settings, checked, is_file, left_out
+from ipa_cli.config.values import expected, flag_of, from_json, from_text
+from ipa_cli.errors import IpaError, UsageError, suggest
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from ..errors import IpaError, UsageError
-from .settings import FIELDS, ConfigError, Settings, expanded, quoted, short
+from ipa_cli.config.settings import FIELDS, ConfigError, Settings, expanded, quoted, short
+from ipa_cli.errors import IpaError, UsageError
 
 _TYPES = typing.get_type_hints(Settings)
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .metadata import parse_json
+from ipa_cli.images.metadata import parse_json
 
 # ComfyUI's samplers -> our schedulers.
 SAMPLERS = {

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..errors import IpaError
-from .colour import to_srgb
+from ipa_cli.errors import IpaError
+from ipa_cli.images.colour import to_srgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,9 +10,9 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..errors import IpaError, UsageError
-from ..inputs import within
+from ipa_cli import __version__
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.system.inputs import within
 
 if TYPE_CHECKING:
     import httpx2

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import __version__, files
-from ..errors import IpaError, UsageError
-from .filenames import FORMATS
-from .infotext import parameters_text
+from ipa_cli import __version__
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images.filenames import FORMATS
+from ipa_cli.images.infotext import parameters_text
+from ipa_cli.system import files
 
 if TYPE_CHECKING:
     from PIL.Image import Image

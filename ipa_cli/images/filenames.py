@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
-from ..files import numbered
+from ipa_cli.errors import UsageError
+from ipa_cli.system.files import numbered
 
 DEFAULT_NAME = "ipa-{seed}"
 # Suffix -> Pillow's name of the format; the first of each is what a name without a suffix gets.

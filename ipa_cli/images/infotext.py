@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .. import __version__
-from ..schedulers import CLASSES
+from ipa_cli import __version__
+from ipa_cli.models.schedulers import CLASSES
 
 # Our scheduler's name -> A1111's name of the same sampler.
 SAMPLERS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .comfyui import as_kind
-from .metadata import parse_json
+from ipa_cli.images.comfyui import as_kind
+from ipa_cli.images.metadata import parse_json
 
 # InvokeAI's schedulers -> ours; a `_k` at the end of its names stands for Karras' spacing.
 SCHEDULERS = {

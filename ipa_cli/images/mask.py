@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import colour
+from ipa_cli.images import colour
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import inputs
-from ..errors import IpaError
-from .decode import DAMAGE, formats
-from .encode import EXIF_IFD, MAKER_NOTE, OURS, SCHEMA_VERSION, TEXT_LIMIT, UNICODE, USER_COMMENT
-from .infotext import parse_parameters, settings_of
+from ipa_cli.errors import IpaError
+from ipa_cli.images.decode import DAMAGE, formats
+from ipa_cli.images.encode import EXIF_IFD, MAKER_NOTE, OURS, SCHEMA_VERSION, TEXT_LIMIT, UNICODE, USER_COMMENT
+from ipa_cli.images.infotext import parse_parameters, settings_of
+from ipa_cli.system import inputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image

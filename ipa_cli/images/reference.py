@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import inputs
-from ..errors import IpaError, UsageError
-from ..inputs import STDIN
-from . import colour, mask
-from .decode import OTHER_SUFFIXES, SUFFIXES, decode, missing
-from .download import fetch, web_address
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images import colour, mask
+from ipa_cli.images.decode import OTHER_SUFFIXES, SUFFIXES, decode, missing
+from ipa_cli.images.download import fetch, web_address
+from ipa_cli.system import inputs
+from ipa_cli.system.inputs import STDIN
 
 if TYPE_CHECKING:
     from PIL.Image import Image

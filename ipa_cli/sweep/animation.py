@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .drawing import FAINT, INK, LINE, PAPER, font
-from .journal import ANIMATIONS, Outcome
-from .plan import Sweep, in_words
+from ipa_cli.images.drawing import FAINT, INK, LINE, PAPER, font
+from ipa_cli.sweep.journal import ANIMATIONS, Outcome
+from ipa_cli.sweep.plan import Sweep, in_words
 
 if TYPE_CHECKING:
     from PIL.Image import Image

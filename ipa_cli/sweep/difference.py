@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .journal import Outcome
-from .plan import in_words
+from ipa_cli.sweep.journal import Outcome
+from ipa_cli.sweep.plan import in_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

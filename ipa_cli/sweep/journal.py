@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import files, inputs
-from ..errors import IpaError
-from ..privacy import public
-from .plan import Point, Sweep, in_words
+from ipa_cli.config.privacy import public
+from ipa_cli.errors import IpaError
+from ipa_cli.sweep.plan import Point, Sweep, in_words
+from ipa_cli.system import files, inputs
 
 SCHEMA_VERSION = 2
 DESCRIPTION, RESULTS, SHEET, PAGE, LOCK = "sweep.json", "results.jsonl", "contact-sheet.png", "index.html", ".lock"

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .. import embeddings
-from ..config import Settings, adapter_options
-from ..config.units import plural
-from ..embeddings import Embeds
-from ..errors import UsageError
-from ..models import Plan
-from ..privacy import public_name, public_settings
-from ..task import Task, Use
-from . import plan
+from ipa_cli.config import Settings, adapter_options
+from ipa_cli.config.privacy import public_name, public_settings
+from ipa_cli.config.units import plural
+from ipa_cli.errors import UsageError
+from ipa_cli.models.plan import Plan
+from ipa_cli.pipeline import image_embeds
+from ipa_cli.pipeline.image_embeds import Embeds
+from ipa_cli.pipeline.task import Task, Use
+from ipa_cli.sweep import plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,7 +69,7 @@ def lay_out(settings: Settings, model: Plan, base: Task, files: Sequence[str]) -
     if files:
         plan.check_references(files, "--embeds")
         (adapter,) = model.adapters
-        uses = [replace(use, embeds=embeddings.read(file, adapter)) for file in files]
+        uses = [replace(use, embeds=image_embeds.read(file, adapter)) for file in files]
         _check_alike([one.embeds for one in uses if one.embeds])
     else:
         plan.check_references([reference.source for reference in use.references], "--image")

@@ -18,9 +18,9 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from .difference import Change, Frozen
-from .journal import PICTURES, Outcome
-from .plan import Point, Row, Sweep, in_words, labels
+from ipa_cli.sweep.difference import Change, Frozen
+from ipa_cli.sweep.journal import PICTURES, Outcome
+from ipa_cli.sweep.plan import Point, Row, Sweep, in_words, labels
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,10 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..config import FIELDS
-from ..config.units import parse_picture_size, plural
-from ..errors import UsageError
-from ..images.filenames import slug
+from ipa_cli.config import FIELDS
+from ipa_cli.config.units import parse_picture_size, plural
+from ipa_cli.errors import UsageError
+from ipa_cli.images.filenames import slug
 
 DEFAULT_FROM, DEFAULT_TO, DEFAULT_NUM = 0.0, 1.0, 5
 MOST_POINTS = 10_000

@@ -11,29 +11,32 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__, models, schedulers, session
-from ..config import Settings
-from ..config.units import plural
-from ..errors import IpaError, UsageError
-from ..generation import graph_facts, say_what_it_is
-from ..images import encode
-from ..privacy import public_name, public_text
-from ..prompts import warn_of_spelling
-from ..record import adapter_name, record, scheduler_name
-from ..report import Reporter
-from ..task import Task, check_masks, load_references, make_task
-from . import difference, journal, looks, plan, views
-from .difference import Change, Frozen
-from .journal import Outcome
-from .looks import Look
-from .plan import Point, Row, Sweep
+from ipa_cli import __version__
+from ipa_cli.config import Settings
+from ipa_cli.config.privacy import public_name, public_text
+from ipa_cli.config.units import plural
+from ipa_cli.engine import session
+from ipa_cli.engine.generation import graph_facts, say_what_it_is
+from ipa_cli.engine.record import adapter_name, record, scheduler_name
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images import encode
+from ipa_cli.models import schedulers
+from ipa_cli.models.plan import Plan, make_plan
+from ipa_cli.pipeline.prompts import warn_of_spelling
+from ipa_cli.pipeline.task import Task, check_masks, load_references, make_task
+from ipa_cli.result import Reporter
+from ipa_cli.sweep import difference, journal, looks, plan, views
+from ipa_cli.sweep.difference import Change, Frozen
+from ipa_cli.sweep.journal import Outcome
+from ipa_cli.sweep.looks import Look
+from ipa_cli.sweep.plan import Point, Row, Sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..graphs import Ready
-    from ..pipeline import Conditions
-    from ..session import Session
+    from ipa_cli.engine.graphs import Ready
+    from ipa_cli.engine.session import Session
+    from ipa_cli.pipeline.denoise import Conditions
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def sweep_scale(
         )
     files = axes.embeds or ((settings.embeds,) if settings.embeds else ())
     settings = replace(_at_first_point(settings, axes), embeds=files[0] if files else None)
-    model = models.plan(settings)
+    model = make_plan(settings)
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     base = make_task(settings, model, load_references(settings, reporter))
@@ -166,7 +169,7 @@ def _lay_out(axes: Axes, base: Task, followed: Sequence[Look]) -> Sweep:
 
 
 def _known_before_loading(
-    settings: Settings, model: models.Plan, base: Task, followed: Sequence[Look], backend: str, sweep: Sweep
+    settings: Settings, model: Plan, base: Task, followed: Sequence[Look], backend: str, sweep: Sweep
 ) -> dict[str, Any]:
     """What else decides how the pictures come out, as far as it is known before torch is imported."""
     chosen = {

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .drawing import ALARM, FAINT, INK, LINE, PAPER, clip, font, wrap, write_lines
-from .journal import Outcome
-from .plan import Row, Sweep, in_words, labels
+from ipa_cli.images.drawing import ALARM, FAINT, INK, LINE, PAPER, clip, font, wrap, write_lines
+from ipa_cli.sweep.journal import Outcome
+from ipa_cli.sweep.plan import Row, Sweep, in_words, labels
 
 if TYPE_CHECKING:
     from PIL.Image import Image

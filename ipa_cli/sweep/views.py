@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import animation, difference, journal, page, sheet
-from .difference import Change, Frozen
-from .journal import Outcome
-from .looks import Look
-from .plan import Sweep
+from ipa_cli.sweep import animation, difference, journal, page, sheet
+from ipa_cli.sweep.difference import Change, Frozen
+from ipa_cli.sweep.journal import Outcome
+from ipa_cli.sweep.looks import Look
+from ipa_cli.sweep.plan import Sweep
 
 # Of the plan, what stands in the grid itself or says nothing to people.
 NOT_ON_THE_PAGE = (

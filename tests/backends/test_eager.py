@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ipa_cli.attention import call_unet, project
 from ipa_cli.backends import eager
+from ipa_cli.unet.attention import call_unet, project
 from tests.unets import difference, embeddings, example, moved, tiny
 
 

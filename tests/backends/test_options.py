@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ipa_cli
-from ipa_cli.backends import CODE, MODULES, code, get, read_options
+from ipa_cli.backends import CODE, MODULES, code, get
+from ipa_cli.backends.options import read_options
 from ipa_cli.errors import UsageError
 
 PRESETS = {"fast": {"flag": True, "number": 1, "any": None}, "max": {"flag": False, "number": 2, "any": None}}

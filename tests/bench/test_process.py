@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ipa_cli.bench import process
-from tests.test_child import gone
+from tests.system.test_child import gone
 
 JOB = {"kind": "run", "settings": {}}
 

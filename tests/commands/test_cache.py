@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ipa_cli import probe, store
-from ipa_cli.keys import GraphKey
-from ipa_cli.store import Store
-
-from ..store.graphs import fill
+from ipa_cli import cache
+from ipa_cli.cache import Store
+from ipa_cli.cache.keys import GraphKey
+from ipa_cli.hardware import probe
+from tests.cache.graphs import fill
 
 GRAPH_FIELDS = {
     "key", "backend", "model", "gpu", "shape", "size", "created", "last_used", "hits", "usable", "obstacles",
@@ -23,15 +23,15 @@ GRAPH_FIELDS = {
 
 
 @pytest.fixture
-def cache(world):
+def store(world):
     return Store(world.home / ".cache" / "ipa")
 
 
-def put(cache, batch=2, backend="inductor", model="demo", used=None, **factors):
+def put(store, batch=2, backend="inductor", model="demo", used=None, **factors):
     """A graph for this very machine, unless `factors` say otherwise."""
     here = probe.machine()
     own = {**here.factors("cpu"), "torch": here.versions["torch"], "batch": batch, **factors}
-    made = store.build(cache, GraphKey(backend, "cpu", f"64x64-b{batch}", own), {"model": model}, fill).entry
+    made = cache.build(store, GraphKey(backend, "cpu", f"64x64-b{batch}", own), {"model": model}, fill).entry
     if used is not None:
         os.utime(made.folder / ".uses", (used, used))
     return made
@@ -41,26 +41,26 @@ def listed(ipa, *arguments):
     return ipa("cache", "ls", "--json", *arguments).data()["graphs"]
 
 
-def left(cache):
-    return {item.id for item in store.scan(cache)}
+def left(store):
+    return {item.id for item in cache.scan(store)}
 
 
 # ls
 
 
-def test_ls_of_nothing(ipa, cache):
+def test_ls_of_nothing(ipa, store):
     ran = ipa("cache", "ls")
-    assert (ran.exit_code, ran.stdout) == (0, f"no compiled graph in {cache.root}\n")
+    assert (ran.exit_code, ran.stdout) == (0, f"no compiled graph in {store.root}\n")
     assert ipa("cache", "ls", "--json").data() == {
-        "cache_dir": str(cache.root), "max_size": 20 * 10**9, "size": 0, "graphs": [],
+        "cache_dir": str(store.root), "max_size": 20 * 10**9, "size": 0, "graphs": [],
         "unfinished": {"in_use": 0, "left_behind": 0},
     }  # fmt: skip
-    assert not cache.root.exists()
+    assert not store.root.exists()
 
 
-def test_ls_tells_scripts_everything(ipa, cache):
-    entry = put(cache)
-    with store.opened(cache, entry):
+def test_ls_tells_scripts_everything(ipa, store):
+    entry = put(store)
+    with cache.opened(store, entry):
         pass
     [graph] = listed(ipa)
     assert set(graph) == GRAPH_FIELDS
@@ -73,9 +73,9 @@ def test_ls_tells_scripts_everything(ipa, cache):
     assert Path(graph["path"]) == entry.folder
 
 
-def test_ls_piped_is_one_line_per_graph(ipa, cache):
-    put(cache, batch=1, used=time.time() - 3 * 86400)
-    put(cache, batch=2, model="two\x1b[31m\nlines", torch="1.0")
+def test_ls_piped_is_one_line_per_graph(ipa, store):
+    put(store, batch=1, used=time.time() - 3 * 86400)
+    put(store, batch=2, model="two\x1b[31m\nlines", torch="1.0")
     lines = [line.split("\t") for line in ipa("cache", "ls").stdout.splitlines()]
     assert lines[0] == [
         "key", "backend", "model", "gpu", "shape", "size", "created", "last used", "hits", "usable here",
@@ -87,11 +87,11 @@ def test_ls_piped_is_one_line_per_graph(ipa, cache):
     assert lines[3] == ["2 graphs, 720 B"]
 
 
-def test_ls_sorts(ipa, cache):
+def test_ls_sorts(ipa, store):
     for batch, used, model in ((1, 3000, "b"), (2, 1000, "c"), (3, 2000, "a")):
-        entry = put(cache, batch=batch, used=used, model=model)
+        entry = put(store, batch=batch, used=used, model=model)
         if batch == 2:
-            with store.opened(cache, entry):
+            with cache.opened(store, entry):
                 pass
             os.utime(entry.folder / ".uses", (used, used))
 
@@ -106,9 +106,9 @@ def test_ls_sorts(ipa, cache):
     assert ipa("cache", "ls", "--sort", "taste").exit_code == 2
 
 
-def test_ls_narrows(ipa, cache):
-    put(cache, batch=1)
-    put(cache, batch=2, backend="nexfort", torch="2.3.1")
+def test_ls_narrows(ipa, store):
+    put(store, batch=1)
+    put(store, batch=2, backend="nexfort", torch="2.3.1")
     assert [graph["backend"] for graph in listed(ipa, "--backend", "nexfort")] == ["nexfort"]
     [stale] = listed(ipa, "--stale")
     assert stale["obstacles"] == [f"torch 2.3.1 → {probe.machine().versions['torch']}"]
@@ -116,8 +116,8 @@ def test_ls_narrows(ipa, cache):
     assert ipa("cache", "ls", "--backend", "oneflow").stdout.startswith("no such graph")
 
 
-def test_ls_shows_broken_graphs_with_their_reason(ipa, cache):
-    entry = put(cache)
+def test_ls_shows_broken_graphs_with_their_reason(ipa, store):
+    entry = put(store)
     (entry.folder / "manifest.json").write_text("{")
     [graph] = listed(ipa)
     assert graph["broken"] and not graph["usable"]
@@ -126,7 +126,7 @@ def test_ls_shows_broken_graphs_with_their_reason(ipa, cache):
     assert [graph["key"] for graph in listed(ipa, "--stale")] == [entry.id]
 
 
-def test_the_folder_comes_from_flag_and_environment(ipa, cache, tmp_path, monkeypatch):
+def test_the_folder_comes_from_flag_and_environment(ipa, store, tmp_path, monkeypatch):
     put(Store(tmp_path / "elsewhere"))
     assert listed(ipa) == []
     assert len(listed(ipa, "--cache-dir", tmp_path / "elsewhere")) == 1
@@ -141,20 +141,20 @@ def test_a_cache_that_cannot_be_read_is_told(ipa, tmp_path):
     assert "--cache-dir" in error["hint"]
 
 
-def test_ls_and_those_who_open_agree_on_what_is_usable(ipa, cache):
+def test_ls_and_those_who_open_agree_on_what_is_usable(ipa, store):
     """The same check: others that may write above, no proof of origin, another version."""
-    entry = put(cache)
-    cache.root.parent.chmod(0o777)
+    entry = put(store)
+    store.root.parent.chmod(0o777)
     [graph] = listed(ipa)
-    assert not graph["usable"] and str(cache.root.parent) in graph["obstacles"][0] and not graph["stale"]
-    with pytest.raises(store.Refused), store.opened(cache, entry):
+    assert not graph["usable"] and str(store.root.parent) in graph["obstacles"][0] and not graph["stale"]
+    with pytest.raises(cache.Refused), cache.opened(store, entry):
         pass
-    cache.root.parent.chmod(0o755)
+    store.root.parent.chmod(0o755)
     (entry.folder / "proof.json").unlink()
     [graph] = listed(ipa)
     [obstacle] = graph["obstacles"]
     assert "made elsewhere" in obstacle and f"ipa cache trust {entry.id[:8]}" in obstacle and not graph["usable"]
-    for path in cache.root.rglob("*"):
+    for path in store.root.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     assert ipa("cache", "trust", entry.id[:8], "--yes").stdout == "trusted 1 graph\n"
     assert listed(ipa)[0]["usable"]
@@ -166,11 +166,11 @@ def test_ls_and_those_who_open_agree_on_what_is_usable(ipa, cache):
     verified = ipa("cache", "verify")
     assert verified.exit_code == 0 and "is not checked: of another version" in verified.stderr
     assert ipa("cache", "clear", "--stale", "--yes").stdout == "nothing to remove\n"
-    assert left(cache) == {entry.id}
+    assert left(store) == {entry.id}
 
 
-def test_trust_asks(ipa_process, ipa, cache):
-    entries = [put(cache, batch=batch) for batch in (1, 2)]
+def test_trust_asks(ipa_process, ipa, store):
+    entries = [put(store, batch=batch) for batch in (1, 2)]
     assert ipa("cache", "trust").stdout.startswith("nothing to trust")
     for entry in entries:
         (entry.folder / "proof.json").unlink()
@@ -183,15 +183,15 @@ def test_trust_asks(ipa_process, ipa, cache):
     assert {graph["key"]: graph["usable"] for graph in listed(ipa)} == {entries[0].id: False, entries[1].id: True}
 
 
-def test_what_killed_processes_left_is_shown_and_cleared(ipa, cache):
-    put(cache)
-    (cache.graphs / ".work" / "1-dead").mkdir()
-    (cache.graphs / ".work" / "1-dead" / "part").write_bytes(b"x" * 5000)
-    with store.scratch(Store(cache.root)) as live:  # sweeps
+def test_what_killed_processes_left_is_shown_and_cleared(ipa, store):
+    put(store)
+    (store.graphs / ".work" / "1-dead").mkdir()
+    (store.graphs / ".work" / "1-dead" / "part").write_bytes(b"x" * 5000)
+    with cache.scratch(Store(store.root)) as live:  # sweeps
         assert ipa("cache", "ls", "--json").data()["unfinished"] == {"in_use": 0, "left_behind": 0}
         (live / "part").write_bytes(b"x" * 300)
-        (cache.graphs / ".work" / "1-dead").mkdir()
-        (cache.graphs / ".work" / "1-dead" / "part").write_bytes(b"x" * 5000)
+        (store.graphs / ".work" / "1-dead").mkdir()
+        (store.graphs / ".work" / "1-dead" / "part").write_bytes(b"x" * 5000)
         data = ipa("cache", "ls", "--json").data()
         assert (data["size"], data["unfinished"]) == (360, {"in_use": 300, "left_behind": 5000})
         lines = ipa("cache", "ls").stdout
@@ -206,23 +206,23 @@ def test_what_killed_processes_left_is_shown_and_cleared(ipa, cache):
 # clear
 
 
-def test_clear_asks_for_yes_where_nobody_can_answer(ipa_process, cache):
-    put(cache, batch=1)
-    put(cache, batch=2)
+def test_clear_asks_for_yes_where_nobody_can_answer(ipa_process, store):
+    put(store, batch=1)
+    put(store, batch=2)
     refused = ipa_process("cache", "clear")
     assert refused.exit_code == 2
     assert "this removes 2 graphs, 720 B" in refused.stderr
     assert "--yes" in refused.stderr
-    assert len(left(cache)) == 2
+    assert len(left(store)) == 2
     done = ipa_process("cache", "clear", "--yes")
     assert (done.exit_code, done.stdout) == (0, "removed 2 graphs, 720 B\n")
-    assert left(cache) == set()
+    assert left(store) == set()
     again = ipa_process("cache", "clear")
     assert (again.exit_code, again.stdout) == (0, "nothing to remove\n")
 
 
-def test_clear_with_json_never_asks(ipa, cache):
-    entry = put(cache)
+def test_clear_with_json_never_asks(ipa, store):
+    entry = put(store)
     ran = ipa("cache", "clear", "--json")
     assert ran.exit_code == 2
     assert ran.error()["type"] == "UsageError"
@@ -245,19 +245,19 @@ def answer(world, text, *arguments):
     return process.returncode, out, err
 
 
-def test_clear_asks_at_a_terminal(world, cache):
-    entry = put(cache)
+def test_clear_asks_at_a_terminal(world, store):
+    entry = put(store)
     code, out, err = answer(world, "n\n", "cache", "clear")
     assert (code, out) == (1, "nothing done\n")
     assert entry.id[:8] in err and "this removes 1 graph, 360 B; go on?" in err
-    assert left(cache) == {entry.id}
+    assert left(store) == {entry.id}
     code, out, err = answer(world, "y\n", "cache", "clear")
     assert (code, out) == (0, "removed 1 graph, 360 B\n")
-    assert left(cache) == set()
+    assert left(store) == set()
 
 
-def test_dry_run_only_says(ipa, cache):
-    entry = put(cache)
+def test_dry_run_only_says(ipa, store):
+    entry = put(store)
     ran = ipa("cache", "clear", "--dry-run")
     assert ran.exit_code == 0
     assert ran.stdout.splitlines() == [
@@ -267,19 +267,19 @@ def test_dry_run_only_says(ipa, cache):
     assert ipa("cache", "clear", "--dry-run", "--json").data() == {
         "dry_run": True, "freed": 360, "graphs": [entry.id], "kept": [],
     }  # fmt: skip
-    assert left(cache) == {entry.id}
+    assert left(store) == {entry.id}
 
 
-def test_clear_by_key(ipa, cache):
-    entries = [put(cache, batch=batch) for batch in range(20)]
+def test_clear_by_key(ipa, store):
+    entries = [put(store, batch=batch) for batch in range(20)]
     assert ipa("cache", "clear", entries[3].id[:8], entries[5].id, "--yes").exit_code == 0
-    assert left(cache) == {entry.id for entry in entries} - {entries[3].id, entries[5].id}
+    assert left(store) == {entry.id for entry in entries} - {entries[3].id, entries[5].id}
     unknown = ipa("cache", "clear", entries[3].id, "--yes")
     assert unknown.exit_code == 1 and "ipa cache ls" in unknown.stderr
-    twice = next(digit for digit in "0123456789abcdef" if sum(key.startswith(digit) for key in left(cache)) > 1)
+    twice = next(digit for digit in "0123456789abcdef" if sum(key.startswith(digit) for key in left(store)) > 1)
     ambiguous = ipa("cache", "clear", twice, "--yes")
     assert ambiguous.exit_code == 1 and "more digits" in ambiguous.stderr
-    assert len(left(cache)) == 18
+    assert len(left(store)) == 18
 
 
 @pytest.mark.parametrize(
@@ -295,49 +295,49 @@ def test_clear_by_key(ipa, cache):
         ([], set()),
     ],
 )
-def test_clear_by_condition(ipa, cache, condition, remain):
+def test_clear_by_condition(ipa, store, condition, remain):
     now = time.time()
     made = {
-        "old": put(cache, batch=1, used=now - 40 * 86400),
-        "nexfort": put(cache, batch=2, backend="nexfort", used=now - 20 * 86400),
-        "stale": put(cache, batch=3, torch="1.0"),
-        "new": put(cache, batch=4),
-        "broken": put(cache, batch=5),
+        "old": put(store, batch=1, used=now - 40 * 86400),
+        "nexfort": put(store, batch=2, backend="nexfort", used=now - 20 * 86400),
+        "stale": put(store, batch=3, torch="1.0"),
+        "new": put(store, batch=4),
+        "broken": put(store, batch=5),
     }
     (made["broken"].folder / "manifest.json").unlink()
     assert ipa("cache", "clear", "--yes", *condition).exit_code == 0
-    assert left(cache) == {made[name].id for name in remain}
+    assert left(store) == {made[name].id for name in remain}
 
 
 @pytest.mark.parametrize("wrong", [["--older-than", "soon"], ["--older-than", "30"], ["--max-size", "much"]])
-def test_clear_refuses_what_it_cannot_read(ipa, cache, wrong):
-    entry = put(cache)
+def test_clear_refuses_what_it_cannot_read(ipa, store, wrong):
+    entry = put(store)
     assert ipa("cache", "clear", "--yes", *wrong).exit_code == 2
-    assert left(cache) == {entry.id}
+    assert left(store) == {entry.id}
 
 
-def test_clear_spares_what_is_in_use(ipa, cache):
-    entry = put(cache)
-    with store.opened(cache, entry):
+def test_clear_spares_what_is_in_use(ipa, store):
+    entry = put(store)
+    with cache.opened(store, entry):
         ran = ipa("cache", "clear", "--yes")
         assert "stays: in use" in ran.stderr
         data = ipa("cache", "clear", "--yes", "--json").data()
         assert data["kept"] == [{"key": entry.id, "reason": "in use"}]
         assert (data["graphs"], data["freed"]) == ([], 0)
-    assert left(cache) == {entry.id}
+    assert left(store) == {entry.id}
 
 
 # dir, verify
 
 
-def test_dir_prints_the_folder_alone(ipa, cache, tmp_path):
-    assert ipa("cache", "dir").stdout == f"{cache.root}\n"
-    assert ipa("cache", "dir", "--json").data() == {"cache_dir": str(cache.root), "exists": False}
+def test_dir_prints_the_folder_alone(ipa, store, tmp_path):
+    assert ipa("cache", "dir").stdout == f"{store.root}\n"
+    assert ipa("cache", "dir", "--json").data() == {"cache_dir": str(store.root), "exists": False}
     assert ipa("cache", "dir", "--cache-dir", tmp_path / "x").stdout == f"{tmp_path / 'x'}\n"
 
 
-def test_verify_finds_the_damaged_one(ipa, cache):
-    whole, damaged = put(cache, batch=1), put(cache, batch=2)
+def test_verify_finds_the_damaged_one(ipa, store):
+    whole, damaged = put(store, batch=1), put(store, batch=2)
     assert ipa("cache", "verify").exit_code == 0
     (damaged.folder / "graph.pt2").write_bytes(b"x" * 240)
     ran = ipa("cache", "verify")
@@ -352,22 +352,22 @@ def test_verify_finds_the_damaged_one(ipa, cache):
         whole.id: None, damaged.id: "graph.pt2 has changed",
     }  # fmt: skip
     assert ipa("cache", "verify", whole.id[:8]).exit_code == 0
-    assert left(cache) == {whole.id, damaged.id}
+    assert left(store) == {whole.id, damaged.id}
 
 
-def test_verify_refuses_a_cache_open_to_others(ipa, cache):
-    put(cache)
-    cache.root.chmod(0o777)
+def test_verify_refuses_a_cache_open_to_others(ipa, store):
+    put(store)
+    store.root.chmod(0o777)
     ran = ipa("cache", "verify")
     assert ran.exit_code == 1
     assert "everybody may write" in ran.stderr and "chmod go-w" in ran.stderr
 
 
-def test_verify_passes_over_what_is_being_removed(ipa, cache, monkeypatch):
-    going, staying = put(cache, batch=1), put(cache, batch=2)
-    scanned = store.scan(cache)
-    monkeypatch.setattr(store, "scan", lambda _: scanned)
-    assert store.execute(cache, store.plan(scanned, prefixes=[going.id])).items
+def test_verify_passes_over_what_is_being_removed(ipa, store, monkeypatch):
+    going, staying = put(store, batch=1), put(store, batch=2)
+    scanned = cache.scan(store)
+    monkeypatch.setattr(cache, "scan", lambda _: scanned)
+    assert cache.execute(store, cache.plan(scanned, prefixes=[going.id])).items
     data = ipa("cache", "verify", "--json").data()
     assert (data["checked"], data["damaged"]) == (1, 0)
     assert [graph["key"] for graph in data["graphs"]] == [staying.id]
@@ -376,8 +376,8 @@ def test_verify_passes_over_what_is_being_removed(ipa, cache, monkeypatch):
 # export, import
 
 
-def test_export_and_import(ipa, cache, tmp_path):
-    entries = [put(cache, batch=batch) for batch in (1, 2)]
+def test_export_and_import(ipa, store, tmp_path):
+    entries = [put(store, batch=batch) for batch in (1, 2)]
     out = ipa("cache", "export", "graphs.tar", "--json").data()
     assert out["graphs"] == sorted(entry.id for entry in entries) or set(out["graphs"]) == {e.id for e in entries}
     assert out["size"] == Path("graphs.tar").stat().st_size
@@ -390,8 +390,8 @@ def test_export_and_import(ipa, cache, tmp_path):
     assert ipa("cache", "verify", "--cache-dir", there.root).exit_code == 0
 
 
-def test_export_takes_keys_and_keeps_files(ipa, cache):
-    entries = [put(cache, batch=batch) for batch in (1, 2)]
+def test_export_takes_keys_and_keeps_files(ipa, store):
+    entries = [put(store, batch=batch) for batch in (1, 2)]
     assert ipa("cache", "export", "one.tar", entries[0].id, "--json").data()["graphs"] == [entries[0].id]
     before = Path("one.tar").read_bytes()
     refused = ipa("cache", "export", "one.tar")
@@ -401,27 +401,27 @@ def test_export_takes_keys_and_keeps_files(ipa, cache):
     assert Path("one.tar").read_bytes().count(b"native code") == 2 * before.count(b"native code")
 
 
-def test_export_makes_no_file_named_like_stdout(ipa, cache, world):
+def test_export_makes_no_file_named_like_stdout(ipa, store, world):
     ran = ipa("cache", "export", "-", "--force")
     assert ran.exit_code == 2 and "stdout" in ran.stderr and world.files() == []
 
 
-def test_export_of_nothing(ipa, cache):
+def test_export_of_nothing(ipa, store):
     assert ipa("cache", "export", "none.tar").exit_code == 1
     assert not Path("none.tar").exists()
 
 
-def test_export_leaves_broken_graphs_out_with_a_word(ipa, cache):
-    put(cache, batch=1)
-    broken = put(cache, batch=2)
+def test_export_leaves_broken_graphs_out_with_a_word(ipa, store):
+    put(store, batch=1)
+    broken = put(store, batch=2)
     (broken.folder / "manifest.json").unlink()
     ran = ipa("cache", "export", "graphs.tar")
     assert ran.stdout.startswith("wrote 1 graph to graphs.tar")
     assert f"{broken.id[:8]} is left out: it has no manifest" in ran.stderr
 
 
-def test_import_wants_trust(ipa_process, world, cache, tmp_path):
-    put(cache)
+def test_import_wants_trust(ipa_process, world, store, tmp_path):
+    put(store)
     assert ipa_process("cache", "export", "graphs.tar").exit_code == 0
     refused = ipa_process("cache", "import", "graphs.tar", "--cache-dir", tmp_path / "there")
     assert refused.exit_code == 2
@@ -433,7 +433,7 @@ def test_import_wants_trust(ipa_process, world, cache, tmp_path):
     assert answer(world, "y\n", "cache", "import", "graphs.tar", *there)[:2] == (0, "took in 1 graph\n")
 
 
-def test_import_of_something_else(ipa, cache):
+def test_import_of_something_else(ipa, store):
     Path("letter.txt").write_text("dear ipa")
     ran = ipa("cache", "import", "letter.txt", "--trust")
     assert ran.exit_code == 1
@@ -442,8 +442,8 @@ def test_import_of_something_else(ipa, cache):
     assert ipa("cache", "import", "long" * 200, "--trust").exit_code == 1
 
 
-def test_import_makes_room(ipa, cache, tmp_path):
-    put(cache, batch=1)
+def test_import_makes_room(ipa, store, tmp_path):
+    put(store, batch=1)
     ipa("cache", "export", "graphs.tar")
     there = Store(tmp_path / "there")
     old = put(there, batch=2, used=1000)
@@ -452,8 +452,8 @@ def test_import_makes_room(ipa, cache, tmp_path):
     assert len(left(there)) == 1
 
 
-def test_a_shell_script(world, cache):
-    put(cache)
+def test_a_shell_script(world, store):
+    put(store)
     script = 'set -e; ipa() { "$PYTHON" -m ipa_cli "$@"; }; ipa cache ls --json; cd "$(dirname "$(ipa cache dir)")"; '
     script += "ipa cache clear --yes --quiet; ipa cache ls --json"
     done = subprocess.run(
@@ -469,8 +469,8 @@ def test_a_shell_script(world, cache):
     assert json.loads(after)["data"]["graphs"] == []
 
 
-def test_no_cache_command_imports_torch(world, cache):
-    put(cache)
+def test_no_cache_command_imports_torch(world, store):
+    put(store)
     code = """
 import sys
 from ipa_cli.app import run

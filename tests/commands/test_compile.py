@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipa_cli import models, requirements
 from ipa_cli.errors import IpaError
+from ipa_cli.hardware import packages
+from ipa_cli.models import plan
+from ipa_cli.models.plan import DEMO
 from tests import tiny_model
 from tests.compiled import SPAN, Compiled, flags
 from tests.conftest import Ran, World
@@ -56,7 +58,7 @@ def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
     ("spoiled", "message"), [("XDG_STATE_HOME", "key that marks your own graphs"), ("IPA_CACHE_DIR", "graph cache")]
 )
 def test_a_graph_that_could_not_be_kept_is_told_before_weights_are_read(ipa, monkeypatch, spoiled, message):
-    monkeypatch.setattr("ipa_cli.session.open_session", lambda *_: pytest.fail("it read the weights"))
+    monkeypatch.setattr("ipa_cli.engine.session.open_session", lambda *_: pytest.fail("it read the weights"))
     monkeypatch.setenv(spoiled, "/dev/null/ipa")
     ran = ipa("compile", "--backend", "inductor", "--device", "cpu")
     assert ran.exit_code == 1 and message in ran.stderr and "hint: " in ran.stderr
@@ -159,19 +161,19 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
     compiled: Compiled, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container whose image has the graphs in it: no key, no right to write."""
-    installed = requirements.installed()  # another user may be unable to look into this environment
-    monkeypatch.setattr(requirements, "installed", lambda: installed)
+    installed = packages.installed()  # another user may be unable to look into this environment
+    monkeypatch.setattr(packages, "installed", lambda: installed)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
         image = Path(folder)
-        subprocess.run(["cp", "-a", compiled.cache, compiled.model, models.DEMO, image], check=True)
+        subprocess.run(["cp", "-a", compiled.cache, compiled.model, DEMO, image], check=True)
         subprocess.run(["chmod", "-R", "a+rX,go-w", image], check=True)
         os.chown(out, NOBODY, NOBODY)
         monkeypatch.chdir(out)
         monkeypatch.setattr(tempfile, "tempdir", out)
-        monkeypatch.setattr(models, "DEMO", image / models.DEMO.name)  # the installed one may be in root's home
-        model, cache, reference = image / compiled.model.name, image / "cache", models.DEMO / "reference.png"
+        monkeypatch.setattr(plan, "DEMO", image / DEMO.name)  # the installed one may be in root's home
+        model, cache, reference = image / compiled.model.name, image / "cache", DEMO / "reference.png"
         before = sorted(cache.rglob("*"))
         [graph] = run_as(NOBODY, "cache", "ls", "--cache-dir", cache, "--json").data()["graphs"]
         assert (graph["usable"], graph["obstacles"]) == (True, [])
@@ -218,7 +220,7 @@ def test_wrong_wishes_are_refused_before_anything_is_loaded(
     ],
 )
 def test_a_range_is_compiled_with_a_size_from_within(asked, example, world, ipa, monkeypatch) -> None:
-    from ipa_cli import graphs
+    from ipa_cli.engine import graphs
 
     sizes = []
 

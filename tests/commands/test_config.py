@@ -1,7 +1,7 @@
 import pytest
 
-from ipa_cli import models
 from ipa_cli.config import FIELDS, Settings, resolve
+from ipa_cli.models.plan import make_plan, own_defaults
 
 
 def test_show_prints_value_and_source(ipa, world, monkeypatch):
@@ -67,7 +67,7 @@ def test_show_tells_what_the_model_would_take_and_asks_no_hub(ipa, world, monkey
 )
 def test_what_show_tells_of_a_model_is_what_is_drawn_with(world, chosen):
     settings = Settings(**chosen)
-    assert models.own_defaults(settings) == models.plan(settings).defaults
+    assert own_defaults(settings) == make_plan(settings).defaults
 
 
 def test_show_survives_whatever_is_wrong_and_says_it(ipa, world, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ipa_cli import checks
+from ipa_cli import doctor
 
 REPOSITORY = Path(__file__).parents[2]
 # Of ipa's dependencies those that are small: no torch, no diffusers, no numpy.
@@ -314,6 +314,6 @@ def test_a_deep_look_builds_and_runs(ipa_process):
 
 
 def test_the_checks_are_plain_data():
-    check = checks.Check("name", "ok", "found")
+    check = doctor.Check("name", "ok", "found")
     with pytest.raises(AttributeError):
         check.status = "failure"

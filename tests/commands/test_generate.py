@@ -408,7 +408,7 @@ def test_bad_input_is_told_and_nothing_is_written(ipa, junk, flags, exit_code, w
     ],
 )
 def test_what_a_device_cannot_do_is_told_before_the_weights_are_read(ipa, world, monkeypatch, command, flags, words):
-    monkeypatch.setattr("ipa_cli.loading.load", lambda *_: pytest.fail("it read the weights"))
+    monkeypatch.setattr("ipa_cli.models.loader.load", lambda *_: pytest.fail("it read the weights"))
     ran = ipa(command, "--device", "cpu", *flags, "--json")
     assert ran.exit_code == 2, ran.stdout + ran.stderr
     assert words in ran.error()["message"] and world.files() == []

@@ -11,10 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import ipa_cli
-from ipa_cli import repeat
+from ipa_cli.engine import replay
 from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
-from ipa_cli.report import Silent
+from ipa_cli.result import Silent
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 FAST = ("--width", 64, "--height", 64, "--steps", 2, "--warmup", 0)
@@ -230,7 +230,7 @@ def test_what_another_program_says_wrongly_is_said_by_a_flag(ipa, world):
 
 def test_our_own_text_without_our_chunk_names_a_model_of_ours(world):
     text = "a star\nSteps: 2, Sampler: Odd one, CFG scale: 4, Seed: 3, Model: some/thing, Version: ipa 0.1"
-    recorded = repeat.read(carrying(world.cwd / "other.png", parameters=text))
+    recorded = replay.read(carrying(world.cwd / "other.png", parameters=text))
     assert recorded.values["model"] == "some/thing" and "scheduler" not in recorded.values
     assert any("Odd one" in entry for entry in recorded.left_out)
 
@@ -289,8 +289,8 @@ def test_any_chunk_becomes_settings_or_a_clear_error(world, chunk, asked):
 
     path = carrying(world.cwd / "any.png", ipa={"settings": asked, **chunk, "schema_version": 1})
     try:
-        recorded = repeat.read(path)
-        resolve({}, {}, world.cwd, repeat.layer(recorded, {}, Silent()))
+        recorded = replay.read(path)
+        resolve({}, {}, world.cwd, replay.layer(recorded, {}, Silent()))
     except IpaError as error:
         assert error.hint and "\n" not in error.hint
 

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 import ipa_cli
-from ipa_cli import conditioning
-from ipa_cli.graphs import Ready
+from ipa_cli.engine.graphs import Ready
 from ipa_cli.images.metadata import read_settings
+from ipa_cli.pipeline import conditioning
 from ipa_cli.sweep.run import Studio, _graphs_made
 from tests import tiny_model
 from tests.unets import FLAT

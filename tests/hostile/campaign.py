@@ -99,9 +99,9 @@ def _world() -> Iterator[tuple[Path, dict[str, str]]]:
 
 def _here(arguments: tuple[str, ...], work: Path, environ: dict[str, str]) -> tuple[int, str]:
     """In this process, where torch is imported once for all cases."""
-    from ipa_cli import inputs
     from ipa_cli.bench import run as bench
     from ipa_cli.errors import IpaError
+    from ipa_cli.system import inputs
     from tests.conftest import run_here
 
     def measured(*_: object, **__: object) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ipa_cli import models
 from ipa_cli.config import Settings
+from ipa_cli.models.plan import make_plan
 from tests.hostile.configurations import CONFIGURATIONS, DROPPED, REFUSED, Case
 from tests.zoo.layouts import DEMO, linked
 
@@ -28,9 +28,9 @@ def test_a_hostile_model_is_refused_in_one_line(ipa, world, case: Case):
 @pytest.mark.parametrize("case", DROPPED, ids=lambda case: case.name)
 def test_what_is_no_architecture_is_dropped(world, case: Case):
     folder = linked(world.cwd / "model")
-    before = models.plan(Settings(model=str(folder), image=("x.png",)))
+    before = make_plan(Settings(model=str(folder), image=("x.png",)))
     case.do(folder)
-    after = models.plan(Settings(model=str(folder), image=("x.png",)))
+    after = make_plan(Settings(model=str(folder), image=("x.png",)))
     assert after.configs == before.configs and after.adapter == before.adapter
 
 

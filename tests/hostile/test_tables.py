@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from ipa_cli import configurations, vocabulary
-from ipa_cli.locations import folder_location
-from ipa_cli.schedulers import CLASSES
+from ipa_cli.models import configurations, vocabulary
+from ipa_cli.models.location import folder_location
+from ipa_cli.models.schedulers import CLASSES
 from tests.zoo.layouts import DEMO
 
 PRESETS = DEMO.parent / "presets"
@@ -85,7 +85,7 @@ def test_the_layers_of_a_unet_are_counted_as_diffusers_builds_them():
     import torch
     from diffusers import UNet2DConditionModel
 
-    from ipa_cli.attention import layers
+    from ipa_cli.unet.attention import layers
 
     demo = json.loads((DEMO / "unet" / "config.json").read_text())
     for changes in (

@@ -15,12 +15,11 @@ import pytest
 from PIL import Image
 
 from ipa_cli.errors import IpaError
-from ipa_cli.files import check_writable
 from ipa_cli.images.encode import save
 from ipa_cli.images.metadata import read_settings
-
-from .carried import PICTURE, SETTINGS, listing
-from .test_infotext import a1111
+from ipa_cli.system.files import check_writable
+from tests.images.carried import PICTURE, SETTINGS, listing
+from tests.images.test_infotext import a1111
 
 
 def test_settings_come_back_whole(tmp_path):

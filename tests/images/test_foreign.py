@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ipa_cli import repeat
+from ipa_cli.engine import replay
 from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, encode, invokeai
 from ipa_cli.images.metadata import read_settings
@@ -113,7 +113,7 @@ def carrying(path: Path, **chunks: str) -> Path:
 
 
 def test_a_graph_of_comfyui_is_followed(tmp_path):
-    recorded = repeat.read(carrying(tmp_path / "a.png", prompt=json.dumps(GRAPH), workflow="{}"))
+    recorded = replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(GRAPH), workflow="{}"))
     assert recorded.values == {**COMMON, "num_images": 1}
     assert recorded.left_out == (
         "model sd_xl_base_1.0.safetensors (name one with --model)",
@@ -124,7 +124,7 @@ def test_a_graph_of_comfyui_is_followed(tmp_path):
 
 def test_what_a_node_of_comfyui_calls_no_number_spoils_nothing_else(tmp_path):
     graph = {**GRAPH, "90": {"class_type": "LoadImage", "inputs": {}, "is_changed": [float("nan")]}}
-    assert repeat.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).values["steps"] == 20
+    assert replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).values["steps"] == 20
 
 
 def test_the_first_sampler_and_nodes_between_are_understood():
@@ -178,7 +178,7 @@ def test_of_very_many_things_the_first_are_named(tmp_path):
         inputs = {"lora_name": "l" * 300, "model": [str(number + 1), 0]}
         graph[str(number)] = {"class_type": "LoraLoader", "inputs": inputs}
     graph["11"]["inputs"]["model"] = ["100", 0]
-    left_out = repeat.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).left_out
+    left_out = replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).left_out
     assert len(left_out) == 21 and left_out[-1] == "82 more" and max(map(len, left_out)) <= 120
 
 
@@ -192,7 +192,7 @@ def test_what_a_picture_began_with_is_told():
 
 
 def test_metadata_of_invokeai_are_read(tmp_path):
-    recorded = repeat.read(carrying(tmp_path / "a.png", invokeai_metadata=json.dumps(INVOKE), invokeai_graph="{}"))
+    recorded = replay.read(carrying(tmp_path / "a.png", invokeai_metadata=json.dumps(INVOKE), invokeai_graph="{}"))
     assert recorded.values == {**COMMON, "num_images": 1}
     assert recorded.left_out == (
         "model stable-diffusion-xl-base (name one with --model)",
@@ -229,7 +229,7 @@ def exif_of(comment: bytes) -> bytes:
 )
 def test_a1111s_text_is_read_from_exif(tmp_path, suffix, comment):
     PICTURE.save(tmp_path / f"a.{suffix}", exif=exif_of(comment))
-    values = repeat.read(tmp_path / f"a.{suffix}").values
+    values = replay.read(tmp_path / f"a.{suffix}").values
     assert (values["prompt"], values["negative_prompt"], values["seed"]) == ("a red fox", "blurry", 12)
     assert (values["scheduler"], values["width"], values["height"]) == ("euler-a", 64, 128)
 
@@ -238,7 +238,7 @@ def test_comfyuis_webp_is_read(tmp_path):
     exif = Image.Exif()
     exif[0x0110] = f"prompt:{json.dumps(GRAPH)}"
     PICTURE.save(tmp_path / "a.webp", exif=exif.tobytes())
-    assert repeat.read(tmp_path / "a.webp").values["seed"] == 156680208700286
+    assert replay.read(tmp_path / "a.webp").values["seed"] == 156680208700286
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "avif"])
@@ -268,7 +268,7 @@ def test_quality_counts():
 def test_a_text_too_large_is_told(tmp_path):
     PICTURE.save(tmp_path / "a.webp", exif=exif_of(b"ASCII\0\0\0" + b"a" * (1 << 20) + b"b"))
     with pytest.raises(IpaError, match="too large to be settings"):
-        repeat.read(tmp_path / "a.webp")
+        replay.read(tmp_path / "a.webp")
 
 
 # --- hostile --------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def test_text_in_any_encoding_and_chunk_is_read(tmp_path):
     info.add_itxt("parameters", text, zip=True)
     PICTURE.save(tmp_path / "d.png", pnginfo=info)
     for name in "abcd":
-        assert repeat.read(tmp_path / f"{name}.png").values["prompt"] == "a röd fox"
+        assert replay.read(tmp_path / f"{name}.png").values["prompt"] == "a röd fox"
 
 
 def test_of_two_texts_the_last_counts(tmp_path):
@@ -297,7 +297,7 @@ def test_of_two_texts_the_last_counts(tmp_path):
     info.add_text("parameters", A1111)
     info.add_text("parameters", A1111.replace("red", "blue"))
     PICTURE.save(tmp_path / "a.png", pnginfo=info)
-    assert repeat.read(tmp_path / "a.png").values["prompt"] == "a blue fox"
+    assert replay.read(tmp_path / "a.png").values["prompt"] == "a blue fox"
 
 
 LINKS = ("model", "positive", "latent_image", "seed")
@@ -323,7 +323,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_texts_become_settings_or_one_line(tmp_path, name, text):
     try:
-        recorded = repeat.read(carrying(tmp_path / "a.png", **{name: text}))
+        recorded = replay.read(carrying(tmp_path / "a.png", **{name: text}))
         assert all("\n" not in said for said in recorded.left_out)
     except IpaError as error:
         assert "\n" not in error.message and error.hint
@@ -374,6 +374,6 @@ def test_damaged_exif_gives_settings_or_a_clear_error(tmp_path_factory, data):
         content[data.draw(st.integers(0, min(400, len(content) - 1)))] = data.draw(st.integers(0, 255))
     (folder / f"damaged.{suffix}").write_bytes(content)
     try:
-        repeat.read(folder / f"damaged.{suffix}")
+        replay.read(folder / f"damaged.{suffix}")
     except IpaError as error:
         assert error.hint and "\n" not in error.message

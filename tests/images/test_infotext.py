@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from ipa_cli.images.infotext import SAMPLERS, parameters_text, parse_parameters
 from ipa_cli.images.metadata import read_settings
-from ipa_cli.schedulers import CLASSES
-
-from .carried import SETTINGS, png_with
+from ipa_cli.models.schedulers import CLASSES
+from tests.images.carried import SETTINGS, png_with
 
 
 def a1111(text: str) -> dict[str, str]:

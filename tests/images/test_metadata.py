@@ -8,8 +8,7 @@ from PIL import Image
 from ipa_cli.errors import IpaError
 from ipa_cli.images.encode import save
 from ipa_cli.images.metadata import read_settings
-
-from .carried import PICTURE, SETTINGS, png_with
+from tests.images.carried import PICTURE, SETTINGS, png_with
 
 
 def test_settings_of_the_web_ui_are_read_as_far_as_they_go(tmp_path):

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from ipa_cli.sweep import difference
-
-from .folders import draw, make
+from tests.sweep.folders import draw, make
 
 
 def test_difference_is_known_on_known_pictures():

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipa_cli import inputs
 from ipa_cli.sweep import journal
-
-from .folders import FAILURE, SETTINGS, contents, draw, draw_point, make
+from ipa_cli.system import inputs
+from tests.sweep.folders import FAILURE, SETTINGS, contents, draw, draw_point, make
 
 
 @pytest.fixture

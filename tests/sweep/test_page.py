@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from ipa_cli.sweep import journal, page
-
-from .folders import FAILURE, draw, finish, make
+from tests.sweep.folders import FAILURE, draw, finish, make
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

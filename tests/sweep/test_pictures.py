@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipa_cli.sweep import animation, difference, drawing, sheet
-
-from .folders import draw, make, picture
+from ipa_cli.images import drawing
+from ipa_cli.sweep import animation, difference, sheet
+from tests.sweep.folders import draw, make, picture
 
 
 def shown(drawn, subtitle="demo"):

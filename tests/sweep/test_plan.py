@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from ipa_cli.errors import UsageError
 from ipa_cli.sweep import plan
-
-from .folders import make
+from tests.sweep.folders import make
 
 
 def test_the_scale_changes_fastest_and_every_combination_is_there_once():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipa_cli import session
+from ipa_cli.engine import session
 from ipa_cli.errors import IpaError
 from tests.zoo import layouts
 from tests.zoo.layouts import DEMO, DRAWN, REFUSED, ROUNDED

@@ -1,8 +1,7 @@
 """All kinds of attack by name. A new one is a function from a random generator to an `Attack`, in a file here."""
 
 from tests.hostile.case import Kind
-
-from . import caches, files, models, pictures, places, settings
+from tests.hostile.kinds import caches, files, models, pictures, places, settings
 
 KINDS: dict[str, Kind] = {
     **settings.KINDS,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 import tarfile
 import tempfile
-from functools import cache
 from pathlib import Path
 from random import Random
 
-from ipa_cli import store
-from ipa_cli.keys import GraphKey
-from ipa_cli.store import Store
+from ipa_cli import cache
+from ipa_cli.cache import Store
+from ipa_cli.cache.keys import GraphKey
 from tests.hostile.case import SMALL, Attack
 from tests.hostile.mutation import VALUES, damaged, json_damaged
 
@@ -33,10 +33,10 @@ def _fill(folder: Path) -> dict[str, object]:
 
 def _build(root: Path, backend: str = "inductor") -> Path:
     key = GraphKey(backend, "cpu", "64x64-b2", {"torch": "2.13.0", "batch": 2})
-    return store.build(Store(root), key, {"model": "demo", "options": {"mode": "fast"}}, _fill).entry.folder
+    return cache.build(Store(root), key, {"model": "demo", "options": {"mode": "fast"}}, _fill).entry.folder
 
 
-@cache
+@functools.cache
 def archive() -> bytes:
     """An archive as `ipa cache export` writes it."""
     from tests.conftest import run_here

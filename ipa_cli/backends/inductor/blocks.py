@@ -1,0 +1,378 @@
+"""What the parts of a UNet compute: modules whose parameters have shapes but no values.
+
+The cuts lie where a step gains: the time embedding is one product for all residual blocks, queries, keys and values
+are one product, and what a transformer block adds last is handed on by itself, so that the sum is made where it is
+normed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ipa_cli.backends.inductor import fp8, norms
+from ipa_cli.unet.attention import Context, CrossAttention
+
+# The linear layers of a transformer block, by their names in it.
+LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
+
+# The convolutions of a residual block, by their names in it.
+CONVOLUTIONS = ("conv1", "conv2")
+
+KERNELS = ("cross", "self", "gate", "rows")
+
+
+class Ways(NamedTuple):
+    """How parts compute, where there is a choice."""
+
+    kernels: tuple[str, ...] = ()  # of our own, of `KERNELS`, where they fit
+    phases: bool = False  # upsampling and its convolution as one convolution of the small picture
+    eight: tuple[str, ...] = ()  # layers in fp8, of `LINEAR` and, where our kernels are for them, of `CONVOLUTIONS`
+    squares: bool = False  # whether fp8 products of blocks and squares of weights run here
+
+
+class Time(nn.Module):
+    """What the time and the pooled text add to each residual block, side by side: (B, all their widths)."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.time_proj, self.time_embedding = unet.time_proj, _hollow(unet.time_embedding)
+        self.pooled = unet.config.addition_embed_type == "text_time"
+        if self.pooled:
+            self.add_time_proj, self.add_embedding = unet.add_time_proj, _hollow(unet.add_embedding)
+        projections = [resnet.time_emb_proj for _, resnet in resnets(unet)]
+        width = sum(projection.out_features for projection in projections)
+        self.shifts = _linear(projections[0].in_features, width, unet.dtype)
+
+    def forward(self, timestep: Tensor, time_ids: Tensor, text_embeds: Tensor | None = None) -> tuple[Tensor]:
+        batch, dtype = time_ids.shape[0], time_ids.dtype
+        embedding = self.time_embedding(self.time_proj(timestep.expand(batch)).to(dtype))
+        if text_embeds is not None:
+            sizes = self.add_time_proj(time_ids.flatten()).reshape(batch, -1)
+            embedding = embedding + self.add_embedding(torch.cat([text_embeds, sizes], -1).to(dtype))
+        return (self.shifts(F.silu(embedding)),)
+
+
+class Resnet(nn.Module):
+    """A residual block, of one picture or of two laid behind each other, and the shift that the time makes."""
+
+    def __init__(self, resnet: Any, ways: Ways):
+        super().__init__()
+        self.resnet = _hollow(resnet)
+        self.resnet.time_emb_proj = None
+        self.usual = _is_usual(resnet)
+        for name in CONVOLUTIONS if self.usual else ():
+            kind = EightBitConvolution if fits_eight_bit(resnet, name, ways) else NormedConvolution
+            setattr(self.resnet, name, kind(getattr(self.resnet, name)))
+
+    def forward(self, *given: Tensor) -> tuple[Tensor]:
+        *pictures, shift = given
+        block = self.resnet
+        if not self.usual:
+            return (block(norms.behind(*pictures), shift[:, :, None, None]),)
+        states = block.conv1(block.norm1, pictures, shift=shift)
+        states = block.conv2(block.norm2, [states], more=_beside(block.conv_shortcut, pictures))
+        # Divided by one, what a kernel of our own has written would be copied.
+        return (states if block.output_scale_factor == 1 else states / block.output_scale_factor,)
+
+
+class NormedConvolution(nn.Module):
+    """A convolution of silu of normed pictures, and what is added: a shift of each channel, (B, out), or a picture."""
+
+    def __init__(self, conv: Any):
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(
+        self, norm: norms.GroupNorm, pictures: Sequence[Tensor], shift: Tensor | None = None, more: Tensor | None = None
+    ) -> Tensor:
+        out = F.conv2d(F.silu(norm(*pictures)), self.weight, self.bias, padding=1)
+        out = out if shift is None else out + shift[:, :, None, None]
+        return out if more is None else more + out
+
+
+class EightBitConvolution(nn.Module):
+    """The same in fp8 by two kernels; `weight` is (out, 9 * in), `size` (out,) what products are multiplied by."""
+
+    def __init__(self, conv: Any):
+        super().__init__()
+        shape = (conv.out_channels, 9 * conv.in_channels)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=fp8.EIGHT, device="meta"), requires_grad=False)
+        self.size = nn.Parameter(torch.empty(shape[0], device="meta"), requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(
+        self, norm: norms.GroupNorm, pictures: Sequence[Tensor], shift: Tensor | None = None, more: Tensor | None = None
+    ) -> Tensor:
+        from ipa_cli.backends.inductor.kernels import convolution
+
+        lines = convolution.neighbours([_channels_last(picture) for picture in pictures], *norm.slopes(*pictures))
+        more = None if more is None else _channels_last(more)
+        return convolution.convolution(lines, self.weight, self.size, self.bias, shift, more).permute(0, 3, 1, 2)
+
+
+def _channels_last(picture: Tensor) -> Tensor:
+    """(B, channels, height, width) as (B, height, width, channels), contiguous."""
+    return picture.permute(0, 2, 3, 1).contiguous()
+
+
+def fits_eight_bit(resnet: Any, name: str, ways: Ways) -> bool:
+    """Whether one of a residual block's `CONVOLUTIONS` is in fp8: on Hopper, its channels beginning on 16 bytes."""
+    conv = getattr(resnet, name)
+    if name not in ways.eight or not _is_usual(resnet) or conv.bias is None or not _is_half(conv.weight):
+        return False
+    even = conv.in_channels % 16 == 0 and conv.out_channels % 16 == 0
+    return even and torch.cuda.get_device_capability(conv.weight.device) == (9, 0)
+
+
+def _is_usual(resnet: Any) -> bool:
+    """Whether `Resnet` may spell out what diffusers' block does, as it is in Stable Diffusion."""
+    plain = resnet.time_embedding_norm == "default" and resnet.upsample is None and resnet.downsample is None
+    three = all(conv.kernel_size == (3, 3) and conv.padding == (1, 1) for conv in (resnet.conv1, resnet.conv2))
+    silu = isinstance(resnet.nonlinearity, nn.SiLU)
+    affine = all(isinstance(norm, nn.GroupNorm) and norm.affine for norm in (resnet.norm1, resnet.norm2))
+    return plain and three and silu and affine
+
+
+def _beside(conv: Any, pictures: Sequence[Tensor]) -> Tensor:
+    """What goes around a residual block: a 1x1 convolution, if any, as a sum of products, one for each picture."""
+    if conv is None:
+        return norms.behind(*pictures)
+    weights = conv.weight.flatten(1).split([picture.shape[1] for picture in pictures], 1)
+    rows = [picture.permute(0, 2, 3, 1).flatten(1, 2) for picture in pictures]
+    out = F.linear(rows[0], weights[0], conv.bias)
+    for row, weight in zip(rows[1:], weights[1:], strict=True):
+        out = out + F.linear(row, weight)
+    return out.unflatten(1, pictures[0].shape[2:]).permute(0, 3, 1, 2)
+
+
+class Entry(nn.Module):
+    """From a picture to the states of transformer blocks, (B, pixels, width), and what is still to add: nothing."""
+
+    def __init__(self, transformer: Any):
+        super().__init__()
+        self.norm, self.proj_in = _hollow(transformer.norm), _hollow(transformer.proj_in)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        states = self.norm(picture)
+        if isinstance(self.proj_in, nn.Linear):
+            states = self.proj_in(states.permute(0, 2, 3, 1).flatten(1, 2))
+        else:
+            states = self.proj_in(states).permute(0, 2, 3, 1).flatten(1, 2)
+        return states, torch.zeros_like(states)
+
+
+class Block(nn.Module):
+    """A transformer block: the states and what is still to add to them, to the same of the next block."""
+
+    def __init__(self, block: Any, context: Context | None, layer: int, ways: Ways):
+        super().__init__()
+        self.block, self.adapters = _hollow(block), len(context.image) if context else 0
+        own, cross, feed = self.block.attn1, self.block.attn2, self.block.ff.net
+        own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
+        own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
+        for name in (name for name in ways.eight if name in LINEAR):
+            kind = fp8.BlockLinear if name == by_squares(block, ways) else fp8.EightBitLinear
+            self.block.set_submodule(name, kind(self.block.get_submodule(name)))
+        own.processor, cross.processor = JoinedSelfAttention(), CrossAttention(0)
+        if context and "cross" in ways.kernels and _fits_cross(context, layer):
+            cross.processor = FusedCrossAttention()
+        if context and "self" in ways.kernels and _fits_depth(context.text[layer]):
+            own.processor = FusedSelfAttention()
+        if context and "gate" in ways.kernels and _fits_gate(feed[0], context.text[layer]):
+            feed[0] = FusedGate(feed[0])
+        if by_squares(block, ways):
+            feed[0], feed[1] = GatedBlocks(feed[0]), nn.Identity()
+        elif context and "rows" in ways.kernels and "ff.net.2" in ways.eight and _fits_rows(feed, context.text[layer]):
+            feed[0], feed[1] = GatedRows(feed[0]), nn.Identity()
+
+    def forward(self, states: Tensor, more: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+        image, mask = given[: self.adapters], given[self.adapters : 2 * self.adapters]
+        scale = given[-1][: self.adapters, None] if self.adapters else states.new_zeros(0, 1)
+        if len(given) <= 2 * self.adapters:
+            mask = ()
+        context = Context([text], [[tokens] for tokens in image], scale, [[one] for one in mask])
+        block = self.block
+        states = states + more
+        states = states + block.attn1(block.norm1(states))
+        states = states + block.attn2(block.norm2(states), encoder_hidden_states=context)
+        return states, block.ff(block.norm3(states))
+
+
+class Exit(nn.Module):
+    """From the states of transformer blocks, laid out as a picture, back to what is added to the picture."""
+
+    def __init__(self, transformer: Any):
+        super().__init__()
+        self.proj_out = _hollow(transformer.proj_out)
+
+    def forward(self, states: Tensor, more: Tensor, picture: Tensor) -> tuple[Tensor]:
+        states = states + more
+        if isinstance(self.proj_out, nn.Linear):
+            return (self.proj_out(states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + picture,)
+        return (self.proj_out(states) + picture,)
+
+
+class Larger(nn.Module):
+    """A picture enlarged twofold and convolved by 3x3 weights: 2x2 weights on the small one, four for each pixel."""
+
+    def __init__(self, upsampler: Any):
+        super().__init__()
+        conv = upsampler.conv
+        four = (4 * conv.out_channels, conv.in_channels, 2, 2)
+        self.phases = nn.Parameter(torch.empty(four, dtype=conv.weight.dtype, device="meta"), requires_grad=False)
+        self.bias = nn.Parameter(conv.bias.to("meta"), requires_grad=False)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor]:
+        height, width = picture.shape[2:]
+        four = F.conv2d(picture, self.phases, padding=1).unflatten(1, (2, 2, -1))
+        each = [four[:, r, c, :, r : r + height, c : c + width] for r in (0, 1) for c in (0, 1)]
+        # No views instead: torch 2.11 cannot trace those that join rows for a range of widths.
+        pixels = F.pixel_shuffle(torch.stack(each, 2).flatten(1, 2), 2)
+        return (pixels + self.bias[:, None, None],)
+
+
+class Last(nn.Module):
+    """From the last picture to the noise."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.conv_norm_out, self.conv_act = _hollow(unet.conv_norm_out), unet.conv_act
+        self.conv_out = _hollow(unet.conv_out)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor]:
+        return (self.conv_out(self.conv_act(self.conv_norm_out(picture))),)
+
+
+class JoinedSelfAttention:
+    """`attention.SelfAttention` with one product for queries, keys and values."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        parts = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
+        return attn.to_out[0](F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class FusedSelfAttention:
+    """`JoinedSelfAttention` by our own kernel."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        from ipa_cli.backends.inductor.kernels import attention
+
+        return attn.to_out[0](attention.self_attention(attn.to_qkv(hidden_states), attn.heads))
+
+
+class FusedGate(nn.Module):
+    """diffusers' GEGLU by one kernel."""
+
+    def __init__(self, gate: Any):
+        super().__init__()
+        self.proj = gate.proj
+
+    def forward(self, states: Tensor) -> Tensor:
+        from ipa_cli.backends.inductor.kernels import feed_forward
+
+        out = feed_forward.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias)
+        return out.unflatten(0, states.shape[:-1])
+
+
+class GatedRows(nn.Module):
+    """diffusers' GEGLU for a linear layer in fp8: what follows the product by one kernel, row by row."""
+
+    def __init__(self, gate: Any):
+        super().__init__()
+        self.proj = gate.proj
+
+    def forward(self, states: Tensor) -> fp8.Rows:
+        from ipa_cli.backends.inductor.kernels import feed_forward
+
+        rows, size = feed_forward.gated_rows(self.proj(states).flatten(0, -2))
+        return fp8.Rows(rows, size, states.shape[:-1])
+
+
+class GatedBlocks(nn.Module):
+    """diffusers' GEGLU in fp8 by one kernel, for a linear layer that takes blocks."""
+
+    def __init__(self, gate: Any):
+        super().__init__()
+        self.proj = gate.proj
+
+    def forward(self, states: Tensor) -> fp8.Blocks:
+        from ipa_cli.backends.inductor.kernels import feed_forward
+
+        rows, size = fp8.quantised(states.flatten(0, -2))
+        numbers, sizes = feed_forward.geglu_blocks(rows, size, self.proj.weight, self.proj.size, self.proj.bias)
+        return fp8.Blocks(numbers, sizes, states.shape[:-1])
+
+
+class FusedCrossAttention:
+    """`attention.CrossAttention` of one adapter, text and image by one kernel."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
+        from ipa_cli.backends.inductor.kernels import attention
+
+        text, images, scale, _masks = encoder_hidden_states
+        return attn.to_out[0](attention.cross_attention(attn.to_q(hidden_states), text[0], images[0][0], scale))
+
+
+def _hollow(module: nn.Module) -> Any:
+    """A copy whose parameters have shapes but no values."""
+    memo: dict[int, Any] = {id(w): nn.Parameter(w.to("meta"), requires_grad=False) for w in module.parameters()}
+    return norms.by_channel(copy.deepcopy(module, memo))
+
+
+def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
+    """A linear layer whose parameters have shapes but no values."""
+    return nn.Linear(given, out, bias, device="meta", dtype=dtype).requires_grad_(False)
+
+
+def _fits_cross(context: Context, layer: int) -> bool:
+    """Whether our kernel is for such a layer: one adapter without a mask."""
+    return len(context.image) == 1 and not context.mask and _fits_depth(context.text[layer])
+
+
+def _fits_depth(tokens: Tensor) -> bool:
+    """Whether our attention is for such keys and values: in half precision, a power of two deep."""
+    depth = tokens.shape[-1]
+    return _is_half(tokens) and 16 <= depth <= 128 and depth & (depth - 1) == 0
+
+
+def _fits_gate(gate: Any, like: Tensor) -> bool:
+    """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision, on Hopper, where it was measured."""
+    if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear) or not _is_half(like):
+        return False
+    return gate.proj.in_features % 64 == 0 and torch.cuda.get_device_capability(like.device) == (9, 0)
+
+
+def by_squares(block: Any, ways: Ways) -> str | None:
+    """The linear layer of a transformer block that takes blocks of a kernel, its weight quantised by squares."""
+    if not (ways.squares and "gate" in ways.kernels and {"ff.net.0.proj", "ff.net.2"} <= set(ways.eight)):
+        return None
+    gate, weight = block.ff.net[0], block.ff.net[2].weight
+    fours = weight.shape[1] % (4 * fp8.BLOCK) == 0  # so many of a row's squares are read at once
+    even = fours and not any(size % fp8.BLOCK for size in (weight.shape[0], gate.proj.in_features))
+    return "ff.net.2" if type(gate).__name__ == "GEGLU" and even and weight.dtype.itemsize == 2 else None
+
+
+def _fits_rows(feed: Any, like: Tensor) -> bool:
+    """Whether a block of threads holds what goes between the layers: a few pieces whose width is a power of two."""
+    width = feed[2].weight.shape[1]
+    piece = width & -width
+    return type(feed[0]).__name__ == "GEGLU" and _is_half(like) and piece >= 256 and width <= 8 * min(piece, 1024)
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.is_cuda and tensor.dtype in (torch.float16, torch.bfloat16)
+
+
+def named(unet: nn.Module, kind: str) -> Iterator[tuple[str, Any]]:
+    return ((name, module) for name, module in unet.named_modules() if type(module).__name__ == kind)
+
+
+def resnets(unet: nn.Module) -> list[tuple[str, Any]]:
+    return list(named(unet, "ResnetBlock2D"))

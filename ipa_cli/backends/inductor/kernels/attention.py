@@ -1,0 +1,193 @@
+"""Triton kernels for attention, where several of PyTorch's would move the same numbers again and again.
+
+Imported only where Triton is installed. Each has a plain twin in PyTorch that computes the same in any precision.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op
+
+from ipa_cli.backends.inductor.kernels.launch import launchable
+
+
+@triton.jit
+def _softmax_of(
+    query, keys, values, TOKENS: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
+    """softmax(query x keys) x values for a block of rows; `query` is scaled already, for powers of two."""
+    depth = tl.arange(0, DEPTH)
+    highest = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    out = tl.zeros((ROWS, DEPTH), tl.float32)
+    for start in tl.static_range(0, TOKENS, BLOCK):
+        token = start + tl.arange(0, BLOCK)
+        at = token[:, None] * DEPTH + depth
+        there = (token < TOKENS)[:, None]
+        key = tl.load(keys + at, mask=there, other=0.0)
+        value = tl.load(values + at, mask=there, other=0.0)
+        score = tl.dot(query, tl.trans(key))
+        score = tl.where((token < TOKENS)[None, :], score, float("-inf"))
+        higher = tl.maximum(highest, tl.max(score, 1))
+        share = tl.exp2(score - higher[:, None])
+        shrink = tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(share, 1)
+        out = tl.dot(share.to(value.dtype), value, out * shrink[:, None])
+        highest = higher
+    return out / total[:, None]
+
+
+@triton.jit
+def cross_attention_kernel(
+    query,
+    text,
+    image,
+    scale,
+    out,
+    pixels,
+    heads,
+    to_powers_of_two,
+    TEXT: tl.constexpr,
+    IMAGE: tl.constexpr,
+    DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    TEXT_BLOCK: tl.constexpr,
+    IMAGE_BLOCK: tl.constexpr,
+):
+    """One head's block of rows: text plus scale times image; see `cross_attention` for the shapes."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    head, all_heads = tl.program_id(1), tl.num_programs(1)
+    batch = head // heads
+    at = (batch * pixels + row)[:, None] * (heads * DEPTH) + (head % heads) * DEPTH + tl.arange(0, DEPTH)
+    there = (row < pixels)[:, None]
+    asked = tl.load(query + at, mask=there, other=0.0)
+    asked = (asked * to_powers_of_two).to(asked.dtype)
+    own = text + head * TEXT * DEPTH
+    seen = _softmax_of(asked, own, own + all_heads * TEXT * DEPTH, TEXT, DEPTH, TEXT_BLOCK, ROWS)
+    own = image + head * IMAGE * DEPTH
+    shown = _softmax_of(asked, own, own + all_heads * IMAGE * DEPTH, IMAGE, DEPTH, IMAGE_BLOCK, ROWS)
+    tl.store(out + at, (seen + tl.load(scale) * shown).to(asked.dtype), mask=there)
+
+
+@triton.jit
+def self_attention_kernel(
+    joined,
+    out,
+    pixels,
+    heads,
+    to_powers_of_two,
+    DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """One head's block of rows; see `self_attention` for the shapes. EVEN: both blocks divide the pixels."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    batch, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    width = heads * DEPTH
+    depth = tl.arange(0, DEPTH)
+    first = joined + batch.to(tl.int64) * pixels * 3 * width + head * DEPTH
+    there = (row < pixels)[:, None]
+    query = tl.load(first + row[:, None] * (3 * width) + depth, mask=there, other=0.0)
+    query = (query * to_powers_of_two).to(query.dtype)
+    highest = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    sums = tl.zeros((ROWS, DEPTH), tl.float32)
+    for start in range(0, pixels, BLOCK):
+        token = start + tl.arange(0, BLOCK)
+        at = first + token[:, None] * (3 * width) + depth
+        if EVEN:
+            key = tl.load(at + width)
+            value = tl.load(at + 2 * width)
+        else:
+            key = tl.load(at + width, mask=(token < pixels)[:, None], other=0.0)
+            value = tl.load(at + 2 * width, mask=(token < pixels)[:, None], other=0.0)
+        score = tl.dot(query, tl.trans(key))
+        if not EVEN:
+            score = tl.where((token < pixels)[None, :], score, float("-inf"))
+        higher = tl.maximum(highest, tl.max(score, 1))
+        share = tl.exp2(score - higher[:, None])
+        shrink = tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(share, 1)
+        sums = tl.dot(share.to(value.dtype), value, sums * shrink[:, None])
+        highest = higher
+    at = (batch.to(tl.int64) * pixels + row)[:, None] * width + head * DEPTH + depth
+    tl.store(out + at, (sums / total[:, None]).to(query.dtype), mask=there)
+
+
+@triton_op("ipa::cross_attention", mutates_args=())
+def cross_attention(
+    query: Tensor, text: Tensor, image: Tensor, scale: Tensor, rows: int = 128, text_block: int = 128, warps: int = 4
+) -> Tensor:
+    """Attention to the text plus `scale` times attention to the image, as (B, pixels, heads * d).
+
+    query: (B, pixels, heads * d); text, image: (2, B, heads, tokens, d), keys and values; scale: float32, its first
+    number counts.
+    """
+    batch, pixels = query.shape[:2]
+    heads, depth = text.shape[2], text.shape[4]
+    out = torch.empty_like(query)
+    launchable(cross_attention_kernel)[(-(-pixels // rows), batch * heads)](
+        query,
+        text,
+        image,
+        scale,
+        out,
+        pixels,
+        heads,
+        depth**-0.5 * 1.4426950408889634,
+        text.shape[3],
+        image.shape[3],
+        depth,
+        rows,
+        text_block,
+        max(16, triton.next_power_of_2(image.shape[3])),
+        num_warps=warps,
+    )
+    return out
+
+
+def plain_cross_attention(query: Tensor, text: Tensor, image: Tensor, scale: Tensor) -> Tensor:
+    """The twin of `cross_attention`."""
+    split = query.unflatten(-1, (text.shape[2], -1)).transpose(1, 2)
+    seen = F.scaled_dot_product_attention(split, text[0], text[1])
+    shown = F.scaled_dot_product_attention(split, image[0], image[1])
+    return (seen + scale.flatten()[0].to(seen.dtype) * shown).transpose(1, 2).flatten(2)
+
+
+@triton_op("ipa::self_attention", mutates_args=())
+def self_attention(
+    joined: Tensor, heads: int, rows: int = 128, block: int = 64, warps: int = 4, stages: int = 3
+) -> Tensor:
+    """Attention of a picture to itself, (B, pixels, heads * d).
+
+    joined: (B, pixels, 3 * heads * d), contiguous: queries, keys and values behind each other.
+    """
+    batch, pixels, width = joined.shape
+    depth = width // 3 // heads
+    out = joined.new_empty(batch, pixels, width // 3)
+    even = isinstance(pixels, int) and pixels % rows == 0 and pixels % block == 0
+    launchable(self_attention_kernel)[(-(-pixels // rows), batch * heads)](
+        joined,
+        out,
+        pixels,
+        heads,
+        depth**-0.5 * 1.4426950408889634,
+        depth,
+        rows,
+        block,
+        even,
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return out
+
+
+def plain_self_attention(joined: Tensor, heads: int) -> Tensor:
+    """The twin of `self_attention`."""
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in joined.chunk(3, dim=-1))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

@@ -1,0 +1,220 @@
+"""A UNet taken apart into pure functions of weights and tensors, and the walk through them that is one call of it.
+
+Each function (see `blocks`) stands many times in the UNet; `regions` finds out which are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ipa_cli.backends.inductor import blocks, derived
+from ipa_cli.backends.inductor.blocks import Ways, named, resnets
+from ipa_cli.unet.attention import Context, UNetInputs
+
+Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
+
+
+class Weight(NamedTuple):
+    """Where a part's parameter is found in the UNet: an attribute of one module, or of several, joined.
+
+    `form` is "" for the parameter itself, else one of `derived.FORMS`.
+    """
+
+    owners: tuple[nn.Module, ...]
+    attribute: str
+    form: str = ""
+
+    def read(self) -> Tensor:
+        """The parameter as it is now."""
+        if self.form:
+            sources = [getattr(owner, self.attribute) for owner in self.owners]
+            return derived.kept(sources, self.form, self._plain)
+        return self._plain()
+
+    def _plain(self) -> Tensor:
+        if len(self.owners) == 1:
+            return aligned(getattr(self.owners[0], self.attribute))
+        return joined(self.owners, self.attribute)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A function of the UNet, and where its weights are found."""
+
+    name: str
+    weights: dict[str, Weight]
+    make: Callable[[], nn.Module]
+    layer: int = 0  # of cross attention, for transformer blocks
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """What computes it: a module whose parameters have shapes but no values."""
+        return self.make()
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Compute it as PyTorch does."""
+        return self.pure([weight.read() for weight in self.weights.values()], inputs)
+
+    def pure(self, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The function itself; weights in the order of `weights`."""
+        named = dict(zip(self.weights, weights, strict=True))
+        return [aligned(out) for out in torch.func.functional_call(self.module, named, tuple(inputs))]
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The memory layout that the compiled code takes for granted: channels last for pictures and convolutions."""
+    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return tensor.contiguous(memory_format=layout)
+
+
+def joined(owners: Sequence[nn.Module], attribute: str) -> Tensor:
+    """Parameters one above the other; from now on the modules' own are views of it, so that no memory is doubled."""
+    pieces: list[Tensor] = [getattr(owner, attribute) for owner in owners]
+    first, start = pieces[0], pieces[0].storage_offset()
+    together = True
+    for piece in pieces:
+        together &= piece.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        together &= piece.storage_offset() == start and piece.is_contiguous()
+        start += piece.numel()
+    if not together:
+        whole = torch.cat([piece.detach() for piece in pieces])
+        for owner, piece in zip(owners, whole.split([piece.shape[0] for piece in pieces]), strict=True):
+            setattr(owner, attribute, nn.Parameter(piece, requires_grad=False))
+        return whole
+    rows = sum(piece.shape[0] for piece in pieces)
+    return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
+
+
+def split(unet: Any, ways: Ways, context: Context | None = None) -> dict[str, Part]:
+    """All parts of `unet` by name, for contexts like this one; without one they only tell where the weights are."""
+    found = [
+        Part("time", _time_weights(unet), partial(blocks.Time, unet)),
+        Part("last", _weights(unet, ("conv_norm_out", "conv_out")), partial(blocks.Last, unet)),
+    ]
+    for name, resnet in resnets(unet):
+        found.append(Part(name, _resnet_weights(resnet, ways), partial(blocks.Resnet, resnet, ways)))
+    for name, larger in named(unet, "Upsample2D"):
+        if ways.phases and _doubles(larger):
+            weights = {"phases": Weight((larger.conv,), "weight", "phases"), "bias": Weight((larger.conv,), "bias")}
+            found.append(Part(name, weights, partial(blocks.Larger, larger)))
+    for name, transformer in named(unet, "Transformer2DModel"):
+        found.append(Part(f"{name}.in", _weights(transformer, ("norm", "proj_in")), partial(blocks.Entry, transformer)))
+        found.append(Part(f"{name}.out", _weights(transformer, ("proj_out",)), partial(blocks.Exit, transformer)))
+        for number, block in enumerate(transformer.transformer_blocks):
+            layer = block.attn2.processor.layer
+            weights, make = _block_weights(block, ways), partial(blocks.Block, block, context, layer, ways)
+            found.append(Part(f"{name}.transformer_blocks.{number}", weights, make, layer))
+    return {part.name: part for part in found}
+
+
+def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> Tensor:
+    """One call of `unet`, (B, 4, h, w), with `run` for every part; the rest are lone convolutions."""
+    sample, timestep, text_embeds, time_ids, context = inputs
+    scale = rows(context.scale)
+    pooled = [text_embeds] if text_embeds.shape[-1] else []
+    widths = [resnet.time_emb_proj.out_features for _, resnet in resnets(unet)]
+    shift = run("time", [timestep.float(), time_ids, *pooled])[0].split(widths, 1)
+    shifts = {name: part.contiguous() for (name, _), part in zip(resnets(unet), shift, strict=True)}
+
+    def resnet(name: str, *pictures: Tensor) -> Tensor:
+        return run(name, [*pictures, shifts[name]])[0]
+
+    def transformer(name: str, picture: Tensor) -> Tensor:
+        states, more = run(f"{name}.in", [picture])
+        for number in range(len(unet.get_submodule(name).transformer_blocks)):
+            block = f"{name}.transformer_blocks.{number}"
+            layer = parts[block].layer
+            tokens = [states[layer] for states in (context.text, *context.image, *context.mask)]
+            strength = [scale[layer]] if context.image else []
+            states, more = run(block, [states, more, *tokens, *strength])
+        laid_out = [x.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) for x in (states, more)]
+        return run(f"{name}.out", [*laid_out, picture])[0]
+
+    picture = unet.conv_in(sample)
+    skips = [picture]
+    for name, block in unet.down_blocks.named_children():
+        for number in range(len(block.resnets)):
+            picture = resnet(f"down_blocks.{name}.resnets.{number}", picture)
+            if hasattr(block, "attentions"):
+                picture = transformer(f"down_blocks.{name}.attentions.{number}", picture)
+            skips.append(picture)
+        for smaller in block.downsamplers or ():
+            picture = smaller(picture)
+            skips.append(picture)
+    picture = resnet("mid_block.resnets.0", picture)
+    for number in range(len(unet.mid_block.attentions)):
+        picture = transformer(f"mid_block.attentions.{number}", picture)
+        picture = resnet(f"mid_block.resnets.{number + 1}", picture)
+    for name, block in unet.up_blocks.named_children():
+        for number in range(len(block.resnets)):
+            picture = resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())
+            if hasattr(block, "attentions"):
+                picture = transformer(f"up_blocks.{name}.attentions.{number}", picture)
+        for number, larger in enumerate(block.upsamplers or ()):
+            size, part = tuple(skips[-1].shape[2:]), f"up_blocks.{name}.upsamplers.{number}"
+            doubled = part in parts and size == (2 * picture.shape[2], 2 * picture.shape[3])
+            picture = run(part, [picture])[0] if doubled else larger(picture, size)
+    return run("last", [picture])[0]
+
+
+def rows(scale: Tensor) -> Tensor:
+    """The scale by layer, (layers, adapters), each layer's beginning on 16 bytes, as kernels want it."""
+    adapters, layers = scale.shape
+    padded = scale.new_zeros(layers, -(-adapters // 4) * 4)
+    padded[:, :adapters] = scale.t()
+    return padded
+
+
+def _weights(module: nn.Module, children: Sequence[str] = ("",)) -> dict[str, Weight]:
+    """Where the parameters of a copy of `module`, or of these children alone, are found, by their names in it."""
+    return {
+        ".".join(filter(None, (child, name, attribute))): Weight((part,), attribute)
+        for child in children
+        for name, part in module.get_submodule(child).named_modules()
+        for attribute, value in part._parameters.items()
+        if value is not None
+    }
+
+
+def _time_weights(unet: Any) -> dict[str, Weight]:
+    pooled = ("add_embedding",) if unet.config.addition_embed_type == "text_time" else ()
+    projections = tuple(resnet.time_emb_proj for _, resnet in resnets(unet))
+    shifts = {f"shifts.{attribute}": Weight(projections, attribute) for attribute in ("weight", "bias")}
+    return {**_weights(unet, ("time_embedding", *pooled)), **shifts}
+
+
+def _resnet_weights(resnet: Any, ways: Ways) -> dict[str, Weight]:
+    """Those of a residual block, without what the time takes."""
+    found = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
+    for name in blocks.CONVOLUTIONS:
+        if blocks.fits_eight_bit(resnet, name, ways):
+            plain = found[f"resnet.{name}.weight"]
+            found[f"resnet.{name}.weight"] = plain._replace(form="taps")
+            found[f"resnet.{name}.size"] = plain._replace(form="taps_size")
+    return found
+
+
+def _block_weights(block: Any, ways: Ways) -> dict[str, Weight]:
+    """Those of a transformer block, with queries, keys and values joined, and without the text's, made beforehand."""
+    left_out = ("attn1.to_q.", "attn1.to_k.", "attn1.to_v.", "attn2.to_k.", "attn2.to_v.")
+    found = {f"block.{k}": v for k, v in _weights(block).items() if not k.startswith(left_out)}
+    found["block.attn1.to_qkv.weight"] = Weight((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), "weight")
+    for name in (name for name in ways.eight if name in blocks.LINEAR):
+        plain, squares = found[f"block.{name}.weight"], name == blocks.by_squares(block, ways)
+        found[f"block.{name}.weight"] = plain._replace(form="squares" if squares else "eight")
+        found[f"block.{name}.size"] = plain._replace(form="square_size" if squares else "size")
+    return found
+
+
+def _doubles(upsampler: Any) -> bool:
+    """Whether it is the usual one: nearest pixels, then a 3x3 convolution."""
+    conv = upsampler.conv
+    if upsampler.use_conv_transpose or upsampler.norm is not None or not isinstance(conv, nn.Conv2d):
+        return False
+    return (conv.kernel_size, conv.padding, conv.stride) == ((3, 3), (1, 1), (1, 1)) and conv.bias is not None

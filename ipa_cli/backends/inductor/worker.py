@@ -1,0 +1,163 @@
+"""A process of its own (see `child.start`) that compiles regions and tries the result: a job, an answer.
+
+Compilers write where they like and a library
+built by a bad toolchain can crash when it is opened: here neither reaches the user's process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipa_cli.system import child
+
+WIDEST_ROW = 8192  # numbers that one block of threads holds while it makes their sum
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+IN_EIGHT_BITS = 1e-1  # where states are rounded to fp8: half a step decides
+
+
+def compile_region(
+    program: str,
+    package: str,
+    inputs: list[Any],
+    device: str,
+    config: dict[str, Any],
+    cudnn_attention: bool,
+    measuring: str | None,
+) -> dict[str, Any]:
+    """Compile an exported region into `package`, run both once on random numbers and compare them.
+
+    `measuring` names a lock to hold while kernels are timed; None where a few wrong choices do not matter.
+    """
+    import torch._inductor
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if device.startswith("cuda"):
+        _skip_cpu_probes()
+        _hold_rows()
+        _describe_by_name()
+        if measuring:
+            _measure_alone(measuring)
+    began = time.monotonic()
+    exported = torch.export.load(program)
+    weights = [_random(spec, device, product=True) for spec in inputs[0]]
+    others = [_random(spec, device, product=False) for spec in inputs[1]]
+    exported._example_inputs = ((weights, others), {})
+    kinds = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if cudnn_attention and others[0].is_cuda:
+        kinds.insert(0, SDPBackend.CUDNN_ATTENTION)
+    with torch.no_grad(), sdpa_kernel(kinds, set_priority=True):
+        torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=config)
+        built = time.monotonic()
+        loader = open_package(package, others[0].device)
+        got = loader.boxed_run([*weights, *others])
+        expected = exported.module()(weights, others)
+        errors = torch.tensor([_difference(a, b) for a, b in zip(got, expected, strict=True)])
+    eight = any(weight.dtype.itemsize == 1 for weight in weights)
+    error = errors.max().item()  # of one that is not a number, just that
+    if not error <= (IN_EIGHT_BITS if eight else TOLERANCE.get(got[0].dtype, 1e-1)):
+        raise RuntimeError(f"the compiled code computes something else: relative error {error:.1e}")
+    return {"error": error, "compile_s": built - began, "try_s": time.monotonic() - built}
+
+
+def open_package(package: str, device: torch.device) -> Any:
+    """Open a compiled package: no compiler runs, unlike in torch's own loader, which probes the CPU by building."""
+    index = -1 if device.index is None else device.index
+    return torch._C._aoti.AOTIModelPackageLoader(package, "model", True, 1, index)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """Relative error of `a` against `b`."""
+    return ((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30)).item()
+
+
+def _skip_cpu_probes() -> None:
+    """Treat the CPU as a plain one: only the host's side of GPU code runs there.
+
+    Otherwise torch builds and loads up to six programs to find out its vector instructions, 28 s a process on a
+    16-core host (`cpp.vec_isa_ok` spares the first kind alone, not AMX and its like).
+    """
+    from torch._inductor import cpu_vec_isa
+
+    cpu_vec_isa.valid_vec_isa_list = lambda: []  # type: ignore[assignment]
+
+
+def _hold_rows() -> None:
+    """Let kernels that norm or quantise rows hold them; beyond 1,024 numbers torch would read them twice or thrice."""
+    from torch._inductor.choices import InductorChoices
+    from torch._inductor.runtime.hints import ReductionHint
+    from torch._inductor.virtualized import V
+
+    usual = InductorChoices.should_use_persistent_reduction
+
+    def held(features: Any, *given: Any) -> bool:
+        along_rows = features.get_reduction_hint() == ReductionHint.INNER
+        fits = along_rows and V.graph.sizevars.statically_known_leq(features.reduction_numel, WIDEST_ROW)
+        return fits or usual(features, *given)
+
+    InductorChoices.should_use_persistent_reduction = staticmethod(held)  # type: ignore[assignment]
+
+
+def _describe_by_name() -> None:
+    """Let Triton kernels that read through descriptors be tried where a tensor is a view of another.
+
+    torch writes such a view in C++ into the Python program that tries them; there the name is of the right shape.
+    """
+    from torch._inductor.codegen.wrapper import PythonWrapperCodegen
+    from torch._inductor.virtualized import V
+
+    usual = PythonWrapperCodegen._generate_tma_descriptor_call_stable
+
+    def by_name(self: Any, desc: Any, apply_size_hints: bool = False) -> str:
+        if not apply_size_hints:
+            return usual(self, desc)
+        block = list(V.graph.sizevars.optimization_hints(desc.block_shape))
+        return f"triton.tools.tensor_descriptor.TensorDescriptor.from_tensor({desc.tensor.get_name()}, {block})"
+
+    PythonWrapperCodegen._generate_tma_descriptor_call_stable = by_name  # type: ignore[method-assign]
+
+
+def _measure_alone(lock_file: str) -> None:
+    """Let the processes time kernels one after the other, or they would measure each other."""
+    from filelock import FileLock
+    from torch._inductor.runtime.benchmarking import benchmarker
+
+    measure, lock = type(benchmarker).benchmark_gpu, FileLock(lock_file)
+
+    def alone(*given: Any, **named: Any) -> Any:
+        with lock:
+            return measure(benchmarker, *given, **named)
+
+    benchmarker.benchmark_gpu = alone  # type: ignore[method-assign]
+
+
+def _random(spec: tuple[list[int], list[int], str], device: str, product: bool) -> Tensor:
+    """Numbers of unit size, or the weights of a product that keeps unit size."""
+    shape, stride, dtype = spec
+    tensor = torch.empty_strided(shape, stride, device=device).normal_()
+    if product and tensor.ndim > 1:
+        # One row tells what the rows of weights in fp8 are to be multiplied by.
+        tensor = tensor.abs_().clamp_(0.5, 2) if shape[0] == 1 else tensor.mul_(tensor[0].numel() ** -0.5)
+    return tensor.to(getattr(torch, dtype))
+
+
+def _get_ready() -> None:
+    """Import what compiling takes, seconds of work, while the first part is still being traced elsewhere."""
+    for name in ("torch._inductor.compile_fx", "torch._export.serde.serialize"):
+        importlib.import_module(name)
+    if importlib.util.find_spec("triton"):
+        for room in ("kernels", "gates", "convs"):  # programs may call their operators
+            importlib.import_module(f"ipa_cli.backends.{room}")
+
+
+def main() -> None:
+    """Answer jobs until the parent ends."""
+    jobs, say = child.serve()
+    _get_ready()
+    for job in jobs:
+        say(compile_region(**job))

@@ -1,0 +1,1 @@
+"""The compilers that OneDiff brings: nexfort and OneFlow."""

@@ -1,0 +1,187 @@
+"""The UNet compiled by nexfort through onediff, with the options of OneDiff's own IP-Adapter example.
+
+nexfort is torch.compile with OneDiff's passes and kernels: a process always traces the UNet again, and what it keeps
+on disk is inductor's caches of finished code and Triton's of kernels. They lie where TORCHINDUCTOR_CACHE_DIR and
+TRITON_CACHE_DIR say. torch reads both when it first needs them, keeps paths made from them, and its compile workers
+inherit them; so they are set once, before onediff is imported, to a folder of this process alone. `compile` copies
+the folder into the graph's own, `load` copies it back: the graph on disk is never written to. (0.1.dev262 does not
+know the NEXFORT_GRAPH_CACHE of OneDiff's documentation; there "cache-all" in the mode has the code kept.)
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import os
+import pickle
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipa_cli.backends import requirements
+from ipa_cli.backends.base import Denoiser, Report
+from ipa_cli.backends.onediff import flat
+from ipa_cli.backends.options import check_sizes, read_options
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.hardware import packages
+from ipa_cli.unet.attention import UNetInputs
+
+compiles = True
+
+KEEPS = "cache-all"
+LAYOUTS = ("channels_last", "contiguous_format", "preserve_format")
+PRESETS: dict[str, dict[str, Any]] = {
+    "onediff": {
+        "mode": f"cudagraphs:benchmark:max-autotune:low-precision:{KEEPS}",
+        "memory_format": "channels_last",
+        "options": {
+            "inductor.optimize_linear_epilogue": False,
+            "overrides.conv_benchmark": True,
+            "overrides.matmul_allow_tf32": True,
+        },
+        "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
+    }
+}
+
+
+def missing(environment: Any) -> IpaError | None:
+    """Why nexfort cannot run here, with the command that installs it."""
+    return requirements.problem("nexfort", packages.installed())
+
+
+def missing_to_compile(environment: Any) -> IpaError | None:
+    """Why nexfort cannot compile here: loading needs the C++ compiler too, when torch looks at the processor."""
+    reason = missing(environment)
+    compiler = os.environ.get("CXX", "g++")  # as torch._inductor.config does
+    if reason is None and shutil.which(compiler) is None:
+        return IpaError(f"there is no C++ compiler '{compiler}'", "install one (`apt install g++`), or let CXX name it")
+    return reason
+
+
+def versions() -> dict[str, str]:
+    """The packages that the generated code depends on."""
+    here = packages.installed()
+    return {name: here[name] or "none" for name in ("torch", "triton", "diffusers", "nexfort", "onediff")}
+
+
+def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options in full: `mode`, `memory_format` and `options` as in OneDiff's documentation, see `PRESETS`.
+
+    The mode always ends in cache-all, without which nexfort keeps no finished code. Raises UsageError on an unknown
+    name or an impossible value; names within `options` are nexfort's own and checked by `compile`.
+    """
+    chosen = read_options("nexfort", given, PRESETS)
+    if KEEPS not in chosen["mode"].split(":"):
+        chosen["mode"] = ":".join(filter(None, (chosen["mode"], KEEPS)))
+    if chosen["memory_format"] not in LAYOUTS:
+        raise UsageError(
+            f"nexfort's option memory_format is {chosen['memory_format']!r}", f"choose one of {', '.join(LAYOUTS)}"
+        )
+    check_sizes("nexfort", chosen["dynamic"])
+    return chosen
+
+
+def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+    """Compile `unet` for inputs like `example` and copy the caches that made into `folder`.
+
+    Raises UsageError for an option that nexfort does not know; warns when it kept no finished code.
+    """
+    workshop = _workshop()
+    _check(options)
+    report("nexfort traces the UNet, compiles and measures kernels")
+    denoiser = _denoiser(unet, options)
+    denoiser(example)
+    if not any((workshop / "fxgraph").glob("*/*/*")):  # minutes of work that serve this process at least
+        warnings.warn(
+            "nexfort kept no finished code: later processes will compile again, with its kernels", stacklevel=2
+        )
+    shutil.copytree(workshop, folder / "cache", ignore=shutil.ignore_patterns("locks", "__pycache__", "*.lock"))
+    _compiled[unet] = dict(options), denoiser
+
+
+def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
+    """The UNet traced again at its first call and run by the code in `folder`; after `compile` as it is in memory.
+
+    Warns when a call finds no code for its shapes and has to compile.
+    """
+    workshop = _workshop()
+    made_with, denoiser = _compiled.pop(unet, (None, None))
+    if denoiser is not None and made_with == options:
+        return denoiser
+    if folder is not None:
+        shutil.copytree(folder / "cache", workshop, dirs_exist_ok=True)
+        _point_here(workshop)
+    run = _denoiser(unet, options)
+    from torch._dynamo.utils import counters
+
+    def call(inputs: UNetInputs) -> Tensor:
+        before = counters["inductor"]["fxgraph_cache_miss"]
+        noise = run(inputs)
+        if folder is not None and counters["inductor"]["fxgraph_cache_miss"] > before:
+            warnings.warn("the graph in the cache does not cover this call: nexfort compiled it again", stacklevel=2)
+        return noise
+
+    return call
+
+
+# What `compile` made and `load` is about to ask for: tracing takes a minute, and is done already.
+_compiled: dict[Any, tuple[dict[str, Any], Denoiser]] = {}
+
+
+@cache
+def _workshop() -> Path:
+    """The folder of this process in which inductor and Triton keep what they make; gone when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="ipa-nexfort-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
+    return folder
+
+
+def _point_here(workshop: Path) -> None:
+    """Let finished graphs find their code in `workshop`: torch 2.3 notes the path where it was made."""
+    from torch._inductor.codecache import get_path
+
+    for path in (workshop / "fxgraph").glob("*/*/*"):
+        # torch unpickles the same file a moment later; the store has checked its digest.
+        graph = pickle.loads(path.read_bytes())
+        graph.artifact_path = get_path(graph.cache_key, "py")[2]
+        path.write_bytes(pickle.dumps(graph))
+
+
+def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `nexfort_compile` takes; a copy of its own, because onediff may change it."""
+    dynamic = options["dynamic"] is not None or None
+    return {"mode": options["mode"], "options": copy.deepcopy(dict(options["options"])), "dynamic": dynamic}
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    from nexfort.fx_compiler import apply_mode, apply_options
+
+    given = _arguments(options)
+    try:
+        apply_mode({}, given["mode"], model=None)
+        apply_options({}, given["options"])
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"nexfort does not take these options: {error}", "see OneDiff's page on nexfort") from None
+
+
+def _denoiser(unet: Any, options: Mapping[str, Any]) -> Denoiser:
+    from nexfort.utils.memory_format import apply_memory_format
+    from onediff.infer_compiler import compile as onediff_compile
+
+    apply_memory_format(unet, getattr(torch, options["memory_format"]))
+    compiled = onediff_compile(flat.FlatUNet(unet), backend="nexfort", options=_arguments(options))
+
+    @torch.no_grad()
+    def call(inputs: UNetInputs) -> Tensor:
+        return compiled(*flat.arguments(inputs)).clone()  # a CUDA graph's output is overwritten by the next call
+
+    return call

@@ -1,0 +1,285 @@
+"""What lies on disk: the layout of the store, and the fast listing.
+
+    <root>/graphs-v1/CACHEDIR.TAG
+    <root>/graphs-v1/<backend>/<gpu>/<shape>-<16 hex>/manifest.json, proof.json, .uses and the files of the graph
+    <root>/graphs-v1/.locks/<16 hex>.lock     held while the graph of this key is built, published or removed
+    <root>/graphs-v1/.work/…                  graphs on their way in and out, see `work`
+
+`.uses` grows by one byte per use: its size is the number of hits, its modification time the last use. That is one
+atomic append, and the manifest is never written twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ipa_cli.cache import keys
+from ipa_cli.cache.keys import Factor, GraphKey
+from ipa_cli.cache.manifest import MANIFEST, MAX_MANIFEST, USES, Damage, OtherVersion, decode_factors, parse, summarize
+from ipa_cli.errors import IpaError
+
+BUCKET = "graphs-v1"
+
+_ENTRY_NAME = re.compile(r".+-[0-9a-f]{16}")
+
+
+class StoreError(IpaError):
+    """The cache of compiled graphs cannot do what was asked; a session may go on without it."""
+
+
+class Refused(StoreError):
+    """A graph in the cache is not loaded, because it is not certainly ours; it stays there."""
+
+
+class Lost(StoreError):
+    """A graph in the cache is no longer what was built, or no longer there."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of compiled graphs; beyond `max_size` bytes the least recently used ones go (None: no limit)."""
+
+    root: Path
+    max_size: int | None = None
+
+    @property
+    def graphs(self) -> Path:
+        return self.root / BUCKET
+
+
+@dataclass(frozen=True)
+class _Item:
+    path: str  # plain text: a list of thousands has no time for a Path each
+    size: int
+    last_used: float
+
+    @cached_property
+    def folder(self) -> Path:
+        return Path(self.path)
+
+    @property
+    def id(self) -> str:
+        """The first 16 digits of the key's digest."""
+        return self.path[-16:]
+
+    @property
+    def backend(self) -> str:
+        return self.path.rsplit("/", 3)[1]
+
+    @property
+    def gpu(self) -> str:
+        return self.path.rsplit("/", 2)[1]
+
+    @property
+    def shape(self) -> str:
+        return self.path.rsplit("/", 1)[1][:-17]
+
+
+@dataclass(frozen=True)
+class Entry(_Item):
+    """A compiled graph whose manifest is as it was written. Sizes in bytes, `last_used` in seconds since 1970."""
+
+    summary: Mapping[str, Any]
+    built_with: str  # JSON, the same for most graphs of a store
+    hits: int
+    stamp: tuple[int, int]  # of the manifest: inode, modification time in ns
+    of_root: bool  # nobody but root can have written the manifest
+    text: bytes
+
+    @property
+    def digest(self) -> str:
+        return self.summary["digest"]
+
+    @property
+    def created(self) -> str:
+        """When it was built, in ISO 8601."""
+        return self.summary["created"]
+
+    @property
+    def model(self) -> str | None:
+        """The name of the model it was made for."""
+        return self.summary["model"]
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """Those of the key's factors that tell what it was built with: machine, versions, our own code."""
+        return decode_factors(self.built_with)
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """All that is known of it. Raises Lost when somebody has written a manifest that only looks whole."""
+        try:
+            return parse(self.text)
+        except Damage as damage:
+            raise Lost(f"graph {self.id} is damaged: {damage}", "`ipa cache verify` checks every graph") from damage
+
+    @cached_property
+    def key(self) -> GraphKey:
+        return keys.from_dict(self.manifest["key"])
+
+    @property
+    def describe(self) -> Mapping[str, Any]:
+        """What the maker said about the graph: the model's name, sizes."""
+        return self.manifest["describe"]
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """What the builder measured: parity, and so on."""
+        return self.manifest["figures"]
+
+    @property
+    def build_seconds(self) -> float:
+        return self.manifest["build_seconds"]
+
+
+@dataclass(frozen=True)
+class Broken(_Item):
+    """A folder where a graph should be, and why it is none."""
+
+    reason: str
+    model = created = None
+    hits = 0
+
+
+@dataclass(frozen=True)
+class Unread(_Item):
+    """A folder whose manifest this ipa cannot read, and why: of another version, or closed to this user."""
+
+    reason: str
+    model = created = None
+    hits = 0
+
+
+Item = Entry | Broken | Unread
+
+
+def scan(store: Store) -> list[Item]:
+    """Every graph of the store as `each` finds it, all at once."""
+    return list(each(store))
+
+
+def each(store: Store) -> Iterator[Item]:
+    """One graph of the store after another, others with their reason; the content of the files is not read.
+
+    Raises StoreError when the store itself cannot be read. Names that are not the store's are left alone.
+    """
+    try:
+        for backend in _folders(store.graphs):
+            for gpu in _folders(backend):
+                with os.scandir(gpu) as children:
+                    paths = [child.path for child in children if _ENTRY_NAME.fullmatch(child.name)]
+                yield from filter(None, map(read, paths))
+    except OSError as error:
+        raise unreadable(store, error) from error
+
+
+def unreadable(store: Store, error: OSError) -> StoreError:
+    """What `error`, met while looking into the store, is called."""
+    check = "" if isinstance(error, NotADirectoryError) else f"check the permissions of {error.filename}, or "
+    return StoreError(
+        f"cannot read the graph cache {store.root}: {error.strerror}", f"{check}name another folder with --cache-dir"
+    )
+
+
+def of_backend(store: Store, backend: str) -> list[Entry | Broken]:
+    """The graphs of one backend, their manifests read to the end: Broken where one only looked whole."""
+    found: list[Entry | Broken] = []
+    for item in each(store):
+        if isinstance(item, Unread) or item.backend != backend:
+            continue
+        if isinstance(item, Entry):
+            try:
+                item.manifest  # noqa: B018 (read here, kept)
+            except Lost as lost:
+                item = Broken(item.path, item.size, item.last_used, lost.message)
+        found.append(item)
+    return found
+
+
+def read(path: str) -> Item | None:
+    """The entry in the folder `path`: None when nothing is there, else Broken or Unread when it is no whole one.
+
+    Raises OSError when the way to it is closed.
+    """
+    try:
+        try:
+            text, about = read_manifest(path)
+            summary, built_with = summarize(text)
+            if not path.endswith(f"-{summary['digest'][:16]}"):
+                raise Damage("its manifest belongs to another graph")
+            stamp = (about.st_ino, about.st_mtime_ns)
+            of_root = about.st_uid == 0 and not about.st_mode & 0o022
+            last_used, hits = _uses(path, stamp)
+            return Entry(path, summary["size"], last_used, summary, built_with, hits, stamp, of_root, text)
+        except PermissionError as error:
+            kind: type[Broken | Unread] = Unread
+            reason = f"its manifest cannot be read: {error.strerror}"
+        except OtherVersion as other:
+            kind, reason = Unread, f"of another version of ipa: {other}"
+        except Damage as damage:
+            kind, reason = Broken, str(damage)
+        return kind(path, disk_size(path), os.lstat(path).st_mtime, reason)
+    except FileNotFoundError:
+        return None
+
+
+def read_manifest(folder: str) -> tuple[bytes, os.stat_result]:
+    """The text of the manifest, and what the system knows of its file. Raises Damage, PermissionError."""
+    try:
+        descriptor = os.open(f"{folder}/{MANIFEST}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_MANIFEST:
+                raise Damage("its manifest is not a plain small file")
+            text = os.read(descriptor, about.st_size)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise Damage("it has no manifest") from None
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise Damage(f"its manifest cannot be read: {error.strerror}") from error
+    return text, about
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    """The folders in `parent` that can lead to graphs; none when it does not exist."""
+    try:
+        with os.scandir(parent) as children:
+            names = [
+                child.name
+                for child in children
+                if not child.name.startswith(".") and child.is_dir(follow_symlinks=False)
+            ]
+    except FileNotFoundError:
+        return
+    yield from (parent / name for name in sorted(names))
+
+
+def _uses(folder: str, stamp: tuple[int, int]) -> tuple[float, int]:
+    """When the entry was last used, and how often."""
+    try:
+        about = os.lstat(f"{folder}/{USES}")
+    except FileNotFoundError:
+        return stamp[1] / 1e9, 0
+    return about.st_mtime, about.st_size
+
+
+def disk_size(folder: str) -> int:
+    """The bytes of all files below `folder`, links not followed."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(f"{where}/{name}").st_size
+            except OSError:  # gone meanwhile
+                continue
+    return total

@@ -1,0 +1,189 @@
+"""Work in progress: scratch folders of one process each on the store's own disk, and sweeping up after dead ones.
+
+<root>/graphs-v1/.work/<pid>-<8 hex>        a graph being built or opened, an archive unpacked, or what goes away
+<root>/graphs-v1/.work/<pid>-<8 hex>.lock   held by the process that uses it; without that, garbage
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ipa_cli.cache.entries import BUCKET, Refused, Store, StoreError, disk_size
+from ipa_cli.cache.locks import LOCKS, InUse, held, is_held, key_lock
+from ipa_cli.cache.trust import check_owner
+from ipa_cli.errors import IpaError
+
+WORK = ".work"
+_TAG = "CACHEDIR.TAG"
+_TAG_TEXT = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# Graphs compiled by ipa; all of it can be removed and is then built again.\n"
+)
+_OF_EARLIER_VERSIONS = (".building-", ".trash-")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_ROOM = 1 << 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """A scratch folder: `size` in bytes, `alive` while a process works in it."""
+
+    path: Path
+    size: int
+    alive: bool
+
+
+@contextmanager
+def scratch(store: Store) -> Iterator[Path]:
+    """A folder of this process alone on the store's disk, mode 0700; gone afterwards, or swept when we are killed.
+
+    What others left is swept first. Raises StoreError where the store cannot be written, or others can write.
+    """
+    sweep(store)
+    folder = _new(store)
+    with ExitStack() as lasting:
+        with key_lock(store, WORK):  # nobody sweeps it before it is locked
+            lasting.enter_context(held(_lock(folder)))
+            folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            remove(folder)
+            _lock(folder).unlink(missing_ok=True)
+
+
+def unfinished(store: Store) -> list[Work]:
+    """Every scratch folder that this user may see, of the living and the dead."""
+    try:
+        _check_own(store)
+        paths = [path for path in (store.graphs / WORK).iterdir() if path.suffix != ".lock"]
+        paths += [path for path in store.graphs.iterdir() if path.name.startswith(_OF_EARLIER_VERSIONS)]
+    except (FileNotFoundError, NotADirectoryError, PermissionError, Refused):
+        return []
+    return [Work(path, disk_size(str(path)), is_held(_lock(path))) for path in paths]
+
+
+def sweep(store: Store) -> int:
+    """Remove what dead processes left half built or half removed; the bytes it took. Raises StoreError."""
+    with writing(store):
+        prepare(store)
+        with key_lock(store, WORK):
+            dead = [found for found in unfinished(store) if not found.alive]
+            for found in dead:
+                remove(found.path)
+            for lock in (store.graphs / WORK).glob("*.lock"):
+                if not is_held(lock):
+                    lock.unlink(missing_ok=True)
+    return sum(found.size for found in dead)
+
+
+def trash(store: Store, folder: Path) -> None:
+    """Take `folder` out of the store at once, then delete it; nothing is there afterwards, whenever we are killed."""
+    away = _new(store)
+    try:
+        folder.rename(away)
+    except FileNotFoundError:
+        return
+    remove(away)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder, or the link or file in its place; what another process deletes meanwhile is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def prepare(store: Store) -> None:
+    """Make the store's own folders, for us alone, and the tag by which backup programs know a cache.
+
+    Raises OSError where they cannot be made, Refused where others may write, or where one of them is a link.
+    """
+    _check_own(store)
+    make_folders(store.root, Path(BUCKET, LOCKS))
+    make_folders(store.root, Path(BUCKET, WORK))
+    tag = store.graphs / _TAG
+    with suppress(FileExistsError), tag.open("x") as file:
+        file.write(_TAG_TEXT)
+    check_owner(store, store.graphs / WORK)  # what is checked is copied there before it is loaded
+
+
+def _check_own(store: Store) -> None:
+    """Raise Refused when a folder whose content we remove is a link: it may lead to the user's files."""
+    for folder in (store.graphs, store.graphs / LOCKS, store.graphs / WORK):
+        if folder.is_symlink():
+            raise Refused(f"the graph cache is not used: {folder} is a link", "name another folder with --cache-dir")
+
+
+def make_folders(base: Path, inner: Path) -> None:
+    """Make `base` and the folders of `inner` below it, mode 0700; also those above it, where others must not write."""
+    above = [path for path in base.parents if not path.exists()]
+    below = [base / part for part in (inner, *inner.parents) if part != Path()]
+    for path in (*reversed(above), base, *reversed(below)):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Raise StoreError unless the disk of `folder` has `size` bytes free for `what`."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StoreError(
+            f"{what} takes up to {size / 1e6:.0f} MB, and there are {free / 1e6:.0f} MB free for {folder}",
+            "free some space, or name a folder on another disk with --cache-dir or TMPDIR",
+        )
+
+
+@contextmanager
+def writing(store: Store) -> Iterator[None]:
+    """Turn a full or closed disk into a StoreError; every other failure stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        problem = _disk_problem(store, error)
+        if problem is None:
+            raise
+        raise StoreError(*problem) from error
+
+
+def _disk_problem(store: Store, error: Exception) -> tuple[str, str] | None:
+    number, words = None, str(error)
+    if isinstance(error, OSError):
+        number, words = error.errno, f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
+        if number in _CLOSED and error.filename and _around(store.root, Path(error.filename)):
+            return f"the graph cache cannot be written: {words}", "name a folder you can write to with --cache-dir"
+    # Libraries report a failed write in their own words, so a full disk is also told by its free space.
+    if number in _FULL or (not isinstance(error, IpaError | InUse) and _free(store) < _NO_ROOM):
+        return (
+            f"the graph cache {store.root} cannot hold more: {words}",
+            "`ipa cache clear --older-than 30d` makes room, or name another folder with --cache-dir",
+        )
+    return None
+
+
+def _around(root: Path, path: Path) -> bool:
+    return path.is_relative_to(root) or root.is_relative_to(path)
+
+
+def _free(store: Store) -> int:
+    """Free bytes where the store is, or more than enough when it does not exist."""
+    try:
+        return shutil.disk_usage(store.root).free
+    except OSError:
+        return _NO_ROOM
+
+
+def _new(store: Store) -> Path:
+    return store.graphs / WORK / f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")

@@ -1,0 +1,124 @@
+"""`ipa compile`: put the graphs for given picture sizes into the cache, unless they are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ipa_cli import backends, cache
+from ipa_cli.config import Settings
+from ipa_cli.engine import graphs, session
+from ipa_cli.errors import UsageError
+from ipa_cli.models.plan import DEMO, Plan, make_plan
+from ipa_cli.pipeline import denoise
+from ipa_cli.pipeline.task import load_references, make_task
+from ipa_cli.result import Reporter
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph in the cache: `origin` is compiled or cache; times in seconds, sizes in bytes."""
+
+    id: str
+    origin: str
+    backend: str
+    model: str
+    shape: str
+    compile_s: float
+    open_s: float
+    size: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What `ipa compile` did; `load_s` is the time until the weights were loaded."""
+
+    graphs: tuple[Graph, ...]
+    device: str
+    dtype: str
+    load_s: float
+
+
+def compile(
+    settings: Settings,
+    sizes: Sequence[tuple[int, int]],
+    span: tuple[int, int] | None,
+    reporter: Reporter,
+    shows_bars: bool,
+) -> Compiled:
+    """Compile for each of `sizes`, (width, height) in pixels, or once for all sides within `span`.
+
+    Raises UsageError for a backend that does not compile, IpaError when it cannot work here.
+    """
+    name = session.check_backend("inductor" if settings.backend == session.AUTO else settings.backend)
+    backend = backends.get(name)
+    if not backend.compiles:
+        raise UsageError(f"the backend {name} compiles nothing", "choose --backend inductor")
+    problem = backend.missing_to_compile(None)
+    if problem is not None:
+        raise problem
+    options = graphs.asked_options(backend, name, settings)
+    if span is not None:
+        options = backend.options({**options, "dynamic": list(span)})
+    span = options.get("dynamic")
+    for width, height in sizes:
+        if span and not span[0] <= min(width, height) <= max(width, height) <= span[1]:
+            raise UsageError(
+                f"the size {width}x{height} is outside of {span[0]}..{span[1]}",
+                "one graph serves all sizes of a range: leave out --size, or choose one within it",
+            )
+    if not settings.image and not settings.adapter and settings.ip_adapter != "none":
+        # A graph for references is wanted; which picture it is compiled with does not matter.
+        settings = replace(settings, image=(str(DEMO / "reference.png"),))
+    settings = replace(settings, backend=name, prompt=settings.prompt or "", seed=0)
+    plan = make_plan(settings)
+    loaded = load_references(settings, reporter)
+    store = session.graph_store(settings)
+    if not cache.of_backend(store, name):  # a graph that is there takes no room, and no right to write
+        cache.check_keeps(store)
+
+    started = time.perf_counter()
+    opened = session.open_session(settings, plan, reporter, shows_bars)
+    load_s = time.perf_counter() - started
+    conditions, done = None, []
+    asked = [replace(settings, width=width, height=height) for width, height in sizes] or [
+        _example(settings, plan, span)
+    ]
+    for each in asked[:1] if span else asked:
+        task = make_task(each, plan, loaded)
+        if conditions is None or conditions.context.mask:  # masks have the picture's size
+            conditions = session.condition(opened, task, reporter)
+        several = denoise.for_several(conditions, settings.batch_size)
+        example = session.example_inputs(opened, task.requests[0], several)
+        wanted = graphs.Wanted(name, plan.name, example, options, may_differ=())
+        done.append(_graph(graphs.prepare(opened.model.unet, wanted, store, True, reporter), plan.name))
+    return Compiled(tuple(done), str(opened.device), str(opened.dtype).removeprefix("torch."), load_s)
+
+
+def _example(settings: Settings, plan: Plan, span: Sequence[int] | None) -> Settings:
+    """`settings` with a size to compile with: the usual one, or the middle of a `span` that it is not in."""
+    if span is None:
+        return settings
+    low, high = span
+    middle = max(low, (low + high) // 2 // 64 * 64)
+    usual = {name: getattr(settings, name) or plan.defaults[name] for name in ("width", "height")}
+    width, height = (side if low <= side <= high else middle for side in usual.values())
+    return replace(settings, width=width, height=height)
+
+
+def _graph(ready: graphs.Ready, model: str) -> Graph:
+    entry = ready.entry
+    assert entry is not None, "prepare keeps what a compiling backend makes"
+    return Graph(
+        entry.id,
+        ready.origin,
+        ready.backend,
+        model,
+        entry.shape,
+        ready.compile_s,
+        ready.open_s,
+        entry.size,
+        str(entry.folder),
+    )

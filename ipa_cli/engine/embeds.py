@@ -1,0 +1,77 @@
+"""Image embeddings on disk: references encoded once, so that drawing needs no image encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from ipa_cli import __version__
+from ipa_cli.config import Settings
+from ipa_cli.config.privacy import public_name
+from ipa_cli.engine.record import adapter_name
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.models.plan import make_plan
+from ipa_cli.pipeline.image_embeds import FORMAT
+from ipa_cli.pipeline.task import load_references, make_task
+from ipa_cli.result import Reporter
+from ipa_cli.system import files
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A written file; `shape` is that of its embeddings, (images, …)."""
+
+    path: Path
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    adapter: str
+    sha256: str
+
+
+def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, shows_bars: bool) -> Embedded:
+    """Encode the reference pictures of `settings` into a safetensors file, loading the image encoder alone."""
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output} is not named .safetensors", f"--output {output.with_suffix('.safetensors')}")
+    if os.path.lexists(output) and not force:
+        raise IpaError(f"{output} is there already", "choose another name, or --force")
+    if settings.load_format == "dummy" or settings.adapter or settings.embeds or settings.ip_adapter == "none":
+        raise UsageError("embeddings are made with one real adapter from pictures", "ipa embed cat.png")
+    files.check_writable(output, replacing=force)
+    loaded = load_references(settings, reporter)
+    plan = make_plan(settings)
+    task = make_task(replace(settings, prompt=""), plan, loaded)
+    with reporter.stage("encoding references"):
+        import torch
+        from safetensors.torch import save
+
+        from ipa_cli.hardware import devices
+        from ipa_cli.models import loader
+        from ipa_cli.pipeline import conditioning
+
+        device = devices.pick_device(settings.device)
+        dtype = devices.pick_dtype(settings.dtype, device)
+        (state,), (encoder,) = loader.load_encoders(plan, dtype, reporter, shows_bars)
+        encoder.to(device).eval()
+        negative, positive = conditioning.embed(encoder, "proj.weight" in state["image_proj"], task.adapters[0], device)
+    name = adapter_name(plan)
+    assert name is not None and plan.adapter is not None
+    used = [{"source": public_name(one.source), "sha256": one.sha256} for one in task.references]
+    metadata = {
+        "format": FORMAT,
+        "ipa": __version__,
+        "model": public_name(plan.name),
+        "adapter": name,
+        "file": PurePosixPath(plan.adapter.file).name,
+        "fit": settings.fit,
+        "sources": used,
+    }
+    tensors = {"positive": positive.to("cpu", torch.float32), "negative": negative.to("cpu", torch.float32)}
+    data = save(
+        {key: tensor.contiguous() for key, tensor in tensors.items()}, {"ipa": json.dumps(metadata, sort_keys=True)}
+    )
+    path = files.write(output, data, force)
+    sources = tuple(one["source"] for one in used)
+    return Embedded(path, sources, tuple(positive.shape), name, hashlib.sha256(data).hexdigest())

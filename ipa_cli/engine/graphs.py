@@ -1,0 +1,327 @@
+"""From a loaded UNet to a denoiser: which graph is wanted, whether the store has one that fits, and building it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli import backends, cache
+from ipa_cli.backends import requirements
+from ipa_cli.cache import Entry, Store, keys
+from ipa_cli.cache.keys import GraphKey
+from ipa_cli.config import Settings
+from ipa_cli.config.privacy import public_name
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.hardware import packages, probe
+from ipa_cli.result import Reporter
+
+if TYPE_CHECKING:
+    import torch
+
+    from ipa_cli.backends.base import Backend, Denoiser
+    from ipa_cli.unet.attention import UNetInputs
+
+# Facts in which a graph may differ from the one wanted and still serve, as long as it covers the picture's size.
+SIZE = ("width", "height", "options.dynamic")
+HOW = ("width", "height", "options")
+# Options that are read when a graph is loaded, and leave its code alone.
+NOT_IN_THE_CODE = ("cuda_graph",)
+SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
+COMPILING = 512 << 20  # bytes that must be free on disk; 307 MB were seen in use, by two processes for the miniature
+
+
+class NoGraph(IpaError):
+    """There is no graph, and none may be compiled."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A graph someone asks for; one that differs in no more than the facts that `may_differ` names will do."""
+
+    backend: str
+    model: str
+    example: UNetInputs
+    options: Mapping[str, Any]
+    may_differ: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A denoiser and where it came from: `origin` is uncompiled, cache or compiled; times in seconds."""
+
+    denoiser: Denoiser
+    backend: str
+    origin: str
+    why: str
+    entry: Entry | None = None
+    open_s: float = 0.0
+    compile_s: float = 0.0
+
+
+def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, Any]:
+    """The backend's options as the settings want them; raises UsageError for a precision that it has not."""
+    options = backend.options(settings.compile_options)
+    if settings.precision == "half":  # or what --compile-options say
+        return options
+    if "precision" not in options:
+        raise UsageError(f"the backend {name} has no fp8", "use --backend inductor, or leave out --precision")
+    return {**options, "precision": settings.precision}
+
+
+def check_options(name: str, settings: Settings, device: torch.device) -> None:
+    """Raise UsageError for options that the backend `name` does not have, or not on `device`."""
+    from ipa_cli.backends.inductor import fp8
+
+    if asked_options(backends.get(name), name, settings).get("precision") == "fp8":
+        fp8.check(device)
+
+
+def ask(backend: Backend, name: str, model: str, example: UNetInputs, settings: Settings) -> Wanted:
+    """The graph that a picture with these inputs wants; without `--compile-options` any way to compile will do."""
+    options = asked_options(backend, name, settings)
+    return Wanted(name, model, example, options, HOW if settings.compile_options is None else SIZE)
+
+
+def key(unet: Any, wanted: Wanted) -> GraphKey:
+    """The graph's identity: everything that can change its code or meaning, but not the weights."""
+    gpu, machine = _machine(unet.device)
+    example = wanted.example
+    height, width = (8 * side for side in example.sample.shape[-2:])
+    options = _in_the_code(wanted.options)
+    span = options.get("dynamic")
+    batch = example.sample.shape[0]
+    facts: dict[str, Any] = {
+        **machine,
+        **backends.get(wanted.backend).versions(),
+        "code": backends.code(wanted.backend),
+        "unet": _plain(dict(unet.config)),
+        "dtype": str(unet.dtype).removeprefix("torch."),
+        "batch": batch,
+        "text tokens": example.context.text[0].shape[3],
+        "image tokens": [adapter[0].shape[3] for adapter in example.context.image],
+        **({"masks": True} if example.context.mask else {}),
+        "options": _plain(options),
+        **({} if span else {"width": width, "height": height}),
+    }
+    shape = f"{span[0]}..{span[1]}" if span else f"{width}x{height}"
+    return GraphKey(wanted.backend, gpu, f"{shape}-b{batch}", keys.flatten(facts))
+
+
+def find(store: Store, unet: Any, wanted: Wanted) -> Entry | cache.Miss:
+    """The best graph in the store for `wanted`: its own, else one that covers the size, the most worked-on first.
+
+    One that may not be loaded is the answer only where no other serves: opening it tells why.
+    """
+    own = key(unet, wanted)
+    found = cache.lookup(store, own)
+    if isinstance(found, cache.Hit):
+        return found.entry
+    others = [item for item in cache.of_backend(store, wanted.backend) if isinstance(item, Entry)]
+    fitting = [entry for entry in others if _fits(entry, own, wanted)]
+    if not fitting:
+        return found
+    return max(fitting, key=lambda entry: (cache.obstacle(entry) is None, not _span(entry), entry.build_seconds))
+
+
+def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
+    """A denoiser compiled for this process alone, where the cache cannot keep it.
+
+    Raises StoreError where TMPDIR has no room, or others may write.
+    """
+    module = backends.get(wanted.backend)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="ipa-graph-") as folder, reporter.stage("compiling") as doing:
+        cache.check_temporary(Path(folder))
+        cache.check_room(Path(folder), COMPILING, "compiling")
+        module.compile(unet, wanted.example, Path(folder), wanted.options, doing)
+        compiled = time.perf_counter()
+        denoiser = module.load(unet, Path(folder), wanted.options)
+    seconds = time.perf_counter() - compiled
+    why = "compiled just now, not kept"
+    return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
+
+
+def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, store: Store, reporter: Reporter) -> Ready:
+    """`--backend auto`: a graph that is in the cache or worth compiling here, else eager. Says which and why."""
+    reason = requirements.problem("inductor", packages.installed())
+    if reason is None:
+        inductor = backends.get("inductor")
+        wanted = ask(inductor, "inductor", model, example, settings)
+        reason = _not_worth_it(unet, settings.compile) or inductor.missing_to_compile(None)
+        try:
+            return prepare(unet, wanted, store, reason is None, reporter)
+        except NoGraph as error:
+            if wanted.options["precision"] != "half":
+                reporter.warn(f"without a graph nothing is drawn in {wanted.options['precision']}")
+            reason = IpaError(f"{error.message}, {reason.message}", reason.hint) if reason else error
+            reporter.detail(f"backend eager: {reason.message}")  # the result says it too
+        except IpaError as error:
+            reason = error
+            reporter.warn(f"backend eager: {reason.message}; {reason.hint}")
+    else:
+        reporter.detail(f"backend eager: {reason.message}")  # the result says it too
+    eager = Wanted("eager", model, example, backends.get("eager").options(None), ())
+    return replace(prepare(unet, eager, store, False, reporter), why=reason.message)
+
+
+def _not_worth_it(unet: Any, wished: bool) -> IpaError | None:
+    """Why compiling unasked would cost more than it brings, in words."""
+    hint = "`ipa compile` makes a graph"
+    if not wished:
+        return IpaError("and compiling is switched off", hint)
+    if unet.device.type != "cuda":
+        return IpaError("and compiling for a CPU takes minutes (`ipa compile` does it)", hint)
+    if sum(weight.numel() for weight in unet.parameters()) < SMALL:
+        return IpaError("and this model is quick enough without (`ipa compile` makes one)", hint)
+    return None
+
+
+def prepare(unet: Any, wanted: Wanted, store: Store, may_compile: bool, reporter: Reporter) -> Ready:
+    """A denoiser from the store, or compiled now.
+
+    A damaged graph is reported and built again. Raises NoGraph when there is none and `may_compile` is false,
+    StoreError when the cache cannot keep one or the graph there may not be loaded, IpaError when compiling fails.
+    """
+    module = backends.get(wanted.backend)
+    if not module.compiles:
+        return Ready(
+            module.load(unet, None, wanted.options), wanted.backend, "uncompiled", "asked for, nothing to compile"
+        )
+    reporter.detail(f"looking in {store.root} for the graph {key(unet, wanted).folder}")
+    found = find(store, unet, wanted)
+    if isinstance(found, Entry):
+        try:
+            return _open(module, unet, wanted, store, found)
+        except cache.Lost as lost:
+            reporter.warn(lost.message)
+            found = cache.Miss((lost.message,))
+        except cache.Refused as refused:
+            if not may_compile or found.key == key(unet, wanted):  # nothing may take its place
+                raise
+            reporter.warn(f"{refused.message}; {refused.hint}")
+            found = cache.Miss((refused.message,))
+    if not may_compile:
+        raise NoGraph(_no_graph(found), "leave out --no-compile, or use --backend eager")
+    return _compile(module, unet, wanted, store, found, reporter)
+
+
+def _open(module: Backend, unet: Any, wanted: Wanted, store: Store, entry: Entry) -> Ready:
+    started = time.perf_counter()
+    made = _made_with(entry)
+    if made is None:
+        raise cache.Refused(f"graph {entry.id} does not say how it was compiled", f"`ipa cache clear {entry.id[:8]}`")
+    with cache.opened(store, entry) as folder:
+        denoiser = module.load(unet, folder, {**wanted.options, **made})
+    seconds = time.perf_counter() - started
+    return Ready(denoiser, wanted.backend, "cache", f"graph {entry.id} is in the cache", entry, open_s=seconds)
+
+
+def _compile(module: Backend, unet: Any, wanted: Wanted, store: Store, miss: cache.Miss, reporter: Reporter) -> Ready:
+    started = time.perf_counter()
+    own = key(unet, wanted)
+    describe = {
+        "model": public_name(wanted.model),
+        "options": _plain(_in_the_code(wanted.options)),
+        "dtype": own.factors["dtype"],
+    }
+    reporter.note(f"{_no_graph(miss)}: compiling{_estimate(store, own)}")
+    size, _, calls = own.shape.rpartition("-b")
+    with reporter.stage(f"compiling for {size}, {calls} in a call") as doing:
+        built = cache.build(
+            store,
+            own,
+            describe,
+            lambda folder: module.compile(unet, wanted.example, folder, wanted.options, doing),
+            waiting=lambda: doing("another process is compiling this graph"),
+            room=COMPILING,
+        )
+    if built.evicted.items:
+        reporter.note(f"{len(built.evicted.items)} least recently used graphs made room (--cache-max-size)")
+    compiled = time.perf_counter() - started
+    ready = _open(module, unet, wanted, store, built.entry)
+    if not built.fresh:
+        return replace(ready, compile_s=compiled)
+    return replace(ready, origin="compiled", why=f"compiled just now as {built.entry.id}", compile_s=compiled)
+
+
+def _no_graph(miss: cache.Miss) -> str:
+    return f"no graph in the cache ({miss.reason})" if miss.reasons else "no graph in the cache"
+
+
+def _in_the_code(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that are read anew whenever a graph is loaded."""
+    return {name: value for name, value in options.items() if name not in NOT_IN_THE_CODE}
+
+
+def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:
+    """The slug of the device, and what of this machine a graph for it depends on."""
+    machine = probe.machine(device.index or 0)
+    if device.type == "cpu":
+        return probe.CPU, machine.factors(probe.CPU)
+    if machine.gpu is None:  # torch sees a GPU where `nvidia-smi` shows none
+        raise IpaError(
+            f"nvidia-smi does not show the GPU that torch uses as {device}",
+            "put nvidia-smi on the PATH, or use --backend eager",
+        )
+    return machine.gpu.slug, machine.factors(machine.gpu.slug)
+
+
+def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
+    """Whether a graph differs from the one wanted only where it may, and covers the picture's size."""
+
+    def what(factors: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in factors.items() if not any(f"{k}.".startswith(f"{n}.") for n in wanted.may_differ)}
+
+    if entry.key.gpu != own.gpu or what(entry.key.factors) != what(own.factors):
+        return False
+    made = _made_with(entry)
+    if made is None:
+        return False
+    if made.get("precision") != wanted.options.get("precision"):
+        return False  # it shows in the pictures
+    if wanted.options.get("dynamic"):  # a whole range is wanted: only its own graph serves it
+        return False
+    height, width = (8 * side for side in wanted.example.sample.shape[-2:])
+    span = _span(entry)
+    if span:
+        return span[0] <= min(height, width) and max(height, width) <= span[1]
+    return (entry.key.factors.get("width"), entry.key.factors.get("height")) == (width, height)
+
+
+def _made_with(entry: Entry) -> dict[str, Any] | None:
+    """The options a graph was compiled with; None where its maker wrote no such options."""
+    made = entry.describe.get("options")
+    if not isinstance(made, dict):
+        return None
+    try:
+        whole = backends.get(entry.backend).options(made)
+    except UsageError:
+        return None
+    return {name: whole[name] for name in made} if made.keys() <= whole.keys() else None
+
+
+def _span(entry: Entry) -> list[int] | None:
+    return (_made_with(entry) or {}).get("dynamic")
+
+
+def _estimate(store: Store, own: GraphKey) -> str:
+    """How long earlier graphs for this backend and GPU took, in words."""
+    seconds = [
+        item.build_seconds
+        for item in cache.of_backend(store, own.backend)
+        if isinstance(item, Entry) and item.key.gpu == own.gpu
+    ]
+    return f", about {sorted(seconds)[len(seconds) // 2]:.0f} s as before" if seconds else ""
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON keeps them."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if not str(k).startswith("_")}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

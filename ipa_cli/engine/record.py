@@ -1,0 +1,114 @@
+"""What a picture records of how it was drawn, in names that give nothing private away."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.config import FIELDS, adapter_options
+from ipa_cli.config.privacy import public, public_name, public_settings
+
+if TYPE_CHECKING:
+    from ipa_cli.engine.graphs import Ready
+    from ipa_cli.engine.session import Session
+    from ipa_cli.images.reference import Reference
+    from ipa_cli.models.ip_adapter import AdapterPlan
+    from ipa_cli.models.plan import Plan
+    from ipa_cli.pipeline.task import Task
+
+# Settings that a picture records as they came out, for itself alone, ...
+CAME_OUT = (
+    *("prompt", "negative_prompt", "image", "scale", "steps", "guidance_scale", "height", "width", "seed"),
+    *("model", "load_format", "variant", "revision", "backend", "device", "dtype"),
+)
+# ... and those that say nothing of how it looks. All others are recorded as they were asked for.
+NOT_OF_THE_PICTURE = (
+    *("num_images", "batch_size", "output", "preview", "warmup", "compile", "offload", "vae_slicing"),
+    *("cache_dir", "cache_max_size"),
+)
+
+
+def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str, Any]:
+    """Everything needed to draw picture `number` again, as its file carries it."""
+    request = task.requests[number]
+    asked = public_settings(session.settings, asked_settings())
+    given = list(zip(asked["adapter"], task.adapters, strict=False))
+    of_flag = next((use.scale for text, use in given if not adapter_options.says_scale(text)), None)
+    recorded = {
+        "prompt": task.prompt,
+        "negative_prompt": task.negative_prompt,
+        "width": request.width,
+        "height": request.height,
+        "steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "seed": request.seed,
+        "scheduler": scheduler_name(session),
+        "model": public_name(session.plan.name),
+        "load_format": session.settings.load_format,
+        "revision": session.settings.revision,
+        "variant": session.settings.variant,
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "device": session.device.type,
+        "backend": ready.backend,
+        "graph": ready.entry.id if ready.entry else None,
+        "adapters": _adapter_record(session, task),
+        "settings": {
+            **asked,
+            "adapter": [
+                text if use.scale == of_flag else adapter_options.with_scale(text, use.scale) for text, use in given
+            ],
+        },
+        **({} if of_flag is None else {"scale": of_flag}),  # so that --scale can say another
+    }
+    return public(recorded)
+
+
+def asked_settings() -> tuple[str, ...]:
+    """The settings that a picture records as they were asked for."""
+    return tuple(name for name in FIELDS if name not in (*CAME_OUT, *NOT_OF_THE_PICTURE))
+
+
+def scheduler_name(session: Session) -> str:
+    """The scheduler asked for, else the class of the model's own."""
+    return session.settings.scheduler or type(session.model.scheduler).__name__
+
+
+def adapter_name(plan: Plan) -> str | None:
+    """The adapters as people know them: repository or folder, and file."""
+    return ", ".join(_name(plan, adapter) for adapter in plan.adapters) or None
+
+
+def _name(plan: Plan, adapter: AdapterPlan) -> str:
+    if plan.dummy:
+        return "dummy"
+    if plan.name == "demo" and adapter.location == plan.location:
+        return "demo"
+    return public_name(f"{adapter.location}/{adapter.file}")
+
+
+def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": _name(session.plan, adapter),
+            "scale": use.scale,
+            "mode": use.mode,
+            "layers": None if use.table is None else json.loads(use.table),
+            "start": use.start,
+            "end": use.end,
+            "fit": use.fit,
+            "images": [
+                {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256, "weight": weight}
+                for reference, weight in zip(use.references, use.weights, strict=False)
+            ],
+            "embeds": None
+            if use.embeds is None
+            else {"source": public_name(use.embeds.source), "sha256": use.embeds.sha256},
+            "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in use.masks],
+        }
+        for adapter, use in zip(session.plan.adapters, task.adapters, strict=True)
+    ]
+
+
+def _recorded_source(plan: Plan, reference: Reference) -> str | None:
+    """A reference's name as a picture records it: None for the model's own."""
+    return None if reference.source == plan.defaults.get("reference") else public_name(reference.source)

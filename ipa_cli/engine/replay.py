@@ -1,0 +1,239 @@
+"""Draw a picture again: its settings become a layer between the flags and the environment.
+
+A picture may come from anywhere: what it says is checked as any setting is, and what it cannot be trusted with, or what
+nobody here understands, is not taken over, which is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipa_cli.backends import requirements
+from ipa_cli.config import FIELDS, OWN, Layer, Resolved, Settings, Source, adapter_options, repositories, with_places
+from ipa_cli.config.privacy import public_name
+from ipa_cli.engine.record import CAME_OUT, asked_settings
+from ipa_cli.errors import IpaError
+from ipa_cli.hardware import packages
+from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
+from ipa_cli.images.reference import Reference
+from ipa_cli.models import schedulers
+from ipa_cli.models.plan import PRESETS
+from ipa_cli.result import Reporter
+from ipa_cli.system.inputs import STDIN
+
+# What a picture says about the machine that drew it: of use only where there is one like it.
+OF_THE_MACHINE = ("device", "dtype", "precision", "backend")
+# What chooses code, as options of a compiler can name programs to run, is for the user to say.
+UNTRUSTED = tuple(name for name, field in FIELDS.items() if field.metadata["kind"] == OWN)
+MOST_LEFT_OUT = 20  # that are named one by one; a graph may have thousands
+# Known, and no settings.
+RECORDS = ("schema_version", "scheduler", "graph", "adapters", "settings")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a picture says of how it was drawn.
+
+    `values` are settings by name, as JSON has them; `left_out` says what was not understood; `references` are the
+    source (None: the model's own) and SHA-256 of each reference picture.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    left_out: tuple[str, ...]
+    references: tuple[tuple[str | None, str | None], ...] = ()
+
+
+def read(path: Path) -> Recorded:
+    """The settings that a picture carries, by ipa or another program. Raises IpaError where none can be read."""
+    texts = metadata.texts(path)
+    if "ipa" in texts:
+        return _ours(path, metadata.own_settings(path, texts["ipa"]))
+    return _foreign(path, texts)
+
+
+def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> Layer:
+    """The picture's settings as far as they can hold on this machine; says what was left out and why."""
+    values, left_out = dict(recorded.values), list(recorded.left_out)
+    for name in UNTRUSTED:
+        if values.pop(name, None) is not None and flags.get(name) is None:
+            left_out.append(f"{name} (give them with --{name.replace('_', '-')})")
+    if left_out:
+        reporter.note(f"{recorded.path}: not taken over: {', '.join(left_out)}")
+    _fit_to_machine(recorded.path, values, flags, reporter)
+    return Layer(Source("picture", f"picture {recorded.path}"), values)
+
+
+def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter: Reporter) -> None:
+    """Say which places the picture's settings lead to.
+
+    Raises IpaError for an address, unless `allowed`, for stdin, and for a pattern that could match anything.
+    """
+    names = [name for name, source in resolved.sources.items() if source.kind == "picture"]
+    named: list[str] = []
+
+    def look(name: str, place: str) -> str:
+        named.append(place)
+        flag = f"name where it is with --{name}"
+        if place == STDIN:
+            raise IpaError(f"{name} {place} of {recorded.path} came from stdin", flag)
+        if name in ("image", "mask") and reference.is_pattern(place):
+            raise IpaError(f"{name} {place} of {recorded.path} is a pattern, not one picture", flag)
+        return place
+
+    for name in names:
+        with_places(name, getattr(resolved.settings, name), look)
+    addresses = [public_name(place) for place in named if "://" in place]
+    if addresses and not allowed:
+        hint = "--allow-fetch asks there, or name a file with --image"
+        raise IpaError(f"{recorded.path} names {addresses[0]}: no picture makes ipa ask a server by itself", hint)
+    elsewhere = [place for place in named if place.startswith(("/", "~", ".."))]
+    hub = repositories(resolved.settings, names)
+    for said, found in (("asks", addresses), ("reads", elsewhere), ("takes from the hub", hub)):
+        if found:
+            reporter.note(f"{recorded.path}: {said} {', '.join(found)}")
+
+
+def check_there(recorded: Recorded, settings: Settings) -> None:
+    """Raise IpaError when a reference picture that is to be used again is not where it was."""
+    for source, _ in _used_again(recorded, settings):
+        try:
+            reference.expand(source)
+        except IpaError as error:
+            raise IpaError(
+                f"a reference picture of {recorded.path} is missing: {error.message}", "name where it is with --image"
+            ) from error
+
+
+def check_same(recorded: Recorded, settings: Settings, loaded: Sequence[Reference], reporter: Reporter) -> None:
+    """Warn when a reference picture is no longer the one that was used."""
+    here = {picture.sha256 for picture in loaded}
+    own = [
+        (source, digest)
+        for source, digest in recorded.references
+        if source is None and not settings.image and not settings.adapter
+    ]
+    for source, digest in (*_used_again(recorded, settings), *own):
+        if digest is not None and digest not in here:
+            name = source or "the model's own reference picture"
+            reporter.warn(f"{name} has changed since {recorded.path} was drawn: the new picture will differ")
+
+
+def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
+    images = {text for one in adapter_options.each(settings) for text in one.image}
+    return [(source, digest) for source, digest in recorded.references if source and source in images]
+
+
+# --- what a picture says --------------------------------------------------------------------------------------
+
+
+def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
+    asked = {} if chunk.get("settings") is None else chunk["settings"]
+    if not isinstance(asked, dict):
+        raise IpaError(f"{path}: its `ipa` chunk is damaged: settings", "use another copy of the picture")
+    known = asked_settings()
+    values = {name: asked[name] for name in known if name in asked}
+    values |= {name: chunk[name] for name in CAME_OUT if name in chunk}
+    left_out = [name for name in asked if name not in known]
+    left_out += [name for name in chunk if name not in (*CAME_OUT, *RECORDS)]
+
+    adapters = chunk.get("adapters") or []
+    used = [_reference(path, image) for adapter in adapters for image in _list(path, adapter.get("images"))]
+    values["image"] = [source for source, _ in used if source is not None]
+    if asked.get("adapter"):
+        del values["image"]  # its adapters name their own, and their scales
+    elif adapters:
+        values["scale"] = adapters[0].get("scale")
+    if "scheduler" not in asked:
+        names = {class_name: name for name, class_name in schedulers.CLASSES.items()}
+        _put_scheduler(values, left_out, chunk.get("scheduler"), names)
+    values["num_images"] = 1
+    return Recorded(path, values, tuple(left_out), tuple(used))
+
+
+def _list(path: Path, value: Any) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise IpaError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
+    return value or []
+
+
+def _reference(path: Path, image: Any) -> tuple[str | None, str | None]:
+    if isinstance(image, dict):
+        source, digest = image.get("source"), image.get("sha256")
+        if isinstance(source, str | None) and isinstance(digest, str | None):
+            return source, digest
+    raise IpaError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
+
+
+def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
+    """What A1111's text says under our names, and what is not taken over."""
+    if text.lstrip().startswith("{"):
+        raise ValueError("it is of another program than A1111's web UI")  # Fooocus writes JSON of its own
+    parsed = infotext.parse_parameters(text)
+    values, unread = infotext.settings_of(parsed), infotext.unread(parsed)
+    left_out = [f"{label} {value}".strip() for label, value in unread.items()]
+    _put_scheduler(values, left_out, values.pop("scheduler", None), {name: name for name in schedulers.CLASSES})
+    model = values.get("model")
+    if model is not None and model not in PRESETS and not unread.get("Version", "").startswith("ipa "):
+        del values["model"]  # another program's name for a file of its own
+        left_out.insert(0, f"model {model} (name one with --model)")
+    return values, left_out
+
+
+# Name of a picture's text -> its reader; the first one that is there counts.
+_READERS = {"invokeai_metadata": invokeai.read, "parameters": _a1111, "prompt": comfyui.read}
+
+
+def _foreign(path: Path, texts: Mapping[str, str]) -> Recorded:
+    name = next(name for name in _READERS if texts.get(name, "").strip())
+    try:
+        values, left_out = _READERS[name](texts[name])
+    except ValueError as error:
+        raise IpaError(f"{path}: its text `{name}` is not understood: {error}", "say what to draw by flags") from error
+    said = [" ".join(text.split())[:120] for text in left_out[:MOST_LEFT_OUT]]
+    more = len(left_out) - len(said)
+    return Recorded(path, {**values, "num_images": 1}, (*said, f"{more} more") if more else tuple(said))
+
+
+def _put_scheduler(values: dict[str, Any], left_out: list[str], written: Any, names: Mapping[str, str]) -> None:
+    if written in names:
+        values["scheduler"] = names[written]
+    elif written is not None:
+        left_out.append(f"scheduler {written} (choose one with --scheduler)")
+
+
+# --- what can hold here ---------------------------------------------------------------------------------------
+
+
+def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any], reporter: Reporter) -> None:
+    there = values.get("device")
+    here = _device_here(there, flags.get("device"))
+    if here != there:
+        lost = ", ".join(str(values[name]) for name in OF_THE_MACHINE if values.get(name) not in (None, "half"))
+        for name in OF_THE_MACHINE:
+            values.pop(name, None)
+        reporter.warn(f"{path} was drawn with {lost}, here it is {here}: the new picture will differ a little")
+    backend = values.get("backend")
+    if flags.get("backend") is None and backend is not None and backend in requirements.BACKENDS:
+        problem = requirements.problem(backend, packages.installed())
+        if problem is not None:
+            del values["backend"]
+            values.pop("precision", None)
+            reporter.warn(f"{path} was drawn by a backend that is not here: {problem.message}; another takes its place")
+
+
+def _device_here(there: Any, flag: str | None) -> Any:
+    """The kind of device that will draw: the one of the flag, else the picture's where there is one."""
+    if there is None or (there == "cpu" and flag in (None, "cpu")):
+        return there  # the CPU is everywhere, so torch need not be asked
+    from ipa_cli.hardware import devices
+
+    if flag is not None:
+        return devices.pick_device(flag).type
+    try:
+        return devices.pick_device(str(there)).type
+    except IpaError:
+        return devices.pick_device("auto").type

@@ -1,0 +1,197 @@
+"""Which IP-Adapter goes into a model, and which image encoder it sees through: told by small files and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError, suggest
+from ipa_cli.models import architectures, configurations, encoders, hub, projections, weights
+from ipa_cli.models.architectures import Family
+from ipa_cli.models.configurations import cross_attention_layers, cross_attention_widths
+from ipa_cli.models.encoders import Encoder
+from ipa_cli.models.location import (
+    Location,
+    ModelError,
+    expanded,
+    folder_location,
+    is_file,
+    is_folder,
+    read_json,
+    repository,
+)
+from ipa_cli.models.projections import Shapes
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """An IP-Adapter file and the image encoder that fits it."""
+
+    location: Location
+    file: str
+    encoder: Encoder
+    encodes: bool = True  # False: its references come encoded, and the image encoder is not loaded
+
+
+def plan_adapter(
+    settings: Settings, base: Location, unet_config: Mapping[str, Any], family: Family, dummy: bool
+) -> AdapterPlan:
+    """Find the adapter asked for, or the model's own. Raises ModelError unless it fits the UNet and an encoder."""
+    if dummy:
+        for name in ("ip_adapter", "image_encoder"):
+            if getattr(settings, name) is not None:
+                flag = name.replace("_", "-")
+                raise UsageError("--load-format dummy builds its own adapter", f"leave --{flag} out")
+        return AdapterPlan(base, "", Encoder(base, "ip_adapter/image_encoder", _dummy_encoder(base, family)))
+    location, subfolder, weight_name = _locate(settings, base, family)
+    file = _file(location, subfolder, weight_name)
+    name = f"{location}/{file}"
+    shapes = _shapes(location, file)
+    if shapes is not None:
+        _check_unet(name, shapes, unet_config, family, own=_brings_its_own(base))
+    takes = None if shapes is None else projections.takes(name, shapes, family)
+    given = settings.image_encoder
+    candidates = encoders.beside(location, file) if given is None else [encoders.named(given)]
+    if takes is None:  # a pickle: `check_fetched` looks at it when it is here
+        return AdapterPlan(location, file, candidates[0])
+    return AdapterPlan(location, file, _fitting(name, takes, candidates))
+
+
+def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], family: Family) -> None:
+    """Look at every tensor's shape, now that the file is here. Raises ModelError unless they fit UNet and encoder."""
+    name = f"{adapter.location}/{adapter.file}"
+    shapes = _shapes(adapter.location, adapter.file)
+    assert shapes is not None
+    _check_unet(name, shapes, unet_config, family, own=False)
+    _fitting(name, projections.takes(name, shapes, family), [adapter.encoder])
+    cross = int(unet_config["cross_attention_dim"])
+    projections.check(name, shapes, cross)
+    for layer, width in enumerate(cross_attention_widths(unet_config)):
+        for key in (f"ip_adapter.{2 * layer + 1}.to_{kind}_ip.weight" for kind in "kv"):
+            if shapes.get(key) != (width, cross):
+                raise ModelError(
+                    f"the adapter {name} has {key} as {shapes.get(key)}, the {family.name} model needs {width, cross}",
+                    "choose an adapter that was made for this model",
+                )
+
+
+# --- finding -------------------------------------------------------------------------------------------------------
+
+
+def _brings_its_own(base: Location) -> bool:
+    return bool(base.files("ip_adapter"))
+
+
+def _locate(settings: Settings, base: Location, family: Family) -> tuple[Location, str | None, str | None]:
+    subfolder, weight_name = settings.ip_adapter_subfolder, settings.ip_adapter_weight_name
+    if settings.ip_adapter is None and _brings_its_own(base):
+        return base, subfolder or "ip_adapter", weight_name
+    usual = PurePosixPath(family.base)
+    if settings.ip_adapter in (None, architectures.ADAPTERS):
+        return repository(architectures.ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
+    path = expanded(settings.ip_adapter)
+    if is_file(path):
+        return folder_location(path.parent), subfolder, path.name
+    if settings.ip_adapter and is_folder(path):
+        location = folder_location(path)
+        if subfolder is weight_name is None and location.has(family.base):  # a copy of h94's repository
+            return location, str(usual.parent), usual.name
+        return location, subfolder, weight_name
+    if not hub.is_repo_id(settings.ip_adapter):
+        raise ModelError(
+            f"there is no adapter '{settings.ip_adapter}'", "give a hub id (owner/name), a folder, a file, or none"
+        )
+    return repository(settings.ip_adapter, None), subfolder, weight_name
+
+
+def _file(location: Location, subfolder: str | None, weight_name: str | None) -> str:
+    """The adapter's file within `location`: the one named, or the only one there is."""
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+    if weight_name:
+        if not location.has(prefix + weight_name):
+            here = [name.removeprefix(prefix) for name in location.files(prefix[:-1])]
+            raise ModelError(
+                f"{location} has no {prefix}{weight_name}{suggest(weight_name, here)}",
+                "--ip-adapter-subfolder and --ip-adapter-weight-name choose the file",
+            )
+        return prefix + weight_name
+    here = location.files(prefix[:-1])
+    for suffix in (".safetensors", ".bin"):
+        found = [name for name in here if name.endswith(suffix)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(name.removeprefix(prefix) for name in found)
+            raise ModelError(f"{location} holds several adapters: {names}", "choose with --ip-adapter-weight-name")
+    where = f"{location}/{prefix}".rstrip("/")
+    raise ModelError(f"{where} holds no adapter weights", "name their folder: --ip-adapter-subfolder")
+
+
+def _shapes(location: Location, file: str) -> Shapes | None:
+    """Shapes of an adapter's tensors; None for a pickle that is not here yet."""
+    if location.folder is not None:
+        return weights.adapter_shapes(location.folder / file)
+    if not file.endswith(".safetensors"):
+        return None
+    assert location.repo is not None
+    shapes = hub.tensor_shapes(location.repo, file, location.revision)
+    return {weights.adapter_name(key): shape for key, shape in shapes.items()}
+
+
+def _dummy_encoder(base: Location, family: Family) -> Mapping[str, Any]:
+    """The configuration of the model's own image encoder, else of the one that its family's adapters see through."""
+    name = "ip_adapter/image_encoder/config.json"
+    location = base if base.has(name) else folder_location(architectures.PRESETS / family.preset)
+    return configurations.image_encoder(f"{location}/{name}", read_json(location, name))
+
+
+# --- what fits -----------------------------------------------------------------------------------------------------
+
+
+def _check_unet(name: str, shapes: Shapes, unet_config: Mapping[str, Any], family: Family, own: bool) -> None:
+    """Raise ModelError unless the adapter has keys and values for each cross-attention layer of the UNet."""
+    width = next((shape[-1] for key, shape in shapes.items() if shape and key.endswith("1.to_k_ip.weight")), None)
+    if width is None:
+        what, hint = projections.what_else(shapes)
+        raise ModelError(f"{name} {what}", hint)
+    layers = sum(key.endswith(".to_k_ip.weight") for key in shapes)
+    fits = int(unet_config["cross_attention_dim"]), cross_attention_layers(unet_config)
+    if (width, layers) == fits:
+        return
+    made_for = next((other for other in architectures.FAMILIES if other.width == width), None)
+    hint = "choose an adapter that was made for this model"
+    if own:
+        hint = "leave out --ip-adapter: the model brings its own"
+    elif family.width == fits[0] and made_for not in (None, family):
+        hint = f"this would fit: {architectures.flags(_counterpart(name, shapes, family))}"
+    raise ModelError(
+        f"the adapter {name} is made for {f'{made_for.name}: ' if made_for else ''}{layers} cross-attention layers "
+        f"of width {width}, the {family.name} model has {fits[1]} of width {fits[0]}",
+        hint,
+    )
+
+
+def _fitting(name: str, takes: tuple[str, int], candidates: Sequence[Encoder]) -> Encoder:
+    """The first image encoder whose width the adapter takes."""
+    key, width = takes
+    for encoder in candidates:
+        if encoder.config.get(key) == width:
+            return encoder
+    have = ", ".join(f"{encoder} ({encoder.config.get(key)})" for encoder in candidates)
+    known = encoders.KNOWN.get(takes)
+    raise ModelError(
+        f"the adapter {name} takes images of width {width}, its image encoders give: {have}",
+        f"--image-encoder {architectures.ADAPTERS}:{known}"
+        if known
+        else "name the encoder it was trained with: --image-encoder, or choose another --ip-adapter-weight-name",
+    )
+
+
+def _counterpart(name: str, shapes: Shapes, family: Family) -> str:
+    """The adapter of the same kind that fits `family`."""
+    if "image_proj.proj.weight" in shapes:
+        return family.base
+    return family.plus_face if "face" in name.rpartition("/")[2].lower() else family.plus

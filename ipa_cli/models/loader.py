@@ -1,0 +1,301 @@
+"""Build the parts of a planned model: from a folder, what was fetched from a hub, or one checkpoint file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.hardware import devices
+from ipa_cli.models import download, dummy, schedulers, single_file, vocabulary, weights
+from ipa_cli.models.architectures import SDXL, Family
+from ipa_cli.models.ip_adapter import AdapterPlan
+from ipa_cli.models.location import Location, ModelError, inside
+from ipa_cli.models.plan import Plan
+from ipa_cli.models.single_file import Checkpoint
+from ipa_cli.models.vocabulary import Vocabulary
+from ipa_cli.result import Reporter
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ipa_cli.unet.attention import Adapters
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model; `adapters` holds the IP-Adapters installed in its UNet."""
+
+    unet: Any
+    vae: Any
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
+    scheduler: Any
+    image_encoders: tuple[Any, ...]  # of each adapter, one module where they share it; None where none is needed
+    adapters: Adapters
+    zeros_for_empty_prompt: bool
+
+
+def load(
+    plan: Plan, device: torch.device, home: torch.device, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
+) -> Model:
+    """Fetch what is not here and build every part; a VAE that would overflow in fp16 is brought into its range.
+
+    `home` is where the weights stay: `device`, or the CPU when they are offloaded.
+    """
+    if plan.dummy:
+        _quiet_libraries()
+        parts, states, encoders = dummy.parts(plan, device, home, dtype)
+    else:
+        plan = download.fetched(plan, dtype, reporter, shows_bars)
+        for note in plan.checkpoint.notes if plan.checkpoint else ():
+            reporter.note(note)
+        words = _vocabularies(plan)
+        sources = _sources(plan, home, dtype)
+        in_main_memory = [source for source, where in sources.items() if where.type == "cpu"]
+        devices.warn_of_little_memory(sum(weights.size(*source, dtype) for source in in_main_memory), reporter)
+        with _reading(sources, dtype) as files:
+            _quiet_libraries()
+            parts = _model_parts(plan, words, dtype, files)
+            states, encoders = _adapter_parts(plan, dtype, files)
+    from ipa_cli.models import vae
+    from ipa_cli.unet import attention
+
+    if _overflows(plan.family, parts["vae"].config, dtype):
+        vae.shrink(parts["vae"])
+    if device.type == "cuda":
+        vae.channels_last(parts["vae"])
+    for name in ("unet", "vae", *plan.family.text_encoders):
+        parts[name].to(home).eval().requires_grad_(False)
+    for encoder in filter(None, encoders):
+        encoder.to(home).eval().requires_grad_(False)
+    installed = attention.install(parts["unet"], states)
+    return Model(
+        unet=parts["unet"],
+        vae=parts["vae"],
+        text_encoders=tuple(parts[name] for name in plan.family.text_encoders),
+        tokenizers=tuple(parts[name] for name in plan.family.tokenizers),
+        scheduler=parts["scheduler"],
+        image_encoders=tuple(encoders),
+        adapters=installed,
+        zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
+    )
+
+
+def _overflows(family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> bool:
+    """Whether a VAE of SDXL leaves the range of fp16: its config says `force_upcast`, and diffusers takes fp32."""
+    return str(dtype) == "torch.float16" and family is SDXL and bool(config.get("force_upcast", True))
+
+
+def load_encoders(
+    plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
+) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
+    """The weights of each adapter and its image encoder alone, on the CPU: no UNet, no text encoder."""
+    import torch
+
+    _quiet_libraries()
+    plan = replace(plan, adapters=download.fetched_adapters(plan, dtype, reporter, shows_bars))
+    with _reading(_adapter_sources(plan, torch.device("cpu"), dtype), dtype) as files:
+        return _adapter_parts(plan, dtype, files)
+
+
+Source = tuple[Path, frozenset[str] | None]  # a file, and the names of its tensors where not all are wanted
+Read = Future[dict[str, "Tensor"]]
+
+
+def _sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source, torch.device]:
+    """What the weights of a model, its adapters and their encoders are read from, and where they shall live."""
+    sources: dict[Source, torch.device] = {}
+    for part in ("unet", "vae", *plan.family.text_encoders):
+        of = plan.part(part)
+        if of.checkpoint is not None:
+            sources[of.checkpoint.source(part)] = home
+        else:
+            variant = _variant(plan, of.location)
+            sources |= {(path, None): home for path in _paths(of.location, of.folder, variant, dtype)}
+    return sources | _adapter_sources(plan, home, dtype)
+
+
+def _adapter_sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source, torch.device]:
+    import torch
+
+    sources: dict[Source, torch.device] = {}
+    for adapter in plan.adapters:
+        # Not to the GPU, where `attention.install` puts them in another form.
+        sources[_adapter_source(adapter)] = torch.device("cpu")
+        if adapter.encodes:
+            encoder = adapter.encoder
+            variant = _variant(plan, encoder.location)
+            sources |= {(path, None): home for path in _paths(encoder.location, encoder.part, variant, dtype)}
+    return sources
+
+
+def _adapter_source(adapter: AdapterPlan) -> Source:
+    assert adapter.location.folder is not None
+    path = adapter.location.folder / adapter.file
+    return path, None if path.suffix in weights.PICKLES else weights.of_adapter(weights.header(path))
+
+
+@contextmanager
+def _reading(sources: Mapping[Source, torch.device], dtype: torch.dtype) -> Iterator[dict[Source, Read]]:
+    """Begin to read all weights in threads of their own, while this one imports the libraries that take them."""
+    longest_first = sorted(sources, key=lambda source: -weights.size(source[0], source[1], dtype))
+    turn = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)  # the readers need Python for a moment after each tensor, and would wait 5 ms for it
+    pool = ThreadPoolExecutor(4)
+    try:
+        yield {source: pool.submit(weights.read, *source, sources[source], dtype) for source in longest_first}
+    finally:
+        pool.shutdown(cancel_futures=True)
+        sys.setswitchinterval(turn)
+
+
+def _variant(plan: Plan, location: Location) -> str | None:
+    return plan.variant if location == plan.location else None
+
+
+def _paths(location: Location, part: str, variant: str | None, dtype: torch.dtype) -> list[Path]:
+    """The weight files of one part on disk, without their index."""
+    assert location.folder is not None
+    files = [location.folder / name for name in download.weight_files(location, part, variant, dtype)]
+    return [path for path in files if path.suffix != ".json"]
+
+
+def _built(kind: Any, where: str, config: Mapping[str, Any], paths: list[Path], files: Mapping[Source, Read]) -> Any:
+    """A module with the weights of `paths`, which are being read where it shall live.
+
+    Raises ModelError, before they are all read, where they have not the shapes that the configuration asks for.
+    """
+    module = _empty(kind, config)
+    wanted = {weights.usual_name(name): (name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
+    for path in paths:
+        if path.suffix == ".safetensors":
+            _check_shapes(path, weights.header(path), wanted)
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        tensors = files[path, None].result()
+        _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted)
+        state |= {
+            wanted[weights.usual_name(name)][0]: tensor
+            for name, tensor in tensors.items()
+            if weights.usual_name(name) in wanted
+        }
+    lacking = [name for name, _ in wanted.values() if name not in state]
+    if lacking:
+        raise ModelError(f"{where} lacks {len(lacking)} tensors, such as {lacking[0]}", "download it again")
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+def _check_shapes(path: Path, found: weights.Shapes, wanted: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    for name, shape in found.items():
+        needed = wanted.get(weights.usual_name(name), (name, shape))[1]
+        if shape != needed:
+            raise ModelError(f"{path}: {name} is {shape}, its configuration asks for {needed}", "download both again")
+
+
+def _of_checkpoint(
+    kind: Any, checkpoint: Checkpoint, part: str, config: Mapping[str, Any], files: Mapping[Source, Read]
+) -> Any:
+    """A module with its part of the tensors in one file. Raises ModelError where they do not fit."""
+    module = _empty(kind, config)
+    state = files[checkpoint.source(part)].result()
+    module.load_state_dict(single_file.converted(checkpoint, part, module, state), assign=True)
+    return module
+
+
+def _empty(kind: Any, config: Mapping[str, Any]) -> Any:
+    """A module whose weights are still to come."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(), _no_initial_values():
+        of_transformers = kind.__module__.startswith("transformers")
+        return kind(kind.config_class(**config)) if of_transformers else kind.from_config(dict(config))
+
+
+def _no_initial_values() -> Any:
+    """Spare transformers' models the random numbers that are about to be replaced: half a second for SDXL's largest."""
+    try:
+        from transformers.initialization import no_init_weights
+    except ImportError:  # transformers 4
+        from transformers.modeling_utils import no_init_weights  # type: ignore[no-redef,attr-defined]
+    return no_init_weights()
+
+
+def _model_parts(
+    plan: Plan, words: Mapping[str, Vocabulary], dtype: torch.dtype, files: Mapping[Source, Read]
+) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    checkpoint, scheduler = plan.checkpoint, plan.configs["scheduler"]
+    kinds = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "vae": AutoencoderKL,
+        "unet": UNet2DConditionModel,
+    }
+
+    def built(part: str) -> Any:
+        of = plan.part(part)
+        if of.checkpoint is not None:
+            return _of_checkpoint(kinds[part], of.checkpoint, part, of.config, files)
+        paths = _paths(of.location, of.folder, _variant(plan, of.location), dtype)
+        return _built(kinds[part], inside(str(of.location), of.folder), of.config, paths, files)
+
+    return {
+        # What waits longest for its weights comes last.
+        "scheduler": schedulers.of_model(scheduler, plan.family, checkpoint.scheduler if checkpoint else None),
+        **{
+            part: vocabulary.tokenizer(words[part]) if part in words else single_file.tokenizer(part)
+            for part in plan.family.tokenizers
+        },
+        **{part: built(part) for part in (*plan.family.text_encoders, "vae", "unet")},
+    }
+
+
+def _vocabularies(plan: Plan) -> dict[str, Vocabulary]:
+    """What the tokenizers of a model in a folder are made of; a checkpoint has none."""
+    if plan.checkpoint is not None:
+        return {}
+    pairs = zip(plan.family.tokenizers, plan.family.text_encoders, strict=True)
+    return {part: vocabulary.read(plan.location, part, plan.configs[encoder]) for part, encoder in pairs}
+
+
+def _adapter_parts(
+    plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]
+) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
+    """The weights of each adapter, and its image encoder: read once where several share it."""
+    from transformers import CLIPVisionModelWithProjection
+
+    states: list[dict[str, dict[str, Tensor]]] = []
+    encoders: dict[tuple[str, str], Any] = {}
+    places = [(str(adapter.encoder.location.folder), adapter.encoder.part) for adapter in plan.adapters]
+    for place, adapter in zip(places, plan.adapters, strict=True):
+        states.append(weights.nested(files[_adapter_source(adapter)].result()))
+        if adapter.encodes and place not in encoders:
+            encoder = adapter.encoder
+            paths = _paths(encoder.location, encoder.part, _variant(plan, encoder.location), dtype)
+            encoders[place] = _built(CLIPVisionModelWithProjection, str(encoder), encoder.config, paths, files)
+    needed = [adapter.encodes for adapter in plan.adapters]
+    return states, [encoders[place] if need else None for place, need in zip(places, needed, strict=True)]
+
+
+def _quiet_libraries() -> None:
+    """Keep diffusers and transformers from logging advice about packages nobody here needs."""
+    import warnings
+
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    # transformers 4.44 warns that a default, the one wanted here, is going to change.
+    warnings.filterwarnings("ignore", "`clean_up_tokenization_spaces` was not set", FutureWarning)

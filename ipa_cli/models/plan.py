@@ -1,0 +1,205 @@
+"""Where weights come from: the shipped miniature, a hub repository, a folder, one file, or seeded random numbers.
+
+`plan` reads only small files and finds out whether the parts fit; `loading.load` then fetches and builds them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ipa_cli.config import Settings, adapter_options
+from ipa_cli.errors import UsageError, suggest
+from ipa_cli.models import architectures, configurations, hub, single_file, vaes
+from ipa_cli.models.architectures import SDXL, Family
+from ipa_cli.models.ip_adapter import AdapterPlan, plan_adapter
+from ipa_cli.models.location import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
+from ipa_cli.models.single_file import Checkpoint, Part
+
+HERE = Path(__file__).parents[1]
+DEMO = HERE / "demo"
+VAE = "vae/config.json"
+PRESETS = {family.preset: family for family in architectures.FAMILIES}
+OF_THE_ARCHITECTURE = ("guidance_scale", "width", "height")
+DEFAULTS = {"steps": 30, "scale": 0.6, "negative_prompt": ""}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to load, and what the model would like where the user said nothing."""
+
+    name: str
+    family: Family
+    location: Location
+    dummy: bool
+    configs: Mapping[
+        str, Mapping[str, Any]
+    ]  # of unet, vae, text encoders and scheduler, as `configurations` takes them
+    adapters: tuple[AdapterPlan, ...]
+    defaults: Mapping[str, Any]
+    variant: str | None
+    zeros_for_empty_prompt: bool
+    checkpoint: Checkpoint | None = None  # the one file that the model is in
+    vae: Part | None = None  # the one to be used in place of the model's own
+
+    def part(self, name: str) -> Part:
+        """Where the UNet, the VAE or a text encoder comes from."""
+        if name == "vae" and self.vae is not None:
+            return self.vae
+        return Part(self.location, name, self.configs[name], self.checkpoint)
+
+    @property
+    def unet_config(self) -> Mapping[str, Any]:
+        """The fields of the UNet's configuration."""
+        return self.configs["unet"]
+
+    @property
+    def adapter(self) -> AdapterPlan | None:
+        """The first adapter, None without any."""
+        return self.adapters[0] if self.adapters else None
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Find the model and its adapter, and check that they fit, before anything large is fetched or loaded."""
+    dummy = settings.load_format == "dummy"
+    file = single_file.path_of(settings.model)
+    single, checkpoint = single_file.read_checkpoint(file) if file else (None, None)
+    preset = single or (PRESETS.get(settings.model) if dummy else None)
+    location = single_file.configurations(preset) if preset else _locate(settings)
+    if not location.has("unet/config.json"):
+        raise _no_unet(location)
+    family = architectures.of_unet(read_json(location, "unet/config.json"))
+    if family is None:
+        raise ModelError(
+            f"{settings.model} is not an SDXL model, nor SD 1.5: its UNet takes other inputs",
+            "use --model sdxl or sd15, or a model derived from one of them (not for inpainting)",
+        )
+    configs = _configurations(location, family, settings.vae is None)
+    unet_config = configs["unet"]
+    defaults = _defaults(settings, location, unet_config, family)
+    found = tuple(
+        replace(plan_adapter(one, location, unet_config, family, dummy), encodes=one.embeds is None)
+        for one in adapter_options.each(settings)
+        if settings.adapter or (one.ip_adapter != "none" and (one.image or one.embeds or defaults.get("reference")))
+    )
+    vae = _vae(settings, configs["vae"], family, checkpoint)
+    zeros = family is SDXL and bool(read_json(location, "model_index.json").get("force_zeros_for_empty_prompt", True))
+    return Plan(
+        settings.model, family, location, dummy, configs, found, defaults, settings.variant, zeros, checkpoint, vae
+    )
+
+
+def own_defaults(settings: Settings) -> dict[str, Any]:
+    """What the model would like where the user says nothing, told without the network or its weights.
+
+    Those `OF_THE_ARCHITECTURE` are missing for a repository of the hub that is not here yet. Raises IpaError when
+    there is no such model.
+    """
+    file = single_file.path_of(settings.model)
+    preset = single_file.read_checkpoint(file)[0] if file else PRESETS.get(settings.model)
+    if preset is not None:
+        location = single_file.configurations(preset)
+    elif hub.is_repo_id(settings.model) and not is_folder(expanded(settings.model)):
+        here = hub.cached(settings.model, "unet/config.json", settings.revision)
+        if here is None:
+            return dict(DEFAULTS)
+        location = folder_location(here.parents[1])
+    else:
+        location = _locate(settings)
+    config = read_json(location, "unet/config.json")
+    family = architectures.of_unet(config)
+    if family is None:
+        return dict(DEFAULTS)
+    return _defaults(settings, location, configurations.unet(f"{location}/unet/config.json", config), family)
+
+
+# --- finding -------------------------------------------------------------------------------------------------------
+
+
+def _locate(settings: Settings) -> Location:
+    if settings.model == "demo":
+        return folder_location(DEMO)
+    if settings.model in PRESETS:
+        return repository(PRESETS[settings.model].repo, settings.revision)
+    path = expanded(settings.model)
+    if settings.model and is_folder(path):
+        return _of_diffusers(folder_location(path))
+    if path.is_absolute() or settings.model.startswith((".", "~")):
+        raise ModelError(f"there is no folder or file {path}", "check the path given with --model")
+    if not hub.is_repo_id(settings.model):
+        raise UsageError(
+            f"unknown model '{settings.model}'{suggest(settings.model, ['demo', *PRESETS])}",
+            "give demo, sdxl, sd15, a hub id (owner/name), a diffusers folder or a .safetensors file",
+        )
+    return _of_diffusers(repository(settings.model, settings.revision))
+
+
+def _of_diffusers(location: Location) -> Location:
+    """The same location. Raises ModelError for another layout than diffusers'; one-file models in it are named."""
+    if location.has("model_index.json"):
+        return location
+    files = [name for name in location.files() if name.endswith(single_file.SUFFIXES)]
+    hint = "name the folder above unet/"
+    if files and location.folder is not None:
+        hint = f"name a file in it: --model {shlex.quote(str(location.folder / files[0]))}"
+    elif files:
+        hint = f'name a file in it: --model "$(hf download {location.repo} {shlex.quote(files[0])})"'
+    raise ModelError(f"{location} is no diffusers folder: it has no model_index.json", hint)
+
+
+def _vae(settings: Settings, own: Mapping[str, Any], family: Family, checkpoint: Checkpoint | None) -> Part | None:
+    if settings.vae is None:
+        if checkpoint is not None and "vae" not in checkpoint.parts:
+            raise ModelError(f"{checkpoint.path} comes without a VAE", f"name one, for example --vae {family.vae}")
+        return None
+    if settings.load_format == "dummy":
+        raise UsageError("--load-format dummy builds its own VAE", "leave --vae out")
+    return vaes.named(settings.vae, own)
+
+
+def _no_unet(location: Location) -> ModelError:
+    kind = read_json(location, "model_index.json").get("_class_name")
+    if isinstance(kind, str) and not kind.startswith("StableDiffusion"):
+        return ModelError(
+            f"{location} is a {configurations.shown(kind)}, not an SDXL model, nor SD 1.5", "use --model sdxl or sd15"
+        )
+    if any("\\" in name for name in location.files()):
+        return ModelError(f"{location} has backslashes in names: a zip made on Windows", "unpack it again, with 7z x")
+    return ModelError(f"{location} has no unet/config.json", "name a whole diffusers folder with --model")
+
+
+def _configurations(location: Location, family: Family, own_vae: bool) -> dict[str, dict[str, Any]]:
+    """What is taken of the configuration of each part. Raises ModelError unless the parts fit each other.
+
+    A model that is drawn with another VAE may be without; it would have that of its family.
+    """
+
+    def take(check: Callable[[str, Mapping[str, Any]], dict[str, Any]], file: str) -> dict[str, Any]:
+        place = location if own_vae or file != VAE or location.has(VAE) else single_file.configurations(family)
+        return check(f"{place}/{file}", read_json(place, file))
+
+    found = {
+        "unet": take(configurations.unet, "unet/config.json"),
+        "vae": take(configurations.vae, VAE),
+        "scheduler": take(configurations.scheduler, "scheduler/scheduler_config.json"),
+        **{part: take(configurations.text_encoder, f"{part}/config.json") for part in family.text_encoders},
+    }
+    texts = [found[part] for part in family.text_encoders]
+    configurations.check_together(str(location), found["unet"], found["vae"], texts)
+    return found
+
+
+def _defaults(settings: Settings, location: Location, unet_config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    side = 8 * int(unet_config.get("sample_size") or 128)
+    found = {**DEFAULTS, "guidance_scale": family.guidance_scale, "width": side, "height": side}
+    miniature = read_json(folder_location(DEMO), "defaults.json")
+    miniature["reference"] = str(DEMO / miniature["reference"])
+    if location.folder == DEMO.absolute():
+        found |= miniature
+    elif settings.load_format == "dummy":
+        # Random weights draw noise whatever they are asked: the miniature's inputs serve.
+        found |= {key: miniature[key] for key in ("prompt", "reference")}
+    return found

@@ -1,0 +1,107 @@
+"""What an adapter's file holds, told by the names and shapes of its tensors: which kind of IP-Adapter, or what else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ipa_cli.models.architectures import Family, flags
+from ipa_cli.models.location import ModelError
+
+Shapes = Mapping[str, tuple[int, ...]]
+# The parts of names by which files that are no IP-Adapter are known -> what they are, and what to do with them.
+OTHERS = {
+    ("lora_unet_", ".lora_down.", ".lora_A.", ".lora.down."): ("a LoRA", "ipa draws without LoRAs: leave it out"),
+    ("model.diffusion_model.",): ("a whole model", "give it with --model, and an adapter with --ip-adapter"),
+    ("double_blocks.", "single_blocks."): ("an adapter for Flux", "choose one that was made for SDXL or SD 1.5"),
+    ("control_model.", "controlnet_", "input_hint_block."): ("a ControlNet", "ipa draws without: leave it out"),
+    ("vision_model.",): ("an image encoder", "give it with --image-encoder, and its adapter with --ip-adapter"),
+    ("text_model.",): ("a text encoder", "choose the adapter's file with --ip-adapter-weight-name"),
+    ("emb_params", "string_to_param", "clip_g", "clip_l"): ("a textual inversion", "ipa draws without: leave it out"),
+    ("down_blocks.",): ("a UNet or a VAE", "choose the adapter's file with --ip-adapter-weight-name"),
+}
+
+
+def what_else(names: Shapes) -> tuple[str, str]:
+    """What a file is that holds no IP-Adapter, and what to type next."""
+    for marks, (kind, hint) in OTHERS.items():
+        if any(mark in name for name in names for mark in marks):
+            return f"is no IP-Adapter but {kind}", hint
+    return "is no IP-Adapter", "choose its file with --ip-adapter-weight-name"
+
+
+def takes(name: str, shapes: Shapes, family: Family) -> tuple[str, int]:
+    """What the projection takes of an image encoder: the entry of its configuration, and the width.
+
+    Raises ModelError for an adapter that sees through something else than an image encoder alone.
+    """
+    width = {key: shapes[f"image_proj.{key}"][-1] for key in _FIRST if shapes.get(f"image_proj.{key}")}
+    face = None
+    if any(key.startswith("image_proj.perceiver_resampler.") for key in shapes):
+        face = "a FaceID-Plus adapter: it takes embeddings of a face recogniser beside the picture"
+    elif "image_proj.proj.0.weight" in shapes and "image_proj.proj.3.weight" not in shapes:
+        face = "a FaceID adapter: it takes embeddings of a face recogniser"
+    elif width.get("proj_in.weight") == 512:
+        face = "an InstantID adapter: it takes embeddings of a face recogniser"
+    if face:
+        raise ModelError(f"{name} is {face}, which ipa has not", f"for faces use {flags(family.plus_face)}")
+    if "proj.weight" in width:
+        return "projection_dim", width["proj.weight"]
+    for key in _FIRST[1:]:
+        if key in width:
+            return "hidden_size", width[key]
+    raise ModelError(f"{name} projects images in an unknown way", "use an IP-Adapter, Plus or Plus-face")
+
+
+# The first layer of base adapters, of Plus (a resampler), of full-face (two layers for every hidden state).
+_FIRST = ("proj.weight", "proj_in.weight", "proj.0.weight")
+
+
+def check(name: str, shapes: Shapes, cross: int) -> None:
+    """Raise ModelError unless every tensor of the projection is there in its shape, and no other.
+
+    `cross` is the width of the hidden states that the UNet's cross attention reads. The shapes are those that
+    diffusers' `_convert_ip_adapter_image_proj_to_diffusers` takes.
+    """
+    found = {key.removeprefix("image_proj."): shape for key, shape in shapes.items() if key.startswith("image_proj.")}
+    wanted = _wanted(found, cross)
+    for key in sorted(found.keys() | wanted.keys()):
+        if found.get(key) != wanted.get(key):
+            raise ModelError(
+                f"{name}: image_proj.{key} is {_shown(found.get(key))}, and should be {_shown(wanted.get(key))}",
+                "use another adapter, or download it again",
+            )
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "a number"
+
+
+def _wanted(found: Shapes, cross: int) -> dict[str, tuple[int, ...]]:
+    if "proj.weight" in found:
+        taken = found["proj.weight"][-1:]
+        return {"proj.weight": (4 * cross, *taken), "proj.bias": (4 * cross,), **_both("norm", cross)}
+    if "proj.3.weight" in found:
+        width = found.get("proj.0.weight", (0,))[-1]
+        layers = {"proj.0.weight": (width, width), "proj.0.bias": (width,), "proj.2.weight": (cross, width)}
+        return {**layers, "proj.2.bias": (cross,), **_both("proj.3", cross)}
+    hidden, width, *_ = *found.get("proj_in.weight", ()), 0, 0
+    _, tokens, *_ = *found.get("latents", ()), 0, 0
+    inner = max(64, found.get("layers.0.0.to_q.weight", (0,))[0] // 64 * 64)
+    wanted = {
+        "latents": (1, tokens, hidden),
+        "proj_in.weight": (hidden, width),
+        "proj_in.bias": (hidden,),
+        "proj_out.weight": (cross, hidden),
+        "proj_out.bias": (cross,),
+        **_both("norm_out", cross),
+    }
+    for layer in (f"layers.{number}" for number in range(4)):
+        wanted |= {**_both(f"{layer}.0.norm1", hidden), **_both(f"{layer}.0.norm2", hidden)}
+        wanted |= {f"{layer}.0.to_q.weight": (inner, hidden), f"{layer}.0.to_kv.weight": (2 * inner, hidden)}
+        wanted |= {f"{layer}.0.to_out.weight": (hidden, inner), **_both(f"{layer}.1.0", hidden)}
+        wanted |= {f"{layer}.1.1.weight": (4 * hidden, hidden), f"{layer}.1.3.weight": (hidden, 4 * hidden)}
+    return wanted
+
+
+def _both(layer: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{layer}.weight": (width,), f"{layer}.bias": (width,)}

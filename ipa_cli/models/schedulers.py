@@ -1,0 +1,116 @@
+"""Samplers: a model's own, and others by the names people type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.errors import IpaError, UsageError, suggest
+from ipa_cli.models.architectures import SD15, Family
+from ipa_cli.models.location import ModelError
+
+if TYPE_CHECKING:
+    from ipa_cli.models.plan import Plan
+
+CLASSES = {
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++-sde": "DPMSolverSDEScheduler",
+    "ddim": "DDIMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "pndm": "PNDMScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2-a": "KDPM2AncestralDiscreteScheduler",
+}
+# Second-order samplers call the UNet twice a step and need packages that are not dependencies, or both.
+NEEDS = {"dpm++-sde": "torchsde", "lms": "scipy"}
+
+# Steps that each of them can do, whatever the model; to find out of others takes importing diffusers, for seconds.
+USUAL = range(4, 51)
+MOST = 1000
+
+
+def check(name: str | None) -> None:
+    """Raise UsageError unless `name` is known and what it needs is installed."""
+    if name is None:
+        return
+    if name not in CLASSES:
+        raise UsageError(f"unknown scheduler '{name}'{suggest(name, CLASSES)}", f"choose one of {', '.join(CLASSES)}")
+    if name in NEEDS and find_spec(NEEDS[name]) is None:
+        raise IpaError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
+
+
+def check_steps(name: str | None, plan: Plan, steps: int) -> None:
+    """Raise UsageError unless the scheduler `name`, or the model's own, can do so many steps: it is tried out."""
+    if steps in USUAL:
+        return
+    default = of_model(plan.configs["scheduler"], plan.family, plan.checkpoint.scheduler if plan.checkpoint else None)
+
+    def good(count: int) -> bool:
+        return works(create(name, default), count)
+
+    if not good(steps):
+        low, high = next(filter(good, range(1, MOST))), next(filter(good, range(MOST, 0, -1)))
+        raise UsageError(
+            f"the scheduler {name or type(default).__name__} cannot do {steps} step{'s' * (steps > 1)}",
+            f"choose --steps from {low} to {high}, or another --scheduler",
+        )
+
+
+def works(scheduler: Any, steps: int) -> bool:
+    """Whether so many steps on a tiny picture fail nowhere and end in numbers."""
+    import torch
+
+    try:
+        scheduler.set_timesteps(steps)
+        latents = torch.ones(1, 4, 2, 2)
+        for timestep in scheduler.timesteps:
+            noise = scheduler.scale_model_input(latents, timestep)
+            latents = scheduler.step(noise, timestep, latents, return_dict=False)[0]
+    except (ValueError, IndexError, AssertionError):
+        return False
+    return bool(latents.isfinite().all())
+
+
+def of_model(config: Mapping[str, Any], family: Family, changes: Mapping[str, Any] | None = None) -> Any:
+    """A model's own scheduler, with `changes`; that of an old SD 1.5 with the two that diffusers' pipeline makes.
+
+    `config` is what `configurations.scheduler` takes. Raises ModelError where this diffusers does not know it, or finds
+    settings in it that exclude each other.
+    """
+    import diffusers
+
+    kind = getattr(diffusers, config["_class_name"], None)
+    if kind is None:
+        raise ModelError(f"this diffusers has no {config['_class_name']}, which the model wants", "upgrade diffusers")
+    for name, package in NEEDS.items():
+        if CLASSES[name] == config["_class_name"] and find_spec(package) is None:
+            raise ModelError(f"the model's scheduler needs {package}", f"pip install {package}")
+    try:
+        scheduler = kind.from_config({**config, **(changes or {})})
+    except (ValueError, NotImplementedError) as error:
+        raise ModelError(f"the model's scheduler cannot be made: {error}", "use another model") from error
+    if family is not SD15:
+        return scheduler
+    right = {key: value for key, value in {"steps_offset": 1, "clip_sample": False}.items() if key in scheduler.config}
+    return kind.from_config(scheduler.config, **right)
+
+
+def create(name: str | None, default: Any) -> Any:
+    """A fresh scheduler with the noise schedule of `default`, the model's own."""
+    if name is None:
+        return default.from_config(default.config)
+    import diffusers
+
+    return getattr(diffusers, CLASSES[name]).from_config(default.config)
+
+
+def calls(scheduler: Any, steps: int) -> int:
+    """How often the UNet is called: once more than the steps for SD 1.5's own scheduler, PNDM, twice for Heun's."""
+    scheduler.set_timesteps(steps)
+    return len(scheduler.timesteps)

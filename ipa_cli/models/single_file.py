@@ -1,0 +1,268 @@
+"""Models in one file, as they are mostly shared: SDXL and SD 1.5 in the naming of their first code (LDM, SGM).
+
+`read_checkpoint` finds out from the header alone what a file holds, `converted` names its tensors as diffusers does.
+Nothing comes from a network: configurations and CLIP's vocabulary are in the package.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.models import weights
+from ipa_cli.models.architectures import SD15, SDXL, Family
+from ipa_cli.models.location import Location, ModelError, expanded, is_file, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PRESETS = Path(__file__).parents[1] / "presets"
+SUFFIXES = (".safetensors", ".sft")
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+# Where a checkpoint keeps the parts of diffusers' folders.
+PREFIXES = {
+    SDXL: {
+        "unet": UNET,
+        "vae": VAE,
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+    SD15: {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.transformer."},
+}
+PADDING = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}  # OpenAI's CLIP and OpenCLIP fill up differently
+
+BLOCK = re.compile(
+    re.escape(UNET)
+    + r"(?P<place>input_blocks\.\d{1,3}|middle_block)\."
+    + r"(0\.out_layers\.3\.weight$|1\.transformer_blocks\.(?P<layer>\d+)\.)"
+)
+MOST_TENSORS = 10_000  # SDXL has 2515, and 1680 more with a training's EMA weights
+
+WHOLE = "name a whole SDXL or SD 1.5 model with --model"
+# Files of other kinds, by names that only they have, and what to do with them. The first that matches is told.
+FOREIGN = (
+    (r"lora_(up|down|A|B)\b|^lora_|\.(lokr|hada)_w\d", "a LoRA, which changes a model and is none", WHOLE),
+    (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "use --ip-adapter {path}"),
+    (r"^control_model\.|input_hint_block|controlnet_cond_embedding", "a ControlNet", WHOLE),
+    (r"motion_modules\.", "a motion module of AnimateDiff", WHOLE),
+    (r"\.(absmax|quant_map|quant_state\.)", "quantised by bitsandbytes", "use the model in fp16 or bf16"),
+    (r"(^|\.)scaled_fp8$|\.(scale_weight|weight_scale)$", "in fp8 with scales", "use the model in fp16 or bf16"),
+    (r"^edm_mean$", "Playground 2.5", "use --model playgroundai/playground-v2.5-1024px-aesthetic"),
+    (r"^edm_vpred\.", "a CosXL model, which is trained by another rule than SDXL", WHOLE),
+    (r"^(taesd_)?(encoder|decoder)\.(layers\.)?\d+\.", "a small VAE for previews (TAESD)", WHOLE),
+    (r"joint_blocks\.", "an SD 3 model", WHOLE),
+    (r"double_(stream_)?blocks\.", "a model of FLUX's kind", WHOLE),
+    (r"^cond_stage_model\.model\.", "an SD 2 model", WHOLE),
+    (r"^conditioner\.embedders\.0\.model\.", "the SDXL refiner", "use the base model"),
+)
+# What remains of a file that is no whole model.
+PARTS = (
+    (r"^model_ema\.", "the EMA weights of a training alone", "use the model that was made of them"),
+    (r"^(model\.diffusion_model\.)?input_blocks\.", "a UNet alone, without text encoders", WHOLE),
+    (r"^model\.diffusion_model\.", "a model of another architecture", WHOLE),
+    (r"^(down_blocks|up_blocks)\.", "the UNet of a diffusers folder", "use --model with the folder above unet/"),
+    (r"^(first_stage_model\.|vae\.)?decoder\.", "a VAE alone", "add --vae {path} to the --model it is for"),
+    (r"^(vision_model|visual)\.", "an image encoder", WHOLE),
+    (r"text_model\.|^transformer\.resblocks\.|^encoder\.block\.", "a text encoder", WHOLE),
+    (r"^(emb_params|clip_[gl]|string_to_param)", "an embedding (textual inversion)", WHOLE),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A `.safetensors` file and the names of its tensors by the part they belong to.
+
+    `scheduler` is what its schedule has that the family's usual one has not.
+    """
+
+    path: Path
+    parts: Mapping[str, frozenset[str]]
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def source(self, part: str) -> tuple[Path, frozenset[str]]:
+        """The file, and the names of the tensors of one part in it."""
+        return self.path, self.parts[part]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model: in a folder of a location, or in one file; and its configuration."""
+
+    location: Location
+    folder: str
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint | None = None
+
+
+def path_of(text: str, flag: str = "--model") -> Path | None:
+    """The file that a flag names, None for anything else. Raises ModelError for a file of another format."""
+    path = expanded(text)
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES and not is_file(path):
+        raise ModelError(f"there is no file {path}", f"check the path given with {flag}")
+    if suffix in weights.PICKLES and is_file(path):
+        raise ModelError(f"{path} is a pickle, which can run code when opened", "use its .safetensors version")
+    if suffix == ".gguf":
+        raise ModelError(f"{path} is a GGUF file, in which weights are quantised", "use the .safetensors version")
+    return path if suffix in SUFFIXES else None
+
+
+def read_checkpoint(path: Path) -> tuple[Family, Checkpoint]:
+    """What a file holds, by its header. Raises ModelError for all but a whole SDXL or SD 1.5 model."""
+    shapes = weights.header(path)
+    if len(shapes) > MOST_TENSORS:
+        raise ModelError(f"{path} holds {len(shapes)} tensors, more than any SDXL or SD 1.5 model", WHOLE)
+    _refuse(path, shapes, FOREIGN)
+    family = next((one for one, parts in PREFIXES.items() if all(_under(shapes, parts[p]) for p in _needed(one))), None)
+    if family is None:
+        _refuse(path, shapes, PARTS)
+        raise ModelError(f"{path} is no SDXL or SD 1.5 model", WHOLE)
+    _check_unet(path, shapes, family)
+    parts = {part: names for part, prefix in PREFIXES[family].items() if (names := _under(shapes, prefix))}
+    scheduler, notes = _schedule(path, shapes, family)
+    if _under(shapes, "model_ema."):
+        notes += (f"the EMA weights in {path.name} are not read: it holds the usual ones too",)
+    return family, Checkpoint(path.absolute(), parts, scheduler, notes)
+
+
+def read_vae(path: Path) -> tuple[Checkpoint, int]:
+    """The VAE in a file, and its latents' channels: alone, in LDM's names or diffusers', or in a whole model.
+
+    Raises ModelError for a file without one.
+    """
+    shapes = weights.header(path)
+    prefix = next((prefix for prefix in (VAE, "vae.", "") if f"{prefix}decoder.conv_in.weight" in shapes), None)
+    if prefix is None:
+        kind, _ = _kind(shapes, (*FOREIGN, *PARTS)) or ("a file without a VAE", "")
+        raise ModelError(f"{path} is {kind}", "name a VAE's .safetensors file, folder or repository with --vae")
+    names = frozenset(
+        name
+        for name in _under(shapes, prefix)
+        if re.match(r"(encoder|decoder|(post_)?quant_conv)\.", name[len(prefix) :])
+    )
+    _, channels, *_ = *shapes[f"{prefix}decoder.conv_in.weight"], 0, 0
+    return Checkpoint(path.absolute(), {"vae": names}), channels
+
+
+def configurations(family: Family) -> Location:
+    """The configurations that the models of a family share."""
+    return Location(PRESETS / family.preset)
+
+
+def tokenizer(part: str) -> Any:
+    """CLIP's tokenizer as SDXL and SD 1.5 use it."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(PRESETS / "tokenizer", pad_token=PADDING[part], model_max_length=77)
+
+
+def converted(checkpoint: Checkpoint, part: str, module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part by the names of `module`, which must be all there. Raises ModelError for a misfit."""
+    try:
+        found = {weights.usual_name(name): tensor for name, tensor in _renamed(part, module, state).items()}
+    except (KeyError, IndexError) as error:  # diffusers takes some tensors, and their dimensions, for granted
+        raise ModelError(f"{checkpoint.path} does not fit: its {part} lacks {error}", "use another file") from error
+    fitting: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        one = found.get(weights.usual_name(name))
+        if one is None or one.shape != tensor.shape:
+            shape = "is missing" if one is None else f"has the shape {list(one.shape)}, not {list(tensor.shape)}"
+            raise ModelError(f"{checkpoint.path} does not fit: {name} of its {part} {shape}", "use another file")
+        fitting[name] = one
+    return fitting
+
+
+# --- what a header tells -------------------------------------------------------------------------------------------
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _kind(names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> tuple[str, str] | None:
+    """What a file is and what to type for it, by the first of `kinds` that one of its names matches."""
+    lines = "\n".join(names)  # one search for each kind, not for each name
+    return next(((kind, hint) for pattern, kind, hint in kinds if re.search(pattern, lines, re.MULTILINE)), None)
+
+
+def _refuse(path: Path, names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> None:
+    if (found := _kind(names, kinds)) is not None:
+        kind, hint = found
+        raise ModelError(f"{path} is {kind}", hint.format(path=path))
+
+
+def _under(names: Iterable[str], prefix: str) -> frozenset[str]:
+    return frozenset(name for name in names if name.startswith(prefix))
+
+
+def _needed(family: Family) -> tuple[str, ...]:
+    return ("unet", *family.text_encoders)
+
+
+def _check_unet(path: Path, shapes: Shapes, family: Family) -> None:
+    """Raise ModelError unless the UNet takes what the family's takes, and has its blocks."""
+    config = read_json(configurations(family), "unet/config.json")
+    _, channels, *_ = *shapes.get(f"{UNET}input_blocks.0.0.weight", ()), 0, 0
+    if channels != config["in_channels"]:
+        kind = {9: "inpainting", 8: "editing by instructions", 5: "depth", 7: "upscaling"}.get(channels, "other inputs")
+        raise ModelError(f"{path} is an {family.name} model for {kind} ({channels} channels)", "use the base model")
+    if _blocks(shapes) != _usual_blocks(config):
+        raise ModelError(
+            f"{path} has other blocks than {family.name}, as SSD-1B and Segmind Vega have",
+            "use a model with all of its blocks",
+        )
+
+
+def _blocks(shapes: Shapes) -> list[tuple[int, int]]:
+    """Channels and transformer layers of each residual block on the way down, then of the middle."""
+    widths: dict[str, int] = {}
+    layers: dict[str, set[str]] = {}
+    for name, shape in shapes.items():
+        match = BLOCK.match(name)
+        if match is not None and match["layer"] is None:
+            widths[match["place"]] = sum(shape[:1])
+        elif match is not None:
+            layers.setdefault(match["place"], set()).add(match["layer"])
+    in_order = sorted(widths, key=lambda place: int(place.partition(".")[2] or 1000))
+    return [(widths[place], len(layers.get(place, ()))) for place in in_order]
+
+
+def _usual_blocks(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    channels, depths = config["block_out_channels"], config.get("transformer_layers_per_block", 1)
+    depths = [depths] * len(channels) if isinstance(depths, int) else depths
+    levels = zip(config["down_block_types"], channels, depths, strict=True)
+    down = [(width, depth * ("CrossAttn" in kind)) for kind, width, depth in levels]
+    return [block for block in down for _ in range(config["layers_per_block"])] + [(channels[-1], depths[-1])]
+
+
+def _schedule(path: Path, shapes: Shapes, family: Family) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What a v-prediction model needs of its scheduler, and a note on it.
+
+    The tensors `v_pred` and `ztsnr` mark such models of SDXL, as in ComfyUI; else the trainer's metadata are a hint.
+    """
+    marked = family is SDXL and "v_pred" in shapes
+    if not marked and not weights.metadata(path).get("modelspec.prediction_type", "").startswith("v"):
+        return {}, ()
+    changes: dict[str, Any] = {"prediction_type": "v_prediction"}
+    if marked and "ztsnr" in shapes:
+        # Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed": begin at the very last step.
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return changes, (f"{path.name} is a v-prediction model by {'its marks' if marked else 'its metadata'}",)
+
+
+# --- tensors by diffusers' names -------------------------------------------------------------------------------------
+
+
+def _renamed(part: str, module: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    from diffusers.loaders import single_file_utils as ldm
+
+    if part == "unet":
+        return ldm.convert_ldm_unet_checkpoint(state, module.config)
+    if part == "text_encoder_2":
+        return ldm.convert_open_clip_checkpoint(module, state, prefix=PREFIXES[SDXL][part])
+    if part == "vae" and not any("down_blocks." in name for name in state):  # else it is named by diffusers
+        return ldm.convert_ldm_vae_checkpoint(state, module.config)
+    prefixes = "|".join(re.escape(prefix) for prefix in (*(parts[part] for parts in PREFIXES.values()), "vae."))
+    return {re.sub(f"^({prefixes})", "", name): tensor for name, tensor in state.items()}

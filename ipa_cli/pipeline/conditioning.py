@@ -1,0 +1,181 @@
+"""Prompts and reference pictures as tensors; with guidance the negative half comes first, as in diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.errors import IpaError
+from ipa_cli.result import Reporter
+from ipa_cli.unet import layers
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from ipa_cli.models.loader import Model
+    from ipa_cli.pipeline.task import Use
+
+# The mean and standard deviation of CLIP's training pictures, by which every IP-Adapter encoder normalises.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def encode_text(
+    model: Model, prompt: str, negative_prompt: str, guided: bool, device: torch.device, reporter: Reporter
+) -> tuple[Tensor, Tensor]:
+    """Hidden states (B, tokens, cross) and pooled embeddings (B, pooled); B is 2 with guidance.
+
+    As `encode_prompt` of diffusers' pipelines; SD 1.5 has one text encoder and nothing pooled, (B, 0).
+    """
+    import torch
+
+    positive = _encode_prompt(model, "prompt", prompt, device, reporter)
+    if not guided:
+        return positive
+    if not negative_prompt and model.zeros_for_empty_prompt:
+        negative = (torch.zeros_like(positive[0]), torch.zeros_like(positive[1]))
+    else:
+        negative = _encode_prompt(model, "negative prompt", negative_prompt, device, reporter)
+    return torch.cat([negative[0], positive[0]]), torch.cat([negative[1], positive[1]])
+
+
+def encode_images(model: Model, uses: Sequence[Use], guided: bool, device: torch.device) -> list[Tensor]:
+    """Per adapter the embeddings of its reference pictures: (B, images, dim), or hidden states for Plus adapters.
+
+    As diffusers' `prepare_ip_adapter_image_embeds`: without a picture the embedding is zero, and Plus adapters see
+    the encoding of an empty picture.
+    """
+    import torch
+
+    embeds = []
+    for use, projection, encoder in zip(uses, model.adapters.projections, model.image_encoders, strict=True):
+        base = type(projection).__name__ == "ImageProjection"
+        if use.embeds is None:
+            negative, positive = embed(encoder, base, use, device)
+        else:
+            if (use.embeds.positive.ndim == 2) != base:
+                raise IpaError(f"{use.embeds.source} was made for another kind of adapter", "make it anew: ipa embed")
+            both = torch.from_numpy(use.embeds.negative), torch.from_numpy(use.embeds.positive)
+            negative, positive = (half.to(device, model.unet.dtype) for half in both)
+        embeds.append(torch.stack([negative, positive]) if guided else positive[None])
+    return embeds
+
+
+def embed(encoder: Any, base: bool, use: Use, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The negative and the positive embeddings of one adapter's pictures; `base`: not its hidden states."""
+    import torch
+
+    side = encoder.config.image_size
+    pixels = torch.stack([pixel_values(reference.image, side, use.fit) for reference in use.references])
+    pixels = pixels.to(device, encoder.dtype)
+    with torch.no_grad():
+        if base:
+            positive = encoder(pixels).image_embeds
+            return torch.zeros_like(positive), positive
+        positive = encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        return encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2], positive
+
+
+def pixel_values(picture: Image.Image, side: int, fit: str = "pad") -> Tensor:
+    """A picture as CLIP sees it: (3, side, side), whole and padded with its normalised grey, cropped or stretched.
+
+    Cropping is that of transformers' `CLIPImageProcessor`, which diffusers uses.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    bicubic, square = Image.Resampling.BICUBIC, (side, side)
+    if fit == "pad":
+        fitted = ImageOps.pad(picture, square, bicubic, color=tuple(round(255 * mean) for mean in CLIP_MEAN))
+    elif fit == "stretch":
+        fitted = picture.resize(square, bicubic)
+    else:
+        short = min(picture.size)
+        width, height = (int(side * length / short) for length in picture.size)
+        left, top = (width - side) // 2, (height - side) // 2
+        fitted = picture.resize((width, height), bicubic).crop((left, top, left + side, top + side))
+    values = (np.asarray(fitted, dtype=np.float32) / 255 - CLIP_MEAN) / CLIP_STD
+    return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
+
+
+def scales(uses: Sequence[Use], names: Sequence[str]) -> Tensor:
+    """The scale of every adapter on every layer of `attention.layers`: (adapters, layers), float32."""
+    import torch
+
+    rows = [
+        [use.scale * factor for factor in layers.factors(names, use.pattern)] for use in uses for _ in range(use.parts)
+    ]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(names))
+
+
+def masks(
+    uses: Sequence[Use], names: Sequence[str], levels: int, width: int, height: int, device: torch.device, dtype: Any
+) -> list[list[Tensor]]:
+    """The masks as `attention.Context` has them, for a picture of this size; empty when no adapter has one.
+
+    Made smaller for each layer as diffusers' `IPAdapterMaskProcessor` does. `levels`: blocks of the UNet one way down.
+    """
+    import warnings
+
+    import torch
+    from diffusers.image_processor import IPAdapterMaskProcessor
+
+    if not any(use.masks for use in uses):
+        return []
+    processor = IPAdapterMaskProcessor()
+    pixels = [_queries(name, levels, width // 8, height // 8) for name in names]
+    result = []
+    for mask in (mask for use in uses for mask in use.masks or (None,)):
+        whole = torch.ones(1, height, width)
+        if mask is not None:
+            whole = processor.preprocess([mask.image], height=height, width=width)[0]
+        with warnings.catch_warnings():
+            # Of another shape by rounding alone: `task.check_masks` has looked.
+            warnings.simplefilter("ignore")
+            small = {count: processor.downsample(whole, 1, count, 1)[None] for count in set(pixels)}
+        small = {count: tensor.to(device, dtype) for count, tensor in small.items()}
+        result.append([small[count] for count in pixels])
+    return result
+
+
+def _queries(name: str, levels: int, width: int, height: int) -> int:
+    """How many pixels the layer called `name` sees of a picture of `width` x `height` latent pixels."""
+    part, number, *_ = name.split(".")
+    depth = {"down_blocks": lambda: int(number), "up_blocks": lambda: levels - 1 - int(number)}
+    for _ in range(depth.get(part, lambda: levels - 1)()):
+        width, height = -(-width // 2), -(-height // 2)
+    return width * height
+
+
+def _encode_prompt(
+    model: Model, name: str, prompt: str, device: torch.device, reporter: Reporter
+) -> tuple[Tensor, Tensor]:
+    import torch
+
+    hidden: list[Tensor] = []
+    pooled = None
+    for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
+        ids = _token_ids(tokenizer, name, prompt, reporter if not hidden else None)
+        with torch.no_grad():
+            encoded = encoder(ids.to(device), output_hidden_states=True)
+        hidden.append(encoded.hidden_states[-2])
+        pooled = encoded[0]
+    assert pooled is not None
+    if len(hidden) == 1:  # SD 1.5 reads what its encoder gives in the end
+        return pooled, pooled.new_zeros(1, 0)
+    return torch.cat(hidden, dim=-1), pooled
+
+
+def _token_ids(tokenizer: Any, name: str, prompt: str, reporter: Reporter | None) -> Tensor:
+    """Token ids, (1, length of the encoder's window); says which words no longer fit."""
+    limit = tokenizer.model_max_length
+    ids = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
+    if reporter is not None:
+        whole = tokenizer(prompt).input_ids
+        if len(whole) > limit:
+            lost = tokenizer.decode(whole[limit - 1 : -1])
+            reporter.warn(f"the {name} is longer than {limit - 2} tokens; left out: {lost}")
+    return ids

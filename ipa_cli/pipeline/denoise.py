@@ -1,0 +1,201 @@
+"""From noise to a picture: the denoising loop and the decoder, as in diffusers' SDXL pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.errors import IpaError
+from ipa_cli.hardware.timing import StepClock
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from ipa_cli.backends.base import Denoiser
+    from ipa_cli.unet.attention import Context
+
+
+class BrokenPicture(IpaError):
+    """The numbers went out of range and there is no picture in them."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to draw; sizes in pixels."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seed: int
+
+    @property
+    def guided(self) -> bool:
+        """Whether the UNet sees a negative half too, as in diffusers."""
+        return self.guidance_scale > 1
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What steers the UNet, made once per prompt and reference: see `attention.Context`.
+
+    `spans` holds for each row of the context's scale the fractions of the steps between which it counts.
+    """
+
+    context: Context
+    text_embeds: Tensor
+    spans: tuple[tuple[float, float], ...] = ()
+
+
+def counts(start: float, end: float, step: int, steps: int) -> bool:
+    """Whether `step`, from 0, lies wholly between two fractions of the steps, as in diffusers' control guidance."""
+    return start <= step / steps and (step + 1) / steps <= end
+
+
+def scales(conditions: Conditions, steps: int) -> list[Tensor]:
+    """The context's scale at each step, (adapters, layers): 0 for what does not count there."""
+    scale, made = conditions.context.scale, {}
+    patterns = [tuple(counts(start, end, step, steps) for start, end in conditions.spans) for step in range(steps)]
+    for pattern in set(patterns):
+        made[pattern] = scale if all(pattern) else scale * scale.new_tensor(pattern)[:, None]
+    return [made[pattern] for pattern in patterns]
+
+
+def for_several(conditions: Conditions, pictures: int) -> Conditions:
+    """The same conditions for several pictures in one UNet call; with guidance all negative halves come first."""
+    if pictures == 1:
+        return conditions
+    context = conditions.context
+    return replace(
+        conditions,
+        context=context._replace(
+            text=[pair.repeat_interleave(pictures, dim=1) for pair in context.text],
+            image=[[pair.repeat_interleave(pictures, dim=1) for pair in adapter] for adapter in context.image],
+        ),
+        text_embeds=conditions.text_embeds.repeat_interleave(pictures, dim=0),
+    )
+
+
+def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timestep: Tensor) -> Any:
+    """The inputs of one UNet call; `sample`, (pictures, 4, h, w), is repeated until the conditions have their fill."""
+    import torch
+
+    from ipa_cli.unet.attention import UNetInputs
+
+    batch = conditions.text_embeds.shape[0]
+    size = [request.height, request.width, 0, 0, request.height, request.width]
+    time_ids = torch.tensor([size] * batch, dtype=sample.dtype, device=sample.device)
+    sample = sample.repeat(batch // len(sample), 1, 1, 1)
+    return UNetInputs(sample, timestep, conditions.text_embeds, time_ids, conditions.context)
+
+
+def initial_noise(request: Request, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(1, channels, h, w) of noise drawn on the CPU, so that a seed means the same on every device."""
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    shape = (1, channels, request.height // 8, request.width // 8)
+    return torch.randn(shape, generator=generator, dtype=dtype).to(device)
+
+
+def denoise(
+    requests: Sequence[Request],
+    conditions: Conditions,
+    denoiser: Denoiser,
+    scheduler: Any,
+    latents: Tensor,
+    clock: StepClock,
+    advance: Callable[[], None],
+) -> Tensor:
+    """Run the scheduler's steps from pure noise, (pictures, 4, h, w); returns the latents of the pictures.
+
+    `requests` differ in their seeds alone. On a GPU nothing here waits for the device: the scheduler keeps its
+    numbers on the CPU, where they are scalars of the kernels it starts.
+    """
+    import inspect
+
+    request, steps = requests[0], requests[0].steps
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": [_after_the_noise(one, latents) for one in requests]} if takes_generator else {}
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.to(latents.device)
+    scale = scales(conditions, len(timesteps))
+    latents = latents * scheduler.init_noise_sigma
+    template = unet_inputs(request, conditions, latents, timesteps[0])
+    repeats = len(template.sample) // len(latents)
+    clock.mark()
+    for step, timestep in enumerate(scheduler.timesteps):
+        sample = scheduler.scale_model_input(latents, timestep).repeat(repeats, 1, 1, 1)
+        context = conditions.context._replace(scale=scale[step])
+        noise = denoiser(template._replace(sample=sample, timestep=timesteps[step], context=context))
+        if request.guided:
+            negative, positive = noise.chunk(2)
+            noise = negative + request.guidance_scale * (positive - negative)
+        latents = scheduler.step(noise, timestep, latents, **extra, return_dict=False)[0].to(latents.dtype)
+        clock.mark()
+        advance()
+    return latents
+
+
+def _after_the_noise(request: Request, latents: Tensor) -> torch.Generator:
+    """The generator of a picture: as in diffusers its first numbers went into the noise it began with."""
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    torch.randn((1, *latents.shape[1:]), generator=generator, dtype=latents.dtype)
+    return generator
+
+
+def decode(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> list[Image.Image]:
+    """Turn latents (pictures, 4, h, w) into pictures, one after the other, which takes the memory of one.
+
+    Raises BrokenPicture when they hold NaN or infinity.
+    """
+    return [_picture(_pixels(vae, one, warn)) for one in latents.split(1)]
+
+
+def _pixels(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> Tensor:
+    """Values from 0 to 1, (1, 3, h, w); what leaves the range of fp16 is decoded again in fp32, with a word."""
+    import torch
+
+    decoded = _decoded(vae, latents)
+    too_large = vae.dtype == torch.float16 and not torch.isfinite(decoded).all() and torch.isfinite(latents).all()
+    if too_large and vae.device.type != "meta":  # offloaded layer by layer, its weights are not here
+        warn("the decoder left the range of float16: this picture is decoded again in float32")
+        torch.nn.Module.to(vae, torch.float32)
+        try:
+            decoded = _decoded(vae, latents)
+        finally:
+            torch.nn.Module.to(vae, torch.float16)  # exact: every number came from there
+    return decoded.float().div(2).add(0.5)
+
+
+def _decoded(vae: Any, latents: Tensor) -> Tensor:
+    import torch
+
+    config = vae.config
+    latents = latents.to(vae.dtype)
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        as_column = [torch.tensor(v, dtype=vae.dtype, device=latents.device).view(1, -1, 1, 1) for v in (mean, std)]
+        latents = latents * as_column[1] / config.scaling_factor + as_column[0]
+    else:
+        latents = latents / config.scaling_factor
+    with torch.no_grad():
+        return vae.decode(latents, return_dict=False)[0]
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    import torch
+    from PIL import Image
+
+    if not torch.isfinite(pixels).all():
+        raise BrokenPicture(
+            "the picture came out as NaN or infinity: numbers left the range of the dtype",
+            "try --dtype bfloat16, or --dtype float32",
+        )
+    rounded = pixels[0].clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(rounded.permute(1, 2, 0).contiguous().cpu().numpy())

@@ -1,0 +1,71 @@
+"""Image embeddings read from a file: checked before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.errors import IpaError
+from ipa_cli.system import inputs
+
+if TYPE_CHECKING:
+    from ipa_cli.models.ip_adapter import AdapterPlan
+
+FORMAT = "ipa image embeddings 1"
+MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Embeds:
+    """Embeddings read from a file: float32 arrays (images, …), and what was encoded."""
+
+    source: str
+    sha256: str
+    positive: Any
+    negative: Any
+
+
+def read(name: str, adapter: AdapterPlan) -> Embeds:
+    """Read and check embeddings for `adapter`. Raises IpaError when they are broken or were made for another."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = Path(name)
+    again = f"make them anew: ipa embed cat.png --output {path.name}"
+    data = inputs.read(name, MAX_BYTES, "a file of embeddings")
+    try:
+        tensors = load(data)
+    except (SafetensorError, KeyError) as error:  # KeyError: numbers that numpy has not
+        encoded = f"{path.stem}.safetensors"
+        raise IpaError(
+            f"{path} is no whole file of embeddings: {error}",
+            f"ipa embed {name} --output {encoded}, then --embeds {encoded}",
+        ) from error
+    metadata = _said(data)
+    if metadata.get("format") != FORMAT or set(tensors) != {"positive", "negative"}:
+        raise IpaError(f"{path} holds no image embeddings of ipa", again)
+    made_for, here = metadata.get("file", ""), PurePosixPath(adapter.file).name
+    if made_for != here:
+        raise IpaError(f"{path} was made for the adapter {made_for}, not for {here}", again)
+    shape = tensors["positive"].shape
+    wanted = adapter.encoder.config.get("projection_dim" if len(shape) == 2 else "hidden_size")
+    if shape != tensors["negative"].shape or len(shape) not in (2, 3) or not shape[0] or shape[-1] != wanted:
+        raise IpaError(f"{path} has embeddings of shape {shape}, the adapter takes width {wanted}", again)
+    for values in tensors.values():
+        if values.dtype != np.float32 or not np.isfinite(values).all():
+            raise IpaError(f"{path} has numbers that are not finite, or not float32", again)
+    return Embeds(name, hashlib.sha256(data).hexdigest(), tensors["positive"], tensors["negative"])
+
+
+def _said(data: bytes) -> dict[str, Any]:
+    """What `ipa embed` wrote beside the tensors of a safetensors file; nothing where another program wrote it."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        said = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ipa"])
+    except (ValueError, RecursionError, KeyError):
+        return {}
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,101 @@
+"""Prompts as people give them: words, a file, stdin, a list of many; and what of their spelling has no meaning here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ipa_cli.config import ConfigError, checked
+from ipa_cli.config.values import from_json
+from ipa_cli.errors import IpaError, suggest
+from ipa_cli.result import Reporter
+from ipa_cli.system import inputs
+from ipa_cli.system.inputs import STDIN
+
+LIST_BYTES = 16_000_000
+# What a line of JSON may say for its own pictures.
+OF_A_LINE = ("prompt", "negative_prompt", "seed", "num_images")
+
+_LINE_END = re.compile(r"\r\n|\r|\n")  # and no other: JSON may hold U+2028, a prompt a form feed
+_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+_JSON_BEGINS = re.compile(r'(\[\s*\{?|\{)\s*("|$)')  # neither [star] nor {a|b}, which other programs read
+
+_WITHOUT_MEANING = re.compile(
+    r"""\([^()]*:\s*-?[\d.]+\s*\)      # (red star:1.4)
+    | \(\([^()]*\)\)                   # ((red star))
+    | \[[^\[\]]+\]                     # [red star], [red:blue:0.5]
+    | <\w+:[^<>]*>                     # <lora:name:0.8>
+    | \bembedding:[\w.-]+             # ComfyUI's textual inversion
+    | \b(?:BREAK|AND)\b
+    """,
+    re.VERBOSE,
+)
+
+
+def typed(words: Sequence[str]) -> list[str]:
+    """The prompts that `--prompt` gives: `-` is what stdin holds, `@file` what a file does, `@@x` the words `@x`.
+
+    Raises IpaError when a file cannot be read or is not UTF-8, UsageError for what no prompt may be.
+    """
+    return [checked("prompt", _written(word), "--prompt") for word in words]
+
+
+def listed(source: str) -> list[dict[str, Any]]:
+    """The settings of each prompt in a list, a file or stdin (`-`): a prompt a line, or a JSON object a line.
+
+    It is JSON when its name or its first line says so; an object says `prompt`, and may say the other settings of
+    OF_A_LINE. Empty lines do not count. Raises IpaError when it cannot be read, is not UTF-8 or empty, ConfigError for
+    an object that says something else, and for JSON that is not an object a line.
+    """
+    name = "stdin" if source == STDIN else source
+    lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(_text(source)), 1) if line.strip()]
+    if not lines:
+        raise IpaError(f"{name} holds no prompt", "write one on each line")
+    if source.endswith(_JSON_SUFFIXES) or _JSON_BEGINS.match(lines[0][1]):
+        return [_settings(line, f"{name}, line {number}") for number, line in lines]
+    return [{"prompt": checked("prompt", line, name, ConfigError)} for _, line in lines]
+
+
+def warn_of_spelling(texts: Iterable[str], reporter: Reporter) -> None:
+    """Say once which parts of prompts are written for other programs and are read as plain words here."""
+    found = dict.fromkeys(found for text in texts for found in _WITHOUT_MEANING.findall(text))
+    if found:
+        shown = ", ".join(list(found)[:5]) + (", …" if len(found) > 5 else "")
+        reporter.warn(f"in a prompt, weights, LoRAs, embeddings, BREAK and AND are read as plain words: {shown}")
+
+
+def _written(word: str) -> str:
+    if word.startswith("@@"):
+        return word[1:]
+    if word == STDIN or word.startswith("@"):
+        return _text(word if word == STDIN else word[1:]).strip()
+    return word
+
+
+def _text(source: str) -> str:
+    try:
+        return inputs.read(source, LIST_BYTES, "a prompt").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        name = "stdin" if source == STDIN else source
+        raise IpaError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8") from error
+
+
+def _settings(line: str, where: str) -> dict[str, Any]:
+    example = '{"prompt": "a red fox", "negative_prompt": "snow", "seed": 7}'
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON: {error}", f"write {example}") from error
+    if not isinstance(said, Mapping):
+        raise ConfigError(f"{where}: not a JSON object", f"write {example}")
+    for name in said:
+        if name not in OF_A_LINE:
+            raise ConfigError(
+                f"{where}: unknown key '{name}'{suggest(name, OF_A_LINE)}", f"a line says {', '.join(OF_A_LINE)}"
+            )
+    if not isinstance(said.get("prompt"), str):
+        raise ConfigError(f"{where}: no prompt", f"write {example}")
+    values = {name: value for name, value in said.items() if value is not None}
+    return {name: checked(name, from_json(name, value, where), where, ConfigError) for name, value in values.items()}

@@ -1,0 +1,251 @@
+"""What to draw, with every default filled in."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.config import Settings, adapter_options
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images import reference
+from ipa_cli.images.mask import HALF
+from ipa_cli.images.reference import Reference
+from ipa_cli.pipeline import image_embeds
+from ipa_cli.pipeline.image_embeds import Embeds
+from ipa_cli.result import Reporter
+from ipa_cli.system.inputs import check_stdin
+from ipa_cli.unet import layers
+from ipa_cli.unet.layers import Pattern
+
+if TYPE_CHECKING:
+    from ipa_cli.models.ip_adapter import AdapterPlan
+    from ipa_cli.models.plan import Plan
+    from ipa_cli.pipeline.denoise import Request
+
+SEEDS = 2**32
+MOST_PICTURES = 10_000
+WITHOUT_MASKS = ("nexfort", "oneflow")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The pictures that one adapter's settings name."""
+
+    references: tuple[Reference, ...] = ()
+    masks: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one IP-Adapter is used: on layer i its scale is `scale` times the pattern's factor for i.
+
+    It counts in the steps that lie wholly between `start` and `end`, fractions of all steps.
+    """
+
+    scale: float
+    mode: str
+    table: str | None
+    pattern: Pattern
+    start: float
+    end: float
+    references: tuple[Reference, ...]
+    weights: tuple[float, ...]  # what each reference adds is multiplied by its own
+    fit: str
+    embeds: Embeds | None  # in place of references
+    masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
+
+    @property
+    def sources(self) -> tuple[Reference | Embeds, ...]:
+        """Its pictures, or the file of embeddings in their place."""
+        return self.references if self.embeds is None else (self.embeds,)
+
+    @property
+    def parts(self) -> int:
+        """Into how many adapters of the context it is taken apart: one for each mask."""
+        return max(1, len(self.masks))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to draw, with every default filled in."""
+
+    prompt: str
+    negative_prompt: str
+    adapters: tuple[Use, ...]
+    requests: tuple[Request, ...]
+
+    @property
+    def scale(self) -> float:
+        """The scale that `--scale` sets: that of the first adapter, 0 without any."""
+        return self.adapters[0].scale if self.adapters else 0.0
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The pictures of all adapters."""
+        return tuple(picture for use in self.adapters for picture in use.references)
+
+    @property
+    def sources(self) -> tuple[Reference | Embeds, ...]:
+        """The pictures of all adapters, or the files of embeddings in their place."""
+        return tuple(source for use in self.adapters for source in use.sources)
+
+
+def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...]:
+    """The reference pictures and masks of every adapter, each checked and read once; says what was done to them."""
+    each = adapter_options.each(settings)
+    pictures = [name for one in each for name in (*one.image, *one.mask)]
+    check_stdin([*pictures, *(one.embeds for one in each)])
+    members = {name: reference.expand(name, reporter.note) for name in dict.fromkeys(pictures)}
+
+    def read_once(typed: Sequence[Sequence[str]], load: Callable[[str], Reference]) -> list[tuple[Reference, ...]]:
+        names = [[member for name in many for member in members[name]] for many in typed]
+        found = {name: load(name) for name in dict.fromkeys(name for many in names for name in many)}
+        for picture in found.values():
+            for remark in picture.notes:
+                reporter.note(f"{picture.source}: {remark}")
+        return [tuple(found[name] for name in many) for many in names]
+
+    references = read_once([one.image for one in each], reference.load)
+    masks = read_once([one.mask for one in each], reference.load_mask)
+    return tuple(map(Loaded, references, masks))
+
+
+def make_tasks(
+    settings: Settings, plan: Plan, loaded: Sequence[Loaded], prompts: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Task, ...]:
+    """A task for each of `prompts`, settings in the place of the others (`prompts.OF_A_LINE`); without any, just one.
+
+    Each draws all its pictures from the first seed on, so that they can be compared.
+    """
+    if settings.seed is None:
+        settings = replace(settings, seed=secrets.randbelow(SEEDS))
+    first, *others = [replace(settings, **values) for values in prompts] or [settings]
+    task = make_task(first, plan, loaded)
+    tasks = (
+        task,
+        *(
+            replace(task, prompt=_prompt(one, plan), negative_prompt=one.negative_prompt, requests=_requests(one, plan))
+            for one in others
+        ),
+    )
+    pictures = sum(len(task.requests) for task in tasks)
+    if pictures > MOST_PICTURES:
+        raise UsageError(f"that makes {pictures} pictures; at most {MOST_PICTURES} are drawn at once", "split the list")
+    return tasks
+
+
+def make_task(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Task:
+    """Fill in what the user left open from the model's defaults."""
+    prompt, requests = _prompt(settings, plan), _requests(settings, plan)
+    each = zip(adapter_options.each(settings), loaded, strict=True) if plan.adapters else ()
+    steps = requests[0].steps
+    uses = tuple(
+        _use(one, plan, adapter, pictures, steps) for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
+    )
+    check_masks(uses, requests[0].width, requests[0].height)
+    if any(use.masks for use in uses) and settings.backend in WITHOUT_MASKS:
+        raise UsageError(f"the backend {settings.backend} knows no masks", "use --backend inductor or eager")
+    return Task(prompt, settings.negative_prompt, uses, requests)
+
+
+def _chosen(settings: Settings, plan: Plan, name: str) -> Any:
+    value = getattr(settings, name)
+    return plan.defaults.get(name) if value is None else value
+
+
+def _prompt(settings: Settings, plan: Plan) -> str:
+    prompt = _chosen(settings, plan, "prompt")
+    if prompt is None:
+        raise UsageError(f"what should {plan.name} draw?", 'say it with --prompt "a red fox in the snow"')
+    return prompt
+
+
+def _requests(settings: Settings, plan: Plan) -> tuple[Request, ...]:
+    from ipa_cli.pipeline.denoise import Request
+
+    chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
+    first = secrets.randbelow(SEEDS) if settings.seed is None else settings.seed
+    return tuple(Request(**chosen, seed=first + n) for n in range(settings.num_images))
+
+
+def check_masks(uses: Sequence[Use], width: int, height: int) -> None:
+    """Raise UsageError unless every mask has the shape of the picture, and leaves something of the reference."""
+    for mask in (mask for use in uses for mask in use.masks):
+        if not any(mask.image.histogram()[HALF:]):
+            raise IpaError(
+                f"the mask {mask.source} is dark everywhere", "where the reference counts it is white, at least by half"
+            )
+        if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
+            raise IpaError(
+                f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}: another shape",
+                "a mask covers the whole picture: give it the picture's proportions",
+            )
+
+
+def _check_number(masks: Sequence[Reference], images: int) -> None:
+    """Raise UsageError unless there is one mask for all pictures, or one for each."""
+    if len(masks) not in (0, 1, images):
+        raise UsageError(
+            f"{len(masks)} masks for {images} reference picture{'s' * (images > 1)}",
+            "give one --mask for all of them, or one for each",
+        )
+
+
+def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: Loaded, steps: int) -> Use:
+    """How the one adapter that `settings` speak of is used."""
+    from ipa_cli.pipeline.denoise import counts
+
+    known = layers.blocks(plan.unet_config)
+    if settings.ip_layers is None:
+        pattern, usual = layers.of_mode(settings.ip_mode, known), plan.defaults["scale"]
+    elif settings.ip_mode != "full":
+        raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
+    else:
+        pattern, usual = layers.parse(settings.ip_layers, known), 1.0  # the table itself says how strongly
+    start, end = settings.ip_start, settings.ip_end
+    if start >= end:
+        raise UsageError(f"the reference would count from {start:g} to {end:g} of the steps", "--ip-start 0 --ip-end 1")
+    if not any(counts(start, end, step, steps) for step in range(steps)):
+        raise UsageError(
+            f"none of the {steps} steps lies wholly between {start:g} and {end:g}", "widen --ip-start to --ip-end"
+        )
+    references = loaded.references
+    encoded = None if settings.embeds is None else image_embeds.read(settings.embeds, adapter)
+    if encoded is not None and references:
+        raise UsageError("--image and --embeds both give references", "leave one of them out, or use --adapter twice")
+    if encoded is None and not references:
+        if "reference" not in plan.defaults:
+            raise UsageError("an adapter has no reference picture", f"give it one: {adapter_options.EXAMPLE}")
+        references = (reference.load(plan.defaults["reference"]),)
+    count = len(references) if encoded is None else len(encoded.positive)
+    _check_number(loaded.masks, count)
+    weights = settings.image_weight or (1.0,) * count
+    if len(weights) != count:
+        raise UsageError(
+            f"{len(weights)} image weights for {count} reference pictures",
+            "give one --image-weight for each picture, in their order, or none",
+        )
+    if not any(weights):
+        raise UsageError("all image weights are 0", "use --scale 0 to leave the references out")
+    scale = usual if settings.scale is None else settings.scale
+    return Use(
+        scale,
+        settings.ip_mode,
+        settings.ip_layers,
+        pattern,
+        start,
+        end,
+        references,
+        tuple(weights),
+        settings.fit,
+        encoded,
+        loaded.masks,
+    )
+
+
+def name_fields(task: Task, number: int) -> dict[str, Any]:
+    """What the name of picture `number` may be made of: see `filenames.plan_paths`."""
+    request = task.requests[number]
+    return {"seed": request.seed, "scale": task.scale, "index": number, "prompt": task.prompt}

@@ -1,0 +1,1 @@
+"""Files, child processes and signals, as safe as a foreign folder needs them."""

@@ -1,0 +1,209 @@
+"""The one writer of files: whole or not at all, never through a link, and only plain files are ever replaced.
+
+Data goes into a new file of a random name beside the wanted one, onto the disk, and takes its name last. A folder, a
+device or a pipe of that name stays as it is; so does a link, because a foreign folder may hold one that leads to a
+file of the user. Folders that are missing are made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import IO, TextIO
+
+from ipa_cli.errors import IpaError, UsageError
+
+ELSEWHERE = "choose another place with --output"
+HANDED = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")  # links that lead to what the shell has opened
+UNFINISHED = ".ipa-*.tmp"  # what a write leaves that was killed with no chance to clean up
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def write(path: Path, data: bytes, force: bool, elsewhere: str = ELSEWHERE) -> Path:
+    """Write a file under its name with `force`, else as `create` does; returns the name it got."""
+    if force:
+        replace(path, data, elsewhere)
+        return path
+    return create(path, data, elsewhere)
+
+
+def replace(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> None:
+    """Write a file, in place of one that is there; it keeps that one's permissions.
+
+    Raises IpaError when the folder is read-only, the disk is full, or something else than a plain file has that name;
+    `elsewhere` is its hint.
+    """
+    with replacing(path, elsewhere) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, elsewhere: str = ELSEWHERE, overwrite: bool = True) -> Iterator[IO[bytes]]:
+    """What is written to the yielded file becomes `path` when the block ends well; else nothing changes.
+
+    Raises IpaError as `replace`, and without `overwrite` when there is anything of that name.
+    """
+    with _in_words(path, elsewhere):
+        before = _plain(path)
+        with _beside(path) as (file, temporary):
+            yield file
+            if before is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode) & 0o777)
+            _onto_disk(file)
+            _plain(path)
+            if overwrite:
+                temporary.replace(path)
+            else:
+                _name_without_overwriting(temporary, path)
+
+
+def create(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> Path:
+    """Write a new file and return its name: a number is added to one that is taken, also by another process meanwhile.
+
+    Raises IpaError as `replace`.
+    """
+    with _in_words(path, elsewhere), _beside(path) as (file, temporary):
+        file.write(data)
+        _onto_disk(file)
+        for candidate in numbered(path):
+            with suppress(FileExistsError):
+                _name_without_overwriting(temporary, candidate)
+                return candidate
+    raise AssertionError("numbers do not end")
+
+
+def append(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> None:
+    """Add to the end of a plain file, or begin it; `data` is on the disk when this returns. Raises IpaError."""
+    with _in_words(path, elsewhere):
+        _plain(path)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(path, flags, 0o666), "ab") as file:
+            file.write(data)
+            _onto_disk(file)
+
+
+def open_log(path: Path, elsewhere: str = ELSEWHERE) -> TextIO:
+    """A text file to add to line by line; also a device, a pipe that somebody reads, or what the shell has opened.
+
+    Raises IpaError as `append`.
+    """
+    handed = str(path).startswith(HANDED)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | (0 if handed else os.O_NOFOLLOW)
+    with _in_words(path, elsewhere):
+        if not handed and kind(path) == "a link":
+            raise IpaError(f"{path} is a link: files are not written through it", elsewhere)
+        descriptor = os.open(path, flags, 0o666)  # without waiting: nobody may ever read that pipe
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+def check_writable(path: Path, replacing: bool = False, elsewhere: str = ELSEWHERE) -> None:
+    """Raise IpaError as `create`, or when `replacing` as `replace` would, before the long work; leaves nothing."""
+    with _in_words(path, elsewhere):
+        if replacing:
+            _plain(path)
+        there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        with _beside(there / path.name):
+            pass
+
+
+def make_folder(folder: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Make a folder that is ours to fill, with those above it. Raises IpaError when it is a link, or cannot be made."""
+    with _in_words(folder, elsewhere):
+        _make(folder)
+        if folder.is_symlink():
+            raise IpaError(f"{folder} is a link: files are not written through it", elsewhere)
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """`path` and then its names with numbers added: cat.png, cat-1.png, cat-2.png."""
+    yield path
+    for number in count(1):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def kind(path: Path) -> str | None:
+    """What is there when it is no plain file, in words: "a link", "a device", …; None for a plain file or nothing."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no plain file")
+
+
+def _plain(path: Path) -> os.stat_result | None:
+    """What is known of the plain file in this place, None when there is none."""
+    found = kind(path)
+    if found is not None:
+        raise IpaError(f"{path} is {found}: only plain files are replaced", "name another file")
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return path.lstat()
+    return None
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    _make(path.parent)
+    temporary = path.parent / f".ipa-{secrets.token_hex(8)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            yield file, temporary
+    finally:
+        with suppress(OSError):  # or it would hide why the write failed
+            temporary.unlink()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+
+
+def _onto_disk(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _name_without_overwriting(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # exFAT and some network folders have no hard links: claim the name, then move onto the claim.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        try:
+            temporary.replace(path)
+        except BaseException:
+            path.unlink()
+            raise
+
+
+@contextmanager
+def _in_words(path: Path, elsewhere: str) -> Iterator[None]:
+    if "\0" in str(path):
+        raise UsageError(f"{str(path)!r} names no file", elsewhere)
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise IpaError(f"no space left on the disk of {path}", f"free some space, or {elsewhere}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise IpaError(f"the folder {path.parent} cannot be written to", elsewhere) from error
+        raise IpaError(f"{path} cannot be written: {error.strerror or error}", elsewhere) from error

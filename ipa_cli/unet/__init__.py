@@ -1,0 +1,1 @@
+"""The UNet with the adapters' attention in it."""

@@ -1,0 +1,107 @@
+"""Our Triton kernels against plain PyTorch in fp32, on odd sizes; on a CPU by Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="needs Triton")
+
+# In a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
+SCRIPT = """
+import sys
+import torch
+from ipa_cli.backends import convs, gates, kernels
+from ipa_cli.backends.eight_bit import BlockLinear, Blocks, multiplies_blocks, quantised, quantised_by_squares
+
+device = sys.argv[1]
+dtype, tolerance = (torch.float16, 2e-3) if device == "cuda" else (torch.float32, 1e-5)
+torch.manual_seed(0)
+
+
+def normal(*shape):
+    return torch.randn(shape, device=device, dtype=dtype)
+
+
+def check(got, expected):
+    error = ((got.double() - expected.double()).norm() / expected.double().norm()).item()
+    assert error < tolerance, error
+
+
+def check_eight(got, expected, least):
+    if device == "cuda":  # half a step between numbers of three bits
+        error = (got - expected).abs() / expected.abs().clamp(min=least)
+        assert error.max() < 0.0635, error.max()
+    else:  # the interpreter rounds small numbers otherwise
+        assert (got - expected).norm() < 0.1 * expected.norm()
+
+
+for batch, pixels, heads, depth, text, image, rows, block in [
+    (2, 100, 3, 16, 77, 4, 32, 16), (1, 65, 2, 64, 77, 16, 64, 128), (2, 33, 2, 32, 154, 20, 16, 64)
+]:
+    given = normal(batch, pixels, heads * depth), *(normal(2, batch, heads, tokens, depth) for tokens in (text, image))
+    scale = torch.tensor([0.37, 9.0], device=device)  # its first number counts
+    got = kernels.cross_attention(*given, scale, rows=rows, text_block=block)
+    check(got, kernels.plain_cross_attention(*(tensor.float() for tensor in given), scale))
+for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
+    both = normal(rows, 2 * width)
+    numbers, size = gates.gated_rows(both)
+    plain = gates.plain_gated(both.float())
+    assert torch.allclose(size, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
+    check_eight(numbers.float() * size, plain, size / 64)
+for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 16, 33, (64, 32)), (3, 3, 1, (320, 320))]:
+    pictures = [normal(batch, height, wide, width) for width in widths]
+    slope, shift = (torch.randn(batch, sum(widths), device=device) for _ in range(2))
+    got = convs.neighbours(pictures, slope, shift).float()
+    plain = convs.plain_neighbours([picture.float() for picture in pictures], slope, shift)
+    assert not got[plain == 0].any()
+    check_eight(got, plain, 1 / 64)
+if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
+    for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 24, 192), (3000, 1280, 320)]:
+        given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, 3 * normal(2 * width)
+        plain = gates.plain_geglu(*(x.float() for x in given))
+        check(gates.geglu(*given), plain)
+        check(gates.geglu(*given, rows=64, width=64, depth=32, group=2, stages=2), plain)
+    for rows, width, depth in [(50, 512, 64), (3000, 1024, 320), (257, 2560, 640)]:
+        given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5
+        (states, size), (weight, weight_size) = (quantised(tensor) for tensor in given)
+        bias = normal(2 * width)
+        numbers, sizes = gates.geglu_blocks(states, size, weight, weight_size.t().contiguous(), bias)
+        plain = gates.plain_geglu(states.float() * size, weight.float() * weight_size, bias.float())
+        assert torch.allclose(sizes.t()[:rows] * 448, plain.unflatten(1, (-1, 128)).abs().amax(-1), rtol=1e-2)
+        got = (numbers.float() * sizes.t().repeat_interleave(128, 1))[:rows]
+        assert (got - plain).norm() < 0.04 * plain.norm()
+        if multiplies_blocks(states.device):
+            layer = torch.nn.Linear(width, 256, device=device, dtype=dtype)
+            last = BlockLinear(layer)
+            last.weight, last.size = map(torch.nn.Parameter, quantised_by_squares(layer.weight), [False, False])
+            got = last(Blocks(numbers, sizes, (rows,)))
+            error = (got - layer(plain.to(dtype))).norm() / got.norm()
+            assert error < 0.05, error
+    for batch, height, wide, channels, outs in [(2, 9, 13, 48, 40), (1, 64, 48, 320, 320), (3, 5, 33, 64, 136)]:
+        lines = normal(batch, height + 2, wide, 3 * channels).to(torch.float8_e4m3fn)
+        weight = normal(outs, 9 * channels).to(torch.float8_e4m3fn)
+        given = lines, weight, (torch.rand(outs, device=device) + 0.5) / (9 * channels) ** 0.5, normal(outs)
+        added = normal(batch, outs), normal(batch, height, wide, outs)
+        plain = convs.plain_convolution(*(x.float() for x in given))
+        with_more = convs.plain_convolution(*(x.float() for x in (*given, *added)))
+        for tile in [(0, 0, 0), (128, 64, 3), *(tile[:3] for tile in convs.TILES)]:
+            check(convs.convolution(*given, None, None, *tile), plain)
+            check(convs.convolution(*given, *added, *tile), with_more)
+    for batch, pixels, heads, depth, rows, block in [(2, 64, 3, 16, 32, 16), (1, 100, 2, 64, 64, 32)]:
+        joined = normal(batch, pixels, 3 * heads * depth)
+        got = kernels.self_attention(joined, heads, rows=rows, block=block)
+        check(got, kernels.plain_self_attention(joined.float(), heads))
+"""
+
+
+def test_kernels_compute_what_pytorch_does():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])}
+    if device == "cpu":
+        environment["TRITON_INTERPRET"] = "1"
+    done = subprocess.run([sys.executable, "-c", SCRIPT, device], env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr

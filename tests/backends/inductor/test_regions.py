@@ -1,0 +1,168 @@
+"""The parts of a UNet as pure functions, traced but not compiled."""
+
+import pytest
+import torch
+from torch import nn
+
+from ipa_cli.backends.inductor import backend, blocks, norms, parts, regions
+from ipa_cli.errors import IpaError
+from ipa_cli.unet.attention import call_unet, install, project
+from tests.unets import AS_SD15, adapter, difference, embeddings, example, tiny, tiny_unet, unet_inputs
+
+WAYS = blocks.Ways(phases=True)
+
+
+def traced(unet, inputs, sizes):
+    """The parts of a UNet, and what runs each by its kind's traced program."""
+    split = parts.split(unet, WAYS, inputs.context)
+    programs = {}
+    for region in regions.find(unet, split, inputs, sizes is not None):
+        limits = sizes if len(region.inputs[0].shape) > 2 else None
+        program = regions.export(split[region.parts[0]], region, limits).module()
+        programs |= dict.fromkeys(region.parts, program)
+    assert programs.keys() == split.keys()
+
+    def run(name, given):
+        weights = [weight.read() for weight in split[name].weights.values()]
+        return programs[name](weights, [parts.aligned(tensor) for tensor in given])
+
+    return split, run
+
+
+def scene(adapters=1, changes=None):
+    unet = tiny_unet(changes=changes)
+    weights = install(unet, [adapter(unet, seed=number) for number in range(adapters)])
+    text, images = embeddings(unet, adapters)
+    inputs = unet_inputs(project(unet, weights, text, images))
+    return unet, inputs if changes is None else inputs._replace(text_embeds=torch.zeros(2, 0))
+
+
+@pytest.mark.parametrize(("adapters", "sizes"), [(0, None), (1, (2, 32)), (2, (2, 32))])
+def test_parts_do_what_the_unet_does(adapters, sizes):
+    unet, inputs = scene(adapters)
+    split, run = traced(unet, inputs, sizes)
+    torch.manual_seed(5)
+    for height, width in [(16, 16)] if sizes is None else [(16, 16), (12, 20), (9, 31)]:
+        context = inputs.context._replace(scale=torch.rand_like(inputs.context.scale))
+        given = unet_inputs(context, height, width)
+        with torch.no_grad():
+            for name, weight in unet.named_parameters():
+                if "resnets.0.conv1" in name or "ff.net.2" in name or "attn1.to_k" in name:
+                    weight.mul_(1.1)  # one program serves many modules and any weights
+            assert difference(parts.walk(unet, split, given, run), call_unet(unet, given)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_every_kind_is_traced_for_a_range_of_sizes_in_the_default_options(dtype):
+    unet, inputs = scene()
+    unet.to(dtype).to(memory_format=torch.channels_last)
+    context = inputs.context
+    context = context._replace(text=cast(context.text, dtype), image=[cast(own, dtype) for own in context.image])
+    sample, pooled, ids = cast((inputs.sample, inputs.text_embeds, inputs.time_ids), dtype)
+    inputs = inputs._replace(sample=sample, text_embeds=pooled, time_ids=ids, context=context)
+    options = backend.options({"dynamic": [64, 256]})
+    split = parts.split(unet, backend._ways(options, unet.device), context)
+    for region in regions.find(unet, split, inputs, True):
+        sizes = backend._latent_sizes(region, inputs, options)
+        program = regions.export(split[region.parts[0]], region, sizes)
+        assert bool(program.range_constraints) == (sizes is not None)
+
+
+def cast(tensors, dtype):
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+def test_parts_do_what_the_unet_of_sd15_does():
+    unet, inputs = scene(changes=AS_SD15)
+    split, run = traced(unet, inputs, (2, 32))
+    with torch.no_grad():
+        assert difference(parts.walk(unet, split, inputs, run), call_unet(unet, inputs)) < 1e-5
+
+
+def test_kinds_are_few_and_differ_where_the_modules_do():
+    unet, inputs = scene()
+
+    def kinds(dynamic):
+        found = regions.find(unet, parts.split(unet, WAYS, inputs.context), inputs, dynamic)
+        return sorted(f"{region.name.partition('-')[0]} {len(region.parts)}" for region in found)
+
+    expected = ["block 8", "entry 4", "exit 4", "larger 1", "last 1", "resnet 4", "resnet 4", "time 1"]
+    assert kinds(dynamic=True) == expected
+    assert len(kinds(dynamic=False)) == len(expected) + 2  # the same residual blocks at two sizes
+    unet.mid_block.resnets[0].output_scale_factor = 2.0
+    assert len(kinds(dynamic=True)) == len(expected) + 1
+
+
+def test_a_unet_that_does_more_is_refused():
+    unet, inputs = scene()
+    unet.conv_in.register_forward_hook(lambda *_: None)  # harmless
+    unet.mid_block.register_forward_hook(lambda _module, _given, out: 3 * out)  # not in the parts
+    with pytest.raises(IpaError, match="does not know"):
+        regions.find(unet, parts.split(unet, WAYS, inputs.context), inputs, False)
+
+
+def test_no_part_takes_the_weights_of_the_texts_keys_and_values():
+    unet, _ = tiny()
+    split = parts.split(unet, WAYS)
+    taken = {id(owner) for part in split.values() for weight in part.weights.values() for owner in weight.owners}
+    left = {name for name, module in unet.named_modules() if module._parameters and id(module) not in taken}
+    lone = {name for name in left if name == "conv_in" or "samplers" in name}
+    assert {name.rpartition(".attn2.")[2] for name in left - lone} == {"to_k", "to_v"}
+
+
+def test_joined_weights_take_no_more_memory_and_follow_changes():
+    torch.manual_seed(0)
+    owners = [nn.Linear(4, 4) for _ in range(3)]
+    before = torch.cat([owner.weight for owner in owners])
+    whole = parts.joined(owners, "weight")
+    assert torch.equal(whole, before)
+    assert {owner.weight.untyped_storage().data_ptr() for owner in owners} == {whole.untyped_storage().data_ptr()}
+    with torch.no_grad():
+        owners[1].weight.mul_(2)
+    again = parts.joined(owners, "weight")
+    assert again.data_ptr() == whole.data_ptr() and torch.equal(again[4:8], 2 * before[4:8])
+    owners[2].weight = nn.Parameter(torch.ones(4, 4))
+    replaced = parts.joined(owners, "weight")
+    assert replaced.data_ptr() != whole.data_ptr() and replaced[8:].eq(1).all()
+
+
+def test_rows_of_the_scale_lie_on_sixteen_bytes():
+    rows = parts.rows(torch.arange(24.0).reshape(3, 8))
+    assert rows.shape == (8, 4) and rows.is_contiguous()
+    assert rows[2, :3].tolist() == [2, 10, 18]
+
+
+def test_the_unet_runs_as_before_once_it_is_split():
+    unet, adapters = tiny()
+    inputs = example(unet, adapters)
+    with torch.no_grad():
+        before = call_unet(unet, inputs)
+        split = parts.split(unet, WAYS, inputs.context)
+        parts.walk(unet, split, inputs, lambda name, given: split[name](given))
+        assert torch.equal(call_unet(unet, inputs), before)
+
+
+def test_masks_are_inputs_of_the_parts():
+    unet, inputs = scene(2)
+    # The tiny UNet attends on one level alone: pictures of 16 x 16 latent pixels are 8 x 8 there.
+    masks = [[torch.zeros(1, 1, 64, 1)] * inputs.context.scale.shape[1] for _ in range(2)]
+    split, run = traced(unet, inputs._replace(context=inputs.context._replace(mask=masks)), None)
+    torch.manual_seed(5)
+    masked = inputs.context._replace(mask=[[torch.rand_like(mask) for mask in own] for own in masks])
+    given = inputs._replace(context=masked)
+    with torch.no_grad():
+        expected = call_unet(unet, given)
+        assert difference(parts.walk(unet, split, given, run), expected) < 1e-5
+        assert difference(expected, call_unet(unet, inputs)) > 1e-3
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (5, 7)])
+def test_group_norm_by_channels_is_group_norm(height, width):
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 20)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    channels = 30 * torch.randn(20, 1, 1)  # as far from each other as those of one group may be
+    picture = torch.randn(2, 20, height, width) + channels
+    with torch.no_grad():
+        assert torch.allclose(norms.GroupNorm(norm)(picture), norm(picture), atol=1e-5)

@@ -1,0 +1,138 @@
+"""Which graph of the cache serves a picture: real keys of a tiny UNet, nothing compiled."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ipa_cli import backends, cache
+from ipa_cli.cache import Entry, Miss, Store
+from ipa_cli.config import Settings
+from ipa_cli.engine import graphs
+from ipa_cli.errors import IpaError
+from ipa_cli.result import Silent
+from tests.unets import example, tiny
+
+INDUCTOR = backends.get("inductor")
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return tiny()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+def wanted(unet, options=None, size=(16, 16), masks=False):
+    inputs = example(*unet, *size)
+    if masks:
+        mask = [[torch.ones(1, 1, 4, 1)] * inputs.context.scale.shape[1]]
+        inputs = inputs._replace(context=inputs.context._replace(mask=mask))
+    return graphs.ask(INDUCTOR, "inductor", "tiny", inputs, replace(Settings(), compile_options=options))
+
+
+def keep(store, unet, *way, **more):
+    """A graph in the cache, as far as its key is concerned."""
+    kept = wanted(unet, *way, **more)
+
+    def fill(folder):
+        (folder / "graph.json").write_text("{}")
+
+    describe = {"model": "tiny", "options": dict(kept.options)}
+    return cache.build(store, graphs.key(unet[0], kept), describe, fill).entry
+
+
+def found(store, unet, *way, **more):
+    entry = graphs.find(store, unet[0], wanted(unet, *way, **more))
+    return entry.id if isinstance(entry, Entry) else None
+
+
+def test_a_graph_compiled_another_way_serves_unless_a_way_was_asked_for(store, unet):
+    kept = keep(store, unet, '{"phases": false}')
+    assert found(store, unet) == found(store, unet, '{"phases": false}') == kept.id
+    assert found(store, unet, "fast") is None
+
+
+def test_a_coarser_precision_serves_only_who_asked_for_it(store, unet):
+    coarse = keep(store, unet, '{"precision": "fp8"}')
+    assert found(store, unet) is None
+    assert found(store, unet, '{"precision": "fp8"}') == coarse.id
+
+
+def test_a_range_serves_the_sizes_within(store, unet):
+    kept = keep(store, unet, '{"dynamic": [64, 256]}')
+    assert found(store, unet) == found(store, unet, size=(32, 8)) == kept.id
+    assert found(store, unet, size=(33, 16)) is None
+
+
+def test_masks_and_their_lack_want_graphs_of_their_own(store, unet):
+    plain, masked = (graphs.key(unet[0], wanted(unet, masks=masks)) for masks in (False, True))
+    assert plain.factors.items() ^ masked.factors.items() == {("masks", True)}
+    keep(store, unet)
+    missed = graphs.find(store, unet[0], wanted(unet, masks=True))
+    assert isinstance(missed, Miss) and missed.reasons == ("masks none → yes",)
+    kept = keep(store, unet, masks=True)
+    assert found(store, unet, masks=True) == kept.id != found(store, unet)
+
+
+ODD = {
+    "no options": {"model": "tiny"},
+    "options that are a list": {"options": [1]},
+    "unknown options": {"options": {"speed": 9}},
+    "a span of text": {"options": {"dynamic": "64..256"}},
+    "a span of one": {"options": {"dynamic": [64]}},
+    "kernels that are a number": {"options": {"kernels": 5}},
+    "a preset": {"options": {"preset": "max"}},
+}
+
+
+@pytest.mark.parametrize("describe", ODD.values(), ids=ODD)
+def test_a_graph_with_odd_options_is_passed_over(store, unet, describe):
+    """Everything else of the backend goes on working."""
+    odd = wanted(unet, '{"phases": false}')
+    cache.build(store, graphs.key(unet[0], odd), describe, lambda folder: (folder / "graph.json").touch())
+    assert found(store, unet) is None
+    good = keep(store, unet, '{"dynamic": [64, 256]}')
+    assert found(store, unet) == good.id
+    with pytest.raises(cache.Refused, match="how it was compiled"):
+        graphs.prepare(unet[0], odd, store, True, Silent())
+
+
+PLANS = {
+    "no JSON": "{",
+    "a list": "[]",
+    "nothing": "{}",
+    "no table of regions": '{"sample": [2, 4, 16, 16], "dynamic": null, "regions": 5}',
+    "a region of text": '{"sample": [2, 4, 16, 16], "dynamic": null, "regions": ["a"]}',
+    "a sample of text": '{"sample": ["2", 4, 16, 16], "dynamic": null, "regions": []}',
+    "an unknown part": '{"sample": [2, 4, 16, 16], "dynamic": null, "regions": '
+    '[{"name": "a", "parts": ["nose"], "weight_layouts": [], "inputs": []}]}',
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_a_graph_with_an_odd_plan_is_told(store, unet, plan):
+    want = wanted(unet)
+
+    def fill(folder):
+        (folder / "graph.json").write_text(plan)
+
+    cache.build(store, graphs.key(unet[0], want), {"options": dict(want.options)}, fill)
+    with pytest.raises(IpaError, match="the graph is"):
+        graphs.prepare(unet[0], want, store, True, Silent())
+
+
+def test_one_that_may_not_be_loaded_serves_only_where_no_other_does(store, unet):
+    ours = keep(store, unet, '{"phases": false}')
+    foreign = keep(store, unet, '{"dynamic": [64, 256]}')
+    larger = keep(store, unet, '{"dynamic": [64, 512]}')
+    for entry in (foreign, ours):
+        (entry.folder / "proof.json").unlink()
+    assert found(store, unet) == larger.id
+    (larger.folder / "proof.json").unlink()
+    assert found(store, unet) in (ours.id, foreign.id, larger.id)
+    with pytest.raises(cache.Refused, match="made elsewhere"):
+        graphs.prepare(unet[0], wanted(unet), store, False, Silent())

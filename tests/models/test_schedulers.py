@@ -1,0 +1,64 @@
+"""Samplers: how often they call the UNet, and the steps they can do."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError
+from ipa_cli.models import configurations, schedulers
+from ipa_cli.models.architectures import SDXL
+from ipa_cli.models.location import ModelError
+from ipa_cli.models.plan import DEMO, make_plan
+
+HERE = [name for name in schedulers.CLASSES if name not in schedulers.NEEDS or find_spec(schedulers.NEEDS[name])]
+# What each can do of 1 to 1000 steps with the noise schedule of SDXL, the demo's and SD 1.5's.
+RANGES = {"lcm": (1, 50), "pndm": (4, 999), "ddim": (1, 999), "dpm++": (1, 998), "unipc": (1, 998)}
+OF_SD15 = {"pndm": (1, 999), "dpm++": (1, 999), "unipc": (1, 999)}
+
+
+@pytest.fixture(scope="module")
+def plans():
+    return [make_plan(Settings(model=model, load_format="dummy")) for model in ("demo", "sd15")]
+
+
+@pytest.mark.parametrize(("name", "calls"), [("euler", 6), ("ddim", 6), ("dpm++", 6), ("pndm", 7), ("heun", 11)])
+def test_the_calls_that_a_bar_counts_are_those_that_are_made(name, calls):
+    from diffusers import PNDMScheduler
+
+    scheduler = schedulers.create(name, PNDMScheduler(skip_prk_steps=True))
+    assert schedulers.calls(scheduler, 6) == calls
+    scheduler.set_timesteps(6)
+    assert len(scheduler.timesteps) == calls  # asking changed nothing
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_steps_that_a_scheduler_cannot_do_are_refused(name, plans):
+    for plan, ranges in zip(plans, (RANGES, {**RANGES, **OF_SD15}), strict=True):
+        low, high = ranges.get(name, (1, 1000))
+        default = schedulers.of_model(plan.configs["scheduler"], plan.family)
+        for steps in (1, 3, 51, *((999, 1000) if name in RANGES else ())):
+            if low <= steps <= high:
+                schedulers.check_steps(name, plan, steps)
+                continue
+            with pytest.raises(UsageError, match=f"cannot do {steps} step") as refused:
+                schedulers.check_steps(name, plan, steps)
+            assert name in refused.value.message
+            assert refused.value.hint.startswith(f"choose --steps from {low} to {high},")
+        assert all(schedulers.works(schedulers.create(name, default), steps) for steps in (4, 25, 50))
+
+
+def test_they_are_refused_before_anything_is_loaded(ipa):
+    for command in (("generate",), ("sweep-scale", "--image", DEMO / "reference.png")):
+        said = ipa(*command, "--scheduler", "lcm", "--steps", 51, "--json")
+        assert said.exit_code == 2 and "lcm cannot do 51 steps" in said.error()["message"]
+        assert "from 1 to 50" in said.error()["hint"] and "loading" not in said.stderr
+    said = ipa("generate", "--steps", 2, "--scheduler", "pndm")
+    assert said.exit_code == 2 and "from 4 to 999" in said.stderr
+
+
+def test_a_model_whose_own_scheduler_needs_another_package_says_so(monkeypatch):
+    monkeypatch.setattr(schedulers, "find_spec", lambda _: None)
+    config = configurations.scheduler("x", {"_class_name": "LMSDiscreteScheduler"})
+    with pytest.raises(ModelError, match="needs scipy"):
+        schedulers.of_model(config, SDXL)

@@ -1,0 +1,161 @@
+"""Which files a part's weights are read from: the index alone decides over shards, a variant where it is there."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from ipa_cli.models import hub
+from ipa_cli.models import location as locations
+from ipa_cli.models.download import weight_files
+from ipa_cli.models.location import Location, ModelError, folder_location
+
+HALF, FULL = torch.float16, torch.float32
+PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+def write(folder: Path, *names: str) -> Location:
+    """A folder of empty files."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder_location(folder)
+
+
+def write_index(folder: Path, name: str, shards: object) -> None:
+    weight_map = {f"tensor{n}": shard for n, shard in enumerate(shards)} if isinstance(shards, list) else shards
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize(("part", "stem"), PARTS.items())
+def test_an_older_set_of_shards_beside_the_indexed_one_is_left_alone(tmp_path, part, stem):
+    new = [f"{stem}-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    old = [f"{stem}-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    location = write(tmp_path, *(f"{part}/{name}" for name in (*new, *old)))
+    index = f"{part}/{stem}.safetensors.index.json"
+    write_index(tmp_path, index, [*new, new[0]])
+    assert weight_files(location, part, None, FULL) == [index, *(f"{part}/{name}" for name in new)]
+
+
+def test_on_a_hub_the_index_decides_too(monkeypatch, tmp_path):
+    index = "unet/diffusion_pytorch_model.safetensors.index.json"
+    shards = [f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    write_index(tmp_path, index, [shards[1].partition("/")[2]])
+    monkeypatch.setattr(hub, "fetch", lambda *_, **__: tmp_path)
+    location = Location(None, "some/one", None, frozenset([index, *shards]))
+    assert weight_files(location, "unet", None, FULL) == [index, shards[1]]
+
+
+@pytest.mark.parametrize(("part", "stem"), PARTS.items())
+def test_a_whole_file_beside_an_index_counts_as_the_library_of_the_part_has_it(tmp_path, part, stem):
+    location = write(tmp_path, f"{part}/{stem}.safetensors", f"{part}/a.safetensors")
+    write_index(tmp_path, f"{part}/{stem}.safetensors.index.json", ["a.safetensors"])
+    files = weight_files(location, part, None, FULL)
+    assert (f"{part}/a.safetensors" in files) == (part != "text_encoder")
+    assert (f"{part}/{stem}.safetensors" in files) == (part == "text_encoder")
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        ["../other.safetensors"],
+        ["/etc/hostname.safetensors"],
+        ["deep/a.safetensors"],
+        ["a\\b.safetensors"],
+        ["a.bin"],
+        ["diffusion_pytorch_model.safetensors.index.json"],
+        ["missing.safetensors"],
+        ["loop.safetensors"],
+        ["a" * 5000 + ".safetensors"],
+        ["\0.safetensors"],
+        [7],
+        [None],
+        [],
+        {},
+        7,
+        None,
+    ],
+)
+def test_an_index_that_cannot_be_followed_is_told(tmp_path, shards):
+    location = write(tmp_path, "other.safetensors", "unet/a.bin", "unet/deep/a.safetensors", "unet/a\\b.safetensors")
+    (tmp_path / "unet/loop.safetensors").symlink_to("loop.safetensors")
+    write_index(tmp_path, "unet/diffusion_pytorch_model.safetensors.index.json", shards)
+    with pytest.raises(ModelError) as told:
+        weight_files(location, "unet", None, FULL)
+    assert "\n" not in told.value.message and told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("there", "variant", "dtype", "taken"),
+    [
+        ((".safetensors", ".fp16.safetensors"), None, HALF, ".fp16.safetensors"),
+        ((".safetensors", ".fp16.safetensors"), None, FULL, ".safetensors"),
+        ((".fp16.safetensors",), None, FULL, ".fp16.safetensors"),
+        ((".bin", ".fp16.safetensors"), None, FULL, ".fp16.safetensors"),
+        ((".fp16.bin",), None, FULL, ".fp16.bin"),
+        ((".safetensors",), "fp16", HALF, ".safetensors"),
+        ((".fp16.bin", ".safetensors"), "fp16", HALF, ".fp16.bin"),
+        ((".ema.safetensors", ".safetensors"), "ema", HALF, ".ema.safetensors"),
+    ],
+)
+def test_a_variant_is_taken_where_it_is_there(tmp_path, there, variant, dtype, taken):
+    location = write(tmp_path, *(f"unet/diffusion_pytorch_model{ending}" for ending in there))
+    assert weight_files(location, "unet", variant, dtype) == [f"unet/diffusion_pytorch_model{taken}"]
+
+
+def test_a_folder_that_has_another_variant_alone_says_what_to_type(tmp_path):
+    location = write(tmp_path, "unet/diffusion_pytorch_model.bf16.safetensors")
+    with pytest.raises(ModelError, match="no weights for unet") as told:
+        weight_files(location, "unet", None, HALF)
+    assert told.value.hint == "--variant bf16"
+
+
+@pytest.mark.parametrize("middle", ["index.fp16", "fp16.index"])
+def test_both_names_of_a_variant_s_index_are_known(tmp_path, middle):
+    location = write(tmp_path, "unet/a.safetensors")
+    write_index(tmp_path, f"unet/diffusion_pytorch_model.safetensors.{middle}.json", ["a.safetensors"])
+    assert weight_files(location, "unet", "fp16", HALF)[1:] == ["unet/a.safetensors"]
+
+
+def test_a_folder_is_not_walked_through(tmp_path, monkeypatch):
+    location = write(tmp_path, "unet/config.json", "other/x")
+    (tmp_path / "link").symlink_to(tmp_path / "unet", target_is_directory=True)
+    walked: list[object] = []
+    monkeypatch.setattr(os, "scandir", lambda *_: walked.append(_) or iter(()))
+    monkeypatch.setattr(os, "listdir", lambda *_: walked.append(_) or [])
+    assert location.has("link/config.json") and not location.has("link")
+    assert not location.has("x" * 5000) and not walked
+
+
+def test_hidden_files_are_nobody_s_weights(tmp_path):
+    location = write(tmp_path, "._ip-adapter.bin", ".DS_Store", "ip-adapter.bin", "below/other.bin")
+    assert location.files() == ["ip-adapter.bin"]
+    assert Location(None, "some/one", None, frozenset(["._a.bin", "a.bin", "b/c.bin"])).files() == ["a.bin"]
+
+
+def test_a_folder_that_may_not_be_entered_is_told(tmp_path, monkeypatch):
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)  # root may enter every folder
+    with pytest.raises(ModelError, match="cannot be read: Permission denied"):
+        folder_location(tmp_path).has("unet/config.json")
+
+
+def test_a_home_that_nobody_has_is_told():
+    with pytest.raises(ModelError, match="nobody-of-this-name"):
+        locations.expanded("~nobody-of-this-name/model")
+
+
+@pytest.mark.parametrize("name", ["stabilityai/stable-diffusion-xl-base-1.0", "someone/Realistic_V4.0", "a/b"])
+def test_a_hub_s_names_may_have_dots(name):
+    assert hub.is_repo_id(name)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b/c", "a/b.safetensors", "a/b.bin", "../b", "a/", "-a/b", "a b/c", "a/b\n"])
+def test_paths_are_no_names_of_a_hub(name):
+    assert not hub.is_repo_id(name)

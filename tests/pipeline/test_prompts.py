@@ -1,0 +1,138 @@
+"""Prompts as people give them: what is read, and what is refused or told."""
+
+from pathlib import Path
+
+import pytest
+
+from ipa_cli.errors import IpaError
+from ipa_cli.pipeline import prompts
+from ipa_cli.result import Silent
+
+
+def test_words_files_and_a_doubled_at_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fox.txt").write_bytes(b"\xef\xbb\xbfa red fox,\nin the snow \n")
+    words = ["a cat", "", "@fox.txt", "@@home", "a@b", "--"]
+    assert prompts.typed(words) == ["a cat", "", "a red fox,\nin the snow", "@home", "a@b", "--"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"caf\xe9", "not UTF-8 text"),
+        (b"\xff\xfea\0", "not UTF-8 text"),
+        (b"x" * 16_000_001, "larger than 16 MB"),
+    ],
+)
+def test_a_file_that_is_no_prompt_is_told(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "fox.txt").write_bytes(content)
+    for read in (lambda: prompts.typed([f"@{tmp_path}/fox.txt"]), lambda: prompts.listed(f"{tmp_path}/fox.txt")):
+        with pytest.raises(IpaError, match=message) as caught:
+            read()
+        assert "fox.txt" in caught.value.message and caught.value.hint
+
+
+def test_a_list_is_a_prompt_a_line(tmp_path):
+    (tmp_path / "list.txt").write_text("a fox\r\n\n  {a|b} cat \n@dog\n", "utf-8")
+    assert prompts.listed(f"{tmp_path}/list.txt") == [{"prompt": "a fox"}, {"prompt": "{a|b} cat"}, {"prompt": "@dog"}]
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list"])
+def test_a_list_may_be_json_lines(tmp_path, name):
+    lines = [
+        '{"prompt": "a\\nfox", "seed": 3}',
+        "",
+        '{"prompt": "", "negative_prompt": "x", "num_images": 2, "seed": null}',
+    ]
+    (tmp_path / name).write_text("\n".join(lines), "utf-8")
+    assert prompts.listed(f"{tmp_path}/{name}") == [
+        {"prompt": "a\nfox", "seed": 3},
+        {"prompt": "", "negative_prompt": "x", "num_images": 2},
+    ]
+
+
+@pytest.mark.parametrize("begin", ["{", '{ "prompt": "a fox" } x', "[", '[{"prompt": "a fox"}]', '["a fox"]'])
+def test_json_that_is_no_object_a_line_is_not_drawn_as_words(tmp_path, begin):
+    (tmp_path / "list.txt").write_text(f"{begin}\n", "utf-8")
+    with pytest.raises(IpaError, match="line 1: not"):
+        prompts.listed(f"{tmp_path}/list.txt")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\f", "\x1c"])
+def test_only_line_ends_end_a_line(tmp_path, mark):
+    (tmp_path / "list").write_bytes(f"a{mark}fox\r[red] cat\r\ndog".encode())
+    assert [said["prompt"] for said in prompts.listed(f"{tmp_path}/list")] == [f"a{mark}fox", "[red] cat", "dog"]
+    (tmp_path / "list.jsonl").write_text('{"prompt": "a\u2028fox"}\n', "utf-8")
+    assert prompts.listed(f"{tmp_path}/list.jsonl") == [{"prompt": "a\u2028fox"}]
+
+
+def test_a_folder_of_nobody_is_told():
+    with pytest.raises(IpaError, match="~nobody-of-that-name/x"):
+        prompts.typed(["@~nobody-of-that-name/x"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "holds no prompt"),
+        ("a fox", "line 1: not JSON"),
+        ("[1]", "line 1: not a JSON object"),
+        ("[" * 10_000, "line 1: not JSON"),
+        ('{"seed": 1}', "line 1: no prompt"),
+        ('{"prompt": ["a"]}', "line 1: no prompt"),
+        ('{"prompt": "a", "sead": 1}', "unknown key 'sead'; did you mean 'seed'?"),
+        ('{"prompt": "a", "width": 64}', "unknown key 'width'"),
+        ('{"prompt": "a", "seed": -1}', "seed = -1: expected a number from 0"),
+        ('{"prompt": "a", "seed": 1.5}', "seed = 1.5: expected a whole number"),
+        ('{"prompt": "a", "num_images": 0}', "num_images = 0"),
+        ('{"prompt": "a", "negative_prompt": 3}', "negative_prompt = 3: expected a string"),
+        ('{"prompt": "\\ud800"}', "prompt"),
+    ],
+)
+def test_a_line_that_says_something_else_is_told_with_its_number(tmp_path, line, message):
+    (tmp_path / "list.jsonl").write_text(line, "utf-8")
+    with pytest.raises(IpaError) as caught:
+        prompts.listed(f"{tmp_path}/list.jsonl")
+    assert message in caught.value.message and caught.value.hint
+
+
+class Warned(Silent):
+    def __init__(self):
+        self.said = []
+
+    def warn(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        *("(red star:1.4)", "(a:.5)", "((red star))", "[red star]", "[red:blue:0.5]", "<lora:x:0.8>"),
+        *("<hypernet:a:1>", "embedding:easynegative", "BREAK", "AND"),
+    ],
+)
+def test_what_is_spelt_for_other_programs_is_told_once(spelling):
+    reporter = Warned()
+    prompts.warn_of_spelling([f"a fox, {spelling}, in the snow", spelling], reporter)
+    assert len(reporter.said) == 1 and reporter.said[0].endswith(f"are read as plain words: {spelling}")
+
+
+def test_plain_words_are_not_warned_of():
+    reporter = Warned()
+    prompts.warn_of_spelling(
+        ["a cat (Siamese), 16:9, 3 < 4 and a BREAKFAST: SAND [", "Mr. Fox: 'no' (at 10:30 pm)"], reporter
+    )
+    assert reporter.said == []
+
+
+@pytest.mark.parametrize("command", ["generate", "sweep-scale"])
+@pytest.mark.parametrize(
+    "flags", [("--prompt", "@long.txt", "--prompt", "a star"), ("--negative-prompt", "x" * 200_000)]
+)
+def test_a_prompt_without_end_is_refused_before_a_model_is_loaded(ipa, command, flags):
+    Path("long.txt").write_text("star " * 30_000)
+    ran = ipa(command, *flags)
+    assert ran.exit_code == 2 and "100000 characters" in ran.stderr and "loading" not in ran.stderr
+    assert len(ran.stderr) < 500

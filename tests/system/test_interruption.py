@@ -1,0 +1,72 @@
+import json
+import os
+import signal
+
+import pytest
+
+from ipa_cli.app import run
+from ipa_cli.commands import config
+from ipa_cli.output import Terminal
+from ipa_cli.result import Result
+from ipa_cli.system import interruption
+from ipa_cli.system.interruption import Interruption
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def listening() -> Interruption:
+    listener = Interruption()
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_signal_ends_the_command_with_its_own_status(world, capsys, monkeypatch, number):
+    cleaned = []
+
+    def work(value):
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)  # an impatient second one
+            cleaned.append(True)
+
+    monkeypatch.setattr(config, "_plain", work)
+    assert run(["config", "show"], listening()) == 128 + number
+    out, err = capsys.readouterr()
+    assert cleaned and out == ""
+    assert err == ("interrupted\n" if number == signal.SIGINT else f"ended by {number.name}\n")
+
+
+def test_a_signal_that_is_ignored_stays_ignored(world):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    listening()
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_after_the_grace_a_second_signal_counts(monkeypatch):
+    monkeypatch.setattr(interruption, "GRACE", 0.0)
+    listening()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_answer_is_printed_whole(world, capsys, monkeypatch):
+    def answer(terminal: Terminal, result: Result) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        show(terminal, result)
+
+    show = Terminal.show
+    monkeypatch.setattr(Terminal, "show", answer)
+    assert run(["config", "path", "--json"], listening()) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "ok"
