@@ -55,7 +55,9 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
         dtype = devices.pick_dtype(settings.dtype, device)
         (state,), (encoder,) = loader.load_encoders(plan, dtype, reporter, shows_bars)
         encoder.to(device).eval()
-        negative, positive = conditioning.embed(encoder, "proj.weight" in state["image_proj"], task.adapters[0], device)
+        negative, positive = conditioning.embed(
+            encoder, "proj.weight" in state["image_proj"], task.image_prompts[0], device
+        )
     name = adapter_name(plan)
     assert name is not None and plan.adapter is not None
     used = [{"source": public_name(one.source), "sha256": one.sha256} for one in task.references]

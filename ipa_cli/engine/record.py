@@ -32,8 +32,8 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
     """Everything needed to draw picture `number` again, as its file carries it."""
     request = task.requests[number]
     asked = public_settings(session.settings, asked_settings())
-    given = list(zip(asked["adapter"], task.adapters, strict=False))
-    of_flag = next((use.scale for text, use in given if not adapter_options.says_scale(text)), None)
+    given = list(zip(asked["adapter"], task.image_prompts, strict=False))
+    of_flag = next((image_prompt.scale for text, image_prompt in given if not adapter_options.says_scale(text)), None)
     recorded = {
         "prompt": task.prompt,
         "negative_prompt": task.negative_prompt,
@@ -55,7 +55,8 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "settings": {
             **asked,
             "adapter": [
-                text if use.scale == of_flag else adapter_options.with_scale(text, use.scale) for text, use in given
+                text if image_prompt.scale == of_flag else adapter_options.with_scale(text, image_prompt.scale)
+                for text, image_prompt in given
             ],
         },
         **({} if of_flag is None else {"scale": of_flag}),  # so that --scale can say another
@@ -90,22 +91,22 @@ def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
     return [
         {
             "model": _name(session.plan, adapter),
-            "scale": use.scale,
-            "mode": use.mode,
-            "layers": None if use.table is None else json.loads(use.table),
-            "start": use.start,
-            "end": use.end,
-            "fit": use.fit,
+            "scale": image_prompt.scale,
+            "mode": image_prompt.mode,
+            "layers": None if image_prompt.table is None else json.loads(image_prompt.table),
+            "start": image_prompt.start,
+            "end": image_prompt.end,
+            "fit": image_prompt.fit,
             "images": [
                 {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256, "weight": weight}
-                for reference, weight in zip(use.references, use.weights, strict=False)
+                for reference, weight in zip(image_prompt.references, image_prompt.weights, strict=False)
             ],
             "embeds": None
-            if use.embeds is None
-            else {"source": public_name(use.embeds.source), "sha256": use.embeds.sha256},
-            "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in use.masks],
+            if image_prompt.embeds is None
+            else {"source": public_name(image_prompt.embeds.source), "sha256": image_prompt.embeds.sha256},
+            "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in image_prompt.masks],
         }
-        for adapter, use in zip(session.plan.adapters, task.adapters, strict=True)
+        for adapter, image_prompt in zip(session.plan.adapters, task.image_prompts, strict=True)
     ]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ipa_cli.models.loader import Model
     from ipa_cli.models.plan import Plan
     from ipa_cli.pipeline.denoise import Conditions, Request
-    from ipa_cli.pipeline.task import Task, Use
+    from ipa_cli.pipeline.task import ImagePrompt, Task
     from ipa_cli.unet.attention import UNetInputs
 
 BACKEND_ALIASES = {"none": "eager"}
@@ -186,7 +186,7 @@ def encode_images(session: Session, task: Task) -> list[Tensor]:
         devices.memory_in_words(device, offload, session.settings.vae_tiling),
         devices.brought_to(device, offload, *dict.fromkeys(filter(None, model.image_encoders))),
     ):
-        return conditioning.encode_images(model, task.adapters, task.requests[0].guided, device)
+        return conditioning.encode_images(model, task.image_prompts, task.requests[0].guided, device)
 
 
 def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], task: Task) -> Conditions:
@@ -199,16 +199,21 @@ def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], ta
     model, device, offload = session.model, session.device, session.offload
     hidden, pooled = text
     names, request = attention.layers(model.unet), task.requests[0]
-    scales = conditioning.scales(task.adapters, names)
+    scales = conditioning.scales(task.image_prompts, names)
     levels = len(model.unet.config.down_block_types)
-    masks = conditioning.masks(task.adapters, names, levels, request.width, request.height, device, hidden.dtype)
+    masks = conditioning.masks(task.image_prompts, names, levels, request.width, request.height, device, hidden.dtype)
     with (
         devices.memory_in_words(device, offload, session.settings.vae_tiling),
         devices.brought_to(device, offload, model.unet),
     ):
-        weights, parts = [use.weights for use in task.adapters], [use.parts for use in task.adapters]
+        weights, parts = (
+            [image_prompt.weights for image_prompt in task.image_prompts],
+            [image_prompt.parts for image_prompt in task.image_prompts],
+        )
         context = attention.project(model.unet, model.adapters, hidden, images, scales, weights, parts)
-    spans = tuple((use.start, use.end) for use in task.adapters for _ in range(use.parts))
+    spans = tuple(
+        (image_prompt.start, image_prompt.end) for image_prompt in task.image_prompts for _ in range(image_prompt.parts)
+    )
     return Conditions(context._replace(mask=masks), pooled, spans)
 
 
@@ -229,13 +234,13 @@ def without_encoders(session: Session, joined: bool) -> Session:
     return replace(session, model=replace(model, text_encoders=(), image_encoders=()))
 
 
-def at_scale(session: Session, conditions: Conditions, uses: Sequence[Use]) -> Conditions:
+def at_scale(session: Session, conditions: Conditions, image_prompts: Sequence[ImagePrompt]) -> Conditions:
     """Conditions at the scales of `uses`, which differ from those they were made for in nothing else."""
     from ipa_cli.pipeline import conditioning
     from ipa_cli.unet import attention
 
     context = conditions.context
-    scales = conditioning.scales(uses, attention.layers(session.model.unet))
+    scales = conditioning.scales(image_prompts, attention.layers(session.model.unet))
     return replace(conditions, context=context._replace(scale=scales.to(context.scale)))
 
 

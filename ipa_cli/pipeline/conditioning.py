@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.models.loader import Model
-    from ipa_cli.pipeline.task import Use
+    from ipa_cli.pipeline.task import ImagePrompt
 
 # The mean and standard deviation of CLIP's training pictures, by which every IP-Adapter encoder normalises.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -41,7 +41,9 @@ def encode_text(
     return torch.cat([negative[0], positive[0]]), torch.cat([negative[1], positive[1]])
 
 
-def encode_images(model: Model, uses: Sequence[Use], guided: bool, device: torch.device) -> list[Tensor]:
+def encode_images(
+    model: Model, image_prompts: Sequence[ImagePrompt], guided: bool, device: torch.device
+) -> list[Tensor]:
     """Per adapter the embeddings of its reference pictures: (B, images, dim), or hidden states for Plus adapters.
 
     As diffusers' `prepare_ip_adapter_image_embeds`: without a picture the embedding is zero, and Plus adapters see
@@ -50,25 +52,31 @@ def encode_images(model: Model, uses: Sequence[Use], guided: bool, device: torch
     import torch
 
     embeds = []
-    for use, projection, encoder in zip(uses, model.adapters.projections, model.image_encoders, strict=True):
+    for image_prompt, projection, encoder in zip(
+        image_prompts, model.adapters.projections, model.image_encoders, strict=True
+    ):
         base = type(projection).__name__ == "ImageProjection"
-        if use.embeds is None:
-            negative, positive = embed(encoder, base, use, device)
+        if image_prompt.embeds is None:
+            negative, positive = embed(encoder, base, image_prompt, device)
         else:
-            if (use.embeds.positive.ndim == 2) != base:
-                raise IpaError(f"{use.embeds.source} was made for another kind of adapter", "make it anew: ipa embed")
-            both = torch.from_numpy(use.embeds.negative), torch.from_numpy(use.embeds.positive)
+            if (image_prompt.embeds.positive.ndim == 2) != base:
+                raise IpaError(
+                    f"{image_prompt.embeds.source} was made for another kind of adapter", "make it anew: ipa embed"
+                )
+            both = torch.from_numpy(image_prompt.embeds.negative), torch.from_numpy(image_prompt.embeds.positive)
             negative, positive = (half.to(device, model.unet.dtype) for half in both)
         embeds.append(torch.stack([negative, positive]) if guided else positive[None])
     return embeds
 
 
-def embed(encoder: Any, base: bool, use: Use, device: torch.device) -> tuple[Tensor, Tensor]:
+def embed(encoder: Any, base: bool, image_prompt: ImagePrompt, device: torch.device) -> tuple[Tensor, Tensor]:
     """The negative and the positive embeddings of one adapter's pictures; `base`: not its hidden states."""
     import torch
 
     side = encoder.config.image_size
-    pixels = torch.stack([pixel_values(reference.image, side, use.fit) for reference in use.references])
+    pixels = torch.stack(
+        [pixel_values(reference.image, side, image_prompt.fit) for reference in image_prompt.references]
+    )
     pixels = pixels.to(device, encoder.dtype)
     with torch.no_grad():
         if base:
@@ -101,18 +109,26 @@ def pixel_values(picture: Image.Image, side: int, fit: str = "pad") -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
 
 
-def scales(uses: Sequence[Use], names: Sequence[str]) -> Tensor:
+def scales(image_prompts: Sequence[ImagePrompt], names: Sequence[str]) -> Tensor:
     """The scale of every adapter on every layer of `attention.layers`: (adapters, layers), float32."""
     import torch
 
     rows = [
-        [use.scale * factor for factor in layers.factors(names, use.pattern)] for use in uses for _ in range(use.parts)
+        [image_prompt.scale * factor for factor in layers.factors(names, image_prompt.pattern)]
+        for image_prompt in image_prompts
+        for _ in range(image_prompt.parts)
     ]
     return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(names))
 
 
 def masks(
-    uses: Sequence[Use], names: Sequence[str], levels: int, width: int, height: int, device: torch.device, dtype: Any
+    image_prompts: Sequence[ImagePrompt],
+    names: Sequence[str],
+    levels: int,
+    width: int,
+    height: int,
+    device: torch.device,
+    dtype: Any,
 ) -> list[list[Tensor]]:
     """The masks as `attention.Context` has them, for a picture of this size; empty when no adapter has one.
 
@@ -123,12 +139,12 @@ def masks(
     import torch
     from diffusers.image_processor import IPAdapterMaskProcessor
 
-    if not any(use.masks for use in uses):
+    if not any(image_prompt.masks for image_prompt in image_prompts):
         return []
     processor = IPAdapterMaskProcessor()
     pixels = [_queries(name, levels, width // 8, height // 8) for name in names]
     result = []
-    for mask in (mask for use in uses for mask in use.masks or (None,)):
+    for mask in (mask for image_prompt in image_prompts for mask in image_prompt.masks or (None,)):
         whole = torch.ones(1, height, width)
         if mask is not None:
             whole = processor.preprocess([mask.image], height=height, width=width)[0]

@@ -38,7 +38,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Use:
+class ImagePrompt:
     """How one IP-Adapter is used: on layer i its scale is `scale` times the pattern's factor for i.
 
     It counts in the steps that lie wholly between `start` and `end`, fractions of all steps.
@@ -73,23 +73,23 @@ class Task:
 
     prompt: str
     negative_prompt: str
-    adapters: tuple[Use, ...]
+    image_prompts: tuple[ImagePrompt, ...]
     requests: tuple[Request, ...]
 
     @property
     def scale(self) -> float:
         """The scale that `--scale` sets: that of the first adapter, 0 without any."""
-        return self.adapters[0].scale if self.adapters else 0.0
+        return self.image_prompts[0].scale if self.image_prompts else 0.0
 
     @property
     def references(self) -> tuple[Reference, ...]:
         """The pictures of all adapters."""
-        return tuple(picture for use in self.adapters for picture in use.references)
+        return tuple(picture for image_prompt in self.image_prompts for picture in image_prompt.references)
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
         """The pictures of all adapters, or the files of embeddings in their place."""
-        return tuple(source for use in self.adapters for source in use.sources)
+        return tuple(source for image_prompt in self.image_prompts for source in image_prompt.sources)
 
 
 def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...]:
@@ -141,13 +141,14 @@ def make_task(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Task:
     prompt, requests = _prompt(settings, plan), _requests(settings, plan)
     each = zip(adapter_options.each(settings), loaded, strict=True) if plan.adapters else ()
     steps = requests[0].steps
-    uses = tuple(
-        _use(one, plan, adapter, pictures, steps) for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
+    image_prompts = tuple(
+        _image_prompt(one, plan, adapter, pictures, steps)
+        for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
-    check_masks(uses, requests[0].width, requests[0].height)
-    if any(use.masks for use in uses) and settings.backend in WITHOUT_MASKS:
+    check_masks(image_prompts, requests[0].width, requests[0].height)
+    if any(image_prompt.masks for image_prompt in image_prompts) and settings.backend in WITHOUT_MASKS:
         raise UsageError(f"the backend {settings.backend} knows no masks", "use --backend inductor or eager")
-    return Task(prompt, settings.negative_prompt, uses, requests)
+    return Task(prompt, settings.negative_prompt, image_prompts, requests)
 
 
 def _chosen(settings: Settings, plan: Plan, name: str) -> Any:
@@ -170,9 +171,9 @@ def _requests(settings: Settings, plan: Plan) -> tuple[Request, ...]:
     return tuple(Request(**chosen, seed=first + n) for n in range(settings.num_images))
 
 
-def check_masks(uses: Sequence[Use], width: int, height: int) -> None:
+def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -> None:
     """Raise UsageError unless every mask has the shape of the picture, and leaves something of the reference."""
-    for mask in (mask for use in uses for mask in use.masks):
+    for mask in (mask for image_prompt in image_prompts for mask in image_prompt.masks):
         if not any(mask.image.histogram()[HALF:]):
             raise IpaError(
                 f"the mask {mask.source} is dark everywhere", "where the reference counts it is white, at least by half"
@@ -193,7 +194,7 @@ def _check_number(masks: Sequence[Reference], images: int) -> None:
         )
 
 
-def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: Loaded, steps: int) -> Use:
+def _image_prompt(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: Loaded, steps: int) -> ImagePrompt:
     """How the one adapter that `settings` speak of is used."""
     from ipa_cli.pipeline.denoise import counts
 
@@ -230,7 +231,7 @@ def _use(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: Loaded, s
     if not any(weights):
         raise UsageError("all image weights are 0", "use --scale 0 to leave the references out")
     scale = usual if settings.scale is None else settings.scale
-    return Use(
+    return ImagePrompt(
         scale,
         settings.ip_mode,
         settings.ip_layers,

@@ -13,7 +13,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import Plan
 from ipa_cli.pipeline import image_embeds
 from ipa_cli.pipeline.image_embeds import Embeds
-from ipa_cli.pipeline.task import Task, Use
+from ipa_cli.pipeline.task import ImagePrompt, Task
 from ipa_cli.sweep import plan
 
 if TYPE_CHECKING:
@@ -25,25 +25,25 @@ class Look:
     """How every adapter is used in a row, and whether the sweep sets its scale or it says its own."""
 
     name: str
-    uses: tuple[Use, ...]
+    image_prompts: tuple[ImagePrompt, ...]
     swept: tuple[bool, ...]
 
-    def at(self, scale: float) -> tuple[Use, ...]:
+    def at(self, scale: float) -> tuple[ImagePrompt, ...]:
         """The same at one scale of the sweep."""
-        pairs = zip(self.uses, self.swept, strict=True)
-        return tuple(replace(use, scale=scale) if swept else use for use, swept in pairs)
+        pairs = zip(self.image_prompts, self.swept, strict=True)
+        return tuple(replace(image_prompt, scale=scale) if swept else image_prompt for image_prompt, swept in pairs)
 
     @property
     def digests(self) -> tuple[str, ...]:
         """SHA-256 of every file it is made of, masks left out."""
-        return tuple(source.sha256 for use in self.uses for source in use.sources)
+        return tuple(source.sha256 for image_prompt in self.image_prompts for source in image_prompt.sources)
 
     @property
     def picture(self) -> Image | None:
         """Its reference pictures beside each other; None where there are only embeddings."""
         from PIL import Image, ImageOps
 
-        images = [reference.image for use in self.uses for reference in use.references]
+        images = [reference.image for image_prompt in self.image_prompts for reference in image_prompt.references]
         if len(images) < 2:
             return images[0] if images else None
         side = 256
@@ -64,17 +64,19 @@ def lay_out(settings: Settings, model: Plan, base: Task, files: Sequence[str]) -
         if not any(swept):
             raise UsageError("every --adapter says its own scale: there is none to sweep", "leave scale= out of one")
         names = plan.labels([public_name(source.source) for source in base.sources])
-        return (Look(" + ".join(names), base.adapters, swept),)
-    (use,) = base.adapters
+        return (Look(" + ".join(names), base.image_prompts, swept),)
+    (image_prompt,) = base.image_prompts
     if files:
         plan.check_references(files, "--embeds")
         (adapter,) = model.adapters
-        uses = [replace(use, embeds=image_embeds.read(file, adapter)) for file in files]
-        _check_alike([one.embeds for one in uses if one.embeds])
+        image_prompts = [replace(image_prompt, embeds=image_embeds.read(file, adapter)) for file in files]
+        _check_alike([one.embeds for one in image_prompts if one.embeds])
     else:
-        plan.check_references([reference.source for reference in use.references], "--image")
-        uses = [replace(use, references=(reference,), weights=(1.0,)) for reference in use.references]
-    return tuple(Look(public_name(one.sources[0].source), (one,), (True,)) for one in uses)
+        plan.check_references([reference.source for reference in image_prompt.references], "--image")
+        image_prompts = [
+            replace(image_prompt, references=(reference,), weights=(1.0,)) for reference in image_prompt.references
+        ]
+    return tuple(Look(public_name(one.sources[0].source), (one,), (True,)) for one in image_prompts)
 
 
 def _check_alike(files: Sequence[Embeds]) -> None:
@@ -88,16 +90,16 @@ def _check_alike(files: Sequence[Embeds]) -> None:
 
 def plan_of(settings: Settings, looks: Sequence[Look]) -> dict[str, Any]:
     """What of the looks decides how the pictures come out, as `sweep.json` keeps it."""
-    uses = looks[0].uses
+    image_prompts = looks[0].image_prompts
 
     def each(values: Sequence[Any]) -> Any:
         return values[0] if len(values) == 1 else list(values)
 
     said = {
-        "ip_mode": each([use.mode for use in uses]),
-        "ip_layers": each([use.table for use in uses]),
-        "ip_steps": each([f"{use.start:g} to {use.end:g}" for use in uses]),
-        "masks": [mask.sha256 for use in uses for mask in use.masks],
-        "fit": each([use.fit for use in uses]),
+        "ip_mode": each([image_prompt.mode for image_prompt in image_prompts]),
+        "ip_layers": each([image_prompt.table for image_prompt in image_prompts]),
+        "ip_steps": each([f"{image_prompt.start:g} to {image_prompt.end:g}" for image_prompt in image_prompts]),
+        "masks": [mask.sha256 for image_prompt in image_prompts for mask in image_prompt.masks],
+        "fit": each([image_prompt.fit for image_prompt in image_prompts]),
     }
     return {**said, "adapters": public_settings(settings, ["adapter"])["adapter"]} if settings.adapter else said

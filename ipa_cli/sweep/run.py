@@ -110,7 +110,7 @@ def sweep_scale(
     sweep = _lay_out(axes, base, followed)
     warn_of_spelling((*sweep.prompts, base.negative_prompt), reporter)
     for width, height in sweep.sizes:
-        check_masks(base.adapters, width, height)
+        check_masks(base.image_prompts, width, height)
     early = journal.describe(sweep, _known_before_loading(settings, model, base, followed, backend, sweep))
     journal.check_folder(folder, early, resume, force)
     say_what_it_is(model, reporter)
@@ -229,7 +229,9 @@ def _set_up(
 ) -> Studio:
     with reporter.stage("encoding prompts and references"):
         texts = tuple(session.encode_text(opened, replace(base, prompt=words), reporter) for words in sweep.prompts)
-        images = tuple(session.encode_images(opened, replace(base, adapters=look.uses)) for look in followed)
+        images = tuple(
+            session.encode_images(opened, replace(base, image_prompts=look.image_prompts)) for look in followed
+        )
     studio = Studio(opened, base, sweep, followed, texts, images, {})
     ready: dict[tuple[int, int], Ready] = {}
     for row in _one_of_each_size(sweep):
@@ -249,8 +251,8 @@ def _same_graph(one: Ready, other: Ready) -> bool:
 def _task(studio: Studio, row: Row, scale: float = 1.0) -> Task:
     """The task of drawing one point, as its picture records it."""
     request = replace(studio.base.requests[0], width=row.width, height=row.height, seed=row.seed)
-    adapters, prompt = studio.looks[row.reference].at(scale), studio.sweep.prompts[row.prompt]
-    return replace(studio.base, adapters=adapters, prompt=prompt, requests=(request,))
+    image_prompts, prompt = studio.looks[row.reference].at(scale), studio.sweep.prompts[row.prompt]
+    return replace(studio.base, image_prompts=image_prompts, prompt=prompt, requests=(request,))
 
 
 def _condition(studio: Studio, row: Row) -> Conditions:
@@ -331,7 +333,7 @@ def _draw_all(
 def _draw(studio: Studio, folder: Path, point: Point, conditions: Conditions, reporter: Reporter) -> Outcome:
     """Draw one point and write its picture; what fails foreseeably while drawing is a failed point, and no more."""
     task, ready = _task(studio, point.row, point.scale), studio.ready[point.row.width, point.row.height]
-    scaled = session.at_scale(studio.session, conditions, task.adapters)
+    scaled = session.at_scale(studio.session, conditions, task.image_prompts)
     try:
         image, _ = session.draw(
             studio.session, ready.denoiser, task.requests[0], scaled, Path(point.file).name, reporter
@@ -345,7 +347,7 @@ def _draw(studio: Studio, folder: Path, point: Point, conditions: Conditions, re
 
 def _as_asked(opened: Session, task: Task) -> Session:
     """The session as `ipa generate` would have it for this picture alone: with the embeddings of its row."""
-    embeds = task.adapters[0].embeds
+    embeds = task.image_prompts[0].embeds
     if opened.settings.adapter or embeds is None:
         return opened
     return replace(opened, settings=replace(opened.settings, embeds=embeds.source))
