@@ -46,6 +46,16 @@ hypothesis.settings.register_profile("patient", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("patient")
 
 
+# What a test takes time for, by the fixtures that it asks for.
+MARKED_BY_FIXTURE = {"compiled": "compiles", "browser": "browser", "ipa_process": "slow"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for fixture in getattr(item, "fixturenames", ()):
+        if mark := MARKED_BY_FIXTURE.get(fixture):
+            item.add_marker(mark)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is not None:
         import torch

@@ -142,7 +142,7 @@ class Adapter(nn.Module):
 
 
 def cross_attentions(unet) -> list:
-    """The cross-attention layers, in the order of `unet.attn_processors` (and of the published files)."""
+    """The cross-attention layers, in the order of the UNet's `attn_processors` (and of the published files)."""
     modules = dict(unet.named_modules())
     names = (name.removesuffix(".processor") for name in unet.attn_processors)
     return [modules[name] for name in names if name.endswith("attn2")]

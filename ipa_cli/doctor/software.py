@@ -35,7 +35,7 @@ print(json.dumps({"gpus": gpus, "threads": torch.get_num_threads()}))
 
 @dataclass(frozen=True)
 class Build:
-    """What the installed torch was built for, from its `version.py`."""
+    """What the installed torch was built for, from its `torch/version.py`."""
 
     cuda: str | None = None
     hip: str | None = None

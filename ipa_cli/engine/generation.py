@@ -48,7 +48,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Generated:
-    """What `ipa generate` did: pictures, times in seconds, memory in bytes of 2**30 (`measure.memory`)."""
+    """What `ipa generate` did: pictures, times in seconds, memory in GiB (`timing.memory`)."""
 
     images: tuple[Drawn, ...]
     timings: Mapping[str, float]

@@ -297,7 +297,7 @@ def draw_several(
     name: str,
     reporter: Reporter,
 ) -> Several:
-    """Pictures that differ in their seeds alone; `conditions` are those of `pipeline.for_several` of as many."""
+    """Pictures that differ in their seeds alone; `conditions` are those of `denoise.for_several` of as many."""
     import torch
 
     from ipa_cli.hardware import devices, timing

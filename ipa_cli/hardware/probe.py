@@ -141,7 +141,7 @@ def _libc() -> str:
 
 
 def _cuda_of_torch() -> str | None:
-    """The CUDA version the installed torch was built for, read from its `version.py`."""
+    """The CUDA version the installed torch was built for, read from its `torch/version.py`."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return None

@@ -1,6 +1,6 @@
 """Where weights come from: the shipped miniature, a hub repository, a folder, one file, or seeded random numbers.
 
-`plan` reads only small files and finds out whether the parts fit; `loading.load` then fetches and builds them.
+`plan` reads only small files and finds out whether the parts fit; `loader.load` then fetches and builds them.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def render(
     changes: Sequence[Change],
     frozen: Sequence[Frozen],
 ) -> bytes:
-    """The whole page; `references` are the pictures of `sweep.references`, None for none.
+    """The whole page; `references` are the pictures of `Sweep.references`, None for none.
 
     `settings` hold for every picture.
     """

@@ -25,7 +25,7 @@ GAP, MARGIN, HEADER, LABEL = 12, 28, 96, 220
 def draw(
     folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome], references: Sequence[Image | None], subtitle: str
 ) -> bytes:
-    """The sheet as PNG, the same bytes for the same pictures; `references` are those of `sweep.references`."""
+    """The sheet as PNG, the same bytes for the same pictures; `references` are those of `Sweep.references`."""
     from PIL import Image, ImageDraw
 
     cell = _cell(sweep)
