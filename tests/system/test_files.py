@@ -39,20 +39,20 @@ def writes(call: ast.Call) -> bool:
 
 # Everything else that makes a file, and where it can: folders of our own that nobody else can prepare.
 WRITERS = {
-    "files": "the writer itself",
+    "system/files": "the writer itself",
     "app": "/dev/null in place of a closed stream",
     "bench/process": "a new temporary folder",
-    "checks/compiler": "a new temporary folder",
-    "backends/inductor": "the workspace of a graph",
+    "doctor/compiler": "a new temporary folder",
+    "backends/inductor/backend": "the workspace of a graph",
     "backends/workers": "the workspace of a graph",
-    "backends/nexfort": "a temporary folder of this process",
-    "store/archive": "the workspace of an import, O_EXCL and O_NOFOLLOW",
-    "store/building": "the workspace of a graph; the journal of its uses, O_NOFOLLOW",
-    "vocabulary": "a new temporary folder",
-    "store/checking": "the private copies of a graph, O_EXCL",
-    "store/proof": "the key of this user, O_EXCL in a folder of their own",
-    "store/work": "the store's own folder",
-    "embeds": "safetensors in memory",
+    "backends/onediff/nexfort": "a temporary folder of this process",
+    "cache/archive": "the workspace of an import, O_EXCL and O_NOFOLLOW",
+    "cache/building": "the workspace of a graph; the journal of its uses, O_NOFOLLOW",
+    "models/vocabulary": "a new temporary folder",
+    "cache/checking": "the private copies of a graph, O_EXCL",
+    "cache/proof": "the key of this user, O_EXCL in a folder of their own",
+    "cache/work": "the cache's own folder",
+    "engine/embeds": "safetensors in memory",
 }
 
 
