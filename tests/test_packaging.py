@@ -47,7 +47,7 @@ def test_the_wheel_carries_code_demo_and_presets_and_no_tests(built, wheel):
         "ipa_cli/demo/reference.png",
         "ipa_cli/presets/sdxl/unet/config.json",
         "ipa_cli/presets/tokenizer/merges.txt",
-        "ipa_cli/sweep/page.js",
+        *(f"ipa_cli/sweep/templates/page.{kind}" for kind in ("html", "css", "js")),
     } <= names
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"ipa_cli"}
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))

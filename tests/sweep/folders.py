@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -72,14 +73,14 @@ def draw_point(folder: Path, sweep: Sweep, point: Point, fails: bool = False, fr
     return outcome
 
 
-def finish(drawn: Drawn) -> Path:
+def finish(drawn: Drawn, settings: Mapping[str, Any] = SETTINGS) -> Path:
     """Write sheet, animations and page; returns the page."""
     folder, sweep, outcomes = drawn.folder, drawn.sweep, drawn.outcomes
     changes, frozen = difference.compare(folder, outcomes)
     for number, row in difference.drawn_rows(outcomes).items():
         journal.write(folder / animation.file_name(sweep, number), animation.animate(folder, row))
     journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, drawn.references, "demo"))
-    rendered = page.render(folder, sweep, outcomes, drawn.references, SETTINGS, changes, frozen)
+    rendered = page.render(folder, sweep, outcomes, drawn.references, settings, changes, frozen)
     journal.write(folder / journal.PAGE, rendered)
     return folder / journal.PAGE
 

@@ -9,13 +9,15 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ipa_cli.sweep import journal, page
+from ipa_cli.sweep import image_data, journal
 from tests.sweep.folders import FAILURE, draw, finish, make
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -28,7 +30,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-HOSTILE = "<script>window.hacked = 1</script>\"'><img src=x onerror='window.hacked = 1'> &amp; ${title} $title"
+HOSTILE = (
+    "<script>window.hacked = 1</script>\"'><img src=x onerror='window.hacked = 1'> &amp; {{ title }} {% raw %} ${title}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -360,8 +364,8 @@ def test_a_single_scale_makes_a_page_too(browser, tmp_path):
 
 
 def test_large_sweeps_are_shown_as_previews_and_say_so(browser, plain, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "MOST_BYTES", 100)
-    monkeypatch.setattr(page, "PREVIEW_PIXELS", 8 * 64**2)
+    monkeypatch.setattr(image_data, "MAX_BYTES", 100)
+    monkeypatch.setattr(image_data, "PREVIEW_PIXELS", 8 * 64**2)
     large = draw(tmp_path, make((0.0, 0.25, 0.5, 1.0), sizes=((256, 128),)))
     with opened(browser, finish(large)) as tab:
         image = tab.locator("[data-point='1'] img")
@@ -383,11 +387,31 @@ def test_equal_sweeps_give_equal_pages(plain, plain_page):
     assert finish(plain).read_bytes() == before
 
 
-def test_the_data_cannot_end_its_element(tmp_path):
-    drawn = draw(tmp_path, make(prompts=("</script><!--<script>",)))
-    text = finish(drawn).read_text("utf-8")
-    (data,) = re.findall(r'<script type="application/json" id="sweep">([^<]*)</script>', text)
-    assert json.loads(data)["prompts"] == ["</script><!--<script>"]
+class Elements(HTMLParser):
+    """Every start tag with its attributes, as a browser would read them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+@pytest.mark.parametrize("hostile", [HOSTILE, "</script><!--<script>", "\" onload=x '", "</style>", "&lt;b&gt; <b>"])
+def test_hostile_text_adds_no_element_and_no_attribute(tmp_path, hostile):
+    pages = {}
+    for name, text in (("harmless", "words"), ("hostile", hostile)):
+        drawn = draw(tmp_path / name, make(prompts=(text, "plain"), references=(f"{text}.png",)), failed={2})
+        drawn = replace(drawn, outcomes={**drawn.outcomes, 2: replace(drawn.outcomes[2], error=text)})
+        pages[name] = finish(drawn, {"model": text, "negative_prompt": text}).read_text("utf-8")
+    found, expected = (Elements(pages[name]).found for name in ("hostile", "harmless"))
+    assert [(tag, sorted(names)) for tag, names in found] == [(tag, sorted(names)) for tag, names in expected]
+    assert f"{hostile} — scale 0, reference " in next(names["alt"] for _, names in found if names.get("width"))
+    (data,) = re.findall(r'<script type="application/json" id="sweep">([^<]*)</script>', pages["hostile"])
+    assert json.loads(data)["prompts"] == [hostile, "plain"]
+    assert json.loads(data)["points"][1]["error"] == hostile
 
 
 def test_lone_surrogates_do_not_stop_the_page(tmp_path):
