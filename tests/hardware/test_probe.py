@@ -1,7 +1,6 @@
 """What the machine is, told without torch, and why a graph is of no use on it."""
 
 import platform
-from dataclasses import replace
 
 import pytest
 
@@ -75,38 +74,3 @@ def test_no_gpu_in_nonsense():
 def test_slug():
     assert H200.slug == "nvidia-h200-sm90"
     assert probe.select(SMI, "1", 0).slug == "nvidia-geforce-rtx-4090-sm89"
-
-
-def test_a_graph_of_this_machine_is_of_use():
-    for gpu in ("cpu", H200.slug):
-        factors = {**HERE.factors(gpu), "torch": "2.13.0", "unet.sample_size": 128}
-        assert probe.differences(gpu, factors, HERE, CODE) == []
-
-
-def test_reasons_in_words():
-    factors = {**HERE.factors(H200.slug), "torch": "2.13.0", "triton": "3.5", "nexfort": "0.1.dev262"}
-    assert probe.differences(H200.slug, factors, HERE, CODE) == ["nexfort 0.1.dev262 → none"]
-    elsewhere = replace(HERE, gpu=None, cuda=None, instruction_set=("x86_64", "avx512f"))
-    assert probe.differences(H200.slug, factors, elsewhere, CODE) == [
-        "gpu nvidia-h200-sm90 → none",
-        "instruction set -avx2 +avx512f",
-        "nexfort 0.1.dev262 → none",
-    ]
-    other = replace(HERE, gpu=replace(H200, name="NVIDIA H100", driver="570.1"))
-    assert probe.differences(H200.slug, HERE.factors(H200.slug), other, CODE) == [
-        "driver 580 → 570",
-        "gpu nvidia-h200-sm90 → nvidia-h100-sm90",
-    ]
-    newer = replace(HERE, gpu=replace(H200, driver="590.1"))
-    assert probe.differences(H200.slug, HERE.factors(H200.slug), newer, CODE) == ["driver 580 → 590"]
-    patched = replace(HERE, gpu=replace(H200, driver="580.200"))
-    assert probe.differences(H200.slug, HERE.factors(H200.slug), patched, CODE) == []
-
-
-def test_a_cpu_graph_does_not_mind_the_gpu():
-    assert probe.differences("cpu", HERE.factors("cpu"), replace(HERE, gpu=None, cuda=None), CODE) == []
-
-
-def test_a_graph_of_other_code_is_of_no_use() -> None:
-    factors = {**HERE.factors("cpu"), "code": "0ld"}
-    assert probe.differences("cpu", factors, HERE, CODE) == ["ipa's own code has changed"]

@@ -1,0 +1,25 @@
+"""A GPU, versions that fit, and programs that misbehave."""
+
+from pathlib import Path
+
+from ipa_cli.doctor.gpus import Card
+
+GPU = Card("NVIDIA H200", "9.0", 140_000, 143_771)
+WORKING = {
+    "torch": "2.3.1+cu121",
+    "diffusers": "0.30.3",
+    "transformers": "4.44.2",
+    "numpy": "1.26.4",
+    "huggingface_hub": "0.25.2",
+    "nexfort": "0.1.dev262",
+    "onediff": "1.2.0",
+    "onediffx": "1.2.0",
+    "oneflow": "0.9.1.dev20240802+cu121",
+    "triton": "2.3.1",
+}
+
+
+def script(path: Path, body: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
