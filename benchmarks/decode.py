@@ -25,7 +25,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ipa_cli.models import vae as half  # noqa: E402
 
-PACKAGE = Path(half.__file__).parent
+PACKAGE = Path(half.__file__).parents[1]
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 SPREAD = 0.25  # standard deviation of a picture's values, 0 to 1

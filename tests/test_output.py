@@ -135,7 +135,7 @@ def test_piped_progress_is_one_line_a_stage(capsys):
 PROGRESS = """
 import time
 from ipa_cli.output import Terminal
-from ipa_cli.report import Result, Table
+from ipa_cli.result import Result, Table
 terminal = Terminal()
 with terminal.stage("loading [x]") as doing:
     doing("weights")
@@ -159,7 +159,7 @@ def test_a_terminal_gets_bars_and_colour_unless_it_wants_none(world, environ):
 WORDS = """
 from ipa_cli.errors import IpaError
 from ipa_cli.output import Terminal
-from ipa_cli.report import Facts, Result
+from ipa_cli.result import Facts, Result
 terminal = Terminal()
 terminal.note("note " * 20)
 terminal.warn("word " * 20)
@@ -182,7 +182,7 @@ STEERING = """
 import sys
 from pathlib import Path
 from ipa_cli.output import Terminal
-from ipa_cli.report import Facts, Result, Table
+from ipa_cli.result import Facts, Result, Table
 evil = "a\\x1b]52;c;EVIL\\x1b\\\\\\x9b2Jz"
 terminal = Terminal()
 with terminal.stage(evil) as doing, terminal.steps(evil, 1):
@@ -202,7 +202,7 @@ def test_nothing_in_a_name_steers_the_terminal(world):
 
 TABLES = """
 from ipa_cli.output import Terminal
-from ipa_cli.report import Result, Table
+from ipa_cli.result import Result, Table
 narrow = Table(("key",), (("one\\ntwo",),))
 Terminal().show(Result("t", {}, (Table(("key", "state"), (("a" * 20, "b" * 20),), narrow=narrow),)))
 """

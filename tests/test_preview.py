@@ -21,7 +21,7 @@ SHOW = """
 from pathlib import Path
 from PIL import Image
 from ipa_cli.output import Terminal
-from ipa_cli.report import Picture, Result
+from ipa_cli.result import Picture, Result
 picture = Image.new("RGB", (16, 16), (255, 0, 0))
 picture.paste((0, 0, 255), (0, 8, 16, 16))
 picture.save("cat.png")

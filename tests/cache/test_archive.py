@@ -312,11 +312,11 @@ def test_graphs_made_elsewhere_are_ours_once_imported(store, other, archive, mon
 
 def test_a_killed_import_is_swept_by_the_next_that_writes(store, other, archive):
     work = """
-    import ipa_cli.store.archive as archive
+    import ipa_cli.cache.archive as archive
     def killed(*_):
         os.kill(os.getpid(), 9)
     archive.seal_files = killed
-    store.import_(Store(Path(sys.argv[1])), Path(sys.argv[2]))
+    cache.import_(Store(Path(sys.argv[1])), Path(sys.argv[2]))
     """
     assert script(work, other.root, archive).wait(60) == -9
     [left] = cache.unfinished(other)

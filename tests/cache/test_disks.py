@@ -54,6 +54,7 @@ def test_a_librarys_own_words_for_a_full_disk(small_disk):
 def test_a_file_size_limit_is_told_like_a_full_disk(store):
     work = """
     import resource
+    from ipa_cli.cache import StoreError
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     try:
         build(Store(Path(sys.argv[1])), builder=lambda folder: (folder / "g").write_bytes(b"x" * 9000) and None)

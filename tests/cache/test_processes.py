@@ -20,8 +20,8 @@ def test_eight_processes_one_build(store, tmp_path):
     while not gate.exists():
         time.sleep(0.005)
     said = []
-    made = store.build(Store(root), key(), {"model": "demo"}, slow, waiting=lambda: said.append(1))
-    with store.opened(Store(root), made.entry) as folder:
+    made = cache.build(Store(root), key(), {"model": "demo"}, slow, waiting=lambda: said.append(1))
+    with cache.opened(Store(root), made.entry) as folder:
         print(made.fresh, len(said), len((folder / "graph.pt2").read_bytes()))
     """
     gate, log = tmp_path / "gate", tmp_path / "log"
@@ -41,7 +41,7 @@ def test_eight_processes_one_build(store, tmp_path):
 KILLS = """
 import random, signal
 root = Path(sys.argv[1])
-cache = Store(root)
+store = Store(root)
 
 def slow(folder):
     for number in range(4):
@@ -56,16 +56,16 @@ def attempt(wanted, before):
     if child == 0:
         try:
             before()
-            store.build(cache, wanted, {}, slow)
+            cache.build(store, wanted, {}, slow)
         finally:
             os._exit(0)
     return child
 
 def whole(wanted):
-    for item in store.scan(cache):
+    for item in cache.scan(store):
         assert isinstance(item, Entry), item
         if item.id == wanted.short:
-            store.check(item)
+            cache.check(item)
 
 def die_at(moment):
     count = 0
@@ -82,13 +82,13 @@ moment, steps = 0, 0
 while True:
     moment += 1
     wanted = key(batch=moment)
-    damaged = store.build(cache, wanted, {}, fill).entry
+    damaged = cache.build(store, wanted, {}, fill).entry
     (damaged.folder / "graph.pt2").write_bytes(b"damaged")
     child = attempt(wanted, lambda: die_at(moment))
     _, status = os.waitpid(child, 0)
-    for item in store.scan(cache):
+    for item in cache.scan(store):
         assert isinstance(item, Entry), item
-    if store.build(cache, wanted, {}, slow).fresh:
+    if cache.build(store, wanted, {}, slow).fresh:
         steps += 1
     whole(wanted)
     if not os.WIFSIGNALED(status):
@@ -98,7 +98,7 @@ print("steps", moment, "rebuilt", steps)
 # At 50 random moments of a build, by another process; one that was done before its kill does not count
 random.seed(7)
 started = time.perf_counter()
-store.build(cache, key(batch=0, round="timed"), {}, slow)
+cache.build(store, key(batch=0, round="timed"), {}, slow)
 lasts = time.perf_counter() - started
 killed = tries = 0
 while killed < 50 and tries < 400:
@@ -109,10 +109,10 @@ while killed < 50 and tries < 400:
     os.kill(child, signal.SIGKILL)
     killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
     whole(wanted)
-    store.build(cache, wanted, {}, slow)
+    cache.build(store, wanted, {}, slow)
     whole(wanted)
 print("killed", killed)
-store.sweep(cache)
+cache.sweep(store)
 """
 
 
@@ -141,7 +141,7 @@ def test_a_live_build_is_not_swept(store, tmp_path):
         begun.touch()
         while not gate.exists():
             time.sleep(0.005)
-    store.build(Store(root), key(), {}, slow)
+    cache.build(Store(root), key(), {}, slow)
     """
     begun, gate = tmp_path / "begun", tmp_path / "gate"
     worker = script(work, store.root, begun, gate)

@@ -93,8 +93,8 @@ def test_the_size_limit_spares_the_new_and_the_used(tmp_path):
 def test_in_use_by_another_process_stays(store, tmp_path):
     entry = build(store)
     work = """
-    cache, begun = Store(Path(sys.argv[1])), Path(sys.argv[2])
-    with store.opened(cache, store.scan(cache)[0]):
+    store, begun = Store(Path(sys.argv[1])), Path(sys.argv[2])
+    with cache.opened(store, cache.scan(store)[0]):
         begun.touch()
         time.sleep(60)
     """

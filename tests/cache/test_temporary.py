@@ -50,8 +50,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next(cache, by):
     code = """
 import sys, tempfile, time
 from pathlib import Path
-from ipa_cli import temporary
-from ipa_cli.store import Store
+from ipa_cli.cache import Store, temporary
 with temporary.files(Store(Path(sys.argv[1]), None)):
     print(tempfile.mkdtemp(prefix="aotinductor_"), flush=True)
     time.sleep(300)

@@ -151,7 +151,7 @@ def test_two_first_processes_make_one_key(store, no_key, tmp_path):
     root, gate, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     while not gate.exists():
         time.sleep(0.005)
-    store.build(Store(root), key(batch=batch), {}, fill)
+    cache.build(Store(root), key(batch=batch), {}, fill)
     """
     gate = tmp_path / "gate"
     workers = [script(work, store.root, gate, batch) for batch in range(4)]

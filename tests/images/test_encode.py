@@ -158,7 +158,7 @@ CHECKER = """
 import os, sys
 from pathlib import Path
 from ipa_cli.errors import IpaError
-from ipa_cli.files import check_writable
+from ipa_cli.system.files import check_writable
 if os.geteuid() == 0:
     os.setuid(65534)  # root may write anywhere
 try:

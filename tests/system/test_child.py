@@ -60,7 +60,7 @@ def starts(module: str) -> set[str]:
 def test_one_module_alone_starts_programs():
     # Others name the type of what it returns.
     typed = {"backends/workers", "bench/process"}
-    assert {module for module in MODULES if starts(module)} - typed == {"child"}
+    assert {module for module in MODULES if starts(module)} - typed == {"system/child"}
     for module in typed:
         called = {ast.unparse(node.func) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)}
         assert not {name for name in called if name.startswith("subprocess.")}
@@ -154,7 +154,7 @@ def test_a_child_out_of_time_takes_its_own_children_along(tmp_path):
 
 SERVING = """
 import os, subprocess, time
-from ipa_cli import child
+from ipa_cli.system import child
 def main():
     jobs, say = child.serve()
     slow = subprocess.Popen(["sleep", "300"])
@@ -165,7 +165,7 @@ def main():
 PARENT = """
 import sys, time
 from pathlib import Path
-from ipa_cli import child
+from ipa_cli.system import child
 process = child.start("serving", Path(sys.argv[1]), open(sys.argv[1] + "/log", "w"))
 for job in ("1", "[2]"):
     process.stdin.write(job + "\\n")

@@ -14,8 +14,8 @@ pytest.importorskip("triton", reason="needs Triton")
 SCRIPT = """
 import sys
 import torch
-from ipa_cli.backends import convs, gates, kernels
-from ipa_cli.backends.eight_bit import BlockLinear, Blocks, multiplies_blocks, quantised, quantised_by_squares
+from ipa_cli.backends.inductor.fp8 import BlockLinear, Blocks, multiplies_blocks, quantised, quantised_by_squares
+from ipa_cli.backends.inductor.kernels import attention, convolution, feed_forward
 
 device = sys.argv[1]
 dtype, tolerance = (torch.float16, 2e-3) if device == "cuda" else (torch.float32, 1e-5)
@@ -44,33 +44,33 @@ for batch, pixels, heads, depth, text, image, rows, block in [
 ]:
     given = normal(batch, pixels, heads * depth), *(normal(2, batch, heads, tokens, depth) for tokens in (text, image))
     scale = torch.tensor([0.37, 9.0], device=device)  # its first number counts
-    got = kernels.cross_attention(*given, scale, rows=rows, text_block=block)
-    check(got, kernels.plain_cross_attention(*(tensor.float() for tensor in given), scale))
+    got = attention.cross_attention(*given, scale, rows=rows, text_block=block)
+    check(got, attention.plain_cross_attention(*(tensor.float() for tensor in given), scale))
 for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
     both = normal(rows, 2 * width)
-    numbers, size = gates.gated_rows(both)
-    plain = gates.plain_gated(both.float())
+    numbers, size = feed_forward.gated_rows(both)
+    plain = feed_forward.plain_gated(both.float())
     assert torch.allclose(size, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
     check_eight(numbers.float() * size, plain, size / 64)
 for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 16, 33, (64, 32)), (3, 3, 1, (320, 320))]:
     pictures = [normal(batch, height, wide, width) for width in widths]
     slope, shift = (torch.randn(batch, sum(widths), device=device) for _ in range(2))
-    got = convs.neighbours(pictures, slope, shift).float()
-    plain = convs.plain_neighbours([picture.float() for picture in pictures], slope, shift)
+    got = convolution.neighbours(pictures, slope, shift).float()
+    plain = convolution.plain_neighbours([picture.float() for picture in pictures], slope, shift)
     assert not got[plain == 0].any()
     check_eight(got, plain, 1 / 64)
 if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
     for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 24, 192), (3000, 1280, 320)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, 3 * normal(2 * width)
-        plain = gates.plain_geglu(*(x.float() for x in given))
-        check(gates.geglu(*given), plain)
-        check(gates.geglu(*given, rows=64, width=64, depth=32, group=2, stages=2), plain)
+        plain = feed_forward.plain_geglu(*(x.float() for x in given))
+        check(feed_forward.geglu(*given), plain)
+        check(feed_forward.geglu(*given, rows=64, width=64, depth=32, group=2, stages=2), plain)
     for rows, width, depth in [(50, 512, 64), (3000, 1024, 320), (257, 2560, 640)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5
         (states, size), (weight, weight_size) = (quantised(tensor) for tensor in given)
         bias = normal(2 * width)
-        numbers, sizes = gates.geglu_blocks(states, size, weight, weight_size.t().contiguous(), bias)
-        plain = gates.plain_geglu(states.float() * size, weight.float() * weight_size, bias.float())
+        numbers, sizes = feed_forward.geglu_blocks(states, size, weight, weight_size.t().contiguous(), bias)
+        plain = feed_forward.plain_geglu(states.float() * size, weight.float() * weight_size, bias.float())
         assert torch.allclose(sizes.t()[:rows] * 448, plain.unflatten(1, (-1, 128)).abs().amax(-1), rtol=1e-2)
         got = (numbers.float() * sizes.t().repeat_interleave(128, 1))[:rows]
         assert (got - plain).norm() < 0.04 * plain.norm()
@@ -86,15 +86,15 @@ if device == "cuda":  # the interpreter stumbles over loops whose end it does no
         weight = normal(outs, 9 * channels).to(torch.float8_e4m3fn)
         given = lines, weight, (torch.rand(outs, device=device) + 0.5) / (9 * channels) ** 0.5, normal(outs)
         added = normal(batch, outs), normal(batch, height, wide, outs)
-        plain = convs.plain_convolution(*(x.float() for x in given))
-        with_more = convs.plain_convolution(*(x.float() for x in (*given, *added)))
-        for tile in [(0, 0, 0), (128, 64, 3), *(tile[:3] for tile in convs.TILES)]:
-            check(convs.convolution(*given, None, None, *tile), plain)
-            check(convs.convolution(*given, *added, *tile), with_more)
+        plain = convolution.plain_convolution(*(x.float() for x in given))
+        with_more = convolution.plain_convolution(*(x.float() for x in (*given, *added)))
+        for tile in [(0, 0, 0), (128, 64, 3), *(tile[:3] for tile in convolution.TILES)]:
+            check(convolution.convolution(*given, None, None, *tile), plain)
+            check(convolution.convolution(*given, *added, *tile), with_more)
     for batch, pixels, heads, depth, rows, block in [(2, 64, 3, 16, 32, 16), (1, 100, 2, 64, 64, 32)]:
         joined = normal(batch, pixels, 3 * heads * depth)
-        got = kernels.self_attention(joined, heads, rows=rows, block=block)
-        check(got, kernels.plain_self_attention(joined.float(), heads))
+        got = attention.self_attention(joined, heads, rows=rows, block=block)
+        check(got, attention.plain_self_attention(joined.float(), heads))
 """
 
 
