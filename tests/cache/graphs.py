@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 from ipa_cli import cache
-from ipa_cli.cache import Entry, Store
+from ipa_cli.cache import Entry
 from ipa_cli.cache.keys import GraphKey
 
 ROOT = Path(__file__).parents[2]
