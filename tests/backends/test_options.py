@@ -1,15 +1,12 @@
 """Compile options: presets, JSON, mappings."""
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ipa_cli
-from ipa_cli.backends import CODE, MODULES, code, get
+from ipa_cli.backends import MODULES, code, get
 from ipa_cli.backends.options import read_options
 from ipa_cli.errors import UsageError
 
@@ -95,20 +92,6 @@ def test_settings_of_inductor_pass():
 @pytest.mark.parametrize("name", MODULES)
 def test_the_code_of_every_compiling_backend_is_digested(name: str) -> None:
     assert bool(code(name)) == (name != "eager")
-
-
-def test_all_of_our_files_that_compiled_parts_come_from_are_digested() -> None:
-    here = Path(ipa_cli.__file__).parent
-    files = {file for file in CODE["inductor"] if file.startswith("backends/")}
-    imports = re.compile(r"^ *from ipa_cli\.backends(?:\.(\w+) import .*| import (.+))$", re.M)
-    named = {
-        f"backends/{name.strip()}.py"
-        for file in files
-        for module, names in imports.findall((here / file).read_text())
-        for name in (module or names).split(",")
-    }
-    beside = {"backends/cuda_graph.py", "backends/workers.py"}  # what they do is in no graph
-    assert {file for file in named if (here / file).is_file()} - beside <= files
 
 
 def test_presets_of_inductor_tune_nothing():

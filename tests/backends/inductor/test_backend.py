@@ -109,11 +109,11 @@ def test_weights_are_read_where_they_are(graph):
 FRESH = """
 import sys
 import torch
-from ipa_cli.backends import inductor
+from ipa_cli.backends.inductor import backend
 from tests.unets import example, tiny
 unet, adapters = tiny()
 inputs = example(unet, adapters)
-ours = inductor.load(unet, __import__("pathlib").Path(sys.argv[1]), inductor.options({"dynamic": [64, 256]}))
+ours = backend.load(unet, __import__("pathlib").Path(sys.argv[1]), backend.options({"dynamic": [64, 256]}))
 torch.save(ours(inputs), sys.argv[2])
 assert "torch._inductor.compile_fx" not in sys.modules and "torch._inductor.codecache" not in sys.modules
 """

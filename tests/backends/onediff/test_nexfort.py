@@ -230,9 +230,9 @@ def test_missing_names_the_package_and_the_command(monkeypatch, package, version
         "numpy": "1.26.4",
         "huggingface_hub": "0.25.2",
     }
-    monkeypatch.setattr(requirements, "installed", lambda: {**right, package: version})
+    monkeypatch.setattr(packages, "installed", lambda: {**right, package: version})
     problem = nexfort.missing(None)
     assert problem is not None and ".[nexfort]" in problem.hint
     assert (package if sys.version_info < (3, 12) else "Python 3.") in problem.message
-    monkeypatch.setattr(requirements, "installed", lambda: right)
+    monkeypatch.setattr(packages, "installed", lambda: right)
     assert (nexfort.missing(None) is None) == (sys.version_info < (3, 12))
