@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ipa_cli.bench.results import METRICS, Bench, Column, Metric
 from ipa_cli.bench.table import NOT_MEASURED, heading
-from ipa_cli.images.drawing import FAINT, INK, LINE, PAPER, clip, font
+from ipa_cli.images.drawing import BACKGROUND, LINE, MUTED, TEXT, write
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw as Pen
@@ -24,10 +24,10 @@ def draw(bench: Bench) -> bytes:
 
     panels = [metric for metric in METRICS if metric.name in PANELS and _bars(bench, metric)]
     heights = [TITLE + len(_bars(bench, metric)) * (BAR + GAP) + 2 * GAP for metric in panels]
-    chart = Image.new("RGB", (WIDTH, MARGIN * 2 + HEADER + sum(heights)), PAPER)
+    chart = Image.new("RGB", (WIDTH, MARGIN * 2 + HEADER + sum(heights)), BACKGROUND)
     pen = ImageDraw.Draw(chart)
-    pen.text((MARGIN, MARGIN - 4), "ipa bench", fill=INK, font=font(24))
-    pen.text((MARGIN, MARGIN + 30), clip(heading(bench), WIDTH - 2 * MARGIN, font(14)), fill=FAINT, font=font(14))
+    write(pen, (MARGIN, MARGIN - 4), "ipa bench", 24, TEXT)
+    write(pen, (MARGIN, MARGIN + 30), heading(bench), 14, MUTED, WIDTH - 2 * MARGIN)
     top = MARGIN + HEADER
     for metric, height in zip(panels, heights, strict=True):
         _panel(pen, bench, metric, top)
@@ -46,16 +46,16 @@ def _bars(bench: Bench, metric: Metric) -> list[tuple[int, Column]]:
 def _panel(pen: Pen, bench: Bench, metric: Metric, top: float) -> None:
     pen.line((MARGIN, top, WIDTH - MARGIN, top), fill=LINE)
     better = "higher is better" if metric.better == "more" else "lower is better"
-    pen.text((MARGIN, top + GAP), f"{metric.title} ({metric.unit}, {better})", fill=INK, font=font(15))
+    write(pen, (MARGIN, top + GAP), f"{metric.title} ({metric.unit}, {better})", 15, TEXT)
     bars = _bars(bench, metric)
     most = max(figure.most for _, column in bars if (figure := column.figure(metric)))
     room = WIDTH - 2 * MARGIN - LABEL - NUMBER
     top += TITLE + GAP
     for number, column in bars:
         figure, left, middle = column.figure(metric), MARGIN + LABEL, top + BAR / 2
-        pen.text((MARGIN, middle), clip(column.spec.text, LABEL - 12, font(14)), fill=INK, font=font(14), anchor="lm")
+        write(pen, (MARGIN, middle), column.spec.text, 14, TEXT, LABEL - 12, "lm")
         if figure is None:
-            pen.text((left, middle), NOT_MEASURED, fill=FAINT, font=font(14), anchor="lm")
+            write(pen, (left, middle), NOT_MEASURED, 14, MUTED, anchor="lm")
             top += BAR + GAP
             continue
         end, low, high = (
@@ -63,10 +63,10 @@ def _panel(pen: Pen, bench: Bench, metric: Metric, top: float) -> None:
         )
         pen.rectangle((left, top, max(left + 1, end), top + BAR), fill=COLOURS[number % len(COLOURS)])
         if figure.count > 1:
-            pen.line((low, middle, high, middle), fill=INK, width=2)
+            pen.line((low, middle, high, middle), fill=TEXT, width=2)
             for place in (low, high):
-                pen.line((place, middle - 5, place, middle + 5), fill=INK, width=2)
+                pen.line((place, middle - 5, place, middle + 5), fill=TEXT, width=2)
         ratio = bench.ratio(column, metric)
         text = f"{figure.median:.{metric.digits}f} {metric.unit}" + (f" ({ratio:+.1%})" if ratio is not None else "")
-        pen.text((max(end, high) + 10, middle), text, fill=INK, font=font(14), anchor="lm")
+        write(pen, (max(end, high) + 10, middle), text, 14, TEXT, anchor="lm")
         top += BAR + GAP

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ipa_cli.images.drawing import FAINT, INK, LINE, PAPER, font
+from ipa_cli.images.drawing import BACKGROUND, LINE, MUTED, TEXT, write
 from ipa_cli.sweep.journal import ANIMATIONS, Outcome
 from ipa_cli.sweep.plan import Sweep, in_words
 
@@ -39,16 +39,15 @@ def _frame(path: Path, scale: float, scales: Sequence[float]) -> Image:
 
     with Image.open(path, formats=["PNG"]) as picture:
         width, height = picture.size
-        frame = Image.new("RGB", (width, height + STRIP), PAPER)
+        frame = Image.new("RGB", (width, height + STRIP), BACKGROUND)
         frame.paste(picture.convert("RGB"), (0, 0))
     pen = ImageDraw.Draw(frame)
-    text = font(16)
-    pen.text((12, height + 10), "scale", fill=FAINT, font=text)
-    pen.text((60, height + 10), in_words(scale), fill=INK, font=text)
+    write(pen, (12, height + 10), "scale", 16, MUTED)
+    write(pen, (60, height + 10), in_words(scale), 16, TEXT)
     left, right, middle = 132, width - 16, height + STRIP // 2
     if right - left >= 40:
         along = left + (right - left) * (scale - scales[0]) / (scales[-1] - scales[0])
         pen.line((left, middle, right, middle), fill=LINE, width=4)
-        pen.line((left, middle, along, middle), fill=INK, width=4)
-        pen.ellipse((along - 7, middle - 7, along + 7, middle + 7), fill=INK)
+        pen.line((left, middle, along, middle), fill=TEXT, width=4)
+        pen.ellipse((along - 7, middle - 7, along + 7, middle + 7), fill=TEXT)
     return frame

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ipa_cli.images.drawing import ALARM, FAINT, INK, LINE, PAPER, clip, font, wrap, write_lines
+from ipa_cli.images.drawing import BACKGROUND, ERROR, LINE, MUTED, TEXT, font, wrap, write, write_lines
 from ipa_cli.sweep.journal import Outcome
 from ipa_cli.sweep.plan import Row, Sweep, in_words, labels
 
@@ -32,7 +32,7 @@ def draw(
     columns = len(sweep.scales)
     heights = [max(_fit(row, cell)[1], _text_height(cell)) + GAP for row in sweep.rows]
     width = max(2 * MARGIN + LABEL + columns * (cell + GAP), 480)
-    sheet = Image.new("RGB", (width, 2 * MARGIN + HEADER + sum(heights)), PAPER)
+    sheet = Image.new("RGB", (width, 2 * MARGIN + HEADER + sum(heights)), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     _draw_header(pen, sweep, subtitle, width, cell)
 
@@ -75,13 +75,13 @@ def _text_height(cell: int) -> int:
 
 def _draw_header(pen: Pen, sweep: Sweep, subtitle: str, width: int, cell: int) -> None:
     inner = width - 2 * MARGIN
-    pen.text((MARGIN, MARGIN - 4), clip("Image-prompt scale", inner, font(24)), fill=INK, font=font(24))
+    write(pen, (MARGIN, MARGIN - 4), "Image-prompt scale", 24, TEXT, inner)
     shared = [sweep.prompts[0]] if len(sweep.prompts) == 1 else []
-    pen.text((MARGIN, MARGIN + 28), clip(" · ".join([*shared, subtitle]), inner, font(14)), fill=FAINT, font=font(14))
+    write(pen, (MARGIN, MARGIN + 28), " · ".join([*shared, subtitle]), 14, MUTED, inner)
     for column, scale in enumerate(sweep.scales):
         left = MARGIN + LABEL + column * (cell + GAP)
-        pen.text((left, MARGIN + HEADER - 32), clip(in_words(scale), cell, font(18)), fill=INK, font=font(18))
-    pen.text((MARGIN, MARGIN + HEADER - 30), "scale", fill=FAINT, font=font(14))
+        write(pen, (left, MARGIN + HEADER - 32), in_words(scale), 18, TEXT, cell)
+    write(pen, (MARGIN, MARGIN + HEADER - 30), "scale", 14, MUTED)
 
 
 def _draw_label(
@@ -102,18 +102,17 @@ def _draw_label(
         sheet.paste(ImageOps.contain(reference.convert("RGB"), (side, side)), (MARGIN, top))
         left += side + 10
     width = MARGIN + LABEL - 12 - left
-    small = font(12)
-    pen.text((left, top - 1), clip(f"{row.number}. {name}", width, font(13)), fill=INK, font=font(13))
+    write(pen, (left, top - 1), f"{row.number}. {name}", 13, TEXT, width)
     varying = []
     if len(sweep.sizes) > 1:
         varying.append(f"{row.width}x{row.height}")
     if len(sweep.seeds) > 1:
         varying.append(f"seed {row.seed}")
-    below = write_lines(pen, left, top + 18, [clip(line, width, small) for line in varying], small, FAINT, 16)
+    below = write_lines(pen, left, top + 18, varying, 12, MUTED, 16)
     if len(sweep.prompts) > 1 and cell > 96:
         below = max(below, top + side) + 4
-        lines = wrap(sweep.prompts[row.prompt], LABEL - 16, int((top + _text_height(cell) - below) // 16), small)
-        write_lines(pen, MARGIN, below, lines, small, FAINT, 16)
+        lines = wrap(sweep.prompts[row.prompt], LABEL - 16, int((top + _text_height(cell) - below) // 16), font(12))
+        write_lines(pen, MARGIN, below, lines, 12, MUTED, 16)
 
 
 def _draw_cell(
@@ -133,8 +132,8 @@ def _draw_cell(
         with Image.open(folder / outcome.point.file, formats=["PNG"]) as picture:
             sheet.paste(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), place)
         return
-    pen.rectangle((left, top, left + width - 1, top + height - 1), outline=ALARM if outcome else LINE)
+    pen.rectangle((left, top, left + width - 1, top + height - 1), outline=ERROR if outcome else LINE)
     if outcome is not None:
-        pen.text((left + 10, top + 8), "failed", fill=ALARM, font=font(14))
+        write(pen, (left + 10, top + 8), "failed", 14, ERROR)
         lines = wrap(outcome.error or "", width - 20, max(1, (height - 34) // 16), font(12))
-        write_lines(pen, left + 10, top + 28, lines, font(12), FAINT, 16)
+        write_lines(pen, left + 10, top + 28, lines, 12, MUTED, 16)

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ipa_cli.images import drawing
 from ipa_cli.sweep import animation, difference, sheet
@@ -55,7 +55,7 @@ def test_rows_columns_and_references_are_labelled(tmp_path):
 def test_a_failed_point_is_marked_and_says_why(tmp_path):
     drawn = draw(tmp_path, make(), failed={2})
     cell = np.asarray(at(shown(drawn), drawn, 2))
-    assert tuple(cell[0, 100]) == tuple(int(drawing.ALARM[n : n + 2], 16) for n in (1, 3, 5))
+    assert tuple(cell[0, 100]) == tuple(int(drawing.ERROR[n : n + 2], 16) for n in (1, 3, 5))
     assert (cell[30:80] < 200).any()
 
 
@@ -64,8 +64,8 @@ def test_labels_of_varied_prompts_sizes_and_seeds_stay_in_their_place(tmp_path):
     drawn = draw(tmp_path, make((0.0, 1.0), ("n" * 300 + ".png",), prompts, ((64, 64), (64, 32)), (1, 2)))
     image = shown(drawn, "subtitle " * 100)
     gutter = image.crop((sheet.MARGIN + sheet.LABEL - 6, sheet.MARGIN + 60, sheet.MARGIN + sheet.LABEL, image.height))
-    assert all(row in (drawing.PAPER, drawing.LINE) for row in _colours(gutter))
-    assert all(colour == drawing.PAPER for colour in _colours(image.crop((image.width - 20, 0, image.width, 80))))
+    assert all(row in (drawing.BACKGROUND, drawing.LINE) for row in _colours(gutter))
+    assert all(colour == drawing.BACKGROUND for colour in _colours(image.crop((image.width - 20, 0, image.width, 80))))
 
 
 def _colours(image):
@@ -78,14 +78,20 @@ def test_large_sweeps_have_smaller_cells_not_an_endless_sheet(tmp_path):
     assert image.width <= sheet.MOST_SIDE and image.width * image.height <= sheet.MOST_PIXELS
 
 
-def test_text_is_clipped_and_wrapped_to_its_width():
-    font = drawing.font(12)
-    assert drawing.clip("short", 100, font) == "short"
-    long = drawing.clip("a long\nline " * 20, 100, font)
-    assert long.endswith("…") and font.getlength(long) <= 100
-    wrapped = drawing.wrap("some words " * 30 + "unbreakable" * 30, 100, 4, font)
-    assert len(wrapped) == 4 and all(font.getlength(line) <= 100 for line in wrapped)
-    assert drawing.wrap("", 100, 4, font) == []
+def test_no_character_on_the_sheet_is_drawn_as_a_box(tmp_path, monkeypatch):
+    drawn_texts, text = [], ImageDraw.ImageDraw.text
+
+    def spy(self, xy, line, **more):
+        drawn_texts.append((line, more["font"]))
+        return text(self, xy, line, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", spy)
+    drawn = draw(tmp_path, make((0.0, 1.0), ("Käse → naïve.png", "猫.png"), ("Käse → naïve, 🦊", "plain")))
+    shown(drawn, "Modell für Käse → 猫")
+    lines = [line for line, _ in drawn_texts]
+    for expected in ("1. Käse → naïve.png", "Käse → naïve, 🦊", "Modell für Käse → 猫"):
+        assert drawing.drawable(expected, drawing.font(12)) in lines
+    assert all(drawing.has_glyph(character, font) for line, font in drawn_texts for character in line)
 
 
 def test_the_animation_runs_through_the_scales(tmp_path):
