@@ -19,7 +19,7 @@ from ipa_cli.models.plan import DEMO
 from tests import tiny_model
 from tests.compiled import SPAN, Compiled, flags
 from tests.conftest import Ran, World
-from tests.test_surroundings import NOBODY, run_as
+from tests.system.test_surroundings import NOBODY, run_as
 
 SIZE = 128
 DRAW = ("--load-format", "dummy", "--device", "cpu", "--steps", 2, "--seed", 5, "--force")
