@@ -18,7 +18,7 @@ from ipa_cli.bench.results import Bench
 from ipa_cli.config import Layer, Source
 from ipa_cli.config.privacy import public_text
 from ipa_cli.errors import IpaError
-from ipa_cli.hardware import probe
+from ipa_cli.hardware.gpu import slug
 from ipa_cli.system import files
 
 RESULTS, TABLE, CHART = "results.json", "table.md", "chart.png"
@@ -116,7 +116,7 @@ def drawn(folder: Path, spec: Spec) -> Path:
 
 def log(folder: Path, part: Part) -> Path:
     """What a process that failed has said."""
-    return folder / f"{probe.slug(part.spec.text)}-{part.kind}-{part.number}.log"
+    return folder / f"{slug(part.spec.text)}-{part.kind}-{part.number}.log"
 
 
 def clear(folder: Path) -> None:

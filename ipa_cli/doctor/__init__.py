@@ -12,7 +12,7 @@ from ipa_cli.doctor import compiler, gpus, hub, machine, places, setup, software
 from ipa_cli.doctor.check import Check
 from ipa_cli.doctor.report import text
 from ipa_cli.engine.session import AUTO, BACKEND_ALIASES
-from ipa_cli.hardware import cores, packages
+from ipa_cli.hardware import cores, gpu, packages
 from ipa_cli.result import Reporter
 
 __all__ = ["Check", "examine", "text"]
@@ -27,7 +27,7 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     settings = resolved.settings
     asked = {name for name, source in resolved.sources.items() if source.kind != "default"}
     hub_check = hub.reach(environ)
-    driver = gpus.ask()
+    driver = gpu.ask(gpus.SECONDS)
     build = software.torch_build()
     versions = packages.installed()
     torch = versions["torch"]
@@ -40,7 +40,7 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     with slow as doing:
         doing("torch")
         checks.append(software.check_torch(torch, build, driver, deep))
-        checks += [gpus.check_driver(driver, build.cuda, on_gpu), *gpus.check_cards(driver)]
+        checks += [gpus.check_driver(driver, build.cuda, on_gpu), *gpus.check_gpus(driver)]
         if "device" in asked:
             checks.append(software.check_device(settings.device, torch, build, driver))
         doing("a Triton kernel")

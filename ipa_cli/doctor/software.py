@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ipa_cli.backends import requirements
 from ipa_cli.doctor.check import Check, Status
-from ipa_cli.doctor.gpus import Driver
+from ipa_cli.hardware.gpu import Driver
 from ipa_cli.system import child
 
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -70,7 +70,7 @@ def check_torch(version: str | None, build: Build, driver: Driver, deep: bool) -
         return Check("torch", "failure", "not installed", '`pip install "torch>=2.3"`', asked=True)
     kind = f"built for CUDA {build.cuda}" if build.cuda else f"built for ROCm {build.hip}" if build.hip else "CPU only"
     found = f"{version}, {kind}"
-    if driver.cards and not build.cuda:
+    if driver.gpus and not build.cuda:
         advice = "install a torch with CUDA: https://pytorch.org/get-started/locally"
         return Check("torch", "warning", f"{found}, but there is an NVIDIA GPU", advice, asked=True)
     if not deep:
@@ -80,9 +80,9 @@ def check_torch(version: str | None, build: Build, driver: Driver, deep: bool) -
         advice = "install it again: `pip install --force-reinstall torch`"
         return Check("torch", "failure", f"{found}: it does not compute: {ended.why}", advice, asked=True)
     said = json.loads(ended.out.splitlines()[-1])
-    if said["gpus"] < len(driver.cards):
+    if said["gpus"] < len(driver.gpus):
         advice = "update the NVIDIA driver, or install the torch that fits it"
-        return Check("torch", "failure", f"{found}: it sees {said['gpus']} of {len(driver.cards)} GPUs", advice, True)
+        return Check("torch", "failure", f"{found}: it sees {said['gpus']} of {len(driver.gpus)} GPUs", advice, True)
     gpus = f" and {said['gpus']} GPU{'s' * (said['gpus'] > 1)}" if said["gpus"] else ""
     return Check("torch", "ok", f"{found}; it computes on the CPU ({said['threads']} threads){gpus}", "", asked=True)
 
@@ -116,8 +116,8 @@ def check_device(name: str, version: str | None, build: Build, driver: Driver) -
     if kind == "cuda" and version is not None and not (build.cuda or build.hip):
         advice = "install a torch with CUDA: https://pytorch.org/get-started/locally"
         return _device("failure", f"{name}: this torch ({version}) is built without CUDA", advice)
-    if kind == "cuda" and not build.hip and index >= len(driver.cards):
-        have = ", ".join(f"cuda:{n}" for n in range(len(driver.cards))) or "no GPU"
+    if kind == "cuda" and not build.hip and index >= len(driver.gpus):
+        have = ", ".join(f"cuda:{n}" for n in range(len(driver.gpus))) or "no GPU"
         return _device("failure", f"{name} is not here; there is {have}", "choose another --device")
     if kind == "mps" and (platform.system(), platform.machine()) != ("Darwin", "arm64"):
         return _device("failure", "mps needs a Mac with Apple silicon", "choose another --device")

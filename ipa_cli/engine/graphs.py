@@ -262,10 +262,10 @@ def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:
     machine = probe.machine(device.index or 0)
     if device.type == "cpu":
         return probe.CPU, machine.factors(probe.CPU)
-    if machine.gpu is None:  # torch sees a GPU where `nvidia-smi` shows none
+    if machine.gpu is None:  # torch sees a GPU where NVML shows none
         raise IpaError(
-            f"nvidia-smi does not show the GPU that torch uses as {device}",
-            "put nvidia-smi on the PATH, or use --backend eager",
+            f"the NVIDIA driver does not describe the GPU that torch uses as {device}",
+            "`ipa doctor --device cuda` says why; or use --backend eager",
         )
     return machine.gpu.slug, machine.factors(machine.gpu.slug)
 

@@ -26,6 +26,7 @@ NAMED = ("CC", "CXX")
 CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 # `-c` rather than `-m`, and its own "" taken away: Python 3.10 has no other way to leave the working directory out.
 _START = "import sys; sys.path[:] = filter(None, sys.path); import importlib; importlib.import_module({!r}).main()"
+_RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
 def shield() -> None:
@@ -114,7 +115,7 @@ def run(command: Sequence[str], seconds: float, environ: Mapping[str, str] | Non
         except subprocess.TimeoutExpired:
             return Ended(None)
         finally:
-            end(process)
+            end(process, seconds=1)
 
 
 def attend(command: Sequence[str]) -> int:
@@ -126,6 +127,11 @@ def attend(command: Sequence[str]) -> int:
 def python(code: str, seconds: float, *arguments: str, environ: Mapping[str, str] | None = None) -> Ended:
     """Run `code` in this Python."""
     return run([sys.executable, "-c", code, *arguments], seconds, environ)
+
+
+def script(path: Path, seconds: float, *arguments: str, environ: Mapping[str, str] | None = None) -> Ended:
+    """Run a file in this Python; unlike with `python FILE`, modules are not taken from the file's folder."""
+    return python(_RUN, seconds, str(path), *arguments, environ=environ)
 
 
 def start(
@@ -161,12 +167,16 @@ def start(
     )
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """End a process and all it started."""
+def end(process: subprocess.Popen[str], seconds: float = 10) -> None:
+    """Kill a process and all it started, and wait up to `seconds` until it is gone.
+
+    A process that is inside a call to a broken driver goes only when that returns.
+    """
     if process.returncode is None:  # nobody has waited for it: its number is not another's by now
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def serve() -> tuple[Iterator[Any], Callable[[Any], None]]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ipa_cli.cache import keys
 from ipa_cli.cache.keys import GraphKey
-from ipa_cli.hardware import probe
+from ipa_cli.hardware.gpu import slug
 
 FACTORS = {"torch": "2.11.0", "dtype": "float16", "batch": 2, "unet.norm_eps": 1e-05, "compile": True, "triton": None}
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -118,13 +118,13 @@ def test_subclasses_become_plain():
 
 @given(st.text())
 def test_slug_is_always_a_folder_name(text):
-    made = key(gpu=probe.slug(text))
-    assert probe.slug(made.gpu) == made.gpu
+    made = key(gpu=slug(text))
+    assert slug(made.gpu) == made.gpu
 
 
 def test_slug_of_real_names():
-    assert probe.slug("NVIDIA H200") == "nvidia-h200"
-    assert probe.slug("NVIDIA GeForce RTX 4090 / sm89") == "nvidia-geforce-rtx-4090-sm89"
+    assert slug("NVIDIA H200") == "nvidia-h200"
+    assert slug("NVIDIA GeForce RTX 4090 / sm89") == "nvidia-geforce-rtx-4090-sm89"
 
 
 def test_difference_in_words():

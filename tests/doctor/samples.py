@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ipa_cli.doctor.gpus import Card
+from ipa_cli.hardware.gpu import Gpu
 
-GPU = Card("NVIDIA H200", "9.0", 140_000, 143_771)
+GPU = Gpu("NVIDIA H200", "9.0", "550.54.15", "GPU-aaaa", 140_000 << 20, 143_771 << 20)
 WORKING = {
     "torch": "2.3.1+cu121",
     "diffusers": "0.30.3",

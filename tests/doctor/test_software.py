@@ -3,7 +3,7 @@
 import pytest
 
 from ipa_cli.doctor import software
-from ipa_cli.doctor.gpus import Driver
+from ipa_cli.hardware.gpu import Driver
 from tests.doctor.samples import GPU, WORKING
 
 
@@ -12,8 +12,8 @@ def test_torch_is_judged_by_its_build_and_the_gpus():
     assert software.check_torch(None, cpu, Driver(), False).status == "failure"
     assert software.check_torch("2.13.0", cpu, Driver(), False).status == "ok"
     assert "CPU only" in software.check_torch("2.13.0", cpu, Driver(), False).found
-    assert software.check_torch("2.13.0", cpu, Driver(cards=(GPU,)), False).status == "warning"
-    assert software.check_torch("2.13.0", cuda, Driver(cards=(GPU,)), False).status == "ok"
+    assert software.check_torch("2.13.0", cpu, Driver(gpus=(GPU,)), False).status == "warning"
+    assert software.check_torch("2.13.0", cuda, Driver(gpus=(GPU,)), False).status == "ok"
 
 
 def test_the_build_of_the_installed_torch_is_read_without_importing_it():
@@ -30,7 +30,7 @@ def test_torch_that_cannot_be_imported_is_found_by_running_it(tmp_path, monkeypa
 
 
 def test_fewer_gpus_in_torch_than_in_the_driver_is_a_failure():
-    check = software.check_torch("2.13.0", software.Build(cuda="12.6"), Driver(cards=(GPU,) * 99), True)
+    check = software.check_torch("2.13.0", software.Build(cuda="12.6"), Driver(gpus=(GPU,) * 99), True)
     assert check.status == "failure" and "of 99 GPUs" in check.found
 
 
@@ -53,9 +53,9 @@ def test_a_backend_with_the_right_versions_must_also_import(monkeypatch, tmp_pat
     ("device", "driver", "build", "status", "words"),
     [
         ("cpu", Driver(), software.Build(), "ok", "cpu"),
-        ("cuda", Driver(cards=(GPU,)), software.Build(cuda="12.6"), "ok", "cuda"),
-        ("cuda:1", Driver(cards=(GPU,)), software.Build(cuda="12.6"), "failure", "cuda:0"),
-        ("cuda", Driver(cards=(GPU,)), software.Build(), "failure", "without CUDA"),
+        ("cuda", Driver(gpus=(GPU,)), software.Build(cuda="12.6"), "ok", "cuda"),
+        ("cuda:1", Driver(gpus=(GPU,)), software.Build(cuda="12.6"), "failure", "cuda:0"),
+        ("cuda", Driver(gpus=(GPU,)), software.Build(), "failure", "without CUDA"),
         ("cuda", Driver(), software.Build(cuda="12.6"), "failure", "no GPU"),
         ("tpu", Driver(), software.Build(), "failure", "unknown"),
     ],

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from ipa_cli.engine import inventory
-from ipa_cli.hardware.probe import Gpu, Machine
+from ipa_cli.hardware.gpu import Gpu
+from ipa_cli.hardware.probe import Machine
 
 H200 = Gpu("NVIDIA H200", "9.0", "580.159.04")
 CODE = "c0de"

@@ -18,7 +18,16 @@ from tests.test_layering import MODULES, tree
 STARTING = {"subprocess", "multiprocessing", "pty", "concurrent.futures.ProcessPoolExecutor", "asyncio.subprocess"}
 OF_OS = ("exec", "spawn", "posix_spawn", "fork", "system", "popen", "startfile")
 # What a repository may hold that Python, torch or a compiler would like to import.
-PLANTED = ("json.py", "torch.py", "triton.py", "sitecustomize.py", "typing.py", "subprocess.py", "ipa_cli/__init__.py")
+PLANTED = (
+    "json.py",
+    "torch.py",
+    "pynvml.py",
+    "triton.py",
+    "sitecustomize.py",
+    "typing.py",
+    "subprocess.py",
+    "ipa_cli/__init__.py",
+)
 
 
 @pytest.fixture
