@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli import __version__, backends
 from ipa_cli.bench import drawn
 from ipa_cli.config import Settings
+from ipa_cli.config.values import settings_from_json
 from ipa_cli.engine import session
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError
@@ -119,7 +120,7 @@ def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
     problem = backends.get(backend).missing_to_compile(None)
     if problem is not None:
         raise problem
-    if not settings.image and not settings.adapter and settings.ip_adapter != "none":
+    if not (settings.image or settings.embeds or settings.adapter) and settings.ip_adapter != "none":
         settings = replace(settings, image=(str(DEMO / "reference.png"),))
     plan = make_plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
@@ -217,12 +218,6 @@ def _environment(opened: session.Session, task: Task) -> dict[str, Any]:
     }
 
 
-def _read(given: Mapping[str, Any]) -> Settings:
-    """Settings as they went into JSON."""
-    paths = {"cache_dir": Path(given["cache_dir"])} if given.get("cache_dir") else {}
-    return Settings(**{**given, "image": tuple(given.get("image", ())), **paths})
-
-
 def main() -> None:
     """Do one job."""
     jobs, answer = child.serve()
@@ -243,7 +238,7 @@ def main() -> None:
     warnings.showwarning = tell  # type: ignore[assignment]
     try:
         keep = Path(job["keep"]) if job["keep"] else None
-        work(_read(job["settings"]), job["batch"], keep, job["exact"], say)
+        work(settings_from_json(job["settings"], "job"), job["batch"], keep, job["exact"], say)
         say(done=True)
     except IpaError as error:
         say(failed=error.message, hint=error.hint)

@@ -221,6 +221,7 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
         context.obj.note(config.TRUST_HINT)
     of_project = [name for name, source in resolved.sources.items() if source.kind == "project"]
     if "model" in context.params:
+        config.check_together(resolved)
         for repository in config.repositories(resolved.settings, of_project):
             context.obj.note(f"{repository} comes from the hub: {config.project_file()} names it")
     return resolved

@@ -69,7 +69,7 @@ def compile(
                 f"the size {width}x{height} is outside of {span[0]}..{span[1]}",
                 "one graph serves all sizes of a range: leave out --size, or choose one within it",
             )
-    if not settings.image and not settings.adapter and settings.ip_adapter != "none":
+    if not (settings.image or settings.embeds or settings.adapter) and settings.ip_adapter != "none":
         # A graph for references is wanted; which picture it is compiled with does not matter.
         settings = replace(settings, image=(str(DEMO / "reference.png"),))
     settings = replace(settings, backend=name, prompt=settings.prompt or "", seed=0)

@@ -349,6 +349,8 @@ def junk(world):
         (("--adapter", "own,image=nowhere.png"), 1, "nowhere.png does not exist"),
         (("--adapter", "own,start=0.9,end=0.2"), 2, "from 0.9 to 0.2"),
         (("--adapter", "nowhere,image=page.png"), 1, "page.png"),
+        (("--adapter", "own,scale=0.5", "--scale", 0.1), 2, "every --adapter has its own scale: --scale"),
+        (("--adapter", "own,image=a.png,embeds=b.safetensors"), 2, "both image and embeds"),
         (("--adapter", "own", "--image", "cat.png"), 2, "--image and --adapter are both given"),
         (("--adapter", "own", "--ip-adapter", "none"), 2, "--ip-adapter and --adapter are both given"),
         (("--mask", "nowhere.png"), 1, "nowhere.png"),

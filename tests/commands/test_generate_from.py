@@ -95,6 +95,14 @@ def test_the_scale_of_adapters_that_did_not_say_their_own_is_overridden(ipa, wor
         assert [adapter["scale"] for adapter in read_settings(world.cwd / "again.png")["adapters"]] == scales
 
 
+def test_references_by_flag_replace_those_of_the_picture(ipa, world, drawn):
+    assert ipa("generate", *FAST, "--adapter", "own,image=ref.png,scale=0.2", "--output", "one.png").exit_code == 0
+    ran = ipa("generate", "--from", "one.png", "--image", "ref.png", "--scale", 0.5, "--output", "again.png")
+    assert ran.exit_code == 0 and "one.png: not taken over: adapter" in ran.stderr
+    (adapter,) = read_settings(world.cwd / "again.png")["adapters"]
+    assert adapter["scale"] == 0.5
+
+
 def test_a_flag_stands_for_what_the_picture_says_wrongly(ipa, world, drawn):
     changed(world, "cat.png", width=100, scheduler=None, seed=-1)
     ran = ipa("generate", "--from", "changed.png", "--json")

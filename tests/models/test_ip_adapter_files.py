@@ -255,7 +255,7 @@ def test_tensors_of_another_shape_are_told_before_the_model_is_read(ipa, world, 
 def test_random_weights_take_no_adapter_from_elsewhere(name):
     with pytest.raises(UsageError, match="builds its own adapter") as told:
         make_plan(Settings(load_format="dummy", image=("x.png",), **{name: "own"}))
-    assert told.value.hint == f"leave --{name.replace('_', '-')} out"
+    assert told.value.hint == f"leave out --{name.replace('_', '-')}"
 
 
 def test_random_weights_of_a_model_without_adapter_see_through_the_usual_encoder(tmp_path):
