@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ipa_cli.backends import eager
 from ipa_cli.backends.inductor import backend
-from ipa_cli.unet.attention import UNetInputs, call_unet, install, layers, project
+from ipa_cli.unet.attention import install, layers, project
+from ipa_cli.unet.inputs import AddedConditions, UNetInputs, call_unet
 
 SDXL: dict[str, Any] = {
     "act_fn": "silu",
@@ -119,12 +121,12 @@ def inputs(unet: Any, adapters: Any, size: int, scale: float, pictures: int = 1)
 
     scales = torch.full((1, len(layers(unet))), scale, device=device)
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    time_ids = torch.tensor([[size, size, 0, 0, size, size]] * batch, device=device, dtype=dtype)
     return UNetInputs(
-        normal(batch, 4, size // 8, size // 8),
-        torch.tensor(500.0, device=device),
-        normal(batch, pooled),
-        torch.tensor([[size, size, 0, 0, size, size]] * batch, device=device, dtype=dtype),
-        project(unet, adapters, normal(batch, 77, cross), [normal(batch, 1, IMAGE_DIM)], scales),
+        sample=normal(batch, 4, size // 8, size // 8),
+        timestep=torch.tensor(500.0, device=device),
+        added=AddedConditions(normal(batch, pooled), time_ids),
+        context=project(unet, adapters, normal(batch, 77, cross), [normal(batch, 1, IMAGE_DIM)], scales),
     )
 
 
@@ -332,13 +334,9 @@ def in_fp32(unet: Any, given: UNetInputs) -> torch.Tensor:
     exact = copy.deepcopy(unet).float()
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
-    context = given.context
-    wide = context._replace(
-        text=[x.float() for x in context.text], image=[[x.float() for x in a] for a in context.image]
-    )
     try:
         with torch.no_grad():
-            return call_unet(exact, UNetInputs(*(x.float() for x in given[:4]), wide))
+            return call_unet(exact, pytree.tree_map(torch.Tensor.float, given))
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
 

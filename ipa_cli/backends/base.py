@@ -11,7 +11,7 @@ from ipa_cli.errors import IpaError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ipa_cli.unet.attention import UNetInputs
+    from ipa_cli.unet.inputs import UNetInputs
 
 Report = Callable[[str], None]
 

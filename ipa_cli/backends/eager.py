@@ -13,7 +13,7 @@ from ipa_cli.backends.base import Denoiser, Report
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.options import read_options
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.attention import UNetInputs, call_unet
+from ipa_cli.unet.inputs import UNetInputs, call_unet
 
 compiles = False
 

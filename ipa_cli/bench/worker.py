@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ipa_cli.pipeline.denoise import Conditions, Request
     from ipa_cli.pipeline.task import Task
-    from ipa_cli.unet.attention import UNetInputs
+    from ipa_cli.unet.inputs import UNetInputs
 
 STARTED = time.perf_counter()
 FIRST_STEPS = 2  # of the drawing that ends the warm-up
@@ -72,6 +72,8 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
     Warm-up goes from the loaded model to the end of the short drawing, E2E from encoding to the decoded pictures; times
     in seconds, memory in GiB.
     """
+    from ipa_cli.unet.inputs import tensors
+
     teller = Teller(say)
     opened, task = _open(settings, teller)
     requests = [replace(task.requests[0], seed=task.requests[0].seed + number) for number in range(batch)]
@@ -107,7 +109,7 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
         "reserved_gib": _reserved_gib(opened.device),
     }
     inputs = session.example_inputs(opened, requests[0], conditions)
-    say(figures={**figures, "weights_sum": weights_sum, "inputs_sum": _sum(_tensors(inputs))})
+    say(figures={**figures, "weights_sum": weights_sum, "inputs_sum": _sum(tensors(inputs))})
     if keep is not None:
         say(doing="keeping what was drawn")
         noise = ready.denoiser(inputs)
@@ -145,42 +147,30 @@ def _draw(opened: session.Session, denoiser: Any, task: Task, requests: Sequence
 def _in_fp32(unet: Any, inputs: UNetInputs) -> Tensor | None:
     """The same call with the same weights in fp32, uncompiled; None where they are that already, or memory is short."""
     import torch
+    from torch.utils import _pytree as pytree
 
-    from ipa_cli.unet.attention import call_unet
+    from ipa_cli.unet.inputs import call_unet
 
     if unet.dtype == torch.float32:
         return None
     before = unet.dtype
 
-    def wide(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.float() if value.dtype == before else value
-        parts = [wide(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    def wide(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.dtype == before else tensor
 
     torch.backends.cudnn.allow_tf32 = False  # its products keep no more digits than fp16's
     try:
         with torch.no_grad():
-            return call_unet(unet.to(torch.float32), wide(inputs))
+            return call_unet(unet.to(torch.float32), pytree.tree_map(wide, inputs))
     except torch.cuda.OutOfMemoryError:
         return None
 
 
-def _sum(tensors: Iterable[Tensor]) -> float:
+def _sum(values: Iterable[Tensor]) -> float:
     """The sum of absolute values: tells whether two processes had the same numbers, in whatever layout."""
     import torch
 
-    return sum(float(tensor.abs().sum(dtype=torch.float64)) for tensor in tensors)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    else:
-        for part in value:
-            yield from _tensors(part)
+    return sum(float(tensor.abs().sum(dtype=torch.float64)) for tensor in values)
 
 
 def _reserved_gib(device: Any) -> float | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ipa_cli.backends.base import Backend, Denoiser
-    from ipa_cli.unet.attention import UNetInputs
+    from ipa_cli.unet.inputs import UNetInputs
 
 # Facts in which a graph may differ from the one wanted and still serve, as long as it covers the picture's size.
 SIZE = ("width", "height", "options.dynamic")

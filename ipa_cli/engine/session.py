@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
     from ipa_cli.pipeline.denoise import Conditions, Request
     from ipa_cli.pipeline.task import ImagePrompt, Task
-    from ipa_cli.unet.attention import UNetInputs
+    from ipa_cli.unet.inputs import UNetInputs
 
 BACKEND_ALIASES = {"none": "eager"}
 AUTO = "auto"
@@ -162,7 +162,7 @@ def condition(session: Session, task: Task, reporter: Reporter) -> Conditions:
     return join(session, encode_text(session, task, reporter), encode_images(session, task), task)
 
 
-def encode_text(session: Session, task: Task, reporter: Reporter) -> tuple[Tensor, Tensor]:
+def encode_text(session: Session, task: Task, reporter: Reporter) -> tuple[Tensor, Tensor | None]:
     """Hidden states and pooled embeddings of the prompt, as `conditioning.encode_text` gives them."""
     from ipa_cli.hardware import devices
     from ipa_cli.pipeline import conditioning
@@ -189,7 +189,7 @@ def encode_images(session: Session, task: Task) -> list[Tensor]:
         return conditioning.encode_images(model, task.image_prompts, task.requests[0].guided, device)
 
 
-def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], task: Task) -> Conditions:
+def join(session: Session, text: tuple[Tensor, Tensor | None], images: list[Tensor], task: Task) -> Conditions:
     """Every layer's keys and values from an encoded prompt and encoded references, and the scales of `task`."""
     from ipa_cli.hardware import devices
     from ipa_cli.pipeline import conditioning

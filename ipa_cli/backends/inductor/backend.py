@@ -30,7 +30,7 @@ from ipa_cli.backends.inductor.worker import open_package
 from ipa_cli.backends.options import check_sizes, read_options
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import cores, packages
-from ipa_cli.unet.attention import UNetInputs
+from ipa_cli.unet.inputs import UNetInputs
 
 compiles = True
 

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.backends.inductor import fp8, norms
-from ipa_cli.unet.attention import Context, CrossAttention
+from ipa_cli.unet.attention import CrossAttention
+from ipa_cli.unet.inputs import Context
 
 # The linear layers of a transformer block, by their names in it.
 LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
@@ -37,22 +38,26 @@ class Ways(NamedTuple):
 
 
 class Time(nn.Module):
-    """What the time and the pooled text add to each residual block, side by side: (B, all their widths)."""
+    """What the time and the added conditions add to each residual block, side by side: (B, all their widths).
+
+    The timestep is one number, or (B,) where no added conditions tell the batch.
+    """
 
     def __init__(self, unet: Any):
         super().__init__()
         self.time_proj, self.time_embedding = unet.time_proj, _hollow(unet.time_embedding)
-        self.pooled = unet.config.addition_embed_type == "text_time"
-        if self.pooled:
+        if unet.config.addition_embed_type == "text_time":
             self.add_time_proj, self.add_embedding = unet.add_time_proj, _hollow(unet.add_embedding)
         projections = [resnet.time_emb_proj for _, resnet in resnets(unet)]
         width = sum(projection.out_features for projection in projections)
         self.shifts = _linear(projections[0].in_features, width, unet.dtype)
 
-    def forward(self, timestep: Tensor, time_ids: Tensor, text_embeds: Tensor | None = None) -> tuple[Tensor]:
-        batch, dtype = time_ids.shape[0], time_ids.dtype
+    def forward(
+        self, timestep: Tensor, time_ids: Tensor | None = None, text_embeds: Tensor | None = None
+    ) -> tuple[Tensor]:
+        batch, dtype = len(timestep if time_ids is None else time_ids), self.shifts.weight.dtype
         embedding = self.time_embedding(self.time_proj(timestep.expand(batch)).to(dtype))
-        if text_embeds is not None:
+        if time_ids is not None:
             sizes = self.add_time_proj(time_ids.flatten()).reshape(batch, -1)
             embedding = embedding + self.add_embedding(torch.cat([text_embeds, sizes], -1).to(dtype))
         return (self.shifts(F.silu(embedding)),)

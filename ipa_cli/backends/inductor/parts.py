@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ipa_cli.backends.inductor import blocks, derived
 from ipa_cli.backends.inductor.blocks import Ways, named, resnets
-from ipa_cli.unet.attention import Context, UNetInputs
+from ipa_cli.unet.inputs import Context, UNetInputs
 
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
 
@@ -115,11 +115,12 @@ def split(unet: Any, ways: Ways, context: Context | None = None) -> dict[str, Pa
 
 def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> Tensor:
     """One call of `unet`, (B, 4, h, w), with `run` for every part; the rest are lone convolutions."""
-    sample, timestep, text_embeds, time_ids, context = inputs
+    context, added, control = inputs.context, inputs.added, inputs.control
     scale = rows(context.scale)
-    pooled = [text_embeds] if text_embeds.shape[-1] else []
     widths = [resnet.time_emb_proj.out_features for _, resnet in resnets(unet)]
-    shift = run("time", [timestep.float(), time_ids, *pooled])[0].split(widths, 1)
+    timestep = inputs.timestep.float()
+    times = [timestep, added.time_ids, added.text_embeds] if added else [timestep.expand(len(inputs.sample))]
+    shift = run("time", times)[0].split(widths, 1)
     shifts = {name: part.contiguous() for (name, _), part in zip(resnets(unet), shift, strict=True)}
 
     def resnet(name: str, *pictures: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> 
         laid_out = [x.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) for x in (states, more)]
         return run(f"{name}.out", [*laid_out, picture])[0]
 
-    picture = unet.conv_in(sample)
+    picture = unet.conv_in(inputs.sample)
     skips = [picture]
     for name, block in unet.down_blocks.named_children():
         for number in range(len(block.resnets)):
@@ -151,6 +152,9 @@ def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> 
     for number in range(len(unet.mid_block.attentions)):
         picture = transformer(f"mid_block.attentions.{number}", picture)
         picture = resnet(f"mid_block.resnets.{number + 1}", picture)
+    if control:  # sums between the parts, so that one graph serves with them and without
+        skips = [skip + residual for skip, residual in zip(skips, control.down, strict=True)]
+        picture = picture + control.mid
     for name, block in unet.up_blocks.named_children():
         for number in range(len(block.resnets)):
             picture = resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())

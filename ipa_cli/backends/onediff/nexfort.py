@@ -31,7 +31,7 @@ from ipa_cli.backends.onediff import flat
 from ipa_cli.backends.options import check_sizes, read_options
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import packages
-from ipa_cli.unet.attention import UNetInputs
+from ipa_cli.unet.inputs import UNetInputs
 
 compiles = True
 
@@ -182,6 +182,6 @@ def _denoiser(unet: Any, options: Mapping[str, Any]) -> Denoiser:
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
-        return compiled(*flat.arguments(inputs)).clone()  # a CUDA graph's output is overwritten by the next call
+        return compiled(**flat.arguments(inputs)).clone()  # a CUDA graph's output is overwritten by the next call
 
     return call

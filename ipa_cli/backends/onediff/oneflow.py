@@ -25,7 +25,8 @@ from ipa_cli.backends.onediff import flat
 from ipa_cli.backends.options import check_sizes, read_options
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import packages
-from ipa_cli.unet.attention import CrossAttention, SelfAttention, UNetInputs
+from ipa_cli.unet.attention import CrossAttention, SelfAttention
+from ipa_cli.unet.inputs import UNetInputs
 
 compiles = True
 
@@ -72,7 +73,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     graph = _graph(unet, options)
     report("OneFlow builds the graph")
     with torch.no_grad():
-        graph(*flat.arguments(example))
+        graph(**flat.arguments(example))
     report("saving the graph")
     graph.save_graph(str(folder / GRAPH))
     if not (folder / GRAPH).is_file() or not (folder / GRAPH).stat().st_size:
@@ -92,7 +93,7 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
-        return graph(*flat.arguments(inputs)).clone()  # the graph's output is overwritten by the next call
+        return graph(**flat.arguments(inputs)).clone()  # the graph's output is overwritten by the next call
 
     return call
 
@@ -115,12 +116,12 @@ class Attention:
             key, value = split(attn.to_k(hidden_states)), split(attn.to_v(hidden_states))
             out = scaled_dot_product_attention(query, key, value)
         else:
-            text, images, scale, _ = encoder_hidden_states
-            key, value = text[self.layer][0], text[self.layer][1]
+            context = encoder_hidden_states
+            key, value = context["text"][self.layer][0], context["text"][self.layer][1]
             out = scaled_dot_product_attention(query, key, value)
-            for adapter, image in enumerate(images):
+            for adapter, image in enumerate(context["image"]):
                 key, value = image[self.layer][0], image[self.layer][1]
-                weight = scale[adapter, self.layer].to(out.dtype)
+                weight = context["scale"][adapter, self.layer].to(out.dtype)
                 out = out + weight * scaled_dot_product_attention(query, key, value)
         batch, heads, tokens, width = out.shape
         return attn.to_out[0](out.permute(0, 2, 1, 3).reshape(batch, tokens, heads * width))
@@ -145,7 +146,8 @@ def _teach() -> None:
     import oneflow
     from onediff.infer_compiler.backends.oneflow.transform import register, torch2oflow
 
-    twin = type("FlatUNet", (oneflow.nn.Module,), {"forward": flat.FlatUNet.forward})
+    # Of what holds tensors, OneFlow's graphs look into plain tuples, lists and dicts alone.
+    twin = type("FlatUNet", (oneflow.nn.Module,), {"forward": flat.FlatUNet.forward, "context": dict})
     register(torch2oflow_class_map={flat.FlatUNet: twin})
     torch2oflow.register(CrossAttention, lambda processor, verbose=False: Attention(processor.layer))
     torch2oflow.register(SelfAttention, lambda processor, verbose=False: Attention(None))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from ipa_cli.backends import eager, workers
 from ipa_cli.backends.inductor import backend
 from ipa_cli.cache import manifest
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.attention import call_unet, layers, project
+from ipa_cli.unet.attention import layers, project
+from ipa_cli.unet.inputs import call_unet
 from tests.compiled import SPAN
 from tests.unets import FLAT, difference, embeddings, example, moved, tiny, unet_inputs
 
@@ -57,7 +59,7 @@ def test_scale_follows_in_one_graph(graph, denoisers):
     style[0, 2] = 1
     outputs = []
     for scale in [torch.full((1, count), value) for value in (0.0, 0.25, 0.5, 1.0)] + [style]:
-        given = inputs._replace(context=inputs.context._replace(scale=scale))
+        given = replace(inputs, context=inputs.context._replace(scale=scale))
         outputs.append(ours(given))
         assert difference(outputs[-1], plain(given)) < TOLERANCE
     for number, output in enumerate(outputs):
@@ -238,7 +240,7 @@ def test_gpu_replays_one_graph_for_every_scale(tmp_path, dynamic):
     for given in inputs if dynamic else inputs[:1]:
         outputs = []
         for scale in (0.0, 0.25, 1.0):
-            scaled = given._replace(context=given.context._replace(scale=given.context.scale * scale))
+            scaled = replace(given, context=given.context._replace(scale=given.context.scale * scale))
             outputs.append(ours(scaled))
             assert difference(outputs[-1], plain(scaled)) < 3e-3
         assert difference(outputs[0], outputs[1]) > 6e-2 and difference(outputs[1], outputs[2]) > 6e-2

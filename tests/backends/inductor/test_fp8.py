@@ -14,7 +14,7 @@ from ipa_cli.backends.inductor.fp8 import (
     quantised_taps,
 )
 from ipa_cli.errors import UsageError
-from ipa_cli.unet.attention import call_unet
+from ipa_cli.unet.inputs import call_unet
 from tests.unets import FLAT, difference, example, moved, tiny
 
 

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     from ipa_cli.models.plan import make_plan
     from ipa_cli.pipeline import task
     from ipa_cli.result import Silent
-    from ipa_cli.unet.attention import call_unet
+    from ipa_cli.unet.inputs import call_unet
     from tests.unets import difference
 
     settings = Settings(width=SIZE, height=SIZE, seed=7, scale=1.0, device="cpu", cache_dir=graph.cache)
@@ -155,11 +155,11 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     whole = call_unet(unet, example).detach()
     for scale in (1.0, 0.0, 0.5):
         context = example.context._replace(scale=torch.full_like(example.context.scale, scale))
-        inputs = example._replace(context=context)
+        inputs = replace(example, context=context)
         expected = call_unet(unet, inputs).detach()
         assert difference(denoiser(inputs), expected) < 3e-4
         assert scale == 1.0 or difference(expected, whole) > 1e-2, "the scale should matter, or nothing is shown"
-    one, other = denoiser(example), denoiser(example._replace(timestep=torch.tensor(20)))
+    one, other = denoiser(example), denoiser(replace(example, timestep=torch.tensor(20)))
     assert one.data_ptr() != other.data_ptr() and difference(one, whole) < 3e-4, "each result is the caller's own"
     with torch.no_grad():
         unet.conv_out.bias += 1.0
