@@ -57,7 +57,7 @@ class Time(nn.Module):
     ) -> tuple[Tensor]:
         batch, dtype = len(timestep if time_ids is None else time_ids), self.shifts.weight.dtype
         embedding = self.time_embedding(self.time_proj(timestep.expand(batch)).to(dtype))
-        if time_ids is not None:
+        if time_ids is not None and text_embeds is not None:
             sizes = self.add_time_proj(time_ids.flatten()).reshape(batch, -1)
             embedding = embedding + self.add_embedding(torch.cat([text_embeds, sizes], -1).to(dtype))
         return (self.shifts(F.silu(embedding)),)
