@@ -46,14 +46,16 @@ hypothesis.settings.register_profile("patient", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("patient")
 
 
-# What a test takes time for, by the fixtures that it asks for.
-MARKED_BY_FIXTURE = {"compiled": "compiles", "browser": "browser", "ipa_process": "slow"}
+# Fixtures that tell what a test takes time for; further slow tests and modules say so themselves.
+MARKED_BY_FIXTURE = {"compiled": "compiles", "browser": "browser", "ipa_process": "slow", "pipe": "slow"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     for fixture in getattr(item, "fixturenames", ()):
         if mark := MARKED_BY_FIXTURE.get(fixture):
             item.add_marker(mark)
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        item.add_marker("slow")  # many examples
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -16,6 +16,8 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.result import Silent
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 FAST = ("--width", 64, "--height", 64, "--steps", 2, "--warmup", 0)
 

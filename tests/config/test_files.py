@@ -93,6 +93,7 @@ def test_names_too_long_for_any_disk_are_no_bug(world):
     assert settings.model == f"a/{'b' * 300}"
 
 
+@pytest.mark.slow
 def test_any_mixture_gives_settings_or_one_line(world):
     chosen, path = random.Random(5), world.cwd / "ipa.toml"
     keys = [*FIELDS, "[steps]", "[[a]]", '""', "steps.a.b", "x" * 900]

@@ -121,6 +121,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_no_file_tells_a_secret_and_pictures_can_be_drawn_again(ipa, world, address):
     model, mask = world.home / "models" / "mine", world.home / "mask.png"
     shutil.copytree(DEMO, model)

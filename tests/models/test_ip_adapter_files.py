@@ -75,6 +75,7 @@ def refused(adapter: Path, words: str, **more: object) -> str:
 # --- what is loaded -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pickled_training_checkpoint_draws_as_its_adapter_does(ipa, world, tensors, demo):
     shutil.copytree(ENCODER, world.cwd / "run" / "image_encoder")
     torch.save(trained(tensors), world.cwd / "run" / "pytorch_model.bin")
@@ -104,6 +105,7 @@ def comfyui(world, tensors, monkeypatch) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_an_image_encoder_elsewhere_is_named_as_a_file(ipa, comfyui, demo):
     adapter = comfyui / "ipadapter" / "ip-adapter.safetensors"
     encoder = comfyui / "clip_vision" / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"

@@ -89,6 +89,7 @@ def demo(world, sdxl, miniature) -> Path:
     return saved(world.cwd, sdxl)
 
 
+@pytest.mark.slow
 def test_a_file_of_sdxl_draws_as_its_folder_does(ipa, demo):
     def pixels(model: Path) -> np.ndarray:
         (image,) = ipa("generate", *SMALL, *ALIKE, *REFERENCE, "--model", model, "--json").data()["images"]
@@ -107,6 +108,7 @@ def test_a_file_is_taken_by_every_command(ipa, demo):
     assert ipa("sweep-scale", *size, *REFERENCE, "--model", demo, "--json").data()["drawn"] == 2
 
 
+@pytest.mark.slow
 def test_every_tensor_of_sdxl_is_that_of_its_folder(demo):
     assert_same(load(demo), load(DEMO))
 

@@ -15,6 +15,8 @@ from ipa_cli.models.schedulers import CLASSES, NEEDS, create
 from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, Request, decode, denoise
 from ipa_cli.unet.inputs import Context
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 PROMPT = "a large star in the middle"
 STEPS, SIDE, SEED = 4, 128, 3

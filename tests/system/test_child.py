@@ -14,6 +14,8 @@ import pytest
 from ipa_cli.system import child
 from tests.test_layering import MODULES, tree
 
+pytestmark = pytest.mark.slow
+
 # Modules by which Python starts programs, and the functions of os that do.
 STARTING = {"subprocess", "multiprocessing", "pty", "concurrent.futures.ProcessPoolExecutor", "asyncio.subprocess"}
 OF_OS = ("exec", "spawn", "posix_spawn", "fork", "system", "popen", "startfile")

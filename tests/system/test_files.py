@@ -56,6 +56,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 def test_every_writer_is_known():
     found = set()
     for path in PACKAGE.rglob("*.py"):

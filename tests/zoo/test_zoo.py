@@ -9,6 +9,8 @@ from ipa_cli.errors import IpaError
 from tests.zoo import layouts
 from tests.zoo.layouts import DEMO, DRAWN, REFUSED, ROUNDED
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = ("--image", DEMO / "reference.png")
 SMALL = ("--steps", 2, "--width", 64, "--height", 64, "--seed", 7, "--warmup", 0, "--prompt", "a star")
 

@@ -177,6 +177,7 @@ def test_truncated_package_is_a_foreseen_failure(graph, tmp_path):
     assert "ipa compile" in failure.value.hint
 
 
+@pytest.mark.slow
 def test_missing_compiler_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/bin/false")
     unet, adapters = tiny()
@@ -193,6 +194,7 @@ def test_an_example_outside_of_the_range_is_told_before_the_work(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
     compiler = tmp_path / "g++"
     compiler.write_text(

@@ -83,6 +83,7 @@ def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
     assert 1e-3 < error < 0.2  # the first: it is fp8
 
 
+@pytest.mark.slow
 def test_a_unet_in_fp8_is_near_the_plain_one():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
@@ -93,6 +94,7 @@ def test_a_unet_in_fp8_is_near_the_plain_one():
     assert 1e-3 < error < 0.05  # the first: it is fp8
 
 
+@pytest.mark.slow
 def test_weights_are_kept_by_squares_where_a_kernel_gives_blocks():
     changes = {**FLAT, "block_out_channels": [128], "attention_head_dim": [4]}
     for width, dtype, kernels, kept in [
@@ -147,6 +149,7 @@ def test_fp8_is_refused_where_it_cannot_run(tmp_path):
         backend.compile(unet, example(unet, adapters), tmp_path, backend.options({"precision": "fp8"}), lambda _: None)
 
 
+@pytest.mark.slow
 def test_what_compiled_code_is_tried_with_stays_finite_in_fp8():
     unet, adapters = tiny()
     inputs = example(unet, adapters)

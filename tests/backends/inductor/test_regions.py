@@ -13,6 +13,8 @@ from ipa_cli.unet.attention import install, project
 from ipa_cli.unet.inputs import call_unet
 from tests.unets import AS_SD15, adapter, difference, embeddings, example, residuals, tiny, tiny_unet, unet_inputs
 
+pytestmark = pytest.mark.slow
+
 WAYS = blocks.Ways(phases=True)
 
 

@@ -24,6 +24,8 @@ from ipa_cli.backends.onediff import nexfort
 from ipa_cli.errors import UsageError
 from ipa_cli.hardware import packages
 
+pytestmark = pytest.mark.slow
+
 PRESENT = requirements.problem("nexfort", packages.installed())
 real = pytest.mark.skipif(PRESENT is not None, reason=PRESENT.message if PRESENT else "")
 slow = pytest.mark.timeout(2400)
