@@ -1,8 +1,8 @@
 """Models in one file: told apart by their headers, loaded offline, and the same as their diffusers folders."""
 
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -45,18 +45,10 @@ def sd15_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def miniature(tmp_path, monkeypatch) -> Callable[[str, Path], None]:
+def miniature(tmp_path) -> Iterator[Callable[[str, Path], None]]:
     """Lets the models of a family have the configurations and the tokenizer of a miniature in a folder."""
-
-    def use(kind: str, folder: Path) -> None:
-        shutil.copytree(
-            folder, tmp_path / "presets" / kind, ignore=shutil.ignore_patterns("*.safetensors", "ip_adapter")
-        )
-        shutil.copytree(DEMO / "tokenizer", tmp_path / "presets" / "tokenizer")
-        monkeypatch.setattr(single_file, "PRESETS", tmp_path / "presets")
-        monkeypatch.setattr(single_file, "PADDING", dict.fromkeys(single_file.PADDING, "<|endoftext|>"))
-
-    return use
+    with ExitStack() as stack:
+        yield lambda kind, folder: stack.enter_context(checkpoints.presets(tmp_path / "presets", kind, folder))
 
 
 def load(model: Path, dtype: torch.dtype = torch.float32) -> loader.Model:
