@@ -36,17 +36,7 @@ FOREIGN = {
         "onediff",
         "PIL",
     ),
-    *(
-        "rich",
-        "safetensors",
-        "skimage",
-        "tanh",
-        "torch",
-        "transformers",
-        "triton",
-        "typer",
-        "StableDiffusionXLPipeline",
-    ),
+    *("rich", "safetensors", "tanh", "torch", "transformers", "triton", "typer", "StableDiffusionXLPipeline"),
     *("project", "tool", "cpp"),  # tables of pyproject.toml, a compiler's option
 }
 SUFFIXES = {
@@ -80,7 +70,7 @@ def tracked() -> tuple[str, ...]:
 
 SCANNED = [
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "*/**/*.md", "*/**/*.py")
+    for pattern in ("*.md", "docs/*.md", ".github/**/*.md", "*/**/*.md", "*/**/*.py")
     for path in sorted(ROOT.glob(pattern))
     if path.relative_to(ROOT).parts[0] in (*FOLDERS, path.name)
 ]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ipa_cli.backends.base import Denoiser
-from ipa_cli.unet.inputs import Context, UNetInputs, tensors
+from ipa_cli.unet.attention import Context, UNetInputs
 
 
 class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    buffers: list[Tensor]  # the inputs that the graph reads, without the context
+    inputs: UNetInputs
     output: Tensor
 
 
@@ -47,32 +46,34 @@ class CudaGraphs:
     @torch.no_grad()
     def __call__(self, inputs: UNetInputs) -> Tensor:
         context = self._hold(inputs.context)
-        changing = _changing(inputs)
-        values = tensors(changing)
-        key = (id(context), *changing, *_shapes(values))
+        key = (id(context), *_shapes(inputs[:4]))
         if key not in self._graphs:
-            self._graphs[key] = self._capture(replace(inputs, context=context))
+            self._graphs[key] = self._capture(inputs._replace(context=context))
         captured = self._graphs[key]
-        for buffer, value in zip(captured.buffers, values, strict=True):
+        for buffer, value in zip(captured.inputs[:4], inputs[:4], strict=True):
             buffer.copy_(value)
         captured.graph.replay()
         return captured.output.clone()
 
     def _hold(self, context: Context) -> Context:
-        values = _without_scale(context)
-        source = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in values]
-        key = (*_shapes((context.scale, *values)), len(context.image), len(context.mask))
+        tensors = _tensors(context)
+        source = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        key = (*_shapes((context.scale, *tensors)), len(context.image), len(context.mask))
         held = self._contexts.get(key)
         if held is None:
-            self._contexts[key] = held = _Held(pytree.tree_map(torch.clone, context), source)
+            text = [tensor.clone() for tensor in context.text]
+            image = [[tensor.clone() for tensor in adapter] for adapter in context.image]
+            mask = [[tensor.clone() for tensor in adapter] for adapter in context.mask]
+            self._contexts[key] = held = _Held(Context(text, image, context.scale.clone(), mask), source)
         elif any(a is not b or x != y for (a, x), (b, y) in zip(source, held.source, strict=True)):
-            torch._foreach_copy_(_without_scale(held.context), values)
+            torch._foreach_copy_(_tensors(held.context), tensors)
             self._contexts[key] = _Held(held.context, source)
         held.context.scale.copy_(context.scale)
         return held.context
 
     def _capture(self, inputs: UNetInputs) -> _Captured:
-        static = replace(inputs, **pytree.tree_map(torch.clone, _changing(inputs)))
+        sample, timestep, text_embeds, time_ids = (tensor.clone() for tensor in inputs[:4])
+        static = UNetInputs(sample, timestep, text_embeds, time_ids, inputs.context)
         device = static.sample.device
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
@@ -83,17 +84,12 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             output = self._call(static)
-        return _Captured(graph, tensors(_changing(static)), output)
+        return _Captured(graph, static, output)
 
 
-def _changing(inputs: UNetInputs) -> dict[str, Any]:
-    """The members that are copied at every call, by name: those present, without the context."""
-    return {name: member for name, member in vars(inputs).items() if name != "context" and member is not None}
-
-
-def _without_scale(context: Context) -> list[Tensor]:
-    """The keys and values, and the masks."""
-    return tensors((context.text, context.image, context.mask))
+def _tensors(context: Context) -> list[Tensor]:
+    """All of a context but its scale."""
+    return [*context.text, *chain.from_iterable(context.image), *chain.from_iterable(context.mask)]
 
 
 def _shapes(tensors: Iterable[Tensor]) -> tuple:
