@@ -1,6 +1,6 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,apart,plain,fp8,linear,dynamic]
+    python benchmarks/graph.py [--parts eager,graph,fast,apart,plain,self,search,tuned,fp8,linear,dynamic]
                                [--size 1024] [--pictures 1] [--options JSON] [--profile] [--exact] [--no-reload]
 
 With guidance (UNet batch 2 for each picture), 4 image tokens, fp16. Every figure stands beside the relative error
@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ipa_cli.backends import eager
-from ipa_cli.backends.inductor import backend, compilation, loading
-from ipa_cli.unet.attention import UNetInputs, call_unet, install, layers, project
+from ipa_cli.backends.inductor import backend
+from ipa_cli.unet.attention import install, layers, project
+from ipa_cli.unet.inputs import AddedConditions, UNetInputs, call_unet
 
 SDXL: dict[str, Any] = {
     "act_fn": "silu",
@@ -63,6 +65,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "fast": {"preset": "fast"},
     "apart": {"preset": "fast", "kernels": ["cross", "rows"]},
     "plain": {"preset": "fast", "kernels": [], "phases": False},
+    "self": {"preset": "fast", "kernels": ["cross", "self"]},
+    "search": {"preset": "fast", "search_convolutions": True},
+    "tuned": {"preset": "fast", "max_autotune": True},
     "fp8": {"preset": "fast", "precision": "fp8"},
     "linear": {
         "preset": "fast",
@@ -116,12 +121,12 @@ def inputs(unet: Any, adapters: Any, size: int, scale: float, pictures: int = 1)
 
     scales = torch.full((1, len(layers(unet))), scale, device=device)
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    time_ids = torch.tensor([[size, size, 0, 0, size, size]] * batch, device=device, dtype=dtype)
     return UNetInputs(
-        normal(batch, 4, size // 8, size // 8),
-        torch.tensor(500.0, device=device),
-        normal(batch, pooled),
-        torch.tensor([[size, size, 0, 0, size, size]] * batch, device=device, dtype=dtype),
-        project(unet, adapters, normal(batch, 77, cross), [normal(batch, 1, IMAGE_DIM)], scales),
+        sample=normal(batch, 4, size // 8, size // 8),
+        timestep=torch.tensor(500.0, device=device),
+        added=AddedConditions(normal(batch, pooled), time_ids),
+        context=project(unet, adapters, normal(batch, 77, cross), [normal(batch, 1, IMAGE_DIM)], scales),
     )
 
 
@@ -228,7 +233,7 @@ def fresh_process(folder: Path, options: dict[str, Any], size: int, tiny: bool) 
 
 def compiled(options: dict[str, Any], scene: "Scene") -> tuple[Path, float]:
     """The folder of a graph and how long it took; options that count only when it is loaded take the one before."""
-    key = json.dumps({**options, "cuda_graph": None}, sort_keys=True)
+    key = json.dumps({**options, "search_convolutions": None, "cuda_graph": None}, sort_keys=True)
     if key in scene.graphs:
         return scene.graphs[key], 0.0
     folder = scene.graphs[key] = Path(tempfile.mkdtemp(dir=scene.work.name))
@@ -288,7 +293,7 @@ def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
     options = backend.options(given)
     scene.unet.to(memory_format=torch.channels_last)
     one = scene.inputs[SCALES[0]]
-    found = parts.split(scene.unet, loading.kernel_options(options, scene.unet.device), one.context)
+    found = parts.split(scene.unet, backend._ways(options, scene.unet.device), one.context)
     region = next(region for region in regions.find(scene.unet, found, one, False) if region.name.startswith("resnet"))
     exported = regions.export(found[region.parts[0]], region, None)
     exported._example_inputs = None
@@ -302,10 +307,10 @@ def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
             str(Path(folder, "package.pt2")),
             layouts,
             str(scene.unet.device),
-            compilation._settings(options, 1),
+            backend._settings(options, 1),
         )
         watch = cProfile.Profile()
-        print(watch.runcall(worker.compile_region, *job))
+        print(watch.runcall(worker.compile_region, *job, options["cudnn_attention"], None))
     pstats.Stats(watch).sort_stats("cumulative").print_stats(70)
 
 
@@ -329,13 +334,9 @@ def in_fp32(unet: Any, given: UNetInputs) -> torch.Tensor:
     exact = copy.deepcopy(unet).float()
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
-    context = given.context
-    wide = context._replace(
-        text=[x.float() for x in context.text], image=[[x.float() for x in a] for a in context.image]
-    )
     try:
         with torch.no_grad():
-            return call_unet(exact, UNetInputs(*(x.float() for x in given[:4]), wide))
+            return call_unet(exact, pytree.tree_map(torch.Tensor.float, given))
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ipa_cli.models.plan import DEMO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +78,22 @@ def tensors(folder: Path, kind: str) -> dict[str, Tensor]:
     states = {part: load_file(folder / part / f"{stems.get(part, 'model')}.safetensors") for part in parts}
     config = json.loads((folder / "unet" / "config.json").read_text())
     return {name: tensor.contiguous() for name, tensor in renamed(states, kind, config["layers_per_block"]).items()}
+
+
+@contextmanager
+def presets(root: Path, kind: str, folder: Path) -> Iterator[None]:
+    """Gives the files of a family (kind: sdxl or sd15) the configurations and the tokenizer of the model in `folder`.
+
+    One file holds no configuration, so that those of the package count, whose widths fill gigabytes.
+    """
+    from ipa_cli.models import single_file
+
+    shutil.copytree(folder, root / kind, ignore=shutil.ignore_patterns("*.safetensors", "ip_adapter"))
+    shutil.copytree(DEMO / "tokenizer", root / "tokenizer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_file, "PRESETS", root)
+        patch.setattr(single_file, "PADDING", dict.fromkeys(single_file.PADDING, "<|endoftext|>"))
+        yield
 
 
 def renamed(states: Mapping[str, Mapping[str, Tensor]], kind: str, layers: int) -> dict[str, Tensor]:

@@ -36,24 +36,26 @@ os.environ["XDG_STATE_HOME"] = STATE = f"{HUB_CACHE}/state"
 (KEY := Path(STATE, "ipa", "graph-key")).parent.mkdir(parents=True)
 KEY.write_bytes(b"the key of all tests, 32 bytes..")
 KEY.chmod(0o600)
-# So does torch, which nothing above may import: with a thread for each core, workers wait for each other.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    assert "torch" not in sys.modules
-    os.environ["OMP_NUM_THREADS"] = "1"
+# So does torch, which nothing above may import. `ipa` takes fewer threads on a busy machine, and sums in another
+# order: without this, pictures that must be equal differ in the last bit.
+assert "torch" not in sys.modules or os.environ.get("OMP_NUM_THREADS")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
 
-# What a test takes time for, by the fixtures that it asks for.
-MARKED_BY_FIXTURE = {"compiled": "compiles", "browser": "browser", "ipa_process": "slow"}
+# Fixtures that tell what a test takes time for; further slow tests and modules say so themselves.
+MARKED_BY_FIXTURE = {"compiled": "compiles", "browser": "browser", "ipa_process": "slow", "pipe": "slow"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     for fixture in getattr(item, "fixturenames", ()):
         if mark := MARKED_BY_FIXTURE.get(fixture):
             item.add_marker(mark)
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        item.add_marker("slow")  # many examples
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

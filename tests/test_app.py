@@ -327,6 +327,7 @@ def test_a_full_disk_under_stdout_is_told(world, typed):
     assert os.strerror(errno.ENOSPC) in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", [["--json"], []])
 def test_names_no_locale_can_show_are_told_all_the_same(world, typed):
     """A file name may be any bytes; LANG=C and a pipe show ASCII alone."""

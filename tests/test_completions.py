@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "completions"
 SCRIPTS = {"bash": "ipa.bash", "zsh": "ipa.zsh", "fish": "ipa.fish", "powershell": "ipa.ps1"}
 

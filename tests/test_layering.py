@@ -16,7 +16,12 @@ MODULES = {
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "onediff", "oneflow", "nexfort", "numpy", "PIL"}
 # Imported only by those that need torch anyway.
-WITH_TORCH = {"unet/attention", "models/vae", *(name for name in MODULES if name.startswith("backends/"))}
+WITH_TORCH = {
+    "unet/attention",
+    "unet/inputs",
+    "models/vae",
+    *(name for name in MODULES if name.startswith("backends/")),
+}
 # The rooms, one floor a line, from the top: a module imports from its own room and from the floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),

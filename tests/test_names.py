@@ -36,7 +36,17 @@ FOREIGN = {
         "onediff",
         "PIL",
     ),
-    *("rich", "safetensors", "tanh", "torch", "transformers", "triton", "typer", "StableDiffusionXLPipeline"),
+    *(
+        "rich",
+        "safetensors",
+        "skimage",
+        "tanh",
+        "torch",
+        "transformers",
+        "triton",
+        "typer",
+        "StableDiffusionXLPipeline",
+    ),
     *("project", "tool", "cpp"),  # tables of pyproject.toml, a compiler's option
 }
 SUFFIXES = {
@@ -70,7 +80,7 @@ def tracked() -> tuple[str, ...]:
 
 SCANNED = [
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", ".github/**/*.md", "*/**/*.md", "*/**/*.py")
+    for pattern in ("*.md", "*/**/*.md", "*/**/*.py")
     for path in sorted(ROOT.glob(pattern))
     if path.relative_to(ROOT).parts[0] in (*FOLDERS, path.name)
 ]

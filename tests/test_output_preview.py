@@ -143,6 +143,7 @@ def test_a_script_is_not_stopped_by_a_missing_package(monkeypatch):
     Terminal(json_mode=True).check_preview()
 
 
+@pytest.mark.slow
 def test_generate_shows_each_picture_below_its_line(world):
     code = (
         "from ipa_cli.app import run; run('generate --preview --width 64 --height 64 --steps 1 --warmup 0 "

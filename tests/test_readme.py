@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
@@ -18,11 +19,14 @@ from ipa_cli.errors import IpaError
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, folder, serving
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Set below flags, so that what is pasted stays as it is and takes a moment.
+# What takes long is made small: by settings below flags, and where a command says its size or steps, in their place.
 QUICK = {"IPA_STEPS": "1", "IPA_WIDTH": "64", "IPA_HEIGHT": "64", "IPA_WARMUP": "0", "IPA_DEVICE": "cpu"}
+SMALL = {"--size": "64x64", "--steps": "1", "--dtype": "float32"}
 # Minutes of compiling and measuring are not repeated here: these are run up to that work.
 LONG = {"compile": "ipa_cli.engine.graphs.prepare", "bench": "ipa_cli.bench.run.bench"}
 REACHED = "the work begins here"
@@ -63,7 +67,9 @@ def words(command: str) -> list[str]:
     for end in ("|", ">", "&&"):
         if end in split:
             split = split[: split.index(end)]
-    return split[1:]
+    if split[1] in LONG:
+        return split[1:]
+    return [SMALL.get(before, word) for before, word in itertools.pairwise(split)]
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """UNets of SDXL's shape with random weights, small enough to run and compile on two cores."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from ipa_cli.unet.attention import Adapters, Context, UNetInputs, install, project
+from ipa_cli.unet.attention import Adapters, install, project
+from ipa_cli.unet.inputs import AddedConditions, Context, ControlResiduals, UNetInputs
 
 IMAGE_DIM = 48
 TINY: dict[str, Any] = {
@@ -131,7 +134,8 @@ def unet_inputs(context: Context, height: int = 16, width: int = 16, seed: int =
     torch.manual_seed(seed)
     pooled = TINY["projection_class_embeddings_input_dim"] - 6 * TINY["addition_time_embed_dim"]
     time_ids = torch.tensor([[128.0, 128, 0, 0, 128, 128]] * 2)
-    return UNetInputs(torch.randn(2, 4, height, width), torch.tensor(500.0), torch.randn(2, pooled), time_ids, context)
+    sample, added = torch.randn(2, 4, height, width), AddedConditions(torch.randn(2, pooled), time_ids)
+    return UNetInputs(sample, torch.tensor(500.0), context, added)
 
 
 def example(unet: Any, adapters: Adapters, height: int = 16, width: int = 16) -> UNetInputs:
@@ -140,15 +144,26 @@ def example(unet: Any, adapters: Adapters, height: int = 16, width: int = 16) ->
     return unet_inputs(project(unet, adapters, text, images), height, width)
 
 
+def residuals(unet: Any, inputs: UNetInputs, seed: int = 3) -> ControlResiduals:
+    """Random residuals of a ControlNet for each skip connection of the tiny UNet and for its middle."""
+    torch.manual_seed(seed)
+    side = inputs.sample.shape[-2:]
+    shapes = [(channels, *side) for channels in unet.config.block_out_channels[:1]]
+    for block in unet.down_blocks:
+        for resnet in block.resnets:
+            shapes.append((resnet.conv2.out_channels, *side))
+        for downsampler in block.downsamplers or ():
+            side = tuple(-(-length // 2) for length in side)
+            shapes.append((downsampler.conv.out_channels, *side))
+    down = tuple(torch.randn(len(inputs.sample), *shape) for shape in shapes)
+    return ControlResiduals(down, torch.randn_like(down[-1]))
+
+
 def moved(inputs: UNetInputs, dtype: torch.dtype) -> UNetInputs:
     """The same inputs on the GPU; the scale and the timestep stay float32."""
-    text = [tensor.to("cuda", dtype) for tensor in inputs.context.text]
-    image = [[tensor.to("cuda", dtype) for tensor in adapter] for adapter in inputs.context.image]
-    sample, text_embeds, time_ids = (
-        tensor.to("cuda", dtype) for tensor in (inputs.sample, inputs.text_embeds, inputs.time_ids)
-    )
-    context = Context(text, image, inputs.context.scale.cuda())
-    return UNetInputs(sample, inputs.timestep.cuda(), text_embeds, time_ids, context)
+    scale, timestep = inputs.context.scale.cuda(), inputs.timestep.cuda()
+    cast: UNetInputs = pytree.tree_map(lambda tensor: tensor.to("cuda", dtype), inputs)
+    return replace(cast, timestep=timestep, context=cast.context._replace(scale=scale))
 
 
 def difference(a: Tensor, b: Tensor) -> float:

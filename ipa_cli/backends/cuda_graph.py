@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ipa_cli.backends.base import Denoiser
-from ipa_cli.unet.attention import Context, UNetInputs
+from ipa_cli.unet.inputs import Context, UNetInputs, tensors
 
 
 class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    inputs: UNetInputs
+    buffers: list[Tensor]  # the inputs that the graph reads, without the context
     output: Tensor
 
 
@@ -46,34 +47,32 @@ class CudaGraphs:
     @torch.no_grad()
     def __call__(self, inputs: UNetInputs) -> Tensor:
         context = self._hold(inputs.context)
-        key = (id(context), *_shapes(inputs[:4]))
+        changing = _changing(inputs)
+        values = tensors(changing)
+        key = (id(context), *changing, *_shapes(values))
         if key not in self._graphs:
-            self._graphs[key] = self._capture(inputs._replace(context=context))
+            self._graphs[key] = self._capture(replace(inputs, context=context))
         captured = self._graphs[key]
-        for buffer, value in zip(captured.inputs[:4], inputs[:4], strict=True):
+        for buffer, value in zip(captured.buffers, values, strict=True):
             buffer.copy_(value)
         captured.graph.replay()
         return captured.output.clone()
 
     def _hold(self, context: Context) -> Context:
-        tensors = _tensors(context)
-        source = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
-        key = (*_shapes((context.scale, *tensors)), len(context.image), len(context.mask))
+        values = _without_scale(context)
+        source = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in values]
+        key = (*_shapes((context.scale, *values)), len(context.image), len(context.mask))
         held = self._contexts.get(key)
         if held is None:
-            text = [tensor.clone() for tensor in context.text]
-            image = [[tensor.clone() for tensor in adapter] for adapter in context.image]
-            mask = [[tensor.clone() for tensor in adapter] for adapter in context.mask]
-            self._contexts[key] = held = _Held(Context(text, image, context.scale.clone(), mask), source)
+            self._contexts[key] = held = _Held(pytree.tree_map(torch.clone, context), source)
         elif any(a is not b or x != y for (a, x), (b, y) in zip(source, held.source, strict=True)):
-            torch._foreach_copy_(_tensors(held.context), tensors)
+            torch._foreach_copy_(_without_scale(held.context), values)
             self._contexts[key] = _Held(held.context, source)
         held.context.scale.copy_(context.scale)
         return held.context
 
     def _capture(self, inputs: UNetInputs) -> _Captured:
-        sample, timestep, text_embeds, time_ids = (tensor.clone() for tensor in inputs[:4])
-        static = UNetInputs(sample, timestep, text_embeds, time_ids, inputs.context)
+        static = replace(inputs, **pytree.tree_map(torch.clone, _changing(inputs)))
         device = static.sample.device
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
@@ -84,12 +83,17 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             output = self._call(static)
-        return _Captured(graph, static, output)
+        return _Captured(graph, tensors(_changing(static)), output)
 
 
-def _tensors(context: Context) -> list[Tensor]:
-    """All of a context but its scale."""
-    return [*context.text, *chain.from_iterable(context.image), *chain.from_iterable(context.mask)]
+def _changing(inputs: UNetInputs) -> dict[str, Any]:
+    """The members that are copied at every call, by name: those present, without the context."""
+    return {name: member for name, member in vars(inputs).items() if name != "context" and member is not None}
+
+
+def _without_scale(context: Context) -> list[Tensor]:
+    """The keys and values, and the masks."""
+    return tensors((context.text, context.image, context.mask))
 
 
 def _shapes(tensors: Iterable[Tensor]) -> tuple:

@@ -17,7 +17,7 @@ from ipa_cli.models.location import is_file, is_folder
 
 Kind = Literal["run", "reference"]
 
-PLAIN = f"{backends.UNCOMPILED}:cuda_graph=false"
+PLAIN = "eager:cuda_graph=false"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Part:
 
 
 def parse_specs(texts: Sequence[str]) -> tuple[Spec, ...]:
-    """Backends from texts such as "eager:cuda_graph=false,inductor:fast,nexfort".
+    """Backends from texts such as "eager:cuda_graph=false,inductor:max,nexfort".
 
     What stands behind the colon is a preset, JSON, or `name=value`, several with commas between them. Raises
     UsageError for an unknown backend or one named twice.
@@ -89,9 +89,8 @@ def with_range(specs: Sequence[Spec], span: tuple[int, int]) -> tuple[Spec, ...]
     """`specs` with graphs for all sides within `span` pixels, where there is something to compile."""
 
     def dynamic(spec: Spec) -> Spec:
-        if not backends.get(spec.backend).CAPABILITIES.compiles:
+        if spec.backend == "eager":
             return spec
-        backends.require(spec.backend, "dynamic_sizes")
         given = spec.options or "{}"
         options = json.loads(given) if given.startswith("{") else {"preset": given}
         return Spec(spec.text, spec.backend, json.dumps({**options, "dynamic": list(span)}), spec.python)
@@ -115,11 +114,7 @@ def references(specs: Sequence[Spec]) -> tuple[Spec, ...]:
     """Uncompiled drawing in every Python that has no column of it: each backend is compared within its own Python."""
     pythons = dict.fromkeys(spec.python for spec in specs)
     plain = {spec.python for spec in specs if is_plain(spec)}
-    return tuple(
-        Spec(PLAIN, backends.UNCOMPILED, json.dumps({"cuda_graph": False}), each)
-        for each in pythons
-        if each not in plain
-    )
+    return tuple(Spec(PLAIN, "eager", json.dumps({"cuda_graph": False}), each) for each in pythons if each not in plain)
 
 
 def reference_of(spec: Spec, specs: Sequence[Spec]) -> Spec:
@@ -129,12 +124,12 @@ def reference_of(spec: Spec, specs: Sequence[Spec]) -> Spec:
 
 def is_plain(spec: Spec) -> bool:
     """Whether this is the UNet as diffusers calls it, neither compiled nor in a CUDA graph."""
-    return spec.backend == backends.UNCOMPILED and options(spec).get("cuda_graph") is False
+    return spec.backend == "eager" and options(spec).get("cuda_graph") is False
 
 
 def baseline(specs: Sequence[Spec]) -> Spec | None:
     """What the others' figures are set against: a column of uncompiled drawing where there is one, else any eager."""
-    eager = [spec for spec in specs if spec.backend == backends.UNCOMPILED]
+    eager = [spec for spec in specs if spec.backend == "eager"]
     return next(iter([*filter(is_plain, eager), *eager]), None)
 
 

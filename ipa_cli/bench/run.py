@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ipa_cli.bench.plan import Part, Spec
 from ipa_cli.bench.results import Bench, Column
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_settings
+from ipa_cli.config.values import settings_as_json
 from ipa_cli.hardware import cores, probe
 from ipa_cli.pipeline.prompts import warn_of_spelling
 from ipa_cli.result import Reporter
@@ -183,7 +183,7 @@ def _job(part: Part, work: Work, folder: Path) -> dict[str, Any]:
     )
     return {
         "folder": _here(),
-        "settings": json.loads(json.dumps(asdict(chosen), default=str)),
+        "settings": settings_as_json(chosen),
         "batch": work.batch,
         "keep": str(files.drawn(folder, part.spec)) if part.number == 1 else None,
         "exact": plan.is_plain(part.spec),

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli import __version__, backends
 from ipa_cli.bench import drawn
 from ipa_cli.config import Settings
+from ipa_cli.config.values import settings_from_json
 from ipa_cli.engine import session
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError
-from ipa_cli.hardware import timing
+from ipa_cli.hardware import packages, timing
 from ipa_cli.models import schedulers
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.pipeline.task import load_references, make_task
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from ipa_cli.pipeline.denoise import Conditions, Request
     from ipa_cli.pipeline.task import Task
-    from ipa_cli.unet.attention import UNetInputs
+    from ipa_cli.unet.inputs import UNetInputs
 
 STARTED = time.perf_counter()
 FIRST_STEPS = 2  # of the drawing that ends the warm-up
@@ -71,6 +72,8 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
     Warm-up goes from the loaded model to the end of the short drawing, E2E from encoding to the decoded pictures; times
     in seconds, memory in GiB.
     """
+    from ipa_cli.unet.inputs import tensors
+
     teller = Teller(say)
     opened, task = _open(settings, teller)
     requests = [replace(task.requests[0], seed=task.requests[0].seed + number) for number in range(batch)]
@@ -106,7 +109,7 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
         "reserved_gib": _reserved_gib(opened.device),
     }
     inputs = session.example_inputs(opened, requests[0], conditions)
-    say(figures={**figures, "weights_sum": weights_sum, "inputs_sum": _sum(_tensors(inputs))})
+    say(figures={**figures, "weights_sum": weights_sum, "inputs_sum": _sum(tensors(inputs))})
     if keep is not None:
         say(doing="keeping what was drawn")
         noise = ready.denoiser(inputs)
@@ -116,10 +119,10 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
 def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
     """The loaded model and the picture to draw. Raises IpaError when the backend cannot work here."""
     backend = session.check_backend(settings.backend, settings.precision)
-    problem = None if backend == backends.AUTO else backends.get(backend).toolchain_problem()
+    problem = backends.get(backend).missing_to_compile(None)
     if problem is not None:
         raise problem
-    if not settings.image and not settings.adapter and settings.ip_adapter != "none":
+    if not (settings.image or settings.embeds or settings.adapter) and settings.ip_adapter != "none":
         settings = replace(settings, image=(str(DEMO / "reference.png"),))
     plan = make_plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
@@ -144,42 +147,30 @@ def _draw(opened: session.Session, denoiser: Any, task: Task, requests: Sequence
 def _in_fp32(unet: Any, inputs: UNetInputs) -> Tensor | None:
     """The same call with the same weights in fp32, uncompiled; None where they are that already, or memory is short."""
     import torch
+    from torch.utils import _pytree as pytree
 
-    from ipa_cli.unet.attention import call_unet
+    from ipa_cli.unet.inputs import call_unet
 
     if unet.dtype == torch.float32:
         return None
     before = unet.dtype
 
-    def wide(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.float() if value.dtype == before else value
-        parts = [wide(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    def wide(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.dtype == before else tensor
 
     torch.backends.cudnn.allow_tf32 = False  # its products keep no more digits than fp16's
     try:
         with torch.no_grad():
-            return call_unet(unet.to(torch.float32), wide(inputs))
+            return call_unet(unet.to(torch.float32), pytree.tree_map(wide, inputs))
     except torch.cuda.OutOfMemoryError:
         return None
 
 
-def _sum(tensors: Iterable[Tensor]) -> float:
+def _sum(values: Iterable[Tensor]) -> float:
     """The sum of absolute values: tells whether two processes had the same numbers, in whatever layout."""
     import torch
 
-    return sum(float(tensor.abs().sum(dtype=torch.float64)) for tensor in tensors)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    else:
-        for part in value:
-            yield from _tensors(part)
+    return sum(float(tensor.abs().sum(dtype=torch.float64)) for tensor in values)
 
 
 def _reserved_gib(device: Any) -> float | None:
@@ -200,7 +191,7 @@ def _environment(opened: session.Session, task: Task) -> dict[str, Any]:
         "versions": {
             "ipa": __version__,
             "python": platform.python_version(),
-            **{name: version for name, version in backends.installed().items() if version},
+            **{name: version for name, version in packages.installed().items() if version},
             **({"cuda": torch.version.cuda} if device.type == "cuda" else {}),
         },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -215,12 +206,6 @@ def _environment(opened: session.Session, task: Task) -> dict[str, Any]:
         "guidance_scale": request.guidance_scale,
         "seed": request.seed,
     }
-
-
-def _read(given: Mapping[str, Any]) -> Settings:
-    """Settings as they went into JSON."""
-    paths = {"cache_dir": Path(given["cache_dir"])} if given.get("cache_dir") else {}
-    return Settings(**{**given, "image": tuple(given.get("image", ())), **paths})
 
 
 def main() -> None:
@@ -243,7 +228,7 @@ def main() -> None:
     warnings.showwarning = tell  # type: ignore[assignment]
     try:
         keep = Path(job["keep"]) if job["keep"] else None
-        work(_read(job["settings"]), job["batch"], keep, job["exact"], say)
+        work(settings_from_json(job["settings"], "job"), job["batch"], keep, job["exact"], say)
         say(done=True)
     except IpaError as error:
         say(failed=error.message, hint=error.hint)

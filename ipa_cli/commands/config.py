@@ -12,6 +12,7 @@ from ipa_cli import config
 from ipa_cli.commands import options
 from ipa_cli.commands.base import App
 from ipa_cli.config import editing
+from ipa_cli.config.values import as_json
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result, Table
 
@@ -34,7 +35,7 @@ def show(json: options.Json = False, quiet: options.Quiet = False) -> Result:
     entries = _entries(resolved, problems)
     rows = tuple((name, _shown(entry["value"]), entry["where"]) for name, entry in entries.items())
     ignored = [
-        {"setting": one.name, "value": _plain(one.value), "where": str(one.path), "why": one.why}
+        {"setting": one.name, "value": as_json(one.value), "where": str(one.path), "why": one.why}
         for one in resolved.ignored
     ]
     told = [*map(str, resolved.ignored), *([config.TRUST_HINT] if ignored else [])]
@@ -116,7 +117,7 @@ def trust(
 ) -> Result:
     """Let a project's ipa.toml, as it is now, also choose code, graphs, places and servers."""
     path = _project(file)
-    allowed = {name: _plain(value) for name, value in config.trust(path).items()}
+    allowed = {name: as_json(value) for name, value in config.trust(path).items()}
     lines = [f"trusted as it is now: {path}", *(f"  {name} = {_shown(value)}" for name, value in allowed.items())]
     return Result("config trust", {"path": str(path), "allowed": allowed}, tuple(lines))
 
@@ -158,7 +159,7 @@ def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, d
     """Every setting as it will be used: what the user left open takes the model's own value, where there is one."""
     from ipa_cli.models.plan import OF_THE_ARCHITECTURE, own_defaults
 
-    values = {name: _plain(getattr(resolved.settings, name)) for name in config.FIELDS}
+    values = {name: as_json(getattr(resolved.settings, name)) for name in config.FIELDS}
     entries = {
         name: {"value": value, "source": resolved.sources[name].kind, "where": resolved.sources[name].where}
         for name, value in values.items()
@@ -179,12 +180,6 @@ def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, d
         with suppress(IpaError):  # a user without a home has none
             entries["cache_dir"]["value"] = str(config.cache_dir(resolved.settings))
     return entries
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return list(value)
-    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def _shown(value: Any) -> str:

@@ -60,7 +60,7 @@ def _values(name: str) -> Callable[[], Iterable[str]] | None:
         "model": _models,
         "ip_adapter": lambda: ("none",),
         "device": lambda: ("auto", "cpu", "cuda", "mps"),
-        "compile_options": _presets,
+        "compile_options": lambda: ("fast", "max"),
     }
     return known.get(name)
 
@@ -76,12 +76,6 @@ def backends() -> Iterable[str]:
     from ipa_cli import backends
 
     return backends.MODULES
-
-
-def _presets() -> Iterable[str]:
-    from ipa_cli import backends
-
-    return {preset for name in backends.MODULES for preset in backends.get(name).PRESETS}
 
 
 def _models() -> Iterable[str]:
@@ -227,6 +221,7 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
         context.obj.note(config.TRUST_HINT)
     of_project = [name for name, source in resolved.sources.items() if source.kind == "project"]
     if "model" in context.params:
+        config.check_together(resolved)
         for repository in config.repositories(resolved.settings, of_project):
             context.obj.note(f"{repository} comes from the hub: {config.project_file()} names it")
     return resolved

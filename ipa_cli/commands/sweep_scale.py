@@ -98,6 +98,8 @@ def sweep_scale(
         tuple(seeds or ()),
         tuple(encoded or ()),
     )
+    if encoded:
+        context.params["embeds"] = encoded[0]
     settings = options.settings(context).settings
     with session.temporary_files(settings):
         done = run.sweep_scale(settings, axes, config.expanded(folder), context.obj, resume, force, context.obj.live)

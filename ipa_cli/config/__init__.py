@@ -1,23 +1,13 @@
 """Settings: what there is to set, and what each is set to, by flag, environment and file."""
 
+from ipa_cli.config.adapters import AdapterConfig
+from ipa_cli.config.checks import MAX_SIDE, Choice
 from ipa_cli.config.files import FILE_NAME, project_file, user_file
+from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import HINT as TRUST_HINT
 from ipa_cli.config.project import Ignored, repositories, trust, untrust, with_places
-from ipa_cli.config.settings import (
-    FIELDS,
-    MAX_SIDE,
-    OWN,
-    Choice,
-    ConfigError,
-    Settings,
-    cache_dir,
-    cache_limit,
-    checked,
-    expanded,
-    is_file,
-    left_out,
-)
-from ipa_cli.config.sources import Layer, Resolved, Source, resolve
+from ipa_cli.config.settings import FIELDS, OWN, ConfigError, Settings, cache_dir, cache_limit, checked, left_out
+from ipa_cli.config.sources import Layer, Resolved, Source, check_together, resolve
 
 __all__ = [
     "FIELDS",
@@ -25,6 +15,7 @@ __all__ = [
     "MAX_SIDE",
     "OWN",
     "TRUST_HINT",
+    "AdapterConfig",
     "Choice",
     "ConfigError",
     "Ignored",
@@ -34,6 +25,7 @@ __all__ = [
     "Source",
     "cache_dir",
     "cache_limit",
+    "check_together",
     "checked",
     "expanded",
     "is_file",

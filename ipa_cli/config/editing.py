@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import files
+from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import is_trusted, trust
-from ipa_cli.config.settings import FIELDS, ConfigError, checked, expanded, is_file
-from ipa_cli.config.values import element, expected, from_text
+from ipa_cli.config.settings import FIELDS, ConfigError, checked
+from ipa_cli.config.values import as_json, element, expected, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
 from ipa_cli.system import child
 
@@ -33,7 +34,7 @@ def value_of(name: str, words: Sequence[str]) -> Any:
     """A value as TOML has it, from the words of a command line. Raises UsageError."""
     if expected(name)[0] is tuple:
         value: Any = tuple(element(name, word, name) for word in words)
-        return list(checked(name, value, name))
+        return as_json(checked(name, value, name))
     if len(words) != 1:
         raise UsageError(f"{name} has one value, not {len(words)}", "put it in quotes")
     value = checked(name, from_text(name, words[0], name), name)

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config.settings import FIELDS, ConfigError, at_home, expanded, is_file, left_out, short
+from ipa_cli.config.checks import short
+from ipa_cli.config.places import at_home, expanded, is_file
+from ipa_cli.config.settings import FIELDS, ConfigError, left_out
 from ipa_cli.config.values import from_toml
 from ipa_cli.errors import IpaError, suggest
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import Settings, with_places
+from ipa_cli.config.values import as_json
 
 WORDS = ("prompt", "negative_prompt", "prompts")  # the user's own, kept as they are
 
@@ -61,7 +62,7 @@ def public_settings(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
         value = with_places(name, getattr(settings, name), lambda _, text: public_name(text))
         if name in WORDS:
             return value
-        return public_name(str(value)) if isinstance(value, str | Path) else public(value)
+        return public_name(str(value)) if isinstance(value, str | Path) else public(as_json(value))
 
     return {name: said(name) for name in names}
 

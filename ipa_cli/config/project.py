@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import adapter_options, files
-from ipa_cli.config.settings import FIELDS, OWN, PLACE, Settings, at_home, exists, is_file
+from ipa_cli.config import files
+from ipa_cli.config.places import at_home, exists, is_file
+from ipa_cli.config.settings import FIELDS, OWN, PLACE, Settings
 from ipa_cli.errors import IpaError
 from ipa_cli.system import ownership
 
@@ -148,7 +149,7 @@ def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any
     if value is None or FIELDS[name].metadata["kind"] != PLACE:
         return value
     if name == "adapter":
-        return tuple(adapter_options.with_places(text, change) for text in value)
+        return tuple(adapter.with_places(change) for adapter in value)
     return tuple(change(name, text) for text in value) if isinstance(value, tuple) else change(name, value)
 
 

@@ -1,30 +1,43 @@
-"""Every setting there is, with its default, its words and its check."""
+"""Every setting: its default, help, check and flag."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.errors import IpaError, UsageError, suggest
+from ipa_cli.config import checks
+from ipa_cli.config.adapters import OWN as OWN_OF_ADAPTER
+from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
+from ipa_cli.config.adapters import AdapterConfig
+from ipa_cli.config.checks import Check, Choice, between, short
+from ipa_cli.config.places import at_home, expanded
+from ipa_cli.errors import IpaError, UsageError
 
-MAX_SIDE = 8192
-MAX_WORDS = 100_000  # of characters in a prompt
-FITS = ("pad", "crop", "stretch")
 EXPLAINED = "`ipa generate --help` explains every setting"
+EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
 MODES = ("full", "style", "layout", "style-layout")
+
+# Who may set a setting, and how its value is written into files for others: each setting is one of these kinds.
+PLAIN = "plain"  # any file; it describes the picture or the machine, and is written as it is
+PLACE = "place"  # names a file, folder, hub repository or address: a project's file only what lies beside it
+OWN = "own"  # chooses code, or compiled graphs and how many to keep: a project's file only once it is trusted
+
+# Headings of the help.
+PICTURE, REFERENCE, OUTPUT, MODEL, MACHINE = "Picture", "Reference", "Output", "Model", "Machine"
 
 
 class ConfigError(UsageError):
-    """What a file of settings says cannot be."""
+    """A settings file says something that cannot be."""
 
 
 @contextmanager
 def left_out(problems: list[IpaError] | None) -> Iterator[None]:
-    """What cannot be used within is added to `problems`; without such a list it ends everything."""
+    """Add a foreseen failure within to `problems`; without such a list, let it pass on."""
     try:
         yield
     except IpaError as error:
@@ -33,140 +46,232 @@ def left_out(problems: list[IpaError] | None) -> Iterator[None]:
         problems.append(error)
 
 
-Check = Callable[[Any], "str | None"]
-
-
-class Choice(tuple[str, ...]):
-    """A check that the value is one of these."""
-
-    def __call__(self, value: str) -> str | None:
-        return None if value in self else f"expected one of {', '.join(self)}{suggest(value, self)}"
-
-
-def _between(low: float, high: float) -> Check:
-    def check(value: float) -> str | None:
-        return None if low <= value <= high else f"expected a number from {low} to {high}"  # NaN is not
-
-    return check
-
-
-def _side(value: int) -> str | None:
-    if not 64 <= value <= MAX_SIDE:
-        return f"expected pixels from 64 to {MAX_SIDE}"
-    if value % 8:
-        lower = max(64, value // 8 * 8)
-        return f"expected a multiple of 8, for example {lower} or {lower + 8}"
-    return None
-
-
-def _unicode(value: str) -> str | None:
-    """Arguments and variables may hold any bytes; only names of files can."""
-    return None if value.isascii() or value.encode(errors="ignore").decode() == value else "expected text in UTF-8"
-
-
-def _words(value: str) -> str | None:
-    """A picture carries its prompt, and readers of pictures take no endless text."""
-    too_long = len(value) > MAX_WORDS
-    return f"expected at most {MAX_WORDS} characters, not {len(value)}" if too_long else _unicode(value)
-
-
-def _inside(value: str) -> str | None:
-    outside = value.startswith("/") or ".." in value.split("/")
-    return "expected a name inside the repository" if outside else _unicode(value)
-
-
-def _each(check: Check) -> Check:
-    def check_all(values: tuple[Any, ...]) -> str | None:
-        return next((problem for value in values if (problem := check(value))), None)
-
-    return check_all
-
-
-# Who may say a setting, and how its value is written into files for others: every setting is one of these.
-PLAIN = "plain"  # any file; it tells of the picture or the machine, and is written as it is
-PLACE = "place"  # names a file, a folder, a hub repository or an address: a project's file only what lies beside it
-OWN = "own"  # chooses code or compiled graphs, those to keep too: never the file of a project unless it is trusted
-
-
-def _plain(default: Any, help_text: str, check: Check | None = None, kind: str = PLAIN) -> Any:
-    return field(default=default, metadata={"help": help_text, "check": check, "kind": kind})
-
-
-def _place(default: Any, help_text: str) -> Any:
-    return _plain(default, help_text, kind=PLACE)
-
-
-def _own(default: Any, help_text: str) -> Any:
-    return _plain(default, help_text, kind=OWN)
+def _setting(
+    panel: str,
+    help: str,
+    default: Any = None,
+    check: Check | None = None,
+    *,
+    kind: str = PLAIN,
+    short: str | None = None,
+    metavar: str | None = None,
+    words: tuple[str, ...] = (),
+    of_model: bool = False,
+) -> Any:
+    """A setting: `short` is its one-letter flag, `words` are completed by the shell, `of_model` defaults vary."""
+    return field(
+        default=default,
+        metadata={
+            "panel": panel,
+            "help": help,
+            "check": check,
+            "kind": kind,
+            "short": short,
+            "metavar": metavar,
+            "words": words or (check if isinstance(check, Choice) else ()),
+            "of_model": of_model,
+        },
+    )
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that can be set by flag, environment or file; `None` leaves the choice to the model or machine."""
 
-    prompt: str | None = _plain(None, "what to draw", _words)
-    negative_prompt: str = _plain("", "what to keep out of the picture", _words)
-    image: tuple[str, ...] = _place(
-        (), "reference picture: a file, a folder, a pattern, a URL or - for stdin; repeatable"
+    prompt: str | None = _setting(PICTURE, "what to draw", None, checks.prompt, of_model=True)
+    negative_prompt: str = _setting(PICTURE, "what to keep out of the picture", "", checks.prompt)
+    image: tuple[str, ...] = _setting(
+        REFERENCE,
+        "reference image: a file, folder, pattern, URL or - for stdin; repeatable",
+        (),
+        kind=PLACE,
+        short="-i",
+        metavar="IMAGE",
     )
-    image_weight: tuple[float, ...] = _plain(
-        (), "how much of each reference picture counts (1 unless given)", _each(_between(0, 10))
+    image_weight: tuple[float, ...] = _setting(
+        REFERENCE, "weight of each reference image (1 unless given); repeatable", (), checks.each(between(0, 10))
     )
-    embeds: str | None = _place(None, "references encoded by `ipa embed`, in place of --image")
-    fit: str = _plain("pad", "how references become square: pad (whole), crop (the middle), stretch", Choice(FITS))
-    mask: tuple[str, ...] = _place((), "where the reference counts: a picture, white there; one for all or for each")
-    adapter: tuple[str, ...] = _place((), "an adapter with its own pictures: own,image=a.png,scale=0.6; repeatable")
-    scale: float | None = _plain(None, "how strongly the reference picture counts (0: not at all)", _between(0, 10))
-    ip_mode: str = _plain("full", f"layers the reference acts on: {', '.join(MODES)}", Choice(MODES))
-    ip_layers: str | None = _plain(None, "or a table of layers in diffusers' form, as JSON; --scale multiplies it")
-    ip_start: float = _plain(0.0, "share of the steps after which the reference begins to count", _between(0, 1))
-    ip_end: float = _plain(1.0, "share of the steps after which it no longer counts", _between(0, 1))
-    steps: int | None = _plain(None, "steps from noise to picture", _between(1, 1000))
-    guidance_scale: float | None = _plain(
-        None, "how closely the prompt is followed; above 1 a step takes twice the work", _between(0, 100)
+    embeds: str | None = _setting(
+        REFERENCE, "image embeddings from `ipa embed`, in place of --image", kind=PLACE, metavar="FILE"
     )
-    height: int | None = _plain(None, "height in pixels, a multiple of 8", _side)
-    width: int | None = _plain(None, "width in pixels, a multiple of 8", _side)
-    seed: int | None = _plain(None, "seed of the first picture; random when unset", _between(0, 2**63 - 1))
-    num_images: int = _plain(1, "how many pictures, each with the next seed", _between(1, 10_000))
-    scheduler: str | None = _plain(None, "sampler: euler, euler-a, ddim, dpm++, unipc, …")
-    warmup: int = _plain(1, "calls of the UNet before the clock runs", _between(0, 100))
-    model: str = _place("demo", "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file")
-    load_format: str = _plain("auto", "which weights: auto, or dummy for seeded random ones", Choice(("auto", "dummy")))
-    variant: str | None = _plain(None, "variant of the weights on the hub, such as fp16", _inside)
-    revision: str | None = _plain(None, "branch, tag or commit on the hub", _inside)
-    vae: str | None = _place(None, "another VAE than the model's own: hub id, folder or .safetensors file")
-    ip_adapter: str | None = _place(None, "IP-Adapter: hub id, folder or file; none for no adapter")
-    ip_adapter_subfolder: str | None = _plain(None, "folder of the adapter inside its repository", _inside)
-    ip_adapter_weight_name: str | None = _plain(None, "file name of the adapter's weights", _inside)
-    image_encoder: str | None = _place(
-        None, "the adapter's image encoder: a file, folder or hub id (owner/name:folder)"
+    fit: str = _setting(
+        REFERENCE,
+        "how to make reference images square: pad (whole), crop (the middle) or stretch",
+        "pad",
+        Choice(("pad", "crop", "stretch")),
     )
-    backend: str = _plain("auto", "how the UNet runs: auto, eager, inductor, …; `ipa doctor` lists them all")
-    compile: bool = _plain(True, "compile when no graph is in the cache")
-    compile_options: str | None = _own(None, "options of the backend: a preset such as fast, or JSON")
-    device: str = _plain("auto", "where to draw: auto, cpu, cuda, cuda:N or mps")
-    dtype: str = _plain(
-        "auto", "number format: auto, float16, bfloat16 or float32", Choice(("auto", "float16", "bfloat16", "float32"))
+    mask: tuple[str, ...] = _setting(
+        REFERENCE,
+        "image that is white where the reference acts; one for all references, or one for each",
+        (),
+        kind=PLACE,
+        metavar="IMAGE",
     )
-    precision: str = _plain(
-        "half", "how exactly to multiply: half, or on a GPU fp8, which is faster", Choice(("half", "fp8"))
+    adapter: tuple[AdapterConfig, ...] = _setting(
+        REFERENCE,
+        "an IP-Adapter with images of its own, such as own,image=a.png,scale=0.6; repeatable",
+        (),
+        kind=PLACE,
+        metavar="SPEC",
     )
-    offload: str = _plain(
-        "none",
+    scale: float | None = _setting(
+        REFERENCE,
+        "strength of the reference image (0: none)",
+        None,
+        between(0, 10),
+        short="-s",
+        of_model=True,
+    )
+    ip_mode: str = _setting(
+        REFERENCE, f"layers that the reference acts on: {', '.join(MODES)}", "full", Choice(MODES), metavar="MODE"
+    )
+    ip_layers: str | None = _setting(
+        REFERENCE, "scales by layer as JSON, in diffusers' form; --scale multiplies them", metavar="JSON"
+    )
+    ip_start: float = _setting(REFERENCE, "fraction of the steps at which the reference sets in", 0.0, between(0, 1))
+    ip_end: float = _setting(REFERENCE, "fraction of the steps at which it ends", 1.0, between(0, 1))
+    steps: int | None = _setting(PICTURE, "number of denoising steps", None, between(1, 1000), of_model=True)
+    guidance_scale: float | None = _setting(
+        PICTURE,
+        "how closely to follow the prompt; above 1 each step takes twice the work",
+        None,
+        between(0, 100),
+        of_model=True,
+    )
+    height: int | None = _setting(PICTURE, "height in pixels, a multiple of 8", None, checks.side, of_model=True)
+    width: int | None = _setting(PICTURE, "width in pixels, a multiple of 8", None, checks.side, of_model=True)
+    seed: int | None = _setting(PICTURE, "seed of the first picture; random unless given", None, between(0, 2**63 - 1))
+    num_images: int = _setting(
+        PICTURE, "number of pictures, each with the next seed", 1, between(1, 10_000), short="-n"
+    )
+    scheduler: str | None = _setting(
+        PICTURE, "sampler: euler, euler-a, ddim, dpm++, unipc, …", metavar="NAME", of_model=True
+    )
+    warmup: int = _setting(MACHINE, "calls of the UNet before timing starts", 1, between(0, 100))
+    model: str = _setting(
+        MODEL,
+        "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file",
+        "demo",
+        kind=PLACE,
+        short="-m",
+        metavar="MODEL",
+        words=("demo", "sdxl", "sd15"),
+    )
+    load_format: str = _setting(
+        MODEL, "weights to load: auto, or dummy for random ones with a fixed seed", "auto", Choice(("auto", "dummy"))
+    )
+    variant: str | None = _setting(
+        MODEL, "variant of the weight files, such as fp16", None, checks.inside, metavar="NAME"
+    )
+    revision: str | None = _setting(MODEL, "branch, tag or commit on the hub", None, checks.inside, metavar="NAME")
+    vae: str | None = _setting(
+        MODEL,
+        "VAE to use in place of the model's own: hub id, folder or .safetensors file",
+        kind=PLACE,
+        metavar="MODEL",
+    )
+    ip_adapter: str | None = _setting(
+        MODEL,
+        "IP-Adapter: hub id, folder or file; none for no adapter",
+        kind=PLACE,
+        metavar="MODEL",
+        words=("none",),
+    )
+    ip_adapter_subfolder: str | None = _setting(
+        MODEL, "folder of the adapter in its repository", None, checks.inside, metavar="NAME"
+    )
+    ip_adapter_weight_name: str | None = _setting(
+        MODEL, "file name of the adapter's weights", None, checks.inside, metavar="NAME"
+    )
+    image_encoder: str | None = _setting(
+        MODEL, "image encoder of the adapter: file, folder or hub id (owner/name:folder)", kind=PLACE, metavar="MODEL"
+    )
+    backend: str = _setting(
+        MACHINE,
+        "how to run the UNet: auto, eager, inductor, nexfort, or oneflow (never run on a real OneFlow build)",
+        "auto",
+        short="-b",
+        metavar="NAME",
+    )
+    compile: bool = _setting(MACHINE, "compile when no graph is in the cache", True)
+    compile_options: str | None = _setting(
+        MACHINE,
+        "options of the backend: a preset (fast, max) or JSON",
+        kind=OWN,
+        metavar="OPTIONS",
+        words=("fast", "max"),
+    )
+    device: str = _setting(
+        MACHINE,
+        "where to run: auto, cpu, cuda, cuda:N or mps",
+        "auto",
+        metavar="DEVICE",
+        words=("auto", "cpu", "cuda", "mps"),
+    )
+    dtype: str = _setting(
+        MACHINE,
+        "number format: auto, float16, bfloat16 or float32",
+        "auto",
+        Choice(("auto", "float16", "bfloat16", "float32")),
+        metavar="DTYPE",
+    )
+    precision: str = _setting(
+        MACHINE,
+        "precision of the UNet's matrix products: half, or fp8, which is faster (inductor on a GPU)",
+        "half",
+        Choice(("half", "fp8")),
+    )
+    offload: str = _setting(
+        MACHINE,
         "keep weights in main memory: none, model or sequential",
+        "none",
         Choice(("none", "model", "sequential")),
     )
-    vae_tiling: bool = _plain(False, "decode in tiles to save memory")
-    vae_slicing: bool = _plain(False, "decode pictures one at a time to save memory")
-    batch_size: int = _plain(1, "how many pictures one call of the UNet serves", _between(1, 64))
-    cache_dir: Path | None = _own(None, "folder of compiled graphs")
-    cache_max_size: str = _own("20GB", "graphs beyond this size are removed, least recently used first")
-    output: str | None = _place(None, "file, folder or template with {seed} {scale} {index} {prompt}")
-    preview: bool = _plain(False, "show the pictures in the terminal")
+    vae_tiling: bool = _setting(MACHINE, "decode in tiles to save memory", False)
+    vae_slicing: bool = _setting(MACHINE, "decode pictures one at a time to save memory", False)
+    batch_size: int = _setting(PICTURE, "number of pictures drawn at once", 1, between(1, 64))
+    cache_dir: Path | None = _setting(MACHINE, "folder of compiled graphs", kind=OWN, metavar="FOLDER")
+    cache_max_size: str = _setting(
+        MACHINE, "graphs beyond this size are removed, least recently used first", "20GB", kind=OWN, metavar="SIZE"
+    )
+    output: str | None = _setting(
+        OUTPUT,
+        "file, folder or template with {seed} {scale} {index} {prompt}; - is stdout",
+        kind=PLACE,
+        short="-o",
+        metavar="PATH",
+    )
+    preview: bool = _setting(OUTPUT, "show the pictures in the terminal", False)
+
+    @cached_property
+    def adapters(self) -> tuple[AdapterConfig, ...]:
+        """The settings of each IP-Adapter: every `adapter` over the plain settings, or without any these alone.
+
+        Raises UsageError for settings that contradict each other.
+        """
+        if (both := contradiction(self)) is not None:
+            first, second = (f"--{name.replace('_', '-')}" for name in both)
+            raise contradicting(first, second)
+        plain = AdapterConfig(**{name: getattr(self, setting) for name, setting in ADAPTER_SETTINGS.items()})
+        return tuple(one.with_defaults(plain) for one in self.adapter) or (plain,)
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(Settings)}
+
+
+def contradiction(settings: Settings) -> tuple[str, str] | None:
+    """Two settings that cannot both be given: those of one adapter beside `adapter`, or images beside embeddings."""
+    own = [ADAPTER_SETTINGS[name] for name in OWN_OF_ADAPTER]
+    given = [name for name in own if getattr(settings, name) != FIELDS[name].default]
+    if settings.adapter and given:
+        return given[0], "adapter"
+    return ("image", "embeds") if {"image", "embeds"} <= set(given) else None
+
+
+def contradicting(first: str, second: str, hint: str = "") -> UsageError:
+    """The error for two settings that contradict each other, by the names of where they are given."""
+    inside = f"leave one of them out, or give it inside --adapter: {EXAMPLE}"
+    return UsageError(f"{first} and {second} are both given", hint or inside)
 
 
 def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageError, hint: str = EXPLAINED) -> Any:
@@ -194,58 +299,10 @@ def cache_dir(settings: Settings) -> Path:
 
 
 def cache_limit(settings: Settings) -> int:
-    """How many bytes of compiled graphs are kept. Raises UsageError for a size that is none."""
+    """How many bytes of compiled graphs are kept. Raises UsageError for something else than a size."""
     from ipa_cli.config.units import parse_size
 
     try:
         return parse_size(settings.cache_max_size)
     except ValueError as error:
         raise UsageError(f"cache_max_size: {error}", "`ipa config show` tells where it is set") from None
-
-
-def at_home(place: Callable[[str], Path]) -> Path | None:
-    """A folder of this user by the system's customs, or none where HOME is unset and the user unknown."""
-    try:
-        folder = place("ipa")
-    except RuntimeError:  # of platformdirs; older ones leave the "~" as it is
-        return None
-    return folder if folder.is_absolute() else None
-
-
-def is_file(path: Path | None) -> bool:
-    """Whether it is a file, as far as this user may look."""
-    try:
-        return path is not None and path.is_file()
-    except OSError:
-        return False
-
-
-def exists(text: str) -> bool:
-    """Whether there is a file or folder of this name, `~` being home, as far as this user may look."""
-    try:
-        return Path(text).expanduser().exists()
-    except (OSError, RuntimeError):  # too long as well, and the home of a user whom nobody knows
-        return False
-
-
-def expanded(path: Path) -> Path:
-    """A path as it was typed, `~` as the home folder. Raises IpaError where there is no such home."""
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise IpaError(f"{path}: {error}", "write the folder in full") from error
-
-
-def short(value: Any) -> str:
-    """A value for a message, in one line of at most 80 characters."""
-    try:
-        text = str(value)
-    except (ValueError, RecursionError):  # numbers of thousands of digits, tables within tables
-        return "(too long to write)"
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else text[:80] + "…"
-
-
-def quoted(value: Any) -> str:
-    """The same of a value from a file: texts in quotes."""
-    return f"'{short(value)}'" if isinstance(value, str) else short(value)

@@ -13,9 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import files
+from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
+from ipa_cli.config.adapters import SHARED, AdapterConfig
+from ipa_cli.config.places import is_file
 from ipa_cli.config.project import Ignored, read_project
-from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, Settings, checked, is_file, left_out
-from ipa_cli.config.values import expected, flag_of, from_json, from_text
+from ipa_cli.config.settings import (
+    EXPLAINED,
+    FIELDS,
+    ConfigError,
+    Settings,
+    checked,
+    contradicting,
+    contradiction,
+    left_out,
+)
+from ipa_cli.config.values import element, element_type, expected, flag_of, from_json, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
 
 
@@ -92,10 +104,45 @@ def resolve(
     for name, value in given.items():
         if expected(name)[0] is Path:
             value = Path(value)  # Typer before 0.28 keeps the text
+        if element_type(name) is AdapterConfig:
+            value = tuple(element(name, text, flag_of(name)) for text in value)
         put(name, value, Source("flag", flag_of(name)), UsageError)
     for name in FIELDS:
         sources.setdefault(name, Source("default", "default"))
     return Resolved(Settings(**values), sources, ignored)
+
+
+def check_together(resolved: Resolved) -> None:
+    """Raise UsageError for settings that contradict each other, and for a flag that no adapter follows."""
+    settings, sources = resolved.settings, resolved.sources
+    both = contradiction(settings)
+    if both is not None:
+        weaker = max(both, key=lambda name: _KINDS.index(sources[name].kind))
+        first, second = (_named(name, sources[name]) for name in both)
+        raise contradicting(first, second, _undo(weaker, sources[weaker]))
+    for field in SHARED if settings.adapter else ():
+        flag, source = flag_of(ADAPTER_SETTINGS[field]), sources[ADAPTER_SETTINGS[field]]
+        if source.kind == "flag" and all(field in adapter.stated for adapter in settings.adapter):
+            raise UsageError(
+                f"every --adapter has its own {field}: {flag} has no effect",
+                f"leave out {flag}, or {field}= of an adapter that should follow it",
+            )
+
+
+_KINDS = ("flag", "picture", "env", "project", "user", "default")  # strongest first
+
+
+def _named(name: str, source: Source) -> str:
+    return source.where if source.kind in ("flag", "env") else f"{name} in {source.where}"
+
+
+def _undo(name: str, source: Source) -> str:
+    """What to type so that a source no longer sets `name`; nothing special for a flag."""
+    return {
+        "env": f"unset {source.where}",
+        "project": f"ipa config unset --project {name}",
+        "user": f"ipa config unset {name}",
+    }.get(source.kind, "")
 
 
 def _of_user(path: Path | None, environ: Mapping[str, str], problems: list[IpaError] | None) -> dict[str, Any]:

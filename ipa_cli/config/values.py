@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config.settings import FIELDS, ConfigError, Settings, expanded, quoted, short
+from ipa_cli.config import adapter_options
+from ipa_cli.config.adapters import AdapterConfig
+from ipa_cli.config.checks import quoted, short
+from ipa_cli.config.places import expanded
+from ipa_cli.config.settings import FIELDS, ConfigError, Settings
 from ipa_cli.errors import IpaError, UsageError
 
 _TYPES = typing.get_type_hints(Settings)
 
 
 def flag_of(name: str) -> str:
+    """The long flag of a setting."""
     return "--" + name.replace("_", "-")
 
 
@@ -24,7 +30,7 @@ def expected(name: str) -> tuple[type, str]:
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if typing.get_origin(kind) is tuple:
-        return tuple, "a list of strings" if element_type(name) is str else "a list of numbers"
+        return tuple, "a list of numbers" if element_type(name) is float else "a list of strings"
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
     return kind, names[kind]
 
@@ -38,6 +44,8 @@ def element_type(name: str) -> type:
 def element(name: str, text: str, where: str) -> Any:
     """One value of a setting, or of its list, read from text. Raises UsageError, which names `where`."""
     kind = element_type(name)
+    if kind is AdapterConfig:
+        return adapter_options.parse(text, where)
     try:
         return kind(text)
     except ValueError:
@@ -51,7 +59,7 @@ def from_toml(name: str, key: str, value: Any, path: Path) -> Any:
         value = [value]
     if kind is Path and isinstance(value, str):
         return path.parent / expanded(Path(value))
-    value = _as_kind(name, value)
+    value = _as_kind(name, value, f"{path}: {key}", ConfigError)
     if type(value) is not kind:
         raise ConfigError(f"{path}: {key} = {quoted(value)}: expected {wanted}", f"edit {path}")
     return value
@@ -61,18 +69,40 @@ def from_json(name: str, value: Any, where: str) -> Any:
     if value is None and FIELDS[name].default is None:
         return None
     kind, wanted = expected(name)
-    value = _as_kind(name, value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    value = _as_kind(name, value, where, IpaError)
     if type(value) is not kind:
         raise IpaError(f"{where}: {name} = {quoted(value)}: expected {wanted}", f"say it with {flag_of(name)}")
     return value
 
 
-def _as_kind(name: str, value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """A setting's value as JSON and TOML have it, which `from_json` reads back."""
+    if isinstance(value, tuple | list):
+        return [as_json(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def settings_as_json(settings: Settings) -> dict[str, Any]:
+    """All settings by name, as JSON has them."""
+    return {name: as_json(getattr(settings, name)) for name in FIELDS}
+
+
+def settings_from_json(values: Mapping[str, Any], where: str) -> Settings:
+    """Settings from what `settings_as_json` gave. Raises IpaError, which names `where`."""
+    return Settings(**{name: from_json(name, value, where) for name, value in values.items()})
+
+
+def _as_kind(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
     """`value` of TOML or JSON as the type a setting has, where that loses nothing; else as it is."""
     kind, each = expected(name)[0], element_type(name)
     if kind is tuple:
         if not isinstance(value, list):
             return value
+        if each is AdapterConfig:
+            strings = all(isinstance(v, str) for v in value)
+            return tuple(adapter_options.parse(v, where, error) for v in value) if strings else value
         values = [float(v) if each is float and type(v) is int and abs(v) < 2**53 else v for v in value]
         return tuple(values) if all(type(v) is each for v in values) else value
     if kind is float and type(value) is int and abs(value) < 2**53:
@@ -98,7 +128,9 @@ def from_text(name: str, text: str, where: str) -> Any:
         if kind is tuple:
             if element_type(name) is float:
                 return tuple(float(part) for part in text.split(","))
-            return tuple(text.split(os.pathsep)) if "://" not in text and name != "adapter" else (text,)
+            if element_type(name) is AdapterConfig:
+                return (adapter_options.parse(text, where),)
+            return tuple(text.split(os.pathsep)) if "://" not in text else (text,)
         return kind(text)
     except (ValueError, KeyError):
         raise UsageError(f"{where}={short(text)}: expected {wanted}", f"unset {where} or correct it") from None

@@ -57,8 +57,8 @@ def check_model(settings: Settings, asked: bool) -> Check:
     """Does the adapter fit the model, and the image encoder the adapter? Reads headers, not weights."""
     name = "model and adapter"
     # Without a reference picture no adapter would be looked for; the picture itself is not opened.
-    if not settings.adapter:
-        settings = dataclasses.replace(settings, image=settings.image or ("reference",))
+    if not (settings.image or settings.embeds or settings.adapter):
+        settings = dataclasses.replace(settings, image=("reference",))
     try:
         plan = make_plan(settings)
     except IpaError as error:

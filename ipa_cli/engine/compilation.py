@@ -52,10 +52,11 @@ def compile(
 
     Raises UsageError for a backend that does not compile, IpaError when it cannot work here.
     """
-    name = session.check_backend(backends.PREFERRED if settings.backend == backends.AUTO else settings.backend)
-    backends.require(name, "compiles", *(() if span is None else ("dynamic_sizes",)))
+    name = session.check_backend("inductor" if settings.backend == session.AUTO else settings.backend)
     backend = backends.get(name)
-    problem = backend.toolchain_problem()
+    if not backend.compiles:
+        raise UsageError(f"the backend {name} compiles nothing", "choose --backend inductor")
+    problem = backend.missing_to_compile(None)
     if problem is not None:
         raise problem
     options = graphs.asked_options(backend, name, settings)
@@ -68,7 +69,7 @@ def compile(
                 f"the size {width}x{height} is outside of {span[0]}..{span[1]}",
                 "one graph serves all sizes of a range: leave out --size, or choose one within it",
             )
-    if not settings.image and not settings.adapter and settings.ip_adapter != "none":
+    if not (settings.image or settings.embeds or settings.adapter) and settings.ip_adapter != "none":
         # A graph for references is wanted; which picture it is compiled with does not matter.
         settings = replace(settings, image=(str(DEMO / "reference.png"),))
     settings = replace(settings, backend=name, prompt=settings.prompt or "", seed=0)

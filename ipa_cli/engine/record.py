@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.config import FIELDS, adapter_options
+from ipa_cli.config import FIELDS
 from ipa_cli.config.privacy import public, public_name, public_settings
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ NOT_OF_THE_PICTURE = (
 def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str, Any]:
     """Everything needed to draw picture `number` again, as its file carries it."""
     request = task.requests[number]
-    asked = public_settings(session.settings, asked_settings())
-    given = list(zip(asked["adapter"], task.image_prompts, strict=False))
-    of_flag = next((image_prompt.scale for text, image_prompt in given if not adapter_options.says_scale(text)), None)
+    used = list(zip(session.settings.adapter, task.image_prompts, strict=False))
+    of_flag = next((prompt.scale for adapter, prompt in used if "scale" not in adapter.stated), None)
+    adapters = tuple(
+        adapter if prompt.scale == of_flag else adapter.with_scale(prompt.scale) for adapter, prompt in used
+    )
     recorded = {
         "prompt": task.prompt,
         "negative_prompt": task.negative_prompt,
@@ -52,13 +55,7 @@ def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str,
         "backend": ready.backend,
         "graph": ready.entry.id if ready.entry else None,
         "adapters": _adapter_record(session, task),
-        "settings": {
-            **asked,
-            "adapter": [
-                text if image_prompt.scale == of_flag else adapter_options.with_scale(text, image_prompt.scale)
-                for text, image_prompt in given
-            ],
-        },
+        "settings": public_settings(replace(session.settings, adapter=adapters), asked_settings()),
         **({} if of_flag is None else {"scale": of_flag}),  # so that --scale can say another
     }
     return public(recorded)

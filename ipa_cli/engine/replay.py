@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipa_cli import backends
-from ipa_cli.config import FIELDS, OWN, Layer, Resolved, Settings, Source, adapter_options, repositories, with_places
+from ipa_cli.backends import requirements
+from ipa_cli.config import FIELDS, OWN, Layer, Resolved, Settings, Source, repositories, with_places
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.record import CAME_OUT, asked_settings
 from ipa_cli.errors import IpaError
+from ipa_cli.hardware import packages
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
 from ipa_cli.images.reference import Reference
 from ipa_cli.models import schedulers
@@ -28,6 +29,8 @@ OF_THE_MACHINE = ("device", "dtype", "precision", "backend")
 # What chooses code, as options of a compiler can name programs to run, is for the user to say.
 UNTRUSTED = tuple(name for name, field in FIELDS.items() if field.metadata["kind"] == OWN)
 MOST_LEFT_OUT = 20  # that are named one by one; a graph may have thousands
+# Three ways to give references: a flag for one replaces what the picture has of the others.
+REFERENCES = ("image", "embeds", "adapter")
 # Known, and no settings.
 RECORDS = ("schema_version", "scheduler", "graph", "adapters", "settings")
 
@@ -60,6 +63,8 @@ def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> L
     for name in UNTRUSTED:
         if values.pop(name, None) is not None and flags.get(name) is None:
             left_out.append(f"{name} (give them with --{name.replace('_', '-')})")
+    if any(flags.get(name) for name in REFERENCES):
+        left_out += [name for name in REFERENCES if values.pop(name, None) and not flags.get(name)]
     if left_out:
         reporter.note(f"{recorded.path}: not taken over: {', '.join(left_out)}")
     _fit_to_machine(recorded.path, values, flags, reporter)
@@ -122,7 +127,7 @@ def check_same(recorded: Recorded, settings: Settings, loaded: Sequence[Referenc
 
 
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
-    images = {text for one in adapter_options.each(settings) for text in one.image}
+    images = {text for one in settings.adapters for text in one.image}
     return [(source, digest) for source, digest in recorded.references if source and source in images]
 
 
@@ -216,8 +221,8 @@ def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any]
             values.pop(name, None)
         reporter.warn(f"{path} was drawn with {lost}, here it is {here}: the new picture will differ a little")
     backend = values.get("backend")
-    if flags.get("backend") is None and backend in backends.MODULES:
-        problem = backends.problem(str(backend))
+    if flags.get("backend") is None and backend is not None and backend in requirements.BACKENDS:
+        problem = requirements.problem(backend, packages.installed())
         if problem is not None:
             del values["backend"]
             values.pop("precision", None)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends, config
-from ipa_cli.backends import AUTO
+from ipa_cli.backends import requirements
 from ipa_cli.cache import Store, StoreError, temporary
 from ipa_cli.config import Settings
 from ipa_cli.engine.graphs import Ready
-from ipa_cli.hardware import cores
+from ipa_cli.errors import UsageError, suggest
+from ipa_cli.hardware import cores, packages
 from ipa_cli.models import schedulers
 from ipa_cli.result import Reporter
 
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
     from ipa_cli.pipeline.denoise import Conditions, Request
     from ipa_cli.pipeline.task import ImagePrompt, Task
-    from ipa_cli.unet.attention import UNetInputs
+    from ipa_cli.unet.inputs import UNetInputs
+
+BACKEND_ALIASES = {"none": "eager"}
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,19 @@ class Session:
 
 def check_backend(name: str, precision: str = "half") -> str:
     """The backend asked for, or auto. Raises UsageError for an unknown one, IpaError for one that cannot work here."""
-    name = backends.resolve(name, fp8=precision == "fp8")
-    problem = None if name == AUTO else backends.problem(name)
+    name = _meant(name, precision)
+    known = (AUTO, *backends.MODULES)
+    if name not in known:
+        raise UsageError(f"unknown backend '{name}'{suggest(name, known)}", f"choose one of {', '.join(known)}")
+    problem = None if name == AUTO else requirements.problem(name, packages.installed())
     if problem is not None:
         raise problem
     return name
+
+
+def _meant(name: str, precision: str) -> str:
+    """The backend that a name stands for; one alone has fp8, so that auto is no longer free to choose."""
+    return "inductor" if (name, precision) == (AUTO, "fp8") else BACKEND_ALIASES.get(name, name)
 
 
 def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars: bool, alone: bool = False) -> Session:
@@ -68,7 +80,10 @@ def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars:
         device = devices.pick_device(settings.device)
         dtype = devices.pick_dtype(settings.dtype, device)
         offload = "none" if device.type == "cpu" else settings.offload
-        graphs.check_capabilities(settings, device, offload)
+        backend = _meant(settings.backend, settings.precision)
+        _check_offload(backend, offload)
+        if backend != AUTO:
+            graphs.check_options(backend, settings, device)
         with devices.memory_in_words(device, offload, settings.vae_tiling):
             import torch
 
@@ -89,18 +104,24 @@ def open_session(settings: Settings, plan: Plan, reporter: Reporter, shows_bars:
     return Session(settings, plan, model, device, dtype, offload)
 
 
+def _check_offload(backend: str, offload: str) -> None:
+    if offload != "none" and backend not in (AUTO, "eager"):
+        raise UsageError(f"the backend {backend} needs its weights to stay on the GPU", "leave out --offload")
+
+
 def make_ready(session: Session, backend: str, request: Request, conditions: Conditions, reporter: Reporter) -> Ready:
     """Hand the UNet to a backend: the one asked for, or the best that is ready here, with a word on why."""
     from ipa_cli.engine import graphs
 
     settings, model = session.settings, session.model
     if session.offload != "none":
+        _check_offload(backend, session.offload)
         # A CUDA graph remembers where the weights lie, and offloading moves them.
         reporter.note("weights are offloaded: the UNet runs uncompiled and without a CUDA graph")
-        name = backends.UNCOMPILED if backend == AUTO else backend
-        options = {**backends.get(name).options(None), "cuda_graph": False}
-        denoiser = backends.get(name).load(model.unet, None, options)
-        return Ready(denoiser, name, "uncompiled", "weights are offloaded")
+        options = {**backends.get("eager").options(None), "cuda_graph": False}
+        return Ready(
+            backends.get("eager").load(model.unet, None, options), "eager", "uncompiled", "weights are offloaded"
+        )
 
     example = example_inputs(session, request, conditions)
     cache = graph_store(settings)
@@ -141,7 +162,7 @@ def condition(session: Session, task: Task, reporter: Reporter) -> Conditions:
     return join(session, encode_text(session, task, reporter), encode_images(session, task), task)
 
 
-def encode_text(session: Session, task: Task, reporter: Reporter) -> tuple[Tensor, Tensor]:
+def encode_text(session: Session, task: Task, reporter: Reporter) -> tuple[Tensor, Tensor | None]:
     """Hidden states and pooled embeddings of the prompt, as `conditioning.encode_text` gives them."""
     from ipa_cli.hardware import devices
     from ipa_cli.pipeline import conditioning
@@ -168,7 +189,7 @@ def encode_images(session: Session, task: Task) -> list[Tensor]:
         return conditioning.encode_images(model, task.image_prompts, task.requests[0].guided, device)
 
 
-def join(session: Session, text: tuple[Tensor, Tensor], images: list[Tensor], task: Task) -> Conditions:
+def join(session: Session, text: tuple[Tensor, Tensor | None], images: list[Tensor], task: Task) -> Conditions:
     """Every layer's keys and values from an encoded prompt and encoded references, and the scales of `task`."""
     from ipa_cli.hardware import devices
     from ipa_cli.pipeline import conditioning

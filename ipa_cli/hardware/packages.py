@@ -1,25 +1,27 @@
-"""Versions of installed packages; none is imported to find them."""
+"""Versions of the packages that backends and graphs depend on; nothing is imported to find them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import metadata
 
-# What models and graphs depend on, whatever the backend.
 PACKAGES = (
     "torch",
     "diffusers",
     "transformers",
     "numpy",
     "huggingface_hub",
+    "nexfort",
+    "onediff",
+    "onediffx",
+    "oneflow",
     "triton",
 )
 
 
-def installed(more: Iterable[str] = ()) -> dict[str, str | None]:
-    """The version of each of `PACKAGES` and of `more`, None where it is not installed."""
+def installed() -> dict[str, str | None]:
+    """The version of every package in `PACKAGES`, None where it is not installed; nothing is imported."""
     found: dict[str, str | None] = {}
-    for name in (*PACKAGES, *more):
+    for name in PACKAGES:
         try:
             # Half-removed packages leave metadata without a version.
             found[name] = metadata.version(name) or None

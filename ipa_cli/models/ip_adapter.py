@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from ipa_cli.config import Settings
+from ipa_cli.config import AdapterConfig
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, encoders, hub, projections, weights
 from ipa_cli.models.architectures import Family
@@ -37,23 +37,22 @@ class AdapterPlan:
 
 
 def plan_adapter(
-    settings: Settings, base: Location, unet_config: Mapping[str, Any], family: Family, dummy: bool
+    config: AdapterConfig, base: Location, unet_config: Mapping[str, Any], family: Family, dummy: bool
 ) -> AdapterPlan:
     """Find the adapter asked for, or the model's own. Raises ModelError unless it fits the UNet and an encoder."""
     if dummy:
-        for name in ("ip_adapter", "image_encoder"):
-            if getattr(settings, name) is not None:
-                flag = name.replace("_", "-")
-                raise UsageError("--load-format dummy builds its own adapter", f"leave --{flag} out")
+        for flag, value in (("--ip-adapter", config.source), ("--image-encoder", config.encoder)):
+            if value is not None:
+                raise UsageError("--load-format dummy builds its own adapter", f"leave out {flag}")
         return AdapterPlan(base, "", Encoder(base, "ip_adapter/image_encoder", _dummy_encoder(base, family)))
-    location, subfolder, weight_name = _locate(settings, base, family)
+    location, subfolder, weight_name = _locate(config, base, family)
     file = _file(location, subfolder, weight_name)
     name = f"{location}/{file}"
     shapes = _shapes(location, file)
     if shapes is not None:
         _check_unet(name, shapes, unet_config, family, own=_brings_its_own(base))
     takes = None if shapes is None else projections.takes(name, shapes, family)
-    given = settings.image_encoder
+    given = config.encoder
     candidates = encoders.beside(location, file) if given is None else [encoders.named(given)]
     if takes is None:  # a pickle: `check_fetched` looks at it when it is here
         return AdapterPlan(location, file, candidates[0])
@@ -85,26 +84,26 @@ def _brings_its_own(base: Location) -> bool:
     return bool(base.files("ip_adapter"))
 
 
-def _locate(settings: Settings, base: Location, family: Family) -> tuple[Location, str | None, str | None]:
-    subfolder, weight_name = settings.ip_adapter_subfolder, settings.ip_adapter_weight_name
-    if settings.ip_adapter is None and _brings_its_own(base):
+def _locate(config: AdapterConfig, base: Location, family: Family) -> tuple[Location, str | None, str | None]:
+    subfolder, weight_name = config.subfolder, config.file
+    if config.source is None and _brings_its_own(base):
         return base, subfolder or "ip_adapter", weight_name
     usual = PurePosixPath(family.base)
-    if settings.ip_adapter in (None, architectures.ADAPTERS):
+    if config.source in (None, architectures.ADAPTERS):
         return repository(architectures.ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
-    path = expanded(settings.ip_adapter)
+    path = expanded(config.source)
     if is_file(path):
         return folder_location(path.parent), subfolder, path.name
-    if settings.ip_adapter and is_folder(path):
+    if config.source and is_folder(path):
         location = folder_location(path)
         if subfolder is weight_name is None and location.has(family.base):  # a copy of h94's repository
             return location, str(usual.parent), usual.name
         return location, subfolder, weight_name
-    if not hub.is_repo_id(settings.ip_adapter):
+    if not hub.is_repo_id(config.source):
         raise ModelError(
-            f"there is no adapter '{settings.ip_adapter}'", "give a hub id (owner/name), a folder, a file, or none"
+            f"there is no adapter '{config.source}'", "give a hub id (owner/name), a folder, a file, or none"
         )
-    return repository(settings.ip_adapter, None), subfolder, weight_name
+    return repository(config.source, None), subfolder, weight_name
 
 
 def _file(location: Location, subfolder: str | None, weight_name: str | None) -> str:

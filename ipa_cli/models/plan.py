@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import Settings, adapter_options
+from ipa_cli.config import Settings
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, hub, single_file, vaes
 from ipa_cli.models.architectures import SDXL, Family
@@ -82,8 +82,8 @@ def make_plan(settings: Settings) -> Plan:
     defaults = _defaults(settings, location, unet_config, family)
     found = tuple(
         replace(plan_adapter(one, location, unet_config, family, dummy), encodes=one.embeds is None)
-        for one in adapter_options.each(settings)
-        if settings.adapter or (one.ip_adapter != "none" and (one.image or one.embeds or defaults.get("reference")))
+        for one in settings.adapters
+        if settings.adapter or (one.source != "none" and (one.image or one.embeds or defaults.get("reference")))
     )
     vae = _vae(settings, configs["vae"], family, checkpoint)
     zeros = family is SDXL and bool(read_json(location, "model_index.json").get("force_zeros_for_empty_prompt", True))

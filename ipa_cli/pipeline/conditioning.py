@@ -24,10 +24,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def encode_text(
     model: Model, prompt: str, negative_prompt: str, guided: bool, device: torch.device, reporter: Reporter
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Hidden states (B, tokens, cross) and pooled embeddings (B, pooled); B is 2 with guidance.
 
-    As `encode_prompt` of diffusers' pipelines; SD 1.5 has one text encoder and nothing pooled, (B, 0).
+    As `encode_prompt` of diffusers' pipelines; SD 1.5 has one text encoder and nothing pooled, None.
     """
     import torch
 
@@ -35,10 +35,13 @@ def encode_text(
     if not guided:
         return positive
     if not negative_prompt and model.zeros_for_empty_prompt:
-        negative = (torch.zeros_like(positive[0]), torch.zeros_like(positive[1]))
+        negative = (torch.zeros_like(positive[0]), None if positive[1] is None else torch.zeros_like(positive[1]))
     else:
         negative = _encode_prompt(model, "negative prompt", negative_prompt, device, reporter)
-    return torch.cat([negative[0], positive[0]]), torch.cat([negative[1], positive[1]])
+    pooled = None
+    if negative[1] is not None and positive[1] is not None:
+        pooled = torch.cat([negative[1], positive[1]])
+    return torch.cat([negative[0], positive[0]]), pooled
 
 
 def encode_images(
@@ -130,7 +133,7 @@ def masks(
     device: torch.device,
     dtype: Any,
 ) -> list[list[Tensor]]:
-    """The masks as `attention.Context` has them, for a picture of this size; empty when no adapter has one.
+    """The masks as `inputs.Context` has them, for a picture of this size; empty when no adapter has one.
 
     Made smaller for each layer as diffusers' `IPAdapterMaskProcessor` does. `levels`: blocks of the UNet one way down.
     """
@@ -168,7 +171,7 @@ def _queries(name: str, levels: int, width: int, height: int) -> int:
 
 def _encode_prompt(
     model: Model, name: str, prompt: str, device: torch.device, reporter: Reporter
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     import torch
 
     hidden: list[Tensor] = []
@@ -181,7 +184,7 @@ def _encode_prompt(
         pooled = encoded[0]
     assert pooled is not None
     if len(hidden) == 1:  # SD 1.5 reads what its encoder gives in the end
-        return pooled, pooled.new_zeros(1, 0)
+        return pooled, None
     return torch.cat(hidden, dim=-1), pooled
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.backends.base import Denoiser
-    from ipa_cli.unet.attention import Context
+    from ipa_cli.unet.inputs import Context, UNetInputs
 
 
 class BrokenPicture(IpaError):
@@ -40,13 +40,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What steers the UNet, made once per prompt and reference: see `attention.Context`.
+    """What steers the UNet, made once per prompt and reference: see `inputs.Context`.
 
     `spans` holds for each row of the context's scale the fractions of the steps between which it counts.
     """
 
     context: Context
-    text_embeds: Tensor
+    text_embeds: Tensor | None  # (B, pooled), None where the UNet takes none
     spans: tuple[tuple[float, float], ...] = ()
 
 
@@ -68,28 +68,29 @@ def for_several(conditions: Conditions, pictures: int) -> Conditions:
     """The same conditions for several pictures in one UNet call; with guidance all negative halves come first."""
     if pictures == 1:
         return conditions
-    context = conditions.context
+    context, pooled = conditions.context, conditions.text_embeds
     return replace(
         conditions,
         context=context._replace(
             text=[pair.repeat_interleave(pictures, dim=1) for pair in context.text],
             image=[[pair.repeat_interleave(pictures, dim=1) for pair in adapter] for adapter in context.image],
         ),
-        text_embeds=conditions.text_embeds.repeat_interleave(pictures, dim=0),
+        text_embeds=None if pooled is None else pooled.repeat_interleave(pictures, dim=0),
     )
 
 
-def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timestep: Tensor) -> Any:
+def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timestep: Tensor) -> UNetInputs:
     """The inputs of one UNet call; `sample`, (pictures, 4, h, w), is repeated until the conditions have their fill."""
     import torch
 
-    from ipa_cli.unet.attention import UNetInputs
+    from ipa_cli.unet.inputs import AddedConditions, UNetInputs
 
-    batch = conditions.text_embeds.shape[0]
-    size = [request.height, request.width, 0, 0, request.height, request.width]
-    time_ids = torch.tensor([size] * batch, dtype=sample.dtype, device=sample.device)
-    sample = sample.repeat(batch // len(sample), 1, 1, 1)
-    return UNetInputs(sample, timestep, conditions.text_embeds, time_ids, conditions.context)
+    batch, added = conditions.context.text[0].shape[1], None
+    if conditions.text_embeds is not None:
+        size = [request.height, request.width, 0, 0, request.height, request.width]
+        time_ids = torch.tensor([size] * batch, dtype=sample.dtype, device=sample.device)
+        added = AddedConditions(conditions.text_embeds, time_ids)
+    return UNetInputs(sample.repeat(batch // len(sample), 1, 1, 1), timestep, conditions.context, added)
 
 
 def initial_noise(request: Request, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -130,7 +131,7 @@ def denoise(
     for step, timestep in enumerate(scheduler.timesteps):
         sample = scheduler.scale_model_input(latents, timestep).repeat(repeats, 1, 1, 1)
         context = conditions.context._replace(scale=scale[step])
-        noise = denoiser(template._replace(sample=sample, timestep=timesteps[step], context=context))
+        noise = denoiser(replace(template, sample=sample, timestep=timesteps[step], context=context))
         if request.guided:
             negative, positive = noise.chunk(2)
             noise = negative + request.guidance_scale * (positive - negative)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli import backends
-from ipa_cli.config import Settings, adapter_options
+from ipa_cli.config import AdapterConfig, Settings
+from ipa_cli.config.settings import EXAMPLE
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import reference
 from ipa_cli.images.mask import HALF
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SEEDS = 2**32
 MOST_PICTURES = 10_000
+WITHOUT_MASKS = ("nexfort", "oneflow")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Task:
 
 def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...]:
     """The reference pictures and masks of every adapter, each checked and read once; says what was done to them."""
-    each = adapter_options.each(settings)
+    each = settings.adapters
     pictures = [name for one in each for name in (*one.image, *one.mask)]
     check_stdin([*pictures, *(one.embeds for one in each)])
     members = {name: reference.expand(name, reporter.note) for name in dict.fromkeys(pictures)}
@@ -139,15 +140,15 @@ def make_tasks(
 def make_task(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Task:
     """Fill in what the user left open from the model's defaults."""
     prompt, requests = _prompt(settings, plan), _requests(settings, plan)
-    each = zip(adapter_options.each(settings), loaded, strict=True) if plan.adapters else ()
+    each = zip(settings.adapters, loaded, strict=True) if plan.adapters else ()
     steps = requests[0].steps
     image_prompts = tuple(
         _image_prompt(one, plan, adapter, pictures, steps)
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
     check_masks(image_prompts, requests[0].width, requests[0].height)
-    if any(image_prompt.masks for image_prompt in image_prompts):
-        backends.require(settings.backend, "masks")
+    if any(image_prompt.masks for image_prompt in image_prompts) and settings.backend in WITHOUT_MASKS:
+        raise UsageError(f"the backend {settings.backend} knows no masks", "use --backend inductor or eager")
     return Task(prompt, settings.negative_prompt, image_prompts, requests)
 
 
@@ -194,18 +195,18 @@ def _check_number(masks: Sequence[Reference], images: int) -> None:
         )
 
 
-def _image_prompt(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: Loaded, steps: int) -> ImagePrompt:
-    """How the one adapter that `settings` speak of is used."""
+def _image_prompt(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: Loaded, steps: int) -> ImagePrompt:
+    """The references of one adapter, and how strongly they act."""
     from ipa_cli.pipeline.denoise import counts
 
     known = layers.blocks(plan.unet_config)
-    if settings.ip_layers is None:
-        pattern, usual = layers.of_mode(settings.ip_mode, known), plan.defaults["scale"]
-    elif settings.ip_mode != "full":
+    if config.layers is None:
+        pattern, usual = layers.of_mode(config.mode, known), plan.defaults["scale"]
+    elif config.mode != "full":
         raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
     else:
-        pattern, usual = layers.parse(settings.ip_layers, known), 1.0  # the table itself says how strongly
-    start, end = settings.ip_start, settings.ip_end
+        pattern, usual = layers.parse(config.layers, known), 1.0  # the table itself says how strongly
+    start, end = config.start, config.end
     if start >= end:
         raise UsageError(f"the reference would count from {start:g} to {end:g} of the steps", "--ip-start 0 --ip-end 1")
     if not any(counts(start, end, step, steps) for step in range(steps)):
@@ -213,16 +214,14 @@ def _image_prompt(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: 
             f"none of the {steps} steps lies wholly between {start:g} and {end:g}", "widen --ip-start to --ip-end"
         )
     references = loaded.references
-    encoded = None if settings.embeds is None else image_embeds.read(settings.embeds, adapter)
-    if encoded is not None and references:
-        raise UsageError("--image and --embeds both give references", "leave one of them out, or use --adapter twice")
+    encoded = None if config.embeds is None else image_embeds.read(config.embeds, adapter)
     if encoded is None and not references:
         if "reference" not in plan.defaults:
-            raise UsageError("an adapter has no reference picture", f"give it one: {adapter_options.EXAMPLE}")
+            raise UsageError("an adapter has no reference picture", f"give it one: {EXAMPLE}")
         references = (reference.load(plan.defaults["reference"]),)
     count = len(references) if encoded is None else len(encoded.positive)
     _check_number(loaded.masks, count)
-    weights = settings.image_weight or (1.0,) * count
+    weights = config.weight or (1.0,) * count
     if len(weights) != count:
         raise UsageError(
             f"{len(weights)} image weights for {count} reference pictures",
@@ -230,17 +229,17 @@ def _image_prompt(settings: Settings, plan: Plan, adapter: AdapterPlan, loaded: 
         )
     if not any(weights):
         raise UsageError("all image weights are 0", "use --scale 0 to leave the references out")
-    scale = usual if settings.scale is None else settings.scale
+    scale = usual if config.scale is None else config.scale
     return ImagePrompt(
         scale,
-        settings.ip_mode,
-        settings.ip_layers,
+        config.mode,
+        config.layers,
         pattern,
         start,
         end,
         references,
         tuple(weights),
-        settings.fit,
+        config.fit,
         encoded,
         loaded.masks,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.config import Settings, adapter_options
+from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name, public_settings
 from ipa_cli.config.units import plural
 from ipa_cli.errors import UsageError
@@ -60,7 +60,7 @@ def lay_out(settings: Settings, model: Plan, base: Task, files: Sequence[str]) -
     left to sweep; IpaError for embeddings that cannot be read.
     """
     if settings.adapter:
-        swept = tuple(one.scale is None for one in adapter_options.each(settings))
+        swept = tuple(one.scale is None for one in settings.adapters)
         if not any(swept):
             raise UsageError("every --adapter says its own scale: there is none to sweep", "leave scale= out of one")
         names = plan.labels([public_name(source.source) for source in base.sources])

@@ -206,7 +206,7 @@ class Studio:
     base: Task
     sweep: Sweep
     looks: tuple[Look, ...]
-    texts: tuple[tuple[Tensor, Tensor], ...]
+    texts: tuple[tuple[Tensor, Tensor | None], ...]
     images: tuple[list[Tensor], ...]
     ready: Mapping[tuple[int, int], Ready]
 

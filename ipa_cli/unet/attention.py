@@ -1,42 +1,21 @@
 """IP-Adapter cross attention: the image scale is a tensor, keys and values are made once per prompt.
 
-diffusers' UNet hands a tuple given as `encoder_hidden_states` down to every cross-attention processor
-unchanged, as long as its `encoder_hid_proj` is None. A `Context` is such a tuple: nothing that depends on the
-prompt alone is computed in a step, and the scale is an input that a compiler can neither freeze nor branch on.
+diffusers' UNet hands what is given as `encoder_hidden_states` down to every cross-attention processor unchanged, as
+long as its `encoder_hid_proj` is None. Here that is a `Context`: nothing that depends on the prompt alone is computed
+in a step, and the scale is an input that a compiler can neither freeze nor branch on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.errors import IpaError
-
-
-class Context(NamedTuple):
-    """What every cross-attention layer reads; layer i is entry i, in the order of `layers`.
-
-    The tensors of `text` and `image` are never changed in place: a new prompt is a new `Context`.
-    """
-
-    text: list[Tensor]  # per layer: (2, B, heads, tokens, d), keys and values
-    image: list[list[Tensor]]  # per adapter, per layer: (2, B, heads, images * tokens, d)
-    scale: Tensor  # (adapters, layers), float32
-    mask: Sequence[list[Tensor]] = ()  # nothing, or per adapter, per layer: (1, 1, pixels, 1), 1 where it counts
-
-
-class UNetInputs(NamedTuple):
-    """One call of a UNet; every tensor on the UNet's device. SD 1.5 reads neither `text_embeds` nor `time_ids`."""
-
-    sample: Tensor  # (B, 4, h, w) in latent pixels, eight times smaller than the picture
-    timestep: Tensor  # ()
-    text_embeds: Tensor  # (B, pooled), for SD 1.5 (B, 0)
-    time_ids: Tensor  # (B, 6): original height and width, crop top and left, target height and width
-    context: Context
+from ipa_cli.unet.inputs import Context
 
 
 class Adapters(nn.Module):
@@ -75,14 +54,13 @@ class CrossAttention:
         self.layer = layer
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
-        text, images, scale, masks = encoder_hidden_states
+        context, layer = encoder_hidden_states, self.layer
         query = _split(attn.to_q(hidden_states), attn.heads)
-        out = F.scaled_dot_product_attention(query, text[self.layer][0], text[self.layer][1])
-        for adapter, image in enumerate(images):
-            key, value = image[self.layer][0], image[self.layer][1]
-            weight = scale[adapter, self.layer].to(out.dtype)
-            seen = F.scaled_dot_product_attention(query, key, value)
-            out = out + weight * (seen * masks[adapter][self.layer] if masks else seen)
+        out = F.scaled_dot_product_attention(query, context.text[layer][0], context.text[layer][1])
+        for adapter, image in enumerate(context.image):
+            weight = context.scale[adapter, layer].to(out.dtype)
+            seen = F.scaled_dot_product_attention(query, image[layer][0], image[layer][1])
+            out = out + weight * (seen * context.mask[adapter][layer] if context.mask else seen)
         return attn.to_out[0](_join(out))
 
 
@@ -156,18 +134,6 @@ def project(
     if scale is None:
         scale = torch.ones(len(image), len(attns), device=text.device)
     return Context(keys_values, image, scale.to(text.device, torch.float32))
-
-
-def call_unet(unet: Any, inputs: UNetInputs) -> Tensor:
-    """One forward of the UNet: the predicted noise, (B, 4, h, w)."""
-    added = {"text_embeds": inputs.text_embeds, "time_ids": inputs.time_ids}
-    return unet(
-        inputs.sample,
-        inputs.timestep,
-        encoder_hidden_states=inputs.context,
-        added_cond_kwargs=added,
-        return_dict=False,
-    )[0]
 
 
 def _split(states: Tensor, heads: int) -> Tensor:

@@ -1,10 +1,13 @@
 """The uncompiled backend, and its CUDA graph where there is a GPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ipa_cli.backends import eager
-from ipa_cli.unet.attention import call_unet, project
+from ipa_cli.unet.attention import project
+from ipa_cli.unet.inputs import call_unet
 from tests.unets import difference, embeddings, example, moved, tiny
 
 
@@ -32,12 +35,12 @@ def test_cuda_graph_is_bit_equal_and_follows_every_input():
     other = project(unet, adapters, text.cuda() + 1, [image.cuda() - 1 for image in images])
     changes = [
         first,
-        first._replace(timestep=first.timestep / 2),
-        first._replace(sample=first.sample * 2),
-        first._replace(text_embeds=first.text_embeds * 2),
-        first._replace(time_ids=first.time_ids * 2),
-        first._replace(context=first.context._replace(scale=first.context.scale * 0.3)),
-        first._replace(context=other),
+        replace(first, timestep=first.timestep / 2),
+        replace(first, sample=first.sample * 2),
+        replace(first, added=replace(first.added, text_embeds=first.added.text_embeds * 2)),
+        replace(first, added=replace(first.added, time_ids=first.added.time_ids * 2)),
+        replace(first, context=first.context._replace(scale=first.context.scale * 0.3)),
+        replace(first, context=other),
         other_size,
         first,
     ]

@@ -84,6 +84,7 @@ def test_what_is_no_program_is_told(tmp_path):
     assert "cannot be started: Permission denied" in answer.reason
 
 
+@pytest.mark.slow
 def test_the_end_of_the_time_ends_all_processes(script, tmp_path):
     python = script(f"""echo '{{"doing": "compiling"}}'; sleep 60 & echo $! >{tmp_path}/child; sleep 60""")
     began = time.monotonic()

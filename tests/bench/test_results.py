@@ -231,6 +231,7 @@ def test_what_changed_beside_the_figures_is_told():
     assert results.unlike({"model": "sdxl", "size": "96x96"}, before) == ["size 64x64 → 96x96"]
 
 
+@pytest.mark.slow
 def test_the_chart_has_bars_as_long_as_the_figures():
     picture = Image.open(io.BytesIO(chart.draw(a_bench()))).convert("RGB")
 

@@ -328,6 +328,7 @@ def test_a_linked_folder_is_refused_and_only_the_link_goes(store, tmp_path):
     assert (tmp_path / "elsewhere" / "graph.pt2").exists()
 
 
+@pytest.mark.slow
 def test_many_entries_are_listed(store):
     for number in range(40):
         build(store, key(batch=number))

@@ -4,11 +4,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 from ipa_cli import cache
 from ipa_cli.cache import Hit, Store
 from tests.cache.graphs import MEMORY, assert_whole, build, key, leftovers, script
 
 
+@pytest.mark.slow
 def test_eight_processes_one_build(store, tmp_path):
     work = """
     root, gate, log = map(Path, sys.argv[1:])

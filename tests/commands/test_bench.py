@@ -13,6 +13,8 @@ from PIL import Image
 from tests import tiny_model
 from tests.unets import FLAT
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--steps", 2, "--size", "64x64", "--device", "cpu")
 PLAIN = "eager:cuda_graph=false"
 

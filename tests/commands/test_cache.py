@@ -245,6 +245,7 @@ def answer(world, text, *arguments):
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_clear_asks_at_a_terminal(world, store):
     entry = put(store)
     code, out, err = answer(world, "n\n", "cache", "clear")
@@ -452,6 +453,7 @@ def test_import_makes_room(ipa, store, tmp_path):
     assert len(left(there)) == 1
 
 
+@pytest.mark.slow
 def test_a_shell_script(world, store):
     put(store)
     script = 'set -e; ipa() { "$PYTHON" -m ipa_cli "$@"; }; ipa cache ls --json; cd "$(dirname "$(ipa cache dir)")"; '

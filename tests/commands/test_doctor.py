@@ -229,6 +229,7 @@ def test_the_report_names_no_secret_no_user_and_no_home(ipa_process, world):
     assert secret not in with_json.stdout and "hunter2" not in with_json.stdout
 
 
+@pytest.mark.slow
 def test_a_quick_look_imports_nothing_heavy(world):
     code = (
         "import sys, json; from ipa_cli.app import run; code = run(['doctor', '--json']); "
@@ -277,6 +278,7 @@ def bare(world, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_a_machine_with_nothing_but_python_and_ipa(bare):
     ran = bare("doctor", "--json")
     assert ran.stderr == "" and ran.returncode == 1
@@ -289,6 +291,7 @@ def test_a_machine_with_nothing_but_python_and_ipa(bare):
     assert "No module named 'safetensors'" in checked["model and adapter"]["found"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

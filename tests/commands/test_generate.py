@@ -89,12 +89,14 @@ def test_json_says_everything(ipa, world):
     assert world.files() == ["cat-1.png", "cat-2.png"]
 
 
+@pytest.mark.slow
 def test_warm_up_is_not_counted_as_speed(ipa):
     timings = ipa("generate", *FAST, "--warmup", 4, "--json").data()["timings"]
     assert 2 / timings["it_per_s"] <= timings["inference_s"]
     assert ipa("generate", *FAST, "--json").data()["timings"]["warmup_s"] < timings["warmup_s"]
 
 
+@pytest.mark.slow
 def test_equal_settings_and_seed_give_equal_bytes(ipa, world):
     for name in ("a.png", "b.png"):
         ipa("generate", *FAST, "--output", name)
@@ -104,12 +106,14 @@ def test_equal_settings_and_seed_give_equal_bytes(ipa, world):
     assert (pixels(world.cwd / "a.png") != pixels(world.cwd / "c.png")).any() and first != other
 
 
+@pytest.mark.slow
 def test_the_nth_picture_is_the_one_its_own_seed_draws(ipa, world):
     ipa("generate", *FAST, "--num-images", 2, "--output", "many.png")
     ipa("generate", *FAST, "--seed", 8, "--output", "one.png")
     assert (world.cwd / "many-2.png").read_bytes() == (world.cwd / "one.png").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "changes"),
     [
@@ -138,6 +142,7 @@ def test_a_setting_changes_the_picture_or_does_not(plain, ipa, world, flags, cha
     assert (plain != pixels(world.cwd / "changed.png")).any() == changes
 
 
+@pytest.mark.slow
 def test_at_scale_0_the_reference_does_not_count(ipa, world):
     Image.effect_noise((40, 60), 90).convert("RGB").save(world.cwd / "other.png")
     for name, flags in (("a.png", ()), ("b.png", ("--image", "other.png")), ("c.png", ("--ip-adapter", "none"))):
@@ -158,6 +163,7 @@ def test_settings_come_from_every_layer(ipa, world, monkeypatch):
     assert (image["width"], image["seed"], image["scale"]) == (64, 2, 0.3)
 
 
+@pytest.mark.slow
 def test_a_picture_of_two_adapters_is_drawn_again_from_itself(ipa, world):
     for name in ("a.png", "b.png"):
         Image.effect_noise((40, 60), 90).convert("RGB").save(world.cwd / name)
@@ -221,6 +227,7 @@ def test_an_output_is_a_file_a_folder_or_a_template(ipa, world, output, name):
 # --- what is refused ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_picture_may_come_from_stdin_or_a_pipe_and_only_one(ipa, world, stdin):
     with REFERENCE.open("rb") as file:
         stdin(file.fileno())
@@ -237,6 +244,7 @@ def test_a_picture_may_come_from_stdin_or_a_pipe_and_only_one(ipa, world, stdin)
     assert both.exit_code == 2 and "stdin" in both.error()["message"]
 
 
+@pytest.mark.slow
 def test_every_prompt_is_drawn_with_the_same_seeds(ipa, world, stdin):
     (world.cwd / "star.txt").write_text("a blue star\n")
     (world.cwd / "list.jsonl").write_text(
@@ -273,6 +281,7 @@ def test_what_a_prompt_cannot_say_yet_is_told_once(ipa, world):
     assert ran.stderr.count("the prompt is longer than") == 1 and "left out:" in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_mask_may_be_painted_in_alpha_or_in_colour(ipa, world):
     painted = {"white.png": ("black", "white"), "clear.png": ("#ffffff00", "white"), "red.png": ("black", "red")}
     pixels = []
@@ -349,6 +358,8 @@ def junk(world):
         (("--adapter", "own,image=nowhere.png"), 1, "nowhere.png does not exist"),
         (("--adapter", "own,start=0.9,end=0.2"), 2, "from 0.9 to 0.2"),
         (("--adapter", "nowhere,image=page.png"), 1, "page.png"),
+        (("--adapter", "own,scale=0.5", "--scale", 0.1), 2, "every --adapter has its own scale: --scale"),
+        (("--adapter", "own,image=a.png,embeds=b.safetensors"), 2, "both image and embeds"),
         (("--adapter", "own", "--image", "cat.png"), 2, "--image and --adapter are both given"),
         (("--adapter", "own", "--ip-adapter", "none"), 2, "--ip-adapter and --adapter are both given"),
         (("--mask", "nowhere.png"), 1, "nowhere.png"),
@@ -414,6 +425,7 @@ def test_what_a_device_cannot_do_is_told_before_the_weights_are_read(ipa, world,
     assert words in ran.error()["message"] and world.files() == []
 
 
+@pytest.mark.slow
 def test_a_precision_that_auto_leaves_out_is_told(ipa):
     ran = ipa("generate", *FAST, "--device", "cpu", "--compile-options", '{"precision": "fp8"}', "--json")
     assert ran.data()["backend"] == "eager"
@@ -449,12 +461,14 @@ def test_ctrl_c_twice_while_loading_answers_a_script_with_one_object(ipa_process
     assert world.files() == []
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_told(world):
     done = in_a_mount(world, "ro", "generate", *FAST, "--output", "disk/cat.png", "--json")
     assert done.returncode == 1, done.stderr
     assert "cannot be written to" in json.loads(done.stdout)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_left(world):
     done = in_a_mount(world, "size=4k", "generate", *FAST, "--output", "disk/cat.png", "--json")
     assert done.returncode == 1, done.stderr
@@ -531,6 +545,7 @@ def test_stdout_takes_nothing_else(world, flags, terminal, message):
     assert exit_code == 2 and message in data.decode() + said and world.files() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "name"),
     [

@@ -16,6 +16,8 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.result import Silent
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 FAST = ("--width", 64, "--height", 64, "--steps", 2, "--warmup", 0)
 
@@ -93,6 +95,14 @@ def test_the_scale_of_adapters_that_did_not_say_their_own_is_overridden(ipa, wor
     for flags, scales in (((), [0.7, 0.2]), (("--scale", 0.1), [0.1, 0.2])):
         assert ipa("generate", "--from", "two.png", *flags, "--output", "again.png", "--force").exit_code == 0
         assert [adapter["scale"] for adapter in read_settings(world.cwd / "again.png")["adapters"]] == scales
+
+
+def test_references_by_flag_replace_those_of_the_picture(ipa, world, drawn):
+    assert ipa("generate", *FAST, "--adapter", "own,image=ref.png,scale=0.2", "--output", "one.png").exit_code == 0
+    ran = ipa("generate", "--from", "one.png", "--image", "ref.png", "--scale", 0.5, "--output", "again.png")
+    assert ran.exit_code == 0 and "one.png: not taken over: adapter" in ran.stderr
+    (adapter,) = read_settings(world.cwd / "again.png")["adapters"]
+    assert adapter["scale"] == 0.5
 
 
 def test_a_flag_stands_for_what_the_picture_says_wrongly(ipa, world, drawn):

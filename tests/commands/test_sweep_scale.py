@@ -25,6 +25,8 @@ from ipa_cli.sweep.run import Studio, _graphs_made
 from tests import tiny_model
 from tests.unets import FLAT
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--steps", 2, "--size", "64x64", "--seed", 5, "--device", "cpu", "--backend", "eager", "--warmup", 1)
 
 

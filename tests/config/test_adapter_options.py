@@ -1,4 +1,4 @@
-"""Specifications of adapters against the plain flags they stand for."""
+"""The text of `--adapter` against the plain flags it stands for."""
 
 from dataclasses import replace
 
@@ -7,9 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipa_cli.config import Settings, adapter_options
+from ipa_cli.config.adapter_options import parse
+from ipa_cli.config.adapters import SETTINGS
 from ipa_cli.errors import UsageError
 
 PLAIN = Settings(scale=0.3, fit="crop")
+
+
+def adapters(settings: Settings, *texts: str):
+    return replace(settings, adapter=tuple(parse(text, "--adapter") for text in texts)).adapters
 
 
 @pytest.mark.parametrize(
@@ -31,34 +37,48 @@ PLAIN = Settings(scale=0.3, fit="crop")
         ),
         ('own,layers={"down": 1, "up": 0.5},end=0.5', {"ip_layers": '{"down": 1, "up": 0.5}', "ip_end": 0.5}),
         ("own,image=https://example.org/a.png?b=1", {"image": ("https://example.org/a.png?b=1",)}),
+        ("https://example.org/a:b", {"ip_adapter": "https://example.org/a:b"}),
     ],
 )
 def test_a_specification_stands_for_flags(text, values):
-    assert adapter_options.each(replace(PLAIN, adapter=(text,))) == (replace(PLAIN, **values),)
+    (config,) = adapters(PLAIN, text)
+    plain = replace(PLAIN, **values)
+    assert {name: getattr(config, name) for name in SETTINGS} == {
+        name: getattr(plain, setting) for name, setting in SETTINGS.items()
+    }
 
 
-def test_without_one_the_flags_are_it():
-    assert adapter_options.each(PLAIN) == (PLAIN,)
+def test_without_a_specification_the_plain_settings_are_the_only_adapter():
+    (config,) = adapters(replace(PLAIN, image=("a.png",), ip_mode="style"))
+    assert (config.image, config.scale, config.fit, config.mode) == (("a.png",), 0.3, "crop", "style")
 
 
 def test_a_file_on_disk_may_have_a_colon_in_its_name(tmp_path):
     path = tmp_path / "a:b.safetensors"
     path.touch()
-    (one,) = adapter_options.each(Settings(adapter=(f"{path},scale=1",)))
-    assert (one.ip_adapter, one.ip_adapter_weight_name) == (str(path), None)
+    config = parse(f"{path},scale=1", "--adapter")
+    assert (config.source, config.file) == (str(path), None)
 
 
 @pytest.mark.parametrize("text", ["own", "own,image=a.png", "own,scale=0.5", "image=a.png,scale=0.25"])
 def test_a_scale_made_explicit_is_read_back(text):
-    (one,) = adapter_options.each(Settings(adapter=(adapter_options.with_scale(text, 0.1),)))
-    assert one.scale == (float(text.rpartition("=")[2]) if "scale" in text else 0.1)
+    explicit = str(parse(text, "--adapter").with_scale(0.1))
+    (config,) = adapters(PLAIN, explicit)
+    assert config.scale == 0.1
+
+
+@pytest.mark.parametrize("name", ["image", "image_weight", "mask", "embeds", "ip_adapter", "ip_adapter_subfolder"])
+def test_plain_settings_of_one_adapter_are_refused_beside_a_specification(name):
+    value = {"image_weight": (1.0,), "image": ("a",), "mask": ("a",)}.get(name, "a")
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} and --adapter are both given"):
+        adapters(replace(PLAIN, **{name: value}), "own")
 
 
 @given(st.text() | st.lists(st.sampled_from(["own", "scale=", "image=", ",", "1", "nan", ":", "x"])).map("".join))
-def test_any_text_is_settings_or_words(text):
+def test_any_text_is_an_adapter_that_reads_back_or_a_usage_error(text):
     try:
-        (one,) = adapter_options.each(Settings(adapter=(text,)))
+        config = adapter_options.parse(text, "--adapter")
     except UsageError as error:
         assert error.hint
     else:
-        assert one.adapter == ()
+        assert adapter_options.parse(str(config), "--adapter") == config

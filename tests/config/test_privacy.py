@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ipa_cli
-from ipa_cli.config import FIELDS, Settings
+from ipa_cli.config import FIELDS, Settings, adapter_options
 from ipa_cli.config.privacy import WORDS, public, public_name, public_settings, public_text
 from ipa_cli.config.values import element_type
 from ipa_cli.images.metadata import read_settings
@@ -89,7 +89,8 @@ def test_no_setting_tells_a_secret(world, name):
     if name == "adapter":
         values += [f"own,image={ADDRESS},scale=0.5,mask={world.home}/m.png", f"{world.home}/a:b/c,embeds={ADDRESS}"]
     for value in values:
-        settings = replace(Settings(), **{name: (value,) if isinstance(FIELDS[name].default, tuple) else value})
+        one = adapter_options.parse(value, name) if name == "adapter" else value
+        settings = replace(Settings(), **{name: (one,) if isinstance(FIELDS[name].default, tuple) else one})
         text = json.dumps(public_settings(settings, [name]))
         assert name in WORDS or (SECRET not in text and str(world.home) not in text), text
     if name == "adapter":
@@ -120,6 +121,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_no_file_tells_a_secret_and_pictures_can_be_drawn_again(ipa, world, address):
     model, mask = world.home / "models" / "mine", world.home / "mask.png"
     shutil.copytree(DEMO, model)

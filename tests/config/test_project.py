@@ -8,7 +8,7 @@ import pytest
 
 from ipa_cli import config
 from ipa_cli.config import ConfigError, Settings, resolve
-from ipa_cli.config.values import element_type
+from ipa_cli.config.values import as_json, element_type
 from ipa_cli.errors import IpaError
 
 ADDRESS = "https://example.org/a.png"
@@ -108,7 +108,7 @@ def test_what_lies_beside_the_file_or_on_the_hub_may_be_named(world, line):
     project(world, line)
     resolved = ask(world)
     assert not resolved.ignored
-    value = getattr(resolved.settings, line.split(" ")[0])
+    value = as_json(getattr(resolved.settings, line.split(" ")[0]))
     assert all(one in line for one in ([value] if isinstance(value, str) else value))
 
 
@@ -144,7 +144,7 @@ def test_names_in_a_projects_file_are_found_from_its_folder(world):
     assert settings.image == (f"{world.cwd}/a.png",)
     assert settings.model == f"{world.cwd}/models/mine" and settings.ip_adapter == "someone/adapters"
     assert settings.output == f"{world.cwd}/out/{{seed}}.png"
-    assert settings.adapter == (
+    assert tuple(map(str, settings.adapter)) == (
         f"own,image={world.cwd}/a.png,scale=1",
         f"someone/adapters:in/a.safetensors,image={world.cwd}/b.png",
     )

@@ -1,4 +1,6 @@
+import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipa_cli import config
-from ipa_cli.config import ConfigError, Settings, resolve
+from ipa_cli.config import ConfigError, Settings, resolve, values
 from ipa_cli.errors import IpaError, UsageError
 
 
@@ -203,6 +205,46 @@ def test_the_same_key_in_both_spellings_is_fine_once(world):
 def test_every_setting_has_words(world):
     assert all(field.metadata["help"] for field in config.FIELDS.values())
     assert config.cache_dir(ask(world).settings).is_relative_to(world.home)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "line", "message", "hint"),
+    [
+        (("embeds",), {"IPA_IMAGE": "a.png"}, "", "IPA_IMAGE and --embeds are both given", "unset IPA_IMAGE"),
+        (("embeds",), {}, 'image = "a.png"', "--embeds are both given", "ipa config unset --project image"),
+        ((), {"IPA_ADAPTER": "own"}, 'image = "a.png"', "and IPA_ADAPTER are", "ipa config unset --project image"),
+        (("embeds", "image"), {}, "", "--image and --embeds are both given", "leave one of them out"),
+    ],
+)
+def test_contradicting_settings_are_named_with_what_undoes_the_weaker_one(world, flags, environ, line, message, hint):
+    (world.cwd / "ipa.toml").write_text(line)
+    given = {name: ("b.png",) if name == "image" else "b.safetensors" for name in flags}
+    with pytest.raises(UsageError) as told:
+        config.check_together(ask(world, given, environ))
+    assert message in told.value.message and told.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "refused"),
+    [
+        (["own,scale=1"], True),
+        (["own,scale=1", "own,scale=0.5"], True),
+        (["own,scale=1", "own"], False),
+        (["own"], False),
+    ],
+)
+def test_a_scale_that_no_adapter_follows_is_refused_as_a_flag_only(world, adapters, refused):
+    config.check_together(ask(world, {"adapter": adapters}, {"IPA_SCALE": "0.1"}))
+    resolved = ask(world, {"adapter": adapters, "scale": 0.1})
+    with pytest.raises(UsageError, match="--scale has no effect") if refused else nullcontext():
+        config.check_together(resolved)
+
+
+def test_settings_pass_through_json(world):
+    flags = {"adapter": ("own,image=a.png",), "mask": ("m.png",), "image_weight": (1.0, 0.5), "cache_dir": Path("x")}
+    settings = ask(world, flags).settings
+    data = json.loads(json.dumps(values.settings_as_json(settings)))
+    assert values.settings_from_json(data, "job") == settings
 
 
 KEYS = st.sampled_from([*config.FIELDS, "stepz", "a.b", '"x y"'])

@@ -16,6 +16,7 @@ def gxx(monkeypatch):
     return shutil.which("g++") or pytest.skip("there is no g++ here to build with")
 
 
+@pytest.mark.slow
 def test_a_compiler_that_works(gxx):
     quick = compiler.check(False, False, False)
     assert quick.status == "ok" and gxx in quick.found
@@ -23,6 +24,7 @@ def test_a_compiler_that_works(gxx):
     assert built.status == "ok" and "builds and runs" in built.found
 
 
+@pytest.mark.slow
 def test_a_compiler_that_links_libstdcxx_statically_crashes_beside_torch(gxx, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(script(tmp_path / "g++", f'exec {gxx} -static-libstdc++ "$@"')))
     check = compiler.check(True, True, with_torch=True)
@@ -78,6 +80,7 @@ def test_a_program_without_a_header_cannot_be_started(tmp_path, monkeypatch):
     assert "cannot be started" in compiler.check(False, False, False).found
 
 
+@pytest.mark.slow
 def test_nothing_of_doctor_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

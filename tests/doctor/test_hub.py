@@ -33,6 +33,7 @@ def server(status: int, headers: dict[str, str] | None = None):
             thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 302, 401, 404])
 def test_a_hub_that_answers_is_reached(status):
     with server(status, {"Location": "http://127.0.0.1:9/"}) as url:
@@ -51,6 +52,7 @@ def test_a_hub_that_refuses():
     assert check.status == "warning" and "127.0.0.1:9" in check.found and "HF_ENDPOINT" in check.advice
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         check = hub.reach({"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"})()
@@ -72,6 +74,7 @@ def test_a_hub_that_talks_nonsense():
     assert check.status == "warning" and "what?" in check.found
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_ends_its_answer():
     enough = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -29,6 +29,7 @@ def test_torch_that_cannot_be_imported_is_found_by_running_it(tmp_path, monkeypa
     assert check.status == "failure" and "libcudart.so.12" in check.found and check.asked
 
 
+@pytest.mark.slow
 def test_fewer_gpus_in_torch_than_in_the_driver_is_a_failure():
     check = software.check_torch("2.13.0", software.Build(cuda="12.6"), Driver(gpus=(GPU,) * 99), True)
     assert check.status == "failure" and "of 99 GPUs" in check.found

@@ -30,7 +30,7 @@ def wanted(unet, options=None, size=(16, 16), masks=False):
     inputs = example(*unet, *size)
     if masks:
         mask = [[torch.ones(1, 1, 4, 1)] * inputs.context.scale.shape[1]]
-        inputs = inputs._replace(context=inputs.context._replace(mask=mask))
+        inputs = replace(inputs, context=inputs.context._replace(mask=mask))
     return graphs.ask(INDUCTOR, "inductor", "tiny", inputs, replace(Settings(), compile_options=options))
 
 

@@ -84,6 +84,7 @@ def test_what_others_do_is_what_is_done_without_us(monkeypatch):
         assert cores.others(before) == elsewhere
 
 
+@pytest.mark.slow
 def test_the_counters_are_those_of_the_kernel(monkeypatch):
     monkeypatch.setattr(os, "nice", lambda by: 1)  # so that work of a low priority counts, as this may be
     began = cores.snapshot()

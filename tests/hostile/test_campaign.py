@@ -5,6 +5,8 @@ import pytest
 from tests.hostile import campaign
 from tests.hostile.kinds import KINDS
 
+pytestmark = pytest.mark.slow
+
 CASES = dict.fromkeys(KINDS, 6) | {"planted modules": 2}
 
 

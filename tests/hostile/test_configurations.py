@@ -10,6 +10,8 @@ from ipa_cli.models.plan import make_plan
 from tests.hostile.configurations import CONFIGURATIONS, DROPPED, REFUSED, Case
 from tests.zoo.layouts import DEMO, linked
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--width", 64, "--height", 64, "--steps", 1, "--warmup", 0, "--seed", 7, "--prompt", "x")
 SECONDS = 25
 

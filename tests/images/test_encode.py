@@ -85,6 +85,7 @@ for _ in range(40):
 """
 
 
+@pytest.mark.slow
 def test_processes_writing_the_same_name_lose_nothing(tmp_path):
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "cat.png"), str(seed)]) for seed in range(3)
@@ -94,6 +95,7 @@ def test_processes_writing_the_same_name_lose_nothing(tmp_path):
     assert seeds == sorted([0, 1, 2] * 40)
 
 
+@pytest.mark.slow
 def test_an_interrupted_write_leaves_nothing(tmp_path):
     script = WRITER.replace("range(40)", "iter(int, 1)").replace("(8, 8)", "(2000, 2000)")
     for delay in (0.0, 0.05, 0.11):
@@ -168,6 +170,7 @@ except IpaError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_told(tmp_path):
     folder = Path("/")  # nobody may write here, and every user may look
     if os.geteuid() != 0:

@@ -27,6 +27,7 @@ def hub(world):
         yield serving_hub
 
 
+@pytest.mark.slow
 def test_model_and_adapter_come_from_the_hub_and_then_from_the_cache(ipa, hub, world):
     ran = ipa("generate", *FAST, *MINI, "--json")
     data = ran.data()
@@ -73,6 +74,7 @@ def breaking(hub, monkeypatch):
     return hub
 
 
+@pytest.mark.slow
 def test_a_download_survives_a_broken_connection(ipa, breaking):
     size = len(breaking.repos["someone/mini"][UNET])
     assert ipa("generate", *FAST, *MINI, "--json").exit_code == 0
@@ -81,6 +83,7 @@ def test_a_download_survives_a_broken_connection(ipa, breaking):
     assert second.start > size // 4 and second.start + second.count == size  # resumed, not begun again
 
 
+@pytest.mark.slow
 def test_a_download_given_up_keeps_the_files_that_are_whole(ipa, breaking, world):
     breaking.refuse_once_broken = (403, "")
     told(ipa("generate", *FAST, *MINI, "--json"), "HubError", "answered for someone/mini: 403")
@@ -148,6 +151,7 @@ def test_an_encoder_that_does_not_fit_is_told_by_its_configuration_alone(ipa, hu
     assert not [sent for sent in hub.sent(".safetensors") if sent.count > 100_001]
 
 
+@pytest.mark.slow
 def test_half_size_weights_are_taken_where_they_are_enough(ipa, hub):
     whole = load_file(DEMO / UNET)
     half = save({name: tensor.astype(np.float16) for name, tensor in whole.items()})

@@ -75,6 +75,7 @@ def refused(adapter: Path, words: str, **more: object) -> str:
 # --- what is loaded -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pickled_training_checkpoint_draws_as_its_adapter_does(ipa, world, tensors, demo):
     shutil.copytree(ENCODER, world.cwd / "run" / "image_encoder")
     torch.save(trained(tensors), world.cwd / "run" / "pytorch_model.bin")
@@ -104,6 +105,7 @@ def comfyui(world, tensors, monkeypatch) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_an_image_encoder_elsewhere_is_named_as_a_file(ipa, comfyui, demo):
     adapter = comfyui / "ipadapter" / "ip-adapter.safetensors"
     encoder = comfyui / "clip_vision" / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
@@ -255,7 +257,7 @@ def test_tensors_of_another_shape_are_told_before_the_model_is_read(ipa, world, 
 def test_random_weights_take_no_adapter_from_elsewhere(name):
     with pytest.raises(UsageError, match="builds its own adapter") as told:
         make_plan(Settings(load_format="dummy", image=("x.png",), **{name: "own"}))
-    assert told.value.hint == f"leave --{name.replace('_', '-')} out"
+    assert told.value.hint == f"leave out --{name.replace('_', '-')}"
 
 
 def test_random_weights_of_a_model_without_adapter_see_through_the_usual_encoder(tmp_path):

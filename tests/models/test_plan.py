@@ -73,12 +73,14 @@ def refused(ran, *words: str) -> dict[str, str]:
 # --- what is loaded -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_diffusers_folder_draws_as_the_demo_does(ipa, model, demo):
     ours = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
     assert ours.json()["data"]["model"] == str(model)
     assert (pixels(ours) == demo).all()
 
 
+@pytest.mark.slow
 def test_no_library_reads_a_model_by_itself(ipa, model, demo, monkeypatch):
     """All parts are built from what was checked, with the weights that were read in threads."""
     import diffusers
@@ -91,6 +93,7 @@ def test_no_library_reads_a_model_by_itself(ipa, model, demo, monkeypatch):
     assert (pixels(ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")) == demo).all()
 
 
+@pytest.mark.slow
 def test_a_model_in_pickles_and_old_names_draws_as_the_demo_does(ipa, model, demo):
     """As SD 1.5's first repositories have it."""
     old = ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn."))
@@ -104,6 +107,7 @@ def test_a_model_in_pickles_and_old_names_draws_as_the_demo_does(ipa, model, dem
     assert (pixels(ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")) == demo).all()
 
 
+@pytest.mark.slow
 def test_a_model_in_half_precision_is_read_in_full(ipa, model, demo):
     for file in model.rglob("*.safetensors"):
         save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
@@ -141,6 +145,7 @@ def test_an_adapter_is_found_as_folder_file_or_subfolder(world, adapter, kind):
     assert Path(str(found.encoder)) == adapter / "image_encoder"
 
 
+@pytest.mark.slow
 def test_a_model_without_adapter_draws_from_the_prompt_alone(ipa, model):
     shutil.rmtree(model / "ip_adapter")
     ran = ipa("generate", *FAST, "--model", model, "--json")
@@ -148,6 +153,7 @@ def test_a_model_without_adapter_draws_from_the_prompt_alone(ipa, model):
     assert "drawing from the prompt alone" in ran.stderr and "main memory" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_weights_that_main_memory_has_no_room_for_are_told_of(ipa, model, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     ran = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
@@ -156,6 +162,7 @@ def test_weights_that_main_memory_has_no_room_for_are_told_of(ipa, model, monkey
     assert ran.exit_code == 0
 
 
+@pytest.mark.slow
 def test_dummy_weights_are_seeded_and_their_adapter_counts(ipa, demo):
     dummy = ("generate", *FAST, "--load-format", "dummy", "--json")
     first, second = pixels(ipa(*dummy)), pixels(ipa(*dummy))
@@ -164,12 +171,14 @@ def test_dummy_weights_are_seeded_and_their_adapter_counts(ipa, demo):
     assert (first != demo).any()
 
 
+@pytest.mark.slow
 def test_dummy_weights_need_no_weights(ipa, model):
     for weights in model.rglob("*.safetensors"):
         weights.unlink()
     assert pixels(ipa("generate", *FAST, "--model", model, "--load-format", "dummy", "--json")).shape == (64, 64, 3)
 
 
+@pytest.mark.slow
 def test_a_variant_of_some_parts_is_taken_where_it_is_and_the_others_are_told(ipa, model, demo):
     whole = model / UNET
     whole.rename(whole.with_suffix(".fp16.safetensors"))
@@ -197,6 +206,7 @@ def nested(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     return load_adapter(path)
 
 
+@pytest.mark.slow
 def test_a_pickle_of_bare_tensors_is_an_adapter_too(ipa, adapter, demo):
     torch.save(nested(ADAPTER), adapter / "ip-adapter.bin")
     (adapter / "ip-adapter.safetensors").unlink()
@@ -252,6 +262,7 @@ def test_a_pickled_adapter_that_does_not_fit_is_told(ipa, adapter):
     refused(ipa("generate", *FAST, *REFERENCE, "--ip-adapter", adapter, "--json"))
 
 
+@pytest.mark.slow
 def test_a_model_in_pickles_is_not_opened_as_code(ipa, model, world):
     torch.save({"weights": Malicious(world.cwd / "ran")}, model / "unet" / "diffusion_pytorch_model.bin")
     (model / UNET).unlink()

@@ -11,6 +11,8 @@ from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import DEMO, make_plan
 
+pytestmark = pytest.mark.slow
+
 HERE = [name for name in schedulers.CLASSES if name not in schedulers.NEEDS or find_spec(schedulers.NEEDS[name])]
 # What each can do of 1 to 1000 steps with the noise schedule of SDXL, the demo's and SD 1.5's.
 RANGES = {"lcm": (1, 50), "pndm": (4, 999), "ddim": (1, 999), "dpm++": (1, 998), "unipc": (1, 998)}

@@ -27,6 +27,8 @@ from tests.hubs import Hub, serving
 from tests.hubs import folder as folder_files
 from tests.unets import adapter, plus_projection, save_adapter
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 PRESETS = DEMO.parent / "presets"
 PROMPT = "a large star in the middle"

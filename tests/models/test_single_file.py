@@ -1,8 +1,8 @@
 """Models in one file: told apart by their headers, loaded offline, and the same as their diffusers folders."""
 
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -45,18 +45,10 @@ def sd15_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def miniature(tmp_path, monkeypatch) -> Callable[[str, Path], None]:
+def miniature(tmp_path) -> Iterator[Callable[[str, Path], None]]:
     """Lets the models of a family have the configurations and the tokenizer of a miniature in a folder."""
-
-    def use(kind: str, folder: Path) -> None:
-        shutil.copytree(
-            folder, tmp_path / "presets" / kind, ignore=shutil.ignore_patterns("*.safetensors", "ip_adapter")
-        )
-        shutil.copytree(DEMO / "tokenizer", tmp_path / "presets" / "tokenizer")
-        monkeypatch.setattr(single_file, "PRESETS", tmp_path / "presets")
-        monkeypatch.setattr(single_file, "PADDING", dict.fromkeys(single_file.PADDING, "<|endoftext|>"))
-
-    return use
+    with ExitStack() as stack:
+        yield lambda kind, folder: stack.enter_context(checkpoints.presets(tmp_path / "presets", kind, folder))
 
 
 def load(model: Path, dtype: torch.dtype = torch.float32) -> loader.Model:
@@ -89,6 +81,7 @@ def demo(world, sdxl, miniature) -> Path:
     return saved(world.cwd, sdxl)
 
 
+@pytest.mark.slow
 def test_a_file_of_sdxl_draws_as_its_folder_does(ipa, demo):
     def pixels(model: Path) -> np.ndarray:
         (image,) = ipa("generate", *SMALL, *ALIKE, *REFERENCE, "--model", model, "--json").data()["images"]
@@ -107,6 +100,7 @@ def test_a_file_is_taken_by_every_command(ipa, demo):
     assert ipa("sweep-scale", *size, *REFERENCE, "--model", demo, "--json").data()["drawn"] == 2
 
 
+@pytest.mark.slow
 def test_every_tensor_of_sdxl_is_that_of_its_folder(demo):
     assert_same(load(demo), load(DEMO))
 

@@ -105,6 +105,7 @@ def test_the_model_brings_no_vae_then(world, other):
     assert_same(vae_of(world.cwd / "model", "other"), other)
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_with_it(ipa, world, other):
     folder(world.cwd / "other", other)
     small = ("generate", "--width", 64, "--height", 64, "--steps", 1, "--warmup", 0, "--seed", 1, "--json")

@@ -13,7 +13,9 @@ from ipa_cli.hardware.timing import StepClock
 from ipa_cli.models import vae
 from ipa_cli.models.schedulers import CLASSES, NEEDS, create
 from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, Request, decode, denoise
-from ipa_cli.unet.attention import Context
+from ipa_cli.unet.inputs import Context
+
+pytestmark = pytest.mark.slow
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 PROMPT = "a large star in the middle"

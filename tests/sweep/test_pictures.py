@@ -72,6 +72,7 @@ def _colours(image):
     return {"#{:02x}{:02x}{:02x}".format(*colour) for _, colour in image.getcolors(1 << 20)}
 
 
+@pytest.mark.slow
 def test_large_sweeps_have_smaller_cells_not_an_endless_sheet(tmp_path):
     drawn = draw(tmp_path, make(tuple(n / 100 for n in range(101)), ("a", "b", "c")))
     image = shown(drawn)

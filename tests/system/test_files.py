@@ -43,8 +43,8 @@ WRITERS = {
     "app": "/dev/null in place of a closed stream",
     "bench/process": "a new temporary folder",
     "doctor/compiler": "a new temporary folder",
-    "backends/inductor/compilation": "the workspace of a graph",
-    "backends/inductor/worker_pool": "the workspace of a graph",
+    "backends/inductor/backend": "the workspace of a graph",
+    "backends/workers": "the workspace of a graph",
     "backends/onediff/nexfort": "a temporary folder of this process",
     "cache/archive": "the workspace of an import, O_EXCL and O_NOFOLLOW",
     "cache/building": "the workspace of a graph; the journal of its uses, O_NOFOLLOW",
@@ -56,6 +56,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 def test_every_writer_is_known():
     found = set()
     for path in PACKAGE.rglob("*.py"):

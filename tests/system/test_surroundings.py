@@ -14,6 +14,8 @@ import pytest
 
 from tests.conftest import Ran, run_here
 
+pytestmark = pytest.mark.slow
+
 LIGHT = ["config show", "config path", "cache ls", "cache dir", "cache verify", "cache clear --yes"]
 NOBODY = 65534
 

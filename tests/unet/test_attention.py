@@ -1,12 +1,14 @@
 """The IP-Adapter attention against diffusers' own."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.attention import CrossAttention, call_unet, install, layers, project
+from ipa_cli.unet.attention import CrossAttention, install, layers, project
+from ipa_cli.unet.inputs import call_unet
 from tests.unets import adapter, difference, embeddings, plus_projection, tiny, tiny_unet, unet_inputs
 
 SCALES = [0.0, 0.3, 1.0]
@@ -17,7 +19,7 @@ def diffusers_output(unet: Any, states: list, scales: list[float], text, images,
     for processor in unet.attn_processors.values():
         if hasattr(processor, "to_k_ip"):
             processor.scale = list(scales)
-    added = {"text_embeds": inputs.text_embeds, "time_ids": inputs.time_ids, "image_embeds": images}
+    added = {**vars(inputs.added), "image_embeds": images}
     with torch.no_grad():
         return unet(
             inputs.sample,
@@ -40,7 +42,7 @@ def test_unet_call_equals_diffusers(adapters, images, scale):
     inputs = unet_inputs(context)
     with torch.no_grad():
         ours = call_unet(unet, inputs)
-        plain = call_unet(unet, inputs._replace(context=context._replace(scale=context.scale * 0)))
+        plain = call_unet(unet, replace(inputs, context=context._replace(scale=context.scale * 0)))
     expected = diffusers_output(tiny_unet(), states, scales, text, embeds, inputs)
     assert difference(ours, expected) < 1e-5
     assert (difference(ours, plain) > 1e-3) == any(scales)  # the images count, and only by their scale
@@ -78,7 +80,7 @@ def test_without_adapters_is_plain_text():
     weights = install(unet, [])
     inputs = unet_inputs(project(unet, weights, text))
     assert inputs.context.scale.shape == (0, len(layers(unet)))
-    added = {"text_embeds": inputs.text_embeds, "time_ids": inputs.time_ids}
+    added = dict(vars(inputs.added))
     with torch.no_grad():
         ours = call_unet(unet, inputs)
         expected = tiny_unet()(inputs.sample, inputs.timestep, text, added_cond_kwargs=added).sample

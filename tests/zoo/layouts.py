@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import ipa_cli
+from ipa_cli.models.plan import DEMO
+from tests import checkpoints
 
-DEMO = Path(ipa_cli.__file__).parent / "demo"
 SMALL = 1 << 18  # files below are copied
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 Flags = tuple[object, ...]
@@ -201,6 +201,14 @@ def shards(root: Path) -> Flags:
     return ("--model", model)
 
 
+def one_file(root: Path) -> Flags:
+    """A model as most are shared: one `.safetensors` file, in the names of SDXL's first code."""
+    from safetensors.torch import save_file
+
+    save_file(checkpoints.tensors(DEMO, "sdxl"), root / "model.safetensors")
+    return ("--model", root / "model.safetensors", "--ip-adapter", DEMO / "ip_adapter")
+
+
 # --- adapters ---------------------------------------------------------------------------------------------------------
 
 
@@ -283,8 +291,9 @@ def no_such_variant(root: Path) -> Flags:
 DRAWN: tuple[Layout, ...] = (
     *(plain, trailing_slash, home, odd_names, like_a_hub_id, linked_part, linked_parts, hub_snapshot),
     *(beside_everything, forbidden_neighbour, saved_pipeline, fast_tokenizers),
-    *(half_alone, half_unet, pickles, shards, h94, comfyui, trained, crowded),
+    *(half_alone, half_unet, pickles, shards, one_file, h94, comfyui, trained, crowded),
 )
+WITHOUT_CONFIGURATIONS = (one_file,)
 ROUNDED = (half_alone, half_unet)  # their pictures differ from the miniature's a little
 REFUSED: dict[Layout, str] = {
     from_windows: "backslashes",

@@ -1,16 +1,23 @@
 """Every layout that people bring, through every command that takes a model."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from ipa_cli.engine import session
 from ipa_cli.errors import IpaError
+from tests import checkpoints
 from tests.zoo import layouts
-from tests.zoo.layouts import DEMO, DRAWN, REFUSED, ROUNDED
+from tests.zoo.layouts import DEMO, DRAWN, REFUSED, ROUNDED, WITHOUT_CONFIGURATIONS
+
+pytestmark = pytest.mark.slow
 
 REFERENCE = ("--image", DEMO / "reference.png")
 SMALL = ("--steps", 2, "--width", 64, "--height", 64, "--seed", 7, "--warmup", 0, "--prompt", "a star")
+ALIKE = ("--scale", 0.8, "--guidance-scale", 5)  # for which the demo has defaults of its own
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +31,19 @@ def pixels(path: str) -> np.ndarray:
 
 
 def draw(ipa, *flags: object) -> np.ndarray:
-    (image,) = ipa("generate", *SMALL, *REFERENCE, "--scale", 0.8, *flags, "--json").data()["images"]
+    (image,) = ipa("generate", *SMALL, *REFERENCE, *ALIKE, *flags, "--json").data()["images"]
     return pixels(image["path"])
 
 
+@pytest.fixture
+def configured(tmp_path, request) -> Iterator[None]:
+    """The miniature's configurations in place of SDXL's, for a layout that brings none."""
+    needed = request.getfixturevalue("layout") in WITHOUT_CONFIGURATIONS
+    with checkpoints.presets(tmp_path / "presets", "sdxl", DEMO) if needed else nullcontext():
+        yield
+
+
+@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("layout", DRAWN, ids=lambda layout: layout.__name__)
 def test_a_layout_is_taken_by_every_command(ipa, world, drawn, monkeypatch, layout):
     flags = layout(world.cwd)

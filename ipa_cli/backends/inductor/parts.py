@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ipa_cli.backends.inductor import blocks, derived
-from ipa_cli.backends.inductor.blocks import named, resnets
-from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
-from ipa_cli.unet.attention import Context, UNetInputs
+from ipa_cli.backends.inductor.blocks import Ways, named, resnets
+from ipa_cli.unet.inputs import Context, UNetInputs
 
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
 
@@ -92,7 +91,7 @@ def joined(owners: Sequence[nn.Module], attribute: str) -> Tensor:
     return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
 
 
-def split(unet: Any, ways: KernelOptions, context: Context | None = None) -> dict[str, Part]:
+def split(unet: Any, ways: Ways, context: Context | None = None) -> dict[str, Part]:
     """All parts of `unet` by name, for contexts like this one; without one they only tell where the weights are."""
     found = [
         Part("time", _time_weights(unet), partial(blocks.Time, unet)),
@@ -116,11 +115,12 @@ def split(unet: Any, ways: KernelOptions, context: Context | None = None) -> dic
 
 def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> Tensor:
     """One call of `unet`, (B, 4, h, w), with `run` for every part; the rest are lone convolutions."""
-    sample, timestep, text_embeds, time_ids, context = inputs
+    context, added, control = inputs.context, inputs.added, inputs.control
     scale = rows(context.scale)
-    pooled = [text_embeds] if text_embeds.shape[-1] else []
     widths = [resnet.time_emb_proj.out_features for _, resnet in resnets(unet)]
-    shift = run("time", [timestep.float(), time_ids, *pooled])[0].split(widths, 1)
+    timestep = inputs.timestep.float()
+    times = [timestep, added.time_ids, added.text_embeds] if added else [timestep.expand(len(inputs.sample))]
+    shift = run("time", times)[0].split(widths, 1)
     shifts = {name: part.contiguous() for (name, _), part in zip(resnets(unet), shift, strict=True)}
 
     def resnet(name: str, *pictures: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> 
         laid_out = [x.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) for x in (states, more)]
         return run(f"{name}.out", [*laid_out, picture])[0]
 
-    picture = unet.conv_in(sample)
+    picture = unet.conv_in(inputs.sample)
     skips = [picture]
     for name, block in unet.down_blocks.named_children():
         for number in range(len(block.resnets)):
@@ -152,6 +152,9 @@ def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> 
     for number in range(len(unet.mid_block.attentions)):
         picture = transformer(f"mid_block.attentions.{number}", picture)
         picture = resnet(f"mid_block.resnets.{number + 1}", picture)
+    if control:  # sums between the parts, so that one graph serves with them and without
+        skips = [skip + residual for skip, residual in zip(skips, control.down, strict=True)]
+        picture = picture + control.mid
     for name, block in unet.up_blocks.named_children():
         for number in range(len(block.resnets)):
             picture = resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())
@@ -190,10 +193,10 @@ def _time_weights(unet: Any) -> dict[str, Weight]:
     return {**_weights(unet, ("time_embedding", *pooled)), **shifts}
 
 
-def _resnet_weights(resnet: Any, ways: KernelOptions) -> dict[str, Weight]:
+def _resnet_weights(resnet: Any, ways: Ways) -> dict[str, Weight]:
     """Those of a residual block, without what the time takes."""
     found = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
-    for name in CONVOLUTIONS:
+    for name in blocks.CONVOLUTIONS:
         if blocks.fits_eight_bit(resnet, name, ways):
             plain = found[f"resnet.{name}.weight"]
             found[f"resnet.{name}.weight"] = plain._replace(form="taps")
@@ -201,12 +204,12 @@ def _resnet_weights(resnet: Any, ways: KernelOptions) -> dict[str, Weight]:
     return found
 
 
-def _block_weights(block: Any, ways: KernelOptions) -> dict[str, Weight]:
+def _block_weights(block: Any, ways: Ways) -> dict[str, Weight]:
     """Those of a transformer block, with queries, keys and values joined, and without the text's, made beforehand."""
     left_out = ("attn1.to_q.", "attn1.to_k.", "attn1.to_v.", "attn2.to_k.", "attn2.to_v.")
     found = {f"block.{k}": v for k, v in _weights(block).items() if not k.startswith(left_out)}
     found["block.attn1.to_qkv.weight"] = Weight((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), "weight")
-    for name in (name for name in ways.eight if name in LINEAR):
+    for name in (name for name in ways.eight if name in blocks.LINEAR):
         plain, squares = found[f"block.{name}.weight"], name == blocks.by_squares(block, ways)
         found[f"block.{name}.weight"] = plain._replace(form="squares" if squares else "eight")
         found[f"block.{name}.size"] = plain._replace(form="square_size" if squares else "size")

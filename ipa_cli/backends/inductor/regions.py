@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ipa_cli.backends.inductor.parts import Part, aligned, walk
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.attention import UNetInputs, call_unet
+from ipa_cli.unet.inputs import UNetInputs, call_unet
 
 TOLERANCE = 0.1  # between the UNet and its parts in bfloat16; a part left out makes far more
 

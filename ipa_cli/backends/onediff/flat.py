@@ -1,4 +1,4 @@
-"""An SDXL UNet that takes nothing but tensors and lists of them, as onediff's compilers want it."""
+"""The UNet with nothing but tensors and lists of them as named arguments, as onediff's compilers want it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ipa_cli.errors import UsageError
-from ipa_cli.unet.attention import UNetInputs
+from ipa_cli.unet.inputs import Context, UNetInputs
 
 
 class FlatUNet(nn.Module):
-    """`attention.call_unet` as a module; what changes between calls, the scale too, is an argument."""
+    """`inputs.call_unet` as a module; what changes between calls, the scale too, is an argument."""
+
+    context: Any = Context  # what the attention processors are handed
 
     def __init__(self, unet: Any):
         super().__init__()
@@ -21,25 +23,35 @@ class FlatUNet(nn.Module):
         self,
         sample: Tensor,
         timestep: Tensor,
-        text_embeds: Tensor,
-        time_ids: Tensor,
         scale: Tensor,
         text: list[Tensor],
         image: list[list[Tensor]],
+        text_embeds: Tensor | None = None,
+        time_ids: Tensor | None = None,
     ) -> Tensor:
         return self.unet(
             sample,
             timestep,
-            encoder_hidden_states=(text, image, scale, ()),
+            encoder_hidden_states=self.context(text=text, image=image, scale=scale),
             added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
             return_dict=False,
         )[0]
 
 
-def arguments(inputs: UNetInputs) -> tuple[Any, ...]:
+def arguments(inputs: UNetInputs) -> dict[str, Any]:
     """The arguments of `FlatUNet`, always of one layout and dtype, because compiled code is for one alone."""
-    sample, timestep, text_embeds, time_ids, context = inputs
+    context, added = inputs.context, inputs.added
     if context.mask:
         raise UsageError("this backend knows no masks", "use --backend inductor or eager, or leave out --mask")
-    plain = (sample.contiguous(), timestep.float(), text_embeds.contiguous(), time_ids.contiguous())
-    return (*plain, context.scale.contiguous(), list(context.text), [list(adapter) for adapter in context.image])
+    if inputs.control is not None:
+        raise UsageError("this backend knows no ControlNet", "use --backend inductor or eager")
+    found = {
+        "sample": inputs.sample.contiguous(),
+        "timestep": inputs.timestep.float(),
+        "scale": context.scale.contiguous(),
+        "text": list(context.text),
+        "image": [list(adapter) for adapter in context.image],
+    }
+    if added is not None:
+        found |= {"text_embeds": added.text_embeds.contiguous(), "time_ids": added.time_ids.contiguous()}
+    return found

@@ -12,38 +12,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ipa_cli.backends.base import Capabilities, Denoiser, Report
+import torch
+from torch import Tensor
+
+from ipa_cli.backends import requirements
+from ipa_cli.backends.base import Denoiser, Report
+from ipa_cli.backends.onediff import flat
 from ipa_cli.backends.options import check_sizes, read_options
-from ipa_cli.backends.requirements import COMMON, Package, Requirements
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import packages
+from ipa_cli.unet.attention import CrossAttention, SelfAttention
+from ipa_cli.unet.inputs import UNetInputs
 
-if TYPE_CHECKING:
-    from torch import Tensor
+compiles = True
 
-    from ipa_cli.unet.attention import UNetInputs
-
-CAPABILITIES = Capabilities(
-    devices=("cpu", "cuda"),
-    compiles=True,
-    code_folders=("backends/onediff", "unet"),
-    batch=True,
-    dynamic_sizes=True,
-)
-BUILDS = "https://github.com/siliconflow/oneflow_releases/releases/expanded_assets/community_cu121"
-# From onediff's source, because no build that onediff accepts is on PyPI.
-REQUIREMENTS = Requirements(
-    (
-        Package("oneflow", ">=0.9.1", "PyPI's 0.9.0 lacks oneflow.framework.args_tree, which onediff needs"),
-        Package("onediff", "==1.2.0"),
-        *COMMON,
-    ),
-    install=f"pip install onediff==1.2.0 && pip install --pre oneflow -f {BUILDS}",
-    imports="import oneflow.framework.args_tree, onediff.infer_compiler",
-)
 GRAPH = "unet.graph"
 PRESETS: dict[str, dict[str, Any]] = {
     "onediff": {
@@ -54,15 +40,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 OURS = ("dynamic", "graph_file", "graph_file_device", "use_graph")
 
 
-def toolchain_problem() -> IpaError | None:
-    """OneFlow brings its compiler."""
-    return None
+def missing(environment: Any) -> IpaError | None:
+    """Why OneFlow cannot run here, and where it publishes builds."""
+    return requirements.problem("oneflow", packages.installed())
+
+
+def missing_to_compile(environment: Any) -> IpaError | None:
+    """Nothing more than `missing`: OneFlow brings its compiler."""
+    return missing(environment)
 
 
 def versions() -> dict[str, str]:
     """What a graph depends on besides its options."""
-    here = packages.installed(("onediff", "oneflow"))
-    return {name: here[name] or "none" for name in ("torch", "diffusers", "onediff", "oneflow")}
+    return {name: metadata.version(name) for name in ("torch", "diffusers", "onediff", "oneflow")}
 
 
 def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -80,14 +70,10 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
 
     Raises UsageError for an option that onediff does not know, and IpaError when no file was written.
     """
-    import torch
-
-    from ipa_cli.backends.onediff import flat
-
     graph = _graph(unet, options)
     report("OneFlow builds the graph")
     with torch.no_grad():
-        graph(*flat.arguments(example))
+        graph(**flat.arguments(example))
     report("saving the graph")
     graph.save_graph(str(folder / GRAPH))
     if not (folder / GRAPH).is_file() or not (folder / GRAPH).stat().st_size:
@@ -101,17 +87,13 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     """
     if folder is not None and not (folder / GRAPH).is_file():
         raise IpaError(f"{folder} holds no OneFlow graph", "ipa cache clear --backend oneflow, then compile again")
-    import torch
-
-    from ipa_cli.backends.onediff import flat
-
     graph = _graph(unet, options)
     if folder is not None:
         graph.load_graph(str(folder / GRAPH))
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
-        return graph(*flat.arguments(inputs)).clone()  # the graph's output is overwritten by the next call
+        return graph(**flat.arguments(inputs)).clone()  # the graph's output is overwritten by the next call
 
     return call
 
@@ -134,12 +116,12 @@ class Attention:
             key, value = split(attn.to_k(hidden_states)), split(attn.to_v(hidden_states))
             out = scaled_dot_product_attention(query, key, value)
         else:
-            text, images, scale, _ = encoder_hidden_states
-            key, value = text[self.layer][0], text[self.layer][1]
+            context = encoder_hidden_states
+            key, value = context["text"][self.layer][0], context["text"][self.layer][1]
             out = scaled_dot_product_attention(query, key, value)
-            for adapter, image in enumerate(images):
+            for adapter, image in enumerate(context["image"]):
                 key, value = image[self.layer][0], image[self.layer][1]
-                weight = scale[adapter, self.layer].to(out.dtype)
+                weight = context["scale"][adapter, self.layer].to(out.dtype)
                 out = out + weight * scaled_dot_product_attention(query, key, value)
         batch, heads, tokens, width = out.shape
         return attn.to_out[0](out.permute(0, 2, 1, 3).reshape(batch, tokens, heads * width))
@@ -148,8 +130,6 @@ class Attention:
 def _graph(unet: Any, options: Mapping[str, Any]) -> Any:
     from onediff.infer_compiler import OneflowCompileOptions
     from onediff.infer_compiler import compile as onediff_compile
-
-    from ipa_cli.backends.onediff import flat
 
     known = {field.name for field in dataclasses.fields(OneflowCompileOptions)}
     for name in options["options"]:
@@ -166,10 +146,8 @@ def _teach() -> None:
     import oneflow
     from onediff.infer_compiler.backends.oneflow.transform import register, torch2oflow
 
-    from ipa_cli.backends.onediff import flat
-    from ipa_cli.unet.attention import CrossAttention, SelfAttention
-
-    twin = type("FlatUNet", (oneflow.nn.Module,), {"forward": flat.FlatUNet.forward})
+    # Of what holds tensors, OneFlow's graphs look into plain tuples, lists and dicts alone.
+    twin = type("FlatUNet", (oneflow.nn.Module,), {"forward": flat.FlatUNet.forward, "context": dict})
     register(torch2oflow_class_map={flat.FlatUNet: twin})
     torch2oflow.register(CrossAttention, lambda processor, verbose=False: Attention(processor.layer))
     torch2oflow.register(SelfAttention, lambda processor, verbose=False: Attention(None))

@@ -5,21 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ipa_cli import backends
-from ipa_cli.backends import eager
-from ipa_cli.backends.inductor import backend, compilation, worker_pool
+from ipa_cli.backends import eager, workers
+from ipa_cli.backends.inductor import backend
 from ipa_cli.cache import manifest
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.attention import call_unet, layers, project
+from ipa_cli.unet.attention import layers, project
+from ipa_cli.unet.inputs import call_unet
 from tests.compiled import SPAN
 from tests.unets import FLAT, difference, embeddings, example, moved, tiny, unet_inputs
 
-pytestmark = pytest.mark.skipif(backends.problem("inductor") is not None, reason="needs a newer torch")
+pytestmark = pytest.mark.skipif(backend.missing(None) is not None, reason="needs a newer torch")
 
 TOLERANCE = 1e-4
 OPTIONS = {"dynamic": list(SPAN)}
@@ -58,7 +59,7 @@ def test_scale_follows_in_one_graph(graph, denoisers):
     style[0, 2] = 1
     outputs = []
     for scale in [torch.full((1, count), value) for value in (0.0, 0.25, 0.5, 1.0)] + [style]:
-        given = inputs._replace(context=inputs.context._replace(scale=scale))
+        given = replace(inputs, context=inputs.context._replace(scale=scale))
         outputs.append(ours(given))
         assert difference(outputs[-1], plain(given)) < TOLERANCE
     for number, output in enumerate(outputs):
@@ -176,6 +177,7 @@ def test_truncated_package_is_a_foreseen_failure(graph, tmp_path):
     assert "ipa compile" in failure.value.hint
 
 
+@pytest.mark.slow
 def test_missing_compiler_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/bin/false")
     unet, adapters = tiny()
@@ -192,6 +194,7 @@ def test_an_example_outside_of_the_range_is_told_before_the_work(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
     compiler = tmp_path / "g++"
     compiler.write_text(
@@ -199,7 +202,7 @@ def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
     )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setattr(compilation, "_worker_count", lambda unet: 1)
+    monkeypatch.setattr(backend, "_how_many", lambda unet: 1)
     folder = tmp_path / "graph"
     folder.mkdir()
     unet, adapters = tiny(changes=FLAT)
@@ -214,7 +217,7 @@ def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
 
 def test_crash_of_the_compiled_library_names_the_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "/opt/static/g++")
-    failure = worker_pool.failure(-11, "")
+    failure = workers.failure(-11, "")
     assert "/opt/static/g++" in failure.message and "signal 11" in failure.message
     assert "CXX=" in failure.hint
 
@@ -239,7 +242,7 @@ def test_gpu_replays_one_graph_for_every_scale(tmp_path, dynamic):
     for given in inputs if dynamic else inputs[:1]:
         outputs = []
         for scale in (0.0, 0.25, 1.0):
-            scaled = given._replace(context=given.context._replace(scale=given.context.scale * scale))
+            scaled = replace(given, context=given.context._replace(scale=given.context.scale * scale))
             outputs.append(ours(scaled))
             assert difference(outputs[-1], plain(scaled)) < 3e-3
         assert difference(outputs[0], outputs[1]) > 6e-2 and difference(outputs[1], outputs[2]) > 6e-2

@@ -1,21 +1,26 @@
 """The parts of a UNet as pure functions, traced but not compiled."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from ipa_cli.backends.inductor import backend, compilation, loading, norms, parts, regions
-from ipa_cli.backends.inductor.kernel_options import KernelOptions
+from ipa_cli.backends.inductor import backend, blocks, norms, parts, regions
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.attention import call_unet, install, project
-from tests.unets import AS_SD15, adapter, difference, embeddings, example, tiny, tiny_unet, unet_inputs
+from ipa_cli.unet.attention import install, project
+from ipa_cli.unet.inputs import call_unet
+from tests.unets import AS_SD15, adapter, difference, embeddings, example, residuals, tiny, tiny_unet, unet_inputs
 
-OPTIONS = KernelOptions(phases=True)
+pytestmark = pytest.mark.slow
+
+WAYS = blocks.Ways(phases=True)
 
 
 def traced(unet, inputs, sizes):
     """The parts of a UNet, and what runs each by its kind's traced program."""
-    split = parts.split(unet, OPTIONS, inputs.context)
+    split = parts.split(unet, WAYS, inputs.context)
     programs = {}
     for region in regions.find(unet, split, inputs, sizes is not None):
         limits = sizes if len(region.inputs[0].shape) > 2 else None
@@ -35,7 +40,7 @@ def scene(adapters=1, changes=None):
     weights = install(unet, [adapter(unet, seed=number) for number in range(adapters)])
     text, images = embeddings(unet, adapters)
     inputs = unet_inputs(project(unet, weights, text, images))
-    return unet, inputs if changes is None else inputs._replace(text_embeds=torch.zeros(2, 0))
+    return unet, inputs if changes is None else replace(inputs, added=None)
 
 
 @pytest.mark.parametrize(("adapters", "sizes"), [(0, None), (1, (2, 32)), (2, (2, 32))])
@@ -57,20 +62,15 @@ def test_parts_do_what_the_unet_does(adapters, sizes):
 def test_every_kind_is_traced_for_a_range_of_sizes_in_the_default_options(dtype):
     unet, inputs = scene()
     unet.to(dtype).to(memory_format=torch.channels_last)
-    context = inputs.context
-    context = context._replace(text=cast(context.text, dtype), image=[cast(own, dtype) for own in context.image])
-    sample, pooled, ids = cast((inputs.sample, inputs.text_embeds, inputs.time_ids), dtype)
-    inputs = inputs._replace(sample=sample, text_embeds=pooled, time_ids=ids, context=context)
+    cast = pytree.tree_map(lambda tensor: tensor.to(dtype), inputs)
+    context = cast.context._replace(scale=inputs.context.scale)
+    inputs = replace(cast, timestep=inputs.timestep, context=context)
     options = backend.options({"dynamic": [64, 256]})
-    split = parts.split(unet, loading.kernel_options(options, unet.device), context)
+    split = parts.split(unet, backend._ways(options, unet.device), context)
     for region in regions.find(unet, split, inputs, True):
-        sizes = compilation._latent_sizes(region, inputs, options)
+        sizes = backend._latent_sizes(region, inputs, options)
         program = regions.export(split[region.parts[0]], region, sizes)
         assert bool(program.range_constraints) == (sizes is not None)
-
-
-def cast(tensors, dtype):
-    return [tensor.to(dtype) for tensor in tensors]
 
 
 def test_parts_do_what_the_unet_of_sd15_does():
@@ -84,7 +84,7 @@ def test_kinds_are_few_and_differ_where_the_modules_do():
     unet, inputs = scene()
 
     def kinds(dynamic):
-        found = regions.find(unet, parts.split(unet, OPTIONS, inputs.context), inputs, dynamic)
+        found = regions.find(unet, parts.split(unet, WAYS, inputs.context), inputs, dynamic)
         return sorted(f"{region.name.partition('-')[0]} {len(region.parts)}" for region in found)
 
     expected = ["block 8", "entry 4", "exit 4", "larger 1", "last 1", "resnet 4", "resnet 4", "time 1"]
@@ -99,12 +99,12 @@ def test_a_unet_that_does_more_is_refused():
     unet.conv_in.register_forward_hook(lambda *_: None)  # harmless
     unet.mid_block.register_forward_hook(lambda _module, _given, out: 3 * out)  # not in the parts
     with pytest.raises(IpaError, match="does not know"):
-        regions.find(unet, parts.split(unet, OPTIONS, inputs.context), inputs, False)
+        regions.find(unet, parts.split(unet, WAYS, inputs.context), inputs, False)
 
 
 def test_no_part_takes_the_weights_of_the_texts_keys_and_values():
     unet, _ = tiny()
-    split = parts.split(unet, OPTIONS)
+    split = parts.split(unet, WAYS)
     taken = {id(owner) for part in split.values() for weight in part.weights.values() for owner in weight.owners}
     left = {name for name, module in unet.named_modules() if module._parameters and id(module) not in taken}
     lone = {name for name in left if name == "conv_in" or "samplers" in name}
@@ -138,7 +138,7 @@ def test_the_unet_runs_as_before_once_it_is_split():
     inputs = example(unet, adapters)
     with torch.no_grad():
         before = call_unet(unet, inputs)
-        split = parts.split(unet, OPTIONS, inputs.context)
+        split = parts.split(unet, WAYS, inputs.context)
         parts.walk(unet, split, inputs, lambda name, given: split[name](given))
         assert torch.equal(call_unet(unet, inputs), before)
 
@@ -147,14 +147,25 @@ def test_masks_are_inputs_of_the_parts():
     unet, inputs = scene(2)
     # The tiny UNet attends on one level alone: pictures of 16 x 16 latent pixels are 8 x 8 there.
     masks = [[torch.zeros(1, 1, 64, 1)] * inputs.context.scale.shape[1] for _ in range(2)]
-    split, run = traced(unet, inputs._replace(context=inputs.context._replace(mask=masks)), None)
+    split, run = traced(unet, replace(inputs, context=inputs.context._replace(mask=masks)), None)
     torch.manual_seed(5)
     masked = inputs.context._replace(mask=[[torch.rand_like(mask) for mask in own] for own in masks])
-    given = inputs._replace(context=masked)
+    given = replace(inputs, context=masked)
     with torch.no_grad():
         expected = call_unet(unet, given)
         assert difference(parts.walk(unet, split, given, run), expected) < 1e-5
         assert difference(expected, call_unet(unet, inputs)) > 1e-3
+
+
+@pytest.mark.parametrize("changes", [None, AS_SD15])
+def test_control_residuals_are_added_between_the_parts(changes):
+    unet, inputs = scene(changes=changes)
+    split, run = traced(unet, inputs, None)  # without residuals: the same programs serve both
+    given = replace(inputs, control=residuals(unet, inputs))
+    with torch.no_grad():
+        expected = call_unet(unet, given)
+        assert difference(parts.walk(unet, split, given, run), expected) < 1e-5
+        assert difference(expected, call_unet(unet, inputs)) > 1e-2
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (5, 7)])

@@ -15,6 +15,7 @@ import importlib.machinery
 import json
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -173,7 +174,7 @@ def main(folder: Path, breakage: str = "") -> dict[str, Any]:
 
     from ipa_cli.backends.onediff import oneflow
     from ipa_cli.errors import IpaError
-    from ipa_cli.unet.attention import call_unet
+    from ipa_cli.unet.inputs import call_unet
     from tests import unets
 
     keep_twins_apart()
@@ -190,7 +191,7 @@ def main(folder: Path, breakage: str = "") -> dict[str, Any]:
     errors, effects = [], []
     for scale in (1.0, 0.0, 0.5):
         context = example.context._replace(scale=torch.full_like(example.context.scale, scale))
-        inputs = example._replace(context=context)
+        inputs = replace(example, context=context)
         with torch.no_grad():
             expected = call_unet(unet, inputs)
             everywhere = call_unet(unet, example)

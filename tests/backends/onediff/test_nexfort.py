@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipa_cli import backends
+from ipa_cli.backends import requirements
 from ipa_cli.backends.onediff import nexfort
 from ipa_cli.errors import UsageError
+from ipa_cli.hardware import packages
 
-PRESENT = backends.problem("nexfort")
+pytestmark = pytest.mark.slow
+
+PRESENT = requirements.problem("nexfort", packages.installed())
 real = pytest.mark.skipif(PRESENT is not None, reason=PRESENT.message if PRESENT else "")
 slow = pytest.mark.timeout(2400)
 
@@ -141,7 +144,7 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     from ipa_cli.models.plan import make_plan
     from ipa_cli.pipeline import task
     from ipa_cli.result import Silent
-    from ipa_cli.unet.attention import call_unet
+    from ipa_cli.unet.inputs import call_unet
     from tests.unets import difference
 
     settings = Settings(width=SIZE, height=SIZE, seed=7, scale=1.0, device="cpu", cache_dir=graph.cache)
@@ -154,11 +157,11 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     whole = call_unet(unet, example).detach()
     for scale in (1.0, 0.0, 0.5):
         context = example.context._replace(scale=torch.full_like(example.context.scale, scale))
-        inputs = example._replace(context=context)
+        inputs = replace(example, context=context)
         expected = call_unet(unet, inputs).detach()
         assert difference(denoiser(inputs), expected) < 3e-4
         assert scale == 1.0 or difference(expected, whole) > 1e-2, "the scale should matter, or nothing is shown"
-    one, other = denoiser(example), denoiser(example._replace(timestep=torch.tensor(20)))
+    one, other = denoiser(example), denoiser(replace(example, timestep=torch.tensor(20)))
     assert one.data_ptr() != other.data_ptr() and difference(one, whole) < 3e-4, "each result is the caller's own"
     with torch.no_grad():
         unet.conv_out.bias += 1.0
@@ -214,3 +217,24 @@ def test_json_passes_through_and_the_code_is_always_kept():
 def test_impossible_options_are_usage_errors(given):
     with pytest.raises(UsageError):
         nexfort.options(given)
+
+
+@pytest.mark.parametrize(
+    ("package", "version"), [("torch", "2.4.0"), ("nexfort", "0.1.dev330"), ("numpy", "2.1.0"), ("onediff", None)]
+)
+def test_missing_names_the_package_and_the_command(monkeypatch, package, version):
+    right = {
+        "nexfort": "0.1.dev262",
+        "torch": "2.3.1+cu121",
+        "onediff": "1.2.0",
+        "diffusers": "0.30.3",
+        "transformers": "4.44.2",
+        "numpy": "1.26.4",
+        "huggingface_hub": "0.25.2",
+    }
+    monkeypatch.setattr(packages, "installed", lambda: {**right, package: version})
+    problem = nexfort.missing(None)
+    assert problem is not None and ".[nexfort]" in problem.hint
+    assert (package if sys.version_info < (3, 12) else "Python 3.") in problem.message
+    monkeypatch.setattr(packages, "installed", lambda: right)
+    assert (nexfort.missing(None) is None) == (sys.version_info < (3, 12))

@@ -1,0 +1,104 @@
+"""What one call of a UNet takes, by name, and the call itself.
+
+`UNetInputs` and its optional members are pytrees (`torch.utils._pytree`): what copies, casts, exports or compares
+inputs walks over their tensors with `tree_map`, and an absent member, None, has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+class Context(NamedTuple):
+    """What every cross-attention layer reads; layer i is entry i, in the order of `attention.layers`.
+
+    The tensors of `text` and `image` are never changed in place: a new prompt is a new `Context`. A named tuple is a
+    pytree by itself, and one that torch.compile, since torch 2.3, can make inside a graph.
+    """
+
+    text: list[Tensor]  # per layer: (2, B, heads, tokens, d), keys and values
+    image: list[list[Tensor]]  # per adapter, per layer: (2, B, heads, images * tokens, d)
+    scale: Tensor  # (adapters, layers), float32
+    mask: Sequence[list[Tensor]] = ()  # empty, or per adapter, per layer: (1, 1, pixels, 1), 1 where the adapter acts
+
+
+@dataclass(frozen=True)
+class AddedConditions:
+    """What a UNet adds to its time embedding, diffusers' `added_cond_kwargs`: the "text_time" conditions of SDXL."""
+
+    text_embeds: Tensor  # (B, pooled)
+    time_ids: Tensor  # (B, 6) for SDXL: original height and width, crop top and left, target height and width
+
+
+@dataclass(frozen=True)
+class ControlResiduals:
+    """What a ControlNet adds to the UNet's own states, as diffusers' `ControlNetModel` gives them.
+
+    `down` holds one tensor for each skip connection, `conv_in` first: `down_block_additional_residuals`; `mid` is
+    `mid_block_additional_residual`.
+    """
+
+    down: tuple[Tensor, ...]
+    mid: Tensor
+
+
+@dataclass(frozen=True)
+class UNetInputs:
+    """One call of a UNet; every tensor on the UNet's device. Members that are None do not exist for the graph."""
+
+    sample: Tensor  # (B, channels, h, w) in latent pixels
+    timestep: Tensor  # ()
+    context: Context
+    added: AddedConditions | None = None
+    control: ControlResiduals | None = None
+
+
+def call_unet(unet: Any, inputs: UNetInputs) -> Tensor:
+    """One forward of diffusers' `UNet2DConditionModel`: the predicted noise, (B, channels, h, w)."""
+    added, control = inputs.added, inputs.control
+    return unet(
+        inputs.sample,
+        inputs.timestep,
+        encoder_hidden_states=inputs.context,
+        added_cond_kwargs={"text_embeds": added.text_embeds, "time_ids": added.time_ids} if added else None,
+        down_block_additional_residuals=control.down if control else None,
+        mid_block_additional_residual=control.mid if control else None,
+        return_dict=False,
+    )[0]
+
+
+def tensors(inputs: Any) -> list[Tensor]:
+    """All tensors of inputs, or of a member, in the order of their fields."""
+    return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+
+
+def _register(kind: type) -> None:
+    """Make a dataclass a pytree whose children are the members that are present.
+
+    As `torch.utils._pytree.register_dataclass`, which torch 2.3 does not have.
+    """
+    names = [field.name for field in fields(kind)]
+
+    def present(value: Any) -> list[str]:
+        return [name for name in names if getattr(value, name) is not None]
+
+    def flatten(value: Any) -> tuple[list[Any], Any]:
+        return [getattr(value, name) for name in present(value)], present(value)
+
+    def flatten_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], Any]:
+        return [(pytree.GetAttrKey(name), getattr(value, name)) for name in present(value)], present(value)
+
+    def unflatten(values: Any, context: Any) -> Any:
+        return kind(**dict(zip(context, values, strict=True)))
+
+    pytree.register_pytree_node(kind, flatten, unflatten, flatten_with_keys_fn=flatten_with_keys)
+
+
+for _kind in (AddedConditions, ControlResiduals, UNetInputs):
+    _register(_kind)
