@@ -15,8 +15,8 @@ import typer
 
 from ipa_cli import __version__
 from ipa_cli.commands import bench, cache, compile, config, doctor, embed, generate, sweep_scale
-from ipa_cli.commands.base import App
-from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.commands.base import App, echo
+from ipa_cli.errors import IpaError, OutputError, UsageError
 from ipa_cli.output import BUG_EXIT_CODE, Terminal
 from ipa_cli.result import Result
 from ipa_cli.system import child
@@ -38,7 +38,7 @@ app = App(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ipa {__version__}")
+        echo(f"ipa {__version__}")
         raise typer.Exit()
 
 
@@ -83,6 +83,9 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
             return outcome if isinstance(outcome, int) else 0
         exit_code = _show(terminal, outcome)
         return interruption.exit_code if exit_code == INTERRUPTED_EXIT_CODE else exit_code
+    except OutputError as error:
+        Terminal(quiet=terminal.quiet).fail(command, error)
+        return error.exit_code
     except IpaError as error:
         terminal.fail(command, error)
         return error.exit_code
@@ -109,9 +112,7 @@ def _show(terminal: Terminal, result: Result) -> int:
         raise
     except OSError as error:
         sys.stdout = None  # type: ignore[assignment]
-        unwritten = IpaError(f"the result cannot be written to stdout: {error.strerror}", "send it somewhere else")
-        Terminal(quiet=terminal.quiet).fail(result.command, unwritten)
-        return unwritten.exit_code
+        raise OutputError(error) from error
     return result.exit_code
 
 
@@ -126,14 +127,15 @@ def _program() -> Any:
 
 
 def _command_name(arguments: Sequence[str]) -> str:
-    """The words before the first flag or value, as far as they name a command: "cache ls"."""
-    node = _program()
+    """The words that name a command, such as "cache ls"; flags of every command may stand before them."""
+    commands = _program().commands
     words: list[str] = []
     for word in arguments:
-        node = getattr(node, "commands", {}).get(word)
-        if node is None:
+        if word in commands:
+            words.append(word)
+            commands = getattr(commands[word], "commands", {})
+        elif not commands or not word.startswith("-"):
             break
-        words.append(word)
     return " ".join(words)
 
 

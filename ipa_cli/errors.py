@@ -27,6 +27,13 @@ class UsageError(IpaError):
     exit_code = 2
 
 
+class OutputError(IpaError):
+    """The result cannot be written to stdout, which holds nothing then, not even JSON."""
+
+    def __init__(self, error: OSError):
+        super().__init__(f"stdout cannot be written: {error.strerror}", "send the output somewhere else")
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for a near miss, else nothing."""
     close = get_close_matches(word, list(known), n=1)

@@ -64,6 +64,12 @@ class Terminal:
         console.on_broken_pipe = lambda: setattr(console, "quiet", True)  # type: ignore[method-assign]
         return console
 
+    def set_json(self, wanted: bool) -> None:
+        self.json_mode = wanted
+
+    def set_quiet(self, wanted: bool) -> None:
+        self.quiet = wanted
+
     def set_verbose(self, wanted: bool) -> None:
         self.verbose = wanted
 

@@ -13,6 +13,7 @@ import typer
 from ipa_cli import __version__
 from ipa_cli.app import app
 from ipa_cli.commands import config
+from ipa_cli.config import FIELDS
 from ipa_cli.output import Terminal
 
 
@@ -93,7 +94,7 @@ def test_every_command_answers_a_bad_configuration_with_one_object(ipa, world, c
 def test_a_group_alone_shows_its_commands(ipa, typed, said):
     ran = ipa(*typed.split())
     assert ran.exit_code == 2 and ran.stdout == ""
-    assert ran.stderr.startswith("Usage: ipa") and f"  {said} " in ran.stderr and "error" not in ran.stderr
+    assert ran.stderr.startswith("Usage: ipa") and f"  {said} " in ran.stderr and "error:" not in ran.stderr
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
@@ -184,6 +185,30 @@ def test_flags_in_a_group_count(ipa, monkeypatch, typed, json_mode, quiet):
     monkeypatch.setattr(Terminal, "show", lambda terminal, result: seen.append((terminal.json_mode, terminal.quiet)))
     assert ipa("cache", "clear", *typed.split()).exit_code == 0
     assert seen == [(json_mode, quiet)]
+
+
+@pytest.mark.parametrize(
+    "typed", ["--json -q cache ls", "--json cache -q ls", "cache --json ls -q", "cache ls --json -q"]
+)
+def test_flags_of_every_command_count_before_its_name_too(ipa, monkeypatch, typed):
+    seen = []
+    monkeypatch.setattr(Terminal, "show", lambda terminal, result: seen.append((terminal.json_mode, terminal.quiet)))
+    assert ipa(*typed.split()).exit_code == 0
+    assert seen == [(True, True)]
+
+
+@pytest.mark.parametrize(
+    "typed", ["--json cache verify abc", "cache --json verify abc", "-q --json cache verify --no-such"]
+)
+def test_a_failure_after_flags_before_the_name_is_an_object_that_names_the_command(ipa, typed):
+    ran = ipa(*typed.split())
+    assert ran.exit_code in (1, 2) and ran.error()["hint"]
+    assert ran.json()["command"] == "cache verify"
+
+
+def test_every_setting_is_a_flag_of_generate(ipa):
+    told = ipa("generate", "--help").stdout.split()
+    assert not [name for name in FIELDS if "--" + name.replace("_", "-") not in told]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +307,7 @@ def test_a_bug_keeps_its_traceback_and_is_exit_status_70(ipa, monkeypatch, typed
     def broken(value: Any) -> Any:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(config, "_plain", broken)
+    monkeypatch.setattr(config, "as_json", broken)
     ran = ipa(*typed)
     assert ran.exit_code == 70
     assert "Traceback" in ran.stderr and "ZeroDivisionError: a bug" in ran.stderr and "report it" in ran.stderr
@@ -297,7 +322,7 @@ def test_an_interruption_is_exit_status_130(ipa, monkeypatch, typed):
     def interrupted(value: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(config, "_plain", interrupted)
+    monkeypatch.setattr(config, "as_json", interrupted)
     ran = ipa(*typed)
     assert ran.exit_code == 130 and "Traceback" not in ran.stderr
     if "--json" in typed:
@@ -318,7 +343,7 @@ def test_a_reader_that_goes_away_is_no_bug(world, typed, gone):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("typed", [["config", "show"], ["config", "show", "--json"]])
+@pytest.mark.parametrize("typed", [["config", "show"], ["config", "show", "--json"], ["--help"], ["-V", "--json"]])
 def test_a_full_disk_under_stdout_is_told(world, typed):
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "ipa_cli", *typed]

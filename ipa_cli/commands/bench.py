@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from ipa_cli.bench.results import Bench, Slower
 
 INTERRUPTED_EXIT_CODE = 130
-_BENCH = "Bench"
+SETTINGS = ("steps", "guidance_scale", "seed", "model", "load_format", "ip_adapter", "device", "dtype")
 
 
 def _flag(*declarations: str, help: str, **more: Any) -> Any:
-    return typer.Option(*declarations, help=help, rich_help_panel=_BENCH, show_default=False, **more)
+    return options.flag(*declarations, help=help, panel="Bench", **more)
 
 
+@options.with_settings(*SETTINGS)
 def bench(
     context: typer.Context,
     backends: Annotated[
@@ -33,52 +34,55 @@ def bench(
         _flag(
             "--backends",
             "-b",
-            help="What to measure, such as eager,inductor:precision=fp8; options as in compile.",
+            help="what to measure, such as eager,inductor:precision=fp8; options as in compile",
+            metavar="LIST",
             autocompletion=options.completion(options.backends),
         ),
     ] = None,
     python: Annotated[
-        list[str] | None, _flag("--python", help="Another Python for a backend: nexfort=/path/to/environment.")
+        list[str] | None,
+        _flag("--python", help="another Python for a backend: nexfort=/path/to/environment", metavar="BACKEND=PATH"),
     ] = None,
     size: Annotated[
-        str | None, _flag("--size", help="Width x height, such as 1024x768.", autocompletion=options.SIZES)
+        str | None,
+        _flag("--size", help="width x height, such as 1024x768", metavar="WxH", autocompletion=options.SIZES),
     ] = None,
-    batch: Annotated[int | None, _flag("--batch", min=1, max=64, help="Pictures drawn at once; 1 when unset.")] = None,
+    batch: Annotated[
+        int | None, _flag("--batch", min=1, max=64, help="number of pictures drawn at once [default: 1]", metavar="N")
+    ] = None,
     dynamic: Annotated[
         str | None,
         _flag(
             "--dynamic",
-            help="Compile one graph for all sides from..to, such as 256..1536.",
+            help="compile one graph for all sides in a range, such as 256..1536",
+            metavar="RANGE",
             autocompletion=options.RANGES,
         ),
     ] = None,
-    runs: Annotated[int | None, _flag("--runs", min=1, max=100, help="Processes per backend; 3 when unset.")] = None,
+    runs: Annotated[
+        int | None, _flag("--runs", min=1, max=100, help="number of processes per backend [default: 3]", metavar="N")
+    ] = None,
     budget: Annotated[
-        float | None, _flag("--budget", min=1, help="Seconds after which it ends with what it has measured.")
+        float | None,
+        _flag("--budget", min=1, help="stop after so many seconds, with what is measured by then", metavar="SECONDS"),
     ] = None,
     compare: Annotated[
         Path | None,
-        _flag("--compare", help="An earlier bench, its results.json; exit status 1 if something became slower."),
+        _flag(
+            "--compare",
+            help="results.json of an earlier bench; the exit status is 1 if something became slower",
+            metavar="FILE",
+        ),
     ] = None,
     folder: Annotated[
         Path | None,
-        _flag("--output", "-o", help="Folder for data, table and chart; a new one when unset."),
+        _flag("--output", "-o", help="folder for data, table and chart; a new one unless given", metavar="FOLDER"),
     ] = None,
     resume: Annotated[
-        bool, _flag("--resume", help="Go on with the bench in --output that ended early, as it was asked for.")
+        bool, _flag("--resume", help="continue the bench in --output that ended early, with its own flags")
     ] = False,
     force: options.Force = False,
-    markdown: Annotated[bool, _flag("--markdown", help="Print the table as Markdown.")] = False,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    seed: options.Seed = None,
-    model: options.Model = None,
-    load_format: options.LoadFormat = None,
-    ip_adapter: options.IpAdapter = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    markdown: Annotated[bool, _flag("--markdown", help="print the table as Markdown")] = False,
 ) -> Result:
     """Measure backends: speed, memory, warm-up, and how far each is from uncompiled drawing.
 

@@ -78,6 +78,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command("ls", example="ipa cache ls --sort size")
+@options.with_settings("cache_dir")
 def list_graphs(
     context: typer.Context,
     sort: Annotated[
@@ -85,9 +86,6 @@ def list_graphs(
     ] = Order.used,
     backend: OfBackend = None,
     stale: Annotated[bool, typer.Option("--stale", help="Only graphs of no use on this machine.")] = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """List compiled graphs: what they are for, their size and use, and whether they can be used here.
 
@@ -117,7 +115,7 @@ def list_graphs(
         },
         "graphs": graphs,
     }
-    if json:
+    if context.obj.json_mode:
         return Result("cache ls", data)
     more = _unfinished(others)
     if not graphs:
@@ -131,6 +129,7 @@ def list_graphs(
 
 
 @app.command(example="ipa cache clear --stale --dry-run")
+@options.with_settings("cache_dir")
 def clear(
     context: typer.Context,
     key: Keys = None,
@@ -140,9 +139,6 @@ def clear(
     max_size: Annotated[str | None, typer.Option(help="Only so many that the rest is smaller, such as 5GB.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: Yes = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Remove compiled graphs: all, or those that every given condition holds for; and what killed processes left."""
     from ipa_cli import cache
@@ -193,11 +189,9 @@ def clear(
 
 
 @app.command("dir", example="ipa cache dir")
+@options.with_settings("cache_dir")
 def show_folder(
     context: typer.Context,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Print the folder of compiled graphs."""
     store = _store(context)
@@ -206,12 +200,10 @@ def show_folder(
 
 
 @app.command(example="ipa cache verify")
+@options.with_settings("cache_dir")
 def verify(
     context: typer.Context,
     key: Keys = None,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Read every byte of the graphs and compare it with what was built; exit status 1 when one is damaged."""
     from ipa_cli import cache
@@ -241,14 +233,12 @@ def verify(
 
 
 @app.command("export", example="ipa cache export graphs.tar")
+@options.with_settings("cache_dir")
 def export_graphs(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write.")],
     key: Keys = None,
     force: options.Force = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Write graphs into one archive, for a machine like this one."""
     from ipa_cli import cache
@@ -269,14 +259,11 @@ def export_graphs(
 
 
 @app.command("import", example="ipa cache import graphs.tar")
+@options.with_settings("cache_dir", "cache_max_size")
 def import_graphs(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive that `ipa cache export` wrote.")],
     trust: Annotated[bool, typer.Option("--trust", "--yes", "-y", help="Its maker is trusted: do not ask.")] = False,
-    cache_dir: options.CacheDir = None,
-    cache_max_size: options.CacheMaxSize = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Take graphs out of an archive. They are native code: whoever made the archive can run anything as you."""
     from ipa_cli import cache
@@ -300,13 +287,11 @@ def import_graphs(
 
 
 @app.command("trust", example="ipa cache trust 3f9a10c2")
+@options.with_settings("cache_dir")
 def trust_graphs(
     context: typer.Context,
     key: Keys = None,
     yes: Yes = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Mark graphs made elsewhere as your own, or all of them: from then on their code is run.
 

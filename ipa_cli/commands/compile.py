@@ -10,51 +10,38 @@ import typer
 from ipa_cli import config
 from ipa_cli.commands import options
 from ipa_cli.config import units
+from ipa_cli.config.settings import PICTURE
 from ipa_cli.config.units import parse_picture_size, parse_range
 from ipa_cli.result import Result, Table
 
+SETTINGS = (
+    *("image", "mask", "adapter", "guidance_scale", "batch_size", *options.OF_MODEL),
+    *("backend", "compile_options", "device", "dtype", "precision", "cache_dir", "cache_max_size"),
+)
 Size = Annotated[
     list[str] | None,
-    typer.Option(
-        "--size", help="Width x height to compile for, such as 1024x768; repeatable.", autocompletion=options.SIZES
+    options.flag(
+        "--size",
+        help="width x height to compile for, such as 1024x768; repeatable",
+        panel=PICTURE,
+        metavar="WxH",
+        autocompletion=options.SIZES,
     ),
 ]
 Dynamic = Annotated[
     str | None,
-    typer.Option(
-        "--dynamic", help="One graph for all sides from..to, such as 256..1536.", autocompletion=options.RANGES
+    options.flag(
+        "--dynamic",
+        help="compile one graph for all sides in a range, such as 256..1536",
+        panel=PICTURE,
+        metavar="RANGE",
+        autocompletion=options.RANGES,
     ),
 ]
 
 
-def compile(
-    context: typer.Context,
-    size: Size = None,
-    dynamic: Dynamic = None,
-    image: options.Image = None,
-    mask: options.Mask = None,
-    adapter: options.Adapter = None,
-    guidance_scale: options.GuidanceScale = None,
-    batch_size: options.BatchSize = None,
-    model: options.Model = None,
-    load_format: options.LoadFormat = None,
-    variant: options.Variant = None,
-    vae: options.Vae = None,
-    revision: options.Revision = None,
-    ip_adapter: options.IpAdapter = None,
-    ip_adapter_subfolder: options.IpAdapterSubfolder = None,
-    ip_adapter_weight_name: options.IpAdapterWeightName = None,
-    image_encoder: options.ImageEncoder = None,
-    backend: options.Backend = None,
-    compile_options: options.CompileOptions = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    precision: options.Precision = None,
-    cache_dir: options.CacheDir = None,
-    cache_max_size: options.CacheMaxSize = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> Result:
+@options.with_settings(*SETTINGS)
+def compile(context: typer.Context, size: Size = None, dynamic: Dynamic = None) -> Result:
     """Compile a model for picture sizes, once.
 
     The graphs are kept in the cache, where every later process finds them; what is there already is left alone.

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from ipa_cli import config
-from ipa_cli.commands import options
 from ipa_cli.commands.base import App
 from ipa_cli.config import editing
 from ipa_cli.config.values import as_json
@@ -28,7 +27,7 @@ Name = Annotated[str, typer.Argument(help="The setting, as `ipa config show` lis
 
 
 @app.command(example="ipa config show")
-def show(json: options.Json = False, quiet: options.Quiet = False) -> Result:
+def show() -> Result:
     """Print every setting as it will be used and where it comes from, and what of the files cannot be."""
     problems: list[IpaError] = []
     resolved = config.resolve({}, problems=problems)
@@ -49,7 +48,7 @@ def show(json: options.Json = False, quiet: options.Quiet = False) -> Result:
 
 
 @app.command(example="ipa config get steps")
-def get(name: Name, json: options.Json = False, quiet: options.Quiet = False) -> Result:
+def get(name: Name) -> Result:
     """Print one setting as it will be used: nothing when it is left open, a line for each of several values."""
     name = editing.name_of(name)
     entry = _entries(config.resolve({}), [])[name]
@@ -63,8 +62,6 @@ def set_(
     name: Name,
     values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value; several where it takes several.")],
     project: Project = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Write a setting into your own ipa.toml; comments stay."""
     name, file = editing.name_of(name), _file(project)
@@ -77,8 +74,6 @@ def set_(
 def unset(
     name: Annotated[str, typer.Argument(help="The setting, or any key of the file.")],
     project: Project = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Remove a setting from your own ipa.toml; comments stay."""
     file = _file(project)
@@ -88,7 +83,7 @@ def unset(
 
 
 @app.command(example="ipa config edit --project")
-def edit(project: Project = False, json: options.Json = False, quiet: options.Quiet = False) -> Result:
+def edit(project: Project = False) -> Result:
     """Open your own ipa.toml in $VISUAL or $EDITOR, and check it afterwards."""
     file = _file(project)
     editing.edit(file)
@@ -96,7 +91,7 @@ def edit(project: Project = False, json: options.Json = False, quiet: options.Qu
 
 
 @app.command(example="ipa config path")
-def path(json: options.Json = False, quiet: options.Quiet = False) -> Result:
+def path() -> Result:
     """Print the configuration files that are looked at, strongest first."""
     project, user = config.project_file(), config.user_file()
     data = {
@@ -112,8 +107,6 @@ def path(json: options.Json = False, quiet: options.Quiet = False) -> Result:
 @app.command(example="ipa config trust")
 def trust(
     file: Annotated[Path | None, typer.Argument(help="The file; the nearest ipa.toml when left out.")] = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Let a project's ipa.toml, as it is now, also choose code, graphs, places and servers."""
     path = _project(file)
@@ -125,8 +118,6 @@ def trust(
 @app.command(example="ipa config untrust")
 def untrust(
     file: Annotated[Path | None, typer.Argument(help="The file; the nearest ipa.toml when left out.")] = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Take back what `ipa config trust` said."""
     path = _project(file)

@@ -15,28 +15,15 @@ from ipa_cli.result import Result, Table
 if TYPE_CHECKING:
     from ipa_cli import doctor as checks
 
-Deep = Annotated[bool, typer.Option("--deep", help="Also build, import and run small things: about a minute.")]
-AsReport = Annotated[bool, typer.Option("--report", help="Print text for an issue: no secrets, no names.")]
+Deep = Annotated[bool, options.flag("--deep", help="also build, import and run small programs, for about a minute")]
+AsReport = Annotated[bool, options.flag("--report", help="print text for an issue, without secrets and names")]
 
 
+@options.with_settings(*options.OF_MODEL, "backend", "device", "cache_dir")
 def doctor(
     context: typer.Context,
     deep: Deep = False,
     report: AsReport = False,
-    model: options.Model = None,
-    load_format: options.LoadFormat = None,
-    variant: options.Variant = None,
-    vae: options.Vae = None,
-    revision: options.Revision = None,
-    ip_adapter: options.IpAdapter = None,
-    ip_adapter_subfolder: options.IpAdapterSubfolder = None,
-    ip_adapter_weight_name: options.IpAdapterWeightName = None,
-    image_encoder: options.ImageEncoder = None,
-    backend: options.Backend = None,
-    device: options.Device = None,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Look at everything a picture needs. Status 1: what every picture needs, or what was asked for, cannot work."""
     from ipa_cli import doctor as checks

@@ -12,26 +12,23 @@ from ipa_cli import config
 from ipa_cli.commands import options
 from ipa_cli.result import Result
 
+SETTINGS = (
+    *("fit", "model", "revision", "ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name", "image_encoder"),
+    *("device", "dtype"),
+)
 
+
+@options.with_settings(*SETTINGS)
 def embed(
     context: typer.Context,
     image: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Reference pictures: files, folders or URLs.", show_default=False),
+        typer.Argument(metavar="IMAGE...", help="Reference images: files, folders or URLs.", show_default=False),
     ],
-    file: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("embeds.safetensors"),
+    file: Annotated[
+        Path, options.flag("--output", "-o", help="file to write [default: embeds.safetensors]", metavar="FILE")
+    ] = Path("embeds.safetensors"),
     force: options.Force = False,
-    fit: options.Fit = None,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    ip_adapter: options.IpAdapter = None,
-    ip_adapter_subfolder: options.IpAdapterSubfolder = None,
-    ip_adapter_weight_name: options.IpAdapterWeightName = None,
-    image_encoder: options.ImageEncoder = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Encode reference pictures into a file, once.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ipa_cli.commands import options
+from ipa_cli.config.settings import OUTPUT, PICTURE
 from ipa_cli.config.units import parse_picture_size, plural
 from ipa_cli.errors import UsageError
 from ipa_cli.result import Block, Facts, Picture, Result
@@ -16,66 +19,59 @@ if TYPE_CHECKING:
     from ipa_cli.engine.generation import Generated
 
 
+class Format(str, Enum):
+    """Formats of pictures by their suffix."""
+
+    png = "png"
+    jpg = "jpg"
+    jpeg = "jpeg"
+    webp = "webp"
+    avif = "avif"
+
+
+SETTINGS = tuple(name for name in options.ALL if name != "prompt")
+
+
+def _picture(*declarations: str, help: str, **more: Any) -> Any:
+    return options.flag(*declarations, help=help, panel=PICTURE, **more)
+
+
+def _output(*declarations: str, help: str, **more: Any) -> Any:
+    return options.flag(*declarations, help=help, panel=OUTPUT, **more)
+
+
+@options.with_settings(*SETTINGS)
 def generate(
     context: typer.Context,
-    words: options.Prompts = None,
-    prompts_from: options.PromptsFrom = None,
-    negative_prompt: options.NegativePrompt = None,
-    image: options.Image = None,
-    scale: options.Scale = None,
-    image_weight: options.ImageWeight = None,
-    fit: options.Fit = None,
-    embeds: options.Embeds = None,
-    mask: options.Mask = None,
-    adapter: options.Adapter = None,
-    ip_mode: options.IpMode = None,
-    ip_layers: options.IpLayers = None,
-    ip_start: options.IpStart = None,
-    ip_end: options.IpEnd = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    size: Annotated[
+    words: Annotated[
+        list[str] | None,
+        _picture("--prompt", "-p", help="what to draw; - is stdin, @file a file; repeatable", metavar="PROMPT"),
+    ] = None,
+    prompts_from: Annotated[
         str | None,
-        options.flag(
-            "--size", help="width x height, such as 1024x768", panel=options.PICTURE, autocompletion=options.SIZES
+        _picture("--prompts-from", help="file with a prompt or JSON object on each line; - is stdin", metavar="FILE"),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        _picture(
+            "--from", help="draw a picture again with the settings it carries; flags override them", metavar="PICTURE"
         ),
     ] = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    seed: options.Seed = None,
-    num_images: options.NumImages = None,
-    batch_size: options.BatchSize = None,
-    scheduler: options.Scheduler = None,
-    source: options.From = None,
-    allow_fetch: options.AllowFetch = False,
-    output: options.Output = None,
-    format: options.PictureFormat = None,
-    quality: options.Quality = None,
+    allow_fetch: Annotated[
+        bool, _picture("--allow-fetch", help="download references from addresses that the picture of --from names")
+    ] = False,
+    size: Annotated[
+        str | None,
+        _picture("--size", help="width x height, such as 1024x768", metavar="WxH", autocompletion=options.SIZES),
+    ] = None,
+    format: Annotated[
+        Format | None, _output("--format", help="format of pictures whose name has no suffix [default: png]")
+    ] = None,
+    quality: Annotated[
+        int | None,
+        _output("--quality", help="quality of JPEG, WebP and AVIF [default: 90]", metavar="N", min=1, max=100),
+    ] = None,
     force: options.Force = False,
-    preview: options.Preview = None,
-    model: options.Model = None,
-    load_format: options.LoadFormat = None,
-    variant: options.Variant = None,
-    vae: options.Vae = None,
-    revision: options.Revision = None,
-    ip_adapter: options.IpAdapter = None,
-    ip_adapter_subfolder: options.IpAdapterSubfolder = None,
-    ip_adapter_weight_name: options.IpAdapterWeightName = None,
-    image_encoder: options.ImageEncoder = None,
-    backend: options.Backend = None,
-    compile: options.Compile = None,
-    compile_options: options.CompileOptions = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    precision: options.Precision = None,
-    offload: options.Offload = None,
-    vae_tiling: options.VaeTiling = None,
-    vae_slicing: options.VaeSlicing = None,
-    warmup: options.Warmup = None,
-    cache_dir: options.CacheDir = None,
-    cache_max_size: options.CacheMaxSize = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
     from ipa_cli.engine import generation, replay, session
@@ -83,17 +79,18 @@ def generate(
     from ipa_cli.pipeline import prompts
     from ipa_cli.system import inputs
 
+    given = context.params
     if size is not None:
-        if (width, height) != (None, None):
-            raise UsageError("--size says both --width and --height", "leave out one or the other")
-        context.params["width"], context.params["height"] = parse_picture_size(size)
-    inputs.check_stdin((*(words or ()), prompts_from, *(image or ()), *(mask or ()), embeds))
+        if (given["width"], given["height"]) != (None, None):
+            raise UsageError("--size and --width or --height are both given", "leave out one or the other")
+        given["width"], given["height"] = parse_picture_size(size)
+    inputs.check_stdin((*(words or ()), prompts_from, *(given["image"] or ()), *(given["mask"] or ()), given["embeds"]))
     several: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts.typed(words or ())]
     several += prompts.listed(prompts_from) if prompts_from is not None else ()
     if len(several) == 1:
-        context.params.update(several.pop())
+        given.update(several.pop())
     recorded = replay.read(source) if source is not None else None
-    picture = None if recorded is None else replay.layer(recorded, context.params, context.obj)
+    picture = None if recorded is None else replay.layer(recorded, given, context.obj)
     resolved = options.settings(context, picture)
     if recorded is not None:
         replay.check_places(recorded, resolved, allow_fetch, context.obj)

@@ -10,6 +10,7 @@ import typer
 
 from ipa_cli import config
 from ipa_cli.commands import options
+from ipa_cli.config.settings import OUTPUT
 from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
@@ -17,71 +18,55 @@ if TYPE_CHECKING:
     from ipa_cli.sweep.run import Swept
 
 DEFAULT_FOLDER = Path("ipa-sweep")
+# Not those that are varied, and those of single pictures.
+SETTINGS = tuple(
+    name
+    for name in options.ALL
+    if name not in ("prompt", "image", "image_weight", "embeds", "height", "width", "seed", "num_images", "batch_size")
+    and name not in ("output", "preview")
+)
 
 
 def _axis(*declarations: str, help: str, **more: Any) -> Any:
     return options.flag(*declarations, help=help, panel="What is varied", **more)
 
 
-def _left(*declarations: str, help: str) -> Any:
-    return options.flag(*declarations, help=help, panel=options.OUTPUT)
+def _output(*declarations: str, help: str, **more: Any) -> Any:
+    return options.flag(*declarations, help=help, panel=OUTPUT, **more)
 
 
+@options.with_settings(*SETTINGS)
 def sweep_scale(
     context: typer.Context,
-    scales: Annotated[str | None, _axis("--scales", help="scales, such as 0,0.25,0.5,0.75,1 (the default)")] = None,
-    first: Annotated[float | None, _axis("--from", help="or a range: its first scale")] = None,
-    last: Annotated[float | None, _axis("--to", help="the last scale of the range")] = None,
-    number: Annotated[int | None, _axis("--num", help="how many scales in the range")] = None,
-    image: Annotated[list[str] | None, _axis("--image", "-i", help="reference picture or folder; one row each")] = None,
-    encoded: Annotated[
-        list[str] | None, _axis("--embeds", help="references encoded by `ipa embed`, in place of --image; one row each")
+    scales: Annotated[
+        str | None, _axis("--scales", help="scales, such as 0,0.25,0.5,0.75,1 (the default)", metavar="LIST")
     ] = None,
-    prompts: Annotated[list[str] | None, _axis("--prompt", "-p", help="what to draw; repeatable")] = None,
+    first: Annotated[float | None, _axis("--from", help="or a range: its first scale", metavar="NUMBER")] = None,
+    last: Annotated[float | None, _axis("--to", help="last scale of the range", metavar="NUMBER")] = None,
+    number: Annotated[int | None, _axis("--num", help="number of scales in the range", metavar="N")] = None,
+    image: Annotated[
+        list[str] | None, _axis("--image", "-i", help="reference image or folder; one row each", metavar="IMAGE")
+    ] = None,
+    encoded: Annotated[
+        list[str] | None,
+        _axis("--embeds", help="image embeddings from `ipa embed`, in place of --image; one row each", metavar="FILE"),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, _axis("--prompt", "-p", help="what to draw; repeatable", metavar="PROMPT")
+    ] = None,
     sizes: Annotated[
         list[str] | None,
-        _axis("--size", help="width x height, such as 1024x768; repeatable", autocompletion=options.SIZES),
+        _axis(
+            "--size", help="width x height, such as 1024x768; repeatable", metavar="WxH", autocompletion=options.SIZES
+        ),
     ] = None,
-    seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable")] = None,
+    seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable", metavar="N")] = None,
     folder: Annotated[
-        Path, _left("--output", "-o", help=f"folder for everything the sweep leaves, {DEFAULT_FOLDER} unless given")
+        Path,
+        _output("--output", "-o", help=f"folder for all results [default: {DEFAULT_FOLDER}]", metavar="FOLDER"),
     ] = DEFAULT_FOLDER,
-    resume: Annotated[bool, _left("--resume", help="go on with a sweep that was stopped")] = False,
-    force: Annotated[bool, _left("--force", "-f", help="replace the sweep in the folder")] = False,
-    negative_prompt: options.NegativePrompt = None,
-    fit: options.Fit = None,
-    mask: options.Mask = None,
-    adapter: options.Adapter = None,
-    ip_mode: options.IpMode = None,
-    ip_layers: options.IpLayers = None,
-    ip_start: options.IpStart = None,
-    ip_end: options.IpEnd = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    scheduler: options.Scheduler = None,
-    model: options.Model = None,
-    load_format: options.LoadFormat = None,
-    variant: options.Variant = None,
-    vae: options.Vae = None,
-    revision: options.Revision = None,
-    ip_adapter: options.IpAdapter = None,
-    ip_adapter_subfolder: options.IpAdapterSubfolder = None,
-    ip_adapter_weight_name: options.IpAdapterWeightName = None,
-    image_encoder: options.ImageEncoder = None,
-    backend: options.Backend = None,
-    compile: options.Compile = None,
-    compile_options: options.CompileOptions = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    precision: options.Precision = None,
-    offload: options.Offload = None,
-    vae_tiling: options.VaeTiling = None,
-    vae_slicing: options.VaeSlicing = None,
-    warmup: options.Warmup = None,
-    cache_dir: options.CacheDir = None,
-    cache_max_size: options.CacheMaxSize = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    resume: Annotated[bool, _output("--resume", help="continue a sweep that was stopped")] = False,
+    force: Annotated[bool, _output("--force", "-f", help="replace the sweep in the folder")] = False,
 ) -> Result:
     """Draw the same pictures at many scales, side by side."""
     from ipa_cli.engine import session
@@ -89,7 +74,7 @@ def sweep_scale(
     from ipa_cli.sweep import plan, run
     from ipa_cli.system.inputs import check_stdin
 
-    check_stdin((*(prompts or ()), *(image or ()), *(mask or ()), *(encoded or ())))
+    check_stdin((*(prompts or ()), *(image or ()), *(context.params["mask"] or ()), *(encoded or ())))
     plan.check_seeds(seeds or ())
     axes = run.Axes(
         plan.make_scales(scales, first, last, number),

@@ -27,8 +27,8 @@ PLAIN = "plain"  # any file; it describes the picture or the machine, and is wri
 PLACE = "place"  # names a file, folder, hub repository or address: a project's file only what lies beside it
 OWN = "own"  # chooses code, or compiled graphs and how many to keep: a project's file only once it is trusted
 
-# Headings of the help.
-PICTURE, REFERENCE, OUTPUT, MODEL, MACHINE = "Picture", "Reference", "Output", "Model", "Machine"
+# Headings of the help, in their order.
+PANELS = PICTURE, REFERENCE, OUTPUT, MODEL, MACHINE = "Picture", "Reference", "Output", "Model", "Machine"
 
 
 class ConfigError(UsageError):
@@ -144,10 +144,10 @@ class Settings:
     num_images: int = _setting(
         PICTURE, "number of pictures, each with the next seed", 1, between(1, 10_000), short="-n"
     )
+    batch_size: int = _setting(PICTURE, "number of pictures drawn at once", 1, between(1, 64))
     scheduler: str | None = _setting(
         PICTURE, "sampler: euler, euler-a, ddim, dpm++, unipc, …", metavar="NAME", of_model=True
     )
-    warmup: int = _setting(MACHINE, "calls of the UNet before timing starts", 1, between(0, 100))
     model: str = _setting(
         MODEL,
         "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file",
@@ -229,7 +229,7 @@ class Settings:
     )
     vae_tiling: bool = _setting(MACHINE, "decode in tiles to save memory", False)
     vae_slicing: bool = _setting(MACHINE, "decode pictures one at a time to save memory", False)
-    batch_size: int = _setting(PICTURE, "number of pictures drawn at once", 1, between(1, 64))
+    warmup: int = _setting(MACHINE, "calls of the UNet before timing starts", 1, between(0, 100))
     cache_dir: Path | None = _setting(MACHINE, "folder of compiled graphs", kind=OWN, metavar="FOLDER")
     cache_max_size: str = _setting(
         MACHINE, "graphs beyond this size are removed, least recently used first", "20GB", kind=OWN, metavar="SIZE"
