@@ -26,7 +26,7 @@ DEMO = Path(ipa_cli.__file__).parent / "demo"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What takes long is made small: by settings below flags, and where a command says its size or steps, in their place.
 QUICK = {"IPA_STEPS": "1", "IPA_WIDTH": "64", "IPA_HEIGHT": "64", "IPA_WARMUP": "0", "IPA_DEVICE": "cpu"}
-SMALL = {"--size": "64x64", "--steps": "1", "--dtype": "float32"}
+SMALL = {"--size": "64x64", "--steps": "5", "--dtype": "float32"}
 # Minutes of compiling and measuring are not repeated here: these are run up to that work.
 LONG = {"compile": "ipa_cli.engine.graphs.prepare", "bench": "ipa_cli.bench.run.bench"}
 REACHED = "the work begins here"
