@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import __version__, backends
-from ipa_cli.bench import drawn
+from ipa_cli.bench import parity
 from ipa_cli.config import Settings
 from ipa_cli.config.values import settings_from_json
 from ipa_cli.engine import session
@@ -113,7 +113,7 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
     if keep is not None:
         say(doing="keeping what was drawn")
         noise = ready.denoiser(inputs)
-        drawn.write(keep, noise, pictures.images, _in_fp32(opened.model.unet, inputs) if exact else None)
+        parity.save(keep, noise, pictures.images, _in_fp32(opened.model.unet, inputs) if exact else None)
 
 
 def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:

@@ -16,7 +16,8 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
-    from ipa_cli.bench.results import Bench, Slower
+    from ipa_cli.bench.comparison import Regression
+    from ipa_cli.bench.results import BenchResults
 
 INTERRUPTED_EXIT_CODE = 130
 SETTINGS = ("steps", "guidance_scale", "seed", "model", "load_format", "ip_adapter", "device", "dtype")
@@ -89,13 +90,13 @@ def bench(
     On a GPU it draws with a full SDXL of random weights, 100 steps, elsewhere with the demo model. Every run is a
     process of its own: the first of a backend has no graph in its cache, the others find it there.
     """
-    from ipa_cli.bench import files, plan, results, run
+    from ipa_cli.bench import comparison, files, machine, results_file, run, specs
     from ipa_cli.engine import session
     from ipa_cli.hardware import probe
 
     if resume and folder is None:
         raise UsageError("--resume goes on with a bench in a folder", "name it with --output")
-    kept = files.kept(folder, chosen=bool(backends)) if resume and folder is not None else None
+    kept = files.earlier_request(folder, bool(backends)) if resume and folder is not None else None
     if kept is not None:
         backends, batch, runs = backends or list(kept.backends), batch or kept.batch, runs or kept.runs
         dynamic = dynamic or kept.dynamic
@@ -117,59 +118,58 @@ def bench(
     )
     usual = ["eager:cuda_graph=false,eager,inductor" if on_gpu else "eager,inductor"]
     usual += [text.rpartition("=")[0] for text in python or ()]
-    specs = plan.with_pythons(plan.parse_specs(backends or list(dict.fromkeys(usual))), python or ())
-    specs = specs if dynamic is None else plan.with_range(specs, parse_range(dynamic))
+    measured = specs.with_pythons(specs.parse_specs(backends or list(dict.fromkeys(usual))), python or ())
+    measured = measured if dynamic is None else specs.with_range(measured, parse_range(dynamic))
 
-    before = None if compare is None else results.read(compare)
-    work = run.Work(settings, batch or 1)
-    asked = run.asked(work, specs)
-    differing = [] if before is None else results.unlike(asked, before)
-    if differing:
+    before = None if compare is None else results_file.read(compare)
+    workload = run.Workload(settings, batch or 1)
+    asked = run.describe(workload, measured)
+    if before is not None and (differences := comparison.workload_differences(asked, before)):
         raise IpaError(
-            f"{compare} measured something else: {', '.join(differing)}", "measure the same, or leave out --compare"
+            f"{compare} measured another workload: {', '.join(differences)}", "measure the same, or leave out --compare"
         )
     folder = folder or Path(f"ipa-bench-{time.strftime('%Y%m%d-%H%M%S')}")
-    earlier = files.begun(folder, asked, run.machine(), specs) if resume else None
-    files.claim(folder, force or resume)
+    earlier = files.unfinished(folder, asked, machine.describe(), measured) if resume else None
+    files.prepare(folder, replacing=force or resume)
     with session.temporary_files(settings):
-        done = run.bench(work, specs, run.Limits(runs or 3, budget), folder, context.obj, earlier)
+        done = run.bench(workload, measured, run.Limits(runs or 3, budget), folder, context.obj, earlier)
 
-    slower = [] if before is None else results.slower(done, before)
+    slower = [] if before is None else comparison.regressions(done, before)
     compared = None if before is None else _compared(done, before, slower)
-    data = {**results.to_data(done), "folder": str(folder.absolute()), "compared": compared}
+    data = {**results_file.to_data(done), "folder": str(folder.absolute()), "compared": compared}
     verdict = () if compared is None else _verdict(compared, slower)
     return Result("bench", data, (*_blocks(done, folder, markdown), *verdict), _status(done, slower), (folder,))
 
 
-def _status(done: Bench, slower: list[Slower]) -> int:
+def _status(done: BenchResults, slower: list[Regression]) -> int:
     if done.stopped == "interrupted":
         return INTERRUPTED_EXIT_CODE
-    return 1 if slower or not any(column.runs for column in done.columns) else 0
+    return 1 if slower or not any(backend.runs for backend in done.backends) else 0
 
 
-def _compared(done: Bench, before: dict[str, Any], slower: list[Slower]) -> dict[str, Any]:
-    from ipa_cli.bench import results
+def _compared(done: BenchResults, before: dict[str, Any], slower: list[Regression]) -> dict[str, Any]:
+    from ipa_cli.bench import comparison
 
     return {
         "with": before["date"],
-        "changed": results.changes(done, before),
-        "uncompared": results.uncompared(done, before),
+        "changed": comparison.environment_differences(done, before),
+        "uncompared": comparison.uncompared(done, before),
         "slower": [asdict(each) for each in slower],
     }
 
 
-def _blocks(done: Bench, folder: Path, markdown: bool) -> tuple[str | Table, ...]:
+def _blocks(done: BenchResults, folder: Path, markdown: bool) -> tuple[str | Table, ...]:
     from ipa_cli.bench import table
 
     if markdown:
         return (table.markdown(done).rstrip(),)
     files = f"{folder}: results.json, table.md, chart.png"
-    return (table.heading(done), table.make(done), *table.remarks(done), files)
+    return (table.heading(done), table.make(done), *table.notes(done), files)
 
 
-def _verdict(compared: dict[str, Any], slower: list[Slower]) -> tuple[str, ...]:
-    """What a comparison says, in lines."""
+def _verdict(compared: dict[str, Any], slower: list[Regression]) -> tuple[str, ...]:
+    """The outcome of a comparison, in lines."""
     changed = f" ({', '.join(compared['changed'])})" if compared["changed"] else ""
     first = f"slower than on {compared['with']}" if slower else f"nothing is slower than on {compared['with']}"
-    alone = [f"not compared, measured only once: {', '.join(compared['uncompared'])}"] if compared["uncompared"] else []
+    alone = [f"measured in only one of the two: {', '.join(compared['uncompared'])}"] if compared["uncompared"] else []
     return (f"{first}{changed}", *(f"  {each}" for each in slower), *alone)

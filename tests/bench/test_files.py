@@ -1,4 +1,4 @@
-"""The folder of a bench: taken only when nothing in it leads elsewhere."""
+"""The folder of a bench is used only when no link in it leads elsewhere."""
 
 import pytest
 
@@ -14,10 +14,10 @@ def test_a_folder_with_links_is_refused(tmp_path, name, force):
     folder.mkdir()
     (folder / name).symlink_to("../elsewhere")
     with pytest.raises(IpaError, match=r"is a link|holds a bench"):
-        files.claim(folder, force)
+        files.prepare(folder, force)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_name_that_is_too_long_is_told(tmp_path):
+def test_a_name_that_is_too_long_is_refused(tmp_path):
     with pytest.raises(IpaError, match="too long"):
-        files.claim(tmp_path / ("x" * 300), force=False)
+        files.prepare(tmp_path / ("x" * 300), replacing=False)

@@ -1,4 +1,4 @@
-"""Processes that measure: what they answer, how they fail, and that none is left behind."""
+"""Processes that measure: their messages, their failures, and that none is left running."""
 
 import json
 import time
@@ -25,40 +25,40 @@ def script(tmp_path):
     return write
 
 
-def ask(python, log, **more):
-    said = []
-    answer = process.ask(JOB, python, log, said.append, said.append, **more)
-    return answer, said
+def run(python, log, **more):
+    messages = []
+    result = process.run_worker(JOB, python, log, messages.append, messages.append, **more)
+    return result, messages
 
 
-def test_lines_on_the_way_and_an_answer(script, tmp_path, monkeypatch):
+def test_progress_and_results_are_read_and_other_output_is_ignored(script, tmp_path, monkeypatch):
     python = script(
-        f"""read job; echo "$job" >{tmp_path}/job; echo "a wrapper says something"
+        f"""read job; echo "$job" >{tmp_path}/job; echo "a wrapper says something"; echo 5
         echo '{{"doing": "loading"}}'; echo '{{"warning": "hot"}}'
         echo '{{"environment": {{"device": "cpu"}}}}'; echo '{{"figures": {{"e2e_s": 1.5}}}}'
         echo '{{"done": true}}'; sleep 60"""
     )
     monkeypatch.chdir(tmp_path)
-    answer, said = ask(python, tmp_path / "log")
-    assert (answer.figures, answer.environment, answer.reason) == ({"e2e_s": 1.5}, {"device": "cpu"}, None)
-    assert said == ["loading", "hot"] and answer.warnings == ("hot",) and json.loads(Path("job").read_text()) == JOB
+    result, messages = run(python, tmp_path / "log")
+    assert (result.figures, result.environment, result.reason) == ({"e2e_s": 1.5}, {"device": "cpu"}, None)
+    assert messages == ["loading", "hot"] and result.warnings == ("hot",) and json.loads(Path("job").read_text()) == JOB
     assert not Path("log").exists()
 
 
-def test_a_foreseen_failure_is_handed_on(script, tmp_path):
-    answer, _ = ask(script("""echo about >&2; echo '{"failed": "no GPU", "hint": "buy one"}'"""), tmp_path / "log")
-    assert (answer.figures, answer.reason, answer.hint, answer.log) == (None, "no GPU", "buy one", ("about",))
+def test_a_foreseen_failure_is_the_reason(script, tmp_path):
+    result, _ = run(script("""echo about >&2; echo '{"failed": "no GPU", "hint": "buy one"}'"""), tmp_path / "log")
+    assert (result.figures, result.reason, result.hint, result.log) == (None, "no GPU", "buy one", ("about",))
 
 
-def test_figures_outlive_what_fails_after_them(script, tmp_path):
+def test_figures_are_kept_when_the_process_fails_after_them(script, tmp_path):
     python = script("""echo '{"figures": {"e2e_s": 1.5}}'; seq 100 >&2; echo "CUDA error" >&2; exit 1""")
-    answer, _ = ask(python, tmp_path / "log")
-    assert (answer.figures, answer.reason) == ({"e2e_s": 1.5}, "the process ended with status 1: CUDA error")
-    assert answer.log == (*map(str, range(82, 101)), "CUDA error")
+    result, _ = run(python, tmp_path / "log")
+    assert (result.figures, result.reason) == ({"e2e_s": 1.5}, "the process ended with status 1: CUDA error")
+    assert result.log == (*map(str, range(82, 101)), "CUDA error")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ("echo Traceback >&2; echo 'ValueError: 3' >&2; exit 1", "the process ended with status 1: ValueError: 3"),
         (
@@ -69,37 +69,37 @@ def test_figures_outlive_what_fails_after_them(script, tmp_path):
         ("kill -SEGV $$", "the process crashed with SIGSEGV (no message)"),
     ],
 )
-def test_a_crash_is_told_and_its_words_are_kept(script, tmp_path, text, told):
-    answer, _ = ask(script(text), tmp_path / "log")
-    assert (answer.figures, answer.reason) == (None, told)
+def test_a_crash_is_the_reason_and_its_log_is_kept(script, tmp_path, text, reason):
+    result, _ = run(script(text), tmp_path / "log")
+    assert (result.figures, result.reason) == (None, reason)
     assert (tmp_path / "log").exists() == ("ValueError" in text)
     if "Traceback" in text:
         assert (tmp_path / "log").read_text() == "Traceback\nValueError: 3\n"
-        assert str(tmp_path / "log") in answer.hint and answer.log == ("Traceback", "ValueError: 3")
+        assert str(tmp_path / "log") in result.hint and result.log == ("Traceback", "ValueError: 3")
 
 
-def test_what_is_no_program_is_told(tmp_path):
+def test_a_file_that_is_not_a_program_is_the_reason(tmp_path):
     (tmp_path / "python").write_text("no program")
-    answer, _ = ask(str(tmp_path / "python"), tmp_path / "log")
-    assert "cannot be started: Permission denied" in answer.reason
+    result, _ = run(str(tmp_path / "python"), tmp_path / "log")
+    assert "cannot be started: Permission denied" in result.reason
 
 
 @pytest.mark.slow
-def test_the_end_of_the_time_ends_all_processes(script, tmp_path):
+def test_a_timeout_ends_all_processes(script, tmp_path):
     python = script(f"""echo '{{"doing": "compiling"}}'; sleep 60 & echo $! >{tmp_path}/child; sleep 60""")
     began = time.monotonic()
-    answer, _ = ask(python, tmp_path / "log", ends=began + 1)
+    result, _ = run(python, tmp_path / "log", ends=began + 1)
     assert time.monotonic() - began < 50  # the child, which holds stdout open, was not waited for
-    assert answer.late and answer.figures is None and answer.reason == "the time of --budget ran out (compiling)"
+    assert result.timed_out and result.figures is None and result.reason == "--budget ran out (compiling)"
     assert gone(int((tmp_path / "child").read_text()))
 
 
-def test_caches_of_compilers_are_empty_and_other_pythons_find_their_own_packages(script, tmp_path, monkeypatch):
+def test_compiler_caches_are_empty_and_other_pythons_use_their_own_packages(script, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/of/ours")
     monkeypatch.setenv("PYTHONHOME", "/of/ours")
     monkeypatch.setenv("TRITON_CACHE_DIR", "/of/ours")
     seen = f'echo "$TRITON_CACHE_DIR:$TORCHINDUCTOR_CACHE_DIR:$PYTHONPATH:$PYTHONHOME" >{tmp_path}/seen'
-    ask(script(f"{seen}; ls $PYTHONPATH >{tmp_path}/packages"), tmp_path / "log")
+    run(script(f"{seen}; ls $PYTHONPATH >{tmp_path}/packages"), tmp_path / "log")
     triton, inductor, packages, home = (tmp_path / "seen").read_text().strip().split(":")
     assert triton != "/of/ours" and Path(triton).name == "triton" and Path(inductor).name == "inductor"
     assert packages and packages != "/of/ours" and home == "" and not Path(triton).parent.exists()

@@ -1,4 +1,4 @@
-"""Figures, ratios and what became slower, of made-up runs; how they look in the table and the chart."""
+"""Figures, ratios and regressions of made-up runs, in the table, the chart and the file."""
 
 import io
 import json
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ipa_cli.bench import chart, files, results, run, table
-from ipa_cli.bench.plan import parse_specs
-from ipa_cli.bench.results import Bench, Column
+from ipa_cli.bench import chart, comparison, files, machine, results_file, table
+from ipa_cli.bench.results import BackendResult, BenchResults
+from ipa_cli.bench.specs import parse_specs
 from ipa_cli.errors import IpaError
 
 ENVIRONMENT = {
@@ -42,20 +42,29 @@ def a_run(origin="uncompiled", speed=10.0, **more):
         "beside_s": 0.5,
         "process_s": 9.0,
     }
-    untold = {"reserved_gib": None, "pictures_per_s": None}
-    told = {"origin": origin, "it_per_s": speed, "peak_gib": 8.0, "weights_sum": 7.0, "inputs_sum": 1.0, "warnings": []}
-    return {**told, **untold, **seconds, **more}
+    unmeasured = {"reserved_gib": None, "pictures_per_s": None}
+    measured = {
+        "origin": origin,
+        "it_per_s": speed,
+        "peak_gib": 8.0,
+        "weights_sum": 7.0,
+        "inputs_sum": 1.0,
+        "warnings": [],
+    }
+    return {**measured, **unmeasured, **seconds, **more}
 
 
 def a_bench():
     eager, inductor, oneflow = parse_specs(["eager,inductor,oneflow"])
-    return Bench(
+    return BenchResults(
         date="2026-01-02T03:04:05+00:00",
         asked={"model": "sdxl", "size": "64x64", "batch": 1, "dynamic": []},
         machine={"gpu": None, "driver": None, "cpu": "a CPU", "cores": 4},
-        columns=(
-            Column(eager, (a_run(), a_run(speed=12.0), a_run(speed=11.0)), {**PARITY, "identical": True}, ENVIRONMENT),
-            Column(
+        backends=(
+            BackendResult(
+                eager, (a_run(), a_run(speed=12.0), a_run(speed=11.0)), {**PARITY, "identical": True}, ENVIRONMENT
+            ),
+            BackendResult(
                 inductor,
                 (
                     a_run("compiled", 20.0, warmup_s=60.0, peak_gib=9.0),
@@ -65,7 +74,7 @@ def a_bench():
                 PARITY,
                 ENVIRONMENT,
             ),
-            Column(oneflow, reason="oneflow is missing", hint="install it"),
+            BackendResult(oneflow, reason="oneflow is missing", hint="install it"),
         ),
         baseline="eager",
         seconds=90.0,
@@ -98,59 +107,61 @@ def test_the_table_has_median_ratio_and_spread():
     assert found["Picture vs eager (PSNR)"] == ("identical", "40.0 dB", missing)
 
 
-def test_files_of_a_bench_tell_no_secret_and_it_goes_on_with_the_same_pythons(world):
+def test_files_hold_no_secret_and_a_bench_resumes_with_the_same_pythons(world):
     python, address = f"{world.home}/env/bin/python", "https://me:hunter2@host/x?token=hunter2"
     bench = a_bench()
-    spec = replace(bench.columns[0].spec, python=python)
+    spec = replace(bench.backends[0].spec, python=python)
     column = replace(
-        bench.columns[0], spec=spec, reason=f"cannot reach {address}", hint=address, log=(f"{python}: no",)
+        bench.backends[0], spec=spec, reason=f"cannot reach {address}", hint=address, log=(f"{python}: no",)
     )
-    bench = replace(bench, columns=(column, *bench.columns[1:]), asked={**bench.asked, "model": f"{world.home}/m"})
+    bench = replace(bench, backends=(column, *bench.backends[1:]), asked={**bench.asked, "model": f"{world.home}/m"})
     files.write(world.cwd, bench)
     for name in (files.RESULTS, files.TABLE):
         text = (world.cwd / name).read_text()
         assert "hunter2" not in text and str(world.home) not in text
-    assert spec in results.measured(results.read(world.cwd), "backends")
+    assert spec in results_file.measured(results_file.read(world.cwd), "backends")
 
 
-def test_what_was_not_measured_is_said_so():
+def test_what_was_not_measured_is_marked():
     bench = a_bench()
-    eager, inductor, oneflow = bench.columns
-    once = replace(bench, columns=(eager, replace(inductor, runs=inductor.runs[:1], parity=None), oneflow))
+    eager, inductor, oneflow = bench.backends
+    once = replace(bench, backends=(eager, replace(inductor, runs=inductor.runs[:1], parity=None), oneflow))
     found = cells(once)
     assert found["Warm-up with cache"][1] == found["Max memory used"][1] == "not measured"
     assert found["UNet error vs eager"][1] == "not measured"
-    assert "Max memory reserved" not in {row for row, told in found.items() if told[1] != "–"}
+    assert "Max memory reserved" not in {row for row, values in found.items() if values[1] != "–"}
     assert found["Iteration speed"][1] == "20.00 it/s (+81.8%)"
-    nothing = replace(bench, columns=tuple(Column(column.spec) for column in bench.columns), stopped="interrupted")
+    nothing = replace(
+        bench, backends=tuple(BackendResult(backend.spec) for backend in bench.backends), stopped="interrupted"
+    )
     assert {cell for row in cells(nothing).values() for cell in row} == {"not measured"}
-    assert "interrupted after 90 s: what is missing was not measured" in table.remarks(nothing)
+    assert "interrupted after 90 s: what is missing was not measured" in table.notes(nothing)
 
 
-def test_remarks_say_why_a_backend_is_missing_and_what_was_used():
-    said = table.remarks(a_bench())
-    assert "oneflow: oneflow is missing (install it)" in said
-    assert "eager, inductor: ipa 1, torch 2.9" in said
-    assert "percentages: against eager" in said
+def test_notes_say_why_a_backend_is_missing_and_which_versions_were_used():
+    notes = table.notes(a_bench())
+    assert "oneflow: oneflow is missing (install it)" in notes
+    assert "eager, inductor: ipa 1, torch 2.9" in notes
+    assert "percentages: against eager" in notes
     assert "sdxl with seeded random weights, 64x64, 2 steps, float16, on a CPU (4 cores)" in table.heading(a_bench())
 
 
-def test_a_device_is_no_earlier_bench():
+def test_a_device_is_not_read_as_a_bench():
     with pytest.raises(IpaError, match="/dev/zero is a device, not a bench"):
-        results.read(Path("/dev/zero"))
+        results_file.read(Path("/dev/zero"))
 
 
-def test_remarks_tell_other_weights_warnings_and_what_was_compared_with():
+def test_notes_list_other_weights_warnings_and_references():
     bench = a_bench()
-    eager, inductor, oneflow = bench.columns
+    eager, inductor, oneflow = bench.backends
     other = (a_run("compiled", 20.0, weights_sum=7.1, warnings=["compiled again"]),)
-    reference = Column(replace(eager.spec, python="/envs/nexfort"), (a_run(speed=9.0),))
-    said = table.remarks(
-        replace(bench, columns=(eager, replace(inductor, runs=other), oneflow), references=(reference,))
+    reference = BackendResult(replace(eager.spec, python="/envs/nexfort"), (a_run(speed=9.0),))
+    notes = table.notes(
+        replace(bench, backends=(eager, replace(inductor, runs=other), oneflow), references=(reference,))
     )
-    assert "inductor: other random numbers as weights than eager" in said and "inductor: compiled again" in said
-    assert "eager without CUDA graph in /envs/nexfort: 9.00 it/s" in said
-    assert not [line for line in table.remarks(bench) if "other random" in line]
+    assert "inductor: other random weights than eager" in notes and "inductor: compiled again" in notes
+    assert "eager without CUDA graph in /envs/nexfort: 9.00 it/s" in notes
+    assert not [line for line in table.notes(bench) if "other random" in line]
 
 
 def test_markdown_is_a_table():
@@ -160,42 +171,42 @@ def test_markdown_is_a_table():
     assert {line.count("|") for line in rows} == {5} and len(rows) == len(table.make(a_bench()).rows) + 2
 
 
-def test_the_data_is_json_and_comes_back(tmp_path):
-    data = results.to_data(a_bench())
+def test_results_survive_json(tmp_path):
+    data = results_file.to_data(a_bench())
     (tmp_path / "results.json").write_text(json.dumps(data, allow_nan=False))
-    assert results.read(tmp_path) == results.read(tmp_path / "results.json") == data
+    assert results_file.read(tmp_path) == results_file.read(tmp_path / "results.json") == data
     figures = data["backends"][1]["figures"]
     assert figures["it_per_s"] == {"median": 22.0, "least": 20.0, "most": 24.0, "count": 3, "ratio": 1.0}
     assert figures["reserved_gib"] is None and figures["warmup_compile_s"]["ratio"] is None
     assert data["backends"][2]["figures"]["it_per_s"] is None and data["backends"][2]["reason"] == "oneflow is missing"
-    again = results.measured(data, "backends")
-    assert tuple(again.values())[:2] == a_bench().columns[:2] and again[a_bench().columns[2].spec].reason is None
+    again = results_file.measured(data, "backends")
+    assert tuple(again.values())[:2] == a_bench().backends[:2] and again[a_bench().backends[2].spec].reason is None
     envelope = {"command": "bench", "data": data}
     (tmp_path / "printed.json").write_text(json.dumps(envelope))
-    assert results.read(tmp_path / "printed.json") == data
+    assert results_file.read(tmp_path / "printed.json") == data
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"format": 99}', '{"command": "bench", "data": null}', "[" * 9999]
 )
-def test_what_is_no_bench_is_told(tmp_path, text):
+def test_a_file_that_is_not_a_bench_is_refused(tmp_path, text):
     (tmp_path / "old.json").write_text(text)
     with pytest.raises(IpaError):
-        results.read(tmp_path / "old.json")
+        results_file.read(tmp_path / "old.json")
     with pytest.raises(IpaError, match="no file"):
-        results.read(tmp_path / "none.json")
+        results_file.read(tmp_path / "none.json")
 
 
 def with_speeds(bench, *speeds):
-    eager, *others = bench.columns
-    return replace(bench, columns=(replace(eager, runs=tuple(a_run(speed=speed) for speed in speeds)), *others))
+    eager, *others = bench.backends
+    return replace(bench, backends=(replace(eager, runs=tuple(a_run(speed=speed) for speed in speeds)), *others))
 
 
 def slower(bench, before):
-    return [(each.backend, each.metric) for each in results.slower(bench, results.to_data(before))]
+    return [(each.backend, each.metric) for each in comparison.regressions(bench, results_file.to_data(before))]
 
 
-def test_slower_is_more_than_the_spread_and_more_than_a_little():
+def test_a_regression_is_more_than_the_spread_and_the_tolerance():
     steady = with_speeds(a_bench(), 100.0, 100.0)
     assert slower(a_bench(), a_bench()) == []
     assert slower(with_speeds(steady, 96.0, 96.0), steady) == []
@@ -206,29 +217,29 @@ def test_slower_is_more_than_the_spread_and_more_than_a_little():
     assert slower(with_speeds(steady, 94.0, 94.0), with_speeds(steady, 90.0, 110.0)) == []  # the older one varied
 
 
-def test_more_memory_and_a_longer_warm_up_are_told_in_words():
+def test_more_memory_and_a_longer_warm_up_are_regressions():
     bench = a_bench()
-    eager, inductor, oneflow = bench.columns
+    eager, inductor, oneflow = bench.backends
     heavy = (a_run("compiled", 20.0, warmup_s=90.0, peak_gib=9.0), a_run("cache", 23.0, warmup_s=3.5, peak_gib=10.0))
-    later = replace(bench, columns=(eager, replace(inductor, runs=heavy), oneflow))
+    later = replace(bench, backends=(eager, replace(inductor, runs=heavy), oneflow))
     assert slower(later, bench) == [("inductor", "peak_gib"), ("inductor", "warmup_compile_s")]
-    said = [str(each) for each in results.slower(later, results.to_data(bench))]
-    assert said[1] == "inductor: Warm-up with compilation: 60.00 → 90.00 s (+50.0%)"
+    messages = [str(each) for each in comparison.regressions(later, results_file.to_data(bench))]
+    assert messages[1] == "inductor: Warm-up with compilation: 60.00 → 90.00 s (+50.0%)"
 
 
-def test_what_changed_beside_the_figures_is_told():
+def test_changed_versions_machines_and_backends_are_listed():
     bench = a_bench()
-    before = results.to_data(bench)
-    eager, inductor, oneflow = bench.columns
+    before = results_file.to_data(bench)
+    eager, inductor, oneflow = bench.backends
     newer = {**ENVIRONMENT, "versions": {"ipa": "1", "torch": "2.10"}}
     later = replace(
         bench,
         machine={**bench.machine, "gpu": "a GPU"},
-        columns=(replace(eager, environment=newer), replace(inductor, runs=()), oneflow),
+        backends=(replace(eager, environment=newer), replace(inductor, runs=()), oneflow),
     )
-    assert results.changes(later, before) == ["gpu none → a GPU", "torch 2.9 → 2.10"]
-    assert results.uncompared(later, before) == ["inductor"]
-    assert results.unlike({"model": "sdxl", "size": "96x96"}, before) == ["size 64x64 → 96x96"]
+    assert comparison.environment_differences(later, before) == ["gpu none → a GPU", "torch 2.9 → 2.10"]
+    assert comparison.uncompared(later, before) == ["inductor"]
+    assert comparison.workload_differences({"model": "sdxl", "size": "96x96"}, before) == ["size 64x64 → 96x96"]
 
 
 @pytest.mark.slow
@@ -245,13 +256,13 @@ def test_the_chart_has_bars_as_long_as_the_figures():
     assert eager > 50 and inductor / eager == pytest.approx(2, rel=0.02)
 
 
-def test_a_chart_of_nothing_is_a_picture():
-    nothing = replace(a_bench(), columns=tuple(Column(column.spec) for column in a_bench().columns))
+def test_a_chart_without_figures_is_a_picture():
+    nothing = replace(a_bench(), backends=tuple(BackendResult(backend.spec) for backend in a_bench().backends))
     assert Image.open(io.BytesIO(chart.draw(nothing))).format == "PNG"
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "name"),
     [
         (lambda data: data.pop("asked"), "asked"),
         (lambda data: data.update(backends={}), "backends"),
@@ -264,28 +275,28 @@ def test_a_chart_of_nothing_is_a_picture():
         (lambda data: data.pop("references"), "references"),
     ],
 )
-def test_a_bench_with_something_missing_is_told_in_a_line(tmp_path, spoil, told):
-    data = results.to_data(a_bench())
+def test_the_first_missing_part_of_a_bench_is_named(tmp_path, spoil, name):
+    data = results_file.to_data(a_bench())
     path = tmp_path / "results.json"
     path.write_text(json.dumps(data))
-    assert results.read(path) == json.loads(json.dumps(data))
+    assert results_file.read(path) == json.loads(json.dumps(data))
     spoil(data)
     path.write_text(json.dumps(data))
     with pytest.raises(IpaError) as odd:
-        results.read(path)
-    assert odd.value.message == f"{path} is no whole bench: {told} is missing, or of another kind"
+        results_file.read(path)
+    assert odd.value.message == f"{path} is not a complete bench: {name} is missing or of the wrong type"
 
 
-def test_load_of_other_programs_is_told(monkeypatch):
-    monkeypatch.setattr(run.cores, "usable", lambda: 2)
-    assert not run._disturbed(0.4)
-    assert run._disturbed(1.5).startswith("other programs used 1.5 of 2 cores meanwhile")
+def test_other_busy_programs_are_a_warning(monkeypatch):
+    monkeypatch.setattr(machine.cores, "usable", lambda: 2)
+    assert not machine.disturbance(0.4)
+    assert machine.disturbance(1.5).startswith("other programs used 1.5 of 2 cores meanwhile")
 
 
-def test_runs_that_disagree_are_told():
+def test_runs_that_differ_much_are_noted():
     bench = a_bench()
-    eager = bench.columns[0]
-    assert not any("differ" in line for line in table.remarks(bench))
+    eager = bench.backends[0]
+    assert not any("differ" in line for line in table.notes(bench))
     runs = (a_run(speed=10.0), a_run(speed=4.0))
-    told = table.remarks(replace(bench, columns=(replace(eager, runs=runs), *bench.columns[1:])))
-    assert "eager: its runs differ, from 4.00 to 10.00 it/s: something else was at work, measure again" in told
+    notes = table.notes(replace(bench, backends=(replace(eager, runs=runs), *bench.backends[1:])))
+    assert "eager: its runs differ, from 4.00 to 10.00 it/s: other programs were running, measure again" in notes

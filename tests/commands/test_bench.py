@@ -74,7 +74,7 @@ def test_a_bench_and_a_comparison_with_it(ipa, tmp_path):
     said = lines.index(f"slower than on {data['date']}")
     assert lines[said + 1].startswith(f"  {PLAIN}: Iteration speed: ")
     assert lines[said + 2].startswith(f"  {PLAIN}: E2E time: ")
-    assert lines[-1] == "not compared, measured only once: eager"
+    assert lines[-1] == "measured in only one of the two: eager"
     ran = ipa("bench", *once, "--compare", "slow.json", "--resume", "--markdown")  # which measures nothing again
     assert "run 1" not in ran.stderr
     assert ran.exit_code == 0 and f"nothing is slower than on {data['date']}" in ran.stdout
@@ -189,7 +189,7 @@ def test_a_python_that_does_not_work_is_a_reason(ipa):
     assert ran.exit_code == 1
     assert "eager: run 1: the process ended with status 1: " in ran.stdout
     assert "No module named 'ipa_cli'" in ran.stdout
-    assert "(out/eager-run-1.log has all it said)" in ran.stdout
+    assert "(its log: out/eager-run-1.log)" in ran.stdout
     assert "No module named" in Path("out/eager-run-1.log").read_text()
     (column,) = json.loads(Path("out/results.json").read_text())["backends"]
     assert "No module named" in column["log"][-1]
@@ -221,7 +221,7 @@ def test_an_older_bench_of_something_else_is_no_comparison(ipa, world):
     Path("old.json").write_text(json.dumps(older))
     ran = ipa("bench", "--device", "cpu", "--steps", 3, "--size", "64x96", "--compare", "old.json", "--json")
     assert ran.exit_code == 1
-    assert "measured something else: size 64x64 → 64x96" in ran.error()["message"]
+    assert "measured another workload: size 64x64 → 64x96" in ran.error()["message"]
     assert "steps 2 → 3" in ran.error()["message"] and world.files() == ["old.json"]
 
 

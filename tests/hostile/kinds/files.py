@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from ipa_cli.bench import results
+from ipa_cli.bench import results_file
 from tests.bench.test_results import a_bench
 from tests.hostile.case import SMALL, Attack
 from tests.hostile.mutation import damaged, json_damaged
@@ -65,7 +65,7 @@ def sweep(random: Random) -> Attack:
 
 def bench(random: Random) -> Attack:
     """An earlier bench that is to be compared with."""
-    data = json_damaged(json.dumps(results.to_data(a_bench())), random).encode("utf-8", "replace")
+    data = json_damaged(json.dumps(results_file.to_data(a_bench())), random).encode("utf-8", "replace")
     typed = ("bench", "--compare", "results.json", "--backends", "eager", "--runs", "1", "--device", "cpu", "--json")
     return Attack(f"bench {data[:40]!r}", typed, lambda folder: (folder / "results.json").write_bytes(data))
 

@@ -1,11 +1,13 @@
-"""What a process drew, kept as a file, and how far it is from what another drew with the same weights and inputs."""
+"""How far the output of two backends is apart with the same weights and inputs, from files their processes left."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli.bench.results import BackendResult
 from ipa_cli.system import files
 
 if TYPE_CHECKING:
@@ -13,8 +15,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+SUM_TOLERANCE = 1e-5  # relative, between sums of the same numbers
 
-def write(path: Path, noise: Tensor, pictures: Sequence[Image], exact: Tensor | None) -> None:
+
+def save(path: Path, noise: Tensor, pictures: Sequence[Image], exact: Tensor | None) -> None:
     """Keep the output of one UNet call, the decoded pictures, and the same call in fp32 where it differs."""
     import numpy as np
 
@@ -35,14 +39,20 @@ def compare(path: Path, reference: Path) -> dict[str, Any]:
     with np.load(path) as found, np.load(reference) as expected:
         exact = expected.get("exact")
         return {
-            "relative_error": _relative(found["noise"], expected["noise"]),
-            "fp32_error": None if exact is None else _relative(found["noise"], exact),
-            "eager_fp32_error": None if exact is None else _relative(expected["noise"], exact),
+            "relative_error": _relative_error(found["noise"], expected["noise"]),
+            "fp32_error": None if exact is None else _relative_error(found["noise"], exact),
+            "eager_fp32_error": None if exact is None else _relative_error(expected["noise"], exact),
             **_psnr(found["pictures"], expected["pictures"]),
         }
 
 
-def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+def same_inputs(backend: BackendResult, reference: BackendResult) -> bool:
+    """Whether two backends had the same weights and inputs, as far as their sums tell."""
+    pairs = [(backend.runs[0][name], reference.runs[0][name]) for name in ("weights_sum", "inputs_sum")]
+    return all(math.isclose(one, other, rel_tol=SUM_TOLERANCE) for one, other in pairs)
+
+
+def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     import numpy as np
 
     expected = expected.astype(np.float64)
