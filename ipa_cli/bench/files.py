@@ -114,7 +114,7 @@ def graph_cache(folder: Path, spec: BackendSpec) -> Path:
 
 
 def output(folder: Path, spec: BackendSpec) -> Path:
-    """The output of a backend's first process, see `parity.save`."""
+    """The output of a backend's first process, see `parity.keep`."""
     return (folder / WORK / f"output-{_name(spec)}.npz").absolute()
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SUM_TOLERANCE = 1e-5  # relative, between sums of the same numbers
 
 
-def save(path: Path, noise: Tensor, pictures: Sequence[Image], exact: Tensor | None) -> None:
+def keep(path: Path, noise: Tensor, pictures: Sequence[Image], exact: Tensor | None) -> None:
     """Keep the output of one UNet call, the decoded pictures, and the same call in fp32 where it differs."""
     import numpy as np
 

@@ -113,7 +113,7 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
     if keep is not None:
         say(doing="keeping what was drawn")
         noise = ready.denoiser(inputs)
-        parity.save(keep, noise, pictures.images, _in_fp32(opened.model.unet, inputs) if exact else None)
+        parity.keep(keep, noise, pictures.images, _in_fp32(opened.model.unet, inputs) if exact else None)
 
 
 def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:

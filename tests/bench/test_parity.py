@@ -10,7 +10,7 @@ from ipa_cli.bench import parity
 
 def write(path, noise, level, exact=None):
     pictures = [Image.new("RGB", (8, 8), (level, level, level)) for _ in range(2)]
-    parity.save(path, noise, pictures, exact)
+    parity.keep(path, noise, pictures, exact)
     return path
 
 
