@@ -188,8 +188,17 @@ def _built(kind: Any, where: str, config: Mapping[str, Any], paths: list[Path], 
     lacking = [name for name, _ in wanted.values() if name not in state]
     if lacking:
         raise ModelError(f"{where} lacks {len(lacking)} tensors, such as {lacking[0]}", "download it again")
-    module.load_state_dict(state, assign=True)
+    _assign(module, state, where)
     return module
+
+
+def _assign(module: Any, state: Mapping[str, Tensor], where: str) -> None:
+    """Give a module its weights. Raises ModelError for integers, booleans and complex numbers among them."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not state[name].is_floating_point():
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise ModelError(f"{where}: {name} holds {kind}, not floating-point numbers", "download it again")
+    module.load_state_dict(state, assign=True)
 
 
 def _check_shapes(path: Path, found: weights.Shapes, wanted: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
@@ -205,7 +214,7 @@ def _of_checkpoint(
     """A module with its part of the tensors in one file. Raises ModelError where they do not fit."""
     module = _empty(kind, config)
     state = files[checkpoint.source(part)].result()
-    module.load_state_dict(single_file.converted(checkpoint, part, module, state), assign=True)
+    _assign(module, single_file.converted(checkpoint, part, module, state), str(checkpoint.path))
     return module
 
 

@@ -236,6 +236,11 @@ def nested(loaded: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     for name, tensor in loaded.items():
         if part := _part(name):
+            if not tensor.is_floating_point():
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise WeightsError(
+                    f"the IP-Adapter's {name} holds {kind}, not floating-point numbers", "download it again"
+                )
             parts[part][adapter_name(name).partition(".")[2]] = tensor
     if not all(parts.values()):
         raise WeightsError(

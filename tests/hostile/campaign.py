@@ -60,7 +60,9 @@ def carry_out(number: int, seed: int, kinds: Iterable[str]) -> Verdict:
         chosen.prepare(work)
         environ |= chosen.environ
         began = time.monotonic()
-        code, said = _alone(chosen.arguments, work, environ) if chosen.alone else _here(chosen.arguments, work, environ)
+        with chosen.within(root / "more"):
+            run = _alone if chosen.alone else _here
+            code, said = run(chosen.arguments, work, environ)
         seconds = time.monotonic() - began
         lost = [name for name, text in OWNED.items() if _content(root / "home" / name) != text]
         bad = [

@@ -18,6 +18,8 @@ UNET, VAE, TEXT, TEXT_2 = (f"{part}/config.json" for part in ("unet", "vae", "te
 VISION = "ip_adapter/image_encoder/config.json"
 SCHEDULER, INDEX = "scheduler/scheduler_config.json", "model_index.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+TEXT_WEIGHTS, VISION_WEIGHTS = (f"{part}/model.safetensors" for part in ("text_encoder", "ip_adapter/image_encoder"))
+ADAPTER = "ip_adapter/ip-adapter.safetensors"
 CONFIGURATIONS = (UNET, VAE, TEXT, TEXT_2, VISION, SCHEDULER, INDEX)
 
 
@@ -86,6 +88,11 @@ def tensors(file: str, change: Callable[[dict[str, Any]], object], name: str) ->
         save_file(found, folder / file)
 
     return Case(f"{file}: {name}", do)
+
+
+def cast(kind: str) -> Callable[[dict[str, Any]], object]:
+    """Makes numbers of another kind of every tensor."""
+    return lambda found: found.update({name: tensor.astype(kind) for name, tensor in found.items()})
 
 
 def vocabulary(change: Callable[[dict[str, Any]], object], name: str) -> Case:
@@ -209,6 +216,11 @@ REFUSED: tuple[Case, ...] = (
     tensors(WEIGHTS, lambda found: found.update({"conv_in.weight": _zeros(64, 9, 3, 3)}), "another shape"),
     tensors(WEIGHTS, lambda found: found.update({"conv_in.bias": _zeros()}), "a number for a list"),
     tensors(WEIGHTS, lambda found: found.pop("conv_out.bias"), "one is missing"),
+    *(
+        tensors(file, cast(kind), f"all {kind}")
+        for file in (WEIGHTS, TEXT_WEIGHTS, VISION_WEIGHTS, ADAPTER)
+        for kind in ("int32", "bool")
+    ),
     tensors(WEIGHTS, lambda found: found.clear() or found.update(x=_zeros(1)), "none that is wanted"),
     says(VAE, block_out_channels=[16, 32, 64, 128]),
     says(TEXT, intermediate_size=128),

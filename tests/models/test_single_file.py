@@ -332,6 +332,13 @@ def test_a_place_that_holds_one_file_models_says_how_to_name_one(world, on_hub):
     assert refused.value.hint == f"name a file in it: --model {usual if on_hub else path}"
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64], ids=str)
+def test_weights_that_are_not_floating_point_numbers_are_refused(world, sdxl, demo, kind):
+    name = f"{VAE}decoder.conv_in.bias"
+    with pytest.raises(ModelError, match=r"decoder\.conv_in\.bias holds .*, not floating-point"):
+        load(saved(world.cwd, sdxl | {name: sdxl[name].to(kind)}))
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

@@ -1,12 +1,13 @@
 """All kinds of attack by name. A new one is a function from a random generator to an `Attack`, in a file here."""
 
 from tests.hostile.case import Kind
-from tests.hostile.kinds import caches, files, models, pictures, places, settings
+from tests.hostile.kinds import caches, files, models, pictures, places, settings, weights
 
 KINDS: dict[str, Kind] = {
     **settings.KINDS,
     **pictures.KINDS,
     **models.KINDS,
+    **weights.KINDS,
     **caches.KINDS,
     **files.KINDS,
     **places.KINDS,
