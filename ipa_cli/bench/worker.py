@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,21 +24,20 @@ from ipa_cli import __version__, backends
 from ipa_cli.bench import parity
 from ipa_cli.config import Settings
 from ipa_cli.config.values import settings_from_json
-from ipa_cli.engine import session
+from ipa_cli.engine.backend_choice import check_backend
+from ipa_cli.engine.engine import Drawing, Engine
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import packages, timing
 from ipa_cli.models import schedulers
 from ipa_cli.models.plan import DEMO, make_plan
-from ipa_cli.pipeline.task import load_references, make_task
+from ipa_cli.pipeline.task import Request, load_references, make_request
 from ipa_cli.result import Silent
 from ipa_cli.system import child
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ipa_cli.pipeline.denoise import Conditions, Request
-    from ipa_cli.pipeline.task import Task
     from ipa_cli.unet.inputs import UNetInputs
 
 STARTED = time.perf_counter()
@@ -75,24 +74,22 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
     from ipa_cli.unet.inputs import tensors
 
     teller = Teller(say)
-    opened, task = _open(settings, teller)
-    requests = [replace(task.requests[0], seed=task.requests[0].seed + number) for number in range(batch)]
-    timing.synchronize(opened.device)
+    engine, request = _open(settings, batch, teller)
+    timing.synchronize(engine.device)
     load_s = time.perf_counter() - STARTED
-    say(environment=_environment(opened, task))
-    weights_sum = _sum(opened.model.unet.parameters())  # before a backend puts others in their place
+    say(environment=_environment(engine, request))
+    weights_sum = _sum(engine.model.unet.parameters())  # before a backend puts others in their place
 
     began = time.perf_counter()
-    conditions = _condition(opened, task, batch)
-    ready = session.make_ready(opened, settings.backend, requests[0], conditions, teller)
+    ready = engine.prepare(request)
     say(doing="warming up")
-    first_step_s = session.time_step(opened, ready.denoiser, requests[0], conditions)
-    _draw(opened, ready.denoiser, task, [replace(each, steps=min(each.steps, FIRST_STEPS)) for each in requests])
+    first_step_s = engine.time_step(request)
+    _draw(engine, replace(request, steps=min(request.steps, FIRST_STEPS)))
     warmup_s = time.perf_counter() - began
 
     say(doing="drawing")
     began = time.perf_counter()
-    pictures = _draw(opened, ready.denoiser, task, requests)
+    drawing = _draw(engine, request)
     e2e_s = time.perf_counter() - began
     figures = {
         "origin": ready.origin,
@@ -101,24 +98,25 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
         "open_s": ready.open_s,
         "first_step_s": first_step_s,
         "warmup_s": warmup_s,
-        "it_per_s": pictures.clock.per_second,
+        "it_per_s": drawing.it_per_s,
         "pictures_per_s": batch / e2e_s if batch > 1 else None,
         "e2e_s": e2e_s,
-        "beside_s": e2e_s - pictures.clock.seconds,
-        "peak_gib": timing.peak_gib(opened.device),
-        "reserved_gib": _reserved_gib(opened.device),
+        "beside_s": e2e_s - drawing.steps_s,
+        "peak_gib": timing.peak_gib(engine.device),
+        "reserved_gib": _reserved_gib(engine.device),
     }
-    inputs = session.example_inputs(opened, requests[0], conditions)
+    inputs = engine.example_inputs(request)
     say(figures={**figures, "weights_sum": weights_sum, "inputs_sum": _sum(tensors(inputs))})
     if keep is not None:
         say(doing="keeping what was drawn")
         noise = ready.denoiser(inputs)
-        parity.keep(keep, noise, pictures.images, _in_fp32(opened.model.unet, inputs) if exact else None)
+        exact_noise = _in_fp32(engine.model.unet, inputs) if exact else None
+        parity.keep(keep, noise, list(drawing.images.values()), exact_noise)
 
 
-def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
-    """The loaded model and the picture to draw. Raises IpaError when the backend cannot work here."""
-    backend = session.check_backend(settings.backend, settings.precision)
+def _open(settings: Settings, batch: int, teller: Teller) -> tuple[Engine, Request]:
+    """The loaded model and the pictures to draw, `batch` at once. Raises IpaError when the backend cannot work here."""
+    backend = check_backend(settings.backend, settings.precision)
     problem = backends.get(backend).missing_to_compile(None)
     if problem is not None:
         raise problem
@@ -126,22 +124,17 @@ def _open(settings: Settings, teller: Teller) -> tuple[session.Session, Task]:
         settings = replace(settings, image=(str(DEMO / "reference.png"),))
     plan = make_plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
-    task = make_task(settings, plan, load_references(settings, teller))
+    settings = replace(settings, num_images=batch, batch_size=batch)
+    request = make_request(settings, plan, load_references(settings, teller))
     schedulers.check(settings.scheduler)
-    schedulers.check_steps(settings.scheduler, plan, task.requests[0].steps)
-    return session.open_session(settings, plan, teller, shows_bars=False, alone=True), task
+    schedulers.check_steps(settings.scheduler, plan, request.steps)
+    return Engine.open(settings, plan, teller, alone=True), request
 
 
-def _condition(opened: session.Session, task: Task, batch: int) -> Conditions:
-    from ipa_cli.pipeline import denoise
-
-    return denoise.for_several(session.condition(opened, task, Silent()), batch)
-
-
-def _draw(opened: session.Session, denoiser: Any, task: Task, requests: Sequence[Request]) -> session.Several:
+def _draw(engine: Engine, request: Request) -> Drawing:
     """All of it: prompt and reference encoded, denoised, decoded."""
-    conditions = _condition(opened, task, len(requests))
-    return session.draw_several(opened, denoiser, requests, conditions, "", Silent())
+    engine.forget()
+    return engine.draw(request)
 
 
 def _in_fp32(unet: Any, inputs: UNetInputs) -> Tensor | None:
@@ -182,11 +175,11 @@ def _reserved_gib(device: Any) -> float | None:
     return torch.cuda.max_memory_reserved(device) / 2**30
 
 
-def _environment(opened: session.Session, task: Task) -> dict[str, Any]:
+def _environment(engine: Engine, request: Request) -> dict[str, Any]:
     """Versions and device of this process, and what it draws."""
     import torch
 
-    request, device = task.requests[0], opened.device
+    device = engine.device
     return {
         "versions": {
             "ipa": __version__,
@@ -196,15 +189,15 @@ def _environment(opened: session.Session, task: Task) -> dict[str, Any]:
         },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "dtype": str(opened.dtype).removeprefix("torch."),
-        "model": opened.plan.name,
-        "dummy": opened.plan.dummy,
-        "adapter": adapter_name(opened.plan),
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "model": engine.plan.name,
+        "dummy": engine.plan.dummy,
+        "adapter": adapter_name(engine.plan),
         "width": request.width,
         "height": request.height,
         "steps": request.steps,
         "guidance_scale": request.guidance_scale,
-        "seed": request.seed,
+        "seed": request.seeds[0],
     }
 
 

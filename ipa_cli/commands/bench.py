@@ -91,7 +91,7 @@ def bench(
     process of its own: the first of a backend has no graph in its cache, the others find it there.
     """
     from ipa_cli.bench import comparison, files, machine, results_file, run, specs
-    from ipa_cli.engine import session
+    from ipa_cli.engine.store import temporary_files
     from ipa_cli.hardware import probe
 
     if resume and folder is None:
@@ -131,7 +131,7 @@ def bench(
     folder = folder or Path(f"ipa-bench-{time.strftime('%Y%m%d-%H%M%S')}")
     earlier = files.unfinished(folder, asked, machine.describe(), measured) if resume else None
     files.prepare(folder, replacing=force or resume)
-    with session.temporary_files(settings):
+    with temporary_files(settings):
         done = run.bench(workload, measured, run.Limits(runs or 3, budget), folder, context.obj, earlier)
 
     slower = [] if before is None else comparison.regressions(done, before)

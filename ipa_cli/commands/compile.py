@@ -47,7 +47,8 @@ def compile(context: typer.Context, size: Size = None, dynamic: Dynamic = None) 
     The graphs are kept in the cache, where every later process finds them; what is there already is left alone.
     The shape 256x256-b2 is for pictures of 256x256 pixels, two in a call; one picture with guidance is two.
     """
-    from ipa_cli.engine import compilation, session
+    from ipa_cli.engine import compile as compiling
+    from ipa_cli.engine.store import temporary_files
 
     resolved = options.settings(context).settings
     sizes = [parse_picture_size(text) for text in size or ()]
@@ -55,8 +56,8 @@ def compile(context: typer.Context, size: Size = None, dynamic: Dynamic = None) 
         config.checked("width", width, "--size")
         config.checked("height", height, "--size")
     span = None if dynamic is None else parse_range(dynamic)
-    with session.temporary_files(resolved):
-        done = compilation.compile(resolved, sizes, span, context.obj, shows_bars=context.obj.live)
+    with temporary_files(resolved):
+        done = compiling.compile(resolved, sizes, span, context.obj, shows_bars=context.obj.live)
     rows = tuple(
         (
             graph.id,

@@ -34,10 +34,10 @@ def embed(
 
     Drawing with --embeds then needs no image encoder.
     """
-    from ipa_cli.engine import embeds
+    from ipa_cli.engine import embed as encoding
 
     settings = options.settings(context).settings
-    done = embeds.embed(settings, config.expanded(file), force, context.obj, context.obj.live)
+    done = encoding.embed(settings, config.expanded(file), force, context.obj, context.obj.live)
     count = len(done.sources)
     line = f"{done.path}  {count} picture{'s' * (count > 1)} for {done.adapter}"
     return Result("embed", {**asdict(done), "path": str(done.path.absolute())}, (line,), paths=(done.path,))

@@ -16,7 +16,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.result import Block, Facts, Picture, Result
 
 if TYPE_CHECKING:
-    from ipa_cli.engine.generation import Generated
+    from ipa_cli.engine.generate import Generated
 
 
 class Format(str, Enum):
@@ -74,7 +74,9 @@ def generate(
     force: options.Force = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
-    from ipa_cli.engine import generation, replay, session
+    from ipa_cli.engine import generate as drawing
+    from ipa_cli.engine import replay
+    from ipa_cli.engine.store import temporary_files
     from ipa_cli.images.filenames import FORMATS
     from ipa_cli.pipeline import prompts
     from ipa_cli.system import inputs
@@ -96,11 +98,11 @@ def generate(
         replay.check_places(recorded, resolved, allow_fetch, context.obj)
     if resolved.settings.preview:
         context.obj.check_preview()
-    if resolved.settings.output == generation.STDOUT:
+    if resolved.settings.output == drawing.STDOUT:
         context.obj.check_stdout_takes_bytes()
-    form = generation.Form(FORMATS[f".{format.value}"] if format else None, quality)
-    with session.temporary_files(resolved.settings):
-        done = generation.generate(resolved.settings, context.obj, force, context.obj.live, recorded, several, form)
+    form = drawing.Form(FORMATS[f".{format.value}"] if format else None, quality)
+    with temporary_files(resolved.settings):
+        done = drawing.generate(resolved.settings, context.obj, force, context.obj.live, recorded, several, form)
     paths = tuple(image.path for image in done.images if image.path)
     return Result("generate", _data(done), _blocks(done, resolved.settings.preview), paths=paths, stdout=done.stdout)
 

@@ -69,7 +69,7 @@ def sweep_scale(
     force: Annotated[bool, _output("--force", "-f", help="replace the sweep in the folder")] = False,
 ) -> Result:
     """Draw the same pictures at many scales, side by side."""
-    from ipa_cli.engine import session
+    from ipa_cli.engine.store import temporary_files
     from ipa_cli.pipeline.prompts import typed
     from ipa_cli.sweep import plan, run
     from ipa_cli.system.inputs import check_stdin
@@ -86,7 +86,7 @@ def sweep_scale(
     if encoded:
         context.params["embeds"] = encoded[0]
     settings = options.settings(context).settings
-    with session.temporary_files(settings):
+    with temporary_files(settings):
         done = run.sweep_scale(settings, axes, config.expanded(folder), context.obj, resume, force, context.obj.live)
     failed = 1 if done.frozen or done.failed else 0
     return Result("sweep-scale", _data(done), _blocks(done), failed, (done.folder,))

@@ -65,6 +65,7 @@ def resolve(
     cwd: Path | None = None,
     picture: Layer | None = None,
     problems: list[IpaError] | None = None,
+    reads_project: bool = True,
 ) -> Resolved:
     """Merge all layers. Raises ConfigError for a bad file, UsageError for a flag or variable, IpaError for a picture.
 
@@ -85,7 +86,7 @@ def resolve(
             put(name, value, Source("user", str(user)), ConfigError)
     here = files.working_directory() if cwd is None else cwd.resolve()
     ignored: tuple[Ignored, ...] = ()
-    project = files.project_file(here)
+    project = files.project_file(here) if reads_project else None
     if project is not None and not (user is not None and is_file(user) and project.samefile(user)):
         with left_out(problems):
             found, ignored = read_project(project, here, problems)

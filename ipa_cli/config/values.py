@@ -13,7 +13,7 @@ from ipa_cli.config import adapter_options
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import quoted, short
 from ipa_cli.config.places import expanded
-from ipa_cli.config.settings import FIELDS, ConfigError, Settings
+from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, Settings
 from ipa_cli.errors import IpaError, UsageError
 
 _TYPES = typing.get_type_hints(Settings)
@@ -92,6 +92,25 @@ def settings_as_json(settings: Settings) -> dict[str, Any]:
 def settings_from_json(values: Mapping[str, Any], where: str) -> Settings:
     """Settings from what `settings_as_json` gave. Raises IpaError, which names `where`."""
     return Settings(**{name: from_json(name, value, where) for name, value in values.items()})
+
+
+def from_python(name: str, value: Any) -> Any:
+    """A value that a program gives, of the type the setting has; paths are taken for text, one value for a list of it.
+
+    Raises UsageError for another.
+    """
+    kind, wanted = expected(name)
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    if kind is tuple:
+        several = value if isinstance(value, list | tuple) else [value]
+        value = [str(one) if isinstance(one, Path) else one for one in several]
+    elif isinstance(value, Path):
+        value = str(value)
+    value = _as_kind(name, value, name, UsageError)
+    if type(value) is not kind:
+        raise UsageError(f"{name} = {quoted(value)}: expected {wanted}", EXPLAINED)
+    return value
 
 
 def _as_kind(name: str, value: Any, where: str, error: type[IpaError]) -> Any:

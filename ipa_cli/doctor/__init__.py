@@ -11,7 +11,7 @@ from ipa_cli.backends import requirements
 from ipa_cli.doctor import compiler, gpus, hub, machine, places, setup, software
 from ipa_cli.doctor.check import Check
 from ipa_cli.doctor.report import text
-from ipa_cli.engine.session import AUTO, BACKEND_ALIASES
+from ipa_cli.engine.backend_choice import ALIASES, AUTO
 from ipa_cli.hardware import cores, gpu, packages
 from ipa_cli.result import Reporter
 
@@ -31,7 +31,7 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     build = software.torch_build()
     versions = packages.installed()
     torch = versions["torch"]
-    backend = BACKEND_ALIASES.get(settings.backend, settings.backend).replace(AUTO, "eager")  # what auto falls back on
+    backend = ALIASES.get(settings.backend, settings.backend).replace(AUTO, "eager")  # what auto falls back on
     compiles = backend in COMPILED
     on_gpu = settings.device.startswith("cuda")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,11 @@ class Ready:
     entry: Entry | None = None
     open_s: float = 0.0
     compile_s: float = 0.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which graph it is, as data."""
+        return {"origin": self.origin, "id": self.entry.id if self.entry else None, "why": self.why}
 
 
 def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, Any]:
@@ -145,7 +150,15 @@ def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
     return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
 
 
-def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, store: Store, reporter: Reporter) -> Ready:
+def choose(
+    unet: Any,
+    example: UNetInputs,
+    model: str,
+    settings: Settings,
+    store: Store,
+    reporter: Reporter,
+    opened: Sequence[Ready] = (),
+) -> Ready:
     """`--backend auto`: a graph that is in the cache or worth compiling here, else eager. Says which and why."""
     reason = requirements.problem("inductor", packages.installed())
     if reason is None:
@@ -153,7 +166,7 @@ def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, store
         wanted = ask(inductor, "inductor", model, example, settings)
         reason = _not_worth_it(unet, settings.compile) or inductor.missing_to_compile(None)
         try:
-            return prepare(unet, wanted, store, reason is None, reporter)
+            return prepare(unet, wanted, store, reason is None, reporter, opened)
         except NoGraph as error:
             if wanted.options["precision"] != "half":
                 reporter.warn(f"without a graph nothing is drawn in {wanted.options['precision']}")
@@ -165,7 +178,8 @@ def choose(unet: Any, example: UNetInputs, model: str, settings: Settings, store
     else:
         reporter.detail(f"backend eager: {reason.message}")  # the result says it too
     eager = Wanted("eager", model, example, backends.get("eager").options(None), ())
-    return replace(prepare(unet, eager, store, False, reporter), why=reason.message)
+    ready = prepare(unet, eager, store, False, reporter, opened)
+    return ready if ready in opened else replace(ready, why=reason.message)
 
 
 def _not_worth_it(unet: Any, wished: bool) -> IpaError | None:
@@ -180,20 +194,31 @@ def _not_worth_it(unet: Any, wished: bool) -> IpaError | None:
     return None
 
 
-def prepare(unet: Any, wanted: Wanted, store: Store, may_compile: bool, reporter: Reporter) -> Ready:
-    """A denoiser from the store, or compiled now.
+def prepare(
+    unet: Any,
+    wanted: Wanted,
+    store: Store,
+    may_compile: bool,
+    reporter: Reporter,
+    opened: Sequence[Ready] = (),
+) -> Ready:
+    """A denoiser from the store, or compiled now; the same one again where `opened` has what serves.
 
     A damaged graph is reported and built again. Raises NoGraph when there is none and `may_compile` is false,
     StoreError when the cache cannot keep one or the graph there may not be loaded, IpaError when compiling fails.
     """
     module = backends.get(wanted.backend)
     if not module.compiles:
-        return Ready(
+        same = next((ready for ready in opened if ready.backend == wanted.backend), None)
+        return same or Ready(
             module.load(unet, None, wanted.options), wanted.backend, "uncompiled", "asked for, nothing to compile"
         )
     reporter.detail(f"looking in {store.root} for the graph {key(unet, wanted).folder}")
     found = find(store, unet, wanted)
     if isinstance(found, Entry):
+        same = next((ready for ready in opened if ready.entry and ready.entry.id == found.id), None)
+        if same is not None:
+            return same
         try:
             return _open(module, unet, wanted, store, found)
         except cache.Lost as lost:

@@ -6,16 +6,16 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.config import FIELDS
+from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public, public_name, public_settings
 
 if TYPE_CHECKING:
+    from ipa_cli.engine.engine import Engine
     from ipa_cli.engine.graphs import Ready
-    from ipa_cli.engine.session import Session
     from ipa_cli.images.reference import Reference
     from ipa_cli.models.ip_adapter import AdapterPlan
     from ipa_cli.models.plan import Plan
-    from ipa_cli.pipeline.task import Task
+    from ipa_cli.pipeline.task import Request
 
 # Settings that a picture records as they came out, for itself alone, ...
 CAME_OUT = (
@@ -29,33 +29,32 @@ NOT_OF_THE_PICTURE = (
 )
 
 
-def record(session: Session, ready: Ready, task: Task, number: int) -> dict[str, Any]:
-    """Everything needed to draw picture `number` again, as its file carries it."""
-    request = task.requests[number]
-    used = list(zip(session.settings.adapter, task.image_prompts, strict=False))
+def record(engine: Engine, settings: Settings, ready: Ready, request: Request, number: int) -> dict[str, Any]:
+    """Everything needed to draw picture `number` again, as its file carries it; `settings` are what was asked for."""
+    used = list(zip(settings.adapter, request.image_prompts, strict=False))
     of_flag = next((prompt.scale for adapter, prompt in used if "scale" not in adapter.stated), None)
     adapters = tuple(
         adapter if prompt.scale == of_flag else adapter.with_scale(prompt.scale) for adapter, prompt in used
     )
     recorded = {
-        "prompt": task.prompt,
-        "negative_prompt": task.negative_prompt,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
         "width": request.width,
         "height": request.height,
         "steps": request.steps,
         "guidance_scale": request.guidance_scale,
-        "seed": request.seed,
-        "scheduler": scheduler_name(session),
-        "model": public_name(session.plan.name),
-        "load_format": session.settings.load_format,
-        "revision": session.settings.revision,
-        "variant": session.settings.variant,
-        "dtype": str(session.dtype).removeprefix("torch."),
-        "device": session.device.type,
+        "seed": request.seeds[number],
+        "scheduler": scheduler_name(engine, request),
+        "model": public_name(engine.plan.name),
+        "load_format": settings.load_format,
+        "revision": settings.revision,
+        "variant": settings.variant,
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "device": engine.device.type,
         "backend": ready.backend,
         "graph": ready.entry.id if ready.entry else None,
-        "adapters": _adapter_record(session, task),
-        "settings": public_settings(replace(session.settings, adapter=adapters), asked_settings()),
+        "adapters": _adapter_record(engine.plan, request),
+        "settings": public_settings(replace(settings, adapter=adapters), asked_settings()),
         **({} if of_flag is None else {"scale": of_flag}),  # so that --scale can say another
     }
     return public(recorded)
@@ -66,9 +65,9 @@ def asked_settings() -> tuple[str, ...]:
     return tuple(name for name in FIELDS if name not in (*CAME_OUT, *NOT_OF_THE_PICTURE))
 
 
-def scheduler_name(session: Session) -> str:
+def scheduler_name(engine: Engine, request: Request) -> str:
     """The scheduler asked for, else the class of the model's own."""
-    return session.settings.scheduler or type(session.model.scheduler).__name__
+    return request.scheduler or type(engine.model.scheduler).__name__
 
 
 def adapter_name(plan: Plan) -> str | None:
@@ -84,10 +83,10 @@ def _name(plan: Plan, adapter: AdapterPlan) -> str:
     return public_name(f"{adapter.location}/{adapter.file}")
 
 
-def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
+def _adapter_record(plan: Plan, request: Request) -> list[dict[str, Any]]:
     return [
         {
-            "model": _name(session.plan, adapter),
+            "model": _name(plan, adapter),
             "scale": image_prompt.scale,
             "mode": image_prompt.mode,
             "layers": None if image_prompt.table is None else json.loads(image_prompt.table),
@@ -95,7 +94,7 @@ def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
             "end": image_prompt.end,
             "fit": image_prompt.fit,
             "images": [
-                {"source": _recorded_source(session.plan, reference), "sha256": reference.sha256, "weight": weight}
+                {"source": _recorded_source(plan, reference), "sha256": reference.sha256, "weight": weight}
                 for reference, weight in zip(image_prompt.references, image_prompt.weights, strict=False)
             ],
             "embeds": None
@@ -103,7 +102,7 @@ def _adapter_record(session: Session, task: Task) -> list[dict[str, Any]]:
             else {"source": public_name(image_prompt.embeds.source), "sha256": image_prompt.embeds.sha256},
             "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in image_prompt.masks],
         }
-        for adapter, image_prompt in zip(session.plan.adapters, task.image_prompts, strict=True)
+        for adapter, image_prompt in zip(plan.adapters, request.image_prompts, strict=False)
     ]
 
 

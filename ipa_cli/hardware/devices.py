@@ -55,7 +55,7 @@ def offload_sequentially(modules: list[Any], device: torch.device) -> None:
 
 
 @contextmanager
-def brought_to(device: torch.device, offload: str, *modules: Any) -> Iterator[None]:
+def on_device(device: torch.device, offload: str, *modules: Any) -> Iterator[None]:
     """With model offload, bring whole modules to `device` for a while; otherwise they are already where they run."""
     if offload != "model":
         yield
@@ -97,8 +97,8 @@ def warn_of_little_memory(needed: int, reporter: Reporter) -> None:
 
 
 @contextmanager
-def memory_in_words(device: torch.device, offload: str, tiled: bool) -> Iterator[None]:
-    """Turn a device's out-of-memory into what would fit."""
+def translate_out_of_memory(device: torch.device, offload: str, tiled: bool) -> Iterator[None]:
+    """Raise OutOfMemory, which says what would fit, in place of torch's own error."""
     import torch
 
     try:

@@ -115,6 +115,16 @@ def decode(data: bytes, source: str) -> tuple[Image, list[str]]:
     return image, notes
 
 
+def decoded(image: Image, source: str) -> tuple[Image, list[str]]:
+    """A picture that is in memory as `decode` gives one."""
+    from PIL import ImageOps
+
+    if not 0 < image.width * image.height <= PIXELS:
+        raise IpaError(f"{source} has {image.width}x{image.height} pixels", f"at most {PIXELS // 1_000_000} million")
+    notes: list[str] = []
+    return to_srgb(ImageOps.exif_transpose(image), notes), notes
+
+
 def formats() -> list[str]:
     """The formats that this Pillow can read, of those that are ever tried."""
     from PIL import Image

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import colour, mask
-from ipa_cli.images.decode import OTHER_SUFFIXES, SUFFIXES, decode, missing
+from ipa_cli.images.decode import OTHER_SUFFIXES, SUFFIXES, decode, decoded, missing
 from ipa_cli.images.download import fetch, web_address
 from ipa_cli.system import inputs
 from ipa_cli.system.inputs import STDIN
@@ -93,6 +93,18 @@ def load(name: str) -> Reference:
 def load_mask(name: str) -> Reference:
     """Read and check one mask as `load` does a picture; its image is grey, 8 bits, white where the reference counts."""
     return _load(name, mask.levels)
+
+
+def of_image(image: Image, as_mask: bool = False) -> Reference:
+    """A picture, or a mask, that is in memory: as `load` and `load_mask` see one in a file; named by its content.
+
+    Raises IpaError for a picture of no pixels, or too many.
+    """
+    upright, notes = decoded(image, "the picture")
+    flat = (mask.levels if as_mask else colour.on_white)(upright, notes)
+    digest = hashlib.sha256(f"{flat.mode} {flat.size}".encode() + flat.tobytes()).hexdigest()
+    source = f"{'mask' if as_mask else 'picture'} in memory {digest[:12]}"
+    return Reference(flat, source, digest, flat.width, flat.height, tuple(notes))
 
 
 def _load(name: str, seen: Callable[[Image, list[str]], Image]) -> Reference:

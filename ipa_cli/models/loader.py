@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +37,7 @@ class Model:
     tokenizers: tuple[Any, ...]
     scheduler: Any
     image_encoders: tuple[Any, ...]  # of each adapter, one module where they share it; None where none is needed
+    hidden_states: tuple[bool, ...]  # whether each adapter takes those of its encoder, in place of its embedding
     adapters: Adapters
     zeros_for_empty_prompt: bool
 
@@ -82,6 +83,7 @@ def load(
         tokenizers=tuple(parts[name] for name in plan.family.tokenizers),
         scheduler=parts["scheduler"],
         image_encoders=tuple(encoders),
+        hidden_states=_take_hidden_states(states),
         adapters=installed,
         zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
     )
@@ -92,16 +94,33 @@ def _overflows(family: Family, config: Mapping[str, Any], dtype: torch.dtype) ->
     return str(dtype) == "torch.float16" and family is SDXL and bool(config.get("force_upcast", True))
 
 
-def load_encoders(
-    plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
-) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
-    """The weights of each adapter and its image encoder alone, on the CPU: no UNet, no text encoder."""
+def load_encoders(plan: Plan, device: torch.device, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Model:
+    """The image encoder of each adapter alone: no UNet, no text encoder, no VAE."""
     import torch
 
     _quiet_libraries()
     plan = replace(plan, adapters=download.fetched_adapters(plan, dtype, reporter, shows_bars))
     with _reading(_adapter_sources(plan, torch.device("cpu"), dtype), dtype) as files:
-        return _adapter_parts(plan, dtype, files)
+        states, encoders = _adapter_parts(plan, dtype, files)
+    for encoder in filter(None, encoders):
+        encoder.to(device).eval()
+    nothing: Any = None
+    return Model(
+        unet=None,
+        vae=None,
+        text_encoders=(),
+        tokenizers=(),
+        scheduler=None,
+        image_encoders=tuple(encoders),
+        hidden_states=_take_hidden_states(states),
+        adapters=nothing,
+        zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
+    )
+
+
+def _take_hidden_states(states: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> tuple[bool, ...]:
+    """Whether each adapter is one of the Plus kind, and not one of the plain kind, which has one product."""
+    return tuple("proj.weight" not in state["image_proj"] for state in states)
 
 
 Source = tuple[Path, frozenset[str] | None]  # a file, and the names of its tensors where not all are wanted

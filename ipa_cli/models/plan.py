@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import Settings
+from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, hub, single_file, vaes
 from ipa_cli.models.architectures import SDXL, Family
@@ -62,8 +62,11 @@ class Plan:
         return self.adapters[0] if self.adapters else None
 
 
-def make_plan(settings: Settings) -> Plan:
-    """Find the model and its adapter, and check that they fit, before anything large is fetched or loaded."""
+def make_plan(settings: Settings, references_later: bool = False) -> Plan:
+    """Find the model and its adapter, and check that they fit, before anything large is fetched or loaded.
+
+    Without a reference picture there is no adapter either, unless `references_later` come with each request.
+    """
     dummy = settings.load_format == "dummy"
     file = single_file.path_of(settings.model)
     single, checkpoint = single_file.read_checkpoint(file) if file else (None, None)
@@ -83,13 +86,18 @@ def make_plan(settings: Settings) -> Plan:
     found = tuple(
         replace(plan_adapter(one, location, unet_config, family, dummy), encodes=one.embeds is None)
         for one in settings.adapters
-        if settings.adapter or (one.source != "none" and (one.image or one.embeds or defaults.get("reference")))
+        if settings.adapter or (one.source != "none" and (references_later or has_reference(one, defaults)))
     )
     vae = _vae(settings, configs["vae"], family, checkpoint)
     zeros = family is SDXL and bool(read_json(location, "model_index.json").get("force_zeros_for_empty_prompt", True))
     return Plan(
         settings.model, family, location, dummy, configs, found, defaults, settings.variant, zeros, checkpoint, vae
     )
+
+
+def has_reference(adapter: AdapterConfig, defaults: Mapping[str, Any]) -> bool:
+    """Whether there is a reference picture: one that is named, or the model's own."""
+    return bool(adapter.image or adapter.embeds or defaults.get("reference"))
 
 
 def own_defaults(settings: Settings) -> dict[str, Any]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.models.loader import Model
-    from ipa_cli.pipeline.task import ImagePrompt
+    from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.pipeline.task import ImagePrompt, Request
 
 # The mean and standard deviation of CLIP's training pictures, by which every IP-Adapter encoder normalises.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -54,26 +55,31 @@ def encode_images(
     """
     import torch
 
+    embeds = embed_each(model, image_prompts, device)
+    return [torch.stack([negative, positive]) if guided else positive[None] for negative, positive in embeds]
+
+
+def embed_each(model: Model, image_prompts: Sequence[ImagePrompt], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The negative and the positive embeddings of each adapter's pictures, (images, …); nothing without any."""
+    import torch
+
     embeds = []
-    for image_prompt, projection, encoder in zip(
-        image_prompts, model.adapters.projections, model.image_encoders, strict=True
-    ):
-        base = type(projection).__name__ == "ImageProjection"
+    for image_prompt, hidden, encoder in zip(image_prompts, model.hidden_states, model.image_encoders, strict=False):
         if image_prompt.embeds is None:
-            negative, positive = embed(encoder, base, image_prompt, device)
+            negative, positive = embed(encoder, hidden, image_prompt, device)
         else:
-            if (image_prompt.embeds.positive.ndim == 2) != base:
+            if (image_prompt.embeds.positive.ndim == 3) != hidden:
                 raise IpaError(
                     f"{image_prompt.embeds.source} was made for another kind of adapter", "make it anew: ipa embed"
                 )
             both = torch.from_numpy(image_prompt.embeds.negative), torch.from_numpy(image_prompt.embeds.positive)
             negative, positive = (half.to(device, model.unet.dtype) for half in both)
-        embeds.append(torch.stack([negative, positive]) if guided else positive[None])
+        embeds.append((negative, positive))
     return embeds
 
 
-def embed(encoder: Any, base: bool, image_prompt: ImagePrompt, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The negative and the positive embeddings of one adapter's pictures; `base`: not its hidden states."""
+def embed(encoder: Any, hidden: bool, image_prompt: ImagePrompt, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The negative and the positive embeddings of one adapter's pictures; `hidden`: the encoder's hidden states."""
     import torch
 
     side = encoder.config.image_size
@@ -82,7 +88,7 @@ def embed(encoder: Any, base: bool, image_prompt: ImagePrompt, device: torch.dev
     )
     pixels = pixels.to(device, encoder.dtype)
     with torch.no_grad():
-        if base:
+        if not hidden:
             positive = encoder(pixels).image_embeds
             return torch.zeros_like(positive), positive
         positive = encoder(pixels, output_hidden_states=True).hidden_states[-2]
@@ -110,6 +116,29 @@ def pixel_values(picture: Image.Image, side: int, fit: str = "pad") -> Tensor:
         fitted = picture.resize((width, height), bicubic).crop((left, top, left + side, top + side))
     values = (np.asarray(fitted, dtype=np.float32) / 255 - CLIP_MEAN) / CLIP_STD
     return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
+
+
+def join(model: Model, text: tuple[Tensor, Tensor | None], images: list[Tensor], request: Request) -> Conditions:
+    """Every layer's keys and values from an encoded prompt and encoded references, masks, and the scales of `request`.
+
+    Without references it is the text alone, whatever adapters are loaded.
+    """
+    from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.unet import attention
+
+    (hidden, pooled), used = text, request.image_prompts
+    names, levels = attention.layers(model.unet), len(model.unet.config.down_block_types)
+    size = request.width, request.height
+    seen = masks(used, names, levels, *size, hidden.device, hidden.dtype)
+    adapters = model.adapters if used else attention.Adapters((), ())
+    weights, parts = [one.weights for one in used], [one.parts for one in used]
+    context = attention.project(model.unet, adapters, hidden, images, scales(used, names), weights, parts)
+    return Conditions(context._replace(mask=seen), pooled, spans(used))
+
+
+def spans(image_prompts: Sequence[ImagePrompt]) -> tuple[tuple[float, float], ...]:
+    """The fractions of the steps between which each row of `scales` counts."""
+    return tuple((one.start, one.end) for one in image_prompts for _ in range(one.parts))
 
 
 def scales(image_prompts: Sequence[ImagePrompt], names: Sequence[str]) -> Tensor:

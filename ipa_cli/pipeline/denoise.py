@@ -15,27 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.backends.base import Denoiser
+    from ipa_cli.pipeline.task import Request
     from ipa_cli.unet.inputs import Context, UNetInputs
 
 
 class BrokenPicture(IpaError):
     """The numbers went out of range and there is no picture in them."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One picture to draw; sizes in pixels."""
-
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    seed: int
-
-    @property
-    def guided(self) -> bool:
-        """Whether the UNet sees a negative half too, as in diffusers."""
-        return self.guidance_scale > 1
 
 
 @dataclass(frozen=True)
@@ -93,17 +78,20 @@ def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timest
     return UNetInputs(sample.repeat(batch // len(sample), 1, 1, 1), timestep, conditions.context, added)
 
 
-def initial_noise(request: Request, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(1, channels, h, w) of noise drawn on the CPU, so that a seed means the same on every device."""
+def initial_noise(
+    request: Request, seeds: Sequence[int], channels: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """(seeds, channels, h, w) of noise drawn on the CPU, so that a seed means the same on every device."""
     import torch
 
-    generator = torch.Generator("cpu").manual_seed(request.seed)
     shape = (1, channels, request.height // 8, request.width // 8)
-    return torch.randn(shape, generator=generator, dtype=dtype).to(device)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return torch.cat([torch.randn(shape, generator=each, dtype=dtype) for each in generators]).to(device)
 
 
 def denoise(
-    requests: Sequence[Request],
+    request: Request,
+    seeds: Sequence[int],
     conditions: Conditions,
     denoiser: Denoiser,
     scheduler: Any,
@@ -111,17 +99,16 @@ def denoise(
     clock: StepClock,
     advance: Callable[[], None],
 ) -> Tensor:
-    """Run the scheduler's steps from pure noise, (pictures, 4, h, w); returns the latents of the pictures.
+    """Run the scheduler's steps from pure noise, (seeds, 4, h, w); returns the latents of the pictures.
 
-    `requests` differ in their seeds alone. On a GPU nothing here waits for the device: the scheduler keeps its
+    On a GPU nothing here waits for the device: the scheduler keeps its
     numbers on the CPU, where they are scalars of the kernels it starts.
     """
     import inspect
 
-    request, steps = requests[0], requests[0].steps
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": [_after_the_noise(one, latents) for one in requests]} if takes_generator else {}
-    scheduler.set_timesteps(steps)
+    extra = {"generator": [_after_the_noise(seed, latents) for seed in seeds]} if takes_generator else {}
+    scheduler.set_timesteps(request.steps)
     timesteps = scheduler.timesteps.to(latents.device)
     scale = scales(conditions, len(timesteps))
     latents = latents * scheduler.init_noise_sigma
@@ -141,11 +128,11 @@ def denoise(
     return latents
 
 
-def _after_the_noise(request: Request, latents: Tensor) -> torch.Generator:
+def _after_the_noise(seed: int, latents: Tensor) -> torch.Generator:
     """The generator of a picture: as in diffusers its first numbers went into the noise it began with."""
     import torch
 
-    generator = torch.Generator("cpu").manual_seed(request.seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     torch.randn((1, *latents.shape[1:]), generator=generator, dtype=latents.dtype)
     return generator
 

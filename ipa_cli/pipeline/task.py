@@ -23,7 +23,6 @@ from ipa_cli.unet.layers import Pattern
 if TYPE_CHECKING:
     from ipa_cli.models.ip_adapter import AdapterPlan
     from ipa_cli.models.plan import Plan
-    from ipa_cli.pipeline.denoise import Request
 
 SEEDS = 2**32
 MOST_PICTURES = 10_000
@@ -69,13 +68,33 @@ class ImagePrompt:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What to draw, with every default filled in."""
+class Request:
+    """Pictures to draw that differ in their seeds alone, with every default filled in; sizes in pixels.
+
+    One call of the UNet serves `batch_size` of them.
+    """
 
     prompt: str
     negative_prompt: str
     image_prompts: tuple[ImagePrompt, ...]
-    requests: tuple[Request, ...]
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str | None  # None: the model's own
+    seeds: tuple[int, ...]
+    batch_size: int = 1
+
+    @property
+    def guided(self) -> bool:
+        """Whether the UNet sees a negative half too, as in diffusers."""
+        return self.guidance_scale > 1
+
+    @property
+    def batches(self) -> list[list[int]]:
+        """Numbers of the pictures drawn at once; the last is repeated to fill its batch, so that one graph serves."""
+        last, size = len(self.seeds) - 1, self.batch_size
+        return [[min(number, last) for number in range(at, at + size)] for at in range(0, last + 1, size)]
 
     @property
     def scale(self) -> float:
@@ -93,16 +112,24 @@ class Task:
         return tuple(source for image_prompt in self.image_prompts for source in image_prompt.sources)
 
 
-def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...]:
-    """The reference pictures and masks of every adapter, each checked and read once; says what was done to them."""
+def load_references(
+    settings: Settings, reporter: Reporter, in_memory: Mapping[str, Reference] | None = None
+) -> tuple[Loaded, ...]:
+    """The reference pictures and masks of every adapter, each checked and read once; says what was done to them.
+
+    Those whose names are `in_memory` are there already.
+    """
+    there = in_memory or {}
     each = settings.adapters
     pictures = [name for one in each for name in (*one.image, *one.mask)]
     check_stdin([*pictures, *(one.embeds for one in each)])
-    members = {name: reference.expand(name, reporter.note) for name in dict.fromkeys(pictures)}
+    members = {
+        name: [name] if name in there else reference.expand(name, reporter.note) for name in dict.fromkeys(pictures)
+    }
 
     def read_once(typed: Sequence[Sequence[str]], load: Callable[[str], Reference]) -> list[tuple[Reference, ...]]:
         names = [[member for name in many for member in members[name]] for many in typed]
-        found = {name: load(name) for name in dict.fromkeys(name for many in names for name in many)}
+        found = {name: there.get(name) or load(name) for name in dict.fromkeys(name for many in names for name in many)}
         for picture in found.values():
             for remark in picture.notes:
                 reporter.note(f"{picture.source}: {remark}")
@@ -113,43 +140,55 @@ def load_references(settings: Settings, reporter: Reporter) -> tuple[Loaded, ...
     return tuple(map(Loaded, references, masks))
 
 
-def make_tasks(
+def make_requests(
     settings: Settings, plan: Plan, loaded: Sequence[Loaded], prompts: Sequence[Mapping[str, Any]] = ()
-) -> tuple[Task, ...]:
-    """A task for each of `prompts`, settings in the place of the others (`prompts.OF_A_LINE`); without any, just one.
+) -> tuple[Request, ...]:
+    """A request for each of `prompts`, settings in place of the others (`prompts.OF_A_LINE`); without any, just one.
 
-    Each draws all its pictures from the first seed on, so that they can be compared.
+    Each draws all its pictures from the first seed on, so that they can be compared. All have the same batch size, so
+    that one graph serves them.
     """
     if settings.seed is None:
         settings = replace(settings, seed=secrets.randbelow(SEEDS))
-    first, *others = [replace(settings, **values) for values in prompts] or [settings]
-    task = make_task(first, plan, loaded)
-    tasks = (
-        task,
-        *(
-            replace(task, prompt=_prompt(one, plan), negative_prompt=one.negative_prompt, requests=_requests(one, plan))
-            for one in others
-        ),
-    )
-    pictures = sum(len(task.requests) for task in tasks)
+    each = [replace(settings, **values) for values in prompts] or [settings]
+    pictures = sum(one.num_images for one in each)
     if pictures > MOST_PICTURES:
         raise UsageError(f"that makes {pictures} pictures; at most {MOST_PICTURES} are drawn at once", "split the list")
-    return tasks
+    first = make_request(each[0], plan, loaded)
+    size = min(settings.batch_size, max(one.num_images for one in each))
+    return tuple(
+        replace(
+            first,
+            prompt=_prompt(one, plan),
+            negative_prompt=one.negative_prompt,
+            seeds=_seeds(one),
+            batch_size=size,
+        )
+        for one in each
+    )
 
 
-def make_task(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Task:
+def make_request(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Request:
     """Fill in what the user left open from the model's defaults."""
-    prompt, requests = _prompt(settings, plan), _requests(settings, plan)
+    chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
+    prompt, seeds = _prompt(settings, plan), _seeds(settings)
     each = zip(settings.adapters, loaded, strict=True) if plan.adapters else ()
-    steps = requests[0].steps
     image_prompts = tuple(
-        _image_prompt(one, plan, adapter, pictures, steps)
+        _image_prompt(one, plan, adapter, pictures, chosen["steps"])
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
-    check_masks(image_prompts, requests[0].width, requests[0].height)
+    check_masks(image_prompts, chosen["width"], chosen["height"])
     if any(image_prompt.masks for image_prompt in image_prompts) and settings.backend in WITHOUT_MASKS:
         raise UsageError(f"the backend {settings.backend} knows no masks", "use --backend inductor or eager")
-    return Task(prompt, settings.negative_prompt, image_prompts, requests)
+    return Request(
+        prompt,
+        settings.negative_prompt,
+        image_prompts,
+        **chosen,
+        scheduler=settings.scheduler,
+        seeds=seeds,
+        batch_size=min(settings.batch_size, len(seeds)),
+    )
 
 
 def _chosen(settings: Settings, plan: Plan, name: str) -> Any:
@@ -164,12 +203,9 @@ def _prompt(settings: Settings, plan: Plan) -> str:
     return prompt
 
 
-def _requests(settings: Settings, plan: Plan) -> tuple[Request, ...]:
-    from ipa_cli.pipeline.denoise import Request
-
-    chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
+def _seeds(settings: Settings) -> tuple[int, ...]:
     first = secrets.randbelow(SEEDS) if settings.seed is None else settings.seed
-    return tuple(Request(**chosen, seed=first + n) for n in range(settings.num_images))
+    return tuple(range(first, first + settings.num_images))
 
 
 def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -> None:
@@ -245,7 +281,6 @@ def _image_prompt(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loade
     )
 
 
-def name_fields(task: Task, number: int) -> dict[str, Any]:
+def name_fields(request: Request, number: int) -> dict[str, Any]:
     """What the name of picture `number` may be made of: see `filenames.plan_paths`."""
-    request = task.requests[number]
-    return {"seed": request.seed, "scale": task.scale, "index": number, "prompt": task.prompt}
+    return {"seed": request.seeds[number], "scale": request.scale, "index": number, "prompt": request.prompt}

@@ -13,7 +13,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import Plan
 from ipa_cli.pipeline import image_embeds
 from ipa_cli.pipeline.image_embeds import Embeds
-from ipa_cli.pipeline.task import ImagePrompt, Task
+from ipa_cli.pipeline.task import ImagePrompt, Request
 from ipa_cli.sweep import plan
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Look:
         return strip
 
 
-def lay_out(settings: Settings, model: Plan, base: Task, files: Sequence[str]) -> tuple[Look, ...]:
+def lay_out(settings: Settings, model: Plan, base: Request, files: Sequence[str]) -> tuple[Look, ...]:
     """The looks of a sweep whose first is in `base`; `files` are those of `--embeds`.
 
     Raises UsageError for what is given twice, embeddings of unlike numbers of pictures, and where there is no scale

@@ -7,36 +7,30 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ipa_cli import __version__
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name, public_text
 from ipa_cli.config.units import plural
-from ipa_cli.engine import session
-from ipa_cli.engine.generation import graph_facts, say_what_it_is
+from ipa_cli.engine.backend_choice import AUTO, check_backend
+from ipa_cli.engine.engine import Engine
+from ipa_cli.engine.generate import say_what_it_is
+from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.record import adapter_name, record, scheduler_name
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import encode
 from ipa_cli.models import schedulers
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.pipeline.prompts import warn_of_spelling
-from ipa_cli.pipeline.task import Task, check_masks, load_references, make_task
+from ipa_cli.pipeline.task import Request, check_masks, load_references, make_request
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import difference, journal, looks, plan, views
 from ipa_cli.sweep.difference import Change, Frozen
 from ipa_cli.sweep.journal import Outcome
 from ipa_cli.sweep.looks import Look
 from ipa_cli.sweep.plan import Point, Row, Sweep
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ipa_cli.engine.graphs import Ready
-    from ipa_cli.engine.session import Session
-    from ipa_cli.pipeline.denoise import Conditions
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ def sweep_scale(
     if resume and force:
         raise UsageError("--resume and --force contradict each other", "leave one of them out")
     schedulers.check(settings.scheduler)
-    backend = session.check_backend(settings.backend, settings.precision)
+    backend = check_backend(settings.backend, settings.precision)
     found = None if force else journal.read_description(folder)
     if found is not None and not axes.seeds and settings.seed is None:
         axes = replace(axes, seeds=tuple(found["seeds"]))  # the same where they were chosen by chance
@@ -104,8 +98,8 @@ def sweep_scale(
     model = make_plan(settings)
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
-    base = make_task(settings, model, load_references(settings, reporter))
-    schedulers.check_steps(settings.scheduler, model, base.requests[0].steps)
+    base = make_request(settings, model, load_references(settings, reporter))
+    schedulers.check_steps(base.scheduler, model, base.steps)
     followed = looks.lay_out(settings, model, base, files)
     sweep = _lay_out(axes, base, followed)
     warn_of_spelling((*sweep.prompts, base.negative_prompt), reporter)
@@ -125,14 +119,15 @@ def sweep_scale(
         if found is None or missing:
             names = _backends(backend, sweep, found)
             with _resumable(reporter):
-                opened = session.open_session(settings, model, reporter, shows_bars)
-                studio = _set_up(opened, base, sweep, followed, names, reporter)
-                known = _known_when_ready(studio)
+                engine = Engine.open(settings, model, reporter, shows_bars)
+                layout = Layout(base, sweep, followed)
+                ready = _prepare(engine, layout, names, reporter)
+                known = _known_when_ready(engine, layout, ready)
                 # In the same order whether asked for or found out: the files say it in this order.
                 whole = {**{name: value for name, value in early.items() if name not in known}, **known}
                 journal.check_folder(folder, whole, resume or found is None, force)
                 journal.begin(folder, whole, sweep, outcomes, force)
-                work = _draw_all(studio, folder, missing, outcomes, reporter)
+                work = _draw_all(engine, layout, ready, folder, missing, outcomes, reporter)
         assert whole is not None
         journal.write_results(folder, sweep, outcomes)
         with reporter.stage("contact sheet, animations and page"):
@@ -156,32 +151,31 @@ def _at_first_point(settings: Settings, axes: Axes) -> Settings:
     return replace(settings, **chosen)
 
 
-def _lay_out(axes: Axes, base: Task, followed: Sequence[Look]) -> Sweep:
+def _lay_out(axes: Axes, base: Request, followed: Sequence[Look]) -> Sweep:
     """The sweep, with the axes that were left open filled in from `base`."""
-    first = base.requests[0]
     return plan.make(
         axes.scales,
         [look.name for look in followed],
         axes.prompts or (base.prompt,),
-        axes.sizes or ((first.width, first.height),),
-        axes.seeds or tuple(request.seed for request in base.requests),
+        axes.sizes or ((base.width, base.height),),
+        axes.seeds or base.seeds,
     )
 
 
 def _known_before_loading(
-    settings: Settings, model: Plan, base: Task, followed: Sequence[Look], backend: str, sweep: Sweep
+    settings: Settings, model: Plan, base: Request, followed: Sequence[Look], backend: str, sweep: Sweep
 ) -> dict[str, Any]:
     """What else decides how the pictures come out, as far as it is known before torch is imported."""
     chosen = {
         "scheduler": settings.scheduler,
         "dtype": None if settings.dtype == "auto" else settings.dtype,
-        "backend": None if backend == session.AUTO else [backend] * len(sweep.sizes),
+        "backend": None if backend == AUTO else [backend] * len(sweep.sizes),
     }
     return {
         journal.REFERENCE_DIGESTS: [digest for look in followed for digest in look.digests],
         "negative_prompt": base.negative_prompt,
-        "steps": base.requests[0].steps,
-        "guidance_scale": base.requests[0].guidance_scale,
+        "steps": base.steps,
+        "guidance_scale": base.guidance_scale,
         "model": public_name(model.name),
         "load_format": settings.load_format,
         "revision": settings.revision,
@@ -198,159 +192,133 @@ def _known_before_loading(
 # --- drawing --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Studio:
-    """A loaded model made ready for one sweep: every prompt and reference encoded once, a graph for every size."""
+Graphs = Mapping[tuple[int, int], Ready]  # by width and height
 
-    session: Session
-    base: Task
+
+@dataclass(frozen=True)
+class Layout:
+    """The points of a sweep as requests."""
+
+    base: Request
     sweep: Sweep
     looks: tuple[Look, ...]
-    texts: tuple[tuple[Tensor, Tensor | None], ...]
-    images: tuple[list[Tensor], ...]
-    ready: Mapping[tuple[int, int], Ready]
+
+    def request(self, row: Row, scale: float = 1.0) -> Request:
+        """One picture, as its file records it."""
+        return replace(
+            self.base,
+            image_prompts=self.looks[row.reference].at(scale),
+            prompt=self.sweep.prompts[row.prompt],
+            width=row.width,
+            height=row.height,
+            seeds=(row.seed,),
+            batch_size=1,
+        )
+
+    @property
+    def of_each_size(self) -> Mapping[tuple[int, int], Request]:
+        """The request of the first row of each size."""
+        rows = {(row.width, row.height): row for row in reversed(self.sweep.rows)}
+        return {size: self.request(row) for size, row in reversed(rows.items())}
 
 
 def _backends(asked: str, sweep: Sweep, found: Mapping[str, Any] | None) -> dict[tuple[int, int], str]:
     """The backend of every size: the one asked for; in place of auto, the one that drew the earlier part."""
-    known = found.get("backend") if found is not None and asked == session.AUTO else None
+    known = found.get("backend") if found is not None and asked == AUTO else None
     if not isinstance(known, list) or len(known) != len(sweep.sizes):
         known = [asked] * len(sweep.sizes)
-    return {size: session.check_backend(str(name)) for size, name in zip(sweep.sizes, known, strict=True)}
+    return {size: check_backend(str(name)) for size, name in zip(sweep.sizes, known, strict=True)}
 
 
-def _set_up(
-    opened: Session,
-    base: Task,
-    sweep: Sweep,
-    followed: tuple[Look, ...],
-    names: Mapping[tuple[int, int], str],
-    reporter: Reporter,
-) -> Studio:
+def _prepare(engine: Engine, layout: Layout, names: Mapping[tuple[int, int], str], reporter: Reporter) -> Graphs:
+    """Encode every prompt and reference, and open a graph for every size; one serves many where it can."""
     with reporter.stage("encoding prompts and references"):
-        texts = tuple(session.encode_text(opened, replace(base, prompt=words), reporter) for words in sweep.prompts)
-        images = tuple(
-            session.encode_images(opened, replace(base, image_prompts=look.image_prompts)) for look in followed
-        )
-    studio = Studio(opened, base, sweep, followed, texts, images, {})
-    ready: dict[tuple[int, int], Ready] = {}
-    for row in _one_of_each_size(sweep):
-        size, request, conditions = (row.width, row.height), _task(studio, row).requests[0], _condition(studio, row)
-        made = session.make_ready(opened, names[size], request, conditions, reporter)
-        # What is uncompiled, or compiled for a range, is one for all its sizes.
-        ready[size] = next((one for one in ready.values() if _same_graph(one, made)), made)
-    return replace(studio, ready=ready)
+        engine.encode([layout.request(row) for row in layout.sweep.rows])
+    return {size: engine.prepare(request, names[size]) for size, request in layout.of_each_size.items()}
 
 
-def _same_graph(one: Ready, other: Ready) -> bool:
-    if one.entry and other.entry:
-        return one.entry.id == other.entry.id
-    return one.backend == other.backend and one.origin == other.origin == "uncompiled"
-
-
-def _task(studio: Studio, row: Row, scale: float = 1.0) -> Task:
-    """The task of drawing one point, as its picture records it."""
-    request = replace(studio.base.requests[0], width=row.width, height=row.height, seed=row.seed)
-    image_prompts, prompt = studio.looks[row.reference].at(scale), studio.sweep.prompts[row.prompt]
-    return replace(studio.base, image_prompts=image_prompts, prompt=prompt, requests=(request,))
-
-
-def _condition(studio: Studio, row: Row) -> Conditions:
-    """What steers the UNet in this row, at scale 1."""
-    return session.join(studio.session, studio.texts[row.prompt], studio.images[row.reference], _task(studio, row))
-
-
-def _one_of_each_size(sweep: Sweep) -> Sequence[Row]:
-    return tuple({(row.width, row.height): row for row in reversed(sweep.rows)}.values())[::-1]
-
-
-def _warm_up(studio: Studio, reporter: Reporter) -> dict[tuple[int, int], float]:
+def _warm_up(engine: Engine, layout: Layout, reporter: Reporter) -> dict[tuple[int, int], float]:
     """Call the UNet for all that is done once, then once more by the clock: seconds of a step, by size."""
     seconds = {}
     with reporter.stage("warming up"):
-        for row in _one_of_each_size(studio.sweep):
-            size, request, conditions = (row.width, row.height), _task(studio, row).requests[0], _condition(studio, row)
-            for _ in range(max(1, studio.session.settings.warmup) + 1):
-                seconds[size] = session.time_step(studio.session, studio.ready[size].denoiser, request, conditions)
+        for size, request in layout.of_each_size.items():
+            for _ in range(max(1, engine.settings.warmup) + 1):
+                seconds[size] = engine.time_step(request)
     return seconds
 
 
-def _known_when_ready(studio: Studio) -> dict[str, Any]:
+def _known_when_ready(engine: Engine, layout: Layout, ready: Graphs) -> dict[str, Any]:
     """The rest of what decides how the pictures come out."""
     import torch
 
-    device = studio.session.device
-    ready = [studio.ready[size] for size in studio.sweep.sizes]
+    device, graphs = engine.device, [ready[size] for size in layout.sweep.sizes]
     return {
-        "scheduler": scheduler_name(studio.session),
-        "dtype": str(studio.session.dtype).removeprefix("torch."),
+        "scheduler": scheduler_name(engine, layout.base),
+        "dtype": str(engine.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "backend": [one.backend for one in ready],
-        "graph": [one.entry.id if one.entry else None for one in ready],
+        "backend": [one.backend for one in graphs],
+        "graph": [one.entry.id if one.entry else None for one in graphs],
         "torch": torch.__version__,
     }
 
 
-def _graphs_made(studio: Studio) -> int:
+def _graphs_made(ready: Graphs) -> int:
     """CUDA graphs captured and functions compiled in this process so far."""
-    captured = {id(one.denoiser): getattr(one.denoiser, "captures", 0) for one in studio.ready.values()}
+    captured = {id(one.denoiser): getattr(one.denoiser, "captures", 0) for one in ready.values()}
     dynamo = sys.modules.get("torch._dynamo.utils")  # not imported: nothing was compiled
     return sum(captured.values()) + (dynamo.counters["stats"]["unique_graphs"] if dynamo else 0)
 
 
 def _draw_all(
-    studio: Studio, folder: Path, missing: Sequence[Point], outcomes: dict[int, Outcome], reporter: Reporter
+    engine: Engine,
+    layout: Layout,
+    ready: Graphs,
+    folder: Path,
+    missing: Sequence[Point],
+    outcomes: dict[int, Outcome],
+    reporter: Reporter,
 ) -> Work:
     """Draw the missing points into `outcomes` and onto the disk, row by row."""
-    step_seconds = _warm_up(studio, reporter)
-    made = _graphs_made(studio)
-    steps = studio.base.requests[0].steps
+    step_seconds = _warm_up(engine, layout, reporter)
+    made = _graphs_made(ready)
+    steps = layout.base.steps
     expected = sum(steps * step_seconds[point.row.width, point.row.height] for point in missing)
     what = f"{plural(len(missing), 'picture')} to draw, {plural(steps, 'step')} each"
     reporter.note(f"{what}: about {_span(expected)}")
 
     started = time.perf_counter()
-    drawn = 0
-    for row, points in groupby(missing, key=lambda point: point.row):
-        conditions = _condition(studio, row)
-        for point in points:
-            outcome = _draw(studio, folder, point, conditions, reporter)
-            journal.append(folder, studio.sweep, outcome)
-            outcomes[point.number] = outcome
-            drawn += 1
-            seconds = time.perf_counter() - started
-            left = seconds / drawn * (len(missing) - drawn)
-            name = Path(point.file).name
-            if outcome.error is not None:
-                reporter.warn(f"{name} failed: {outcome.error}")
-            reporter.note(f"{drawn} of {len(missing)}: {name}" + (f", {_span(left)} left" if left else ""))
+    for drawn, point in enumerate(missing, 1):
+        outcome = _draw(engine, layout, ready, folder, point)
+        journal.append(folder, layout.sweep, outcome)
+        outcomes[point.number] = outcome
+        left = (time.perf_counter() - started) / drawn * (len(missing) - drawn)
+        name = Path(point.file).name
+        if outcome.error is not None:
+            reporter.warn(f"{name} failed: {outcome.error}")
+        reporter.note(f"{drawn} of {len(missing)}: {name}" + (f", {_span(left)} left" if left else ""))
     seconds = time.perf_counter() - started
-    graphs = [{"size": list(size), **graph_facts(one)} for size, one in studio.ready.items()]
+    graphs = [{"size": list(size), **one.facts} for size, one in ready.items()]
     timings = {"estimate_s": expected, "drawing_s": seconds, "step_s": max(step_seconds.values())}
-    return Work(drawn, _graphs_made(studio) - made, tuple(graphs), timings)
+    return Work(len(missing), _graphs_made(ready) - made, tuple(graphs), timings)
 
 
-def _draw(studio: Studio, folder: Path, point: Point, conditions: Conditions, reporter: Reporter) -> Outcome:
+def _draw(engine: Engine, layout: Layout, ready: Graphs, folder: Path, point: Point) -> Outcome:
     """Draw one point and write its picture; what fails foreseeably while drawing is a failed point, and no more."""
-    task, ready = _task(studio, point.row, point.scale), studio.ready[point.row.width, point.row.height]
-    scaled = session.at_scale(studio.session, conditions, task.image_prompts)
+    request = layout.request(point.row, point.scale)
     try:
-        image, _ = session.draw(
-            studio.session, ready.denoiser, task.requests[0], scaled, Path(point.file).name, reporter
-        )
+        drawing = engine.draw(request, Path(point.file).name)
     except IpaError as error:
         return Outcome(point, None, public_text(error.message))
-    settings = record(_as_asked(studio.session, task), ready, task, 0)
-    saved = encode.save(folder / point.file, image, settings, force=True)
+    asked = _as_asked(engine.settings, request)
+    settings = record(engine, asked, ready[point.row.width, point.row.height], request, 0)
+    saved = encode.save(folder / point.file, drawing.images[0], settings, force=True)
     return Outcome(point, saved.sha256)
 
 
-def _as_asked(opened: Session, task: Task) -> Session:
-    """The session as `ipa generate` would have it for this picture alone: with the embeddings of its row."""
-    embeds = task.image_prompts[0].embeds
-    if opened.settings.adapter or embeds is None:
-        return opened
-    return replace(opened, settings=replace(opened.settings, embeds=embeds.source))
+def _as_asked(settings: Settings, request: Request) -> Settings:
+    """The settings as `ipa generate` would have them for this picture alone: with the embeddings of its row."""
+    embeds = request.image_prompts[0].embeds
+    return settings if settings.adapter or embeds is None else replace(settings, embeds=embeds.source)
 
 
 @contextmanager

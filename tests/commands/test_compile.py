@@ -58,7 +58,7 @@ def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
     ("spoiled", "message"), [("XDG_STATE_HOME", "key that marks your own graphs"), ("IPA_CACHE_DIR", "graph cache")]
 )
 def test_a_graph_that_could_not_be_kept_is_told_before_weights_are_read(ipa, monkeypatch, spoiled, message):
-    monkeypatch.setattr("ipa_cli.engine.session.open_session", lambda *_: pytest.fail("it read the weights"))
+    monkeypatch.setattr("ipa_cli.engine.engine.Engine.open", lambda *_: pytest.fail("it read the weights"))
     monkeypatch.setenv(spoiled, "/dev/null/ipa")
     ran = ipa("compile", "--backend", "inductor", "--device", "cpu")
     assert ran.exit_code == 1 and message in ran.stderr and "hint: " in ran.stderr

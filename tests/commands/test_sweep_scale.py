@@ -21,7 +21,7 @@ import ipa_cli
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.pipeline import conditioning
-from ipa_cli.sweep.run import Studio, _graphs_made
+from ipa_cli.sweep.run import _graphs_made
 from tests import tiny_model
 from tests.unets import FLAT
 
@@ -416,17 +416,17 @@ def test_recompiles_are_counted_where_they_happen():
 
     denoiser = Denoiser()
     ready = Ready(denoiser, "eager", "uncompiled", "")
-    studio = Studio(None, None, None, (), (), (), {(64, 64): ready, (64, 96): ready})
-    before = _graphs_made(studio)
+    graphs = {(64, 64): ready, (64, 96): ready}
+    before = _graphs_made(graphs)
     denoiser.captures += 1
-    assert _graphs_made(studio) == before + 1
+    assert _graphs_made(graphs) == before + 1
 
     torch._dynamo.reset()
     square = torch.compile(lambda value: value * value, backend="eager", dynamic=False)
     square(torch.ones(2))
     square(torch.ones(3))  # another shape: compiled again
     square(torch.ones(3))
-    assert _graphs_made(studio) == before + 3
+    assert _graphs_made(graphs) == before + 3
 
 
 @pytest.mark.gpu

@@ -12,7 +12,8 @@ import ipa_cli
 from ipa_cli.hardware.timing import StepClock
 from ipa_cli.models import vae
 from ipa_cli.models.schedulers import CLASSES, NEEDS, create
-from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, Request, decode, denoise
+from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, decode, denoise
+from ipa_cli.pipeline.task import Request
 from ipa_cli.unet.inputs import Context
 
 pytestmark = pytest.mark.slow
@@ -256,10 +257,12 @@ def test_no_step_waits_for_the_device(diffusers_pipeline, name):
 
     context = Context([of(2, 4, 2, 77, 8)], [[of(2, 4, 2, 4, 8)]], of(1, 1))
     conditions = Conditions(context, of(4, 16), spans=((0.0, 0.5),))
-    requests = [Request(64, 64, 6, 5.0, seed) for seed in (1, 2)]
+    request = Request("", "", (), 64, 64, 6, 5.0, name, (1, 2), batch_size=2)
     scheduler = create(name, diffusers_pipeline.scheduler)
     clock = StepClock(torch.device("meta"))
-    latents = denoise(requests, conditions, lambda given: given.sample * 2, scheduler, of(2, 4, 8, 8), clock, int)
+    latents = denoise(
+        request, (1, 2), conditions, lambda given: given.sample * 2, scheduler, of(2, 4, 8, 8), clock, int
+    )
     assert latents.shape == (2, 4, 8, 8)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipa_cli.engine import session
+from ipa_cli.engine.engine import Engine
 from ipa_cli.errors import IpaError
 from tests import checkpoints
 from tests.zoo import layouts
@@ -62,7 +62,7 @@ def test_a_layout_is_taken_by_every_command(ipa, world, drawn, monkeypatch, layo
     def planned(settings: object, plan: object, *_: object) -> None:
         raise IpaError(f"would compile {plan.name}", "")
 
-    monkeypatch.setattr(session, "open_session", planned)
+    monkeypatch.setattr(Engine, "open", planned)
     compiled = ipa("compile", "--size", "64x64", *flags, "--json")
     assert compiled.error()["message"].startswith("would compile ")
 

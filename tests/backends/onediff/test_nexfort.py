@@ -140,7 +140,7 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     from torch._dynamo.utils import counters
 
     from ipa_cli.config import Settings
-    from ipa_cli.engine import session
+    from ipa_cli.engine.engine import Engine
     from ipa_cli.models.plan import make_plan
     from ipa_cli.pipeline import task
     from ipa_cli.result import Silent
@@ -149,10 +149,9 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
 
     settings = Settings(width=SIZE, height=SIZE, seed=7, scale=1.0, device="cpu", cache_dir=graph.cache)
     plan = make_plan(settings)
-    opened = session.open_session(settings, plan, Silent(), False)
-    drawing = task.make_task(settings, plan, task.load_references(settings, Silent()))
-    example = session.example_inputs(opened, drawing.requests[0], session.condition(opened, drawing, Silent()))
-    unet = opened.model.unet
+    engine = Engine.open(settings, plan, Silent())
+    example = engine.example_inputs(task.make_request(settings, plan, task.load_references(settings, Silent())))
+    unet = engine.model.unet
     denoiser = nexfort.load(unet, graph.folder, nexfort.options(None))
     whole = call_unet(unet, example).detach()
     for scale in (1.0, 0.0, 0.5):

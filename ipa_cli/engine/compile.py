@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 from ipa_cli import backends, cache
 from ipa_cli.config import Settings
-from ipa_cli.engine import graphs, session
+from ipa_cli.engine import graphs
+from ipa_cli.engine.backend_choice import AUTO, check_backend
+from ipa_cli.engine.engine import Engine
+from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import DEMO, Plan, make_plan
-from ipa_cli.pipeline import denoise
-from ipa_cli.pipeline.task import load_references, make_task
+from ipa_cli.pipeline.task import load_references, make_request
 from ipa_cli.result import Reporter
 
 
@@ -52,7 +54,7 @@ def compile(
 
     Raises UsageError for a backend that does not compile, IpaError when it cannot work here.
     """
-    name = session.check_backend("inductor" if settings.backend == session.AUTO else settings.backend)
+    name = check_backend("inductor" if settings.backend == AUTO else settings.backend)
     backend = backends.get(name)
     if not backend.compiles:
         raise UsageError(f"the backend {name} compiles nothing", "choose --backend inductor")
@@ -75,26 +77,21 @@ def compile(
     settings = replace(settings, backend=name, prompt=settings.prompt or "", seed=0)
     plan = make_plan(settings)
     loaded = load_references(settings, reporter)
-    store = session.graph_store(settings)
+    store = graph_store(settings)
     if not cache.of_backend(store, name):  # a graph that is there takes no room, and no right to write
         cache.check_keeps(store)
 
     started = time.perf_counter()
-    opened = session.open_session(settings, plan, reporter, shows_bars)
+    engine = Engine.open(settings, plan, reporter, shows_bars)
     load_s = time.perf_counter() - started
-    conditions, done = None, []
     asked = [replace(settings, width=width, height=height) for width, height in sizes] or [
         _example(settings, plan, span)
     ]
+    done = []
     for each in asked[:1] if span else asked:
-        task = make_task(each, plan, loaded)
-        if conditions is None or conditions.context.mask:  # masks have the picture's size
-            conditions = session.condition(opened, task, reporter)
-        several = denoise.for_several(conditions, settings.batch_size)
-        example = session.example_inputs(opened, task.requests[0], several)
-        wanted = graphs.Wanted(name, plan.name, example, options, may_differ=())
-        done.append(_graph(graphs.prepare(opened.model.unet, wanted, store, True, reporter), plan.name))
-    return Compiled(tuple(done), str(opened.device), str(opened.dtype).removeprefix("torch."), load_s)
+        request = replace(make_request(each, plan, loaded), batch_size=settings.batch_size)
+        done.append(_graph(engine.compile(request, options), plan.name))
+    return Compiled(tuple(done), str(engine.device), str(engine.dtype).removeprefix("torch."), load_s)
 
 
 def _example(settings: Settings, plan: Plan, span: Sequence[int] | None) -> Settings:

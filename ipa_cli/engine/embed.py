@@ -11,11 +11,12 @@ from pathlib import Path, PurePosixPath
 from ipa_cli import __version__
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name
+from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.image_embeds import FORMAT
-from ipa_cli.pipeline.task import load_references, make_task
+from ipa_cli.pipeline.task import load_references, make_request
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
 
@@ -42,25 +43,16 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
     files.check_writable(output, replacing=force)
     loaded = load_references(settings, reporter)
     plan = make_plan(settings)
-    task = make_task(replace(settings, prompt=""), plan, loaded)
+    request = make_request(replace(settings, prompt=""), plan, loaded)
     with reporter.stage("encoding references"):
         import torch
         from safetensors.torch import save
 
-        from ipa_cli.hardware import devices
-        from ipa_cli.models import loader
-        from ipa_cli.pipeline import conditioning
-
-        device = devices.pick_device(settings.device)
-        dtype = devices.pick_dtype(settings.dtype, device)
-        (state,), (encoder,) = loader.load_encoders(plan, dtype, reporter, shows_bars)
-        encoder.to(device).eval()
-        negative, positive = conditioning.embed(
-            encoder, "proj.weight" in state["image_proj"], task.image_prompts[0], device
-        )
+        engine = Engine.open_encoders(settings, plan, reporter, shows_bars)
+        ((negative, positive),) = engine.embed(request)
     name = adapter_name(plan)
     assert name is not None and plan.adapter is not None
-    used = [{"source": public_name(one.source), "sha256": one.sha256} for one in task.references]
+    used = [{"source": public_name(one.source), "sha256": one.sha256} for one in request.references]
     metadata = {
         "format": FORMAT,
         "ipa": __version__,

@@ -1,0 +1,61 @@
+"""What encoded prompts and references are known by: their content, so that equal requests share them.
+
+Scales, the layers they act on, and the steps in which they count are no part of it: they stay inputs of every call.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from ipa_cli.pipeline.task import ImagePrompt, Request
+
+Value = TypeVar("Value")
+
+
+class LRU(Generic[Value]):
+    """The `size` values used last, by key."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of `key`, made where it is not there; the one not used for longest gives way to it."""
+        if key not in self._values:
+            value = make()  # before another goes: it may fail
+            self._values[key] = value
+            while len(self._values) > self.size:
+                self._values.popitem(last=False)
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def clear(self) -> None:
+        """Forget all values."""
+        self._values.clear()
+
+
+def of_text(request: Request) -> Hashable:
+    """What the encoded prompts of a request depend on."""
+    return request.prompt, request.negative_prompt if request.guided else None
+
+
+def of_images(request: Request) -> Hashable:
+    """What the encoded references of a request depend on."""
+    return request.guided, tuple(map(_of_references, request.image_prompts))
+
+
+def of_conditions(request: Request) -> Hashable:
+    """What the keys and values of a request's layers, and their masks, depend on."""
+    masks = tuple(tuple(mask.sha256 for mask in one.masks) for one in request.image_prompts)
+    weights = tuple(one.weights for one in request.image_prompts)
+    size = (request.width, request.height) if any(masks) else None
+    return of_text(request), of_images(request), weights, masks, size, request.batch_size
+
+
+def _of_references(one: ImagePrompt) -> Hashable:
+    return tuple(source.sha256 for source in one.sources), one.embeds is None, one.fit

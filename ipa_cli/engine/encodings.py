@@ -1,0 +1,118 @@
+"""Prompts and references as what steers the UNet: encoded once, kept by content for the requests that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.engine import content
+from ipa_cli.engine.access import Access
+from ipa_cli.engine.content import LRU
+from ipa_cli.pipeline.task import Request
+from ipa_cli.result import Reporter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ipa_cli.models.loader import Model
+    from ipa_cli.pipeline.denoise import Conditions
+
+ENCODED = 64  # encoded prompts, and as many encoded sets of references, that are kept: less than 2 MB each
+CONDITIONED = 2  # sets of keys and values that are kept: 51 MB each for SDXL and one picture
+
+
+class Encodings:
+    """The encoders of a model, which may be dropped, and what they made last."""
+
+    def __init__(self, model: Model, access: Access, reporter: Reporter):
+        self.model, self._access, self._reporter = model, access, reporter
+        self._texts: LRU[tuple[Tensor, Tensor | None]] = LRU(ENCODED)
+        self._images: LRU[list[Tensor]] = LRU(ENCODED)
+        self._conditions: LRU[Conditions] = LRU(CONDITIONED)
+
+    def encode(self, requests: Sequence[Request], drop_encoders: bool = False) -> None:
+        """Encode the prompts and references of `requests`, which are all kept from now on.
+
+        With `drop_encoders` the encoders then leave memory, and only these requests, or others with the same prompts
+        and references, can be drawn; nor do the adapters' weights stay where all share their keys and values.
+        """
+        with self._access.lock:
+            self._texts.size = max(self._texts.size, len(requests))
+            self._images.size = max(self._images.size, len(requests))
+            for request in requests:
+                self._encoded(request)
+            if drop_encoders:
+                self.conditions(requests[0])
+                self._drop_encoders(joined=len(set(map(content.of_conditions, requests))) == 1)
+
+    def embed(self, request: Request) -> list[tuple[Tensor, Tensor]]:
+        """The negative and the positive embeddings of each adapter's references, (images, …)."""
+        from ipa_cli.pipeline import conditioning
+
+        with self._access.working("encoding", *distinct(self.model.image_encoders)):
+            return conditioning.embed_each(self.model, request.image_prompts, self._access.device)
+
+    def conditions(self, request: Request) -> Conditions:
+        """What steers the UNet: every layer's keys and values, kept by content, at the scales of this request."""
+        from ipa_cli.pipeline import conditioning, denoise
+        from ipa_cli.unet import attention
+
+        def make() -> Conditions:
+            text, images = self._encoded(request)
+            with self._access.working("encoding", self.model.unet):
+                conditions = conditioning.join(self.model, text, images, request)
+                return denoise.for_several(conditions, request.batch_size)
+
+        with self._access.lock:
+            made = self._conditions.get(content.of_conditions(request), make)
+            scale = conditioning.scales(request.image_prompts, attention.layers(self.model.unet))
+            context = made.context._replace(scale=scale.to(self._access.device))
+            return replace(made, context=context, spans=conditioning.spans(request.image_prompts))
+
+    def forget(self) -> None:
+        """Let go of all that is encoded: the next request is encoded anew."""
+        with self._access.lock:
+            for kept in (self._texts, self._images, self._conditions):
+                kept.clear()
+
+    def _encoded(self, request: Request) -> tuple[tuple[Tensor, Tensor | None], list[Tensor]]:
+        from ipa_cli.pipeline import conditioning
+
+        model = self.model
+
+        def text() -> tuple[Tensor, Tensor | None]:
+            self._check_encoders()
+            with self._access.working("encoding", *model.text_encoders):
+                return conditioning.encode_text(
+                    model, request.prompt, request.negative_prompt, request.guided, self._access.device, self._reporter
+                )
+
+        def images() -> list[Tensor]:
+            self._check_encoders()
+            with self._access.working("encoding", *distinct(model.image_encoders)):
+                return conditioning.encode_images(model, request.image_prompts, request.guided, self._access.device)
+
+        return self._texts.get(content.of_text(request), text), self._images.get(content.of_images(request), images)
+
+    def _check_encoders(self) -> None:
+        if not self._access.state.encoders:
+            raise RuntimeError("the encoders were dropped, and this request was not encoded before")
+
+    def _drop_encoders(self, joined: bool) -> None:
+        import torch
+
+        model, nothing = self.model, torch.device("meta")
+        if self._access.offload == "none":
+            unused = [*model.text_encoders, *distinct(model.image_encoders)]
+            for module in [*unused, model.adapters] if joined else unused:
+                module.to(nothing)  # whoever else still holds it
+            if self._access.device.type == "cuda":
+                torch.cuda.empty_cache()  # CUDA graphs have memory of their own
+        self.model = replace(model, text_encoders=(), image_encoders=())
+        self._access.publish(encoders=False)
+
+
+def distinct(encoders: Sequence[Any]) -> list[Any]:
+    """Each module once; adapters may share one, and need none where their references come encoded."""
+    return list(dict.fromkeys(filter(None, encoders)))

@@ -1,0 +1,295 @@
+"""A loaded model that draws: opened once, then asked for pictures of any size, prompt, reference, scale and sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli import backends
+from ipa_cli.cache import StoreError
+from ipa_cli.config import Settings
+from ipa_cli.engine import graphs
+from ipa_cli.engine.access import Access, State
+from ipa_cli.engine.backend_choice import AUTO, resolve
+from ipa_cli.engine.encodings import Encodings, distinct
+from ipa_cli.engine.graphs import Ready
+from ipa_cli.engine.store import graph_store
+from ipa_cli.errors import UsageError
+from ipa_cli.hardware import cores, devices, timing
+from ipa_cli.models import schedulers
+from ipa_cli.models.plan import Plan
+from ipa_cli.pipeline.task import Request
+from ipa_cli.result import Reporter
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from ipa_cli.models.loader import Model
+    from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.unet.inputs import UNetInputs
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures by their number in the request, calls of the UNet, and times in seconds.
+
+    `steps_s` is from the first step to the last, `decode_s` from there to the decoded pictures.
+    """
+
+    images: Mapping[int, Image]
+    steps: int
+    steps_s: float
+    decode_s: float
+
+    @property
+    def it_per_s(self) -> float:
+        """Calls of the UNet per second."""
+        return self.steps / self.steps_s if self.steps_s else 0.0
+
+
+class Engine:
+    """A loaded model on a device, and the graphs that were opened for it.
+
+    What belongs to the model is fixed when it is opened, by `settings`; what belongs to pictures comes with each
+    `Request`. One thread works with it at a time, others wait; `state` may be read meanwhile.
+    """
+
+    def __init__(self, settings: Settings, plan: Plan, reporter: Reporter):
+        self.settings, self.plan, self.reporter = settings, plan, reporter
+        self.device = devices.pick_device(settings.device)
+        self.dtype = devices.pick_dtype(settings.dtype, self.device)
+        self.offload = "none" if self.device.type == "cpu" else settings.offload
+        self._access = Access(self.device, self.offload, settings.vae_tiling)
+        self._encodings: Encodings
+        self._ready: dict[Hashable, Ready] = {}
+
+    @classmethod
+    def open(
+        cls, settings: Settings, plan: Plan, reporter: Reporter, shows_bars: bool = False, alone: bool = False
+    ) -> Engine:
+        """Load the model onto the device, or into main memory when it is offloaded.
+
+        On a CPU it then takes the threads that fit beside other programs; all of them if `alone` counts, as in a bench.
+        Raises UsageError, before the long work, for a backend that cannot do on this device what the settings ask.
+        """
+        began = cores.snapshot()
+        with reporter.stage(f"loading {plan.name}") as doing:
+            doing("torch")
+            engine = cls(settings, plan, reporter)
+            backend = resolve(settings.backend, settings.precision)
+            _check_offload(backend, engine.offload)
+            if backend != AUTO:
+                graphs.check_options(backend, settings, engine.device)
+            doing("weights")
+            engine._load(shows_bars)
+        if engine.device.type == "cpu":
+            cores.fit(0.0 if alone else cores.others(began), reporter)
+        return engine
+
+    @classmethod
+    def open_encoders(cls, settings: Settings, plan: Plan, reporter: Reporter, shows_bars: bool = False) -> Engine:
+        """Load the image encoders alone, for `embed`: nothing can be drawn."""
+        from ipa_cli.models import loader
+
+        engine = cls(replace(settings, offload="none"), plan, reporter)
+        with engine._access.working("loading"):
+            engine._take(loader.load_encoders(plan, engine.device, engine.dtype, reporter, shows_bars))
+        return engine
+
+    def _load(self, shows_bars: bool) -> None:
+        from ipa_cli.models import loader
+
+        with self._access.working("loading"):
+            import torch
+
+            home = self.device if self.offload == "none" else torch.device("cpu")
+            model = loader.load(self.plan, self.device, home, self.dtype, self.reporter, shows_bars)
+            if self.settings.vae_tiling:
+                model.vae.enable_tiling()
+            if self.settings.vae_slicing:
+                model.vae.enable_slicing()
+            if self.offload == "sequential":
+                encoders = [*model.text_encoders, *distinct(model.image_encoders)]
+                devices.offload_sequentially([model.unet, model.vae, *encoders], self.device)
+            if self.offload != "none":
+                model.adapters.to(self.device)
+            self._take(model)
+
+    def _take(self, model: Model) -> None:
+        self._encodings = Encodings(model, self._access, self.reporter)
+        self._access.publish(encoders=True)
+
+    @property
+    def model(self) -> Model:
+        """The loaded parts; no encoders once they were dropped."""
+        return self._encodings.model
+
+    @property
+    def state(self) -> State:
+        """What it is at, for any thread: one consistent snapshot."""
+        return self._access.state
+
+    def memory(self) -> dict[str, float]:
+        """GiB in use at most so far: see `timing.memory`."""
+        return timing.memory(self.device)
+
+    # --- prompts and references ------------------------------------------------------------------------------------
+
+    def encode(self, requests: Sequence[Request], drop_encoders: bool = False) -> None:
+        """Encode the prompts and references of `requests`, which are all kept from now on: see `Encodings.encode`."""
+        self._encodings.encode(requests, drop_encoders)
+
+    def embed(self, request: Request) -> list[tuple[Tensor, Tensor]]:
+        """The negative and the positive embeddings of each adapter's references, (images, …)."""
+        return self._encodings.embed(request)
+
+    def forget(self) -> None:
+        """Let go of all that is encoded: the next request is encoded anew."""
+        self._encodings.forget()
+
+    # --- graphs ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, request: Request, backend: str | None = None) -> Ready:
+        """Hand the UNet to a backend, once for each shape of its inputs, which is kept.
+
+        The backend is the one asked for, here or when the engine was opened, or the best that is ready, with a word on
+        why. Raises what `graphs.prepare` does.
+        """
+        with self._access.lock:
+            conditions = self._encodings.conditions(request)
+            return self._prepared(request, conditions, backend)
+
+    def compile(self, request: Request, options: Mapping[str, Any]) -> Ready:
+        """The graph for a request with exactly these options of its backend: one of the cache, or compiled for it."""
+        with self._access.working("preparing"):
+            example = self.example_inputs(request)
+            wanted = graphs.Wanted(self._backend, self.plan.name, example, options, may_differ=())
+            return graphs.prepare(self.model.unet, wanted, graph_store(self.settings), True, self.reporter)
+
+    def example_inputs(self, request: Request) -> UNetInputs:
+        """The inputs of a UNet call as every step of `request` makes it."""
+        with self._access.lock:
+            return self._example(request, self._encodings.conditions(request))
+
+    @property
+    def _backend(self) -> str:
+        return resolve(self.settings.backend, self.settings.precision)
+
+    def _example(self, request: Request, conditions: Conditions) -> UNetInputs:
+        import torch
+
+        from ipa_cli.pipeline.denoise import unet_inputs
+
+        timestep = torch.tensor(500.0, device=self.device)
+        return unet_inputs(request, conditions, self._noise(request, request.seeds[:1]), timestep)
+
+    def _prepared(self, request: Request, conditions: Conditions, backend: str | None = None) -> Ready:
+        context = conditions.context
+        tokens = (context.text[0].shape, *(adapter[0].shape for adapter in context.image), bool(context.mask))
+        shape = (request.width, request.height, *tokens)
+        if shape not in self._ready:
+            with self._access.working("preparing"):
+                self._ready[shape] = self._prepare(request, conditions, backend or self._backend)
+            self._access.publish(graphs=tuple({id(ready): ready for ready in self._ready.values()}.values()))
+        return self._ready[shape]
+
+    def _prepare(self, request: Request, conditions: Conditions, backend: str) -> Ready:
+        settings, unet, opened = self.settings, self.model.unet, self._access.state.graphs
+        if self.offload != "none":
+            _check_offload(backend, self.offload)
+            if opened:
+                return opened[0]
+            # A CUDA graph remembers where the weights lie, and offloading moves them.
+            self.reporter.note("weights are offloaded: the UNet runs uncompiled and without a CUDA graph")
+            eager = backends.get("eager")
+            options = {**eager.options(None), "cuda_graph": False}
+            return Ready(eager.load(unet, None, options), "eager", "uncompiled", "weights are offloaded")
+
+        example, store = self._example(request, conditions), graph_store(settings)
+        if backend == AUTO:
+            return graphs.choose(unet, example, self.plan.name, settings, store, self.reporter, opened)
+        wanted = graphs.ask(backends.get(backend), backend, self.plan.name, example, settings)
+        try:
+            return graphs.prepare(unet, wanted, store, settings.compile, self.reporter, opened)
+        except StoreError as error:
+            if not settings.compile:
+                raise
+            self.reporter.warn(f"{error.message} ({error.hint}): the graph serves this run alone")
+            return graphs.prepare_unkept(unet, wanted, self.reporter)
+
+    def warm_up(self, request: Request) -> float:
+        """Call the UNet `warmup` times untimed, so that nothing done once counts as speed; seconds of the first."""
+        if not self.settings.warmup:
+            return 0.0
+        with self.reporter.stage("warming up"):
+            first, *_ = [self.time_step(request) for _ in range(self.settings.warmup)]
+        return first
+
+    def time_step(self, request: Request) -> float:
+        """Call the UNet once, as a step does; seconds until the device is done."""
+        with self._access.lock:
+            conditions = self._encodings.conditions(request)
+            denoiser = self._prepared(request, conditions).denoiser
+            with self._access.working("warming up", self.model.unet):
+                inputs = self._example(request, conditions)
+                timing.synchronize(self.device)
+                started = time.perf_counter()
+                denoiser(inputs)
+                timing.synchronize(self.device)
+                return time.perf_counter() - started
+
+    # --- pictures --------------------------------------------------------------------------------------------------
+
+    def draw(self, request: Request, name: str = "") -> Drawing:
+        """All pictures of a request, `batch_size` in a call of the UNet; `name` is for people who watch."""
+        with self._access.lock:
+            parts = [self.draw_batch(request, numbers, name) for numbers in request.batches]
+        images = {number: image for part in parts for number, image in part.images.items()}
+        return Drawing(
+            images,
+            sum(part.steps for part in parts),
+            sum(part.steps_s for part in parts),
+            sum(part.decode_s for part in parts),
+        )
+
+    def draw_batch(self, request: Request, numbers: Sequence[int], name: str = "") -> Drawing:
+        """The pictures of one of `request.batches`, in one call of the UNet a step."""
+        from ipa_cli.pipeline import denoise
+
+        seeds = [request.seeds[number] for number in numbers]
+        with self._access.lock:
+            conditions = self._encodings.conditions(request)
+            denoiser = self._prepared(request, conditions).denoiser
+            clock = timing.StepClock(self.device)
+            scheduler = schedulers.create(request.scheduler, self.model.scheduler)
+            calls = schedulers.calls(scheduler, request.steps)
+            with self.reporter.steps(name, calls) as advance, self._access.working("drawing", self.model.unet):
+                self._access.publish(step=0, steps=calls)
+
+                def stepped() -> None:
+                    self._access.publish(step=self._access.state.step + 1)
+                    advance()
+
+                noise = self._noise(request, seeds)
+                latents = denoise.denoise(request, seeds, conditions, denoiser, scheduler, noise, clock, stepped)
+                timing.synchronize(self.device)
+            began = time.perf_counter()
+            with self._access.working("decoding", self.model.vae):
+                images = denoise.decode(self.model.vae, latents, self.reporter.warn)
+            decode_s = time.perf_counter() - began
+            found = dict(zip(numbers, images, strict=True))
+            self._access.publish(drawn=self._access.state.drawn + len(found))
+            return Drawing(found, calls, clock.seconds, decode_s)
+
+    def _noise(self, request: Request, seeds: Sequence[int]) -> Tensor:
+        from ipa_cli.pipeline.denoise import initial_noise
+
+        return initial_noise(request, seeds, self.model.unet.config.in_channels, self.device, self.dtype)
+
+
+def _check_offload(backend: str, offload: str) -> None:
+    if offload != "none" and backend not in (AUTO, "eager"):
+        raise UsageError(f"the backend {backend} needs its weights to stay on the GPU", "leave out --offload")

@@ -1,0 +1,19 @@
+"""Where the compiled graphs of some settings are kept, and the temporary files of working with them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from ipa_cli import config
+from ipa_cli.cache import Store, temporary
+from ipa_cli.config import Settings
+
+
+def graph_store(settings: Settings) -> Store:
+    """The store of compiled graphs that the settings name."""
+    return Store(config.cache_dir(settings), config.cache_limit(settings))
+
+
+def temporary_files(settings: Settings) -> AbstractContextManager[None]:
+    """For as long as graphs are compiled or called: see `temporary.files`."""
+    return temporary.files(graph_store(settings))
