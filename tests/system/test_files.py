@@ -52,7 +52,7 @@ WRITERS = {
     "cache/checking": "the private copies of a graph, O_EXCL",
     "cache/proof": "the key of this user, O_EXCL in a folder of their own",
     "cache/work": "the cache's own folder",
-    "engine/embeds": "safetensors in memory",
+    "engine/embed": "safetensors in memory",
 }
 
 
