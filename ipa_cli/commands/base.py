@@ -6,19 +6,19 @@ Typer's own help would import rich, which takes longer than all the rest of `ipa
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from functools import wraps
-from inspect import Parameter, Signature, signature
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from ipa_cli.config.settings import PANELS
 from ipa_cli.errors import OutputError, UsageError
 
 NARROW = 60  # columns; below, the help of a flag stands under it
 _REST = "Options"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def echo(text: str) -> None:
@@ -76,16 +76,23 @@ def _section(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:
 
 
 class Command(_Plain, TyperCommand):
-    """A command."""
+    """A command with its own parameters, the flags of its settings, see `with_options`, and those of every command."""
 
-    def __init__(self, *arguments: Any, **attributes: Any):
-        super().__init__(*arguments, **{**attributes, "rich_markup_mode": None})
+    def __init__(self, *arguments: Any, params: list[Any], callback: Any, **attributes: Any):
+        self.own = [parameter.name for parameter in params]
+        more = [*getattr(callback, "options", ()), *common_options()]
+        attributes = {**attributes, "params": [*params, *more], "callback": callback, "rich_markup_mode": None}
+        super().__init__(*arguments, **attributes)
+
+    def invoke(self, ctx: Any) -> Any:
+        return ctx.invoke(self.callback, **{name: value for name, value in ctx.params.items() if name in self.own})
 
 
 class Group(_Plain, TyperGroup):
     """A group of commands; alone it shows its help, as wrong usage."""
 
-    def __init__(self, **attributes: Any):
+    def __init__(self, params: list[Any], **attributes: Any):
+        attributes = {**attributes, "params": [*params, *common_options()]}
         super().__init__(**{**attributes, "rich_markup_mode": None, "no_args_is_help": False})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -104,86 +111,58 @@ class App(typer.Typer):
     """Commands that belong together; the flags of every command may also stand before its name."""
 
     def __init__(self, **attributes: Any):
-        super().__init__(cls=Group, callback=_with_common_flags(lambda: None), **attributes)
-
-    def callback(self, **attributes: Any) -> Any:
-        register = super().callback(**attributes)
-        return lambda function: register(_with_common_flags(function))
+        super().__init__(cls=Group, callback=lambda: None, **attributes)
 
     def command(self, name: str | None = None, *, example: str = "", **attributes: Any) -> Any:
-        register = super().command(name, cls=Command, epilog=example, **attributes)
-
-        def add(function: Callable[..., Any]) -> Callable[..., Any]:
-            register(_with_common_flags(function))
-            return function
-
-        return add
+        return super().command(name, cls=Command, epilog=example, **attributes)
 
 
-def _switch(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+def with_options(options: Sequence[TyperOption]) -> Callable[[_Function], _Function]:
+    """Give a command more options than its function has parameters: their values are in the context alone."""
+
+    def extend(function: _Function) -> _Function:
+        function.options = options  # type: ignore[attr-defined]
+        return function
+
+    return extend
+
+
+@cache
+def common_options() -> tuple[TyperOption, ...]:
+    """The flags of every command and group; they belong to the terminal, and are read before all others."""
+    return (
+        _common("--json", help="Print one JSON object on stdout.", is_flag=True, callback=_switch),
+        _common(
+            "--quiet",
+            "-q",
+            help="Show no progress and no notes, and of the result only the paths of written files.",
+            is_flag=True,
+            callback=_switch,
+        ),
+        _common("--verbose", help="Show more notes: settings and their sources, the graph looked for.", is_flag=True),
+        _common("--debug", help="Show what libraries log, and the traceback of every error.", is_flag=True),
+        _common("--log-file", help="Also write notes, errors and what libraries log to a file.", metavar="FILE"),
+    )
+
+
+def _common(*declarations: str, callback: Callable[..., Any] | None = None, **more: Any) -> TyperOption:
+    callback = callback or _tell
+    return TyperOption(param_decls=list(declarations), is_eager=True, expose_value=False, callback=callback, **more)
+
+
+def _switch(context: Any, parameter: Any, value: Any) -> Any:
     """Set how results and errors are shown before other flags are read, so that errors in those are shown that way.
 
     The command decides, by its own flag or one before its name; until it is reached, the words of the command line do.
     """
+    seen = context.meta[parameter.name] = bool(value) or context.meta.get(parameter.name, False)
     group = hasattr(context.command, "commands")
-    if not context.resilient_parsing and (value or not group):
-        name = str(parameter.name)
-        getattr(context.obj, f"set_{name}")(bool(value) or _is_set(context.parent, name))
+    if not context.resilient_parsing and (seen or not group):
+        getattr(context.obj, f"set_{parameter.name}")(seen)
     return value
 
 
-def _is_set(context: Any, name: str) -> bool:
-    return context is not None and (bool(context.params.get(name)) or _is_set(context.parent, name))
-
-
-def _tell(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+def _tell(context: Any, parameter: Any, value: Any) -> Any:
     if value and not context.resilient_parsing:
         getattr(context.obj, f"set_{parameter.name}")(value)
     return value
-
-
-def _flag(*declarations: str, help: str, callback: Callable[..., Any] = _tell, **more: Any) -> Any:
-    return typer.Option(*declarations, help=help, is_eager=True, callback=callback, show_default=False, **more)
-
-
-# Flags of the terminal, read before all others.
-_COMMON: dict[str, tuple[Any, Any]] = {
-    "json": (bool, _flag("--json", help="Print one JSON object on stdout.", callback=_switch)),
-    "quiet": (
-        bool,
-        _flag(
-            "--quiet",
-            "-q",
-            help="Show no progress and no notes, and of the result only the paths of written files.",
-            callback=_switch,
-        ),
-    ),
-    "verbose": (bool, _flag("--verbose", help="Show more notes: settings and their sources, the graph looked for.")),
-    "debug": (bool, _flag("--debug", help="Show what libraries log, and the traceback of every error.")),
-    "log_file": (
-        str,
-        _flag("--log-file", help="Also write notes, errors and what libraries log to a file.", metavar="FILE"),
-    ),
-}
-
-
-def _with_common_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    options = {name: Annotated[kind | None, option] for name, (kind, option) in _COMMON.items()}
-    return with_options(function, options)
-
-
-def with_options(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    """`function` for Typer with more options, None unless given: they are in the context, not in its arguments."""
-
-    @wraps(function)
-    def call(**arguments: Any) -> Any:
-        return function(**{name: value for name, value in arguments.items() if name not in options})
-
-    parameters = [*signature(function, eval_str=True).parameters.values(), *_keywords(options.items())]
-    call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return call
-
-
-def _keywords(options: Iterable[tuple[str, Any]]) -> list[Parameter]:
-    return [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in options]

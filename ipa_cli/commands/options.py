@@ -6,14 +6,15 @@ A flag that is not given stays `None`, so that weaker sources of its setting cou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperOption
 
 from ipa_cli import config
 from ipa_cli.commands.base import with_options
-from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.settings import MODEL, PANELS
 from ipa_cli.config.values import element_type, expected, flag_of
 
@@ -21,19 +22,19 @@ ALL = tuple(sorted(config.FIELDS, key=lambda name: PANELS.index(config.FIELDS[na
 OF_MODEL = tuple(name for name in ALL if config.FIELDS[name].metadata["panel"] == MODEL)
 
 
-def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_settings(*names: str) -> Callable[..., Any]:
     """Give a command the flags of these settings; their values are in `settings(context)`."""
-
-    def extend(function: Callable[..., Any]) -> Callable[..., Any]:
-        return with_options(function, {name: _setting(name) for name in names})
-
-    return extend
+    return with_options([_setting(name) for name in names])
 
 
 def flag(*declarations: str, help: str, panel: str | None = None, **more: Any) -> Any:
-    """A flag of a command; its help becomes a sentence, as those that Typer adds are."""
-    sentence = help[0].upper() + help[1:] + ("" if help.endswith(("…", "]")) else ".")
-    return typer.Option(*declarations, help=sentence, rich_help_panel=panel, show_default=False, **more)
+    """A flag of a command alone."""
+    return typer.Option(*declarations, help=_sentence(help), rich_help_panel=panel, show_default=False, **more)
+
+
+def _sentence(help: str) -> str:
+    """Help as Typer's own flags have it."""
+    return help[0].upper() + help[1:] + ("" if help.endswith(("…", "]")) else ".")
 
 
 def completion(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -87,22 +88,23 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
 # --- the flag of a setting --------------------------------------------------------------------------------------------
 
 
-def _setting(name: str) -> Any:
-    """The type and flag of a setting, as Typer reads them from an annotation."""
+@cache
+def _setting(name: str) -> TyperOption:
     field, kind = config.FIELDS[name], expected(name)[0]
     long, short = flag_of(name), field.metadata["short"]
     if kind is bool:
         long += f"/--no-{long[2:]}"
-    option = flag(
-        *((long, short) if short else (long,)),
-        help=field.metadata["help"] + _default(name),
-        panel=field.metadata["panel"],
+    element = element_type(name)
+    return TyperOption(
+        param_decls=[long, short] if short else [long],
+        type=element if element in (int, float, bool) else str,
+        is_flag=kind is bool,
+        multiple=kind is tuple,
         metavar=None if kind is bool else _metavar(name),
+        help=_sentence(field.metadata["help"] + _default(name)),
+        rich_help_panel=field.metadata["panel"],
         autocompletion=_completion(name),
     )
-    element = element_type(name)
-    element = str if element is AdapterConfig else element
-    return Annotated[list[element] | None if kind is tuple else element | None, option]  # type: ignore[valid-type]
 
 
 def _metavar(name: str) -> str:
@@ -122,12 +124,15 @@ def _default(name: str) -> str:
     return f" [default: {value:g}]" if isinstance(value, float) else f" [default: {value}]"
 
 
-def _completion(name: str) -> Callable[[str], list[str]] | None:
+def _completion(name: str) -> Callable[..., list[str]] | None:
     """What a shell completes a setting's value from; None where file names serve as well."""
     words = config.FIELDS[name].metadata["words"]
     named: dict[str, Callable[[], Iterable[str]]] = {"scheduler": _schedulers, "backend": lambda: ("auto", *backends())}
     values = named.get(name, (lambda: words) if words else None)
-    return None if values is None else completion(values)
+    if values is None:
+        return None
+    complete = completion(values)
+    return lambda context, words, incomplete: complete(incomplete)
 
 
 def _schedulers() -> Iterable[str]:
