@@ -256,7 +256,7 @@ class Engine:
         )
 
     def draw_batch(self, request: Request, numbers: Sequence[int], name: str = "") -> Drawing:
-        """The pictures of one of `request.batches`, in one call of the UNet a step."""
+        """The pictures of one of `Request.batches`, in one call of the UNet a step."""
         from ipa_cli.pipeline import denoise
 
         seeds = [request.seeds[number] for number in numbers]

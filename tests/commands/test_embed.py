@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_refused(ipa, embeds, world):
     assert "no whole file of embeddings" in wrong["message"] and "--embeds reference.safetensors" in wrong["hint"]
     embeds.write_bytes(whole[:-1])
     refused("no whole file of embeddings")
-    refused("both give references", "--image", REFERENCE)
+    refused("--image and --embeds are both given", "--image", REFERENCE)
     refused("2 image weights", "--image-weight", 1, "--image-weight", 1)
 
 
