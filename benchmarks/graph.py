@@ -1,6 +1,6 @@
 """Speed, parity, memory and reload time of the backends on one GPU, with a full-size SDXL of random weights.
 
-    python benchmarks/graph.py [--parts eager,graph,fast,apart,plain,self,search,tuned,fp8,linear,dynamic]
+    python benchmarks/graph.py [--parts eager,graph,fast,apart,plain,fp8,linear,dynamic]
                                [--size 1024] [--pictures 1] [--options JSON] [--profile] [--exact] [--no-reload]
 
 With guidance (UNet batch 2 for each picture), 4 image tokens, fp16. Every figure stands beside the relative error
@@ -30,7 +30,7 @@ from torch.utils import _pytree as pytree
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ipa_cli.backends import eager
-from ipa_cli.backends.inductor import backend
+from ipa_cli.backends.inductor import backend, compilation, loading
 from ipa_cli.unet.attention import install, layers, project
 from ipa_cli.unet.inputs import AddedConditions, UNetInputs, call_unet
 
@@ -65,9 +65,6 @@ PARTS: dict[str, dict[str, Any]] = {
     "fast": {"preset": "fast"},
     "apart": {"preset": "fast", "kernels": ["cross", "rows"]},
     "plain": {"preset": "fast", "kernels": [], "phases": False},
-    "self": {"preset": "fast", "kernels": ["cross", "self"]},
-    "search": {"preset": "fast", "search_convolutions": True},
-    "tuned": {"preset": "fast", "max_autotune": True},
     "fp8": {"preset": "fast", "precision": "fp8"},
     "linear": {
         "preset": "fast",
@@ -233,7 +230,7 @@ def fresh_process(folder: Path, options: dict[str, Any], size: int, tiny: bool) 
 
 def compiled(options: dict[str, Any], scene: "Scene") -> tuple[Path, float]:
     """The folder of a graph and how long it took; options that count only when it is loaded take the one before."""
-    key = json.dumps({**options, "search_convolutions": None, "cuda_graph": None}, sort_keys=True)
+    key = json.dumps({**options, "cuda_graph": None}, sort_keys=True)
     if key in scene.graphs:
         return scene.graphs[key], 0.0
     folder = scene.graphs[key] = Path(tempfile.mkdtemp(dir=scene.work.name))
@@ -293,7 +290,7 @@ def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
     options = backend.options(given)
     scene.unet.to(memory_format=torch.channels_last)
     one = scene.inputs[SCALES[0]]
-    found = parts.split(scene.unet, backend._ways(options, scene.unet.device), one.context)
+    found = parts.split(scene.unet, loading.kernel_options(options, scene.unet.device), one.context)
     region = next(region for region in regions.find(scene.unet, found, one, False) if region.name.startswith("resnet"))
     exported = regions.export(found[region.parts[0]], region, None)
     exported._example_inputs = None
@@ -307,10 +304,10 @@ def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
             str(Path(folder, "package.pt2")),
             layouts,
             str(scene.unet.device),
-            backend._settings(options, 1),
+            compilation._settings(options, 1),
         )
         watch = cProfile.Profile()
-        print(watch.runcall(worker.compile_region, *job, options["cudnn_attention"], None))
+        print(watch.runcall(worker.compile_region, *job))
     pstats.Stats(watch).sort_stats("cumulative").print_stats(70)
 
 

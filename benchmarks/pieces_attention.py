@@ -84,15 +84,6 @@ def self_attention() -> Iterator[Group]:
         flop = 2 * 2 * pixels * width * 3 * width
         yield Group("self", f"{pixels} px, products", layers, {"three": three, "one": one}, flop=flop)
         apart, together = split(three(0)), split(one(0))
-        whole = [F.linear(x, weights[0]) for x in states]
-
-        def fused(i: int, whole=whole, heads=heads, **blocks: int) -> Tensor:
-            return attention.self_attention(whole[i % 2], heads, **blocks)
-
-        ours = {}
-        for shape in [(128, 64, 4, 3), (128, 128, 8, 2), (128, 128, 4, 2), (64, 64, 4, 3), (64, 128, 4, 2)]:
-            named = dict(zip(("rows", "block", "warps", "stages"), shape, strict=True))
-            ours["triton " + "x".join(map(str, shape))] = lambda i, f=fused, named=named: f(i, **named)
         yield Group(
             "self",
             f"{pixels} px, attention",
@@ -102,9 +93,7 @@ def self_attention() -> Iterator[Group]:
                 "cuDNN strided": lambda i, q=together: attend(*q, CUDNN),
                 "flash": lambda i, q=apart: attend(*q, FLASH),
                 "flash strided": lambda i, q=together: attend(*q, FLASH),
-                **ours,
             },
-            lambda i, whole=whole, heads=heads: attention.plain_self_attention(whole[i % 2].float(), heads),
             flop=4 * 2 * heads * pixels**2 * 64,
         )
         yield Group(

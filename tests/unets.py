@@ -159,6 +159,14 @@ def residuals(unet: Any, inputs: UNetInputs, seed: int = 3) -> ControlResiduals:
     return ControlResiduals(down, torch.randn_like(down[-1]))
 
 
+def twice(inputs: UNetInputs) -> UNetInputs:
+    """The same inputs for two pictures in one call."""
+    context, joined = inputs.context, lambda tensor: torch.cat([tensor, tensor])
+    text, image = pytree.tree_map(lambda tensor: torch.cat([tensor, tensor], 1), (context.text, context.image))
+    context = context._replace(text=text, image=image)
+    return replace(inputs, sample=joined(inputs.sample), added=pytree.tree_map(joined, inputs.added), context=context)
+
+
 def moved(inputs: UNetInputs, dtype: torch.dtype) -> UNetInputs:
     """The same inputs on the GPU; the scale and the timestep stay float32."""
     scale, timestep = inputs.context.scale.cuda(), inputs.timestep.cuda()

@@ -1,19 +1,38 @@
-"""What a backend is: it turns a UNet with IP-Adapter into a `Denoiser`, from its inputs to the noise."""
+"""The contract of a backend: what it states about itself, and how it turns a UNet into a `Denoiser`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ipa_cli.errors import IpaError
+from ipa_cli.backends.requirements import Requirements
+from ipa_cli.errors import IpaError, UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ipa_cli.unet.inputs import UNetInputs
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do; other code asks this and never looks at a backend's name. The defaults deny."""
+
+    devices: tuple[str, ...]  # device types as torch names them
+    compiles: bool = False  # `compile` writes a graph that the cache keeps
+    code_folders: tuple[str, ...] = ()  # of `ipa_cli`: their code shapes the graphs, so its digest is in their keys
+    load_options: tuple[str, ...] = ()  # options that `load` alone reads, so that they are in no key
+    masks: bool = False
+    control_residuals: bool = False  # what a ControlNet adds, `UNetInputs.control`
+    fp8: tuple[int, int] | None = None  # from which CUDA compute capability on; has the option `precision`
+    offload: bool = False  # weights may move between calls
+    batch: bool = False  # one call may serve several pictures
+    dynamic_sizes: bool = False  # one graph may serve a range of sizes; has the option `dynamic`
 
 
 class Denoiser(Protocol):
@@ -23,18 +42,17 @@ class Denoiser(Protocol):
 
 
 class Backend(Protocol):
-    """What a module named in `MODULES` offers."""
+    """What a module named in `MODULES` offers; importing it imports no torch."""
 
-    compiles: bool  # whether there is something to build and keep; `compile` is called only then
+    CAPABILITIES: Capabilities
+    REQUIREMENTS: Requirements
+    PRESETS: Mapping[str, Mapping[str, Any]]  # options by the name of a preset; the first is the default
 
-    def missing(self, environment: Any) -> IpaError | None:
-        """Why this backend cannot run here, with what to type; None when it can."""
-
-    def missing_to_compile(self, environment: Any) -> IpaError | None:
-        """Why this backend cannot build a graph here (a finished one may still load); None when it can."""
+    def toolchain_problem(self) -> IpaError | None:
+        """Why graphs cannot be built here, though the packages are installed; None when they can."""
 
     def versions(self) -> dict[str, str]:
-        """Versions of other people's code that the graph depends on: part of its key, as is `code`."""
+        """Versions of other people's code that a graph depends on: part of its key."""
 
     def options(self, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         """Complete options from a preset's name, JSON or a mapping; raises UsageError on an unknown one."""
@@ -43,4 +61,16 @@ class Backend(Protocol):
         """Build the graph for inputs like `example` and write its files into the empty `folder`."""
 
     def load(self, unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
-        """Open what `compile` wrote: a checked copy that goes afterwards; the weights stay those of `unet`."""
+        """Open what `compile` wrote, with the weights of `unet`. `folder` is a checked copy that is removed afterwards.
+
+        It is None for a backend that compiles nothing.
+        """
+
+
+def check_fp8(device: torch.device, capability: tuple[int, int] | None) -> None:
+    """Raise UsageError unless `device` is a GPU of at least this CUDA compute capability."""
+    import torch
+
+    if capability is None or device.type != "cuda" or torch.cuda.get_device_capability(device) < capability:
+        needed = ".".join(map(str, capability or ()))
+        raise UsageError(f"fp8 needs a GPU of compute capability {needed} or newer", "leave out --precision fp8")

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ipa_cli.backends.base import Denoiser, Report
-from ipa_cli.backends.cuda_graph import CudaGraphs
+from ipa_cli.backends.base import Capabilities, Denoiser, Report
 from ipa_cli.backends.options import read_options
+from ipa_cli.backends.requirements import COMMON, Requirements
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.inputs import UNetInputs, call_unet
 
-compiles = False
+if TYPE_CHECKING:
+    from torch import Tensor
 
-# both concern GPUs alone; on the CPU the UNet is called as it is
+    from ipa_cli.unet.inputs import UNetInputs
+
+CAPABILITIES = Capabilities(
+    devices=("cpu", "cuda", "mps"), masks=True, control_residuals=True, offload=True, batch=True
+)
+REQUIREMENTS = Requirements(
+    COMMON,
+    install='pip install "torch>=2.3" "diffusers>=0.30" "transformers>=4.44"',
+    imports="import torch, diffusers, transformers, accelerate",
+)
+# Both concern GPUs alone; on the CPU the UNet is called as it is.
 PRESETS: dict[str, dict[str, Any]] = {"default": {"cuda_graph": True, "channels_last": True}}
 
 
-def missing(environment: Any) -> IpaError | None:
-    """Eager runs wherever torch does."""
-    return None
-
-
-def missing_to_compile(environment: Any) -> IpaError | None:
+def toolchain_problem() -> IpaError | None:
     """There is nothing to compile."""
     return None
 
@@ -47,6 +49,9 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
 
 def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
     """Call `unet` as it is; on a GPU as one CUDA graph per input shape, bit-equal."""
+    import torch
+
+    from ipa_cli.unet.inputs import call_unet
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
@@ -56,4 +61,8 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
         return call
     if options["channels_last"]:
         unet.to(memory_format=torch.channels_last)
-    return CudaGraphs(call) if options["cuda_graph"] else call
+    if not options["cuda_graph"]:
+        return call
+    from ipa_cli.backends.cuda_graph import CudaGraphs
+
+    return CudaGraphs(call)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
+from ipa_cli import backends
 from ipa_cli.bench.specs import UNCOMPILED, BackendSpec, is_uncompiled
 
 
@@ -40,7 +41,9 @@ def references(specs: Sequence[BackendSpec]) -> tuple[BackendSpec, ...]:
     pythons = dict.fromkeys(spec.python for spec in specs)
     covered = {spec.python for spec in specs if is_uncompiled(spec)}
     options = json.dumps({"cuda_graph": False})
-    return tuple(BackendSpec(UNCOMPILED, "eager", options, python) for python in pythons if python not in covered)
+    return tuple(
+        BackendSpec(UNCOMPILED, backends.UNCOMPILED, options, python) for python in pythons if python not in covered
+    )
 
 
 def reference_of(spec: BackendSpec, specs: Sequence[BackendSpec]) -> BackendSpec:
@@ -50,5 +53,5 @@ def reference_of(spec: BackendSpec, specs: Sequence[BackendSpec]) -> BackendSpec
 
 def baseline(specs: Sequence[BackendSpec]) -> BackendSpec | None:
     """What the ratios are to: uncompiled drawing where it is among `specs`, else any eager."""
-    eager = [spec for spec in specs if spec.backend == "eager"]
+    eager = [spec for spec in specs if spec.backend == backends.UNCOMPILED]
     return next(iter([*filter(is_uncompiled, eager), *eager]), None)

@@ -14,7 +14,7 @@ from ipa_cli.config import expanded
 from ipa_cli.errors import IpaError, UsageError, suggest
 from ipa_cli.models.location import is_file, is_folder
 
-UNCOMPILED = "eager:cuda_graph=false"
+UNCOMPILED = f"{backends.UNCOMPILED}:cuda_graph=false"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BackendSpec:
 
 
 def parse_specs(texts: Sequence[str]) -> tuple[BackendSpec, ...]:
-    """Backends from texts such as "eager:cuda_graph=false,inductor:max,nexfort".
+    """Backends from texts such as "eager:cuda_graph=false,inductor:fast,nexfort".
 
     What follows the colon is a preset, JSON, or `name=value`, several with commas between them. Raises
     UsageError for an unknown backend or one named twice.
@@ -75,8 +75,9 @@ def with_range(specs: Sequence[BackendSpec], span: tuple[int, int]) -> tuple[Bac
     """`specs` with graphs for all sides within `span` pixels, where there is something to compile."""
 
     def dynamic(spec: BackendSpec) -> BackendSpec:
-        if spec.backend == "eager":
+        if not backends.get(spec.backend).CAPABILITIES.compiles:
             return spec
+        backends.require(spec.backend, "dynamic_sizes")
         given = spec.options or "{}"
         options = json.loads(given) if given.startswith("{") else {"preset": given}
         return BackendSpec(spec.text, spec.backend, json.dumps({**options, "dynamic": list(span)}), spec.python)
@@ -86,7 +87,7 @@ def with_range(specs: Sequence[BackendSpec], span: tuple[int, int]) -> tuple[Bac
 
 def is_uncompiled(spec: BackendSpec) -> bool:
     """Whether this is the UNet as diffusers calls it, neither compiled nor in a CUDA graph."""
-    return spec.backend == "eager" and options(spec).get("cuda_graph") is False
+    return spec.backend == backends.UNCOMPILED and options(spec).get("cuda_graph") is False
 
 
 def options(spec: BackendSpec) -> Mapping[str, Any]:

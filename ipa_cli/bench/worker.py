@@ -28,7 +28,7 @@ from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Drawing, Engine
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError
-from ipa_cli.hardware import packages, timing
+from ipa_cli.hardware import timing
 from ipa_cli.models import schedulers
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.pipeline.task import Request, load_references, make_request
@@ -117,7 +117,7 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
 def _open(settings: Settings, batch: int, teller: Teller) -> tuple[Engine, Request]:
     """The loaded model and the pictures to draw, `batch` at once. Raises IpaError when the backend cannot work here."""
     backend = check_backend(settings.backend, settings.precision)
-    problem = backends.get(backend).missing_to_compile(None)
+    problem = None if backend == backends.AUTO else backends.get(backend).toolchain_problem()
     if problem is not None:
         raise problem
     if not (settings.image or settings.embeds or settings.adapter) and settings.ip_adapter != "none":
@@ -184,7 +184,7 @@ def _environment(engine: Engine, request: Request) -> dict[str, Any]:
         "versions": {
             "ipa": __version__,
             "python": platform.python_version(),
-            **{name: version for name, version in packages.installed().items() if version},
+            **{name: version for name, version in backends.installed().items() if version},
             **({"cuda": torch.version.cuda} if device.type == "cuda" else {}),
         },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

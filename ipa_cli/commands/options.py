@@ -127,12 +127,22 @@ def _default(name: str) -> str:
 def _completion(name: str) -> Callable[..., list[str]] | None:
     """What a shell completes a setting's value from; None where file names serve as well."""
     words = config.FIELDS[name].metadata["words"]
-    named: dict[str, Callable[[], Iterable[str]]] = {"scheduler": _schedulers, "backend": lambda: ("auto", *backends())}
+    named: dict[str, Callable[[], Iterable[str]]] = {
+        "scheduler": _schedulers,
+        "backend": lambda: ("auto", *backends()),
+        "compile_options": _presets,
+    }
     values = named.get(name, (lambda: words) if words else None)
     if values is None:
         return None
     complete = completion(values)
     return lambda context, words, incomplete: complete(incomplete)
+
+
+def _presets() -> Iterable[str]:
+    from ipa_cli import backends
+
+    return {preset for name in backends.MODULES for preset in backends.get(name).PRESETS}
 
 
 def _schedulers() -> Iterable[str]:

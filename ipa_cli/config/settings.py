@@ -188,7 +188,7 @@ class Settings:
     )
     backend: str = _setting(
         MACHINE,
-        "how to run the UNet: auto, eager, inductor, nexfort, or oneflow (never run on a real OneFlow build)",
+        "how to run the UNet: auto, eager, inductor, …; `ipa doctor` lists them all",
         "auto",
         short="-b",
         metavar="NAME",
@@ -196,10 +196,9 @@ class Settings:
     compile: bool = _setting(MACHINE, "compile when no graph is in the cache", True)
     compile_options: str | None = _setting(
         MACHINE,
-        "options of the backend: a preset (fast, max) or JSON",
+        "options of the backend: a preset such as fast, or JSON",
         kind=OWN,
         metavar="OPTIONS",
-        words=("fast", "max"),
     )
     device: str = _setting(
         MACHINE,
@@ -217,7 +216,7 @@ class Settings:
     )
     precision: str = _setting(
         MACHINE,
-        "precision of the UNet's matrix products: half, or fp8, which is faster (inductor on a GPU)",
+        "precision of the UNet's matrix products: half, or on a GPU fp8, which is faster",
         "half",
         Choice(("half", "fp8")),
     )

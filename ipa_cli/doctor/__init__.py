@@ -7,17 +7,14 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from ipa_cli.backends import requirements
+from ipa_cli import backends
 from ipa_cli.doctor import compiler, gpus, hub, machine, places, setup, software
 from ipa_cli.doctor.check import Check
 from ipa_cli.doctor.report import text
-from ipa_cli.engine.backend_choice import ALIASES, AUTO
-from ipa_cli.hardware import cores, gpu, packages
+from ipa_cli.hardware import cores, gpu
 from ipa_cli.result import Reporter
 
 __all__ = ["Check", "examine", "text"]
-
-COMPILED = ("inductor", "nexfort")
 
 
 def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Check]:
@@ -29,10 +26,12 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     hub_check = hub.reach(environ)
     driver = gpu.ask(gpus.SECONDS)
     build = software.torch_build()
-    versions = packages.installed()
+    versions = backends.installed()
     torch = versions["torch"]
-    backend = ALIASES.get(settings.backend, settings.backend).replace(AUTO, "eager")  # what auto falls back on
-    compiles = backend in COMPILED
+    known = (backends.AUTO, *backends.ALIASES, *backends.MODULES)
+    backend = backends.resolve(settings.backend) if settings.backend in known else settings.backend
+    backend = backends.UNCOMPILED if backend == backends.AUTO else backend  # what auto falls back on
+    compiles = backend in backends.MODULES and backends.get(backend).CAPABILITIES.compiles
     on_gpu = settings.device.startswith("cuda")
 
     checks = [software.check_python()]
@@ -47,12 +46,12 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
         checks.append(gpus.check_triton(driver, versions["triton"], compiles and settings.device != "cpu", deep))
         doing("a C++ library")
         checks.append(compiler.check(compiles, deep, with_torch=torch is not None))
-        for name in requirements.BACKENDS:
+        for name in backends.MODULES:
             doing(f"what {name} needs")
             checks.append(software.check_backend(name, versions, name == backend, deep))
-    if backend not in requirements.BACKENDS:
-        known = f"choose one of auto, {', '.join(requirements.BACKENDS)}"
-        checks.append(Check(f"backend {backend}", "failure", "there is no such backend", known, asked=True))
+    if settings.backend not in known:
+        advice = f"choose one of {', '.join((backends.AUTO, *backends.MODULES))}"
+        checks.append(Check(f"backend {backend}", "failure", "there is no such backend", advice, asked=True))
     reached = hub_check()
     with hub.offline(reached.status == "warning"):
         checks.append(setup.check_model(settings, bool(asked & setup.MODEL)))

@@ -11,18 +11,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ipa_cli.backends import requirements
+from ipa_cli import backends
 from ipa_cli.doctor.check import Check, Status
 from ipa_cli.hardware.gpu import Driver
 from ipa_cli.system import child
 
 OLDEST, NEWEST = (3, 10), (3, 13)
-IMPORTS = {
-    "eager": "import torch, diffusers, transformers, accelerate",
-    "inductor": "import torch, diffusers, torch._inductor",
-    "nexfort": "import torch, nexfort, nexfort.inductor.codegen, onediff.infer_compiler",
-    "oneflow": "import oneflow.framework.args_tree, onediff.infer_compiler",
-}
 RUN_TORCH = """
 import json, torch
 gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -90,20 +84,19 @@ def check_torch(version: str | None, build: Build, driver: Driver, deep: bool) -
 def check_backend(name: str, versions: Mapping[str, str | None], asked: bool, deep: bool) -> Check:
     """Do the installed versions suit a backend; with `deep`, do its packages import?"""
     title = f"backend {name}"
-    needs = requirements.BACKENDS[name].rules
-    problem = requirements.problem(name, versions)
+    needs = backends.get(name).REQUIREMENTS
+    problem = backends.problem(name, versions)
     if problem is not None:
-        if versions.get(needs[0].package) is None and not asked:
-            return Check(title, "skipped", f"{needs[0].package} is not installed", problem.hint)
+        first = needs.packages[0].name
+        if versions.get(first) is None and not asked:
+            return Check(title, "skipped", f"{first} is not installed", problem.hint)
         return Check(title, "failure", problem.message, problem.hint, asked)
-    found = ", ".join(f"{rule.package} {versions[rule.package]}" for rule in needs)
+    found = ", ".join(f"{package.name} {versions[package.name]}" for package in needs.packages)
     if not deep:
         return Check(title, "ok", found, "", asked)
-    ended = child.python(IMPORTS[name], 120)
+    ended = child.python(needs.imports, 120)
     if ended.code != 0:
-        return Check(
-            title, "failure", f"{found}: importing fails: {ended.why}", requirements.BACKENDS[name].install, asked
-        )
+        return Check(title, "failure", f"{found}: importing fails: {ended.why}", needs.install, asked)
     return Check(title, "ok", f"{found}: all import", "", asked)
 
 

@@ -1,28 +1,41 @@
-"""Which backend a name means, and whether it can work here."""
+"""Which backend the settings choose, whether it can work here, and whether it can do what they ask."""
 
 from __future__ import annotations
 
-from ipa_cli import backends
-from ipa_cli.backends import requirements
-from ipa_cli.errors import UsageError, suggest
-from ipa_cli.hardware import packages
+from typing import TYPE_CHECKING
 
-ALIASES = {"none": "eager"}
-AUTO = "auto"
+from ipa_cli import backends
+from ipa_cli.backends import AUTO
+from ipa_cli.backends.base import check_fp8
+from ipa_cli.config import Settings
+from ipa_cli.engine import graphs
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_backend(name: str, precision: str = "half") -> str:
     """The backend asked for, or auto. Raises UsageError for an unknown one, IpaError for one that cannot work here."""
     name = resolve(name, precision)
-    known = (AUTO, *backends.MODULES)
-    if name not in known:
-        raise UsageError(f"unknown backend '{name}'{suggest(name, known)}", f"choose one of {', '.join(known)}")
-    problem = None if name == AUTO else requirements.problem(name, packages.installed())
+    problem = None if name == AUTO else backends.problem(name)
     if problem is not None:
         raise problem
     return name
 
 
 def resolve(name: str, precision: str) -> str:
-    """The backend that a name stands for; one alone has fp8, so that auto is no longer free to choose."""
-    return "inductor" if (name, precision) == (AUTO, "fp8") else ALIASES.get(name, name)
+    """The backend that a name stands for; with fp8 auto is not free to choose. Raises UsageError for an unknown one."""
+    return backends.capable("fp8")[0] if (name, precision) == (AUTO, "fp8") else backends.resolve(name)
+
+
+def check_capabilities(settings: Settings, device: torch.device, offload: str) -> None:
+    """Raise UsageError for what the settings ask of their backend and it cannot do on `device`."""
+    name = resolve(settings.backend, settings.precision)
+    if name == AUTO:  # it chooses a backend that can
+        return
+    backends.require_device(name, device.type)
+    asked = {"offload": offload != "none", "batch": settings.batch_size > 1}
+    backends.require(name, *(capability for capability, wanted in asked.items() if wanted))
+    backend = backends.get(name)
+    if graphs.asked_options(backend, name, settings).get("precision") == "fp8":
+        check_fp8(device, backend.CAPABILITIES.fp8)

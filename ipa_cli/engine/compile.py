@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ipa_cli import backends, cache
 from ipa_cli.config import Settings
 from ipa_cli.engine import graphs
-from ipa_cli.engine.backend_choice import AUTO, check_backend
+from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import UsageError
@@ -54,11 +54,10 @@ def compile(
 
     Raises UsageError for a backend that does not compile, IpaError when it cannot work here.
     """
-    name = check_backend("inductor" if settings.backend == AUTO else settings.backend)
+    name = check_backend(backends.PREFERRED if settings.backend == backends.AUTO else settings.backend)
+    backends.require(name, "compiles", *(() if span is None else ("dynamic_sizes",)))
     backend = backends.get(name)
-    if not backend.compiles:
-        raise UsageError(f"the backend {name} compiles nothing", "choose --backend inductor")
-    problem = backend.missing_to_compile(None)
+    problem = backend.toolchain_problem()
     if problem is not None:
         raise problem
     options = graphs.asked_options(backend, name, settings)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
+from ipa_cli.backends import AUTO
 from ipa_cli.cache import StoreError
 from ipa_cli.config import Settings
 from ipa_cli.engine import graphs
 from ipa_cli.engine.access import Access, State
-from ipa_cli.engine.backend_choice import AUTO, resolve
+from ipa_cli.engine.backend_choice import check_capabilities, resolve
 from ipa_cli.engine.encodings import Encodings, distinct
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.store import graph_store
-from ipa_cli.errors import UsageError
 from ipa_cli.hardware import cores, devices, timing
 from ipa_cli.models import schedulers
 from ipa_cli.models.plan import Plan
@@ -79,10 +79,7 @@ class Engine:
         with reporter.stage(f"loading {plan.name}") as doing:
             doing("torch")
             engine = cls(settings, plan, reporter)
-            backend = resolve(settings.backend, settings.precision)
-            _check_offload(backend, engine.offload)
-            if backend != AUTO:
-                graphs.check_options(backend, settings, engine.device)
+            check_capabilities(settings, engine.device, engine.offload)
             doing("weights")
             engine._load(shows_bars)
         if engine.device.type == "cpu":
@@ -199,14 +196,14 @@ class Engine:
     def _prepare(self, request: Request, conditions: Conditions, backend: str) -> Ready:
         settings, unet, opened = self.settings, self.model.unet, self._access.state.graphs
         if self.offload != "none":
-            _check_offload(backend, self.offload)
+            backends.require(backend, "offload")
             if opened:
                 return opened[0]
             # A CUDA graph remembers where the weights lie, and offloading moves them.
             self.reporter.note("weights are offloaded: the UNet runs uncompiled and without a CUDA graph")
-            eager = backends.get("eager")
-            options = {**eager.options(None), "cuda_graph": False}
-            return Ready(eager.load(unet, None, options), "eager", "uncompiled", "weights are offloaded")
+            name = backends.UNCOMPILED if backend == AUTO else backend
+            options = {**backends.get(name).options(None), "cuda_graph": False}
+            return Ready(backends.get(name).load(unet, None, options), name, "uncompiled", "weights are offloaded")
 
         example, store = self._example(request, conditions), graph_store(settings)
         if backend == AUTO:
@@ -288,8 +285,3 @@ class Engine:
         from ipa_cli.pipeline.denoise import initial_noise
 
         return initial_noise(request, seeds, self.model.unet.config.in_channels, self.device, self.dtype)
-
-
-def _check_offload(backend: str, offload: str) -> None:
-    if offload != "none" and backend not in (AUTO, "eager"):
-        raise UsageError(f"the backend {backend} needs its weights to stay on the GPU", "leave out --offload")

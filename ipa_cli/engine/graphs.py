@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends, cache
-from ipa_cli.backends import requirements
 from ipa_cli.cache import Entry, Store, keys
 from ipa_cli.cache.keys import GraphKey
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.hardware import packages, probe
+from ipa_cli.hardware import probe
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 # Facts in which a graph may differ from the one wanted and still serve, as long as it covers the picture's size.
 SIZE = ("width", "height", "options.dynamic")
 HOW = ("width", "height", "options")
-# Options that are read when a graph is loaded, and leave its code alone.
-NOT_IN_THE_CODE = ("cuda_graph",)
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
 COMPILING = 512 << 20  # bytes that must be free on disk; 307 MB were seen in use, by two processes for the miniature
 
@@ -68,21 +65,12 @@ class Ready:
 
 
 def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, Any]:
-    """The backend's options as the settings want them; raises UsageError for a precision that it has not."""
+    """The backend's options as the settings want them; raises UsageError for a precision that it does not have."""
     options = backend.options(settings.compile_options)
     if settings.precision == "half":  # or what --compile-options say
         return options
-    if "precision" not in options:
-        raise UsageError(f"the backend {name} has no fp8", "use --backend inductor, or leave out --precision")
+    backends.require(name, "fp8")
     return {**options, "precision": settings.precision}
-
-
-def check_options(name: str, settings: Settings, device: torch.device) -> None:
-    """Raise UsageError for options that the backend `name` does not have, or not on `device`."""
-    from ipa_cli.backends.inductor import fp8
-
-    if asked_options(backends.get(name), name, settings).get("precision") == "fp8":
-        fp8.check(device)
 
 
 def ask(backend: Backend, name: str, model: str, example: UNetInputs, settings: Settings) -> Wanted:
@@ -96,7 +84,7 @@ def key(unet: Any, wanted: Wanted) -> GraphKey:
     gpu, machine = _machine(unet.device)
     example = wanted.example
     height, width = (8 * side for side in example.sample.shape[-2:])
-    options = _in_the_code(wanted.options)
+    options = _in_the_code(wanted.backend, wanted.options)
     span = options.get("dynamic")
     batch = example.sample.shape[0]
     facts: dict[str, Any] = {
@@ -160,25 +148,26 @@ def choose(
     opened: Sequence[Ready] = (),
 ) -> Ready:
     """`--backend auto`: a graph that is in the cache or worth compiling here, else eager. Says which and why."""
-    reason = requirements.problem("inductor", packages.installed())
+    preferred, uncompiled = backends.PREFERRED, backends.UNCOMPILED
+    reason = backends.problem(preferred)
     if reason is None:
-        inductor = backends.get("inductor")
-        wanted = ask(inductor, "inductor", model, example, settings)
-        reason = _not_worth_it(unet, settings.compile) or inductor.missing_to_compile(None)
+        backend = backends.get(preferred)
+        wanted = ask(backend, preferred, model, example, settings)
+        reason = _not_worth_it(unet, settings.compile) or backend.toolchain_problem()
         try:
             return prepare(unet, wanted, store, reason is None, reporter, opened)
         except NoGraph as error:
-            if wanted.options["precision"] != "half":
-                reporter.warn(f"without a graph nothing is drawn in {wanted.options['precision']}")
+            if wanted.options.get("precision") == "fp8":
+                reporter.warn("without a graph nothing is drawn in fp8")
             reason = IpaError(f"{error.message}, {reason.message}", reason.hint) if reason else error
-            reporter.detail(f"backend eager: {reason.message}")  # the result says it too
+            reporter.detail(f"backend {uncompiled}: {reason.message}")  # the result says it too
         except IpaError as error:
             reason = error
-            reporter.warn(f"backend eager: {reason.message}; {reason.hint}")
+            reporter.warn(f"backend {uncompiled}: {reason.message}; {reason.hint}")
     else:
-        reporter.detail(f"backend eager: {reason.message}")  # the result says it too
-    eager = Wanted("eager", model, example, backends.get("eager").options(None), ())
-    ready = prepare(unet, eager, store, False, reporter, opened)
+        reporter.detail(f"backend {uncompiled}: {reason.message}")  # the result says it too
+    plain = Wanted(uncompiled, model, example, backends.get(uncompiled).options(None), ())
+    ready = prepare(unet, plain, store, False, reporter, opened)
     return ready if ready in opened else replace(ready, why=reason.message)
 
 
@@ -208,7 +197,7 @@ def prepare(
     StoreError when the cache cannot keep one or the graph there may not be loaded, IpaError when compiling fails.
     """
     module = backends.get(wanted.backend)
-    if not module.compiles:
+    if not module.CAPABILITIES.compiles:
         same = next((ready for ready in opened if ready.backend == wanted.backend), None)
         return same or Ready(
             module.load(unet, None, wanted.options), wanted.backend, "uncompiled", "asked for, nothing to compile"
@@ -230,7 +219,7 @@ def prepare(
             reporter.warn(f"{refused.message}; {refused.hint}")
             found = cache.Miss((refused.message,))
     if not may_compile:
-        raise NoGraph(_no_graph(found), "leave out --no-compile, or use --backend eager")
+        raise NoGraph(_no_graph(found), f"leave out --no-compile, or use --backend {backends.UNCOMPILED}")
     return _compile(module, unet, wanted, store, found, reporter)
 
 
@@ -250,7 +239,7 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, store: Store, miss: cac
     own = key(unet, wanted)
     describe = {
         "model": public_name(wanted.model),
-        "options": _plain(_in_the_code(wanted.options)),
+        "options": _plain(_in_the_code(wanted.backend, wanted.options)),
         "dtype": own.factors["dtype"],
     }
     reporter.note(f"{_no_graph(miss)}: compiling{_estimate(store, own)}")
@@ -277,9 +266,10 @@ def _no_graph(miss: cache.Miss) -> str:
     return f"no graph in the cache ({miss.reason})" if miss.reasons else "no graph in the cache"
 
 
-def _in_the_code(options: Mapping[str, Any]) -> dict[str, Any]:
+def _in_the_code(backend: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options without those that are read anew whenever a graph is loaded."""
-    return {name: value for name, value in options.items() if name not in NOT_IN_THE_CODE}
+    read_later = backends.get(backend).CAPABILITIES.load_options
+    return {name: value for name, value in options.items() if name not in read_later}
 
 
 def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:
@@ -290,7 +280,7 @@ def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:
     if machine.gpu is None:  # torch sees a GPU where NVML shows none
         raise IpaError(
             f"the NVIDIA driver does not describe the GPU that torch uses as {device}",
-            "`ipa doctor --device cuda` says why; or use --backend eager",
+            f"`ipa doctor --device cuda` says why; or use --backend {backends.UNCOMPILED}",
         )
     return machine.gpu.slug, machine.factors(machine.gpu.slug)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ COLUMNS = ("key", "backend", "model", "gpu", "shape", "size", "created", "last u
 
 def staleness(here: probe.Machine) -> Callable[[Item], list[str]]:
     """What tells why a graph is of no use on this machine whatever is done, in words; nothing when it may be."""
+    here = replace(here, versions=backends.installed())
     known: dict[tuple[str, str, str], list[str]] = {}  # thousands of graphs were built with the same few things
 
     def reasons(item: Item) -> list[str]:

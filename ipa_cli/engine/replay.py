@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.backends import requirements
+from ipa_cli import backends
 from ipa_cli.config import FIELDS, OWN, Layer, Resolved, Settings, Source, repositories, with_places
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.record import CAME_OUT, asked_settings
 from ipa_cli.errors import IpaError
-from ipa_cli.hardware import packages
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
 from ipa_cli.images.reference import Reference
 from ipa_cli.models import schedulers
@@ -221,8 +220,8 @@ def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any]
             values.pop(name, None)
         reporter.warn(f"{path} was drawn with {lost}, here it is {here}: the new picture will differ a little")
     backend = values.get("backend")
-    if flags.get("backend") is None and backend is not None and backend in requirements.BACKENDS:
-        problem = requirements.problem(backend, packages.installed())
+    if flags.get("backend") is None and backend in backends.MODULES:
+        problem = backends.problem(str(backend))
         if problem is not None:
             del values["backend"]
             values.pop("precision", None)

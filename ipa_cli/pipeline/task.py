@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli import backends
 from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.config.settings import EXAMPLE
 from ipa_cli.errors import IpaError, UsageError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 SEEDS = 2**32
 MOST_PICTURES = 10_000
-WITHOUT_MASKS = ("nexfort", "oneflow")
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ def make_request(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Re
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
     check_masks(image_prompts, chosen["width"], chosen["height"])
-    if any(image_prompt.masks for image_prompt in image_prompts) and settings.backend in WITHOUT_MASKS:
-        raise UsageError(f"the backend {settings.backend} knows no masks", "use --backend inductor or eager")
+    if any(image_prompt.masks for image_prompt in image_prompts):
+        backends.require(settings.backend, "masks")
     return Request(
         prompt,
         settings.negative_prompt,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli import __version__
+from ipa_cli.backends import AUTO
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name, public_text
 from ipa_cli.config.units import plural
-from ipa_cli.engine.backend_choice import AUTO, check_backend
+from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.generate import say_what_it_is
 from ipa_cli.engine.graphs import Ready

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipa_cli.backends import MODULES, code, get
+from ipa_cli.backends import MODULES, get
 from ipa_cli.backends.options import read_options
 from ipa_cli.errors import UsageError
 
@@ -87,13 +87,3 @@ def test_impossible_values_of_inductor_are_refused(wrong):
 def test_settings_of_inductor_pass():
     options = get("inductor").options({"dynamic": [256, 1536], "inductor": {"triton.cudagraphs": False}})
     assert options["dynamic"] == [256, 1536]
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_the_code_of_every_compiling_backend_is_digested(name: str) -> None:
-    assert bool(code(name)) == (name != "eager")
-
-
-def test_presets_of_inductor_tune_nothing():
-    fast, most = (get("inductor").options(preset) for preset in ("fast", "max"))
-    assert most == fast and not most["max_autotune"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ipa_cli import backends
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import packages
 from ipa_cli.models import plan
@@ -161,8 +162,8 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
     compiled: Compiled, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container whose image has the graphs in it: no key, no right to write."""
-    installed = packages.installed()  # another user may be unable to look into this environment
-    monkeypatch.setattr(packages, "installed", lambda: installed)
+    installed = backends.installed()  # another user may be unable to look into this environment
+    monkeypatch.setattr(packages, "installed", lambda *_: installed)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:

@@ -9,32 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.backends.inductor import fp8, norms
+from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.unet.attention import CrossAttention
 from ipa_cli.unet.inputs import Context
-
-# The linear layers of a transformer block, by their names in it.
-LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
-
-# The convolutions of a residual block, by their names in it.
-CONVOLUTIONS = ("conv1", "conv2")
-
-KERNELS = ("cross", "self", "gate", "rows")
-
-
-class Ways(NamedTuple):
-    """How parts compute, where there is a choice."""
-
-    kernels: tuple[str, ...] = ()  # of our own, of `KERNELS`, where they fit
-    phases: bool = False  # upsampling and its convolution as one convolution of the small picture
-    eight: tuple[str, ...] = ()  # layers in fp8, of `LINEAR` and, where our kernels are for them, of `CONVOLUTIONS`
-    squares: bool = False  # whether fp8 products of blocks and squares of weights run here
 
 
 class Time(nn.Module):
@@ -66,7 +50,7 @@ class Time(nn.Module):
 class Resnet(nn.Module):
     """A residual block, of one picture or of two laid behind each other, and the shift that the time makes."""
 
-    def __init__(self, resnet: Any, ways: Ways):
+    def __init__(self, resnet: Any, ways: KernelOptions):
         super().__init__()
         self.resnet = _hollow(resnet)
         self.resnet.time_emb_proj = None
@@ -126,7 +110,7 @@ def _channels_last(picture: Tensor) -> Tensor:
     return picture.permute(0, 2, 3, 1).contiguous()
 
 
-def fits_eight_bit(resnet: Any, name: str, ways: Ways) -> bool:
+def fits_eight_bit(resnet: Any, name: str, ways: KernelOptions) -> bool:
     """Whether one of a residual block's `CONVOLUTIONS` is in fp8: on Hopper, its channels beginning on 16 bytes."""
     conv = getattr(resnet, name)
     if name not in ways.eight or not _is_usual(resnet) or conv.bias is None or not _is_half(conv.weight):
@@ -175,7 +159,7 @@ class Entry(nn.Module):
 class Block(nn.Module):
     """A transformer block: the states and what is still to add to them, to the same of the next block."""
 
-    def __init__(self, block: Any, context: Context | None, layer: int, ways: Ways):
+    def __init__(self, block: Any, context: Context | None, layer: int, ways: KernelOptions):
         super().__init__()
         self.block, self.adapters = _hollow(block), len(context.image) if context else 0
         own, cross, feed = self.block.attn1, self.block.attn2, self.block.ff.net
@@ -187,8 +171,6 @@ class Block(nn.Module):
         own.processor, cross.processor = JoinedSelfAttention(), CrossAttention(0)
         if context and "cross" in ways.kernels and _fits_cross(context, layer):
             cross.processor = FusedCrossAttention()
-        if context and "self" in ways.kernels and _fits_depth(context.text[layer]):
-            own.processor = FusedSelfAttention()
         if context and "gate" in ways.kernels and _fits_gate(feed[0], context.text[layer]):
             feed[0] = FusedGate(feed[0])
         if by_squares(block, ways):
@@ -261,15 +243,6 @@ class JoinedSelfAttention:
         parts = attn.to_qkv(hidden_states).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
         return attn.to_out[0](F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
-class FusedSelfAttention:
-    """`JoinedSelfAttention` by our own kernel."""
-
-    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        from ipa_cli.backends.inductor.kernels import attention
-
-        return attn.to_out[0](attention.self_attention(attn.to_qkv(hidden_states), attn.heads))
 
 
 class FusedGate(nn.Module):
@@ -354,7 +327,7 @@ def _fits_gate(gate: Any, like: Tensor) -> bool:
     return gate.proj.in_features % 64 == 0 and torch.cuda.get_device_capability(like.device) == (9, 0)
 
 
-def by_squares(block: Any, ways: Ways) -> str | None:
+def by_squares(block: Any, ways: KernelOptions) -> str | None:
     """The linear layer of a transformer block that takes blocks of a kernel, its weight quantised by squares."""
     if not (ways.squares and "gate" in ways.kernels and {"ff.net.0.proj", "ff.net.2"} <= set(ways.eight)):
         return None

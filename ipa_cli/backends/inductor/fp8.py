@@ -9,13 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ipa_cli.errors import UsageError
-
 EIGHT = torch.float8_e4m3fn
 LARGEST = 448.0  # of its numbers
 BLOCK = 128  # numbers that are multiplied by one, where rows are too long for that
 GRAIN = 0.25  # by which pictures are to be multiplied that come from a norm, so that 0.004 to 112 keep their digits
-CAPABILITY = (8, 9)  # of the first GPUs that multiply them
 
 
 class Rows(NamedTuple):
@@ -105,10 +102,3 @@ def multiplies_blocks(device: torch.device) -> bool:
         return False
     since = tuple(int(number) for number in torch.version.cuda.split(".")[:2]) >= (12, 9)
     return since and torch.cuda.get_device_capability(device) == (9, 0)
-
-
-def check(device: torch.device) -> None:
-    """Raise UsageError unless fp8 products run on `device`."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
-        needed = ".".join(map(str, CAPABILITY))
-        raise UsageError(f"fp8 needs a GPU of compute capability {needed} or newer", "leave out --precision fp8")

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ipa_cli.backends.inductor import blocks, derived
-from ipa_cli.backends.inductor.blocks import Ways, named, resnets
+from ipa_cli.backends.inductor.blocks import named, resnets
+from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.unet.inputs import Context, UNetInputs
 
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
@@ -91,7 +92,7 @@ def joined(owners: Sequence[nn.Module], attribute: str) -> Tensor:
     return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
 
 
-def split(unet: Any, ways: Ways, context: Context | None = None) -> dict[str, Part]:
+def split(unet: Any, ways: KernelOptions, context: Context | None = None) -> dict[str, Part]:
     """All parts of `unet` by name, for contexts like this one; without one they only tell where the weights are."""
     found = [
         Part("time", _time_weights(unet), partial(blocks.Time, unet)),
@@ -193,10 +194,10 @@ def _time_weights(unet: Any) -> dict[str, Weight]:
     return {**_weights(unet, ("time_embedding", *pooled)), **shifts}
 
 
-def _resnet_weights(resnet: Any, ways: Ways) -> dict[str, Weight]:
+def _resnet_weights(resnet: Any, ways: KernelOptions) -> dict[str, Weight]:
     """Those of a residual block, without what the time takes."""
     found = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
-    for name in blocks.CONVOLUTIONS:
+    for name in CONVOLUTIONS:
         if blocks.fits_eight_bit(resnet, name, ways):
             plain = found[f"resnet.{name}.weight"]
             found[f"resnet.{name}.weight"] = plain._replace(form="taps")
@@ -204,12 +205,12 @@ def _resnet_weights(resnet: Any, ways: Ways) -> dict[str, Weight]:
     return found
 
 
-def _block_weights(block: Any, ways: Ways) -> dict[str, Weight]:
+def _block_weights(block: Any, ways: KernelOptions) -> dict[str, Weight]:
     """Those of a transformer block, with queries, keys and values joined, and without the text's, made beforehand."""
     left_out = ("attn1.to_q.", "attn1.to_k.", "attn1.to_v.", "attn2.to_k.", "attn2.to_v.")
     found = {f"block.{k}": v for k, v in _weights(block).items() if not k.startswith(left_out)}
     found["block.attn1.to_qkv.weight"] = Weight((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), "weight")
-    for name in (name for name in ways.eight if name in blocks.LINEAR):
+    for name in (name for name in ways.eight if name in LINEAR):
         plain, squares = found[f"block.{name}.weight"], name == blocks.by_squares(block, ways)
         found[f"block.{name}.weight"] = plain._replace(form="squares" if squares else "eight")
         found[f"block.{name}.size"] = plain._replace(form="square_size" if squares else "size")

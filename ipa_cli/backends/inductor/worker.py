@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import pkgutil
 import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ipa_cli.backends.inductor import kernels
 from ipa_cli.system import child
 
 WIDEST_ROW = 8192  # numbers that one block of threads holds while it makes their sum
@@ -27,13 +29,8 @@ def compile_region(
     inputs: list[Any],
     device: str,
     config: dict[str, Any],
-    cudnn_attention: bool,
-    measuring: str | None,
 ) -> dict[str, Any]:
-    """Compile an exported region into `package`, run both once on random numbers and compare them.
-
-    `measuring` names a lock to hold while kernels are timed; None where a few wrong choices do not matter.
-    """
+    """Compile an exported region into `package`, run both once on random numbers and compare them."""
     import torch._inductor
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -41,15 +38,13 @@ def compile_region(
         _skip_cpu_probes()
         _hold_rows()
         _describe_by_name()
-        if measuring:
-            _measure_alone(measuring)
     began = time.monotonic()
     exported = torch.export.load(program)
     weights = [_random(spec, device, product=True) for spec in inputs[0]]
     others = [_random(spec, device, product=False) for spec in inputs[1]]
     exported._example_inputs = ((weights, others), {})
     kinds = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    if cudnn_attention and others[0].is_cuda:
+    if others[0].is_cuda:
         kinds.insert(0, SDPBackend.CUDNN_ATTENTION)
     with torch.no_grad(), sdpa_kernel(kinds, set_priority=True):
         torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=config)
@@ -122,20 +117,6 @@ def _describe_by_name() -> None:
     PythonWrapperCodegen._generate_tma_descriptor_call_stable = by_name  # type: ignore[method-assign]
 
 
-def _measure_alone(lock_file: str) -> None:
-    """Let the processes time kernels one after the other, or they would measure each other."""
-    from filelock import FileLock
-    from torch._inductor.runtime.benchmarking import benchmarker
-
-    measure, lock = type(benchmarker).benchmark_gpu, FileLock(lock_file)
-
-    def alone(*given: Any, **named: Any) -> Any:
-        with lock:
-            return measure(benchmarker, *given, **named)
-
-    benchmarker.benchmark_gpu = alone  # type: ignore[method-assign]
-
-
 def _random(spec: tuple[list[int], list[int], str], device: str, product: bool) -> Tensor:
     """Numbers of unit size, or the weights of a product that keeps unit size."""
     shape, stride, dtype = spec
@@ -151,8 +132,8 @@ def _get_ready() -> None:
     for name in ("torch._inductor.compile_fx", "torch._export.serde.serialize"):
         importlib.import_module(name)
     if importlib.util.find_spec("triton"):
-        for room in ("kernels", "gates", "convs"):  # programs may call their operators
-            importlib.import_module(f"ipa_cli.backends.{room}")
+        for module in pkgutil.iter_modules(kernels.__path__):  # programs may call their operators
+            importlib.import_module(f"{kernels.__name__}.{module.name}")
 
 
 def main() -> None:

@@ -41,10 +41,8 @@ class FlatUNet(nn.Module):
 def arguments(inputs: UNetInputs) -> dict[str, Any]:
     """The arguments of `FlatUNet`, always of one layout and dtype, because compiled code is for one alone."""
     context, added = inputs.context, inputs.added
-    if context.mask:
-        raise UsageError("this backend knows no masks", "use --backend inductor or eager, or leave out --mask")
-    if inputs.control is not None:
-        raise UsageError("this backend knows no ControlNet", "use --backend inductor or eager")
+    if context.mask or inputs.control is not None:
+        raise UsageError("this backend takes no masks and no ControlNet", "use --backend inductor or eager")
     found = {
         "sample": inputs.sample.contiguous(),
         "timestep": inputs.timestep.float(),

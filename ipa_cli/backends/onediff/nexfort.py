@@ -20,21 +20,42 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ipa_cli.backends import requirements
-from ipa_cli.backends.base import Denoiser, Report
-from ipa_cli.backends.onediff import flat
+from ipa_cli.backends.base import Capabilities, Denoiser, Report
 from ipa_cli.backends.options import check_sizes, read_options
+from ipa_cli.backends.requirements import Package, Requirements
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import packages
-from ipa_cli.unet.inputs import UNetInputs
 
-compiles = True
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from ipa_cli.unet.inputs import UNetInputs
+
+CAPABILITIES = Capabilities(
+    devices=("cpu", "cuda"),
+    compiles=True,
+    code_folders=("backends/onediff", "unet"),
+    batch=True,
+    dynamic_sizes=True,
+)
+# The one set of versions that was seen working.
+REQUIREMENTS = Requirements(
+    (
+        Package("nexfort", "==0.1.dev262", "0.1.dev322 and 0.1.dev330 lack nexfort.inductor.codegen"),
+        Package("torch", "==2.3.1"),
+        Package("onediff", "==1.2.0"),
+        Package("diffusers", ">=0.30,<0.31"),
+        Package("transformers", ">=4.44,<4.45"),
+        Package("numpy", "<2"),
+        Package("huggingface_hub", "<0.26"),
+    ),
+    install="in an environment of its own, with Python 3.10 or 3.11, from a clone of ipa: "
+    'pip install -c constraints-nexfort.txt ".[nexfort]"',
+    imports="import torch, nexfort, nexfort.inductor.codegen, onediff.infer_compiler",
+    newest_python=(3, 11),
+)
 KEEPS = "cache-all"
 LAYOUTS = ("channels_last", "contiguous_format", "preserve_format")
 PRESETS: dict[str, dict[str, Any]] = {
@@ -51,23 +72,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def missing(environment: Any) -> IpaError | None:
-    """Why nexfort cannot run here, with the command that installs it."""
-    return requirements.problem("nexfort", packages.installed())
-
-
-def missing_to_compile(environment: Any) -> IpaError | None:
-    """Why nexfort cannot compile here: loading needs the C++ compiler too, when torch looks at the processor."""
-    reason = missing(environment)
+def toolchain_problem() -> IpaError | None:
+    """Whether a C++ compiler is missing; loading needs it too, when torch looks at the processor."""
     compiler = os.environ.get("CXX", "g++")  # as torch._inductor.config does
-    if reason is None and shutil.which(compiler) is None:
-        return IpaError(f"there is no C++ compiler '{compiler}'", "install one (`apt install g++`), or let CXX name it")
-    return reason
+    if shutil.which(compiler) is not None:
+        return None
+    return IpaError(f"there is no C++ compiler '{compiler}'", "install one (`apt install g++`), or let CXX name it")
 
 
 def versions() -> dict[str, str]:
     """The packages that the generated code depends on."""
-    here = packages.installed()
+    here = packages.installed(("nexfort", "onediff"))
     return {name: here[name] or "none" for name in ("torch", "triton", "diffusers", "nexfort", "onediff")}
 
 
@@ -174,8 +189,11 @@ def _check(options: Mapping[str, Any]) -> None:
 
 
 def _denoiser(unet: Any, options: Mapping[str, Any]) -> Denoiser:
+    import torch
     from nexfort.utils.memory_format import apply_memory_format
     from onediff.infer_compiler import compile as onediff_compile
+
+    from ipa_cli.backends.onediff import flat
 
     apply_memory_format(unet, getattr(torch, options["memory_format"]))
     compiled = onediff_compile(flat.FlatUNet(unet), backend="nexfort", options=_arguments(options))

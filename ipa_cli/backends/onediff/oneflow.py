@@ -12,24 +12,38 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ipa_cli.backends import requirements
-from ipa_cli.backends.base import Denoiser, Report
-from ipa_cli.backends.onediff import flat
+from ipa_cli.backends.base import Capabilities, Denoiser, Report
 from ipa_cli.backends.options import check_sizes, read_options
+from ipa_cli.backends.requirements import COMMON, Package, Requirements
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import packages
-from ipa_cli.unet.attention import CrossAttention, SelfAttention
-from ipa_cli.unet.inputs import UNetInputs
 
-compiles = True
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from ipa_cli.unet.inputs import UNetInputs
+
+CAPABILITIES = Capabilities(
+    devices=("cpu", "cuda"),
+    compiles=True,
+    code_folders=("backends/onediff", "unet"),
+    batch=True,
+    dynamic_sizes=True,
+)
+BUILDS = "https://github.com/siliconflow/oneflow_releases/releases/expanded_assets/community_cu121"
+# From onediff's source, because no build that onediff accepts is on PyPI.
+REQUIREMENTS = Requirements(
+    (
+        Package("oneflow", ">=0.9.1", "PyPI's 0.9.0 lacks oneflow.framework.args_tree, which onediff needs"),
+        Package("onediff", "==1.2.0"),
+        *COMMON,
+    ),
+    install=f"pip install onediff==1.2.0 && pip install --pre oneflow -f {BUILDS}",
+    imports="import oneflow.framework.args_tree, onediff.infer_compiler",
+)
 GRAPH = "unet.graph"
 PRESETS: dict[str, dict[str, Any]] = {
     "onediff": {
@@ -40,19 +54,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 OURS = ("dynamic", "graph_file", "graph_file_device", "use_graph")
 
 
-def missing(environment: Any) -> IpaError | None:
-    """Why OneFlow cannot run here, and where it publishes builds."""
-    return requirements.problem("oneflow", packages.installed())
-
-
-def missing_to_compile(environment: Any) -> IpaError | None:
-    """Nothing more than `missing`: OneFlow brings its compiler."""
-    return missing(environment)
+def toolchain_problem() -> IpaError | None:
+    """OneFlow brings its compiler."""
+    return None
 
 
 def versions() -> dict[str, str]:
     """What a graph depends on besides its options."""
-    return {name: metadata.version(name) for name in ("torch", "diffusers", "onediff", "oneflow")}
+    here = packages.installed(("onediff", "oneflow"))
+    return {name: here[name] or "none" for name in ("torch", "diffusers", "onediff", "oneflow")}
 
 
 def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -70,6 +80,10 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
 
     Raises UsageError for an option that onediff does not know, and IpaError when no file was written.
     """
+    import torch
+
+    from ipa_cli.backends.onediff import flat
+
     graph = _graph(unet, options)
     report("OneFlow builds the graph")
     with torch.no_grad():
@@ -87,6 +101,10 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     """
     if folder is not None and not (folder / GRAPH).is_file():
         raise IpaError(f"{folder} holds no OneFlow graph", "ipa cache clear --backend oneflow, then compile again")
+    import torch
+
+    from ipa_cli.backends.onediff import flat
+
     graph = _graph(unet, options)
     if folder is not None:
         graph.load_graph(str(folder / GRAPH))
@@ -131,6 +149,8 @@ def _graph(unet: Any, options: Mapping[str, Any]) -> Any:
     from onediff.infer_compiler import OneflowCompileOptions
     from onediff.infer_compiler import compile as onediff_compile
 
+    from ipa_cli.backends.onediff import flat
+
     known = {field.name for field in dataclasses.fields(OneflowCompileOptions)}
     for name in options["options"]:
         if name not in known:
@@ -145,6 +165,9 @@ def _teach() -> None:
     """Tell onediff what our own classes are in OneFlow; its way of finding out fails for packages like this one."""
     import oneflow
     from onediff.infer_compiler.backends.oneflow.transform import register, torch2oflow
+
+    from ipa_cli.backends.onediff import flat
+    from ipa_cli.unet.attention import CrossAttention, SelfAttention
 
     # Of what holds tensors, OneFlow's graphs look into plain tuples, lists and dicts alone.
     twin = type("FlatUNet", (oneflow.nn.Module,), {"forward": flat.FlatUNet.forward, "context": dict})

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ipa_cli.backends import eager, workers
-from ipa_cli.backends.inductor import backend
+from ipa_cli import backends
+from ipa_cli.backends import eager
+from ipa_cli.backends.inductor import backend, compilation, worker_pool
 from ipa_cli.cache import manifest
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import layers, project
@@ -20,7 +21,7 @@ from ipa_cli.unet.inputs import call_unet
 from tests.compiled import SPAN
 from tests.unets import FLAT, difference, embeddings, example, moved, tiny, unet_inputs
 
-pytestmark = pytest.mark.skipif(backend.missing(None) is not None, reason="needs a newer torch")
+pytestmark = pytest.mark.skipif(backends.problem("inductor") is not None, reason="needs a newer torch")
 
 TOLERANCE = 1e-4
 OPTIONS = {"dynamic": list(SPAN)}
@@ -202,7 +203,7 @@ def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
     )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setattr(backend, "_how_many", lambda unet: 1)
+    monkeypatch.setattr(compilation, "_worker_count", lambda unet: 1)
     folder = tmp_path / "graph"
     folder.mkdir()
     unet, adapters = tiny(changes=FLAT)
@@ -217,7 +218,7 @@ def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
 
 def test_crash_of_the_compiled_library_names_the_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "/opt/static/g++")
-    failure = workers.failure(-11, "")
+    failure = worker_pool.failure(-11, "")
     assert "/opt/static/g++" in failure.message and "signal 11" in failure.message
     assert "CXX=" in failure.hint
 

@@ -13,6 +13,7 @@ from ipa_cli.backends.inductor.fp8 import (
     quantised_by_squares,
     quantised_taps,
 )
+from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.errors import UsageError
 from ipa_cli.unet.inputs import call_unet
 from tests.unets import FLAT, difference, example, moved, tiny
@@ -44,7 +45,7 @@ def test_taps_lie_line_by_line_and_keep_their_size():
 def test_convolutions_are_in_fp8_on_hopper_alone():
     unet, adapters = tiny()
     context = example(unet, adapters).context
-    split = parts.split(unet, blocks.Ways(eight=blocks.CONVOLUTIONS), context)
+    split = parts.split(unet, KernelOptions(eight=CONVOLUTIONS), context)
     found = [part for name, part in split.items() if name.rpartition(".")[0].endswith("resnets")]
     assert found
     for part in found:
@@ -57,7 +58,7 @@ def test_convolutions_and_their_weights_are_of_one_kind(monkeypatch, shift):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (9, 0))  # a Hopper GPU, were it one
     monkeypatch.setattr(blocks, "_is_half", lambda _: True)
     unet, adapters = tiny(changes={"resnet_time_scale_shift": shift})
-    split = parts.split(unet, blocks.Ways(eight=blocks.CONVOLUTIONS), example(unet, adapters).context)
+    split = parts.split(unet, KernelOptions(eight=CONVOLUTIONS), example(unet, adapters).context)
     found = [part for name, part in split.items() if name.rpartition(".")[0].endswith("resnets")]
     assert found
     for part in found:
@@ -74,7 +75,7 @@ def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
     unet, adapters = tiny()
     inputs = moved(example(unet, adapters, 12, 20), torch.float16)
     unet.to("cuda", torch.float16)
-    split = parts.split(unet, blocks.Ways(eight=blocks.CONVOLUTIONS), inputs.context)
+    split = parts.split(unet, KernelOptions(eight=CONVOLUTIONS), inputs.context)
     eight = [part for part in split.values() if "resnet.conv1.size" in part.weights]
     assert eight and all(type(part.module.resnet.conv2) is blocks.EightBitConvolution for part in eight)
     with torch.no_grad():
@@ -87,7 +88,7 @@ def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
 def test_a_unet_in_fp8_is_near_the_plain_one():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
-    split = parts.split(unet, blocks.Ways(eight=blocks.LINEAR), inputs.context)
+    split = parts.split(unet, KernelOptions(eight=LINEAR), inputs.context)
     with torch.no_grad():
         got = parts.walk(unet, split, inputs, lambda name, given: split[name](given))
         error = difference(got, call_unet(unet, inputs))
@@ -106,7 +107,7 @@ def test_weights_are_kept_by_squares_where_a_kernel_gives_blocks():
         unet, adapters = tiny(changes={**changes, "block_out_channels": [width]})
         context = example(unet, adapters).context
         unet.to(dtype)
-        split = parts.split(unet, blocks.Ways(kernels, eight=blocks.LINEAR, squares=True), context)
+        split = parts.split(unet, KernelOptions(kernels, eight=LINEAR, squares=True), context)
         found = [part for name, part in split.items() if "transformer_blocks" in name]
         assert found
         for part in found:
@@ -153,13 +154,13 @@ def test_fp8_is_refused_where_it_cannot_run(tmp_path):
 def test_what_compiled_code_is_tried_with_stays_finite_in_fp8():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
-    split = parts.split(unet, blocks.Ways(eight=blocks.LINEAR), inputs.context)
+    split = parts.split(unet, KernelOptions(eight=LINEAR), inputs.context)
     kinds = [region for region in regions.find(unet, split, inputs, False) if region.name.startswith("block")]
     for region in kinds:
         weights = [worker._random(layout, "cpu", product=True) for layout in region.weight_layouts]
         given = [worker._random(layout, "cpu", product=False) for layout in region.inputs]
         eight = [weight.float() for weight in weights if weight.dtype == torch.float8_e4m3fn]
-        assert len(eight) == len(blocks.LINEAR) and all(weight.abs().max() < 448 for weight in eight)
+        assert len(eight) == len(LINEAR) and all(weight.abs().max() < 448 for weight in eight)
         with torch.no_grad():
             states, more = split[region.parts[0]].pure(weights, given)
         assert 0.1 < states.std() < 10 and 0.1 < more.std() < 10

@@ -7,20 +7,32 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ipa_cli.backends.inductor import backend, blocks, norms, parts, regions
+from ipa_cli.backends.inductor import backend, compilation, loading, norms, parts, regions
+from ipa_cli.backends.inductor.kernel_options import KernelOptions
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import install, project
 from ipa_cli.unet.inputs import call_unet
-from tests.unets import AS_SD15, adapter, difference, embeddings, example, residuals, tiny, tiny_unet, unet_inputs
+from tests.unets import (
+    AS_SD15,
+    adapter,
+    difference,
+    embeddings,
+    example,
+    residuals,
+    tiny,
+    tiny_unet,
+    twice,
+    unet_inputs,
+)
 
 pytestmark = pytest.mark.slow
 
-WAYS = blocks.Ways(phases=True)
+OPTIONS = KernelOptions(phases=True)
 
 
 def traced(unet, inputs, sizes):
     """The parts of a UNet, and what runs each by its kind's traced program."""
-    split = parts.split(unet, WAYS, inputs.context)
+    split = parts.split(unet, OPTIONS, inputs.context)
     programs = {}
     for region in regions.find(unet, split, inputs, sizes is not None):
         limits = sizes if len(region.inputs[0].shape) > 2 else None
@@ -66,9 +78,9 @@ def test_every_kind_is_traced_for_a_range_of_sizes_in_the_default_options(dtype)
     context = cast.context._replace(scale=inputs.context.scale)
     inputs = replace(cast, timestep=inputs.timestep, context=context)
     options = backend.options({"dynamic": [64, 256]})
-    split = parts.split(unet, backend._ways(options, unet.device), context)
+    split = parts.split(unet, loading.kernel_options(options, unet.device), context)
     for region in regions.find(unet, split, inputs, True):
-        sizes = backend._latent_sizes(region, inputs, options)
+        sizes = compilation._latent_sizes(region, inputs, options)
         program = regions.export(split[region.parts[0]], region, sizes)
         assert bool(program.range_constraints) == (sizes is not None)
 
@@ -84,7 +96,7 @@ def test_kinds_are_few_and_differ_where_the_modules_do():
     unet, inputs = scene()
 
     def kinds(dynamic):
-        found = regions.find(unet, parts.split(unet, WAYS, inputs.context), inputs, dynamic)
+        found = regions.find(unet, parts.split(unet, OPTIONS, inputs.context), inputs, dynamic)
         return sorted(f"{region.name.partition('-')[0]} {len(region.parts)}" for region in found)
 
     expected = ["block 8", "entry 4", "exit 4", "larger 1", "last 1", "resnet 4", "resnet 4", "time 1"]
@@ -99,12 +111,12 @@ def test_a_unet_that_does_more_is_refused():
     unet.conv_in.register_forward_hook(lambda *_: None)  # harmless
     unet.mid_block.register_forward_hook(lambda _module, _given, out: 3 * out)  # not in the parts
     with pytest.raises(IpaError, match="does not know"):
-        regions.find(unet, parts.split(unet, WAYS, inputs.context), inputs, False)
+        regions.find(unet, parts.split(unet, OPTIONS, inputs.context), inputs, False)
 
 
 def test_no_part_takes_the_weights_of_the_texts_keys_and_values():
     unet, _ = tiny()
-    split = parts.split(unet, WAYS)
+    split = parts.split(unet, OPTIONS)
     taken = {id(owner) for part in split.values() for weight in part.weights.values() for owner in weight.owners}
     left = {name for name, module in unet.named_modules() if module._parameters and id(module) not in taken}
     lone = {name for name in left if name == "conv_in" or "samplers" in name}
@@ -138,7 +150,7 @@ def test_the_unet_runs_as_before_once_it_is_split():
     inputs = example(unet, adapters)
     with torch.no_grad():
         before = call_unet(unet, inputs)
-        split = parts.split(unet, WAYS, inputs.context)
+        split = parts.split(unet, OPTIONS, inputs.context)
         parts.walk(unet, split, inputs, lambda name, given: split[name](given))
         assert torch.equal(call_unet(unet, inputs), before)
 
@@ -155,6 +167,14 @@ def test_masks_are_inputs_of_the_parts():
         expected = call_unet(unet, given)
         assert difference(parts.walk(unet, split, given, run), expected) < 1e-5
         assert difference(expected, call_unet(unet, inputs)) > 1e-3
+
+
+def test_several_pictures_in_a_call_have_a_graph_of_their_own():
+    unet, inputs = scene()
+    inputs = twice(inputs)
+    split, run = traced(unet, inputs, None)
+    with torch.no_grad():
+        assert difference(parts.walk(unet, split, inputs, run), call_unet(unet, inputs)) < 1e-5
 
 
 @pytest.mark.parametrize("changes", [None, AS_SD15])

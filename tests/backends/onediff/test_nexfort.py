@@ -19,14 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipa_cli.backends import requirements
+from ipa_cli import backends
 from ipa_cli.backends.onediff import nexfort
 from ipa_cli.errors import UsageError
-from ipa_cli.hardware import packages
 
 pytestmark = pytest.mark.slow
 
-PRESENT = requirements.problem("nexfort", packages.installed())
+PRESENT = backends.problem("nexfort")
 real = pytest.mark.skipif(PRESENT is not None, reason=PRESENT.message if PRESENT else "")
 slow = pytest.mark.timeout(2400)
 
@@ -216,24 +215,3 @@ def test_json_passes_through_and_the_code_is_always_kept():
 def test_impossible_options_are_usage_errors(given):
     with pytest.raises(UsageError):
         nexfort.options(given)
-
-
-@pytest.mark.parametrize(
-    ("package", "version"), [("torch", "2.4.0"), ("nexfort", "0.1.dev330"), ("numpy", "2.1.0"), ("onediff", None)]
-)
-def test_missing_names_the_package_and_the_command(monkeypatch, package, version):
-    right = {
-        "nexfort": "0.1.dev262",
-        "torch": "2.3.1+cu121",
-        "onediff": "1.2.0",
-        "diffusers": "0.30.3",
-        "transformers": "4.44.2",
-        "numpy": "1.26.4",
-        "huggingface_hub": "0.25.2",
-    }
-    monkeypatch.setattr(packages, "installed", lambda: {**right, package: version})
-    problem = nexfort.missing(None)
-    assert problem is not None and ".[nexfort]" in problem.hint
-    assert (package if sys.version_info < (3, 12) else "Python 3.") in problem.message
-    monkeypatch.setattr(packages, "installed", lambda: right)
-    assert (nexfort.missing(None) is None) == (sys.version_info < (3, 12))

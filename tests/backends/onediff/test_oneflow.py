@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from ipa_cli.backends import requirements
 from ipa_cli.backends.onediff import oneflow
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.hardware import packages
 
 with_onediff = pytest.mark.skipif(find_spec("onediff") is None, reason="onediff is not installed")
 
@@ -64,12 +62,3 @@ def test_options_pass_through():
 def test_impossible_options_are_usage_errors(given):
     with pytest.raises(UsageError):
         oneflow.options(given)
-
-
-def test_missing_says_that_pypis_build_will_not_do_and_where_others_are(monkeypatch):
-    here = {"oneflow": "0.9.0", "onediff": "1.2.0", "torch": "2.3.1", "diffusers": "0.30.3", "transformers": "4.44.2"}
-    monkeypatch.setattr(packages, "installed", lambda: here)
-    problem = oneflow.missing(None)
-    assert problem is not None
-    assert "oneflow>=0.9.1 (0.9.0 is installed" in problem.message and "args_tree" in problem.message
-    assert requirements.ONEFLOW_BUILDS in problem.hint

@@ -1,6 +1,6 @@
-"""Triton kernels for attention, where several of PyTorch's would move the same numbers again and again.
+"""A Triton kernel for cross attention to text and image, which reads the query once.
 
-Imported only where Triton is installed. Each has a plain twin in PyTorch that computes the same in any precision.
+Imported only where Triton is installed. Its plain twin in PyTorch computes the same in any precision.
 """
 
 from __future__ import annotations
@@ -73,52 +73,6 @@ def cross_attention_kernel(
     tl.store(out + at, (seen + tl.load(scale) * shown).to(asked.dtype), mask=there)
 
 
-@triton.jit
-def self_attention_kernel(
-    joined,
-    out,
-    pixels,
-    heads,
-    to_powers_of_two,
-    DEPTH: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    """One head's block of rows; see `self_attention` for the shapes. EVEN: both blocks divide the pixels."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    batch, head = tl.program_id(1) // heads, tl.program_id(1) % heads
-    width = heads * DEPTH
-    depth = tl.arange(0, DEPTH)
-    first = joined + batch.to(tl.int64) * pixels * 3 * width + head * DEPTH
-    there = (row < pixels)[:, None]
-    query = tl.load(first + row[:, None] * (3 * width) + depth, mask=there, other=0.0)
-    query = (query * to_powers_of_two).to(query.dtype)
-    highest = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    sums = tl.zeros((ROWS, DEPTH), tl.float32)
-    for start in range(0, pixels, BLOCK):
-        token = start + tl.arange(0, BLOCK)
-        at = first + token[:, None] * (3 * width) + depth
-        if EVEN:
-            key = tl.load(at + width)
-            value = tl.load(at + 2 * width)
-        else:
-            key = tl.load(at + width, mask=(token < pixels)[:, None], other=0.0)
-            value = tl.load(at + 2 * width, mask=(token < pixels)[:, None], other=0.0)
-        score = tl.dot(query, tl.trans(key))
-        if not EVEN:
-            score = tl.where((token < pixels)[None, :], score, float("-inf"))
-        higher = tl.maximum(highest, tl.max(score, 1))
-        share = tl.exp2(score - higher[:, None])
-        shrink = tl.exp2(highest - higher)
-        total = total * shrink + tl.sum(share, 1)
-        sums = tl.dot(share.to(value.dtype), value, sums * shrink[:, None])
-        highest = higher
-    at = (batch.to(tl.int64) * pixels + row)[:, None] * width + head * DEPTH + depth
-    tl.store(out + at, (sums / total[:, None]).to(query.dtype), mask=there)
-
-
 @triton_op("ipa::cross_attention", mutates_args=())
 def cross_attention(
     query: Tensor, text: Tensor, image: Tensor, scale: Tensor, rows: int = 128, text_block: int = 128, warps: int = 4
@@ -157,37 +111,3 @@ def plain_cross_attention(query: Tensor, text: Tensor, image: Tensor, scale: Ten
     seen = F.scaled_dot_product_attention(split, text[0], text[1])
     shown = F.scaled_dot_product_attention(split, image[0], image[1])
     return (seen + scale.flatten()[0].to(seen.dtype) * shown).transpose(1, 2).flatten(2)
-
-
-@triton_op("ipa::self_attention", mutates_args=())
-def self_attention(
-    joined: Tensor, heads: int, rows: int = 128, block: int = 64, warps: int = 4, stages: int = 3
-) -> Tensor:
-    """Attention of a picture to itself, (B, pixels, heads * d).
-
-    joined: (B, pixels, 3 * heads * d), contiguous: queries, keys and values behind each other.
-    """
-    batch, pixels, width = joined.shape
-    depth = width // 3 // heads
-    out = joined.new_empty(batch, pixels, width // 3)
-    even = isinstance(pixels, int) and pixels % rows == 0 and pixels % block == 0
-    launchable(self_attention_kernel)[(-(-pixels // rows), batch * heads)](
-        joined,
-        out,
-        pixels,
-        heads,
-        depth**-0.5 * 1.4426950408889634,
-        depth,
-        rows,
-        block,
-        even,
-        num_warps=warps,
-        num_stages=stages,
-    )
-    return out
-
-
-def plain_self_attention(joined: Tensor, heads: int) -> Tensor:
-    """The twin of `self_attention`."""
-    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in joined.chunk(3, dim=-1))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""Processes that compile parts of a UNet side by side, and what is said when one ends without an answer."""
+"""Processes that compile parts of a UNet side by side, and the error when one ends without an answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Submit = Callable[[dict[str, Any]], Future]
 
 
 def compiler() -> str:
-    """The C++ compiler that torch takes."""
+    """The C++ compiler that torch uses."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
@@ -39,10 +39,10 @@ def compiler_works() -> bool:
 
 
 @contextmanager
-def started(work: Path, count: int, threads: int) -> Iterator[Submit]:
-    """`count` processes that compile, each with `threads`; yields a function from a job to the Future of its answer."""
+def started(work: Path, count: int) -> Iterator[Submit]:
+    """Start `count` processes that compile; yields a function from a job to the Future of its answer."""
     folders = [Path(tempfile.mkdtemp(dir=work)) for _ in range(count)]
-    workers = [(_start(folder, threads), folder / "log") for folder in folders]
+    workers = [(_start(folder), folder / "log") for folder in folders]
     idle: SimpleQueue[tuple[subprocess.Popen[str], Path]] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
@@ -68,14 +68,14 @@ def started(work: Path, count: int, threads: int) -> Iterator[Submit]:
         yield lambda job: pool.submit(ask, job)
     finally:
         for process, _ in workers:
-            child.end(process)  # whoever waits for its answer wakes up
+            child.end(process)  # the threads that wait for its answer wake up
         pool.shutdown(cancel_futures=True)
 
 
-def _start(folder: Path, threads: int) -> subprocess.Popen[str]:
+def _start(folder: Path) -> subprocess.Popen[str]:
     """A process that compiles, with caches of its own in `folder`, or they would wait for each other's locks."""
     environment = {
-        "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TORCHINDUCTOR_VEC_ISA_OK": "1",  # or programs are built to see whether the compiler knows the CPU
         "OMP_NUM_THREADS": "1",
         "TMPDIR": str(folder.parent),  # where precompiled headers are shared
@@ -85,7 +85,7 @@ def _start(folder: Path, threads: int) -> subprocess.Popen[str]:
 
 
 def failure(status: int, log: str) -> IpaError:
-    """What to tell when a worker ended without an answer."""
+    """The error for a worker that ended without an answer."""
     if status < 0:
         return IpaError(
             f"what the C++ compiler ({compiler()}) makes crashes when it is loaded (signal {-status})",

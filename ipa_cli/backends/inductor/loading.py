@@ -1,0 +1,122 @@
+"""Open the packages of a compiled UNet and call them with the weights that it has now."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipa_cli.backends.base import Denoiser
+from ipa_cli.backends.cuda_graph import CudaGraphs
+from ipa_cli.backends.inductor import fp8
+from ipa_cli.backends.inductor.kernel_options import KernelOptions
+from ipa_cli.backends.inductor.parts import Part, aligned, split, walk
+from ipa_cli.backends.inductor.regions import Layout, Region
+from ipa_cli.backends.inductor.worker import open_package
+from ipa_cli.errors import IpaError
+from ipa_cli.unet.inputs import UNetInputs
+
+PLAN = "graph.json"
+
+
+def load(unet: Any, folder: Path, options: Mapping[str, Any]) -> Denoiser:
+    """Open the packages in `folder`: nothing is compiled, now or later, and the weights are read from `unet`.
+
+    Raises IpaError for packages that do not open, or are not for these weights.
+    """
+    unet.to(memory_format=torch.channels_last)
+    parts = split(unet, kernel_options(options, unet.device))
+    plan, found = _read_plan(folder, parts)
+    calls: dict[str, Any] = {}
+    for region in found:
+        run = _open(folder / f"{region.name}.pt2", unet.device)
+        calls |= {name: _call(run, region, parts[name], plan["dynamic"] is not None) for name in region.parts}
+
+    compiled = {name: parts[name] for name in calls}
+
+    @torch.no_grad()
+    def call(inputs: UNetInputs) -> Tensor:
+        check_size(inputs.sample, plan)
+        return walk(unet, compiled, inputs, lambda name, given: calls[name](given))
+
+    return CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
+
+
+def _read_plan(folder: Path, parts: Mapping[str, Part]) -> tuple[dict[str, Any], list[Region]]:
+    """The plan that `compile` wrote, and its regions. Raises IpaError for another UNet's, or anything else."""
+    try:
+        plan = json.loads((folder / PLAN).read_text())
+        found = [Region(*(region[field] for field in Region._fields)) for region in plan["regions"]]
+        fits = all(len(region.weight_layouts) == len(parts[name].weights) for region in found for name in region.parts)
+        layouts = [Layout.read(layout) for region in found for layout in (*region.weight_layouts, *region.inputs)]
+        sizes = [*plan["sample"], *(plan["dynamic"] or ()), *(side for layout in layouts for side in layout.shape)]
+        fits = fits and len(plan["sample"]) == 4 and set(map(type, sizes)) == {int}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise IpaError(f"the graph is not as ipa writes it: {error!r}", "`ipa cache clear` removes it") from error
+    if not fits:
+        raise IpaError("the graph is for another UNet", "`ipa cache clear` removes it")
+    return plan, found
+
+
+def _open(package: Path, device: torch.device) -> Any:
+    """The function in a package."""
+    try:
+        return open_package(str(package), device).boxed_run
+    except RuntimeError as error:
+        raise IpaError(
+            f"the compiled graph does not open: {str(error).splitlines()[0]}", "type ipa compile to build it again"
+        ) from error
+
+
+def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
+    """Run the compiled code with the weights of `part`, after a look at what it takes for granted."""
+
+    def what(layout: Layout) -> tuple:
+        return layout.of_any_size() if dynamic else tuple(layout)
+
+    expected = [what(Layout.read(layout)) for layout in region.inputs]
+    for (name, weight), layout in zip(part.weights.items(), region.weight_layouts, strict=True):
+        found, wanted = Layout.of(weight.read()), Layout.read(layout)
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            raise IpaError(
+                f"this graph is not for these weights: {part.name}.{name} is {found.dtype} {found.shape}",
+                "type ipa compile to build one that is",
+            )
+
+    def call(inputs: list[Tensor]) -> list[Tensor]:
+        inputs = [aligned(tensor) for tensor in inputs]
+        layouts = [what(Layout.of(tensor)) for tensor in inputs]
+        if layouts != expected:
+            raise ValueError(f"{part.name} was compiled for {expected}, not {layouts}")
+        return run([*(weight.read() for weight in part.weights.values()), *inputs])
+
+    return call
+
+
+def kernel_options(options: Mapping[str, Any], device: torch.device) -> KernelOptions:
+    """The kernels that the parts use on `device`."""
+    triton = importlib.util.find_spec("triton") is not None
+    eight = tuple(options["fp8_layers"]) if options["precision"] == "fp8" else ()
+    kernels = tuple(options["kernels"]) if triton else ()
+    squares = not options["dynamic"] and fp8.multiplies_blocks(device)  # rows that 16 divides must be known
+    return KernelOptions(kernels, options["phases"], eight, squares)
+
+
+def check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:
+    """Raise IpaError unless a graph serves latents of this size."""
+    height, width = sample.shape[-2] * 8, sample.shape[-1] * 8
+    if plan["dynamic"]:
+        low, high = plan["dynamic"]
+        good, wanted = low <= min(height, width) and max(height, width) <= high, f"{low} to {high} pixels a side"
+    else:
+        good, wanted = list(sample.shape) == plan["sample"], "{1}x{0}".format(*(8 * n for n in plan["sample"][2:]))
+    if not good:
+        raise IpaError(
+            f"this graph is for {wanted}, not {width}x{height}",
+            f"type ipa compile --size {width}x{height}, or ipa compile --dynamic",
+        )
