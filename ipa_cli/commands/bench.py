@@ -94,8 +94,9 @@ def bench(
     from ipa_cli.engine.store import temporary_files
     from ipa_cli.hardware import probe
 
+    options.check_not_stdout(folder, "a bench", "--output bench")
     if resume and folder is None:
-        raise UsageError("--resume goes on with a bench in a folder", "name it with --output")
+        raise UsageError("--resume continues the bench in a folder", "name the folder with --output")
     kept = files.earlier_request(folder, bool(backends)) if resume and folder is not None else None
     if kept is not None:
         backends, batch, runs = backends or list(kept.backends), batch or kept.batch, runs or kept.runs

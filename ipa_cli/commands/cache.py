@@ -243,8 +243,7 @@ def export_graphs(
     """Write graphs into one archive, for a machine like this one."""
     from ipa_cli import cache
 
-    if str(file) == "-":
-        raise UsageError("an archive is not written to stdout", "name a file, such as graphs.tar")
+    options.check_not_stdout(file, "an archive", "graphs.tar")
     store = _store(context)
     items = cache.plan(cache.scan(store), prefixes=key or ()).items
     entries = [item for item in items if isinstance(item, cache.Entry)]

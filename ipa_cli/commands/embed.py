@@ -36,6 +36,7 @@ def embed(
     """
     from ipa_cli.engine import embed as encoding
 
+    options.check_not_stdout(file, "image embeddings", "--output cat.safetensors")
     settings = options.settings(context).settings
     done = encoding.embed(settings, config.expanded(file), force, context.obj, context.obj.live)
     count = len(done.sources)

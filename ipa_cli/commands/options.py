@@ -17,6 +17,7 @@ from ipa_cli import config
 from ipa_cli.commands.base import with_options
 from ipa_cli.config.settings import MODEL, PANELS
 from ipa_cli.config.values import element_type, expected, flag_of
+from ipa_cli.errors import UsageError
 
 ALL = tuple(sorted(config.FIELDS, key=lambda name: PANELS.index(config.FIELDS[name].metadata["panel"])))
 OF_MODEL = tuple(name for name in ALL if config.FIELDS[name].metadata["panel"] == MODEL)
@@ -60,6 +61,12 @@ SIZES = completion(
 RANGES = completion(lambda: ("256..1536", "512..1536"))
 
 Force = Annotated[bool, flag("--force", "-f", help="overwrite existing files")]
+
+
+def check_not_stdout(path: Path | None, what: str, example: str) -> None:
+    """Raise UsageError for `-` in the place of a file or folder that is written."""
+    if str(path) == "-":
+        raise UsageError(f"{what} cannot be written to stdout", f"name a file or folder, such as {example}")
 
 
 def settings(context: typer.Context, picture: config.Layer | None = None) -> config.Resolved:

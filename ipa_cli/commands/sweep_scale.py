@@ -74,6 +74,7 @@ def sweep_scale(
     from ipa_cli.sweep import plan, run
     from ipa_cli.system.inputs import check_stdin
 
+    options.check_not_stdout(folder, "a sweep", "--output sweep")
     check_stdin((*(prompts or ()), *(image or ()), *(context.params["mask"] or ()), *(encoded or ())))
     plan.check_seeds(seeds or ())
     axes = run.Axes(

@@ -283,12 +283,15 @@ def checked(name: str, value: Any, where: str, error: type[IpaError] = UsageErro
     return value
 
 
-def cache_dir(settings: Settings) -> Path:
-    """The folder of compiled graphs. Raises IpaError where none is named and the user has no home."""
+def cache_dir(settings: Settings, without_home: Path | None = None) -> Path:
+    """The folder of compiled graphs, `without_home` for a user who has none.
+
+    Raises IpaError where there is neither a name for the folder nor a home nor a substitute.
+    """
     import platformdirs
 
     named = settings.cache_dir
-    folder = at_home(platformdirs.user_cache_path) if named is None else expanded(named).absolute()
+    folder = expanded(named).absolute() if named is not None else at_home(platformdirs.user_cache_path) or without_home
     if folder is None:
         raise IpaError(
             "compiled graphs have no place: HOME is not set, and the system knows no home of this user",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from ipa_cli import config
 from ipa_cli.cache import Store, temporary
@@ -10,8 +11,8 @@ from ipa_cli.config import Settings
 
 
 def graph_store(settings: Settings) -> Store:
-    """The store of compiled graphs that the settings name."""
-    return Store(config.cache_dir(settings), config.cache_limit(settings))
+    """The store of compiled graphs that the settings name; a user without a home has the one of HOME=/."""
+    return Store(config.cache_dir(settings, without_home=Path("/.cache/ipa")), config.cache_limit(settings))
 
 
 def temporary_files(settings: Settings) -> AbstractContextManager[None]:

@@ -49,6 +49,8 @@ def load(
 
     `home` is where the weights stay: `device`, or the CPU when they are offloaded.
     """
+    for warning in plan.unused:
+        reporter.warn(warning)
     if plan.dummy:
         _quiet_libraries()
         parts, states, encoders = dummy.parts(plan, device, home, dtype)

@@ -44,6 +44,7 @@ class Plan:
     zeros_for_empty_prompt: bool
     checkpoint: Checkpoint | None = None  # the one file that the model is in
     vae: Part | None = None  # the one to be used in place of the model's own
+    unused: tuple[str, ...] = ()  # settings that choose among files which this model does not have, as warnings
 
     def part(self, name: str) -> Part:
         """Where the UNet, the VAE or a text encoder comes from."""
@@ -91,7 +92,18 @@ def make_plan(settings: Settings, references_later: bool = False) -> Plan:
     vae = _vae(settings, configs["vae"], family, checkpoint)
     zeros = family is SDXL and bool(read_json(location, "model_index.json").get("force_zeros_for_empty_prompt", True))
     return Plan(
-        settings.model, family, location, dummy, configs, found, defaults, settings.variant, zeros, checkpoint, vae
+        settings.model,
+        family,
+        location,
+        dummy,
+        configs,
+        found,
+        defaults,
+        settings.variant,
+        zeros,
+        checkpoint,
+        vae,
+        _unused(settings, location, checkpoint),
     )
 
 
@@ -156,6 +168,16 @@ def _of_diffusers(location: Location) -> Location:
     elif files:
         hint = f'name a file in it: --model "$(hf download {location.repo} {shlex.quote(files[0])})"'
     raise ModelError(f"{location} is no diffusers folder: it has no model_index.json", hint)
+
+
+def _unused(settings: Settings, location: Location, checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """Warnings about a variant or revision that the model does not have."""
+    found = []
+    if settings.variant is not None and checkpoint is not None:
+        found.append(f"variant {settings.variant} is not used: {settings.model} is one file")
+    if settings.revision is not None and location.repo is None:
+        found.append(f"revision {settings.revision} is not used: {settings.model} does not come from the hub")
+    return tuple(found)
 
 
 def _vae(settings: Settings, own: Mapping[str, Any], family: Family, checkpoint: Checkpoint | None) -> Part | None:

@@ -101,6 +101,14 @@ def test_a_file_is_taken_by_every_command(ipa, demo):
 
 
 @pytest.mark.slow
+def test_a_variant_and_a_revision_are_not_used_with_a_file_and_that_is_a_warning(ipa, demo):
+    asked = (*SMALL, "--prompt", "a star", "--variant", "fp16", "--revision", "main")
+    warnings = ipa("generate", *asked, "--model", demo).stderr
+    assert "warning: variant fp16 is not used" in warnings and "warning: revision main is not used" in warnings
+    folder = ipa("generate", *asked[:-4], "--revision", "main", "--model", DEMO).stderr
+    assert "revision main is not used" in folder and "variant" not in folder
+
+
 def test_every_tensor_of_sdxl_is_that_of_its_folder(demo):
     assert_same(load(demo), load(DEMO))
 

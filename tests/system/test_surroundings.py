@@ -104,7 +104,8 @@ def run_as(user: int, *arguments: object) -> Ran:
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
-def test_a_container_under_an_unknown_number_draws(world, nobody):
+@pytest.mark.parametrize("home", [{"HOME": "/"}, {}])
+def test_a_container_under_an_unknown_number_draws(world, nobody, home):
     nobody.chmod(0o777)
     # The interpreter may be root's alone: reading everything is all that is kept of root's rights.
     rights = ["--clear-groups", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
@@ -112,7 +113,7 @@ def test_a_container_under_an_unknown_number_draws(world, nobody):
     command = [sys.executable, "-m", "ipa_cli", "generate", "--steps", "1", "--size", "64x64", "-q"]
     kept = {name: text for name, text in world.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
     environ = {name: text for name, text in kept.items() if not name.startswith("XDG_")}
-    done = subprocess.run([*user, *command], cwd=nobody, env={**environ, "HOME": "/"}, capture_output=True, text=True)
+    done = subprocess.run([*user, *command], cwd=nobody, env={**environ, **home}, capture_output=True, text=True)
     if done.stderr.startswith("setpriv:"):
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
