@@ -35,7 +35,8 @@ class Embedded:
 def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, shows_bars: bool) -> Embedded:
     """Encode the reference pictures of `settings` into a safetensors file, loading the image encoder alone."""
     if output.suffix != ".safetensors":
-        raise UsageError(f"{output} is not named .safetensors", f"--output {output.with_suffix('.safetensors')}")
+        named = output.with_suffix(".safetensors") if output.name else output / "embeds.safetensors"
+        raise UsageError(f"{output} is not named .safetensors", f"--output {named}")
     if os.path.lexists(output) and not force:
         raise IpaError(f"{output} is there already", "choose another name, or --force")
     if settings.load_format == "dummy" or settings.adapter or settings.embeds or settings.ip_adapter == "none":

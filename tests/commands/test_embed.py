@@ -79,6 +79,7 @@ def test_a_device_in_the_place_of_embeddings_is_refused(ipa):
     [
         (("nowhere.png",), "nowhere.png"),
         ((REFERENCE, "-o", "cat.png"), "not named .safetensors"),
+        ((REFERENCE, "-o", ""), "not named .safetensors"),
         ((REFERENCE, "-o", "/dev/null/a.safetensors"), "Not a directory"),
         ((REFERENCE, "-o", f"{'x' * 300}.safetensors"), "too long"),
         ((REFERENCE, "--ip-adapter", "none"), "one real adapter"),

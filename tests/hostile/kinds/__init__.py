@@ -1,9 +1,10 @@
 """All kinds of attack by name. A new one is a function from a random generator to an `Attack`, in a file here."""
 
 from tests.hostile.case import Kind
-from tests.hostile.kinds import caches, files, models, pictures, places, settings, weights
+from tests.hostile.kinds import arguments, caches, files, models, pictures, places, settings, weights
 
 KINDS: dict[str, Kind] = {
+    **arguments.KINDS,
     **settings.KINDS,
     **pictures.KINDS,
     **models.KINDS,

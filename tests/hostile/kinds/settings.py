@@ -1,4 +1,4 @@
-"""What is typed, what the environment says, and an `ipa.toml` that came with a folder."""
+"""What the environment says, and an `ipa.toml` that came with a folder."""
 
 from __future__ import annotations
 
@@ -8,35 +8,10 @@ from random import Random
 
 from ipa_cli.config import FIELDS
 from tests.hostile.case import CANARY, SMALL, Attack
+from tests.hostile.kinds.arguments import text
 from tests.hostile.mutation import VALUES, damaged
 
-COMMANDS = (
-    ("generate",), ("sweep-scale",), ("embed",), ("config", "show"), ("config", "get"), ("config", "set"),
-    ("cache", "ls"),
-    ("cache", "clear"), ("cache", "verify"), ("cache", "export"), ("cache", "import"), ("cache", "dir"),
-    ("nothing",), (),
-)  # fmt: skip
 TOOL = 'compile_options = \'{"inductor": {"cpp.cxx": ["./tool.sh"]}}\'\nbackend = \'inductor\'\ncompile = true\n'
-
-
-def text(random: Random) -> str:
-    """A value as one word of a command line."""
-    value = random.choice(VALUES)
-    word = value if isinstance(value, str) else json.dumps(value)
-    return word.replace("\0", "").encode("utf-8", "surrogatepass").decode("utf-8", "replace")[:2000]
-
-
-def arguments(random: Random) -> Attack:
-    """Any command with flags that say anything; what happens to be right draws a small picture."""
-    words = list(random.choice(COMMANDS))
-    for _ in range(random.randint(1, 4)):
-        name = random.choice([*FIELDS, "from", "size", "json", "force", "yes", "resume", "scales", "frobnicate"])
-        words += [f"--{name.replace('_', '-')}", text(random)]
-    if random.random() < 0.3:
-        words.append(text(random))
-    if words[:1] == ["generate"]:
-        words += SMALL
-    return Attack(" ".join(words)[:80], tuple(words))
 
 
 def environment(random: Random) -> Attack:
@@ -75,4 +50,4 @@ def project_file(random: Random) -> Attack:
     return Attack(f"ipa.toml {content[:60]!r}", typed, prepare)
 
 
-KINDS = {"arguments": arguments, "environment": environment, "ipa.toml": project_file}
+KINDS = {"environment": environment, "ipa.toml": project_file}
