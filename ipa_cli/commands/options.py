@@ -108,7 +108,7 @@ def _setting(name: str) -> TyperOption:
         is_flag=kind is bool,
         multiple=kind is tuple,
         metavar=None if kind is bool else _metavar(name),
-        help=_sentence(field.metadata["help"] + _default(name)),
+        help=_sentence(field.metadata["help"] + (f" [default: {default(name)}]" if default(name) else "")),
         rich_help_panel=field.metadata["panel"],
         autocompletion=_completion(name),
     )
@@ -119,16 +119,15 @@ def _metavar(name: str) -> str:
     return config.FIELDS[name].metadata["metavar"] or usual.get(element_type(name)) or name.split("_")[-1].upper()
 
 
-def _default(name: str) -> str:
+def default(name: str) -> str:
+    """The default of a setting as help shows it, empty where nothing is chosen."""
     field = config.FIELDS[name]
     value = field.default
     if field.metadata["of_model"]:
-        value = "the model's"
-    elif isinstance(value, bool):
-        value = name.replace("_", "-") if value else None
-    if value in (None, "", ()):
-        return ""
-    return f" [default: {value:g}]" if isinstance(value, float) else f" [default: {value}]"
+        return "the model's"
+    if isinstance(value, bool):
+        return name.replace("_", "-") if value else ""
+    return f"{value:g}" if isinstance(value, float) else str(value or "")
 
 
 def _completion(name: str) -> Callable[..., list[str]] | None:
