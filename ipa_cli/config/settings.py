@@ -128,7 +128,9 @@ class Settings:
     ip_layers: str | None = _setting(
         REFERENCE, "scales by layer as JSON, in diffusers' form; --scale multiplies them", metavar="JSON"
     )
-    ip_start: float = _setting(REFERENCE, "fraction of the steps at which the reference starts to act", 0.0, between(0, 1))
+    ip_start: float = _setting(
+        REFERENCE, "fraction of the steps at which the reference starts to act", 0.0, between(0, 1)
+    )
     ip_end: float = _setting(REFERENCE, "fraction of the steps at which it stops acting", 1.0, between(0, 1))
     steps: int | None = _setting(PICTURE, "number of denoising steps", None, between(1, 1000), of_model=True)
     guidance_scale: float | None = _setting(

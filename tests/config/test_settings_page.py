@@ -1,4 +1,4 @@
-"""The table in docs/settings.md lists every setting as it is; `python -m tests.config.test_settings_page` rewrites it."""
+"""The table in docs/settings.md lists every setting; `python -m tests.config.test_settings_page` rewrites it."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def test_every_signal_ends_the_command_with_its_own_status(world, capsys, monkey
             os.kill(os.getpid(), signal.SIGINT)  # an impatient second one
             cleaned.append(True)
 
-    monkeypatch.setattr(config, "_plain", work)
+    monkeypatch.setattr(config, "as_json", work)
     assert run(["config", "show"], listening()) == 128 + number
     out, err = capsys.readouterr()
     assert cleaned and out == ""
