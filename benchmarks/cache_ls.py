@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ipa_cli import backends
-from ipa_cli.cache import manifest, proof
+from ipa_cli.cache import manifest, signature
 from ipa_cli.cache.entries import BUCKET
 from ipa_cli.cache.keys import GraphKey, flatten
 from ipa_cli.hardware import probe
@@ -63,14 +63,14 @@ def graph(number: int, machine: dict[str, Any], unet: dict[str, Any]) -> tuple[G
 def fill(root: Path, count: int) -> None:
     unet = json.loads((ROOT / "ipa_cli/demo/unet/config.json").read_text())
     machine = probe.machine().factors("cpu")
-    own = proof.own_key()
+    own = signature.signing_key()
     for number in range(count):
         key, fields = graph(number, machine, unet)
         folder = root / BUCKET / key.folder
         folder.mkdir(parents=True)
         text = manifest.render(fields)
         (folder / manifest.MANIFEST).write_bytes(text)
-        (folder / manifest.PROOF).write_bytes(proof.sign(text, own))
+        (folder / manifest.PROOF).write_bytes(signature.sign(text, own))
         (folder / manifest.USES).write_bytes(b"\n" * (number % 5))
 
 

@@ -1,59 +1,89 @@
 """Compiled graphs on disk: found by key, built once, checked before use, removed by plan."""
 
 from ipa_cli.cache.archive import Imported, export, import_
-from ipa_cli.cache.building import Builder, Built, Hit, Miss, build, check_keeps, discard, lookup, mark_trusted, opened
+from ipa_cli.cache.building import (
+    Builder,
+    Built,
+    Hit,
+    Miss,
+    build,
+    check_storable,
+    discard,
+    lookup,
+    mark_trusted,
+    open_graph,
+)
 from ipa_cli.cache.checking import check, verify
-from ipa_cli.cache.entries import Broken, Entry, Item, Lost, Refused, Store, StoreError, Unread, each, of_backend, scan
+from ipa_cli.cache.entries import (
+    BrokenGraph,
+    DamagedGraph,
+    Entry,
+    Item,
+    Refused,
+    Store,
+    StoreError,
+    UnreadableGraph,
+    iter_entries,
+    scan,
+    scan_backend,
+)
 from ipa_cli.cache.locks import InUse
 from ipa_cli.cache.manifest import Damage
 from ipa_cli.cache.removal import Plan, Removed, evict, execute, find, plan
-from ipa_cli.cache.trust import Obstacle, check_owner, check_temporary, obstacle, obstacles, place
-from ipa_cli.cache.work import Work, check_room, scratch, sweep, unfinished
+from ipa_cli.cache.scratch import ScratchFolder, check_free_space, scratch_folder, scratch_folders, sweep
+from ipa_cli.cache.trust import (
+    Problem,
+    check_owner,
+    check_temporary_folder,
+    permission_problem,
+    trust_checker,
+    trust_problem,
+)
 
 __all__ = [
-    "Broken",
+    "BrokenGraph",
     "Builder",
     "Built",
     "Damage",
+    "DamagedGraph",
     "Entry",
     "Hit",
     "Imported",
     "InUse",
     "Item",
-    "Lost",
     "Miss",
-    "Obstacle",
     "Plan",
+    "Problem",
     "Refused",
     "Removed",
+    "ScratchFolder",
     "Store",
     "StoreError",
-    "Unread",
-    "Work",
+    "UnreadableGraph",
     "build",
     "check",
-    "check_keeps",
+    "check_free_space",
     "check_owner",
-    "check_room",
-    "check_temporary",
+    "check_storable",
+    "check_temporary_folder",
     "discard",
-    "each",
     "evict",
     "execute",
     "export",
     "find",
     "import_",
+    "iter_entries",
     "lookup",
     "mark_trusted",
-    "obstacle",
-    "obstacles",
-    "of_backend",
-    "opened",
-    "place",
+    "open_graph",
+    "permission_problem",
     "plan",
     "scan",
-    "scratch",
+    "scan_backend",
+    "scratch_folder",
+    "scratch_folders",
     "sweep",
-    "unfinished",
+    "trust_checker",
+    "trust_problem",
     "verify",
 ]

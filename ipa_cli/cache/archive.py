@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.cache import keys, proof
-from ipa_cli.cache.building import publish, seal_files, whole
+from ipa_cli.cache import keys, signature
+from ipa_cli.cache.building import find_intact, hash_files, publish
 from ipa_cli.cache.checking import check
 from ipa_cli.cache.entries import Entry, Refused, Store, StoreError, read
 from ipa_cli.cache.keys import GraphKey
 from ipa_cli.cache.locks import InUse, key_lock, shared
 from ipa_cli.cache.manifest import MANIFEST, MAX_MANIFEST, Damage, parse, render
 from ipa_cli.cache.removal import Removed, evict
+from ipa_cli.cache.scratch import make_folders, scratch_folder, translate_disk_errors
 from ipa_cli.cache.trust import check_owner
-from ipa_cli.cache.work import make_folders, scratch, writing
 from ipa_cli.errors import IpaError
 from ipa_cli.system import files
 
@@ -76,9 +76,9 @@ def import_(store: Store, file: Path) -> Imported:
         source = file.open("rb")
     except OSError as error:
         raise StoreError(f"cannot read {file}: {error.strerror}", "check the name") from error
-    with source, writing(store):
-        with scratch(store) as folder:
-            signing = proof.own_key()
+    with source, translate_disk_errors(store):
+        with scratch_folder(store) as folder:
+            signing = signature.signing_key()
             try:
                 graphs = _unpack(store, source, folder)
             except Damage as damage:
@@ -101,7 +101,7 @@ def import_(store: Store, file: Path) -> Imported:
 def _present(store: Store, key: GraphKey) -> Entry | None:
     """The whole graph of `key` that is there already and our own; one made elsewhere gives way to what is trusted."""
     try:
-        return whole(store, key)
+        return find_intact(store, key)
     except Refused:
         if isinstance(read(str(store.graphs / key.folder)), Entry):
             return None
@@ -162,7 +162,7 @@ def _unpack(store: Store, source: Any, folder: Path) -> list[tuple[Path, dict[st
             path.mkdir(mode=0o700)
             for _ in manifest["files"]:
                 _extract(archive, next(members, None), name, manifest["files"], path)
-            if seal_files(path) != manifest["files"]:
+            if hash_files(path) != manifest["files"]:
                 raise Damage(f"the files of {name} have changed")
             graphs.append((path, manifest))
         if next(members, None) is not None:

@@ -15,27 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli import __version__
-from ipa_cli.cache import keys, proof
+from ipa_cli.cache import keys, signature
 from ipa_cli.cache.checking import check, check_manifest, sha256
 from ipa_cli.cache.entries import (
-    Broken,
+    BrokenGraph,
+    DamagedGraph,
     Entry,
     Item,
-    Lost,
     Refused,
     Store,
     StoreError,
-    Unread,
-    of_backend,
+    UnreadableGraph,
     read,
-    unreadable,
+    read_error,
+    scan_backend,
 )
 from ipa_cli.cache.keys import GraphKey
 from ipa_cli.cache.locks import InUse, key_lock, shared
 from ipa_cli.cache.manifest import MANIFEST, SCHEMA_VERSION, USES, Damage, render, safe_name
 from ipa_cli.cache.removal import Plan, Removed, evict, execute
-from ipa_cli.cache.trust import check_owner, check_temporary, obstacle, place
-from ipa_cli.cache.work import check_room, make_folders, prepare, scratch, trash, writing
+from ipa_cli.cache.scratch import check_free_space, make_folders, prepare, scratch_folder, translate_disk_errors, trash
+from ipa_cli.cache.trust import check_owner, check_temporary_folder, permission_problem, trust_problem
 
 Builder = Callable[[Path], "Mapping[str, Any] | None"]
 
@@ -56,7 +56,7 @@ class Miss:
 
     @property
     def reason(self) -> str:
-        return keys.in_short(self.reasons) or "nothing has been compiled for this backend yet"
+        return keys.summarize_differences(self.reasons) or "nothing has been compiled for this backend yet"
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ def lookup(store: Store, key: GraphKey) -> Hit | Miss:
     item = _read(store, key)
     if isinstance(item, Entry) and item.key == key:
         return Hit(item)
-    if isinstance(item, Broken):
+    if isinstance(item, BrokenGraph):
         return Miss((f"the graph on disk is broken: {item.reason}",))
-    others = [item for item in of_backend(store, key.backend) if isinstance(item, Entry)]
+    others = [item for item in scan_backend(store, key.backend) if isinstance(item, Entry)]
     if not others:
         return Miss(())
-    nearest = min(others, key=lambda other: (len(keys.difference(other.key, key)), -other.last_used))
-    return Miss(tuple(keys.difference(nearest.key, key)), nearest)
+    nearest = min(others, key=lambda other: (len(keys.list_differences(other.key, key)), -other.last_used))
+    return Miss(tuple(keys.list_differences(nearest.key, key)), nearest)
 
 
 @contextmanager
-def opened(store: Store, entry: Entry) -> Iterator[Path]:
+def open_graph(store: Store, entry: Entry) -> Iterator[Path]:
     """A private copy of the files of a graph, safe to load native code from; the graph is kept while the block lasts.
 
     Who could have written it, its proof of origin and every byte are checked first, see `trust`. Counts as a use.
@@ -93,15 +93,17 @@ def opened(store: Store, entry: Entry) -> Iterator[Path]:
     with ExitStack() as held:
         try:
             held.enter_context(shared(entry.folder))
-            _admit(entry)
+            _check_trusted(entry)
             folder = held.enter_context(_private(store, 2 * entry.size))  # room for what a backend unpacks, too
             check(entry, folder)
         except (InUse, FileNotFoundError) as error:
-            raise Lost(f"graph {entry.id} is not loaded: another process removed it", "try again") from error
+            raise DamagedGraph(f"graph {entry.id} is not loaded: another process removed it", "try again") from error
         except Damage as damage:
             held.close()
             after = "it was removed" if discard(store, entry) else "it cannot be removed"
-            raise Lost(f"graph {entry.id} is damaged: {damage}; {after}", "`ipa compile` builds it again") from damage
+            raise DamagedGraph(
+                f"graph {entry.id} is damaged: {damage}; {after}", "`ipa compile` builds it again"
+            ) from damage
         except OSError as error:
             raise StoreError(
                 f"graph {entry.id} cannot be opened: {error.strerror}: {error.filename}",
@@ -119,7 +121,7 @@ def _private(store: Store, size: int) -> Iterator[Path]:
     """
     with ExitStack() as lasting:
         try:
-            folder = lasting.enter_context(scratch(store))
+            folder = lasting.enter_context(scratch_folder(store))
             enough = shutil.disk_usage(folder).free > size
         except Refused:
             raise
@@ -133,8 +135,8 @@ def _private(store: Store, size: int) -> Iterator[Path]:
                 raise StoreError(
                     f"no graph can be opened: {error}", "let TMPDIR name a folder that is yours"
                 ) from error
-            check_temporary(folder)
-            check_room(folder.parent, size, "opening a graph")
+            check_temporary_folder(folder)
+            check_free_space(folder.parent, size, "opening a graph")
         yield folder
 
 
@@ -156,21 +158,23 @@ def mark_trusted(store: Store, entry: Entry) -> None:
     cannot be kept.
     """
     check_owner(store, entry.folder)
-    with writing(store):
+    with translate_disk_errors(store):
         prepare(store)
         with key_lock(store, entry.id):
             try:
                 check(entry)
             except (Damage, FileNotFoundError) as error:
-                raise Lost(f"graph {entry.id} is damaged: {error}", f"`ipa cache clear {entry.id[:8]}`") from error
-            proof.add(entry.folder, entry.text, proof.own_key())
+                raise DamagedGraph(
+                    f"graph {entry.id} is damaged: {error}", f"`ipa cache clear {entry.id[:8]}`"
+                ) from error
+            signature.add(entry.folder, entry.text, signature.signing_key())
 
 
-def check_keeps(store: Store) -> None:
+def check_storable(store: Store) -> None:
     """Raise StoreError, before long work, where `build` would for want of a place or of a key."""
     check_owner(store)
-    proof.own_key()
-    with writing(store):
+    signature.signing_key()
+    with translate_disk_errors(store):
         prepare(store)
 
 
@@ -190,17 +194,17 @@ def build(
     is full or read-only; whatever `builder` raises passes, and nothing is left behind.
     """
     check_owner(store, store.graphs / key.folder)
-    if (present := whole(store, key)) is not None:  # needs no right to write
+    if (present := find_intact(store, key)) is not None:  # needs no right to write
         return Built(present, fresh=False)
     keys.canonical(dict(describe))  # what cannot be kept should fail before the work, not after
-    signing = proof.own_key()
-    with writing(store):
+    signing = signature.signing_key()
+    with translate_disk_errors(store):
         prepare(store)
         with key_lock(store, key.short, waiting=waiting):
-            if (present := whole(store, key)) is not None:  # another process has built it meanwhile
+            if (present := find_intact(store, key)) is not None:  # another process has built it meanwhile
                 return Built(present, fresh=False)
-            with scratch(store) as folder:
-                check_room(store.root, room, "compiling")
+            with scratch_folder(store) as folder:
+                check_free_space(store.root, room, "compiling")
                 started = time.perf_counter()
                 figures = builder(folder)
                 entry = publish(
@@ -215,20 +219,20 @@ def build(
                         "build_seconds": round(time.perf_counter() - started, 3),
                         "describe": dict(describe),
                         "figures": dict(figures or {}),
-                        "files": seal_files(folder),
+                        "files": hash_files(folder),
                     },
                     signing,
                 )
         return Built(entry, fresh=True, evicted=evict(store, keep={entry.folder}))
 
 
-def whole(store: Store, key: GraphKey) -> Entry | None:
+def find_intact(store: Store, key: GraphKey) -> Entry | None:
     """The entry of `key` after a full check; None when there is none or it is damaged.
 
     Raises Refused when there is one that must not be loaded, and is not to be lost either.
     """
     item = _read(store, key)
-    if isinstance(item, Unread):
+    if isinstance(item, UnreadableGraph):
         raise Refused(
             f"graph {item.id} stays, and no other is kept in its place: {item.reason}",
             f"`ipa cache clear {item.id[:8]}` removes it",
@@ -236,7 +240,7 @@ def whole(store: Store, key: GraphKey) -> Entry | None:
     if not isinstance(item, Entry):
         return None
     try:
-        _admit(item)
+        _check_trusted(item)
         check(item)
     except Damage:
         return None
@@ -248,18 +252,18 @@ def _read(store: Store, key: GraphKey) -> Item | None:
     try:
         return read(str(store.graphs / key.folder))
     except OSError as error:
-        raise unreadable(store, error) from error
+        raise read_error(store, error) from error
 
 
-def _admit(entry: Entry) -> None:
+def _check_trusted(entry: Entry) -> None:
     """Raise Refused unless `entry` may be loaded once its bytes are compared, Damage when its manifest has changed."""
-    if (problem := obstacle(entry)) is not None:
-        if place(entry.folder) is None:
+    if (problem := trust_problem(entry)) is not None:
+        if permission_problem(entry.folder) is None:
             check_manifest(entry)  # nobody's trust mends a damaged one
-        raise Refused(f"graph {entry.id} is not loaded: {problem.words}", problem.hint)
+        raise Refused(f"graph {entry.id} is not loaded: {problem.message}", problem.hint)
 
 
-def seal_files(folder: Path) -> dict[str, dict[str, Any]]:
+def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Make all below `folder` ours alone and durable; name, SHA-256 and size of every file.
 
     Raises ValueError when a backend left a link, a device, or a name that is the store's own.
@@ -288,7 +292,7 @@ def publish(store: Store, folder: Path, manifest: Mapping[str, Any], signing: by
     (folder / USES).touch(0o600)
     (folder / MANIFEST).write_bytes(text := render(manifest))
     (folder / MANIFEST).chmod(0o600)
-    proof.add(folder, text, signing)
+    signature.add(folder, text, signing)
     for path in (folder / MANIFEST, folder):
         _sync(path)
     make_folders(store.root, target.parent.relative_to(store.root))
@@ -298,7 +302,7 @@ def publish(store: Store, folder: Path, manifest: Mapping[str, Any], signing: by
         _sync(path)
     entry = read(str(target))
     if not isinstance(entry, Entry):
-        raise Lost(f"graph {key.short} vanished while it was stored", "try again")
+        raise DamagedGraph(f"graph {key.short} vanished while it was stored", "try again")
     return entry
 
 

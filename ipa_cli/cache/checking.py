@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.cache import keys
-from ipa_cli.cache.entries import Broken, Entry, Item
+from ipa_cli.cache.entries import BrokenGraph, Entry, Item
 from ipa_cli.cache.locks import shared
 from ipa_cli.cache.manifest import Damage, parse, render
 
@@ -50,7 +50,7 @@ def verify(item: Item) -> str | None:
     Raises FileNotFoundError when it is gone, InUse while it is being removed, OSError when it cannot be read.
     """
     if not isinstance(item, Entry):
-        return item.reason if isinstance(item, Broken) else None
+        return item.reason if isinstance(item, BrokenGraph) else None
     try:
         with shared(item.folder):
             check(item)

@@ -38,7 +38,7 @@ class Refused(StoreError):
     """A graph in the cache is not loaded, because it is not certainly ours; it stays there."""
 
 
-class Lost(StoreError):
+class DamagedGraph(StoreError):
     """A graph in the cache is no longer what was built, or no longer there."""
 
 
@@ -118,7 +118,9 @@ class Entry(_Item):
         try:
             return parse(self.text)
         except Damage as damage:
-            raise Lost(f"graph {self.id} is damaged: {damage}", "`ipa cache verify` checks every graph") from damage
+            raise DamagedGraph(
+                f"graph {self.id} is damaged: {damage}", "`ipa cache verify` checks every graph"
+            ) from damage
 
     @cached_property
     def key(self) -> GraphKey:
@@ -140,7 +142,7 @@ class Entry(_Item):
 
 
 @dataclass(frozen=True)
-class Broken(_Item):
+class BrokenGraph(_Item):
     """A folder where a graph should be, and why it is none."""
 
     reason: str
@@ -149,7 +151,7 @@ class Broken(_Item):
 
 
 @dataclass(frozen=True)
-class Unread(_Item):
+class UnreadableGraph(_Item):
     """A folder whose manifest this ipa cannot read, and why: of another version, or closed to this user."""
 
     reason: str
@@ -157,15 +159,15 @@ class Unread(_Item):
     hits = 0
 
 
-Item = Entry | Broken | Unread
+Item = Entry | BrokenGraph | UnreadableGraph
 
 
 def scan(store: Store) -> list[Item]:
     """Every graph of the store as `each` finds it, all at once."""
-    return list(each(store))
+    return list(iter_entries(store))
 
 
-def each(store: Store) -> Iterator[Item]:
+def iter_entries(store: Store) -> Iterator[Item]:
     """One graph of the store after another, others with their reason; the content of the files is not read.
 
     Raises StoreError when the store itself cannot be read. Names that are not the store's are left alone.
@@ -177,10 +179,10 @@ def each(store: Store) -> Iterator[Item]:
                     paths = [child.path for child in children if _ENTRY_NAME.fullmatch(child.name)]
                 yield from filter(None, map(read, paths))
     except OSError as error:
-        raise unreadable(store, error) from error
+        raise read_error(store, error) from error
 
 
-def unreadable(store: Store, error: OSError) -> StoreError:
+def read_error(store: Store, error: OSError) -> StoreError:
     """What `error`, met while looking into the store, is called."""
     check = "" if isinstance(error, NotADirectoryError) else f"check the permissions of {error.filename}, or "
     return StoreError(
@@ -188,17 +190,17 @@ def unreadable(store: Store, error: OSError) -> StoreError:
     )
 
 
-def of_backend(store: Store, backend: str) -> list[Entry | Broken]:
+def scan_backend(store: Store, backend: str) -> list[Entry | BrokenGraph]:
     """The graphs of one backend, their manifests read to the end: Broken where one only looked whole."""
-    found: list[Entry | Broken] = []
-    for item in each(store):
-        if isinstance(item, Unread) or item.backend != backend:
+    found: list[Entry | BrokenGraph] = []
+    for item in iter_entries(store):
+        if isinstance(item, UnreadableGraph) or item.backend != backend:
             continue
         if isinstance(item, Entry):
             try:
                 item.manifest  # noqa: B018 (read here, kept)
-            except Lost as lost:
-                item = Broken(item.path, item.size, item.last_used, lost.message)
+            except DamagedGraph as lost:
+                item = BrokenGraph(item.path, item.size, item.last_used, lost.message)
         found.append(item)
     return found
 
@@ -219,12 +221,12 @@ def read(path: str) -> Item | None:
             last_used, hits = _uses(path, stamp)
             return Entry(path, summary["size"], last_used, summary, built_with, hits, stamp, of_root, text)
         except PermissionError as error:
-            kind: type[Broken | Unread] = Unread
+            kind: type[BrokenGraph | UnreadableGraph] = UnreadableGraph
             reason = f"its manifest cannot be read: {error.strerror}"
         except OtherVersion as other:
-            kind, reason = Unread, f"of another version of ipa: {other}"
+            kind, reason = UnreadableGraph, f"of another version of ipa: {other}"
         except Damage as damage:
-            kind, reason = Broken, str(damage)
+            kind, reason = BrokenGraph, str(damage)
         return kind(path, disk_size(path), os.lstat(path).st_mtime, reason)
     except FileNotFoundError:
         return None

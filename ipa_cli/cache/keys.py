@@ -128,7 +128,7 @@ def flatten(facts: Mapping[str, Any], opt_out: Iterable[str] = ()) -> dict[str, 
     return flat
 
 
-def difference(have: GraphKey, want: GraphKey) -> list[str]:
+def list_differences(have: GraphKey, want: GraphKey) -> list[str]:
     """What would have to change for `have` to be `want`, one phrase per factor: "torch 2.11.0 → 2.13.0".
 
     The shape is the sizes in short, and told only where nothing else is.
@@ -136,11 +136,11 @@ def difference(have: GraphKey, want: GraphKey) -> list[str]:
     parts = [(name, getattr(have, name), getattr(want, name)) for name in ("backend", "gpu")]
     for name in sorted(have.factors.keys() | want.factors.keys()):
         parts.append((name, have.factors.get(name, ABSENT), want.factors.get(name, ABSENT)))
-    found = [change(name, old, new) for name, old, new in parts if canonical(old) != canonical(new)]
-    return found or ([change("shape", have.shape, want.shape)] if have.shape != want.shape else [])
+    found = [describe_change(name, old, new) for name, old, new in parts if canonical(old) != canonical(new)]
+    return found or ([describe_change("shape", have.shape, want.shape)] if have.shape != want.shape else [])
 
 
-def in_short(differences: Sequence[str]) -> str:
+def summarize_differences(differences: Sequence[str]) -> str:
     """The same in one line; where many parts of one whole differ, such as the UNet's configuration, their number."""
     wholes = [phrase.split()[0].rpartition(".")[0].partition(".")[0] for phrase in differences]
     told = [
@@ -150,7 +150,7 @@ def in_short(differences: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(told))
 
 
-def change(name: str, old: Factor, new: Factor) -> str:
+def describe_change(name: str, old: Factor, new: Factor) -> str:
     """One difference in words; of two lists only what was taken away and what was added."""
     if name == "code":  # its digest says nothing to people
         return "ipa's own code has changed"

@@ -53,20 +53,20 @@ def shared(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Be the only one at the graph in `folder`. Raises InUse when somebody has it open, FileNotFoundError when gone."""
     with _flocked(folder / MANIFEST, os.O_RDWR, fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def hold_lock_file(path: Path) -> Iterator[None]:
     """Make the lock file `path` and hold it; `is_held` tells others. Raises FileExistsError."""
     with _flocked(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, fcntl.LOCK_EX):
         yield
 
 
-def is_held(path: Path) -> bool:
+def is_lock_file_held(path: Path) -> bool:
     """Whether a living process holds the lock file `path`, or might; needs no right to write."""
     try:
         with _flocked(path, os.O_RDONLY, fcntl.LOCK_SH):

@@ -25,7 +25,7 @@ from ipa_cli.cache.keys import Factor
 
 MANIFEST = "manifest.json"
 USES = ".uses"
-PROOF = "proof.json"
+SIGNATURE = "proof.json"
 SCHEMA_VERSION = 3
 MAX_MANIFEST = 4 << 20
 
@@ -162,7 +162,7 @@ def safe_name(name: str) -> bool:
         and all(part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255 for part in parts)
         and name.isprintable()
         and "\\" not in name
-        and name not in (MANIFEST, USES, PROOF)
+        and name not in (MANIFEST, USES, SIGNATURE)
     )
 
 

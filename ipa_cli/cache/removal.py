@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipa_cli.cache.entries import Entry, Item, Store, read, scan
-from ipa_cli.cache.locks import InUse, alone, key_lock
-from ipa_cli.cache.work import sweep, trash, unfinished, writing
+from ipa_cli.cache.locks import InUse, exclusive, key_lock
+from ipa_cli.cache.scratch import scratch_folders, sweep, translate_disk_errors, trash
 from ipa_cli.errors import IpaError
 
 
@@ -94,7 +94,7 @@ def execute(store: Store, plan: Plan) -> Removed:
     """
     gone: list[Item] = []
     kept: list[tuple[Item, str]] = []
-    with writing(store):
+    with translate_disk_errors(store):
         sweep(store)
         for item in plan.items:
             try:
@@ -113,7 +113,7 @@ def evict(store: Store, keep: Collection[Path]) -> Removed:
     """Bring the store below its size limit, least recently used graphs first, without touching `keep`."""
     if store.max_size is None:
         return Removed((), ())
-    room = store.max_size - sum(found.size for found in unfinished(store))
+    room = store.max_size - sum(found.size for found in scratch_folders(store))
     chosen = plan(scan(store), wanted=lambda item: item.folder not in keep, max_size=room)
     return execute(store, chosen) if chosen.items else Removed((), ())
 
@@ -126,7 +126,7 @@ def _same(planned: Item, now: Item | None) -> bool:
 
 def _take_out(store: Store, item: Item) -> None:
     if isinstance(item, Entry):
-        with alone(item.folder):
+        with exclusive(item.folder):
             trash(store, item.folder)
     else:  # nobody can have opened a broken one
         trash(store, item.folder)

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ipa_cli.cache import proof
-from ipa_cli.cache.entries import Entry, Refused, Store, unreadable
+from ipa_cli.cache import signature
+from ipa_cli.cache.entries import Entry, Refused, Store, read_error
 from ipa_cli.system.ownership import foreign, foreign_itself
 
 
 @dataclass(frozen=True)
-class Obstacle:
+class Problem:
     """Why a graph, or a whole cache, is not used, in words; and what to type for it to be."""
 
-    words: str
+    message: str
     hint: str
 
 
@@ -40,11 +40,13 @@ def check_owner(store: Store, folder: Path | None = None) -> None:
     """
     folder = folder or store.graphs
     try:
-        problem = next((place(path) for path in (folder, *folder.parents) if _is_there(path, store.root)), None)
+        problem = next(
+            (permission_problem(path) for path in (folder, *folder.parents) if _is_there(path, store.root)), None
+        )
     except OSError as error:
-        raise unreadable(store, error) from error
+        raise read_error(store, error) from error
     if problem is not None:
-        raise Refused(f"the graph cache is not used: {problem.words}", problem.hint)
+        raise Refused(f"the graph cache is not used: {problem.message}", problem.hint)
 
 
 def _is_there(path: Path, root: Path) -> bool:
@@ -58,43 +60,43 @@ def _is_there(path: Path, root: Path) -> bool:
     return True
 
 
-def place(folder: Path) -> Obstacle | None:
+def permission_problem(folder: Path) -> Problem | None:
     """Who else could have put files into `folder`; None when nobody could, or it has gone. Raises OSError."""
-    return _obstacle(foreign, folder)
+    return _problem(foreign, folder)
 
 
-def check_temporary(folder: Path) -> None:
+def check_temporary_folder(folder: Path) -> None:
     """Raise Refused when others could exchange what lies in a temporary folder of ours, where code is opened."""
-    if (problem := place(folder)) is not None:
-        raise Refused(f"temporary files are not safe: {problem.words}", "let TMPDIR name a folder that is yours")
+    if (problem := permission_problem(folder)) is not None:
+        raise Refused(f"temporary files are not safe: {problem.message}", "let TMPDIR name a folder that is yours")
 
 
-def obstacle(entry: Entry) -> Obstacle | None:
+def trust_problem(entry: Entry) -> Problem | None:
     """Why `entry` is not to be loaded; None when only its bytes are still to be compared. Nothing is written.
 
     Raises StoreError for a key that others could know.
     """
-    return obstacles()(entry)
+    return trust_checker()(entry)
 
 
-def obstacles() -> Callable[[Entry], Obstacle | None]:
+def trust_checker() -> Callable[[Entry], Problem | None]:
     """`obstacle` for many graphs at one moment: the folders that they share and the key are looked at once."""
-    above, key = cache(lambda folder: place(Path(folder))), cache(proof.seen_key)
+    above, key = cache(lambda folder: permission_problem(Path(folder))), cache(signature.existing_key)
 
-    def of(entry: Entry) -> Obstacle | None:
-        found = above(entry.path.rpartition("/")[0]) or _obstacle(foreign_itself, entry.folder)
+    def of(entry: Entry) -> Problem | None:
+        found = above(entry.path.rpartition("/")[0]) or _problem(foreign_itself, entry.folder)
         if found is not None or (entry.of_root and os.geteuid() != 0):
             return found
-        words = proof.missing(entry.path, entry.text, key())
-        return Obstacle(words, f"`ipa cache trust {entry.id[:8]}` if you trust its maker") if words else None
+        words = signature.problem(entry.path, entry.text, key())
+        return Problem(words, f"`ipa cache trust {entry.id[:8]}` if you trust its maker") if words else None
 
     return of
 
 
-def _obstacle(ask: Callable[[Path], str | None], folder: Path) -> Obstacle | None:
+def _problem(ask: Callable[[Path], str | None], folder: Path) -> Problem | None:
     try:
         words = ask(folder)
     except FileNotFoundError:
         return None
     hint = "`chmod go-w` it if it is yours, or name a folder of your own with --cache-dir"
-    return Obstacle(words, hint) if words else None
+    return Problem(words, hint) if words else None

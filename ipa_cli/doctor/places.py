@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ipa_cli import config
-from ipa_cli.cache import Store, check_owner, proof
+from ipa_cli.cache import Store, check_owner, signature
 from ipa_cli.config import Settings
 from ipa_cli.doctor.check import Check, Status
 from ipa_cli.errors import IpaError
@@ -42,7 +42,7 @@ def graphs(settings: Settings, asked: bool) -> Check:
     try:
         root = config.cache_dir(settings)
         check_owner(Store(root))
-        proof.seen_key()
+        signature.existing_key()
     except IpaError as error:
         return Check(name, "failure", error.message, error.hint, asked)
     return room(name, root, "failure", elsewhere, LITTLE, asked)

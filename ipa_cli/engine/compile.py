@@ -77,8 +77,8 @@ def compile(
     plan = make_plan(settings)
     loaded = load_references(settings, reporter)
     store = graph_store(settings)
-    if not cache.of_backend(store, name):  # a graph that is there takes no room, and no right to write
-        cache.check_keeps(store)
+    if not cache.scan_backend(store, name):  # a graph that is there takes no room, and no right to write
+        cache.check_storable(store)
 
     started = time.perf_counter()
     engine = Engine.open(settings, plan, reporter, shows_bars)

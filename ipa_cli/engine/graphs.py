@@ -113,11 +113,11 @@ def find(store: Store, unet: Any, wanted: Wanted) -> Entry | cache.Miss:
     found = cache.lookup(store, own)
     if isinstance(found, cache.Hit):
         return found.entry
-    others = [item for item in cache.of_backend(store, wanted.backend) if isinstance(item, Entry)]
+    others = [item for item in cache.scan_backend(store, wanted.backend) if isinstance(item, Entry)]
     fitting = [entry for entry in others if _fits(entry, own, wanted)]
     if not fitting:
         return found
-    return max(fitting, key=lambda entry: (cache.obstacle(entry) is None, not _span(entry), entry.build_seconds))
+    return max(fitting, key=lambda entry: (cache.trust_problem(entry) is None, not _span(entry), entry.build_seconds))
 
 
 def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
@@ -128,8 +128,8 @@ def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
     module = backends.get(wanted.backend)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ipa-graph-") as folder, reporter.stage("compiling") as doing:
-        cache.check_temporary(Path(folder))
-        cache.check_room(Path(folder), COMPILING, "compiling")
+        cache.check_temporary_folder(Path(folder))
+        cache.check_free_space(Path(folder), COMPILING, "compiling")
         module.compile(unet, wanted.example, Path(folder), wanted.options, doing)
         compiled = time.perf_counter()
         denoiser = module.load(unet, Path(folder), wanted.options)
@@ -210,7 +210,7 @@ def prepare(
             return same
         try:
             return _open(module, unet, wanted, store, found)
-        except cache.Lost as lost:
+        except cache.DamagedGraph as lost:
             reporter.warn(lost.message)
             found = cache.Miss((lost.message,))
         except cache.Refused as refused:
@@ -228,7 +228,7 @@ def _open(module: Backend, unet: Any, wanted: Wanted, store: Store, entry: Entry
     made = _made_with(entry)
     if made is None:
         raise cache.Refused(f"graph {entry.id} does not say how it was compiled", f"`ipa cache clear {entry.id[:8]}`")
-    with cache.opened(store, entry) as folder:
+    with cache.open_graph(store, entry) as folder:
         denoiser = module.load(unet, folder, {**wanted.options, **made})
     seconds = time.perf_counter() - started
     return Ready(denoiser, wanted.backend, "cache", f"graph {entry.id} is in the cache", entry, open_s=seconds)
@@ -327,7 +327,7 @@ def _estimate(store: Store, own: GraphKey) -> str:
     """How long earlier graphs for this backend and GPU took, in words."""
     seconds = [
         item.build_seconds
-        for item in cache.of_backend(store, own.backend)
+        for item in cache.scan_backend(store, own.backend)
         if isinstance(item, Entry) and item.key.gpu == own.gpu
     ]
     return f", about {sorted(seconds)[len(seconds) // 2]:.0f} s as before" if seconds else ""

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from ipa_cli import backends, cache
-from ipa_cli.cache import Broken, Entry, Item, keys
+from ipa_cli.cache import BrokenGraph, Entry, Item, keys
 from ipa_cli.config import units
 from ipa_cli.hardware import probe
 
@@ -23,7 +23,7 @@ def staleness(here: probe.Machine) -> Callable[[Item], list[str]]:
     known: dict[tuple[str, str, str], list[str]] = {}  # thousands of graphs were built with the same few things
 
     def reasons(item: Item) -> list[str]:
-        if isinstance(item, Broken):
+        if isinstance(item, BrokenGraph):
             return [f"broken: {item.reason}"]
         if not isinstance(item, Entry):
             return []
@@ -37,13 +37,13 @@ def staleness(here: probe.Machine) -> Callable[[Item], list[str]]:
 
 def hindrances() -> Callable[[Item], list[str]]:
     """What tells what keeps a graph from being loaded until something is done about it, with what to type."""
-    obstacle = cache.obstacles()
+    obstacle = cache.trust_checker()
 
     def reasons(item: Item) -> list[str]:
         if not isinstance(item, Entry):
-            return [] if isinstance(item, Broken) else [item.reason]
+            return [] if isinstance(item, BrokenGraph) else [item.reason]
         found = obstacle(item)
-        return [f"{found.words}; {found.hint}"] if found else []
+        return [f"{found.message}; {found.hint}"] if found else []
 
     return reasons
 
@@ -64,7 +64,7 @@ def described(item: Item, stale: list[str], hindered: list[str]) -> dict[str, An
         "usable": not obstacles,
         "obstacles": obstacles,
         "stale": bool(stale),
-        "broken": isinstance(item, Broken),
+        "broken": isinstance(item, BrokenGraph),
         "path": item.path,
     }
 
@@ -116,7 +116,7 @@ def differences(gpu: str, factors: Mapping[str, keys.Factor], here: probe.Machin
     `code` is the digest of our own part in the backend's graphs, see `backends.code`.
     """
     slug = here.gpu.slug if here.gpu else probe.NONE
-    found = [] if gpu in (probe.CPU, slug) else [keys.change("gpu", gpu, slug)]
+    found = [] if gpu in (probe.CPU, slug) else [keys.describe_change("gpu", gpu, slug)]
     known = {"code": code, **here.versions, **here.factors(gpu)}
     if found:  # what follows from it goes without saying
         for name in ("gpu name", "compute capability", *(() if here.gpu else ("driver", "cuda"))):
@@ -124,5 +124,5 @@ def differences(gpu: str, factors: Mapping[str, keys.Factor], here: probe.Machin
     for name in known.keys() & factors.keys():
         value = known[name] or probe.NONE
         if factors[name] != value:
-            found.append(keys.change(name, factors[name], value))
+            found.append(keys.describe_change(name, factors[name], value))
     return sorted(found)

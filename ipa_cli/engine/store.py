@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ipa_cli import config
-from ipa_cli.cache import Store, temporary
+from ipa_cli.cache import Store, tempdir
 from ipa_cli.config import Settings
 
 
@@ -16,5 +16,5 @@ def graph_store(settings: Settings) -> Store:
 
 
 def temporary_files(settings: Settings) -> AbstractContextManager[None]:
-    """For as long as graphs are compiled or called: see `temporary.files`."""
-    return temporary.files(graph_store(settings))
+    """For as long as graphs are compiled or called: see `tempdir.temporary_files`."""
+    return tempdir.temporary_files(graph_store(settings))

@@ -35,7 +35,7 @@ def never(folder):
 
 
 def leftovers(store):
-    return [found.path.name for found in cache.unfinished(store)]
+    return [found.path.name for found in cache.scratch_folders(store)]
 
 
 def assert_whole(store):
@@ -47,7 +47,8 @@ def assert_whole(store):
 
 def script(text, *arguments, **more):
     """A fresh Python process that runs `text` with this module's names at hand."""
-    head = "import sys, os, time\nfrom pathlib import Path\nfrom tests.cache.graphs import *\n"
+    head = "import os, sys, time\nfrom pathlib import Path\nfrom ipa_cli.cache import Store\n"
+    head += "from tests.cache.graphs import *\n"
     code = head + textwrap.dedent(text)
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, **more)

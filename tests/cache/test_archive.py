@@ -56,7 +56,7 @@ def test_there_and_back(store, other, archive):
     for entry in cache.scan(other):
         there = store.graphs / entry.key.folder
         assert (entry.folder / "manifest.json").read_bytes() == (there / "manifest.json").read_bytes()
-        with cache.opened(other, entry) as folder:
+        with cache.open_graph(other, entry) as folder:
             assert (folder / "kernels" / "one.so").read_bytes() == b"\x7fELF" * 30
     assert leftovers(other) == []
 
@@ -64,7 +64,7 @@ def test_there_and_back(store, other, archive):
 def test_the_same_graphs_give_the_same_bytes(store, other, archive, tmp_path):
     cache.import_(other, archive)
     for entry in cache.scan(other):
-        with cache.opened(other, entry):
+        with cache.open_graph(other, entry):
             pass
     size = cache.export(other, list(reversed(cache.scan(other))), tmp_path / "again.tar")
     assert (tmp_path / "again.tar").read_bytes() == archive.read_bytes()
@@ -302,12 +302,12 @@ def test_thousands_of_chained_headers_are_refused(other, archive, tmp_path, kind
 
 def test_graphs_made_elsewhere_are_ours_once_imported(store, other, archive, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state of the other"))
-    assert all(cache.obstacle(entry) for entry in cache.scan(store))
+    assert all(cache.trust_problem(entry) for entry in cache.scan(store))
     brought = cache.import_(other, archive)
-    assert [cache.obstacle(entry) for entry in brought.added] == [None, None]
+    assert [cache.trust_problem(entry) for entry in brought.added] == [None, None]
     brought = cache.import_(store, archive)  # in place of the same graphs, which nobody had trusted
     assert (len(brought.added), brought.kept) == (2, ())
-    assert [cache.obstacle(entry) for entry in cache.scan(store)] == [None, None]
+    assert [cache.trust_problem(entry) for entry in cache.scan(store)] == [None, None]
 
 
 def test_a_killed_import_is_swept_by_the_next_that_writes(store, other, archive):
@@ -315,11 +315,11 @@ def test_a_killed_import_is_swept_by_the_next_that_writes(store, other, archive)
     import ipa_cli.cache.archive as archive
     def killed(*_):
         os.kill(os.getpid(), 9)
-    archive.seal_files = killed
+    archive.hash_files = killed
     cache.import_(Store(Path(sys.argv[1])), Path(sys.argv[2]))
     """
     assert script(work, other.root, archive).wait(60) == -9
-    [left] = cache.unfinished(other)
+    [left] = cache.scratch_folders(other)
     assert left.size > 300 and not left.alive
     build(other, key(batch=9))
     assert leftovers(other) == []

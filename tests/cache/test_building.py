@@ -21,7 +21,7 @@ def test_build_then_hit(store):
     assert again.entry.folder == made.entry.folder == store.graphs / key().folder
     found = cache.lookup(store, key())
     assert isinstance(found, Hit)
-    with cache.opened(store, found.entry) as folder:
+    with cache.open_graph(store, found.entry) as folder:
         assert (folder / "kernels" / "one.so").read_bytes() == b"\x7fELF" * 30
 
 
@@ -79,7 +79,7 @@ def test_uses_are_counted_without_touching_the_manifest(store):
     assert (entry.hits, abs(entry.last_used - time.time()) < 60) == (0, True)
     os.utime(entry.folder / ".uses", (1e9, 1e9))
     for _ in range(3):
-        with cache.opened(store, entry):
+        with cache.open_graph(store, entry):
             pass
     [after] = cache.scan(store)
     assert after.hits == 3

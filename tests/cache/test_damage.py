@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipa_cli import cache
-from ipa_cli.cache import Broken, Entry, Hit, Lost, Miss, Refused, Store, StoreError, Unread
+from ipa_cli.cache import BrokenGraph, DamagedGraph, Entry, Hit, Miss, Refused, Store, StoreError, UnreadableGraph
 from tests.cache.graphs import MEMORY, assert_whole, build, fill, key, never
 
 
@@ -32,16 +32,16 @@ def test_any_flipped_byte_is_refused_and_rebuilt(name, where, flip):
         path.write_bytes(content)
         found = cache.lookup(store, key())
         if isinstance(found, Hit):
-            with pytest.raises(Lost), cache.opened(store, found.entry):
+            with pytest.raises(DamagedGraph), cache.open_graph(store, found.entry):
                 raise AssertionError("a changed graph was handed out")
             assert cache.scan(store) == []
         else:
             assert name == "manifest.json"
-            if isinstance(cache.scan(store)[0], Unread):  # the number of its schema is another one
+            if isinstance(cache.scan(store)[0], UnreadableGraph):  # the number of its schema is another one
                 return
         made = cache.build(store, key(), {"model": "demo"}, fill)
         assert made.fresh
-        with cache.opened(store, made.entry) as folder:
+        with cache.open_graph(store, made.entry) as folder:
             assert (folder / "graph.pt2").read_bytes() == b"native code " * 20
 
 
@@ -74,7 +74,7 @@ DAMAGES = {
 def test_damage_is_told_in_words_and_removed(store, words, harm):
     entry = build(store)
     harm(entry)
-    with pytest.raises(Lost, match=f"{words}.*; it was removed"), cache.opened(store, entry):
+    with pytest.raises(DamagedGraph, match=f"{words}.*; it was removed"), cache.open_graph(store, entry):
         raise AssertionError("a damaged graph was handed out")
     assert not entry.folder.exists()
     assert build(store).folder == entry.folder
@@ -101,8 +101,8 @@ def test_what_changes_no_byte_keeps_a_graph_usable(store, change):
     entry = build(store)
     change(entry)
     [there] = cache.scan(store)
-    assert cache.obstacle(there) is None
-    with cache.opened(store, there) as folder:
+    assert cache.trust_problem(there) is None
+    with cache.open_graph(store, there) as folder:
         assert (folder / "graph.pt2").read_bytes() == b"native code " * 20
         assert sorted(path.name for path in folder.rglob("*")) == ["graph.pt2", "kernels", "one.so"]
     assert cache.build(store, key(), {}, never).entry.folder == entry.folder
@@ -119,7 +119,7 @@ def test_a_file_that_cannot_be_read_is_told_and_stays(store, monkeypatch):
         return usual(path, *arguments, **named)
 
     monkeypatch.setattr("os.open", closed)
-    with pytest.raises(StoreError, match="Permission denied"), cache.opened(store, entry):
+    with pytest.raises(StoreError, match="Permission denied"), cache.open_graph(store, entry):
         pass
     monkeypatch.undo()
     assert isinstance(cache.lookup(store, key()), Hit)
@@ -131,7 +131,7 @@ def test_a_graph_of_another_version_is_neither_damaged_nor_lost(store, schema):
     path = entry.folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": schema}))
     [item] = cache.scan(store)
-    assert isinstance(item, Unread) and f"schema {schema}" in item.reason
+    assert isinstance(item, UnreadableGraph) and f"schema {schema}" in item.reason
     assert cache.verify(item) is None
     assert cache.lookup(store, key()) == Miss(())
     with pytest.raises(Refused, match="no other is kept in its place") as refused:
@@ -149,7 +149,7 @@ def test_build_replaces_a_damaged_graph_without_being_told(store):
 
 def test_an_error_of_the_session_is_no_damage(store):
     entry = build(store)
-    with pytest.raises(FileNotFoundError), cache.opened(store, entry):
+    with pytest.raises(FileNotFoundError), cache.open_graph(store, entry):
         raise FileNotFoundError("of the session's own")
     assert isinstance(cache.lookup(store, key()), Hit)
 
@@ -157,7 +157,7 @@ def test_an_error_of_the_session_is_no_damage(store):
 def test_a_graph_that_went_away_is_refused(store):
     entry = build(store)
     shutil.rmtree(entry.folder)
-    with pytest.raises(Lost), cache.opened(store, entry):
+    with pytest.raises(DamagedGraph), cache.open_graph(store, entry):
         pass
 
 
@@ -179,14 +179,14 @@ def test_a_cache_open_to_others_is_not_used_and_nothing_is_lost(store, level):
         "gpu": entry.folder.parent,
     }[level]
     path.chmod(0o777)
-    with pytest.raises(Refused, match="everybody may write") as refused, cache.opened(store, entry):
+    with pytest.raises(Refused, match="everybody may write") as refused, cache.open_graph(store, entry):
         raise AssertionError("a graph that others could have written was handed out")
     assert str(path) in refused.value.message
     assert "chmod go-w" in refused.value.hint and "--cache-dir" in refused.value.hint
     with pytest.raises(Refused):
         cache.build(store, key(), {}, never)
     path.chmod(0o700)
-    with cache.opened(store, entry):
+    with cache.open_graph(store, entry):
         pass
 
 
@@ -206,7 +206,7 @@ def test_broken_graphs_are_listed_with_their_reason(store, content, words):
     build(store, key(batch=3))
     path = entry.folder / "manifest.json"
     path.unlink() if content is None else path.write_bytes(content)
-    [broken] = [item for item in cache.scan(store) if isinstance(item, Broken)]
+    [broken] = [item for item in cache.scan(store) if isinstance(item, BrokenGraph)]
     assert words in broken.reason
     assert (broken.id, broken.backend, broken.gpu, broken.shape) == (key().short, "inductor", "cpu", "64x64-b2")
     assert broken.size >= 360
@@ -253,7 +253,7 @@ def test_a_manifest_with_any_field_replaced_is_broken_or_refused(data):
         [item] = cache.scan(store)
         if isinstance(item, Entry):
             cache.lookup(store, key(batch=5))
-            with pytest.raises(StoreError), cache.opened(store, item):
+            with pytest.raises(StoreError), cache.open_graph(store, item):
                 pass
 
 
@@ -263,7 +263,7 @@ def test_a_number_json_cannot_hold_is_damage_not_a_bug(store, figure):
     path = entry.folder / "manifest.json"
     path.write_text(path.read_text().replace("1.5e-05", figure))
     [broken] = cache.scan(store)
-    assert isinstance(broken, Broken) and "not JSON" in broken.reason
+    assert isinstance(broken, BrokenGraph) and "not JSON" in broken.reason
     assert cache.build(store, key(), {}, fill).fresh
 
 
@@ -276,10 +276,10 @@ def test_a_listing_reads_the_summary_and_still_sees_any_change_below_it(store):
     assert json.loads("{" + second.removesuffix(",") + "}") == {"built_with": {"torch": "2.13.0"}}
     path.write_text(f"{first}\n{rest.replace('demo', 'deno')}")
     [broken] = cache.scan(store)
-    assert isinstance(broken, Broken) and "has changed" in broken.reason
+    assert isinstance(broken, BrokenGraph) and "has changed" in broken.reason
     path.write_text(f"{first.replace('demo', 'deno')}\n{rest}")
     [changed] = cache.scan(store)
-    with pytest.raises(StoreError, match="manifest has changed"), cache.opened(store, changed):
+    with pytest.raises(StoreError, match="manifest has changed"), cache.open_graph(store, changed):
         raise AssertionError("a changed graph was handed out")
 
 
@@ -303,7 +303,7 @@ def test_a_forged_second_line_is_broken(store, line):
     below = [second + b"\n" + rest, line + b",\n" + rest]
     path.write_bytes(first.replace(*(str(crc32(text)).encode() for text in below)) + b"\n" + below[1])
     [broken] = cache.scan(store)
-    assert isinstance(broken, Broken), broken
+    assert isinstance(broken, BrokenGraph), broken
 
 
 def test_foreign_names_are_left_alone(store):
@@ -322,7 +322,7 @@ def test_a_linked_folder_is_refused_and_only_the_link_goes(store, tmp_path):
     entry = build(store)
     entry.folder.rename(tmp_path / "elsewhere")
     entry.folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Lost, match="its folder is a link"), cache.opened(store, entry):
+    with pytest.raises(DamagedGraph, match="its folder is a link"), cache.open_graph(store, entry):
         raise AssertionError("a linked graph was handed out")
     assert not entry.folder.is_symlink()
     assert (tmp_path / "elsewhere" / "graph.pt2").exists()

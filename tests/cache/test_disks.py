@@ -34,7 +34,7 @@ def test_a_full_disk_keeps_the_good_graphs(small_disk):
         build(store, key(batch=2), large)
     assert "ipa cache clear" in full.value.hint
     assert leftovers(store) == []
-    with cache.opened(store, good):
+    with cache.open_graph(store, good):
         pass
     build(store, key(batch=3))
     assert_whole(store)
@@ -96,7 +96,7 @@ def closed(tmp_path):
 def test_a_read_only_cache_serves_what_it_has(closed):
     found = cache.lookup(closed, key())
     assert isinstance(found, Hit)
-    with cache.opened(closed, found.entry) as folder:
+    with cache.open_graph(closed, found.entry) as folder:
         assert (folder / "graph.pt2").exists()
     assert not cache.build(closed, key(), {}, never).fresh
     with pytest.raises(StoreError, match="cannot be written") as error:

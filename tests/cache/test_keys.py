@@ -54,9 +54,9 @@ def test_every_factor_counts(factors, data):
         value = data.draw(SCALARS.filter(lambda new: keys.canonical(new) != keys.canonical(factors[name])))
         other = key(factors={**factors, name: value})
         assert other != made
-        [words] = keys.difference(made, other)
+        [words] = keys.list_differences(made, other)
         assert words.startswith(f"{name} ")
-    assert keys.difference(made, made) == []
+    assert keys.list_differences(made, made) == []
 
 
 @given(TABLES)
@@ -69,7 +69,7 @@ def test_comes_back_from_json(factors):
 
 def test_true_is_not_one():
     assert key(factors={"a": True}) != key(factors={"a": 1})
-    assert keys.difference(key(factors={"a": True}), key(factors={"a": 1})) == ["a yes → 1"]
+    assert keys.list_differences(key(factors={"a": True}), key(factors={"a": 1})) == ["a yes → 1"]
 
 
 @given(
@@ -130,7 +130,7 @@ def test_slug_of_real_names():
 def test_difference_in_words():
     have = key(factors={"torch": "2.11.0", "triton": "3.1", "isa": ["x86_64", "avx2", "amx"], "same": 1})
     want = key(gpu="cpu", factors={"torch": "2.13.0", "batch": 4, "isa": ["x86_64", "avx2", "avx512f"], "same": 1})
-    assert keys.difference(have, want) == [
+    assert keys.list_differences(have, want) == [
         "gpu nvidia-h200-sm90 → cpu",
         "batch none → 4",
         "isa -amx +avx512f",
@@ -149,30 +149,30 @@ def test_difference_in_words():
     ],
 )
 def test_differences_are_in_words_for_people(name, old, new, words):
-    assert keys.change(name, old, new) == words
+    assert keys.describe_change(name, old, new) == words
 
 
 def test_the_shape_is_told_where_nothing_else_is():
     have, want = key(shape="64x64-b2"), key(shape="128x128-b2")
-    assert keys.difference(have, want) == ["shape 64x64-b2 → 128x128-b2"]
-    assert keys.difference(key(shape="64x64-b2", factors={"width": 64}), key(shape="a", factors={"width": 128})) == [
-        "width 64 → 128"
-    ]
+    assert keys.list_differences(have, want) == ["shape 64x64-b2 → 128x128-b2"]
+    assert keys.list_differences(
+        key(shape="64x64-b2", factors={"width": 64}), key(shape="a", factors={"width": 128})
+    ) == ["width 64 → 128"]
 
 
 def test_many_differences_of_one_whole_are_counted():
     model = [f"unet.part_{number} 1 → 2" for number in range(9)]
     options = ["options.a 1 → 2", "options.b 1 → 2"]
-    assert keys.in_short(["code has changed", *options, "torch 2.11.0 → 2.13.0", *model]) == (
+    assert keys.summarize_differences(["code has changed", *options, "torch 2.11.0 → 2.13.0", *model]) == (
         "code has changed, options.a 1 → 2, options.b 1 → 2, torch 2.11.0 → 2.13.0, unet: 9 differences"
     )
 
 
 def test_long_differences_stay_short():
-    text = keys.change("options", "a" * 500 + "b", "a" * 500 + "c")
+    text = keys.describe_change("options", "a" * 500 + "b", "a" * 500 + "c")
     assert text.startswith("options differs after aaa")
     assert len(text) < 120
-    assert keys.change("order", [1, 2], [2, 1]) == "order 1, 2 → 2, 1"
+    assert keys.describe_change("order", [1, 2], [2, 1]) == "order 1, 2 → 2, 1"
 
 
 def test_flatten_counts_all_but_what_is_named():

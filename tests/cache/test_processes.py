@@ -24,7 +24,7 @@ def test_eight_processes_one_build(store, tmp_path):
         time.sleep(0.005)
     said = []
     made = cache.build(Store(root), key(), {"model": "demo"}, slow, waiting=lambda: said.append(1))
-    with cache.opened(Store(root), made.entry) as folder:
+    with cache.open_graph(Store(root), made.entry) as folder:
         print(made.fresh, len(said), len((folder / "graph.pt2").read_bytes()))
     """
     gate, log = tmp_path / "gate", tmp_path / "log"

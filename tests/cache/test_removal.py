@@ -80,7 +80,7 @@ def test_the_size_limit_takes_the_least_recently_used(tmp_path):
 def test_the_size_limit_spares_the_new_and_the_used(tmp_path):
     store = Store(tmp_path / "cache", max_size=1)
     first = build(store, key(batch=1))
-    with cache.opened(store, first) as folder:
+    with cache.open_graph(store, first) as folder:
         second = cache.build(store, key(batch=2), {}, fill)
         assert second.evicted.kept[0][1] == "in use"
         assert (folder / "graph.pt2").exists()
@@ -94,7 +94,7 @@ def test_in_use_by_another_process_stays(store, tmp_path):
     entry = build(store)
     work = """
     store, begun = Store(Path(sys.argv[1])), Path(sys.argv[2])
-    with cache.opened(store, cache.scan(store)[0]):
+    with cache.open_graph(store, cache.scan(store)[0]):
         begun.touch()
         time.sleep(60)
     """
@@ -130,5 +130,5 @@ def test_what_a_link_in_a_caches_place_leads_to_is_not_swept(tmp_path, link):
     (store.graphs / link).symlink_to(home)
     with pytest.raises(Refused, match="is a link"):
         cache.sweep(store)
-    assert cache.unfinished(store) == []
+    assert cache.scratch_folders(store) == []
     assert {path.name for path in home.iterdir()} == {".building-a-house", "thesis.txt"}

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ipa_cli import cache
-from ipa_cli.cache import Hit, Lost, Refused, Store, StoreError, proof
+from ipa_cli.cache import DamagedGraph, Hit, Refused, Store, StoreError, signature
 from tests.cache.graphs import build, key, never, script
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -24,7 +24,7 @@ def no_key(tmp_path, monkeypatch):
 
 
 def refused(store, entry):
-    with pytest.raises(Refused) as found, cache.opened(store, entry):
+    with pytest.raises(Refused) as found, cache.open_graph(store, entry):
         raise AssertionError("it was handed out")
     assert isinstance(cache.lookup(store, key()), Hit), "it is gone"
     return found.value
@@ -43,11 +43,11 @@ def test_folders_that_others_may_write_refuse_all_below_and_lose_nothing(tmp_pat
     folder.chmod(mode)
     error = refused(store, entry)
     assert str(folder) in error.message and "--cache-dir" in error.hint
-    assert cache.obstacle(entry).words in error.message
+    assert cache.trust_problem(entry).message in error.message
     with pytest.raises(Refused):
         cache.build(store, key(), {}, never)
     folder.chmod(0o755)
-    with cache.opened(store, entry):
+    with cache.open_graph(store, entry):
         pass
 
 
@@ -87,13 +87,16 @@ def test_a_graph_carries_a_proof_by_a_key_of_this_user_alone(store, no_key):
     said = json.loads((entry.folder / "proof.json").read_text())
     assert said["scheme"] == "hmac-sha256" and len(said["proof"]) == 64
     assert no_key.read_bytes().hex() not in json.dumps(said)
-    assert cache.obstacle(entry) is None
+    assert cache.trust_problem(entry) is None
 
 
 PROOFS = {
     "none": (lambda path: path.unlink(), "made elsewhere"),
-    "another key's": (lambda path: path.write_bytes(proof.sign(b"any", b"x" * 32)), "another key"),
-    "another manifest's": (lambda path: path.write_bytes(proof.sign(b"any", proof.own_key())), "another manifest"),
+    "another key's": (lambda path: path.write_bytes(signature.sign(b"any", b"x" * 32)), "another key"),
+    "another manifest's": (
+        lambda path: path.write_bytes(signature.sign(b"any", signature.signing_key())),
+        "another manifest",
+    ),
     "of a scheme to come": (
         lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "scheme": "ed25519"})),
         "does not know",
@@ -120,11 +123,11 @@ def test_without_a_good_proof_a_graph_is_not_loaded_and_stays_until_trusted(stor
     change(entry.folder / "proof.json")
     error = refused(store, entry)
     assert words in error.message and f"ipa cache trust {entry.id[:8]}" in error.hint
-    assert words in cache.obstacle(entry).words
+    assert words in cache.trust_problem(entry).message
     with pytest.raises(Refused):
         cache.build(store, key(), {}, never)
     cache.mark_trusted(store, entry)
-    assert cache.obstacle(entry) is None
+    assert cache.trust_problem(entry) is None
     assert not cache.build(store, key(), {}, never).fresh
 
 
@@ -132,9 +135,9 @@ def test_a_changed_manifest_is_damage_and_nothing_to_trust(store):
     path = build(store).folder / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b"demo", b"deno", 1))  # in its first line, which no seal covers
     [entry] = cache.scan(store)
-    with pytest.raises(Lost, match="its manifest has changed"):
+    with pytest.raises(DamagedGraph, match="its manifest has changed"):
         cache.mark_trusted(store, entry)
-    with pytest.raises(Lost, match="its manifest has changed; it was removed"), cache.opened(store, entry):
+    with pytest.raises(DamagedGraph, match="its manifest has changed; it was removed"), cache.open_graph(store, entry):
         pass
 
 
@@ -157,7 +160,7 @@ def test_two_first_processes_make_one_key(store, no_key, tmp_path):
     workers = [script(work, store.root, gate, batch) for batch in range(4)]
     gate.touch()
     assert [worker.wait(60) for worker in workers] == [0] * 4
-    assert [cache.obstacle(item) for item in cache.scan(store)] == [None] * 4
+    assert [cache.trust_problem(item) for item in cache.scan(store)] == [None] * 4
 
 
 def _in_its_place(path, make):
@@ -181,7 +184,7 @@ def _in_its_place(path, make):
 def test_a_key_that_others_could_know_marks_nothing(store, no_key, spoil):
     entry = build(store)
     spoil(no_key)
-    with pytest.raises(StoreError, match="not safe from others"), cache.opened(store, entry):
+    with pytest.raises(StoreError, match="not safe from others"), cache.open_graph(store, entry):
         pass
     with pytest.raises(StoreError, match="not safe from others"):
         build(store, key(batch=3))
@@ -200,7 +203,7 @@ def test_no_place_for_a_key_is_told_before_the_work(store, monkeypatch):
 
 def test_what_is_handed_out_is_a_private_copy(store):
     entry = build(store)
-    with cache.opened(store, entry) as folder:
+    with cache.open_graph(store, entry) as folder:
         assert entry.folder not in (folder, *folder.parents)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         entry.folder.rename(entry.folder.with_name("away"))
@@ -216,7 +219,7 @@ def test_a_manifest_exchanged_after_it_was_read_does_not_count(store, tmp_path):
     hostile = build(other, builder=lambda folder: (folder / "graph.pt2").write_bytes(b"hostile code " * 20) and None)
     entry.folder.rename(tmp_path / "away")
     hostile.folder.rename(entry.folder)
-    with pytest.raises(StoreError), cache.opened(store, entry):
+    with pytest.raises(StoreError), cache.open_graph(store, entry):
         raise AssertionError("bytes were handed out that the proven manifest does not name")
 
 
@@ -232,8 +235,8 @@ def test_a_graph_opens_from_a_store_that_cannot_be_written(store, monkeypatch):
     def closed(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("ipa_cli.cache.work.prepare", closed)
-    with cache.opened(store, entry) as folder:
+    monkeypatch.setattr("ipa_cli.cache.scratch.prepare", closed)
+    with cache.open_graph(store, entry) as folder:
         assert store.root not in folder.parents
         assert (folder / "graph.pt2").read_bytes() == b"native code " * 20
     assert not folder.exists()
@@ -247,10 +250,10 @@ def test_no_copy_is_made_in_a_tmpdir_where_others_may_exchange_it(store, monkeyp
     entry = build(store)
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(mode)
-    monkeypatch.setattr("ipa_cli.cache.work.prepare", closed)
+    monkeypatch.setattr("ipa_cli.cache.scratch.prepare", closed)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     if mode & 0o1000:  # sticky: nobody can take the place of what is ours
-        with cache.opened(store, entry) as folder:
+        with cache.open_graph(store, entry) as folder:
             assert folder.parent == tmp_path / "tmp"
     else:
         assert "TMPDIR" in refused(store, entry).hint
@@ -260,7 +263,7 @@ def test_no_room_to_open_is_told_with_the_folder(store, monkeypatch, tmp_path):
     entry = build(store)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(StoreError, match=f"0 MB free for {tmp_path}"), cache.opened(store, entry):
+    with pytest.raises(StoreError, match=f"0 MB free for {tmp_path}"), cache.open_graph(store, entry):
         pass
 
 
@@ -277,8 +280,8 @@ def test_another_user_uses_what_only_root_could_have_written(store, no_key, read
     os.seteuid(65534)
     try:
         [seen] = cache.scan(store)
-        assert cache.obstacle(seen) is None
-        with cache.opened(store, seen) as folder:
+        assert cache.trust_problem(seen) is None
+        with cache.open_graph(store, seen) as folder:
             assert (folder / "graph.pt2").read_bytes() == b"native code " * 20
         assert not cache.build(store, key(), {}, never).fresh
         for write in (lambda: cache.build(store, key(batch=3), {}, never), lambda: cache.sweep(store)):
@@ -290,7 +293,7 @@ def test_another_user_uses_what_only_root_could_have_written(store, no_key, read
     os.seteuid(65534)
     try:
         [seen] = cache.scan(store)
-        assert "made elsewhere" in cache.obstacle(seen).words
+        assert "made elsewhere" in cache.trust_problem(seen).message
     finally:
         os.seteuid(0)
     assert entry.folder.exists()

@@ -60,7 +60,7 @@ def test_ls_of_nothing(ipa, store):
 
 def test_ls_tells_scripts_everything(ipa, store):
     entry = put(store)
-    with cache.opened(store, entry):
+    with cache.open_graph(store, entry):
         pass
     [graph] = listed(ipa)
     assert set(graph) == GRAPH_FIELDS
@@ -91,7 +91,7 @@ def test_ls_sorts(ipa, store):
     for batch, used, model in ((1, 3000, "b"), (2, 1000, "c"), (3, 2000, "a")):
         entry = put(store, batch=batch, used=used, model=model)
         if batch == 2:
-            with cache.opened(store, entry):
+            with cache.open_graph(store, entry):
                 pass
             os.utime(entry.folder / ".uses", (used, used))
 
@@ -147,7 +147,7 @@ def test_ls_and_those_who_open_agree_on_what_is_usable(ipa, store):
     store.root.parent.chmod(0o777)
     [graph] = listed(ipa)
     assert not graph["usable"] and str(store.root.parent) in graph["obstacles"][0] and not graph["stale"]
-    with pytest.raises(cache.Refused), cache.opened(store, entry):
+    with pytest.raises(cache.Refused), cache.open_graph(store, entry):
         pass
     store.root.parent.chmod(0o755)
     (entry.folder / "proof.json").unlink()
@@ -187,7 +187,7 @@ def test_what_killed_processes_left_is_shown_and_cleared(ipa, store):
     put(store)
     (store.graphs / ".work" / "1-dead").mkdir()
     (store.graphs / ".work" / "1-dead" / "part").write_bytes(b"x" * 5000)
-    with cache.scratch(Store(store.root)) as live:  # sweeps
+    with cache.scratch_folder(Store(store.root)) as live:  # sweeps
         assert ipa("cache", "ls", "--json").data()["unfinished"] == {"in_use": 0, "left_behind": 0}
         (live / "part").write_bytes(b"x" * 300)
         (store.graphs / ".work" / "1-dead").mkdir()
@@ -319,7 +319,7 @@ def test_clear_refuses_what_it_cannot_read(ipa, store, wrong):
 
 def test_clear_spares_what_is_in_use(ipa, store):
     entry = put(store)
-    with cache.opened(store, entry):
+    with cache.open_graph(store, entry):
         ran = ipa("cache", "clear", "--yes")
         assert "stays: in use" in ran.stderr
         data = ipa("cache", "clear", "--yes", "--json").data()

@@ -50,8 +50,8 @@ WRITERS = {
     "cache/building": "the workspace of a graph; the journal of its uses, O_NOFOLLOW",
     "models/vocabulary": "a new temporary folder",
     "cache/checking": "the private copies of a graph, O_EXCL",
-    "cache/proof": "the key of this user, O_EXCL in a folder of their own",
-    "cache/work": "the cache's own folder",
+    "cache/signature": "the key of this user, O_EXCL in a folder of their own",
+    "cache/scratch": "the cache's own folder",
     "engine/embed": "safetensors in memory",
 }
 

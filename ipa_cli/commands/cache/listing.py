@@ -17,7 +17,7 @@ from ipa_cli.config import units
 from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
-    from ipa_cli.cache import Work
+    from ipa_cli.cache import ScratchFolder
 
 
 class Order(str, Enum):
@@ -63,14 +63,14 @@ def list_graphs(
 
     store = shared.store(context)
     stale_for, hindered_by = inventory.staleness(probe.machine()), inventory.hindrances()
-    everything = [inventory.described(item, stale_for(item), hindered_by(item)) for item in cache.each(store)]
+    everything = [inventory.described(item, stale_for(item), hindered_by(item)) for item in cache.iter_entries(store)]
     shared.check_backend(backend, (one["backend"] for one in everything))
     gc.freeze()  # all of it is kept to the end, so the garbage collector need not look at it
     graphs = [one for one in everything if backend in (None, one["backend"]) and (one["stale"] or not stale)]
     graphs.sort(key=lambda graph: graph["key"])
     graphs.sort(key=_ORDERS[sort], reverse=sort in _DOWN)
     total = sum(graph["size"] for graph in graphs)
-    others = cache.unfinished(store)
+    others = cache.scratch_folders(store)
     data = {
         "cache_dir": str(store.root),
         "max_size": store.max_size,
@@ -123,7 +123,7 @@ def verify(
             items.append(item)
             problems.update({item.id: problem} if problem else {})
     for item in items:
-        if isinstance(item, cache.Unread):
+        if isinstance(item, cache.UnreadableGraph):
             context.obj.note(f"graph {item.id[:8]} is not checked: {item.reason}")
     graphs = [{"key": item.id, "size": item.size, "problem": problems.get(item.id)} for item in items]
     data = {"cache_dir": str(store.root), "checked": len(items), "damaged": len(problems), "graphs": graphs}
@@ -136,7 +136,7 @@ def verify(
     return Result("cache verify", data, tuple(lines), exit_code=1 if problems else 0)
 
 
-def _unfinished(found: Iterable[Work]) -> Iterator[str]:
+def _unfinished(found: Iterable[ScratchFolder]) -> Iterator[str]:
     """Lines about unfinished work in the cache."""
     used, left = (sum(work.size for work in found if work.alive is alive) for alive in (True, False))
     if used:

@@ -15,7 +15,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.result import Result
 
 if TYPE_CHECKING:
-    from ipa_cli.cache import Item, Work
+    from ipa_cli.cache import Item, ScratchFolder
 
 
 @options.with_settings("cache_dir")
@@ -55,7 +55,7 @@ def clear(
         max_size=limit,
     )
     lines = tuple(map(inventory.line, chosen.items))
-    left = [work for work in cache.unfinished(store) if not work.alive]
+    left = [work for work in cache.scratch_folders(store) if not work.alive]
     if dry_run or not chosen.items:
         rest = sum(work.size for work in left) if dry_run or not left else cache.sweep(store)
         data = {
@@ -91,7 +91,7 @@ def _parsed(name: str, text: str | None, parse: Callable[[str], int]) -> int | N
         raise UsageError(f"{name}: {error}", "`ipa cache clear --help` tells more") from None
 
 
-def _all(items: Sequence[Item], left: Sequence[Work]) -> str:
+def _all(items: Sequence[Item], left: Sequence[ScratchFolder]) -> str:
     graphs = f"{shared.count(items)}, {units.size(sum(item.size for item in items))}" if items or not left else ""
     rest = f"{units.size(sum(work.size for work in left))} left behind by killed processes" if left else ""
     return ", and ".join(filter(None, (graphs, rest)))

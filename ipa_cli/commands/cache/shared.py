@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 def _known(context: typer.Context, incomplete: str) -> list[str]:
     """Keys for a shell to complete from; none where the cache cannot be read."""
-    from ipa_cli.cache import Store, each
+    from ipa_cli.cache import Store, iter_entries
 
     try:
         settings = config.resolve({"cache_dir": context.params.get("cache_dir")}).settings
-        return [item.id[:8] for item in each(Store(config.cache_dir(settings))) if item.id.startswith(incomplete)]
+        return [
+            item.id[:8] for item in iter_entries(Store(config.cache_dir(settings))) if item.id.startswith(incomplete)
+        ]
     except IpaError:
         return []
 

@@ -86,7 +86,7 @@ def trust_graphs(
     store = shared.store(context)
     cache.check_owner(store)
     items = cache.plan(cache.scan(store), prefixes=key or ()).items
-    foreign = [item for item in items if isinstance(item, cache.Entry) and cache.obstacle(item) is not None]
+    foreign = [item for item in items if isinstance(item, cache.Entry) and cache.trust_problem(item) is not None]
     if not foreign:
         return Result("cache trust", {"graphs": []}, ("nothing to trust: no such graph was made elsewhere",))
     lines = tuple(map(inventory.line, foreign))

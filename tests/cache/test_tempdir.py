@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ipa_cli.cache import Store, temporary
+from ipa_cli.cache import Store, tempdir
 from ipa_cli.system import child
 
 NAMES = ("TMPDIR", *child.CACHES)
@@ -24,7 +24,7 @@ def test_all_go_to_one_private_folder_of_the_cache(cache, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", "/of/theirs")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     before = {name: os.environ.get(name) for name in NAMES}
-    with temporary.files(cache):
+    with tempdir.temporary_files(cache):
         folder = Path(tempfile.gettempdir())
         assert folder.is_relative_to(cache.root) and folder.stat().st_mode & 0o777 == 0o700
         assert all(Path(os.environ[name]).is_relative_to(folder) for name in NAMES)
@@ -37,7 +37,7 @@ def test_torch_unpacks_and_caches_there(cache):
     import torch
     from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
-    with temporary.files(cache):
+    with tempdir.temporary_files(cache):
         assert all(Path(place()).is_relative_to(cache.root) for place in (cache_dir, default_cache_dir))
         package = cache.root / "broken.pt2"
         package.write_bytes(b"PK")
@@ -50,18 +50,18 @@ def test_what_a_killed_process_left_is_swept_by_the_next(cache, by):
     code = """
 import sys, tempfile, time
 from pathlib import Path
-from ipa_cli.cache import Store, temporary
-with temporary.files(Store(Path(sys.argv[1]), None)):
+from ipa_cli.cache import Store, tempdir
+with tempdir.temporary_files(Store(Path(sys.argv[1]), None)):
     print(tempfile.mkdtemp(prefix="aotinductor_"), flush=True)
     time.sleep(300)
 """
     with subprocess.Popen([sys.executable, "-c", code, cache.root], stdout=subprocess.PIPE, text=True) as process:
         left = Path(process.stdout.readline().strip())
-        with temporary.files(cache):
+        with tempdir.temporary_files(cache):
             assert left.is_dir(), "it is in use"
         process.send_signal(by)
     assert left.is_dir()
-    with temporary.files(cache):
+    with tempdir.temporary_files(cache):
         assert not left.parent.exists()
 
 
@@ -75,6 +75,6 @@ def test_a_cache_that_cannot_be_used_is_no_obstacle(cache, tmp_path, monkeypatch
     else:
         cache.root.mkdir()
         cache.root.chmod(0o777)
-    with temporary.files(cache):
+    with tempdir.temporary_files(cache):
         assert Path(tempfile.gettempdir()).parent == tmp_path / "usual"
     assert not any((tmp_path / "usual").iterdir())

@@ -14,7 +14,7 @@ from ipa_cli.system import child
 
 
 @contextmanager
-def files(store: Store) -> Iterator[None]:
+def temporary_files(store: Store) -> Iterator[None]:
     """Let all temporary files go to one folder that is gone afterwards; what killed processes left there goes first.
 
     Compiled graphs are unpacked there and stay as long as they may be called. Where the cache cannot be written, the
@@ -42,6 +42,6 @@ def _in_the_cache(store: Store, lasting: ExitStack) -> Path | None:
     try:
         cache.check_owner(store)
         cache.sweep(store)
-        return lasting.enter_context(cache.scratch(store))
+        return lasting.enter_context(cache.scratch_folder(store))
     except (OSError, StoreError):
         return None

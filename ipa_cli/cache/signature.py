@@ -18,7 +18,7 @@ import stat
 from pathlib import Path
 
 from ipa_cli.cache.entries import StoreError
-from ipa_cli.cache.manifest import PROOF
+from ipa_cli.cache.manifest import SIGNATURE
 from ipa_cli.system.ownership import foreign
 
 SCHEME = "hmac-sha256"
@@ -38,7 +38,7 @@ def key_file() -> Path | None:
     return folder / "graph-key" if folder.is_absolute() else None
 
 
-def own_key() -> bytes:
+def signing_key() -> bytes:
     """This user's key, made at first use. Raises StoreError when there is no place for it, or others may read it."""
     from filelock import FileLock
 
@@ -52,7 +52,7 @@ def own_key() -> bytes:
         with FileLock(f"{path}.lock", mode=0o600):  # of two first processes one makes it
             if not os.path.lexists(path):
                 _write(path, secrets.token_bytes(_KEY_BYTES))
-        if (key := seen_key()) is None:
+        if (key := existing_key()) is None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return key
     except OSError as error:
@@ -70,13 +70,13 @@ def sign(manifest: bytes, key: bytes) -> bytes:
 
 def add(folder: Path, manifest: bytes, key: bytes) -> None:
     """Put the proof of `manifest` into `folder`, in place of another one."""
-    _write(folder / PROOF, sign(manifest, key))
+    _write(folder / SIGNATURE, sign(manifest, key))
 
 
-def missing(folder: str, manifest: bytes, key: bytes | None) -> str | None:
+def problem(folder: str, manifest: bytes, key: bytes | None) -> str | None:
     """Why the graph in `folder` is not certainly of the user with `key`, in words."""
     try:
-        found = json.loads(_read(f"{folder}/{PROOF}", _MAX_PROOF))
+        found = json.loads(_read(f"{folder}/{SIGNATURE}", _MAX_PROOF))
         scheme, name, digest = found["scheme"], found["key"], found["proof"]
     except FileNotFoundError:
         return "made elsewhere, or before graphs carried a proof of origin"
@@ -99,7 +99,7 @@ def _name(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()[:16]
 
 
-def seen_key() -> bytes | None:
+def existing_key() -> bytes | None:
     """This user's key; None when none can be seen. Raises StoreError for one that others could know or have written."""
     path = key_file()
     if path is None:
@@ -110,8 +110,8 @@ def seen_key() -> bytes | None:
         others, key = (foreign(path), _read(path, _KEY_BYTES)) if plain else ("it is no plain file", b"")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
-    alone = others is None and about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077
-    if not alone or len(key) != _KEY_BYTES:
+    exclusive = others is None and about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077
+    if not exclusive or len(key) != _KEY_BYTES:
         raise StoreError(
             f"{path}, the key that marks your own graphs, is not safe from others{f': {others}' if others else ''}",
             "remove it; a new one is made, and `ipa cache trust` marks the graphs that are there",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipa_cli.cache.entries import BUCKET, Refused, Store, StoreError, disk_size
-from ipa_cli.cache.locks import LOCKS, InUse, held, is_held, key_lock
+from ipa_cli.cache.locks import LOCKS, InUse, hold_lock_file, is_lock_file_held, key_lock
 from ipa_cli.cache.trust import check_owner
 from ipa_cli.errors import IpaError
 
@@ -33,7 +33,7 @@ _NO_ROOM = 1 << 20
 
 
 @dataclass(frozen=True)
-class Work:
+class ScratchFolder:
     """A scratch folder: `size` in bytes, `alive` while a process works in it."""
 
     path: Path
@@ -42,7 +42,7 @@ class Work:
 
 
 @contextmanager
-def scratch(store: Store) -> Iterator[Path]:
+def scratch_folder(store: Store) -> Iterator[Path]:
     """A folder of this process alone on the store's disk, mode 0700; gone afterwards, or swept when we are killed.
 
     What others left is swept first. Raises StoreError where the store cannot be written, or others can write.
@@ -51,7 +51,7 @@ def scratch(store: Store) -> Iterator[Path]:
     folder = _new(store)
     with ExitStack() as lasting:
         with key_lock(store, WORK):  # nobody sweeps it before it is locked
-            lasting.enter_context(held(_lock(folder)))
+            lasting.enter_context(hold_lock_file(_lock(folder)))
             folder.mkdir(mode=0o700)
         try:
             yield folder
@@ -60,7 +60,7 @@ def scratch(store: Store) -> Iterator[Path]:
             _lock(folder).unlink(missing_ok=True)
 
 
-def unfinished(store: Store) -> list[Work]:
+def scratch_folders(store: Store) -> list[ScratchFolder]:
     """Every scratch folder that this user may see, of the living and the dead."""
     try:
         _check_own(store)
@@ -68,19 +68,19 @@ def unfinished(store: Store) -> list[Work]:
         paths += [path for path in store.graphs.iterdir() if path.name.startswith(_OF_EARLIER_VERSIONS)]
     except (FileNotFoundError, NotADirectoryError, PermissionError, Refused):
         return []
-    return [Work(path, disk_size(str(path)), is_held(_lock(path))) for path in paths]
+    return [ScratchFolder(path, disk_size(str(path)), is_lock_file_held(_lock(path))) for path in paths]
 
 
 def sweep(store: Store) -> int:
     """Remove what dead processes left half built or half removed; the bytes it took. Raises StoreError."""
-    with writing(store):
+    with translate_disk_errors(store):
         prepare(store)
         with key_lock(store, WORK):
-            dead = [found for found in unfinished(store) if not found.alive]
+            dead = [found for found in scratch_folders(store) if not found.alive]
             for found in dead:
                 remove(found.path)
             for lock in (store.graphs / WORK).glob("*.lock"):
-                if not is_held(lock):
+                if not is_lock_file_held(lock):
                     lock.unlink(missing_ok=True)
     return sum(found.size for found in dead)
 
@@ -132,7 +132,7 @@ def make_folders(base: Path, inner: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
 
 
-def check_room(folder: Path, size: int, what: str) -> None:
+def check_free_space(folder: Path, size: int, what: str) -> None:
     """Raise StoreError unless the disk of `folder` has `size` bytes free for `what`."""
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -143,7 +143,7 @@ def check_room(folder: Path, size: int, what: str) -> None:
 
 
 @contextmanager
-def writing(store: Store) -> Iterator[None]:
+def translate_disk_errors(store: Store) -> Iterator[None]:
     """Turn a full or closed disk into a StoreError; every other failure stays what it is."""
     try:
         yield
