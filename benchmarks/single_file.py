@@ -44,12 +44,13 @@ def write(folder: Path, tiny: bool) -> None:
 
     from benchmarks.process import write_model
     from ipa_cli.models import single_file
+    from ipa_cli.models.architectures import SDXL
     from tests import checkpoints
 
     model = folder / "folder"
     write_model(model, tiny)
-    for part in single_file.PADDING:  # the words of real models, so that both draw the same
-        single_file.tokenizer(part).save_pretrained(model / part)
+    for part, padding in SDXL.tokenizers.items():  # the words of real models, so that both draw the same
+        single_file.tokenizer(padding).save_pretrained(model / part)
     of_adapter = folder / "adapter" / "sdxl_models"
     of_adapter.parent.mkdir(exist_ok=True)
     (model / "ip_adapter").rename(of_adapter)
@@ -88,13 +89,14 @@ def check(folder: Path) -> None:
 def as_tiny(folder: Path) -> None:
     """Let this process take the miniature's folder for the configurations of SDXL."""
     from ipa_cli.models import single_file
+    from ipa_cli.models.architectures import SDXL
 
     presets = folder / "presets"
     if not presets.is_dir():
         shutil.copytree(DEMO, presets / "sdxl", ignore=shutil.ignore_patterns("*.safetensors", "ip_adapter"))
         shutil.copytree(DEMO / "tokenizer", presets / "tokenizer")
     single_file.PRESETS = presets
-    single_file.PADDING = dict.fromkeys(single_file.PADDING, "<|endoftext|>")
+    type(SDXL).tokenizers = dict.fromkeys(SDXL.tokenizers, "<|endoftext|>")  # type: ignore[misc]
 
 
 def run(part: str, folder: Path, work: Path, extra: list[str], inside: list[str], limit: float) -> dict[str, Any]:

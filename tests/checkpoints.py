@@ -82,17 +82,18 @@ def tensors(folder: Path, kind: str) -> dict[str, Tensor]:
 
 @contextmanager
 def presets(root: Path, kind: str, folder: Path) -> Iterator[None]:
-    """Gives the files of a family (kind: sdxl or sd15) the configurations and the tokenizer of the model in `folder`.
+    """Gives the files of an architecture (kind: sdxl or sd15) the configurations and the tokenizer of the model in `folder`.
 
     One file holds no configuration, so that those of the package count, whose widths fill gigabytes.
     """
-    from ipa_cli.models import single_file
+    from ipa_cli.models import architectures, single_file
 
     shutil.copytree(folder, root / kind, ignore=shutil.ignore_patterns("*.safetensors", "ip_adapter"))
     shutil.copytree(DEMO / "tokenizer", root / "tokenizer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(single_file, "PRESETS", root)
-        patch.setattr(single_file, "PADDING", dict.fromkeys(single_file.PADDING, "<|endoftext|>"))
+        for one in architectures.TABLE:
+            patch.setattr(type(one), "tokenizers", dict.fromkeys(one.tokenizers, "<|endoftext|>"))
         yield
 
 

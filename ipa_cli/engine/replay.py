@@ -18,8 +18,7 @@ from ipa_cli.engine.record import CAME_OUT, asked_settings
 from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
 from ipa_cli.images.reference import Reference
-from ipa_cli.models import schedulers
-from ipa_cli.models.plan import PRESETS
+from ipa_cli.models import architectures, schedulers
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import STDIN
 
@@ -180,7 +179,7 @@ def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
     left_out = [f"{label} {value}".strip() for label, value in unread.items()]
     _put_scheduler(values, left_out, values.pop("scheduler", None), {name: name for name in schedulers.CLASSES})
     model = values.get("model")
-    if model is not None and model not in PRESETS and not unread.get("Version", "").startswith("ipa "):
+    if model is not None and model not in architectures.presets() and not unread.get("Version", "").startswith("ipa "):
         del values["model"]  # another program's name for a file of its own
         left_out.insert(0, f"model {model} (name one with --model)")
     return values, left_out

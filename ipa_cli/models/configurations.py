@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.location import ModelError
 
 HINT = "download it again, or use another model"
@@ -247,7 +248,11 @@ def scheduler(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_together(
-    where: str, unet: Mapping[str, Any], vae: Mapping[str, Any], texts: Sequence[Mapping[str, Any]]
+    where: str,
+    architecture: Architecture,
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    texts: Sequence[Mapping[str, Any]],
 ) -> None:
     """Raise ModelError unless UNet, VAE and text encoders, taken by the functions above, fit each other."""
     widths = [text.get("hidden_size", 512) for text in texts]
@@ -258,18 +263,8 @@ def check_together(
             vae.get("latent_channels", 4),
         ),
         "in_channels, out_channels of the UNet": (unet.get("in_channels", 4), unet.get("out_channels", 4)),
+        **architecture.matching_sizes(unet, texts),
     }
-    if len(texts) > 1:  # SDXL
-        pooled, each = texts[1].get("projection_dim", 512), unet.get("addition_time_embed_dim") or 0
-        pairs |= {
-            "projection_class_embeddings_input_dim of the UNet, what its text encoder and its sizes give": (
-                unet.get("projection_class_embeddings_input_dim"),
-                pooled + 6 * each if each else None,
-            ),
-            "max_position_embeddings of the text encoders": tuple(
-                text.get("max_position_embeddings", 77) for text in texts
-            ),
-        }
     for words, (one, other) in pairs.items():
         if one is None or one != other:
             raise ModelError(f"{where}: {words}: {shown(one)} and {shown(other)} do not fit", HINT)

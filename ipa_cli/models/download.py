@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ipa_cli.models import ip_adapter
 from ipa_cli.models import location as locations
+from ipa_cli.models.architectures.base import folders
 from ipa_cli.models.location import Location, ModelError, folder_location, inside, read_json
 from ipa_cli.models.plan import Plan
 from ipa_cli.result import Reporter
@@ -28,7 +29,7 @@ def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
         _check_variant(plan, plan.variant, reporter)
     if location.repo is not None:
         files = ["model_index.json"]
-        for part in plan.family.parts:
+        for part in folders(plan.architecture):
             small = (name for name in location.files(part) if name.endswith((".json", ".txt", ".model")))
             files += [name for name in small if ".index." not in name]
             if not part.startswith(("tokenizer", "scheduler")) and (part != "vae" or plan.vae is None):
@@ -44,7 +45,7 @@ def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
 
 def _check_variant(plan: Plan, variant: str, reporter: Reporter) -> None:
     """Say which parts lack the variant asked for. Raises ModelError where all do."""
-    parts = ("unet", *plan.family.text_encoders, *(("vae",) if plan.vae is None else ()))
+    parts = ("unet", *plan.architecture.text_encoders, *(("vae",) if plan.vae is None else ()))
     lacking = [part for part in parts if not has_variant(plan.location, part, variant)]
     if len(lacking) == len(parts):
         raise ModelError(f"{plan.location} has no weights of variant '{variant}'", "leave out --variant")
@@ -59,7 +60,7 @@ def fetched_adapters(
     found = []
     for adapter in plan.adapters:
         adapter = replace(adapter, location=_fetched(adapter.location, [adapter.file], reporter, shows_bars))
-        ip_adapter.check_fetched(adapter, plan.unet_config, plan.family)
+        ip_adapter.check_fetched(adapter, plan.unet_config, plan.architecture)
         encoder = adapter.encoder
         if adapter.encodes and encoder.location.folder is None:
             files = weight_files(encoder.location, encoder.part, None, dtype)

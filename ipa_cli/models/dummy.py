@@ -20,15 +20,9 @@ def parts(
 ) -> tuple[dict[str, Any], list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The whole architecture with seeded random weights, built straight on the device in its final dtype."""
     import torch
+    import transformers
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-        CLIPVisionConfig,
-        CLIPVisionModelWithProjection,
-    )
+    from transformers import CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
     def build(make: Any, kind: torch.dtype) -> Any:
         before = torch.get_default_dtype()
@@ -41,7 +35,7 @@ def parts(
             torch.set_default_dtype(before)
 
     def text(part: str) -> Any:
-        kind = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
+        kind = getattr(transformers, plan.architecture.text_encoders[part])
         return build(lambda: kind(CLIPTextConfig(**plan.configs[part])), dtype)
 
     devices = [device] if device.type == "cuda" else []
@@ -50,15 +44,15 @@ def parts(
         found = {
             "unet": build(lambda: UNet2DConditionModel.from_config(plan.configs["unet"]), dtype),
             "vae": build(lambda: AutoencoderKL.from_config(plan.configs["vae"]), dtype),
-            **{part: text(part) for part in plan.family.text_encoders},
-            "scheduler": schedulers.of_model(plan.configs["scheduler"], plan.family),
+            **{part: text(part) for part in plan.architecture.text_encoders},
+            "scheduler": schedulers.of_model(plan.configs["scheduler"], plan.architecture),
         }
         states, encoders = [], []
         if plan.adapter is not None:
             config = CLIPVisionConfig(**plan.adapter.encoder.config)
             encoders = [build(lambda: CLIPVisionModelWithProjection(config), dtype)] * len(plan.adapters)
             states = [build(lambda: _adapter(found["unet"], config.projection_dim), dtype) for _ in plan.adapters]
-    for part, encoder_part in zip(plan.family.tokenizers, plan.family.text_encoders, strict=True):
+    for part, encoder_part in zip(plan.architecture.tokenizers, plan.architecture.text_encoders, strict=True):
         # Words mean nothing to random weights; what counts is their number, which sets the graph's shape.
         found[part] = CLIPTokenizer.from_pretrained(DEMO / part)
         found[part].model_max_length = plan.configs[encoder_part].get("max_position_embeddings", 77)

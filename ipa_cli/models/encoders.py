@@ -71,7 +71,7 @@ def beside(location: Location, file: str) -> list[Encoder]:
         places.insert(0, "models/image_encoder")
     found = [place for place in dict.fromkeys(places) if location.has(f"{place}/config.json")]
     if not found:
-        example = _of_comfyui(location) or f"{architectures.ADAPTERS}:{places[0 if 'vit-h' in file else 1]}"
+        example = _of_comfyui(location) or f"{architectures.IP_ADAPTERS}:{places[0 if 'vit-h' in file else 1]}"
         raise ModelError(
             f"{location} has no image encoder for {file}", f"name it, for example --image-encoder {example}"
         )
@@ -122,7 +122,7 @@ def of_shapes(name: str, shapes: Shapes) -> dict[str, Any]:
     except (KeyError, ValueError):
         raise ModelError(
             f"{name} is no CLIP image encoder with a projection",
-            f"use the model.safetensors of {architectures.ADAPTERS}'s models/image_encoder",
+            f"use the model.safetensors of {architectures.IP_ADAPTERS}'s models/image_encoder",
         ) from None
     if hidden not in HEADS:
         raise ModelError(

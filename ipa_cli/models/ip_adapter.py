@@ -10,7 +10,7 @@ from typing import Any
 from ipa_cli.config import AdapterConfig
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, encoders, hub, projections, weights
-from ipa_cli.models.architectures import Family
+from ipa_cli.models.architectures.base import PRESETS, Architecture
 from ipa_cli.models.configurations import cross_attention_layers, cross_attention_widths
 from ipa_cli.models.encoders import Encoder
 from ipa_cli.models.location import (
@@ -37,21 +37,21 @@ class AdapterPlan:
 
 
 def plan_adapter(
-    config: AdapterConfig, base: Location, unet_config: Mapping[str, Any], family: Family, dummy: bool
+    config: AdapterConfig, base: Location, unet_config: Mapping[str, Any], architecture: Architecture, dummy: bool
 ) -> AdapterPlan:
     """Find the adapter asked for, or the model's own. Raises ModelError unless it fits the UNet and an encoder."""
     if dummy:
         for flag, value in (("--ip-adapter", config.source), ("--image-encoder", config.encoder)):
             if value is not None:
                 raise UsageError("--load-format dummy builds its own adapter", f"leave out {flag}")
-        return AdapterPlan(base, "", Encoder(base, "ip_adapter/image_encoder", _dummy_encoder(base, family)))
-    location, subfolder, weight_name = _locate(config, base, family)
+        return AdapterPlan(base, "", Encoder(base, "ip_adapter/image_encoder", _dummy_encoder(base, architecture)))
+    location, subfolder, weight_name = _locate(config, base, architecture)
     file = _file(location, subfolder, weight_name)
     name = f"{location}/{file}"
     shapes = _shapes(location, file)
     if shapes is not None:
-        _check_unet(name, shapes, unet_config, family, own=_brings_its_own(base))
-    takes = None if shapes is None else projections.takes(name, shapes, family)
+        _check_unet(name, shapes, unet_config, architecture, own=_brings_its_own(base))
+    takes = None if shapes is None else projections.takes(name, shapes, architecture)
     given = config.encoder
     candidates = encoders.beside(location, file) if given is None else [encoders.named(given)]
     if takes is None:  # a pickle: `check_fetched` looks at it when it is here
@@ -59,20 +59,21 @@ def plan_adapter(
     return AdapterPlan(location, file, _fitting(name, takes, candidates))
 
 
-def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], family: Family) -> None:
+def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], architecture: Architecture) -> None:
     """Look at every tensor's shape, now that the file is here. Raises ModelError unless they fit UNet and encoder."""
     name = f"{adapter.location}/{adapter.file}"
     shapes = _shapes(adapter.location, adapter.file)
     assert shapes is not None
-    _check_unet(name, shapes, unet_config, family, own=False)
-    _fitting(name, projections.takes(name, shapes, family), [adapter.encoder])
+    _check_unet(name, shapes, unet_config, architecture, own=False)
+    _fitting(name, projections.takes(name, shapes, architecture), [adapter.encoder])
     cross = int(unet_config["cross_attention_dim"])
     projections.check(name, shapes, cross)
     for layer, width in enumerate(cross_attention_widths(unet_config)):
         for key in (f"ip_adapter.{2 * layer + 1}.to_{kind}_ip.weight" for kind in "kv"):
             if shapes.get(key) != (width, cross):
                 raise ModelError(
-                    f"the adapter {name} has {key} as {shapes.get(key)}, the {family.name} model needs {width, cross}",
+                    f"the adapter {name} has {key} as {shapes.get(key)}, "
+                    f"the {architecture.name} model needs {width, cross}",
                     "choose an adapter that was made for this model",
                 )
 
@@ -84,19 +85,21 @@ def _brings_its_own(base: Location) -> bool:
     return bool(base.files("ip_adapter"))
 
 
-def _locate(config: AdapterConfig, base: Location, family: Family) -> tuple[Location, str | None, str | None]:
+def _locate(
+    config: AdapterConfig, base: Location, architecture: Architecture
+) -> tuple[Location, str | None, str | None]:
     subfolder, weight_name = config.subfolder, config.file
     if config.source is None and _brings_its_own(base):
         return base, subfolder or "ip_adapter", weight_name
-    usual = PurePosixPath(family.base)
-    if config.source in (None, architectures.ADAPTERS):
-        return repository(architectures.ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
+    usual = PurePosixPath(architecture.ip_adapters.base)
+    if config.source in (None, architectures.IP_ADAPTERS):
+        return repository(architectures.IP_ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
     path = expanded(config.source)
     if is_file(path):
         return folder_location(path.parent), subfolder, path.name
     if config.source and is_folder(path):
         location = folder_location(path)
-        if subfolder is weight_name is None and location.has(family.base):  # a copy of h94's repository
+        if subfolder is weight_name is None and location.has(str(usual)):  # a copy of h94's repository
             return location, str(usual.parent), usual.name
         return location, subfolder, weight_name
     if not hub.is_repo_id(config.source):
@@ -140,17 +143,19 @@ def _shapes(location: Location, file: str) -> Shapes | None:
     return {weights.adapter_name(key): shape for key, shape in shapes.items()}
 
 
-def _dummy_encoder(base: Location, family: Family) -> Mapping[str, Any]:
-    """The configuration of the model's own image encoder, else of the one that its family's adapters see through."""
+def _dummy_encoder(base: Location, architecture: Architecture) -> Mapping[str, Any]:
+    """The configuration of the model's own image encoder, else of that of its architecture's adapters."""
     name = "ip_adapter/image_encoder/config.json"
-    location = base if base.has(name) else folder_location(architectures.PRESETS / family.preset)
+    location = base if base.has(name) else folder_location(PRESETS / architecture.preset)
     return configurations.image_encoder(f"{location}/{name}", read_json(location, name))
 
 
 # --- what fits -----------------------------------------------------------------------------------------------------
 
 
-def _check_unet(name: str, shapes: Shapes, unet_config: Mapping[str, Any], family: Family, own: bool) -> None:
+def _check_unet(
+    name: str, shapes: Shapes, unet_config: Mapping[str, Any], architecture: Architecture, own: bool
+) -> None:
     """Raise ModelError unless the adapter has keys and values for each cross-attention layer of the UNet."""
     width = next((shape[-1] for key, shape in shapes.items() if shape and key.endswith("1.to_k_ip.weight")), None)
     if width is None:
@@ -160,15 +165,15 @@ def _check_unet(name: str, shapes: Shapes, unet_config: Mapping[str, Any], famil
     fits = int(unet_config["cross_attention_dim"]), cross_attention_layers(unet_config)
     if (width, layers) == fits:
         return
-    made_for = next((other for other in architectures.FAMILIES if other.width == width), None)
+    made_for = next((other for other in architectures.TABLE if other.cross_attention_dim == width), None)
     hint = "choose an adapter that was made for this model"
     if own:
         hint = "leave out --ip-adapter: the model brings its own"
-    elif family.width == fits[0] and made_for not in (None, family):
-        hint = f"this would fit: {architectures.flags(_counterpart(name, shapes, family))}"
+    elif architecture.cross_attention_dim == fits[0] and made_for not in (None, architecture):
+        hint = f"this would fit: {architectures.flags(_counterpart(name, shapes, architecture))}"
     raise ModelError(
         f"the adapter {name} is made for {f'{made_for.name}: ' if made_for else ''}{layers} cross-attention layers "
-        f"of width {width}, the {family.name} model has {fits[1]} of width {fits[0]}",
+        f"of width {width}, the {architecture.name} model has {fits[1]} of width {fits[0]}",
         hint,
     )
 
@@ -183,14 +188,15 @@ def _fitting(name: str, takes: tuple[str, int], candidates: Sequence[Encoder]) -
     known = encoders.KNOWN.get(takes)
     raise ModelError(
         f"the adapter {name} takes images of width {width}, its image encoders give: {have}",
-        f"--image-encoder {architectures.ADAPTERS}:{known}"
+        f"--image-encoder {architectures.IP_ADAPTERS}:{known}"
         if known
         else "name the encoder it was trained with: --image-encoder, or choose another --ip-adapter-weight-name",
     )
 
 
-def _counterpart(name: str, shapes: Shapes, family: Family) -> str:
-    """The adapter of the same kind that fits `family`."""
+def _counterpart(name: str, shapes: Shapes, architecture: Architecture) -> str:
+    """The adapter of the same kind that fits `architecture`."""
+    files = architecture.ip_adapters
     if "image_proj.proj.weight" in shapes:
-        return family.base
-    return family.plus_face if "face" in name.rpartition("/")[2].lower() else family.plus
+        return files.base
+    return files.plus_face if "face" in name.rpartition("/")[2].lower() else files.plus

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.hardware import devices
 from ipa_cli.models import download, dummy, schedulers, single_file, vocabulary, weights
-from ipa_cli.models.architectures import SDXL, Family
+from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.ip_adapter import AdapterPlan
 from ipa_cli.models.location import Location, ModelError, inside
 from ipa_cli.models.plan import Plan
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class Model:
     """A loaded model; `adapters` holds the IP-Adapters installed in its UNet."""
 
+    architecture: Architecture
     unet: Any
     vae: Any
     text_encoders: tuple[Any, ...]
@@ -66,34 +67,32 @@ def load(
             _quiet_libraries()
             parts = _model_parts(plan, words, dtype, files)
             states, encoders = _adapter_parts(plan, dtype, files)
+    import torch
+
     from ipa_cli.models import vae
     from ipa_cli.unet import attention
 
-    if _overflows(plan.family, parts["vae"].config, dtype):
+    if dtype == torch.float16 and plan.architecture.vae_overflows_in_fp16(parts["vae"].config):
         vae.shrink(parts["vae"])
     if device.type == "cuda":
         vae.channels_last(parts["vae"])
-    for name in ("unet", "vae", *plan.family.text_encoders):
+    for name in ("unet", "vae", *plan.architecture.text_encoders):
         parts[name].to(home).eval().requires_grad_(False)
     for encoder in filter(None, encoders):
         encoder.to(home).eval().requires_grad_(False)
     installed = attention.install(parts["unet"], states)
     return Model(
+        architecture=plan.architecture,
         unet=parts["unet"],
         vae=parts["vae"],
-        text_encoders=tuple(parts[name] for name in plan.family.text_encoders),
-        tokenizers=tuple(parts[name] for name in plan.family.tokenizers),
+        text_encoders=tuple(parts[name] for name in plan.architecture.text_encoders),
+        tokenizers=tuple(parts[name] for name in plan.architecture.tokenizers),
         scheduler=parts["scheduler"],
         image_encoders=tuple(encoders),
         hidden_states=_take_hidden_states(states),
         adapters=installed,
         zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
     )
-
-
-def _overflows(family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> bool:
-    """Whether a VAE of SDXL leaves the range of fp16: its config says `force_upcast`, and diffusers takes fp32."""
-    return str(dtype) == "torch.float16" and family is SDXL and bool(config.get("force_upcast", True))
 
 
 def load_encoders(plan: Plan, device: torch.device, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> Model:
@@ -132,7 +131,7 @@ Read = Future[dict[str, "Tensor"]]
 def _sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source, torch.device]:
     """What the weights of a model, its adapters and their encoders are read from, and where they shall live."""
     sources: dict[Source, torch.device] = {}
-    for part in ("unet", "vae", *plan.family.text_encoders):
+    for part in ("unet", "vae", *plan.architecture.text_encoders):
         of = plan.part(part)
         if of.checkpoint is not None:
             sources[of.checkpoint.source(part)] = home
@@ -230,12 +229,17 @@ def _check_shapes(path: Path, found: weights.Shapes, wanted: Mapping[str, tuple[
 
 
 def _of_checkpoint(
-    kind: Any, checkpoint: Checkpoint, part: str, config: Mapping[str, Any], files: Mapping[Source, Read]
+    architecture: Architecture,
+    kind: Any,
+    checkpoint: Checkpoint,
+    part: str,
+    config: Mapping[str, Any],
+    files: Mapping[Source, Read],
 ) -> Any:
     """A module with its part of the tensors in one file. Raises ModelError where they do not fit."""
     module = _empty(kind, config)
     state = files[checkpoint.source(part)].result()
-    _assign(module, single_file.converted(checkpoint, part, module, state), str(checkpoint.path))
+    _assign(module, single_file.converted(architecture, checkpoint, part, module, state), str(checkpoint.path))
     return module
 
 
@@ -260,13 +264,12 @@ def _no_initial_values() -> Any:
 def _model_parts(
     plan: Plan, words: Mapping[str, Vocabulary], dtype: torch.dtype, files: Mapping[Source, Read]
 ) -> dict[str, Any]:
+    import transformers
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     checkpoint, scheduler = plan.checkpoint, plan.configs["scheduler"]
     kinds = {
-        "text_encoder": CLIPTextModel,
-        "text_encoder_2": CLIPTextModelWithProjection,
+        **{part: getattr(transformers, kind) for part, kind in plan.architecture.text_encoders.items()},
         "vae": AutoencoderKL,
         "unet": UNet2DConditionModel,
     }
@@ -274,18 +277,18 @@ def _model_parts(
     def built(part: str) -> Any:
         of = plan.part(part)
         if of.checkpoint is not None:
-            return _of_checkpoint(kinds[part], of.checkpoint, part, of.config, files)
+            return _of_checkpoint(plan.architecture, kinds[part], of.checkpoint, part, of.config, files)
         paths = _paths(of.location, of.folder, _variant(plan, of.location), dtype)
         return _built(kinds[part], inside(str(of.location), of.folder), of.config, paths, files)
 
     return {
         # What waits longest for its weights comes last.
-        "scheduler": schedulers.of_model(scheduler, plan.family, checkpoint.scheduler if checkpoint else None),
+        "scheduler": schedulers.of_model(scheduler, plan.architecture, checkpoint.scheduler if checkpoint else None),
         **{
-            part: vocabulary.tokenizer(words[part]) if part in words else single_file.tokenizer(part)
-            for part in plan.family.tokenizers
+            part: vocabulary.tokenizer(words[part]) if part in words else single_file.tokenizer(padding)
+            for part, padding in plan.architecture.tokenizers.items()
         },
-        **{part: built(part) for part in (*plan.family.text_encoders, "vae", "unet")},
+        **{part: built(part) for part in (*plan.architecture.text_encoders, "vae", "unet")},
     }
 
 
@@ -293,7 +296,7 @@ def _vocabularies(plan: Plan) -> dict[str, Vocabulary]:
     """What the tokenizers of a model in a folder are made of; a checkpoint has none."""
     if plan.checkpoint is not None:
         return {}
-    pairs = zip(plan.family.tokenizers, plan.family.text_encoders, strict=True)
+    pairs = zip(plan.architecture.tokenizers, plan.architecture.text_encoders, strict=True)
     return {part: vocabulary.read(plan.location, part, plan.configs[encoder]) for part, encoder in pairs}
 
 

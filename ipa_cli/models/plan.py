@@ -14,7 +14,7 @@ from typing import Any
 from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, hub, single_file, vaes
-from ipa_cli.models.architectures import SDXL, Family
+from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.ip_adapter import AdapterPlan, plan_adapter
 from ipa_cli.models.location import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
 from ipa_cli.models.single_file import Checkpoint, Part
@@ -22,7 +22,6 @@ from ipa_cli.models.single_file import Checkpoint, Part
 HERE = Path(__file__).parents[1]
 DEMO = HERE / "demo"
 VAE = "vae/config.json"
-PRESETS = {family.preset: family for family in architectures.FAMILIES}
 OF_THE_ARCHITECTURE = ("guidance_scale", "width", "height")
 DEFAULTS = {"steps": 30, "scale": 0.6, "negative_prompt": ""}
 
@@ -32,12 +31,10 @@ class Plan:
     """What to load, and what the model would like where the user said nothing."""
 
     name: str
-    family: Family
+    architecture: Architecture
     location: Location
     dummy: bool
-    configs: Mapping[
-        str, Mapping[str, Any]
-    ]  # of unet, vae, text encoders and scheduler, as `configurations` takes them
+    configs: Mapping[str, Mapping[str, Any]]  # of UNet, VAE, text encoders, scheduler, as `configurations` takes them
     adapters: tuple[AdapterPlan, ...]
     defaults: Mapping[str, Any]
     variant: str | None
@@ -71,39 +68,39 @@ def make_plan(settings: Settings, references_later: bool = False) -> Plan:
     dummy = settings.load_format == "dummy"
     file = single_file.path_of(settings.model)
     single, checkpoint = single_file.read_checkpoint(file) if file else (None, None)
-    preset = single or (PRESETS.get(settings.model) if dummy else None)
+    preset = single or (architectures.of_preset(settings.model) if dummy else None)
     location = single_file.configurations(preset) if preset else _locate(settings)
     if not location.has("unet/config.json"):
         raise _no_unet(location)
-    family = architectures.of_unet(read_json(location, "unet/config.json"))
-    if family is None:
+    architecture = architectures.of_unet(read_json(location, "unet/config.json"))
+    if architecture is None:
         raise ModelError(
-            f"{settings.model} is not an SDXL model, nor SD 1.5: its UNet takes other inputs",
-            "use --model sdxl or sd15, or a model derived from one of them (not for inpainting)",
+            f"{settings.model} is not a model of {architectures.names()}: its UNet takes other inputs",
+            f"use --model {' or '.join(architectures.presets())}, or a model derived from one (not for inpainting)",
         )
-    configs = _configurations(location, family, settings.vae is None)
+    configs = _configurations(location, architecture, settings.vae is None)
     unet_config = configs["unet"]
-    defaults = _defaults(settings, location, unet_config, family)
+    defaults = _defaults(settings, location, unet_config, architecture)
     found = tuple(
-        replace(plan_adapter(one, location, unet_config, family, dummy), encodes=one.embeds is None)
+        replace(plan_adapter(one, location, unet_config, architecture, dummy), encodes=one.embeds is None)
         for one in settings.adapters
         if settings.adapter or (one.source != "none" and (references_later or has_reference(one, defaults)))
     )
-    vae = _vae(settings, configs["vae"], family, checkpoint)
-    zeros = family is SDXL and bool(read_json(location, "model_index.json").get("force_zeros_for_empty_prompt", True))
+    vae = _vae(settings, configs["vae"], architecture, checkpoint)
+    zeros = architecture.zeros_for_empty_prompt(read_json(location, "model_index.json"))
     return Plan(
-        settings.model,
-        family,
-        location,
-        dummy,
-        configs,
-        found,
-        defaults,
-        settings.variant,
-        zeros,
-        checkpoint,
-        vae,
-        _unused(settings, location, checkpoint),
+        name=settings.model,
+        architecture=architecture,
+        location=location,
+        dummy=dummy,
+        configs=configs,
+        adapters=found,
+        defaults=defaults,
+        variant=settings.variant,
+        zeros_for_empty_prompt=zeros,
+        checkpoint=checkpoint,
+        vae=vae,
+        unused=_unused(settings, location, checkpoint),
     )
 
 
@@ -119,7 +116,7 @@ def own_defaults(settings: Settings) -> dict[str, Any]:
     there is no such model.
     """
     file = single_file.path_of(settings.model)
-    preset = single_file.read_checkpoint(file)[0] if file else PRESETS.get(settings.model)
+    preset = single_file.read_checkpoint(file)[0] if file else architectures.of_preset(settings.model)
     if preset is not None:
         location = single_file.configurations(preset)
     elif hub.is_repo_id(settings.model) and not is_folder(expanded(settings.model)):
@@ -130,10 +127,10 @@ def own_defaults(settings: Settings) -> dict[str, Any]:
     else:
         location = _locate(settings)
     config = read_json(location, "unet/config.json")
-    family = architectures.of_unet(config)
-    if family is None:
+    architecture = architectures.of_unet(config)
+    if architecture is None:
         return dict(DEFAULTS)
-    return _defaults(settings, location, configurations.unet(f"{location}/unet/config.json", config), family)
+    return _defaults(settings, location, configurations.unet(f"{location}/unet/config.json", config), architecture)
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -142,17 +139,18 @@ def own_defaults(settings: Settings) -> dict[str, Any]:
 def _locate(settings: Settings) -> Location:
     if settings.model == "demo":
         return folder_location(DEMO)
-    if settings.model in PRESETS:
-        return repository(PRESETS[settings.model].repo, settings.revision)
+    if (preset := architectures.of_preset(settings.model)) is not None:
+        return repository(preset.repo, settings.revision)
     path = expanded(settings.model)
     if settings.model and is_folder(path):
         return _of_diffusers(folder_location(path))
     if path.is_absolute() or settings.model.startswith((".", "~")):
         raise ModelError(f"there is no folder or file {path}", "check the path given with --model")
     if not hub.is_repo_id(settings.model):
+        known = ["demo", *architectures.presets()]
         raise UsageError(
-            f"unknown model '{settings.model}'{suggest(settings.model, ['demo', *PRESETS])}",
-            "give demo, sdxl, sd15, a hub id (owner/name), a diffusers folder or a .safetensors file",
+            f"unknown model '{settings.model}'{suggest(settings.model, known)}",
+            f"give {', '.join(known)}, a hub id (owner/name), a diffusers folder or a .safetensors file",
         )
     return _of_diffusers(repository(settings.model, settings.revision))
 
@@ -180,10 +178,14 @@ def _unused(settings: Settings, location: Location, checkpoint: Checkpoint | Non
     return tuple(found)
 
 
-def _vae(settings: Settings, own: Mapping[str, Any], family: Family, checkpoint: Checkpoint | None) -> Part | None:
+def _vae(
+    settings: Settings, own: Mapping[str, Any], architecture: Architecture, checkpoint: Checkpoint | None
+) -> Part | None:
     if settings.vae is None:
         if checkpoint is not None and "vae" not in checkpoint.parts:
-            raise ModelError(f"{checkpoint.path} comes without a VAE", f"name one, for example --vae {family.vae}")
+            raise ModelError(
+                f"{checkpoint.path} comes without a VAE", f"name one, for example --vae {architecture.vae}"
+            )
         return None
     if settings.load_format == "dummy":
         raise UsageError("--load-format dummy builds its own VAE", "leave --vae out")
@@ -194,37 +196,41 @@ def _no_unet(location: Location) -> ModelError:
     kind = read_json(location, "model_index.json").get("_class_name")
     if isinstance(kind, str) and not kind.startswith("StableDiffusion"):
         return ModelError(
-            f"{location} is a {configurations.shown(kind)}, not an SDXL model, nor SD 1.5", "use --model sdxl or sd15"
+            f"{location} is a {configurations.shown(kind)}, not a model of {architectures.names()}",
+            f"use --model {' or '.join(architectures.presets())}",
         )
     if any("\\" in name for name in location.files()):
         return ModelError(f"{location} has backslashes in names: a zip made on Windows", "unpack it again, with 7z x")
     return ModelError(f"{location} has no unet/config.json", "name a whole diffusers folder with --model")
 
 
-def _configurations(location: Location, family: Family, own_vae: bool) -> dict[str, dict[str, Any]]:
+def _configurations(location: Location, architecture: Architecture, own_vae: bool) -> dict[str, dict[str, Any]]:
     """What is taken of the configuration of each part. Raises ModelError unless the parts fit each other.
 
-    A model that is drawn with another VAE may be without; it would have that of its family.
+    A model that is drawn with another VAE may be without; it would have that of its architecture.
     """
 
     def take(check: Callable[[str, Mapping[str, Any]], dict[str, Any]], file: str) -> dict[str, Any]:
-        place = location if own_vae or file != VAE or location.has(VAE) else single_file.configurations(family)
+        place = location if own_vae or file != VAE or location.has(VAE) else single_file.configurations(architecture)
         return check(f"{place}/{file}", read_json(place, file))
 
     found = {
         "unet": take(configurations.unet, "unet/config.json"),
         "vae": take(configurations.vae, VAE),
         "scheduler": take(configurations.scheduler, "scheduler/scheduler_config.json"),
-        **{part: take(configurations.text_encoder, f"{part}/config.json") for part in family.text_encoders},
+        **{part: take(configurations.text_encoder, f"{part}/config.json") for part in architecture.text_encoders},
     }
-    texts = [found[part] for part in family.text_encoders]
-    configurations.check_together(str(location), found["unet"], found["vae"], texts)
+    texts = [found[part] for part in architecture.text_encoders]
+    configurations.check_together(str(location), architecture, found["unet"], found["vae"], texts)
     return found
 
 
-def _defaults(settings: Settings, location: Location, unet_config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    side = 8 * int(unet_config.get("sample_size") or 128)
-    found = {**DEFAULTS, "guidance_scale": family.guidance_scale, "width": side, "height": side}
+def _defaults(
+    settings: Settings, location: Location, unet_config: Mapping[str, Any], architecture: Architecture
+) -> dict[str, Any]:
+    latents = unet_config.get("sample_size")
+    side = architecture.latent_factor * int(latents) if latents else architecture.native_size
+    found = {**DEFAULTS, "guidance_scale": architecture.guidance_scale, "width": side, "height": side}
     miniature = read_json(folder_location(DEMO), "defaults.json")
     miniature["reference"] = str(DEMO / miniature["reference"])
     if location.folder == DEMO.absolute():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ipa_cli.models.architectures import Family, flags
+from ipa_cli.models.architectures import flags, names
+from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.location import ModelError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -12,7 +13,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 OTHERS = {
     ("lora_unet_", ".lora_down.", ".lora_A.", ".lora.down."): ("a LoRA", "ipa draws without LoRAs: leave it out"),
     ("model.diffusion_model.",): ("a whole model", "give it with --model, and an adapter with --ip-adapter"),
-    ("double_blocks.", "single_blocks."): ("an adapter for Flux", "choose one that was made for SDXL or SD 1.5"),
+    ("double_blocks.", "single_blocks."): ("an adapter for Flux", f"choose one that was made for {names()}"),
     ("control_model.", "controlnet_", "input_hint_block."): ("a ControlNet", "ipa draws without: leave it out"),
     ("vision_model.",): ("an image encoder", "give it with --image-encoder, and its adapter with --ip-adapter"),
     ("text_model.",): ("a text encoder", "choose the adapter's file with --ip-adapter-weight-name"),
@@ -29,7 +30,7 @@ def what_else(names: Shapes) -> tuple[str, str]:
     return "is no IP-Adapter", "choose its file with --ip-adapter-weight-name"
 
 
-def takes(name: str, shapes: Shapes, family: Family) -> tuple[str, int]:
+def takes(name: str, shapes: Shapes, architecture: Architecture) -> tuple[str, int]:
     """What the projection takes of an image encoder: the entry of its configuration, and the width.
 
     Raises ModelError for an adapter that sees through something else than an image encoder alone.
@@ -43,7 +44,9 @@ def takes(name: str, shapes: Shapes, family: Family) -> tuple[str, int]:
     elif width.get("proj_in.weight") == 512:
         face = "an InstantID adapter: it takes embeddings of a face recogniser"
     if face:
-        raise ModelError(f"{name} is {face}, which ipa has not", f"for faces use {flags(family.plus_face)}")
+        raise ModelError(
+            f"{name} is {face}, which ipa has not", f"for faces use {flags(architecture.ip_adapters.plus_face)}"
+        )
     if "proj.weight" in width:
         return "projection_dim", width["proj.weight"]
     for key in _FIRST[1:]:

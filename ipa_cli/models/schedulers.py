@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError, UsageError, suggest
-from ipa_cli.models.architectures import SD15, Family
+from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.location import ModelError
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def check_steps(name: str | None, plan: Plan, steps: int) -> None:
     """Raise UsageError unless the scheduler `name`, or the model's own, can do so many steps: it is tried out."""
     if steps in USUAL:
         return
-    default = of_model(plan.configs["scheduler"], plan.family, plan.checkpoint.scheduler if plan.checkpoint else None)
+    default = of_model(
+        plan.configs["scheduler"], plan.architecture, plan.checkpoint.scheduler if plan.checkpoint else None
+    )
 
     def good(count: int) -> bool:
         return works(create(name, default), count)
@@ -77,8 +79,8 @@ def works(scheduler: Any, steps: int) -> bool:
     return bool(latents.isfinite().all())
 
 
-def of_model(config: Mapping[str, Any], family: Family, changes: Mapping[str, Any] | None = None) -> Any:
-    """A model's own scheduler, with `changes`; that of an old SD 1.5 with the two that diffusers' pipeline makes.
+def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Mapping[str, Any] | None = None) -> Any:
+    """A model's own scheduler, with `changes` and those that diffusers' pipeline of the architecture makes.
 
     `config` is what `configurations.scheduler` takes. Raises ModelError where this diffusers does not know it, or finds
     settings in it that exclude each other.
@@ -95,10 +97,8 @@ def of_model(config: Mapping[str, Any], family: Family, changes: Mapping[str, An
         scheduler = kind.from_config({**config, **(changes or {})})
     except (ValueError, NotImplementedError) as error:
         raise ModelError(f"the model's scheduler cannot be made: {error}", "use another model") from error
-    if family is not SD15:
-        return scheduler
-    right = {key: value for key, value in {"steps_offset": 1, "clip_sample": False}.items() if key in scheduler.config}
-    return kind.from_config(scheduler.config, **right)
+    right = architecture.scheduler_changes(scheduler.config)
+    return kind.from_config(scheduler.config, **right) if right else scheduler
 
 
 def create(name: str | None, default: Any) -> Any:

@@ -12,28 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.models import weights
-from ipa_cli.models.architectures import SD15, SDXL, Family
+from ipa_cli.models import architectures, weights
+from ipa_cli.models.architectures.base import PRESETS, Architecture
 from ipa_cli.models.location import Location, ModelError, expanded, is_file, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PRESETS = Path(__file__).parents[1] / "presets"
 SUFFIXES = (".safetensors", ".sft")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-# Where a checkpoint keeps the parts of diffusers' folders.
-PREFIXES = {
-    SDXL: {
-        "unet": UNET,
-        "vae": VAE,
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-    SD15: {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.transformer."},
-}
-PADDING = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}  # OpenAI's CLIP and OpenCLIP fill up differently
-
 BLOCK = re.compile(
     re.escape(UNET)
     + r"(?P<place>input_blocks\.\d{1,3}|middle_block)\."
@@ -75,7 +62,7 @@ PARTS = (
 class Checkpoint:
     """A `.safetensors` file and the names of its tensors by the part they belong to.
 
-    `scheduler` is what its schedule has that the family's usual one has not.
+    `scheduler` is what its schedule has that the usual one of the architecture has not.
     """
 
     path: Path
@@ -111,22 +98,23 @@ def path_of(text: str, flag: str = "--model") -> Path | None:
     return path if suffix in SUFFIXES else None
 
 
-def read_checkpoint(path: Path) -> tuple[Family, Checkpoint]:
-    """What a file holds, by its header. Raises ModelError for all but a whole SDXL or SD 1.5 model."""
+def read_checkpoint(path: Path) -> tuple[Architecture, Checkpoint]:
+    """What a file holds, by its header. Raises ModelError for all but a whole model of one of the architectures."""
     shapes = weights.header(path)
     if len(shapes) > MOST_TENSORS:
-        raise ModelError(f"{path} holds {len(shapes)} tensors, more than any SDXL or SD 1.5 model", WHOLE)
+        raise ModelError(f"{path} holds {len(shapes)} tensors, more than any model of {architectures.names()}", WHOLE)
     _refuse(path, shapes, FOREIGN)
-    family = next((one for one, parts in PREFIXES.items() if all(_under(shapes, parts[p]) for p in _needed(one))), None)
-    if family is None:
+    architecture = next((one for one in architectures.TABLE if _is_whole(shapes, one)), None)
+    if architecture is None:
         _refuse(path, shapes, PARTS)
-        raise ModelError(f"{path} is no SDXL or SD 1.5 model", WHOLE)
-    _check_unet(path, shapes, family)
-    parts = {part: names for part, prefix in PREFIXES[family].items() if (names := _under(shapes, prefix))}
-    scheduler, notes = _schedule(path, shapes, family)
+        raise ModelError(f"{path} is not a model of {architectures.names()}", WHOLE)
+    _check_unet(path, shapes, architecture)
+    prefixes = architecture.checkpoint_prefixes
+    parts = {part: names for part, prefix in prefixes.items() if (names := _under(shapes, prefix))}
+    scheduler, notes = _schedule(path, shapes, architecture)
     if _under(shapes, "model_ema."):
         notes += (f"the EMA weights in {path.name} are not read: it holds the usual ones too",)
-    return family, Checkpoint(path.absolute(), parts, scheduler, notes)
+    return architecture, Checkpoint(path.absolute(), parts, scheduler, notes)
 
 
 def read_vae(path: Path) -> tuple[Checkpoint, int]:
@@ -148,22 +136,25 @@ def read_vae(path: Path) -> tuple[Checkpoint, int]:
     return Checkpoint(path.absolute(), {"vae": names}), channels
 
 
-def configurations(family: Family) -> Location:
-    """The configurations that the models of a family share."""
-    return Location(PRESETS / family.preset)
+def configurations(architecture: Architecture) -> Location:
+    """The configurations that the models of an architecture share."""
+    return Location(PRESETS / architecture.preset)
 
 
-def tokenizer(part: str) -> Any:
-    """CLIP's tokenizer as SDXL and SD 1.5 use it."""
+def tokenizer(padding: str) -> Any:
+    """CLIP's tokenizer, which fills up with the token `padding`."""
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(PRESETS / "tokenizer", pad_token=PADDING[part], model_max_length=77)
+    return CLIPTokenizer.from_pretrained(PRESETS / "tokenizer", pad_token=padding, model_max_length=77)
 
 
-def converted(checkpoint: Checkpoint, part: str, module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def converted(
+    architecture: Architecture, checkpoint: Checkpoint, part: str, module: nn.Module, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The tensors of a part by the names of `module`, which must be all there. Raises ModelError for a misfit."""
     try:
-        found = {weights.usual_name(name): tensor for name, tensor in _renamed(part, module, state).items()}
+        named = _renamed(architecture, part, module, state)
+        found = {weights.usual_name(name): tensor for name, tensor in named.items()}
     except (KeyError, IndexError) as error:  # diffusers takes some tensors, and their dimensions, for granted
         raise ModelError(f"{checkpoint.path} does not fit: its {part} lacks {error}", "use another file") from error
     fitting: dict[str, Tensor] = {}
@@ -197,20 +188,24 @@ def _under(names: Iterable[str], prefix: str) -> frozenset[str]:
     return frozenset(name for name in names if name.startswith(prefix))
 
 
-def _needed(family: Family) -> tuple[str, ...]:
-    return ("unet", *family.text_encoders)
+def _is_whole(names: Iterable[str], architecture: Architecture) -> bool:
+    """Whether the UNet and all text encoders are there; the VAE may come from elsewhere."""
+    prefixes = architecture.checkpoint_prefixes
+    return all(_under(names, prefixes[part]) for part in ("unet", *architecture.text_encoders))
 
 
-def _check_unet(path: Path, shapes: Shapes, family: Family) -> None:
-    """Raise ModelError unless the UNet takes what the family's takes, and has its blocks."""
-    config = read_json(configurations(family), "unet/config.json")
+def _check_unet(path: Path, shapes: Shapes, architecture: Architecture) -> None:
+    """Raise ModelError unless the UNet takes what the architecture's takes, and has its blocks."""
+    config = read_json(configurations(architecture), "unet/config.json")
     _, channels, *_ = *shapes.get(f"{UNET}input_blocks.0.0.weight", ()), 0, 0
     if channels != config["in_channels"]:
         kind = {9: "inpainting", 8: "editing by instructions", 5: "depth", 7: "upscaling"}.get(channels, "other inputs")
-        raise ModelError(f"{path} is an {family.name} model for {kind} ({channels} channels)", "use the base model")
+        raise ModelError(
+            f"{path} is an {architecture.name} model for {kind} ({channels} channels)", "use the base model"
+        )
     if _blocks(shapes) != _usual_blocks(config):
         raise ModelError(
-            f"{path} has other blocks than {family.name}, as SSD-1B and Segmind Vega have",
+            f"{path} has other blocks than {architecture.name}, as SSD-1B and Segmind Vega have",
             "use a model with all of its blocks",
         )
 
@@ -237,32 +232,26 @@ def _usual_blocks(config: Mapping[str, Any]) -> list[tuple[int, int]]:
     return [block for block in down for _ in range(config["layers_per_block"])] + [(channels[-1], depths[-1])]
 
 
-def _schedule(path: Path, shapes: Shapes, family: Family) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What a v-prediction model needs of its scheduler, and a note on it.
-
-    The tensors `v_pred` and `ztsnr` mark such models of SDXL, as in ComfyUI; else the trainer's metadata are a hint.
-    """
-    marked = family is SDXL and "v_pred" in shapes
+def _schedule(path: Path, shapes: Shapes, architecture: Architecture) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """What a v-prediction model needs of its scheduler, and a note: by its marks, else its metadata."""
+    marked = architecture.checkpoint_scheduler(shapes)
     if not marked and not weights.metadata(path).get("modelspec.prediction_type", "").startswith("v"):
         return {}, ()
-    changes: dict[str, Any] = {"prediction_type": "v_prediction"}
-    if marked and "ztsnr" in shapes:
-        # Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed": begin at the very last step.
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    changes = marked or {"prediction_type": "v_prediction"}
     return changes, (f"{path.name} is a v-prediction model by {'its marks' if marked else 'its metadata'}",)
 
 
 # --- tensors by diffusers' names -------------------------------------------------------------------------------------
 
 
-def _renamed(part: str, module: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _renamed(architecture: Architecture, part: str, module: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     from diffusers.loaders import single_file_utils as ldm
 
     if part == "unet":
         return ldm.convert_ldm_unet_checkpoint(state, module.config)
-    if part == "text_encoder_2":
-        return ldm.convert_open_clip_checkpoint(module, state, prefix=PREFIXES[SDXL][part])
+    if part in architecture.open_clip:
+        return ldm.convert_open_clip_checkpoint(module, state, prefix=architecture.checkpoint_prefixes[part])
     if part == "vae" and not any("down_blocks." in name for name in state):  # else it is named by diffusers
         return ldm.convert_ldm_vae_checkpoint(state, module.config)
-    prefixes = "|".join(re.escape(prefix) for prefix in (*(parts[part] for parts in PREFIXES.values()), "vae."))
+    prefixes = "|".join(re.escape(prefix) for prefix in (architecture.checkpoint_prefixes[part], VAE, "vae."))
     return {re.sub(f"^({prefixes})", "", name): tensor for name, tensor in state.items()}

@@ -349,7 +349,7 @@ def test_weights_that_are_no_adapter_are_told(ipa, bare_model):
 )
 def test_a_model_of_another_architecture_is_told(ipa, bare_model, changes):
     rewrite(bare_model / "unet" / "config.json", **changes)
-    refused(ipa("generate", *FAST, "--model", bare_model, "--json"), "is not an SDXL model, nor SD 1.5")
+    refused(ipa("generate", *FAST, "--model", bare_model, "--json"), "is not a model of SDXL or SD 1.5")
 
 
 @pytest.mark.parametrize("name", ["unet/config.json", "model_index.json", "scheduler/scheduler_config.json"])

@@ -38,7 +38,7 @@ def test_the_calls_that_a_bar_counts_are_those_that_are_made(name, calls):
 def test_steps_that_a_scheduler_cannot_do_are_refused(name, plans):
     for plan, ranges in zip(plans, (RANGES, {**RANGES, **OF_SD15}), strict=True):
         low, high = ranges.get(name, (1, 1000))
-        default = schedulers.of_model(plan.configs["scheduler"], plan.family)
+        default = schedulers.of_model(plan.configs["scheduler"], plan.architecture)
         for steps in (1, 3, 51, *((999, 1000) if name in RANGES else ())):
             if low <= steps <= high:
                 schedulers.check_steps(name, plan, steps)

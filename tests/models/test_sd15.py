@@ -14,7 +14,8 @@ from safetensors.numpy import save
 
 import ipa_cli
 from ipa_cli.config import Settings
-from ipa_cli.models.architectures import ADAPTERS, SD15, SDXL, Family
+from ipa_cli.models.architectures import IP_ADAPTERS, SD15, SDXL
+from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.configurations import cross_attention_layers
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import Plan
@@ -217,12 +218,14 @@ def bare(folder: Path, preset: str) -> Path:
     return Path(shutil.copytree(PRESETS / preset, folder, ignore=shutil.ignore_patterns("ip_adapter")))
 
 
-def headers(family: Family, projection: dict[str, tuple[int, ...]], layers: int) -> bytes:
+def headers(architecture: Architecture, projection: dict[str, tuple[int, ...]], layers: int) -> bytes:
     """An adapter file that has the right names and the widths that matter."""
     tensors = {f"image_proj.{key}": np.zeros(shape, np.float16) for key, shape in projection.items()}
     for layer in range(layers):
         for kind in "kv":
-            tensors[f"ip_adapter.{2 * layer + 1}.to_{kind}_ip.weight"] = np.zeros((1, family.width), np.float16)
+            tensors[f"ip_adapter.{2 * layer + 1}.to_{kind}_ip.weight"] = np.zeros(
+                (1, architecture.cross_attention_dim), np.float16
+            )
     return save(tensors)
 
 
@@ -237,19 +240,19 @@ def h94(world):
     """A hub with h94's adapters, as far as their headers and their image encoders' configurations go."""
     shutil.rmtree(HUB_CACHE, ignore_errors=True)
     files = {
-        SDXL.base: headers(SDXL, BASE_BIG, 70),
-        SDXL.plus: headers(SDXL, PLUS, 70),
-        SDXL.plus_face: headers(SDXL, PLUS, 70),
-        SD15.base: headers(SD15, BASE, 16),
-        SD15.plus: headers(SD15, PLUS, 16),
-        SD15.plus_face: headers(SD15, PLUS, 16),
+        SDXL.ip_adapters.base: headers(SDXL, BASE_BIG, 70),
+        SDXL.ip_adapters.plus: headers(SDXL, PLUS, 70),
+        SDXL.ip_adapters.plus_face: headers(SDXL, PLUS, 70),
+        SD15.ip_adapters.base: headers(SD15, BASE, 16),
+        SD15.ip_adapters.plus: headers(SD15, PLUS, 16),
+        SD15.ip_adapters.plus_face: headers(SD15, PLUS, 16),
         "models/ip-adapter_sd15_vit-G.safetensors": headers(SD15, BASE_BIG, 16),
         "models/ip-adapter-faceid_sd15.safetensors": headers(SD15, FACE_ID, 16),
     }
     for preset, folder in (("sd15", "models"), ("sdxl", "sdxl_models")):
         config = PRESETS / preset / "ip_adapter" / "image_encoder" / "config.json"
         files[f"{folder}/image_encoder/config.json"] = config.read_bytes()
-    with serving(Hub({ADAPTERS: files})) as hub:
+    with serving(Hub({IP_ADAPTERS: files})) as hub:
         yield hub
 
 
@@ -258,19 +261,19 @@ def planned(world, model: str, file: str, **more) -> Plan:
     chosen = {"ip_adapter_subfolder": str(name.parent), "ip_adapter_weight_name": name.name, **more}
     folder = world.cwd / model
     model = str(folder if folder.exists() else bare(folder, model))
-    return plan(Settings(model=model, ip_adapter=ADAPTERS, image=("x.png",), **chosen))
+    return plan(Settings(model=model, ip_adapter=IP_ADAPTERS, image=("x.png",), **chosen))
 
 
 @pytest.mark.parametrize(
     ("model", "file", "encoder"),
     [
-        ("sd15", SD15.base, "models/image_encoder"),
-        ("sd15", SD15.plus, "models/image_encoder"),
-        ("sd15", SD15.plus_face, "models/image_encoder"),
+        ("sd15", SD15.ip_adapters.base, "models/image_encoder"),
+        ("sd15", SD15.ip_adapters.plus, "models/image_encoder"),
+        ("sd15", SD15.ip_adapters.plus_face, "models/image_encoder"),
         ("sd15", "models/ip-adapter_sd15_vit-G.safetensors", "sdxl_models/image_encoder"),
-        ("sdxl", SDXL.base, "sdxl_models/image_encoder"),
-        ("sdxl", SDXL.plus, "models/image_encoder"),
-        ("sdxl", SDXL.plus_face, "models/image_encoder"),
+        ("sdxl", SDXL.ip_adapters.base, "sdxl_models/image_encoder"),
+        ("sdxl", SDXL.ip_adapters.plus, "models/image_encoder"),
+        ("sdxl", SDXL.ip_adapters.plus_face, "models/image_encoder"),
     ],
 )
 def test_each_adapter_finds_its_image_encoder(world, h94, model, file, encoder):
@@ -278,38 +281,38 @@ def test_each_adapter_finds_its_image_encoder(world, h94, model, file, encoder):
     assert (adapter.file, adapter.encoder.part) == (file, encoder)
 
 
-@pytest.mark.parametrize(("model", "family"), [("sd15", SD15), ("sdxl", SDXL)])
-def test_the_usual_adapter_need_not_be_named(world, h94, model, family):
+@pytest.mark.parametrize(("model", "architecture"), [("sd15", SD15), ("sdxl", SDXL)])
+def test_the_usual_adapter_need_not_be_named(world, h94, model, architecture):
     settings = Settings(model=str(bare(world.cwd / model, model)), image=("x.png",))
-    for chosen in (None, ADAPTERS):
+    for chosen in (None, IP_ADAPTERS):
         adapter = plan(replace(settings, ip_adapter=chosen)).adapter
-        assert adapter and adapter.file == family.base
-    adapter = plan(replace(settings, ip_adapter_weight_name=PurePosixPath(family.plus).name)).adapter
-    assert adapter and adapter.file == family.plus
+        assert adapter and adapter.file == architecture.ip_adapters.base
+    adapter = plan(replace(settings, ip_adapter_weight_name=PurePosixPath(architecture.ip_adapters.plus).name)).adapter
+    assert adapter and adapter.file == architecture.ip_adapters.plus
 
 
 @pytest.mark.parametrize("kind", ["base", "plus", "plus_face"])
 @pytest.mark.parametrize(("model", "of"), [("sdxl", SD15), ("sd15", SDXL)])
-def test_an_adapter_of_the_other_family_is_refused_and_the_one_that_fits_named(world, h94, model, of, kind):
+def test_an_adapter_of_the_other_architecture_is_refused_and_the_one_that_fits_named(world, h94, model, of, kind):
     with pytest.raises(ModelError, match=f"is made for {of.name}: ") as refused:
-        planned(world, model, getattr(of, kind))
-    fits = PurePosixPath(getattr({"sdxl": SDXL, "sd15": SD15}[model], kind))
-    assert f"--ip-adapter {ADAPTERS} --ip-adapter-subfolder {fits.parent}" in refused.value.hint
+        planned(world, model, getattr(of.ip_adapters, kind))
+    fits = PurePosixPath(getattr({"sdxl": SDXL, "sd15": SD15}[model].ip_adapters, kind))
+    assert f"--ip-adapter {IP_ADAPTERS} --ip-adapter-subfolder {fits.parent}" in refused.value.hint
     assert refused.value.hint.endswith(f"--ip-adapter-weight-name {fits.name}")
     assert planned(world, model, str(fits)).adapter
 
 
 def test_a_plus_adapter_with_the_wrong_image_encoder_is_refused_and_the_right_one_named(world, h94):
-    del h94.repos[ADAPTERS]["models/image_encoder/config.json"]
+    del h94.repos[IP_ADAPTERS]["models/image_encoder/config.json"]
     with pytest.raises(ModelError, match=r"takes images of width 1280.*sdxl_models/image_encoder \(1664\)") as refused:
-        planned(world, "sdxl", SDXL.plus)
-    assert refused.value.hint == f"--image-encoder {ADAPTERS}:models/image_encoder"
+        planned(world, "sdxl", SDXL.ip_adapters.plus)
+    assert refused.value.hint == f"--image-encoder {IP_ADAPTERS}:models/image_encoder"
 
 
 def test_an_adapter_that_wants_faces_as_numbers_is_refused(world, h94):
     with pytest.raises(ModelError, match="is a FaceID adapter") as refused:
         planned(world, "sd15", "models/ip-adapter-faceid_sd15.safetensors")
-    assert PurePosixPath(SD15.plus_face).name in refused.value.hint
+    assert PurePosixPath(SD15.ip_adapters.plus_face).name in refused.value.hint
 
 
 def test_the_preset_has_the_layers_of_sd15():
@@ -325,9 +328,9 @@ def test_the_preset_has_the_layers_of_sd15():
 def test_the_preset_comes_from_the_hub_with_its_adapter_and_nothing_more(ipa, sd15, reference, h94):
     adapters = sd15.parent / "sd15-adapters"
     files = {f"models/{name}": data for name, data in folder_files(adapters).items()}
-    files[SD15.base] = files.pop("models/base.safetensors")
+    files[SD15.ip_adapters.base] = files.pop("models/base.safetensors")
     extra = {"safety_checker/model.safetensors": b"", "v1-5-pruned.safetensors": b""}
-    h94.repos = {SD15.repo: {**folder_files(sd15), **extra}, ADAPTERS: files}
+    h94.repos = {SD15.repo: {**folder_files(sd15), **extra}, IP_ADAPTERS: files}
     mine = ours(ipa, "sd15", None, "", reference[:1], 0.6)
     assert not [sent for sent in h94.log if sent.file in extra]
     assert (mine == ours(ipa, sd15, adapters, "base.safetensors", reference[:1], 0.6)).all()

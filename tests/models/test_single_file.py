@@ -46,7 +46,7 @@ def sd15_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def miniature(tmp_path) -> Iterator[Callable[[str, Path], None]]:
-    """Lets the models of a family have the configurations and the tokenizer of a miniature in a folder."""
+    """Lets the models of an architecture have the configurations and the tokenizer of a miniature in a folder."""
     with ExitStack() as stack:
         yield lambda kind, folder: stack.enter_context(checkpoints.presets(tmp_path / "presets", kind, folder))
 
@@ -162,13 +162,13 @@ def test_every_tensor_of_the_full_size_has_a_name_that_diffusers_knows(kind, cou
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    family = {"sdxl": SDXL, "sd15": SD15}[kind]
-    prefixes = single_file.PREFIXES[family]
+    architecture = {"sdxl": SDXL, "sd15": SD15}[kind]
+    prefixes = architecture.checkpoint_prefixes
     kinds = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     modules = {
         part: loader._empty(
             kinds.get(part, UNet2DConditionModel),
-            read_json(single_file.configurations(family), f"{part}/config.json"),
+            read_json(single_file.configurations(architecture), f"{part}/config.json"),
         )
         for part in prefixes
     }
@@ -178,7 +178,7 @@ def test_every_tensor_of_the_full_size_has_a_name_that_diffusers_knows(kind, cou
     for part, module in modules.items():
         state = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes[part])}
         nowhere = single_file.Checkpoint(Path("x"), {})
-        assert single_file.converted(nowhere, part, module, state).keys() == module.state_dict().keys()
+        assert single_file.converted(architecture, nowhere, part, module, state).keys() == module.state_dict().keys()
 
 
 # --- how it is drawn with ------------------------------------------------------------------------------------------
@@ -200,21 +200,21 @@ def test_every_tensor_of_the_full_size_has_a_name_that_diffusers_knows(kind, cou
 )
 def test_a_model_that_predicts_v_is_drawn_with_so(world, marks, metadata, changes):
     path = saved(world.cwd, outline("sdxl") | {mark: torch.empty(0) for mark in marks}, metadata)
-    family, checkpoint = single_file.read_checkpoint(path)
+    architecture, checkpoint = single_file.read_checkpoint(path)
     assert checkpoint.scheduler == changes and bool(checkpoint.notes) == bool(changes)
     own = plan(Settings(model=str(path))).configs["scheduler"]
-    usual = schedulers.of_model(own, family).config
-    config = schedulers.of_model(own, family, checkpoint.scheduler).config
+    usual = schedulers.of_model(own, architecture).config
+    config = schedulers.of_model(own, architecture, checkpoint.scheduler).config
     changed = {key: value for key, value in config.items() if usual.get(key) != value}
     assert {key: value for key, value in changed.items() if not key.startswith("_")} == changes
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "sd15"])
-def test_the_usual_sizes_are_those_of_the_family(world, kind):
+def test_the_usual_sizes_are_those_of_the_architecture(world, kind):
     side = {"sdxl": 1024, "sd15": 512}[kind]
     path = saved(world.cwd, outline(kind))
     planned = plan(Settings(model=str(path), ip_adapter="none", prompt="x"))
-    assert (planned.family.preset, planned.defaults["width"], planned.defaults["height"]) == (kind, side, side)
+    assert (planned.architecture.preset, planned.defaults["width"], planned.defaults["height"]) == (kind, side, side)
 
 
 def test_the_usual_adapter_is_taken_with_a_file_too(world):
@@ -226,7 +226,7 @@ def test_the_usual_adapter_is_taken_with_a_file_too(world):
 # The second fills up with "!", and has that mean nothing else, as in SDXL's diffusers folder.
 @pytest.mark.parametrize(("part", "padding", "exclamation"), [("tokenizer", 49407, 256), ("tokenizer_2", 0, 0)])
 def test_words_become_the_numbers_that_clip_knows(part, padding, exclamation):
-    tokenizer = single_file.tokenizer(part)
+    tokenizer = single_file.tokenizer(SDXL.tokenizers[part])
     ids = tokenizer("a photo of a cat", padding="max_length", max_length=10, truncation=True).input_ids
     assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, padding, padding, padding]
     assert tokenizer("It's a CAFÉ!").input_ids == [49406, 585, 568, 320, 15304, exclamation, 49407]
@@ -292,7 +292,7 @@ def without(tensors: Tensors, *prefixes: str) -> Tensors:
         ({"text_model.x": ONE}, "a text encoder"),
         ({"emb_params": ONE}, "an embedding"),
         ({"clip_g": ONE, "clip_l": ONE}, "an embedding"),
-        ({"x": ONE}, "no SDXL or SD 1.5 model"),
+        ({"x": ONE}, "is not a model of SDXL or SD 1.5"),
         (outline("sdxl", channels=9), "an SDXL model for inpainting (9 channels)"),
         (outline("sd15", channels=8), "an SD 1.5 model for editing by instructions (8 channels)"),
         (outline("sdxl", shorter=1), "SSD-1B"),
