@@ -82,7 +82,7 @@ def tensors(folder: Path, kind: str) -> dict[str, Tensor]:
 
 @contextmanager
 def presets(root: Path, kind: str, folder: Path) -> Iterator[None]:
-    """Gives the files of an architecture (kind: sdxl or sd15) the configurations and the tokenizer of the model in `folder`.
+    """Give files of one architecture (sdxl or sd15) the configurations and the tokenizer of the model in `folder`.
 
     One file holds no configuration, so that those of the package count, whose widths fill gigabytes.
     """
