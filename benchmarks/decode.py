@@ -3,7 +3,7 @@
     python benchmarks/decode.py [--only fp32,fp16,...] [--tiny]
 
 Seeded random weights, so that the output is scaled to the spread of a picture before its PSNR in 8 bits is taken;
-the last column is the trained miniature's VAE. fp16 is `vae.shrink`: the same function within fp16's range. A JSON
+the last column is the trained miniature's VAE. fp16 is `fp16.shrink`: the same function within fp16's range. A JSON
 file goes to $OUT when that is set.
 """
 
@@ -23,13 +23,14 @@ import torch
 # In place of this folder, whose files have names that libraries look for.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ipa_cli.models import vae as half  # noqa: E402
+import ipa_cli  # noqa: E402
+from ipa_cli.models.vae import channels_last, fp16  # noqa: E402
 
-PACKAGE = Path(half.__file__).parents[1]
+PACKAGE = Path(ipa_cli.__file__).parent
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 SPREAD = 0.25  # standard deviation of a picture's values, 0 to 1
-# name: dtype, layout, compiled, inside a CUDA graph; "nhwc" has torch's norms, "ours" is `vae.channels_last`
+# name: dtype, layout, compiled, inside a CUDA graph; "nhwc" has torch's norms, "ours" is `channels_last.convert`
 WAYS: dict[str, tuple[torch.dtype, str, bool, bool]] = {
     "fp16 ours": (torch.float16, "ours", False, False),
     "fp16 ours graph": (torch.float16, "ours", False, True),
@@ -71,10 +72,10 @@ def prepared(exact: Any, dtype: torch.dtype, layout: str) -> Any:
     vae = copy.deepcopy(exact)
     vae.encoder = None
     if dtype == torch.float16:
-        half.shrink(vae)
+        fp16.shrink(vae)
     torch.nn.Module.to(vae, dtype)  # diffusers' own would warn of the cast
     if layout == "ours":
-        half.channels_last(vae)
+        channels_last.convert(vae)
     return vae.to(memory_format=torch.channels_last) if layout == "nhwc" else vae
 
 

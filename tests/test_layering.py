@@ -19,7 +19,7 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "onediff", "oneflow
 WITH_TORCH = {
     "unet/attention",
     "unet/inputs",
-    "models/vae",
+    "models/vae/channels_last",
     *(name for name in MODULES if name.startswith("backends/")),
 }
 # The rooms, one floor a line, from the top: a module imports from its own room and from the floors below.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ipa_cli.engine.engine import Engine
     from ipa_cli.engine.graphs import Ready
     from ipa_cli.images.reference import Reference
-    from ipa_cli.models.ip_adapter import AdapterPlan
+    from ipa_cli.models.ip_adapter.plan import AdapterPlan
     from ipa_cli.models.plan import Plan
     from ipa_cli.pipeline.task import Request
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from ipa_cli.models import ip_adapter
 from ipa_cli.models import location as locations
 from ipa_cli.models.architectures.base import folders
+from ipa_cli.models.ip_adapter.plan import AdapterPlan, check_fetched
 from ipa_cli.models.location import Location, ModelError, folder_location, inside, read_json
 from ipa_cli.models.plan import Plan
 from ipa_cli.result import Reporter
@@ -55,12 +55,12 @@ def _check_variant(plan: Plan, variant: str, reporter: Reporter) -> None:
 
 def fetched_adapters(
     plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
-) -> tuple[ip_adapter.AdapterPlan, ...]:
+) -> tuple[AdapterPlan, ...]:
     """The plan's adapters, each in a local folder. Raises an IpaError for one that does not fit."""
     found = []
     for adapter in plan.adapters:
         adapter = replace(adapter, location=_fetched(adapter.location, [adapter.file], reporter, shows_bars))
-        ip_adapter.check_fetched(adapter, plan.unet_config, plan.architecture)
+        check_fetched(adapter, plan.unet_config, plan.architecture)
         encoder = adapter.encoder
         if adapter.encodes and encoder.location.folder is None:
             files = weight_files(encoder.location, encoder.part, None, dtype)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.hardware import devices
 from ipa_cli.models import download, dummy, schedulers, single_file, vocabulary, weights
 from ipa_cli.models.architectures.base import Architecture
-from ipa_cli.models.ip_adapter import AdapterPlan
+from ipa_cli.models.ip_adapter.plan import AdapterPlan
 from ipa_cli.models.location import Location, ModelError, inside
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.single_file import Checkpoint
@@ -69,13 +69,13 @@ def load(
             states, encoders = _adapter_parts(plan, dtype, files)
     import torch
 
-    from ipa_cli.models import vae
+    from ipa_cli.models.vae import channels_last, fp16
     from ipa_cli.unet import attention
 
     if dtype == torch.float16 and plan.architecture.vae_overflows_in_fp16(parts["vae"].config):
-        vae.shrink(parts["vae"])
+        fp16.shrink(parts["vae"])
     if device.type == "cuda":
-        vae.channels_last(parts["vae"])
+        channels_last.convert(parts["vae"])
     for name in ("unet", "vae", *plan.architecture.text_encoders):
         parts[name].to(home).eval().requires_grad_(False)
     for encoder in filter(None, encoders):

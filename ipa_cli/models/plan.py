@@ -13,11 +13,12 @@ from typing import Any
 
 from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models import architectures, configurations, hub, single_file, vaes
+from ipa_cli.models import architectures, configurations, hub, single_file
 from ipa_cli.models.architectures.base import Architecture
-from ipa_cli.models.ip_adapter import AdapterPlan, plan_adapter
+from ipa_cli.models.ip_adapter.plan import AdapterPlan, plan_adapter
 from ipa_cli.models.location import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
 from ipa_cli.models.single_file import Checkpoint, Part
+from ipa_cli.models.vae import override
 
 HERE = Path(__file__).parents[1]
 DEMO = HERE / "demo"
@@ -189,7 +190,7 @@ def _vae(
         return None
     if settings.load_format == "dummy":
         raise UsageError("--load-format dummy builds its own VAE", "leave --vae out")
-    return vaes.named(settings.vae, own)
+    return override.named(settings.vae, own)
 
 
 def _no_unet(location: Location) -> ModelError:

@@ -12,7 +12,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.system import inputs
 
 if TYPE_CHECKING:
-    from ipa_cli.models.ip_adapter import AdapterPlan
+    from ipa_cli.models.ip_adapter.plan import AdapterPlan
 
 FORMAT = "ipa image embeddings 1"
 MAX_BYTES = 1 << 30

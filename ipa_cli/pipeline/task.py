@@ -22,7 +22,7 @@ from ipa_cli.unet import layers
 from ipa_cli.unet.layers import Pattern
 
 if TYPE_CHECKING:
-    from ipa_cli.models.ip_adapter import AdapterPlan
+    from ipa_cli.models.ip_adapter.plan import AdapterPlan
     from ipa_cli.models.plan import Plan
 
 SEEDS = 2**32

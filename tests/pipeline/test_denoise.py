@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 import ipa_cli
 from ipa_cli.hardware.timing import StepClock
-from ipa_cli.models import vae
 from ipa_cli.models.schedulers import CLASSES, NEEDS, create
+from ipa_cli.models.vae import channels_last, fp16
 from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, decode, denoise
 from ipa_cli.pipeline.task import Request
 from ipa_cli.unet.inputs import Context
@@ -294,7 +294,7 @@ def test_a_shrunk_vae_is_the_same_function_and_stays_within_fp16(large):
     model, latents = large
     expected = model.decode(latents).sample
     assert not torch.isfinite(copy.deepcopy(model).half().decode(latents.half()).sample).all()
-    vae.shrink(model)
+    fp16.shrink(model)
     assert (model.decode(latents).sample - expected).abs().max() < 1e-5 * expected.abs().max()
     found = model.half().decode(latents.half()).sample
     assert (found - expected).norm() < 1e-2 * expected.norm()  # bf16 would be 3e-2 away
@@ -304,8 +304,8 @@ def test_a_shrunk_vae_is_the_same_function_and_stays_within_fp16(large):
 def test_a_vae_in_channels_last_is_the_same_function(large):
     model, latents = large
     expected = model.decode(latents).sample
-    vae.channels_last(model)
-    assert any(isinstance(module, vae.GroupNorm) for module in model.decoder.modules())
+    channels_last.convert(model)
+    assert any(isinstance(module, channels_last.GroupNorm) for module in model.decoder.modules())
     assert (model.decode(latents).sample - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
@@ -314,7 +314,7 @@ def test_channels_are_joined_to_groups_as_in_group_norm():
     states = torch.randn(1, 12, 5, 7, generator=generator) * torch.arange(12).view(-1, 1, 1) + 3
     scale, mean = (states.var((0, 2, 3), correction=0)).rsqrt(), states.mean((0, 2, 3))
     assert torch.isinf(scale[0])  # a channel of one value alone
-    mean, scale = (values.view(-1, 1, 1) for values in vae.joined(mean, scale, 4, 1e-6))
+    mean, scale = (values.view(-1, 1, 1) for values in channels_last.of_groups(mean, scale, 4, 1e-6))
     expected = torch.nn.functional.group_norm(states, 4, eps=1e-6)
     assert ((states - mean) * scale - expected).abs().max() < 1e-5
 

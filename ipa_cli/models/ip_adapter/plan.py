@@ -9,10 +9,12 @@ from typing import Any
 
 from ipa_cli.config import AdapterConfig
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models import architectures, configurations, encoders, hub, projections, weights
+from ipa_cli.models import architectures, configurations, hub, weights
 from ipa_cli.models.architectures.base import PRESETS, Architecture
 from ipa_cli.models.configurations import cross_attention_layers, cross_attention_widths
-from ipa_cli.models.encoders import Encoder
+from ipa_cli.models.ip_adapter import image_encoder, projection
+from ipa_cli.models.ip_adapter.image_encoder import Encoder
+from ipa_cli.models.ip_adapter.projection import Shapes
 from ipa_cli.models.location import (
     Location,
     ModelError,
@@ -23,7 +25,6 @@ from ipa_cli.models.location import (
     read_json,
     repository,
 )
-from ipa_cli.models.projections import Shapes
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def plan_adapter(
     shapes = _shapes(location, file)
     if shapes is not None:
         _check_unet(name, shapes, unet_config, architecture, own=_brings_its_own(base))
-    takes = None if shapes is None else projections.takes(name, shapes, architecture)
+    takes = None if shapes is None else projection.takes(name, shapes, architecture)
     given = config.encoder
-    candidates = encoders.beside(location, file) if given is None else [encoders.named(given)]
+    candidates = image_encoder.beside(location, file) if given is None else [image_encoder.named(given)]
     if takes is None:  # a pickle: `check_fetched` looks at it when it is here
         return AdapterPlan(location, file, candidates[0])
     return AdapterPlan(location, file, _fitting(name, takes, candidates))
@@ -65,9 +66,9 @@ def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], architec
     shapes = _shapes(adapter.location, adapter.file)
     assert shapes is not None
     _check_unet(name, shapes, unet_config, architecture, own=False)
-    _fitting(name, projections.takes(name, shapes, architecture), [adapter.encoder])
+    _fitting(name, projection.takes(name, shapes, architecture), [adapter.encoder])
     cross = int(unet_config["cross_attention_dim"])
-    projections.check(name, shapes, cross)
+    projection.check(name, shapes, cross)
     for layer, width in enumerate(cross_attention_widths(unet_config)):
         for key in (f"ip_adapter.{2 * layer + 1}.to_{kind}_ip.weight" for kind in "kv"):
             if shapes.get(key) != (width, cross):
@@ -159,7 +160,7 @@ def _check_unet(
     """Raise ModelError unless the adapter has keys and values for each cross-attention layer of the UNet."""
     width = next((shape[-1] for key, shape in shapes.items() if shape and key.endswith("1.to_k_ip.weight")), None)
     if width is None:
-        what, hint = projections.what_else(shapes)
+        what, hint = projection.what_else(shapes)
         raise ModelError(f"{name} {what}", hint)
     layers = sum(key.endswith(".to_k_ip.weight") for key in shapes)
     fits = int(unet_config["cross_attention_dim"]), cross_attention_layers(unet_config)
@@ -185,7 +186,7 @@ def _fitting(name: str, takes: tuple[str, int], candidates: Sequence[Encoder]) -
         if encoder.config.get(key) == width:
             return encoder
     have = ", ".join(f"{encoder} ({encoder.config.get(key)})" for encoder in candidates)
-    known = encoders.KNOWN.get(takes)
+    known = image_encoder.KNOWN.get(takes)
     raise ModelError(
         f"the adapter {name} takes images of width {width}, its image encoders give: {have}",
         f"--image-encoder {architectures.IP_ADAPTERS}:{known}"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import ipa_cli
 from ipa_cli.config import Settings
 from ipa_cli.errors import UsageError
-from ipa_cli.models import encoders
+from ipa_cli.models.ip_adapter import image_encoder
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import make_plan
 from ipa_cli.models.weights import load_adapter
@@ -96,7 +96,7 @@ def test_a_training_checkpoint_is_read_under_the_usual_names(tmp_path, tensors, 
 @pytest.fixture
 def comfyui(world, tensors, monkeypatch) -> Path:
     """ComfyUI's folders: the image encoder is one file elsewhere, without a configuration."""
-    monkeypatch.setitem(encoders.HEADS, 128, (4, "gelu"))  # of the miniature's
+    monkeypatch.setitem(image_encoder.HEADS, 128, (4, "gelu"))  # of the miniature's
     root = world.cwd / "ComfyUI models"
     (root / "ipadapter").mkdir(parents=True)
     (root / "clip_vision").mkdir()
@@ -161,7 +161,7 @@ def test_clip_s_large_image_encoders_are_known_by_their_shapes(preset, layers):
         **{f"vision_model.encoder.layers.{n}.layer_norm1.weight": (hidden,) for n in range(layers)},
         "vision_model.encoder.layers.0.mlp.fc1.weight": (config["intermediate_size"], hidden),
     }
-    found = encoders.of_shapes("x", shapes)
+    found = image_encoder.of_shapes("x", shapes)
     assert found == {key: config.get(key, 3) for key in found}
 
 
@@ -174,14 +174,14 @@ def test_an_image_encoder_without_places_for_its_patches_is_told(shape):
         "visual_projection.weight": (1024, 1280),
     }
     with pytest.raises(ModelError):
-        encoders.of_shapes("x", shapes)
+        image_encoder.of_shapes("x", shapes)
 
 
 def test_the_activation_and_heads_of_the_large_encoders_are_the_presets_own():
     for preset in ("sd15", "sdxl"):
         file = DEMO.parent / "presets" / preset / "ip_adapter" / "image_encoder" / "config.json"
         config = json.loads(file.read_text())
-        assert encoders.HEADS[config["hidden_size"]] == (config["num_attention_heads"], config["hidden_act"])
+        assert image_encoder.HEADS[config["hidden_size"]] == (config["num_attention_heads"], config["hidden_act"])
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The VAE: made fast on a GPU, and the one that `--vae` names."""
