@@ -212,11 +212,17 @@ def unet(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vae(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an `AutoencoderKL` that makes pictures eight times as large as latents. Raises ModelError."""
+    """The fields of an `AutoencoderKL`. Raises ModelError naming the first that is wrong."""
     found = _taken(where, VAE, _of_class(where, config, "AutoencoderKL"))
-    _same_length(where, found, 4)
-    _divisible(where, found["block_out_channels"], found.get("norm_num_groups", 32), "norm_num_groups")
+    channels = found["block_out_channels"]
+    _same_length(where, found, len(channels))
+    _divisible(where, channels, found.get("norm_num_groups", 32), "norm_num_groups")
     return found
+
+
+def latent_factor(vae: Mapping[str, Any]) -> int:
+    """Pixels a side for each latent pixel of such a VAE, as diffusers' pipelines count them."""
+    return 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def text_encoder(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +260,10 @@ def check_together(
     vae: Mapping[str, Any],
     texts: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Raise ModelError unless UNet, VAE and text encoders, taken by the functions above, fit each other."""
+    """Raise ModelError unless UNet, VAE and text encoders, taken by the functions above, fit each other.
+
+    And unless the latents are those of the architecture.
+    """
     widths = [text.get("hidden_size", 512) for text in texts]
     pairs = {
         "cross_attention_dim of the UNet, hidden_size of its text encoders": (unet["cross_attention_dim"], sum(widths)),
@@ -263,6 +272,14 @@ def check_together(
             vae.get("latent_channels", 4),
         ),
         "in_channels, out_channels of the UNet": (unet.get("in_channels", 4), unet.get("out_channels", 4)),
+        f"in_channels of the UNet, latent channels of {architecture.name}": (
+            unet.get("in_channels", 4),
+            architecture.latent_channels,
+        ),
+        f"pixels for each latent pixel of the VAE, of {architecture.name}": (
+            latent_factor(vae),
+            architecture.latent_factor,
+        ),
         **architecture.matching_sizes(unet, texts),
     }
     for words, (one, other) in pairs.items():

@@ -30,7 +30,8 @@ def presets() -> tuple[str, ...]:
 
 def names() -> str:
     """All architectures for a message: "SDXL or SD 1.5"."""
-    return " or ".join(one.name for one in TABLE)
+    *others, last = (one.name for one in TABLE)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def flags(file: str) -> str:

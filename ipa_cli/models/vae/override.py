@@ -12,6 +12,7 @@ from ipa_cli.models.single_file import Checkpoint, Part
 
 SCALING_FACTOR = 0.18215  # what a configuration means that does not say it
 LATENT_CHANNELS = 4
+OTHER = "name one that was made for this model with --vae"
 
 
 def named(text: str, own: Mapping[str, Any]) -> Part:
@@ -34,7 +35,11 @@ def named(text: str, own: Mapping[str, Any]) -> Part:
         raise ModelError(f"{location} is no VAE: it has no config.json", "name its .safetensors file with --vae")
     config = read_json(location, inside(folder, "config.json"))
     _check(str(location), config, own)
-    return Part(location, folder, configurations.vae(inside(str(location), folder), config))
+    found = configurations.vae(inside(str(location), folder), config)
+    theirs, ours = configurations.latent_factor(found), configurations.latent_factor(own)
+    if theirs != ours:
+        raise ModelError(f"{location} is a VAE for other models: {theirs} pixels for a latent one, not {ours}", OTHER)
+    return Part(location, folder, found)
 
 
 def _read(file: Path, own: Mapping[str, Any]) -> Checkpoint:
@@ -53,5 +58,5 @@ def _check(name: str, config: Mapping[str, Any], own: Mapping[str, Any]) -> None
         if theirs != ours:
             raise ModelError(
                 f"{name} is a VAE for other models: its {key} is {str(theirs)[:20]}, this model's {ours}",
-                "name one that was made for this model with --vae",
+                OTHER,
             )
