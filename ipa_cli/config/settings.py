@@ -20,6 +20,8 @@ from ipa_cli.errors import IpaError, UsageError
 
 EXPLAINED = "`ipa generate --help` explains every setting"
 EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
+# The miniature that comes along, and the folders of configurations: `models.architectures` has the table.
+MODELS = ("demo", *sorted(path.parent.name for path in Path(__file__).parents[1].glob("presets/*/model_index.json")))
 MODES = ("full", "style", "layout", "style-layout")
 
 # Who may set a setting, and how its value is written into files for others: each setting is one of these kinds.
@@ -152,12 +154,12 @@ class Settings:
     )
     model: str = _setting(
         MODEL,
-        "preset (demo, sdxl, sd15), hub id, diffusers folder or .safetensors file",
+        f"preset ({', '.join(MODELS)}), hub id, diffusers folder or .safetensors file",
         "demo",
         kind=PLACE,
         short="-m",
         metavar="MODEL",
-        words=("demo", "sdxl", "sd15"),
+        words=MODELS,
     )
     load_format: str = _setting(
         MODEL, "weights to load: auto, or dummy for random ones with a fixed seed", "auto", Choice(("auto", "dummy"))

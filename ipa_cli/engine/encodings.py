@@ -15,6 +15,7 @@ from ipa_cli.result import Reporter
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ipa_cli.models.architectures.base import PromptEmbeds
     from ipa_cli.models.loader import Model
     from ipa_cli.pipeline.denoise import Conditions
 
@@ -27,7 +28,7 @@ class Encodings:
 
     def __init__(self, model: Model, access: Access, reporter: Reporter):
         self.model, self._access, self._reporter = model, access, reporter
-        self._texts: LRU[tuple[Tensor, Tensor | None]] = LRU(ENCODED)
+        self._texts: LRU[PromptEmbeds] = LRU(ENCODED)
         self._images: LRU[list[Tensor]] = LRU(ENCODED)
         self._conditions: LRU[Conditions] = LRU(CONDITIONED)
 
@@ -76,12 +77,12 @@ class Encodings:
             for kept in (self._texts, self._images, self._conditions):
                 kept.clear()
 
-    def _encoded(self, request: Request) -> tuple[tuple[Tensor, Tensor | None], list[Tensor]]:
+    def _encoded(self, request: Request) -> tuple[PromptEmbeds, list[Tensor]]:
         from ipa_cli.pipeline import conditioning
 
         model = self.model
 
-        def text() -> tuple[Tensor, Tensor | None]:
+        def text() -> PromptEmbeds:
             self._check_encoders()
             with self._access.working("encoding", *model.text_encoders):
                 return conditioning.encode_text(

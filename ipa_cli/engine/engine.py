@@ -284,4 +284,4 @@ class Engine:
     def _noise(self, request: Request, seeds: Sequence[int]) -> Tensor:
         from ipa_cli.pipeline.denoise import initial_noise
 
-        return initial_noise(request, seeds, self.model.unet.config.in_channels, self.device, self.dtype)
+        return initial_noise(request, seeds, self.model.architecture, self.device, self.dtype)

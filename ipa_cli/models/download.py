@@ -53,9 +53,7 @@ def _check_variant(plan: Plan, variant: str, reporter: Reporter) -> None:
         reporter.note(f"not there as {variant}: {', '.join(lacking)} (read as they are)")
 
 
-def fetched_adapters(
-    plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
-) -> tuple[AdapterPlan, ...]:
+def fetched_adapters(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool) -> tuple[AdapterPlan, ...]:
     """The plan's adapters, each in a local folder. Raises an IpaError for one that does not fit."""
     found = []
     for adapter in plan.adapters:

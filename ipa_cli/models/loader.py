@@ -107,6 +107,7 @@ def load_encoders(plan: Plan, device: torch.device, dtype: torch.dtype, reporter
         encoder.to(device).eval()
     nothing: Any = None
     return Model(
+        architecture=plan.architecture,
         unet=None,
         vae=None,
         text_encoders=(),

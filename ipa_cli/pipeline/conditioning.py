@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
+from ipa_cli.models.architectures.base import PromptEmbeds
 from ipa_cli.result import Reporter
 from ipa_cli.unet import layers
 
@@ -25,24 +26,22 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def encode_text(
     model: Model, prompt: str, negative_prompt: str, guided: bool, device: torch.device, reporter: Reporter
-) -> tuple[Tensor, Tensor | None]:
-    """Hidden states (B, tokens, cross) and pooled embeddings (B, pooled); B is 2 with guidance.
-
-    As `encode_prompt` of diffusers' pipelines; SD 1.5 has one text encoder and nothing pooled, None.
-    """
+) -> PromptEmbeds:
+    """Both prompts as the architecture encodes them, see `PromptEmbeds`; B is 2 with guidance."""
     import torch
 
-    positive = _encode_prompt(model, "prompt", prompt, device, reporter)
+    encode = model.architecture.encode_prompt
+    positive = encode(model, "prompt", prompt, device, reporter)
     if not guided:
         return positive
     if not negative_prompt and model.zeros_for_empty_prompt:
-        negative = (torch.zeros_like(positive[0]), None if positive[1] is None else torch.zeros_like(positive[1]))
+        pairs = [(torch.zeros_like(states), states) for states in positive if states is not None]
     else:
-        negative = _encode_prompt(model, "negative prompt", negative_prompt, device, reporter)
-    pooled = None
-    if negative[1] is not None and positive[1] is not None:
-        pooled = torch.cat([negative[1], positive[1]])
-    return torch.cat([negative[0], positive[0]]), pooled
+        negative = encode(model, "negative prompt", negative_prompt, device, reporter)
+        pairs = [
+            (one, other) for one, other in zip(negative, positive, strict=True) if one is not None and other is not None
+        ]
+    return PromptEmbeds(*map(torch.cat, pairs))
 
 
 def encode_images(
@@ -118,7 +117,7 @@ def pixel_values(picture: Image.Image, side: int, fit: str = "pad") -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
 
 
-def join(model: Model, text: tuple[Tensor, Tensor | None], images: list[Tensor], request: Request) -> Conditions:
+def join(model: Model, text: PromptEmbeds, images: list[Tensor], request: Request) -> Conditions:
     """Every layer's keys and values from an encoded prompt and encoded references, masks, and the scales of `request`.
 
     Without references it is the text alone, whatever adapters are loaded.
@@ -126,14 +125,14 @@ def join(model: Model, text: tuple[Tensor, Tensor | None], images: list[Tensor],
     from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.unet import attention
 
-    (hidden, pooled), used = text, request.image_prompts
+    hidden, used = text.hidden, request.image_prompts
     names, levels = attention.layers(model.unet), len(model.unet.config.down_block_types)
     size = request.width, request.height
-    seen = masks(used, names, levels, *size, hidden.device, hidden.dtype)
+    seen = masks(used, names, levels, *size, model.architecture.latent_factor, hidden.device, hidden.dtype)
     adapters = model.adapters if used else attention.Adapters((), ())
     weights, parts = [one.weights for one in used], [one.parts for one in used]
     context = attention.project(model.unet, adapters, hidden, images, scales(used, names), weights, parts)
-    return Conditions(context._replace(mask=seen), pooled, spans(used))
+    return Conditions(model.architecture, context._replace(mask=seen), text.pooled, spans(used))
 
 
 def spans(image_prompts: Sequence[ImagePrompt]) -> tuple[tuple[float, float], ...]:
@@ -159,6 +158,7 @@ def masks(
     levels: int,
     width: int,
     height: int,
+    latent_factor: int,
     device: torch.device,
     dtype: Any,
 ) -> list[list[Tensor]]:
@@ -174,7 +174,7 @@ def masks(
     if not any(image_prompt.masks for image_prompt in image_prompts):
         return []
     processor = IPAdapterMaskProcessor()
-    pixels = [_queries(name, levels, width // 8, height // 8) for name in names]
+    pixels = [_queries(name, levels, width // latent_factor, height // latent_factor) for name in names]
     result = []
     for mask in (mask for image_prompt in image_prompts for mask in image_prompt.masks or (None,)):
         whole = torch.ones(1, height, width)
@@ -196,34 +196,3 @@ def _queries(name: str, levels: int, width: int, height: int) -> int:
     for _ in range(depth.get(part, lambda: levels - 1)()):
         width, height = -(-width // 2), -(-height // 2)
     return width * height
-
-
-def _encode_prompt(
-    model: Model, name: str, prompt: str, device: torch.device, reporter: Reporter
-) -> tuple[Tensor, Tensor | None]:
-    import torch
-
-    hidden: list[Tensor] = []
-    pooled = None
-    for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
-        ids = _token_ids(tokenizer, name, prompt, reporter if not hidden else None)
-        with torch.no_grad():
-            encoded = encoder(ids.to(device), output_hidden_states=True)
-        hidden.append(encoded.hidden_states[-2])
-        pooled = encoded[0]
-    assert pooled is not None
-    if len(hidden) == 1:  # SD 1.5 reads what its encoder gives in the end
-        return pooled, None
-    return torch.cat(hidden, dim=-1), pooled
-
-
-def _token_ids(tokenizer: Any, name: str, prompt: str, reporter: Reporter | None) -> Tensor:
-    """Token ids, (1, length of the encoder's window); says which words no longer fit."""
-    limit = tokenizer.model_max_length
-    ids = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
-    if reporter is not None:
-        whole = tokenizer(prompt).input_ids
-        if len(whole) > limit:
-            lost = tokenizer.decode(whole[limit - 1 : -1])
-            reporter.warn(f"the {name} is longer than {limit - 2} tokens; left out: {lost}")
-    return ids

@@ -1,4 +1,4 @@
-"""From noise to a picture: the denoising loop and the decoder, as in diffusers' SDXL pipeline."""
+"""From noise to a picture: the denoising loop and the decoder, as in diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.backends.base import Denoiser
+    from ipa_cli.models.architectures.base import Architecture
     from ipa_cli.pipeline.task import Request
     from ipa_cli.unet.inputs import Context, UNetInputs
 
@@ -30,8 +31,9 @@ class Conditions:
     `spans` holds for each row of the context's scale the fractions of the steps between which it counts.
     """
 
+    architecture: Architecture
     context: Context
-    text_embeds: Tensor | None  # (B, pooled), None where the UNet takes none
+    pooled: Tensor | None  # (B, pooled), see `PromptEmbeds`
     spans: tuple[tuple[float, float], ...] = ()
 
 
@@ -53,38 +55,34 @@ def for_several(conditions: Conditions, pictures: int) -> Conditions:
     """The same conditions for several pictures in one UNet call; with guidance all negative halves come first."""
     if pictures == 1:
         return conditions
-    context, pooled = conditions.context, conditions.text_embeds
+    context, pooled = conditions.context, conditions.pooled
     return replace(
         conditions,
         context=context._replace(
             text=[pair.repeat_interleave(pictures, dim=1) for pair in context.text],
             image=[[pair.repeat_interleave(pictures, dim=1) for pair in adapter] for adapter in context.image],
         ),
-        text_embeds=None if pooled is None else pooled.repeat_interleave(pictures, dim=0),
+        pooled=None if pooled is None else pooled.repeat_interleave(pictures, dim=0),
     )
 
 
 def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timestep: Tensor) -> UNetInputs:
     """The inputs of one UNet call; `sample`, (pictures, 4, h, w), is repeated until the conditions have their fill."""
-    import torch
+    from ipa_cli.unet.inputs import UNetInputs
 
-    from ipa_cli.unet.inputs import AddedConditions, UNetInputs
-
-    batch, added = conditions.context.text[0].shape[1], None
-    if conditions.text_embeds is not None:
-        size = [request.height, request.width, 0, 0, request.height, request.width]
-        time_ids = torch.tensor([size] * batch, dtype=sample.dtype, device=sample.device)
-        added = AddedConditions(conditions.text_embeds, time_ids)
+    batch = conditions.context.text[0].shape[1]
+    added = conditions.architecture.added_conditions(conditions.pooled, request.width, request.height)
     return UNetInputs(sample.repeat(batch // len(sample), 1, 1, 1), timestep, conditions.context, added)
 
 
 def initial_noise(
-    request: Request, seeds: Sequence[int], channels: int, device: torch.device, dtype: torch.dtype
+    request: Request, seeds: Sequence[int], architecture: Architecture, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """(seeds, channels, h, w) of noise drawn on the CPU, so that a seed means the same on every device."""
     import torch
 
-    shape = (1, channels, request.height // 8, request.width // 8)
+    factor = architecture.latent_factor
+    shape = (1, architecture.latent_channels, request.height // factor, request.width // factor)
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     return torch.cat([torch.randn(shape, generator=each, dtype=dtype) for each in generators]).to(device)
 

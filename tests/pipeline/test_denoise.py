@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 import ipa_cli
 from ipa_cli.hardware.timing import StepClock
+from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.schedulers import CLASSES, NEEDS, create
 from ipa_cli.models.vae import channels_last, fp16
 from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, decode, denoise
@@ -256,7 +257,7 @@ def test_no_step_waits_for_the_device(diffusers_pipeline, name):
         return torch.empty(*shape, device="meta")
 
     context = Context([of(2, 4, 2, 77, 8)], [[of(2, 4, 2, 4, 8)]], of(1, 1))
-    conditions = Conditions(context, of(4, 16), spans=((0.0, 0.5),))
+    conditions = Conditions(SDXL, context, of(4, 16), spans=((0.0, 0.5),))
     request = Request("", "", (), 64, 64, 6, 5.0, name, (1, 2), batch_size=2)
     scheduler = create(name, diffusers_pipeline.scheduler)
     clock = StepClock(torch.device("meta"))

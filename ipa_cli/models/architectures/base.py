@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +25,7 @@ PRESETS = Path(__file__).parents[2] / "presets"
 Config = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class PromptEmbeds:
+class PromptEmbeds(NamedTuple):
     """An encoded prompt; B is 1, or 2 with guidance, the negative prompt first."""
 
     hidden: Tensor  # (B, tokens, cross_attention_dim), what cross attention reads

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 import ipa_cli
 from ipa_cli import backends
+from ipa_cli.config import Settings
 from ipa_cli.models import architectures
 from ipa_cli.models.architectures import SD15, SDXL, base, clip
 from ipa_cli.models.architectures.base import PRESETS
@@ -70,6 +72,11 @@ def test_messages_and_presets_follow_the_table(with_toy):
     assert architectures.of_preset("toy") is toy.TOY and architectures.of_preset("another") is None
 
 
+def test_the_presets_for_completion_are_those_of_the_table():
+    (words,) = (one.metadata["words"] for one in fields(Settings) if one.name == "model")
+    assert sorted(words[1:]) == sorted(architectures.presets())
+
+
 @pytest.mark.parametrize("architecture", architectures.TABLE, ids=lambda one: one.preset)
 def test_each_architecture_is_that_of_its_preset(architecture):
     unet = json.loads((PRESETS / architecture.preset / "unet" / "config.json").read_text())
@@ -79,7 +86,9 @@ def test_each_architecture_is_that_of_its_preset(architecture):
     assert architecture.latent_factor * unet["sample_size"] == architecture.native_size
 
 
-@pytest.mark.parametrize("change", [{"in_channels": 9}, {"cross_attention_dim": 1024}, {"class_embed_type": "timestep"}])
+@pytest.mark.parametrize(
+    "change", [{"in_channels": 9}, {"cross_attention_dim": 1024}, {"class_embed_type": "timestep"}]
+)
 def test_a_unet_that_takes_other_inputs_is_of_no_architecture(change):
     assert architectures.of_unet({"cross_attention_dim": 768, **change}) is None
     assert architectures.of_unet({"cross_attention_dim": 768}) is SD15
@@ -101,7 +110,7 @@ def test_the_guide_to_a_further_architecture_names_what_exists():
 
     text = (PACKAGE.parent / "docs" / "adding-a-model-family.md").read_text(encoding="utf-8")
     named = {name.replace("<preset>", "sd15").rstrip("/") for name in re.findall(r"`([^`\n]+)`", text)}
-    paths = {name for name in named if "/" in name}
+    paths = {name for name in named if "/" in name or name.endswith(".md")}
     missing = {path for path in paths if not any((at / path).exists() for at in (PACKAGE.parent, PRESETS / "sd15"))}
     assert len(paths) > 8 and not missing
     names = {name for name in named - paths if re.fullmatch(r"[\w.]+", name)}
