@@ -380,7 +380,7 @@ def test_verify_passes_over_what_is_being_removed(ipa, store, monkeypatch):
 def test_export_and_import(ipa, store, tmp_path):
     entries = [put(store, batch=batch) for batch in (1, 2)]
     out = ipa("cache", "export", "graphs.tar", "--json").data()
-    assert out["graphs"] == sorted(entry.id for entry in entries) or set(out["graphs"]) == {e.id for e in entries}
+    assert sorted(out["graphs"]) == sorted(entry.id for entry in entries)
     assert out["size"] == Path("graphs.tar").stat().st_size
     there = Store(tmp_path / "there")
     brought = ipa("cache", "import", "graphs.tar", "--trust", "--cache-dir", there.root)

@@ -60,6 +60,23 @@ def test_a_file_on_disk_may_have_a_colon_in_its_name(tmp_path):
     assert (config.source, config.file) == (str(path), None)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("own,image=a.png,embeds=b.safetensors", "both image and embeds"),
+        ("own,scale=0.1,scale=0.2", "has scale twice"),
+        ("own,scal=0.1", "did you mean 'scale'?"),
+        ("own,scale=many", "--adapter: scale"),
+        ("own,scale=11", "expected a number from 0 to 10"),
+        ("own,weight=-1,image=a.png", "expected a number from 0 to 10"),
+    ],
+)
+def test_a_specification_that_contradicts_itself_or_has_a_wrong_value_is_refused(text, words):
+    with pytest.raises(UsageError) as refused:
+        parse(text, "--adapter")
+    assert words in refused.value.message and refused.value.message.startswith("--adapter")
+
+
 @pytest.mark.parametrize("text", ["own", "own,image=a.png", "own,scale=0.5", "image=a.png,scale=0.25"])
 def test_a_scale_made_explicit_is_read_back(text):
     explicit = str(parse(text, "--adapter").with_scale(0.1))

@@ -65,11 +65,11 @@ def test_a_message_keeps_its_words(world, said, left):
 )
 def test_no_text_takes_long(world, piece):
     said = "https://a?" + piece.replace("HOME", str(world.home)) * 50_000
-    started = time.monotonic()
+    started = time.process_time()
     for text in (said, said[10:]):
         public_text(text)
         public_name(text)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5  # minutes when quadratic
 
 
 def test_a_home_behind_a_link_or_at_the_root(world, monkeypatch, tmp_path):

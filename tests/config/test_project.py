@@ -112,6 +112,14 @@ def test_what_lies_beside_the_file_or_on_the_hub_may_be_named(world, line):
     assert all(one in line for one in ([value] if isinstance(value, str) else value))
 
 
+@pytest.mark.parametrize("said", ["/masks/a.png", "~/a.png", "-", ADDRESS])
+def test_a_trusted_name_of_a_place_elsewhere_stays_as_it_is_written(world, said):
+    path = project(world, f'image = ["{said}", "beside.png"]')
+    config.trust(path)
+    (world.cwd / "inner").mkdir()
+    assert resolve({}, cwd=world.cwd / "inner").settings.image == (said, str(world.cwd / "beside.png"))
+
+
 def test_flags_environment_and_the_users_own_file_may_say_everything(world):
     own = world.home / ".config" / "ipa" / "ipa.toml"
     own.parent.mkdir(parents=True)

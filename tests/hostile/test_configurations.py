@@ -13,18 +13,18 @@ from tests.zoo.layouts import DEMO, linked
 pytestmark = pytest.mark.slow
 
 SMALL = ("--width", 64, "--height", 64, "--steps", 1, "--warmup", 0, "--seed", 7, "--prompt", "x")
-SECONDS = 25
+SECONDS = 10  # of the processor; a model of the size that is asked for takes minutes or all memory
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
 def test_a_hostile_model_is_refused_in_one_line(ipa, world, case: Case):
     case.do(linked(world.cwd / "model"))
-    began = time.monotonic()
+    began = time.process_time()
     ran = ipa("generate", *SMALL, "--model", "model", "--image", DEMO / "reference.png", "--json")
     assert ran.exit_code == 1, ran.stdout + ran.stderr
     error = ran.error()
     assert "\n" not in error["message"] + error["hint"] and error["hint"] and len(error["message"]) < 500
-    assert time.monotonic() - began < SECONDS
+    assert time.process_time() - began < SECONDS
 
 
 @pytest.mark.parametrize("case", DROPPED, ids=lambda case: case.name)

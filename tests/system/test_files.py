@@ -184,6 +184,29 @@ def test_nothing_is_left_of_a_write_that_ends_early(tmp_path, monkeypatch, inter
     assert listing(tmp_path) == ["sheet.png"] and (tmp_path / "sheet.png").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named(tmp_path, monkeypatch, number):
+    def full(descriptor):
+        raise OSError(number, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(IpaError, match=f"no space left on the disk of {tmp_path}") as caught:
+        files.create(tmp_path / "cat.png", b"new")
+    assert "free some space" in caught.value.hint
+
+
+def test_without_hard_links_a_failed_move_gives_the_name_back(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "not on this disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert files.create(tmp_path / "cat.png", b"new") == tmp_path / "cat.png"
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(IpaError):
+        files.create(tmp_path / "dog.png", b"new")
+    assert listing(tmp_path) == ["cat.png"] and (tmp_path / "cat.png").read_bytes() == b"new"
+
+
 def test_without_overwriting_what_came_meanwhile_stays(tmp_path):
     with pytest.raises(IpaError, match="File exists"), files.replacing(tmp_path / "x.tar", overwrite=False) as file:
         file.write(b"new")

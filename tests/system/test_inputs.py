@@ -61,6 +61,14 @@ def test_what_never_ends_or_is_no_file_is_refused_at_once(tmp_path, monkeypatch)
     assert time.monotonic() - started < 10
 
 
+def test_what_goes_wrong_within_the_time_limit_is_raised_as_it_is():
+    with pytest.raises(ZeroDivisionError):
+        inputs.within(30, lambda: 1 // 0)
+    with pytest.raises(TimeoutError):
+        inputs.within(0.05, lambda: time.sleep(1))
+    assert inputs.within(30, lambda: "done") == "done"
+
+
 def test_a_pipe_is_read_to_its_end(tmp_path):
     with written(tmp_path / "pipe", b"content"):
         assert inputs.read_bytes(tmp_path / "pipe", LIMIT, "a picture") == b"content"
