@@ -80,7 +80,7 @@ def tracked() -> tuple[str, ...]:
 
 SCANNED = [
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "*/**/*.md", "*/**/*.py")
+    for pattern in ("*.md", "*.toml", "*.py", "*/**/*.md", "*/**/*.py", ".ci/*")
     for path in sorted(ROOT.glob(pattern))
     if path.relative_to(ROOT).parts[0] in (*FOLDERS, path.name)
 ]
