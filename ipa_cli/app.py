@@ -30,7 +30,7 @@ ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = App(
     name="ipa",
-    help="Draw pictures with SDXL and an IP-Adapter: compiled once, reloaded in seconds, the scale alive.",
+    help="Draw pictures with SDXL and an IP-Adapter: compiled once, reloaded in seconds, with an adjustable scale.",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ipa_cli"
 PAGES = [path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")) if path.name != "CHANGELOG.md"]
 # Flags of other programs, which pages name too.
-FOREIGN_FLAGS = {"--find-links", "--follow-tags", "--report"}
+FOREIGN_FLAGS = {"--follow-tags"}
 
 
 def text(name: str) -> str:
@@ -44,7 +44,7 @@ def test_the_floors_of_the_architecture_are_those_that_are_tested():
     assert [set(floor) for floor in floors] == [{room or "__init__" for room in floor} for floor in FLOORS]
 
 
-def test_sessions_and_markers_that_pages_name_exist():
+def test_sessions_markers_and_tests_that_pages_name_exist():
     functions = [node for node in ast.parse(text("noxfile.py")).body if isinstance(node, ast.FunctionDef)]
     sessions = {node.name for node in functions if node.decorator_list}
     markers = set(re.findall(r'^    "(\w+): ', text("pyproject.toml"), re.MULTILINE))
@@ -52,6 +52,7 @@ def test_sessions_and_markers_that_pages_name_exist():
     asked = {name for names in re.findall(r"nox -s ((?:\w+ ?)+)", named) for name in names.split()}
     assert {"tests", "fast", "lint", "types", "build"} <= sessions and asked and asked - {"passes"} <= sessions
     assert set(re.findall(r"`(?:python -m pytest )?-m (\w+)`", named)) <= markers
+    assert all((ROOT / path).exists() for path in re.findall(r"pytest ([\w./]+)", named))
     (fast,) = re.findall(r'^FAST = "(.*)"$', text("noxfile.py"), re.MULTILINE)
     assert set(re.findall(r"not (\w+)", fast)) == markers
 
@@ -69,7 +70,7 @@ def test_flags_that_pages_name_exist(page):
         command = commands.pop()
         commands += getattr(command, "commands", {}).values()
         known |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    known |= {"--help", "--install-completion", "--json"}
+    known |= {"--help", "--install-completion"}
     prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     if page.name == "coming-from.md":
         prose = "\n".join(line.split(" | ")[-1] if line.startswith("| ") else "" for line in prose.splitlines())
