@@ -333,6 +333,7 @@ def test_an_interruption_is_exit_status_130(ipa, monkeypatch, typed):
         assert ran.error()["type"] == "Interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("typed", "gone"), [("config show", "stdout"), ("cache verify", "stderr")])
 def test_a_reader_that_goes_away_is_no_bug(world, typed, gone):
     """`ipa config show | head -1`, and what tells how far it is with `2>&1 >file | head -1`"""
@@ -346,6 +347,7 @@ def test_a_reader_that_goes_away_is_no_bug(world, typed, gone):
     assert gone == "stdout" or done.stdout.startswith("checked 0 graphs")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("typed", [["config", "show"], ["config", "show", "--json"], ["--help"], ["-V", "--json"]])
 def test_a_full_disk_under_stdout_is_told(world, typed):

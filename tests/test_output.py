@@ -148,6 +148,7 @@ terminal.show(Result("t", {}, (Table(("name",), (("[b]cell[/b]",),)),)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}])
 def test_a_terminal_gets_bars_and_colour_unless_it_wants_none(world, environ):
     plain = {name: value for name, value in world.environ.items() if name != "NO_COLOR"}

@@ -101,6 +101,7 @@ def test_kittys_protocol_where_it_says_so(world):
     assert "\U0010eeee" in seen and "▀" not in seen and "after" in seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "stdin", "environ"),
     [
@@ -117,6 +118,7 @@ def test_nothing_is_shown_or_asked_where_it_would_harm(world, flags, stdin, envi
     assert ("no preview: " in seen) == (not flags)
 
 
+@pytest.mark.slow
 def test_nothing_is_shown_when_piped(ipa, world):
     flags = ("--width", 64, "--height", 64, "--steps", 1, "--warmup", 0, "--seed", 1, "--preview")
     ran = ipa("generate", *flags)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # builds
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 

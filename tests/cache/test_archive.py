@@ -219,6 +219,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "words"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_archives_are_refused_whole(other, archive, tmp_path, spoil, words):
     mine = build(other, key(batch=1))

@@ -119,6 +119,7 @@ cache.sweep(store)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_only_whole_entries_remain():
     with tempfile.TemporaryDirectory(dir=MEMORY) as root:
         _kill_and_look(Store(Path(root) / "cache"))

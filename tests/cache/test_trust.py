@@ -117,6 +117,7 @@ PROOFS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "words"), PROOFS.values(), ids=PROOFS)
 def test_without_a_good_proof_a_graph_is_not_loaded_and_stays_until_trusted(store, change, words):
     entry = build(store)
@@ -149,6 +150,7 @@ def test_a_whole_store_made_elsewhere_is_not_loaded(store, no_key, monkeypatch, 
     assert not (tmp_path / "of somebody else").exists(), "looking needs no key"
 
 
+@pytest.mark.slow
 def test_two_first_processes_make_one_key(store, no_key, tmp_path):
     work = """
     root, gate, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

@@ -283,6 +283,7 @@ def test_clear_by_key(ipa, store):
     assert len(left(store)) == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("condition", "remain"),
     [
@@ -471,6 +472,7 @@ def test_a_shell_script(world, store):
     assert json.loads(after)["data"]["graphs"] == []
 
 
+@pytest.mark.slow
 def test_no_cache_command_imports_torch(world, store):
     put(store)
     code = """

@@ -209,6 +209,7 @@ def test_wrong_wishes_are_refused_before_anything_is_loaded(
     assert "loading" not in said.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "example"),
     [

@@ -28,6 +28,7 @@ def changed(path: Path, tensors=None, **metadata) -> None:
     save_file({**load_file(path), **(tensors or {})}, path, {"ipa": json.dumps({**known, **metadata})})
 
 
+@pytest.mark.slow
 def test_an_existing_file_is_kept_unless_forced(ipa, embeds):
     ran = ipa("embed", REFERENCE, "-o", embeds, "--json")
     assert ran.exit_code == 1 and "is there already" in ran.error()["message"]
@@ -60,6 +61,7 @@ def test_what_does_not_fit_is_refused(ipa, embeds, world):
     refused("2 image weights", "--image-weight", 1, "--image-weight", 1)
 
 
+@pytest.mark.slow
 def test_embeddings_may_come_from_stdin(ipa, embeds, stdin, world):
     with embeds.open("rb") as file:
         stdin(file.fileno())

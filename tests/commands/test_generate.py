@@ -57,6 +57,7 @@ def test_a_bare_generate_draws_a_picture_and_says_where(ipa_process, world):
     assert "\x1b" not in ran.stdout + ran.stderr
 
 
+@pytest.mark.slow
 def test_a_size_in_one_word(ipa, world):
     flags = [flag for flag in FAST if flag not in ("--width", "--height", 64)]
     (image,) = ipa("generate", *flags, "--size", "96x64", "--json").data()["images"]
@@ -65,6 +66,7 @@ def test_a_size_in_one_word(ipa, world):
     assert "--width 65" in ipa("generate", *flags, "--size", "65x64", "--json").error()["message"]
 
 
+@pytest.mark.slow
 def test_json_says_everything(ipa, world):
     ran = ipa("generate", *FAST, "--scale", 0.5, "--num-images", 2, "--warmup", 1, "--output", "cat.png", "--json")
     data = ran.data()
@@ -151,6 +153,7 @@ def test_at_scale_0_the_reference_does_not_count(ipa, world):
     assert (pixels(world.cwd / "a.png") == pixels(world.cwd / "c.png")).all()
 
 
+@pytest.mark.slow
 def test_a_size_that_is_no_square(ipa, world):
     assert ipa("generate", *FAST, "--width", 104, "--output", "wide.png").exit_code == 0
     assert pixels(world.cwd / "wide.png").shape == (64, 104, 3)
@@ -179,6 +182,7 @@ def test_a_picture_of_two_adapters_is_drawn_again_from_itself(ipa, world):
 # --- the file -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_picture_carries_its_settings(ipa, world):
     (world.cwd / "ref.png").write_bytes(REFERENCE.read_bytes())
     flags = ("--prompt", "a star: big, red", "--negative-prompt", "blue", "--scale", 0.4, "--image", "ref.png")
@@ -196,6 +200,7 @@ def test_the_picture_carries_its_settings(ipa, world):
     assert adapter["scale"] == 0.4 and adapter["images"] == [{"source": "ref.png", "sha256": digest, "weight": 1}]
 
 
+@pytest.mark.slow
 def test_an_existing_file_is_kept_unless_forced(ipa, world):
     mine = world.cwd / "cat.png"
     mine.write_text("mine")
@@ -206,6 +211,7 @@ def test_an_existing_file_is_kept_unless_forced(ipa, world):
     assert world.files() == ["cat-1.png", "cat.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "name"),
     [
@@ -274,6 +280,7 @@ def test_every_prompt_is_drawn_with_the_same_seeds(ipa, world, stdin):
     assert pixels[0] == pixels[1]
 
 
+@pytest.mark.slow
 def test_what_a_prompt_cannot_say_yet_is_told_once(ipa, world):
     words = "(a red star:1.4) BREAK " + "and a very blue one " * 20
     ran = ipa("generate", *FAST, "-p", words, "-p", "[a dot]", "--negative-prompt", words, "--quiet")
@@ -518,6 +525,7 @@ def piped(*arguments: object, terminal: bool = False) -> tuple[int, bytes, str]:
     return exit_code, out.buffer.getvalue(), err.getvalue()
 
 
+@pytest.mark.slow
 def test_stdout_takes_the_picture_and_stderr_the_report(world):
     exit_code, data, said = piped("--output", "-", "--seed", 5)
     assert exit_code == 0, said
@@ -527,6 +535,7 @@ def test_stdout_takes_the_picture_and_stderr_the_report(world):
     assert world.files() == ["piped.png"]
 
 
+@pytest.mark.slow
 def test_stdout_takes_other_formats_and_quiet(world):
     exit_code, data, said = piped("-o", "-", "--format", "webp", "--quiet")
     assert (exit_code, said, data[:4]) == (0, "", b"RIFF")

@@ -68,6 +68,7 @@ def test_a_link_to_an_endless_device_is_not_followed(world):
     assert resolve({}, world.environ, world.cwd).sources["steps"].kind == "default"
 
 
+@pytest.mark.slow
 def test_a_command_in_a_hostile_folder_answers_at_once(world):
     (world.cwd / "ipa.toml").write_text(".".join(["a"] * 30_000) + " = 1")
     command = [sys.executable, "-m", "ipa_cli", "cache", "ls"]

@@ -60,6 +60,7 @@ def test_a_message_keeps_its_words(world, said, left):
     assert public_text(said) == left == public_text(left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["://", "://?", "://a@", "?:", "hf_", "sk-", "/", "~", "HOME/", "://?:,;.)", "@", "#", "a"]
 )

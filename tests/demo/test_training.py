@@ -38,6 +38,7 @@ def fresh(tmp_path_factory):
     return models, pipe
 
 
+@pytest.mark.slow
 def test_training_sees_words_sizes_and_noise_as_the_pipeline_does(fresh):
     import torch
 

@@ -89,6 +89,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("describe", ODD.values(), ids=ODD)
 def test_a_graph_with_odd_options_is_passed_over(store, unet, describe):
     """Everything else of the backend goes on working."""

@@ -58,6 +58,7 @@ def asked(folder: Path, init: str, **environ: str) -> Driver:
     return Driver(**{**found, "cuda": found["cuda"] and tuple(found["cuda"])}, gpus=gpus)
 
 
+@pytest.mark.slow
 def test_nvml_s_answers_arrive_unchanged(tmp_path):
     assert asked(tmp_path, "0") == Driver("580.159.04", (13, 0), (H200, RTX))
     assert asked(tmp_path, "0", CUDA_VISIBLE_DEVICES="1") == Driver("580.159.04", (13, 0), (RTX,))

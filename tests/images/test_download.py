@@ -118,6 +118,7 @@ def test_a_picture_from_the_web(server):
     assert reference.sha256 == hashlib.sha256(encoded()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["/käse x.png", "/k%C3%A4se%20x.png", "/agent", "/hop3", *(f"/moved{c}" for c in (301, 302, 303, 307, 308))]
 )
@@ -126,6 +127,7 @@ def test_addresses_and_redirects_that_work(server, path):
     assert load("HTTP" + (server.url + path)[4:]).width == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "message"),
     [

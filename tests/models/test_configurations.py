@@ -34,6 +34,7 @@ def test_every_setting_of_every_scheduler_is_in_the_table():
     assert known == set(configurations.SCHEDULER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(configurations.SCHEDULERS))
 def test_what_diffusers_saves_of_a_scheduler_is_taken(tmp_path, name):
     import diffusers
@@ -48,6 +49,7 @@ def test_what_diffusers_saves_of_a_scheduler_is_taken(tmp_path, name):
     assert found["_class_name"] == name and left <= LEFT_OUT
 
 
+@pytest.mark.slow
 def test_the_shipped_tokenizers_are_those_that_transformers_makes():
     from transformers import CLIPTokenizer
 
@@ -81,6 +83,7 @@ def test_tokens_added_after_training_are_known(tmp_path, kept):
     assert ours(text).input_ids == theirs(text).input_ids and 755 in ours(text).input_ids
 
 
+@pytest.mark.slow
 def test_the_layers_of_a_unet_are_counted_as_diffusers_builds_them():
     import torch
     from diffusers import UNet2DConditionModel

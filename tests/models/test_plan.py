@@ -352,6 +352,7 @@ def test_a_model_of_another_architecture_is_told(ipa, bare_model, changes):
     refused(ipa("generate", *FAST, "--model", bare_model, "--json"), "is not a model of SDXL or SD 1.5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet/config.json", "model_index.json", "scheduler/scheduler_config.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", None])
 def test_a_broken_configuration_is_told(ipa, model, name, content):
@@ -362,6 +363,7 @@ def test_a_broken_configuration_is_told(ipa, model, name, content):
     refused(ipa("generate", *FAST, *REFERENCE, "--model", model, "--json"), Path(name).name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "missing"])
 def test_damaged_weights_are_told(ipa, model, name, damage):

@@ -91,6 +91,7 @@ def test_a_file_of_sdxl_draws_as_its_folder_does(ipa, demo):
     assert (pixels(demo) == pixels(DEMO)).all()
 
 
+@pytest.mark.slow
 def test_a_file_is_taken_by_every_command(ipa, demo):
     of_model = ("--model", demo, "--ip-adapter", DEMO / "ip_adapter")
     checks = {check["name"]: check for check in ipa("doctor", *of_model, "--json").data()["checks"]}
@@ -113,6 +114,7 @@ def test_every_tensor_of_sdxl_is_that_of_its_folder(demo):
     assert_same(load(demo), load(DEMO))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True], ids=["", "old"])
 def test_every_tensor_of_sd15_is_that_of_its_folder(world, miniature, sd15_folder, old):
     miniature("sd15", sd15_folder)
@@ -122,6 +124,7 @@ def test_every_tensor_of_sd15_is_that_of_its_folder(world, miniature, sd15_folde
     assert_same(load(saved(world.cwd, tensors)), load(sd15_folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, "mixed"], ids=str)
 def test_numbers_of_any_kind_become_those_that_are_drawn_with(world, sdxl, demo, stored):
     halves = iter([torch.float16, torch.bfloat16, torch.float32] * len(sdxl))
@@ -264,6 +267,7 @@ def without(tensors: Tensors, *prefixes: str) -> Tensors:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "kind"),
     [
@@ -347,6 +351,7 @@ def test_weights_that_are_not_floating_point_numbers_are_refused(world, sdxl, de
         load(saved(world.cwd, sdxl | {name: sdxl[name].to(kind)}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

@@ -399,6 +399,7 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attributes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", [HOSTILE, "</script><!--<script>", "\" onload=x '", "</style>", "&lt;b&gt; <b>"])
 def test_hostile_text_adds_no_element_and_no_attribute(tmp_path, hostile):
     pages = {}

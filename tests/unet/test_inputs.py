@@ -89,6 +89,7 @@ def test_without_added_conditions_sd15_does_what_diffusers_does():
         assert difference(call_unet(unet, inputs), theirs) < 1e-5
 
 
+@pytest.mark.slow
 def test_an_exported_graph_has_no_inputs_for_absent_members():
     unet, adapters = tiny()
     inputs = example(unet, adapters)

@@ -187,6 +187,7 @@ def test_missing_compiler_is_told_at_once(tmp_path, monkeypatch):
     assert "g++" in failure.value.hint
 
 
+@pytest.mark.slow
 def test_an_example_outside_of_the_range_is_told_before_the_work(tmp_path):
     unet, adapters = tiny()
     options = backend.options({"dynamic": [512, 1536]})

@@ -51,6 +51,7 @@ def without_prefix(tensors: Tensors) -> Tensors:
     return {name.removeprefix(checkpoints.VAE): tensor for name, tensor in checkpoints.vae(tensors).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
@@ -83,12 +84,14 @@ def folder(path: Path, tensors: Tensors, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_folder_is_a_vae_or_a_model_that_has_one(world, other):
     folder(world.cwd / "whole" / "vae", other)
     for name in ("whole", "whole/vae"):
         assert_same(vae_of("demo", name), other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["", "vae/"], ids=["alone", "in a model"])
 def test_a_hub_gives_a_vae_and_nothing_more(world, other, inside):
     repo = f"someone/{'whole' if inside else 'alone'}"
