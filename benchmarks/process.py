@@ -14,12 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose files have names that libraries look for
+
+from benchmarks.timed_process import Record, run_ipa  # noqa: E402
 
 DEMO = ROOT / "ipa_cli" / "demo"
 PICTURE = ("generate", "--prompt", "a red fox in the snow", "--seed", "1", "--image", str(DEMO / "reference.png"))
@@ -76,7 +77,7 @@ def write_model(folder: Path, tiny: bool) -> None:
 
 
 def run(part: str, model: Path, work: Path, extra: list[str], limit: float) -> dict[str, Any]:
-    """One process: wall seconds and what it says of itself."""
+    """One process of a part: see `run_ipa`."""
     typed = [*PARTS[part], "--model", str(model), "--cache-dir", str(work / "cache"), "--json", *extra]
     if typed[0] == "generate":
         typed += ["--output", str(work / f"{part}.png"), "--force"]
@@ -85,27 +86,13 @@ def run(part: str, model: Path, work: Path, extra: list[str], limit: float) -> d
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"), "PYTHONPATH": packages}
     if part == "bare":
         environment |= {"TORCHINDUCTOR_CACHE_DIR": str(work / "empty"), "CXX": "/bin/false", "CC": "/bin/false"}
-    began = time.perf_counter()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "ipa_cli", *typed], env=environment, capture_output=True, text=True, timeout=limit
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took longer than {limit:.0f} s"}
-    figures: dict[str, Any] = {"wall_s": time.perf_counter() - began}
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        return {**figures, "failed": (done.stderr.strip().splitlines() or ["nothing"])[-1]}
-    if answer["error"]:
-        return {**figures, "failed": answer["error"]["message"]}
-    return {**figures, "notes": done.stderr.strip().splitlines(), **answer["data"]}
+    return run_ipa([sys.executable, "-m", "ipa_cli", *typed], environment, limit)
 
 
 def row(part: str, figures: dict[str, Any]) -> str:
     """A line of the table."""
-    if "failed" in figures:
-        return f"{part:9} {figures.get('wall_s', 0):6.1f}  {figures['failed']}"
+    if "failure" in figures:
+        return f"{part:9} {figures.get('wall_s', 0):6.1f}  {figures['failure']}"
     if "graphs" in figures:
         (graph,) = figures["graphs"]
         spent = f"compiled in {graph['compile_s']:.1f} s" if graph["compile_s"] else "was there"
@@ -143,14 +130,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the miniature's shape, to try this script")
     chosen = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program finds its bytecode
-    began = time.perf_counter()
-    results: dict[str, Any] = {}
-
-    def keep(name: str, figures: Any) -> None:
-        results[name] = figures
-        print(f"[{time.perf_counter() - began:6.1f}] {name} {json.dumps(figures)}", flush=True)
-        if "OUT" in os.environ:
-            Path(os.environ["OUT"], "process.json").write_text(json.dumps(results, indent=1))
+    record = Record("process.json")
 
     with tempfile.TemporaryDirectory(prefix="ipa-process-") as folder:
         work = Path(folder)
@@ -159,21 +139,21 @@ def main() -> None:
             # In a process of its own, so that its memory is free again.
             subprocess.run([sys.executable, __file__, "--write", str(model), *(["--tiny"] * chosen.tiny)], check=True)
         size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
-        keep("model", {"bytes": size, "write_s": time.perf_counter() - began})
+        record.add("model", {"bytes": size, "write_s": record.seconds()})
         spent = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout
-        keep("imports", json.loads(spent))
+        record.add("imports", json.loads(spent))
         for part in chosen.parts.split(","):
-            if time.perf_counter() - began > chosen.within:
-                keep(part, {"failed": "no time left"})
+            if record.seconds() > chosen.within:
+                record.add(part, {"failure": "no time left"})
                 continue
             extra = ["--compile-options", chosen.options] if chosen.options and "eager" not in PARTS[part] else []
             if chosen.tiny and part != "compile" and "eager" not in PARTS[part]:
                 extra += ["--width", "64", "--height", "64"]
-            keep(part, run(part, model, work, extra, chosen.limit))
-    print("imports: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in results["imports"].items()))
+            record.add(part, run(part, model, work, extra, chosen.limit))
+    print("imports: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in record.figures["imports"].items()))
     print(HEADER)
     for part in chosen.parts.split(","):
-        print(row(part, results[part]))
+        print(row(part, record.figures[part]))
 
 
 if __name__ == "__main__":

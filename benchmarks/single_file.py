@@ -24,6 +24,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose files have names that libraries look for
 
+from benchmarks.timed_process import Record, run_ipa  # noqa: E402
+
 DEMO = ROOT / "ipa_cli" / "demo"
 FILE = "model.safetensors"
 ADAPTER = ("--ip-adapter-subfolder", "sdxl_models", "--ip-adapter-weight-name", "ip-adapter_sdxl.safetensors")
@@ -100,26 +102,14 @@ def as_tiny(folder: Path) -> None:
 
 
 def run(part: str, folder: Path, work: Path, extra: list[str], inside: list[str], limit: float) -> dict[str, Any]:
-    """One process of `ipa`: wall seconds and what it says of itself."""
+    """One process of a part: see `run_ipa`."""
     command, model, *typed = PARTS[part]
     typed = [command, *typed, "--model", str(folder / model), "--ip-adapter", str(folder / "adapter"), *ADAPTER]
     typed += ["--cache-dir", str(work / "cache"), "--json", *extra]
     if command != "compile":
         typed += ["--output", str(work / (part if command == "sweep-scale" else f"{part}.png"))]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}
-    began = time.perf_counter()
-    try:
-        done = subprocess.run([*inside, *typed], env=environment, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"failure": f"took longer than {limit:.0f} s"}
-    figures: dict[str, Any] = {"wall_s": time.perf_counter() - began}
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        return {**figures, "failure": (done.stderr.strip().splitlines() or ["nothing"])[-1]}
-    if answer["error"]:
-        return {**figures, "failure": answer["error"]["message"]}
-    return {**figures, "notes": done.stderr.strip().splitlines(), **answer["data"]}
+    return run_ipa([*inside, *typed], environment, limit)
 
 
 HEADER = f"{'':8} {'wall s':>7} {'load s':>7} {'it/s':>7} {'GiB':>6}"
@@ -161,14 +151,7 @@ def main() -> None:
     chosen = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program finds its bytecode
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    began = time.perf_counter()
-    results: dict[str, Any] = {}
-
-    def keep(name: str, figures: Any) -> None:
-        results[name] = figures
-        print(f"[{time.perf_counter() - began:6.1f}] {name} {json.dumps(figures)}", flush=True)
-        if "OUT" in os.environ:
-            Path(os.environ["OUT"], "single_file.json").write_text(json.dumps(results, indent=1))
+    record = Record("single_file.json")
 
     with tempfile.TemporaryDirectory(prefix="ipa-single-file-") as temporary:
         work, tiny = Path(temporary), ["--tiny"] * chosen.tiny
@@ -177,24 +160,24 @@ def main() -> None:
         if not (folder / FILE).is_file():
             # In a process of its own, so that its memory is free again.
             subprocess.run([sys.executable, __file__, "--write", str(folder), *tiny], check=True)
-        keep("model", {"bytes": (folder / FILE).stat().st_size, "write_s": time.perf_counter() - began})
+        record.add("model", {"bytes": (folder / FILE).stat().st_size, "write_s": record.seconds()})
         checked = subprocess.run(
             [sys.executable, __file__, "--check", str(folder), *tiny], stdout=subprocess.PIPE, text=True, check=True
         )
-        keep("check", json.loads(checked.stdout))
+        record.add("check", json.loads(checked.stdout))
         inside = [sys.executable, __file__, "--ipa", str(folder)] if chosen.tiny else [sys.executable, "-m", "ipa_cli"]
         for part in chosen.parts.split(","):
             extra = [] if part == "compile" else ["--steps", chosen.steps]
             extra += ["--size", "64x64"] * (chosen.tiny and part in ("compile", "sweep"))
             extra += ["--width", "64", "--height", "64"] * (chosen.tiny and part not in ("compile", "sweep"))
-            keep(part, run(part, folder, work, extra, inside, chosen.limit))
-        seen, picture = results["check"], same_picture(work)
+            record.add(part, run(part, folder, work, extra, inside, chosen.limit))
+        seen, picture = record.figures["check"], same_picture(work)
     print(f"{seen['tensors']} tensors, {seen['different']} different from the folder's; the picture: {picture}")
     print(f"load: the file {seen[f'{FILE} load_s']:.2f} s with imports, then the folder {seen['folder load_s']:.2f} s")
     print(f"peak GiB of the first: {seen.get('peak_gib', float('nan')):.2f}")
     print(HEADER)
     for part in chosen.parts.split(","):
-        print(row(part, results[part]))
+        print(row(part, record.figures[part]))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ def parsed(*texts):
     [
         ("eager", [("eager", None)]),
         (" eager , inductor ", [("eager", None), ("inductor", None)]),
-        ("inductor:max,eager", [("inductor", "max"), ("eager", None)]),
+        ("inductor:fast,eager", [("inductor", "fast"), ("eager", None)]),
         ("eager:cuda_graph=false,eager", [("eager", '{"cuda_graph": false}'), ("eager", None)]),
         (
-            "inductor:preset=max,parts=blocks,eager",
-            [("inductor", '{"preset": "max", "parts": "blocks"}'), ("eager", None)],
+            "inductor:preset=fast,parts=blocks,eager",
+            [("inductor", '{"preset": "fast", "parts": "blocks"}'), ("eager", None)],
         ),
         (
             'inductor:{"parts": "blocks", "dynamic": [256, 512]},eager',
@@ -39,7 +39,7 @@ def test_backends_are_read_with_their_options(text, expected):
 
 
 def test_backends_are_read_from_several_flags():
-    assert [found[1] for found in parsed("eager", "inductor:max", "nexfort")] == ["eager", "inductor", "nexfort"]
+    assert [found[1] for found in parsed("eager", "inductor:fast", "nexfort")] == ["eager", "inductor", "nexfort"]
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_a_python_that_is_missing_or_for_no_backend_is_refused(text, message):
 
 
 def test_a_range_of_sizes_applies_to_what_compiles():
-    found = specs.with_range(specs.parse_specs(["eager,inductor,inductor:max,nexfort:dynamic=null"]), (256, 512))
+    found = specs.with_range(specs.parse_specs(["eager,inductor,inductor:fast,nexfort:dynamic=null"]), (256, 512))
     assert found[0].options is None
     assert [json.loads(spec.options) for spec in found[1:]] == [
         {"dynamic": [256, 512]},
-        {"preset": "max", "dynamic": [256, 512]},
+        {"preset": "fast", "dynamic": [256, 512]},
         {"dynamic": [256, 512]},
     ]
