@@ -149,14 +149,14 @@ def _blocks(done: Swept) -> tuple[str | Table, ...]:
 
 def _table(changes: Sequence[Change]) -> Table:
     """How much neighbouring scales differ, over all rows."""
-    from ipa_cli.sweep.plan import in_words
+    from ipa_cli.sweep.plan import format_scale
 
     pairs: dict[tuple[float, float], list[Change]] = {}
     for change in changes:
         pairs.setdefault((change.before, change.after), []).append(change)
     rows = tuple(
         (
-            f"{in_words(before)} → {in_words(after)}",
+            f"{format_scale(before)} → {format_scale(after)}",
             _between([change.mean for change in found], "{:.2f}"),
             _between([100 * change.share for change in found], "{:.1f} %"),
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ipa_cli.images.drawing import BACKGROUND, LINE, MUTED, TEXT, write
 from ipa_cli.sweep.journal import ANIMATIONS, Outcome
-from ipa_cli.sweep.plan import Sweep, in_words
+from ipa_cli.sweep.plan import Sweep, format_scale
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +43,7 @@ def _frame(path: Path, scale: float, scales: Sequence[float]) -> Image:
         frame.paste(picture.convert("RGB"), (0, 0))
     pen = ImageDraw.Draw(frame)
     write(pen, (12, height + 10), "scale", 16, MUTED)
-    write(pen, (60, height + 10), in_words(scale), 16, TEXT)
+    write(pen, (60, height + 10), format_scale(scale), 16, TEXT)
     left, right, middle = 132, width - 16, height + STRIP // 2
     if right - left >= 40:
         along = left + (right - left) * (scale - scales[0]) / (scales[-1] - scales[0])

@@ -1,4 +1,4 @@
-"""The proof of a living scale: how much the pictures of a row differ, and whether any two are the same."""
+"""Whether the scale has an effect: how much the pictures of a row differ, and which are identical."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.sweep.journal import Outcome
-from ipa_cli.sweep.plan import in_words
+from ipa_cli.sweep.plan import format_scale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Change:
     """From one scale of a row to the next.
 
-    `mean` is the mean absolute difference over all channels, 0 to 255; `share` the part of the pixels that changed.
+    `mean` is the mean absolute difference over all channels, 0 to 255; `share` the fraction of pixels that changed.
     """
 
     row: int
@@ -38,15 +38,15 @@ class Frozen:
     scales: tuple[float, ...]
 
     def __str__(self) -> str:
-        *most, last = map(in_words, self.scales)
-        return f"row {self.row}: the scales {', '.join(most)} and {last} gave the same picture"
+        *others, last = map(format_scale, self.scales)
+        return f"row {self.row}: the scales {', '.join(others)} and {last} gave the same picture"
 
 
 def compare(folder: Path, outcomes: Mapping[int, Outcome]) -> tuple[tuple[Change, ...], tuple[Frozen, ...]]:
-    """The changes between neighbouring scales of every row, and the frozen ones; failed points are skipped."""
+    """The changes between neighbouring scales of every row, and identical pictures; failed points are skipped."""
     changes: list[Change] = []
     frozen: list[Frozen] = []
-    for row in drawn_rows(outcomes).values():
+    for row in completed_rows(outcomes).values():
         scales_of = defaultdict(list)
         before, before_pixels = None, None
         for outcome in row:
@@ -69,7 +69,7 @@ def difference(before: NDArray[Any], after: NDArray[Any]) -> tuple[float, float]
     return float(distance.mean()), float(distance.any(axis=-1).mean())
 
 
-def drawn_rows(outcomes: Mapping[int, Outcome]) -> dict[int, Sequence[Outcome]]:
+def completed_rows(outcomes: Mapping[int, Outcome]) -> dict[int, Sequence[Outcome]]:
     """The outcomes that have a picture, by row number, in the order of the scales."""
     rows: dict[int, list[Outcome]] = defaultdict(list)
     for number in sorted(outcomes):

@@ -1,8 +1,8 @@
-"""A sweep on disk: what it is (`sweep.json`), what is done (`results.jsonl`), and going on after a kill.
+"""A sweep on disk: its plan (`sweep.json`), its finished points (`results.jsonl`), and resuming after a kill.
 
 Nothing here holds a time or anything else that differs between two runs of the same plan, so that a sweep that was
 killed and resumed ends with the same bytes as one that was not. Every file is written beside its place and moved
-there; only the journal grows in place, by whole lines, each on the disk before the next picture begins.
+there; only the journal grows in place, by whole lines, each on disk before the next picture is begun.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 
 from ipa_cli.config.privacy import public
 from ipa_cli.errors import IpaError
-from ipa_cli.sweep.plan import Point, Sweep, in_words
+from ipa_cli.sweep.plan import Point, Sweep, format_scale
 from ipa_cli.system import files, inputs
 
 SCHEMA_VERSION = 2
 DESCRIPTION, RESULTS, SHEET, PAGE, LOCK = "sweep.json", "results.jsonl", "contact-sheet.png", "index.html", ".lock"
 PICTURES, ANIMATIONS = "pictures", "animations"
-ELSEWHERE = "choose another place with --output; what is done stays, and --resume goes on"
+RESUME_HINT = "choose another place with --output; finished pictures stay, and --resume continues"
 REFERENCE_DIGESTS = "reference_sha256"
-FILE_BYTES = 64_000_000  # of what is read back; 10,000 points take a few million
-PICTURE_BYTES = 512_000_000
-# All that a sweep ever writes; a new one removes it with --force, and nothing else.
-OURS = (RESULTS, SHEET, PAGE, f"{PICTURES}/row-*-scale-*.png", f"{ANIMATIONS}/row-*.webp", DESCRIPTION)
+MAX_FILE_BYTES = 64_000_000  # of what is read back; 10,000 points take a few million
+MAX_PICTURE_BYTES = 512_000_000
+# All that a sweep writes; with --force a new one removes these and nothing else.
+SWEEP_FILES = (RESULTS, SHEET, PAGE, f"{PICTURES}/row-*-scale-*.png", f"{ANIMATIONS}/row-*.webp", DESCRIPTION)
 
 
 class FolderError(IpaError):
@@ -38,7 +38,7 @@ class FolderError(IpaError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a point: the SHA-256 of its picture, or why there is none."""
+    """The result of a point: the SHA-256 of its picture, or the error."""
 
     point: Point
     sha256: str | None
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def describe(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan as JSON keeps it: the axes, and everything else that decides how the pictures come out."""
+    """The plan as JSON: the axes, and everything else that determines the pictures."""
     plan = {
         "scales": sweep.scales,
         "references": sweep.references,
@@ -71,21 +71,21 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     plan = found.get("plan") if isinstance(found, dict) else None
     seeds = plan.get("seeds") if isinstance(plan, dict) else None
     if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
-        raise FolderError(f"{path} describes no sweep", "choose another --output, or --force")
+        raise FolderError(f"{path} does not describe a sweep", "choose another --output, or --force")
     if found.get("schema_version") != SCHEMA_VERSION:
         raise FolderError(f"{path} is of another version of ipa", "choose another --output, or --force")
     return plan
 
 
 def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: bool) -> None:
-    """Refuse to mix two sweeps or to write over anything; changes nothing. Raises FolderError.
+    """Refuse to mix two sweeps or to overwrite anything; changes nothing. Raises FolderError.
 
-    `plan` may be what is known of it so far: the rest is not compared.
+    `plan` may be incomplete: only what it has is compared.
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise FolderError(f"{folder} is a file, not a folder", "choose another --output")
     for name in (DESCRIPTION, RESULTS, SHEET, PAGE, LOCK, PICTURES, ANIMATIONS):
-        with _in_words(folder):
+        with _as_folder_error(folder):
             there = files.kind(folder / name)
         if there not in (None, "a folder"):
             raise FolderError(f"{folder / name} is {there}", "remove it, or choose another --output")
@@ -93,22 +93,22 @@ def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: boo
         return
     found = read_description(folder)
     if found is None:
-        left = [path.name for pattern in OURS for path in folder.glob(pattern)]
+        left = [path.name for pattern in SWEEP_FILES for path in folder.glob(pattern)]
         if left:
-            raise FolderError(f"{folder} holds {left[0]}, which is of no sweep", "choose another --output, or --force")
+            raise FolderError(f"{folder} holds {left[0]} but no sweep.json", "choose another --output, or --force")
     elif different := changed(found, plan):
         what = ", ".join(different)
         raise FolderError(f"{folder} holds another sweep: {what}", "choose another --output, or --force to replace it")
     elif not resume:
-        hint = "--resume goes on with what is missing, --force begins anew"
+        hint = "--resume draws what is missing, --force starts over"
         raise FolderError(f"{folder} holds this sweep already", hint)
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """How `before` differs from `after` in what `after` says, in words."""
+    """How `before` differs from `after` in the entries of `after`, in words."""
     different = [name for name, value in after.items() if before.get(name) != value]
     if "references" in different and REFERENCE_DIGESTS in different:
-        different.remove(REFERENCE_DIGESTS)  # goes without saying
+        different.remove(REFERENCE_DIGESTS)  # it differs for that reason
     return [
         "the content of a reference has changed"
         if name == REFERENCE_DIGESTS
@@ -119,10 +119,10 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other sweeps out of the folder. Raises FolderError when one is in it or it cannot be made."""
+    """Lock the folder against other sweeps. Raises FolderError when one holds the lock or the folder cannot be made."""
     from filelock import FileLock, Timeout
 
-    with _in_words(folder):
+    with _as_folder_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         try:
@@ -132,7 +132,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another sweep is running in {folder}", "wait for it, or choose another --output"
             ) from error
     try:
-        with _in_words(folder):
+        with _as_folder_error(folder):
             for inside in (folder, folder / PICTURES, folder / ANIMATIONS):
                 for leftover in inside.glob(files.UNFINISHED):  # of a sweep that was killed
                     leftover.unlink()
@@ -142,7 +142,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def done(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
-    """What need not be drawn again, by point number: the picture and its line are whole. Failed points are not."""
+    """The points that need not be drawn again, by number: their picture and line are complete; none that failed."""
     return {
         number: outcome
         for number, outcome in read_results(folder, sweep).items()
@@ -151,10 +151,10 @@ def done(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
 
 
 def begin(folder: Path, plan: Mapping[str, Any], sweep: Sweep, kept: Mapping[int, Outcome], force: bool) -> None:
-    """Make the folder that of this plan, with what is `kept` of an earlier run; to be called while `locked`."""
-    with _in_words(folder):
+    """Write the plan and the `kept` outcomes of an earlier run into the folder; to be called while `locked`."""
+    with _as_folder_error(folder):
         if force:
-            for pattern in OURS:
+            for pattern in SWEEP_FILES:
                 for path in folder.glob(pattern):
                     path.unlink()
         for name in (PICTURES, ANIMATIONS):
@@ -165,7 +165,7 @@ def begin(folder: Path, plan: Mapping[str, Any], sweep: Sweep, kept: Mapping[int
 
 
 def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
-    """The journal by point number; a line that is torn or not of this sweep counts as not written."""
+    """The journal by point number; lines that are incomplete or of another sweep are ignored."""
     outcomes = {}
     for line in (_read(folder / RESULTS) or b"").split(b"\n")[:-1]:
         outcome = _parse(line, sweep)
@@ -175,25 +175,25 @@ def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
 
 
 def append(folder: Path, sweep: Sweep, outcome: Outcome) -> None:
-    """Add one line to the journal; it is on the disk when this returns."""
-    files.append(folder / RESULTS, _line(sweep, outcome), ELSEWHERE)
+    """Add one line to the journal; it is on disk when this returns."""
+    files.append(folder / RESULTS, _line(sweep, outcome), RESUME_HINT)
 
 
 def write_results(folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome]) -> None:
-    """Write the whole journal anew, in the order of the plan."""
+    """Rewrite the whole journal in the order of the plan."""
     lines = [_line(sweep, outcomes[number]) for number in sorted(outcomes)]
     write(folder / RESULTS, b"".join(lines))
 
 
 def write(path: Path, data: bytes) -> None:
     """Write one of the files of a sweep. Raises IpaError as `files.replace`."""
-    files.replace(path, data, ELSEWHERE)
+    files.replace(path, data, RESUME_HINT)
 
 
 def _read(path: Path) -> bytes | None:
     """The content of a file that may be missing. Raises FolderError when it cannot be read."""
     try:
-        return inputs.read_bytes(path, FILE_BYTES, "a file of a sweep")
+        return inputs.read_bytes(path, MAX_FILE_BYTES, "a file of a sweep")
     except inputs.MissingFile:
         return None
     except IpaError as error:
@@ -230,7 +230,7 @@ def _parse(line: bytes, sweep: Sweep) -> Outcome | None:
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(inputs.read_bytes(path, PICTURE_BYTES, "a picture")).hexdigest()
+        return hashlib.sha256(inputs.read_bytes(path, MAX_PICTURE_BYTES, "a picture")).hexdigest()
     except IpaError:
         return None
 
@@ -243,13 +243,13 @@ def _brief(value: Any) -> str:
     elif value is None:
         text = "none"
     else:
-        text = in_words(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+        text = format_scale(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:59] + "…"
 
 
 @contextmanager
-def _in_words(folder: Path) -> Iterator[None]:
+def _as_folder_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FolderError(f"{folder} cannot be written: {error.strerror or error}", ELSEWHERE) from error
+        raise FolderError(f"{folder} cannot be written: {error.strerror or error}", RESUME_HINT) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.sweep import image_data
 from ipa_cli.sweep.difference import Change, Frozen
 from ipa_cli.sweep.journal import Outcome
-from ipa_cli.sweep.plan import Point, Row, Sweep, in_words, labels
+from ipa_cli.sweep.plan import Point, Row, Sweep, format_scale, labels
 
 if TYPE_CHECKING:
     import jinja2
@@ -53,11 +53,11 @@ def render(
         script=Markup(script),
         frozen=[str(same) for same in frozen],
         failures=[
-            f"row {outcome.point.row.number}, scale {in_words(outcome.point.scale)}: {outcome.error}"
+            f"row {outcome.point.row.number}, scale {format_scale(outcome.point.scale)}: {outcome.error}"
             for outcome in failed
         ],
         summary=summarize(changes),
-        scale_labels=[in_words(scale) for scale in sweep.scales],
+        scale_labels=[format_scale(scale) for scale in sweep.scales],
         rows=_rows(sweep, outcomes, embed, change_to, frozen),
         largest_change=max((change.mean for change in changes), default=0.0) or 1.0,
         settings=shown,
@@ -96,7 +96,7 @@ def _rows(
 
     def cell(row: Row, point: Point) -> dict[str, Any]:
         outcome, key = outcomes.get(point.number), (row.number, point.scale)
-        where = f"scale {in_words(point.scale)}, reference {names[row.reference]}, row {row.number}"
+        where = f"scale {format_scale(point.scale)}, reference {names[row.reference]}, row {row.number}"
         return {
             "number": point.number,
             "alt": f"{sweep.prompts[row.prompt]} — {where}",
@@ -122,7 +122,7 @@ def _rows(
 
 
 def _change(change: Change, frozen: bool) -> dict[str, Any]:
-    from_scale = f"from scale {in_words(change.before)}"
+    from_scale = f"from scale {format_scale(change.before)}"
     return {
         "mean": change.mean,
         "text": "same picture" if frozen and not change.mean else f"Δ {change.mean:.2f}",
@@ -160,7 +160,7 @@ def _script_data(
 
     return {
         "scales": sweep.scales,
-        "labels": [in_words(scale) for scale in sweep.scales],
+        "labels": [format_scale(scale) for scale in sweep.scales],
         "prompts": sweep.prompts,
         "references": [
             {

@@ -1,4 +1,4 @@
-"""What a sweep draws: every reference, prompt, size and seed at every scale; plain data, checked before any work."""
+"""The plan of a sweep: every reference, prompt, size and seed at every scale; plain data, checked before any work."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ipa_cli.errors import UsageError
 from ipa_cli.images.filenames import slug
 
 DEFAULT_FROM, DEFAULT_TO, DEFAULT_NUM = 0.0, 1.0, 5
-MOST_POINTS = 10_000
-PLACES = 6  # of decimals: float32, in which the graph takes the scale, still tells them apart, and names stay short
+MAX_POINTS = 10_000
+DECIMALS = 6  # float32, in which the graph takes the scale, still distinguishes them, and file names stay short
 EXAMPLE = "--scales 0,0.25,0.5,0.75,1"
 
 
@@ -62,7 +62,7 @@ class Sweep:
     @cached_property
     def points(self) -> tuple[Point, ...]:
         return tuple(
-            Point(n, row, scale, f"pictures/{self.stem(row)}-scale-{in_words(scale)}.png")
+            Point(n, row, scale, f"pictures/{self.stem(row)}-scale-{format_scale(scale)}.png")
             for n, (row, scale) in enumerate(product(self.rows, self.scales), 1)
         )
 
@@ -74,7 +74,7 @@ class Sweep:
 
     @property
     def counted(self) -> str:
-        """The cross product in words: "5 scales × 3 references × 2 sizes = 30 pictures"."""
+        """The cross product: "5 scales × 3 references × 2 sizes = 30 pictures"."""
         axes = [
             (self.scales, "scale"),
             (self.references, "reference"),
@@ -93,9 +93,9 @@ def make(
     sizes: Sequence[tuple[int, int]],
     seeds: Sequence[int],
 ) -> Sweep:
-    """Put the axes together. Raises UsageError for an entry given twice, and for more than `MOST_POINTS` points.
+    """Put the axes together. Raises UsageError for an entry given twice, and for more than `MAX_POINTS` points.
 
-    `references` are names for people, which may repeat where their sources do not: see `check_references`.
+    `references` are display names, which may repeat where their sources do not: see `check_references`.
     """
     for axis, flag, show in (
         (prompts, "--prompt", str),
@@ -104,15 +104,16 @@ def make(
     ):
         _no_duplicates(axis, flag, show)
     points = math.prod(map(len, (scales, references, prompts, sizes, seeds)))
-    if points > MOST_POINTS:
-        raise UsageError(f"that makes {points} pictures; a sweep has at most {MOST_POINTS}", "split it into several")
+    if points > MAX_POINTS:
+        raise UsageError(f"that makes {points} pictures; a sweep has at most {MAX_POINTS}", "split it into several")
     return Sweep(tuple(scales), tuple(references), tuple(prompts), tuple(sizes), tuple(seeds))
 
 
 def make_scales(listed: str | None, first: float | None, last: float | None, number: int | None) -> tuple[float, ...]:
-    """The scales, rising, from a list ("0,0.5,1") or from a range; 0 to 1 in 5 where nothing is said.
+    """The scales, rising, from a list ("0,0.5,1") or from a range; 0 to 1 in 5 by default.
 
-    Raises UsageError for what is no number, out of bounds, given twice, `first` not below `last`, or both ways.
+    Raises UsageError for what is not a number, out of bounds or given twice, where `first` is not below `last`,
+    and for both a list and a range.
     """
     if listed is None:
         return _range(
@@ -121,16 +122,16 @@ def make_scales(listed: str | None, first: float | None, last: float | None, num
             DEFAULT_NUM if number is None else number,
         )
     if (first, last, number) != (None, None, None):
-        raise UsageError("--scales and --from, --to, --num say the same thing twice", "leave one of them out")
-    words = [word.strip() for word in listed.split(",")]
-    if len(words) > MOST_POINTS:
-        raise UsageError(f"--scales has {len(words)} entries; a sweep has at most {MOST_POINTS}", EXAMPLE)
-    scales = [_number(word, listed) for word in words]
+        raise UsageError("--scales cannot be combined with --from, --to or --num", "give a list or a range")
+    entries = [entry.strip() for entry in listed.split(",")]
+    if len(entries) > MAX_POINTS:
+        raise UsageError(f"--scales has {len(entries)} entries; a sweep has at most {MAX_POINTS}", EXAMPLE)
+    scales = [_number(entry, listed) for entry in entries]
     for scale in scales:
         _check("scale", scale, "--scales", EXAMPLE)
-        if scale != round(scale, PLACES):
-            raise UsageError(f"--scales {scale!r}: more than {PLACES} decimal places", EXAMPLE)
-    _no_duplicates(scales, "--scales", in_words)
+        if scale != round(scale, DECIMALS):
+            raise UsageError(f"--scales {scale!r}: more than {DECIMALS} decimal places", EXAMPLE)
+    _no_duplicates(scales, "--scales", format_scale)
     return tuple(sorted(scales))
 
 
@@ -154,13 +155,13 @@ def check_seeds(seeds: Sequence[int]) -> None:
         _check("seed", seed, "--seed", "--seed 42")
 
 
-def in_words(scale: float) -> str:
-    """A scale as people write it, and no two alike: 0, 0.25, 1."""
+def format_scale(scale: float) -> str:
+    """A scale as people write it, different for different scales: 0, 0.25, 1."""
     return repr(scale).removesuffix(".0")
 
 
 def labels(references: Sequence[str]) -> tuple[str, ...]:
-    """Short names of the references, no two alike: the file name, or all of it where two would be the same."""
+    """Short, distinct names of the references: the file name, or the whole source where two would be the same."""
     names = [re.split(r"[/\\]", source.rstrip("/\\"))[-1] or source for source in references]
     names = [name if names.count(name) == 1 else source for name, source in zip(names, references, strict=True)]
     return tuple(name if names.count(name) == 1 else f"{name} ({n})" for n, name in enumerate(names, 1))
@@ -170,20 +171,20 @@ def _range(first: float, last: float, number: int) -> tuple[float, ...]:
     example = "--from 0 --to 1 --num 5"
     _check("scale", first, "--from", example)
     _check("scale", last, "--to", example)
-    if not 2 <= number <= MOST_POINTS:
-        raise UsageError(f"--num {number}: expected 2 to {MOST_POINTS} scales", example)
+    if not 2 <= number <= MAX_POINTS:
+        raise UsageError(f"--num {number}: expected 2 to {MAX_POINTS} scales", example)
     if first >= last:
-        raise UsageError(f"--from {in_words(first)} is not below --to {in_words(last)}", example)
-    scales = [round(first + (last - first) * n / (number - 1), PLACES) for n in range(number)]
-    _no_duplicates(scales, f"--num {number}: too many between --from and --to:", in_words)
+        raise UsageError(f"--from {format_scale(first)} is not below --to {format_scale(last)}", example)
+    scales = [round(first + (last - first) * n / (number - 1), DECIMALS) for n in range(number)]
+    _no_duplicates(scales, f"--num {number}: too many between --from and --to:", format_scale)
     return tuple(scales)
 
 
-def _number(word: str, listed: str) -> float:
+def _number(entry: str, listed: str) -> float:
     try:
-        return float(word) + 0.0  # minus zero is zero
+        return float(entry) + 0.0  # minus zero is zero
     except ValueError:
-        what = f"'{word}' is not a number" if word else "an entry is empty"
+        what = f"'{entry}' is not a number" if entry else "an entry is empty"
         raise UsageError(f"--scales {listed}: {what}", EXAMPLE) from None
 
 

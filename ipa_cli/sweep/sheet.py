@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ipa_cli.images.drawing import BACKGROUND, ERROR, LINE, MUTED, TEXT, font, wrap, write, write_lines
 from ipa_cli.sweep.journal import Outcome
-from ipa_cli.sweep.plan import Row, Sweep, in_words, labels
+from ipa_cli.sweep.plan import Row, Sweep, format_scale, labels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 CELL = 256  # longest side of a picture on the sheet
 SMALLEST = 48
-MOST_PIXELS = 100_000_000  # of the whole sheet: viewers and memory cope
-MOST_SIDE = 30_000
+MAX_PIXELS = 100_000_000  # of the whole sheet: viewers and memory cope
+MAX_SIDE = 30_000
 GAP, MARGIN, HEADER, LABEL = 12, 28, 96, 220
 
 
@@ -58,7 +58,7 @@ def _cell(sweep: Sweep) -> int:
     while cell > SMALLEST:
         width = 2 * MARGIN + LABEL + len(sweep.scales) * (cell + GAP)
         height = 2 * MARGIN + HEADER + sum(max(_fit(row, cell)[1], _text_height(cell)) + GAP for row in sweep.rows)
-        if width * height <= MOST_PIXELS and max(width, height) <= MOST_SIDE:
+        if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
             break
         cell -= 16
     return cell
@@ -80,7 +80,7 @@ def _draw_header(pen: Pen, sweep: Sweep, subtitle: str, width: int, cell: int) -
     write(pen, (MARGIN, MARGIN + 28), " · ".join([*shared, subtitle]), 14, MUTED, inner)
     for column, scale in enumerate(sweep.scales):
         left = MARGIN + LABEL + column * (cell + GAP)
-        write(pen, (left, MARGIN + HEADER - 32), in_words(scale), 18, TEXT, cell)
+        write(pen, (left, MARGIN + HEADER - 32), format_scale(scale), 18, TEXT, cell)
     write(pen, (MARGIN, MARGIN + HEADER - 30), "scale", 14, MUTED)
 
 

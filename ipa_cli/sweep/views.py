@@ -39,7 +39,7 @@ def write(
     shown = _for_people(whole)
     subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend") if name in shown)
     journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
-    for number, row in difference.drawn_rows(outcomes).items():
+    for number, row in difference.completed_rows(outcomes).items():
         if len(row) > 1:
             journal.write(folder / animation.file_name(sweep, number), animation.animate(folder, row))
     rendered = page.render(folder, sweep, outcomes, references, shown, changes, frozen)

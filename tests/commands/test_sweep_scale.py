@@ -308,7 +308,7 @@ def test_a_frozen_scale_is_a_loud_failure(ipa, references, adapter):
         (("--scales", "0,nan"), "nan"),
         (("--scales", ""), "empty"),
         (("--from", 1, "--to", 0), "--from 1 is not below --to 0"),
-        (("--scales", "0,1", "--num", 3), "twice"),
+        (("--scales", "0,1", "--num", 3), "cannot be combined"),
         (("--size", "65x64"), "multiple of 8"),
         (("--seed", -1), "--seed -1"),
         (("--seed", 5), "--seed 5 is given twice"),

@@ -77,7 +77,7 @@ def finish(drawn: Drawn, settings: Mapping[str, Any] = SETTINGS) -> Path:
     """Write sheet, animations and page; returns the page."""
     folder, sweep, outcomes = drawn.folder, drawn.sweep, drawn.outcomes
     changes, frozen = difference.compare(folder, outcomes)
-    for number, row in difference.drawn_rows(outcomes).items():
+    for number, row in difference.completed_rows(outcomes).items():
         journal.write(folder / animation.file_name(sweep, number), animation.animate(folder, row))
     journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, drawn.references, "demo"))
     rendered = page.render(folder, sweep, outcomes, drawn.references, settings, changes, frozen)

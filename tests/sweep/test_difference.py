@@ -5,7 +5,7 @@ from ipa_cli.sweep import difference
 from tests.sweep.folders import draw, make
 
 
-def test_difference_is_known_on_known_pictures():
+def test_the_difference_of_known_pictures():
     black = np.zeros((4, 4, 3), np.uint8)
     one = black.copy()
     one[0, 0] = (255, 0, 0)
@@ -34,7 +34,7 @@ def test_scales_with_the_same_picture_are_found_though_their_files_differ(tmp_pa
     assert str(frozen[0]) == "row 1: the scales 0 and 1 gave the same picture"
 
 
-def test_all_scales_the_same_is_one_finding(tmp_path):
+def test_identical_pictures_at_all_scales_are_one_report(tmp_path):
     drawn = draw(tmp_path, make(), frozen=range(1, 7))
     changes, frozen = difference.compare(tmp_path, drawn.outcomes)
     assert [same.scales for same in frozen] == [(0, 0.5, 1)] * 2
@@ -42,7 +42,7 @@ def test_all_scales_the_same_is_one_finding(tmp_path):
     assert str(frozen[1]) == "row 2: the scales 0, 0.5 and 1 gave the same picture"
 
 
-def test_the_same_picture_in_two_rows_is_no_finding(tmp_path):
+def test_the_same_picture_in_two_rows_is_not_reported(tmp_path):
     drawn = draw(tmp_path, make(), frozen={1, 4})
     assert difference.compare(tmp_path, drawn.outcomes)[1] == ()
 

@@ -17,7 +17,7 @@ def undisturbed(tmp_path):
     return contents(draw(tmp_path / "undisturbed", make()).folder)
 
 
-def test_one_line_for_every_point_says_what_it_is(tmp_path):
+def test_every_point_has_a_line_that_describes_it(tmp_path):
     drawn = draw(tmp_path, make(), failed={2})
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [line["point"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -39,7 +39,7 @@ def test_one_line_for_every_point_says_what_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("whole", range(6))
-def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, undisturbed, whole):
+def test_a_sweep_resumed_from_any_point_ends_with_the_same_bytes(tmp_path, undisturbed, whole):
     folder, sweep = tmp_path / "stopped", make()
     with journal.locked(folder):
         journal.begin(folder, journal.describe(sweep, SETTINGS), sweep, {}, force=False)
@@ -65,7 +65,7 @@ def test_a_picture_without_its_line_is_drawn_again(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
-def test_a_picture_that_is_missing_or_torn_is_drawn_again(tmp_path, undisturbed, damage):
+def test_a_missing_or_damaged_picture_is_drawn_again(tmp_path, undisturbed, damage):
     folder, sweep = draw(tmp_path / "damaged", make()).folder, make()
     damage(folder / sweep.points[2].file)
     assert sorted(journal.done(folder, sweep)) == [1, 2, 4, 5, 6]
@@ -81,26 +81,26 @@ def test_failed_points_are_tried_again(tmp_path, undisturbed):
 
 @settings(deadline=None)
 @given(st.binary(max_size=300))
-def test_any_journal_is_read_without_a_crash(tmp_path_factory, data):
+def test_any_bytes_are_read_as_a_journal_without_an_error(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("journal")
     (folder / "results.jsonl").write_bytes(data + b"\n")
     assert journal.read_results(folder, make()) == {}
 
 
 @pytest.mark.parametrize("line", ["0", "[]", "{}", '{"point": 0}', '{"point": 99}', '{"point": "1"}', "[" * 5000])
-def test_lines_of_no_point_do_not_count(tmp_path, line):
+def test_lines_that_describe_no_point_are_ignored(tmp_path, line):
     (tmp_path / "results.jsonl").write_text(line + "\n")
     assert journal.read_results(tmp_path, make()) == {}
 
 
-def test_a_journal_that_cannot_be_read_is_told_in_words(tmp_path):
+def test_a_journal_that_cannot_be_read_is_a_folder_error(tmp_path):
     (tmp_path / "results.jsonl").mkdir()
     with pytest.raises(journal.FolderError, match="is a folder, not a file of a sweep"):
         journal.read_results(tmp_path, make())
 
 
 @pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
-def test_what_would_be_read_for_ever_is_refused(tmp_path, monkeypatch, target):
+def test_devices_and_pipes_are_refused(tmp_path, monkeypatch, target):
     monkeypatch.setattr(inputs, "FIFO_SECONDS", 0.2)
     os.mkfifo(tmp_path / "pipe")
     for name in ("sweep.json", "results.jsonl"):
@@ -111,7 +111,7 @@ def test_what_would_be_read_for_ever_is_refused(tmp_path, monkeypatch, target):
         journal.read_results(tmp_path, make())
 
 
-def test_a_line_of_another_sweep_does_not_count(tmp_path):
+def test_lines_of_another_sweep_are_ignored(tmp_path):
     draw(tmp_path, make())
     assert journal.read_results(tmp_path, make(prompts=("a blue fox",))) == {}
 
@@ -123,13 +123,13 @@ def check(folder, sweep, resume=False, force=False, **more):
     journal.check_folder(folder, journal.describe(sweep, {**SETTINGS, **more}), resume, force)
 
 
-def test_a_new_or_empty_folder_is_taken_with_and_without_resume(tmp_path):
+def test_a_new_or_empty_folder_is_accepted_with_and_without_resume(tmp_path):
     check(tmp_path, make())
     check(tmp_path / "new" / "deeper", make(), resume=True)
     assert not (tmp_path / "new").exists()
 
 
-def test_the_same_sweep_goes_on_only_when_asked_to(tmp_path):
+def test_the_same_sweep_is_resumed_only_on_request(tmp_path):
     draw(tmp_path, make())
     check(tmp_path, make(), resume=True)
     check(tmp_path, make(), force=True)
@@ -139,7 +139,7 @@ def test_the_same_sweep_goes_on_only_when_asked_to(tmp_path):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_another_sweep_is_refused_and_named(tmp_path, resume):
+def test_another_sweep_is_refused_with_its_differences(tmp_path, resume):
     draw(tmp_path, make())
     with pytest.raises(journal.FolderError) as caught:
         check(tmp_path, make((0.0, 1.0)), resume=resume, steps=9)
@@ -159,12 +159,12 @@ def test_a_folder_with_links_is_refused_before_anything_is_drawn(tmp_path, name,
 
 
 @pytest.mark.parametrize("flags", [{}, {"resume": True}, {"force": True}])
-def test_a_name_that_is_too_long_is_told(tmp_path, flags):
+def test_a_name_that_is_too_long_is_refused(tmp_path, flags):
     with pytest.raises(journal.FolderError, match="too long"):
         check(tmp_path / ("x" * 300), make(), **flags)
 
 
-def test_what_a_kill_left_is_gone_even_when_nothing_is_missing(tmp_path):
+def test_temporary_files_of_a_killed_sweep_are_removed(tmp_path):
     for name in (".ipa-0.tmp", "pictures/.ipa-0.tmp", "animations/.ipa-0.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("half")
@@ -172,7 +172,7 @@ def test_what_a_kill_left_is_gone_even_when_nothing_is_missing(tmp_path):
         assert not list(tmp_path.rglob(".ipa-*"))
 
 
-def test_a_temporary_name_that_was_fixed_once_leads_nowhere(tmp_path):
+def test_links_under_predictable_temporary_names_are_not_followed(tmp_path):
     mine, folder = tmp_path / "mine", tmp_path / "cloned"
     mine.write_text("mine")
     folder.mkdir()
@@ -183,7 +183,7 @@ def test_a_temporary_name_that_was_fixed_once_leads_nowhere(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["index.html", "results.jsonl", "contact-sheet.png", "pictures/row-1-cat-scale-0.png"])
-def test_files_that_are_of_no_sweep_are_not_written_over(tmp_path, name):
+def test_files_without_a_sweep_are_not_overwritten(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with pytest.raises(journal.FolderError):
@@ -214,20 +214,20 @@ def test_other_files_stay_even_with_force(tmp_path):
         "[" * 100_000,
     ],
 )
-def test_a_damaged_description_is_refused_in_words(tmp_path, text):
+def test_a_damaged_description_is_a_folder_error(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(journal.FolderError):
         check(tmp_path, make(), resume=True)
     check(tmp_path, make(), force=True)
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_is_not_accepted_as_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(journal.FolderError, match="not a folder"):
         check(tmp_path / "file", make(), force=True)
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path):
+def test_a_folder_that_cannot_be_made_is_a_folder_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(journal.FolderError, match="cannot be written"), journal.locked(tmp_path / "file" / "below"):
         pass

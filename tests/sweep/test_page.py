@@ -224,7 +224,7 @@ def test_the_enlarged_picture_has_its_settings_and_neighbours(browser, plain, pl
         assert tab.locator("#left img").get_attribute("src") == source(plain, 5)
 
 
-def test_text_of_the_user_is_text(browser, tmp_path):
+def test_user_text_is_shown_as_text(browser, tmp_path):
     reference = "</script><script>window.hacked = 1</script>.png"
     drawn = draw(tmp_path, make((0.0, 1.0), (reference,), (HOSTILE, "plain")))
     with opened(browser, finish(drawn)) as tab:
@@ -264,7 +264,7 @@ def test_the_policy_blocks_every_request_and_foreign_script(browser, plain_page,
     context.close()
 
 
-def test_trouble_stands_on_top(browser, troubled_page):
+def test_frozen_scales_and_failures_are_shown_first(browser, troubled_page):
     with opened(browser, troubled_page) as tab:
         alerts = tab.get_by_role("alert").all_inner_texts()
         assert "The scale is frozen" in alerts[0] and "row 2: the scales 0 and 1 gave the same picture" in alerts[0]
@@ -276,7 +276,7 @@ def test_trouble_stands_on_top(browser, troubled_page):
         assert tab.locator("#stage img").is_visible()
 
 
-def test_no_trouble_raises_no_alert(browser, plain_page):
+def test_a_sweep_without_failures_has_no_alert(browser, plain_page):
     with opened(browser, plain_page) as tab:
         assert tab.get_by_role("alert").count() == 0
 
@@ -335,7 +335,7 @@ def test_light_and_dark_follow_the_system_and_the_switch(browser, troubled_page,
         assert is_dark(tab) == (scheme == "dark")
 
 
-def test_everything_has_a_name(browser, troubled_page):
+def test_every_control_and_image_has_an_accessible_name(browser, troubled_page):
     with opened(browser, troubled_page) as tab:
         unnamed = tab.evaluate(
             """[...document.querySelectorAll("button, select, input, img")].filter((e) => e.checkVisibility()).filter(
@@ -363,7 +363,7 @@ def test_a_single_scale_makes_a_page_too(browser, tmp_path):
         assert tab.get_by_text("no neighbouring scales").is_visible()
 
 
-def test_large_sweeps_are_shown_as_previews_and_say_so(browser, plain, monkeypatch, tmp_path):
+def test_large_sweeps_are_shown_as_previews_with_a_note(browser, plain, monkeypatch, tmp_path):
     monkeypatch.setattr(image_data, "MAX_BYTES", 100)
     monkeypatch.setattr(image_data, "PREVIEW_PIXELS", 8 * 64**2)
     large = draw(tmp_path, make((0.0, 0.25, 0.5, 1.0), sizes=((256, 128),)))

@@ -36,7 +36,7 @@ def test_equal_pictures_give_equal_bytes(tmp_path):
     drawn = draw(tmp_path, make())
     once, again = (sheet.draw(tmp_path, drawn.sweep, drawn.outcomes, drawn.references, "demo") for _ in range(2))
     assert once == again
-    row = difference.drawn_rows(drawn.outcomes)[1]
+    row = difference.completed_rows(drawn.outcomes)[1]
     assert animation.animate(tmp_path, row) == animation.animate(tmp_path, row)
 
 
@@ -59,7 +59,7 @@ def test_a_failed_point_is_marked_and_says_why(tmp_path):
     assert (cell[30:80] < 200).any()
 
 
-def test_labels_of_varied_prompts_sizes_and_seeds_stay_in_their_place(tmp_path):
+def test_long_labels_stay_in_their_column(tmp_path):
     prompts = ("a very long prompt that never ends " * 12, "wordwithoutanyblank" * 12)
     drawn = draw(tmp_path, make((0.0, 1.0), ("n" * 300 + ".png",), prompts, ((64, 64), (64, 32)), (1, 2)))
     image = shown(drawn, "subtitle " * 100)
@@ -73,10 +73,10 @@ def _colours(image):
 
 
 @pytest.mark.slow
-def test_large_sweeps_have_smaller_cells_not_an_endless_sheet(tmp_path):
+def test_large_sweeps_have_smaller_cells(tmp_path):
     drawn = draw(tmp_path, make(tuple(n / 100 for n in range(101)), ("a", "b", "c")))
     image = shown(drawn)
-    assert image.width <= sheet.MOST_SIDE and image.width * image.height <= sheet.MOST_PIXELS
+    assert image.width <= sheet.MAX_SIDE and image.width * image.height <= sheet.MAX_PIXELS
 
 
 def test_no_character_on_the_sheet_is_drawn_as_a_box(tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ def test_no_character_on_the_sheet_is_drawn_as_a_box(tmp_path, monkeypatch):
 
 def test_the_animation_runs_through_the_scales(tmp_path):
     drawn = draw(tmp_path, make((0.0, 0.25, 1.0), sizes=((256, 128),)))
-    data = animation.animate(tmp_path, difference.drawn_rows(drawn.outcomes)[1])
+    data = animation.animate(tmp_path, difference.completed_rows(drawn.outcomes)[1])
     with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
         assert (image.n_frames, image.size, image.info["loop"]) == (3, (256, 128 + animation.STRIP), 0)
         for number, point in enumerate(drawn.sweep.points[:3]):
@@ -118,4 +118,4 @@ def test_animations_are_named_so_that_they_sort():
 def test_narrow_pictures_are_drawn_and_animated(tmp_path, size):
     drawn = draw(tmp_path, make((0.0, 1.0), sizes=(size,)))
     shown(drawn)
-    assert animation.animate(tmp_path, difference.drawn_rows(drawn.outcomes)[1])
+    assert animation.animate(tmp_path, difference.completed_rows(drawn.outcomes)[1])

@@ -9,7 +9,7 @@ from ipa_cli.sweep import plan
 from tests.sweep.folders import make
 
 
-def test_the_scale_changes_fastest_and_every_combination_is_there_once():
+def test_every_combination_is_a_point_and_the_scale_changes_fastest():
     sweep = make((0.0, 1.0), ("a", "b"), ("p", "q"), ((64, 64), (64, 128)), (1, 2))
     assert [point.number for point in sweep.points] == list(range(1, 33))
     assert [point.scale for point in sweep.points] == [0.0, 1.0] * 16
@@ -46,11 +46,11 @@ def test_files_carry_the_name_of_their_reference(reference, stem):
     assert [point.file for point in sweep.points] == [f"pictures/{stem}-scale-0.5.png"]
 
 
-def test_scales_are_0_to_1_in_5_where_nothing_is_said():
+def test_scales_are_0_to_1_in_5_by_default():
     assert plan.make_scales(None, None, None, None) == (0, 0.25, 0.5, 0.75, 1)
 
 
-def test_listed_scales_rise_whatever_their_order():
+def test_listed_scales_are_sorted():
     assert plan.make_scales(" 1, 0,.5 ", None, None, None) == (0, 0.5, 1)
 
 
@@ -60,7 +60,7 @@ def test_a_range_has_both_its_ends_and_short_names():
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (("", None, None, None), "empty"),
         (("0,,1", None, None, None), "empty"),
@@ -72,8 +72,8 @@ def test_a_range_has_both_its_ends_and_short_names():
         (("0.5,0.50", None, None, None), "0.5 is given twice"),
         (("0,-0", None, None, None), "0 is given twice"),
         (("0.12345678", None, None, None), "decimal places"),
-        (("0,1", 0.0, None, None), "twice"),
-        (("0,1", None, None, 3), "twice"),
+        (("0,1", 0.0, None, None), "cannot be combined"),
+        (("0,1", None, None, 3), "cannot be combined"),
         ((None, 1.0, 0.5, 3), "--from 1 is not below --to 0.5"),
         ((None, 0.5, 0.5, 3), "not below"),
         ((None, math.nan, 1.0, 3), "--from nan"),
@@ -83,10 +83,10 @@ def test_a_range_has_both_its_ends_and_short_names():
         ((None, 0.0, 0.000001, 5), "too many"),
     ],
 )
-def test_bad_scales_are_refused(arguments, said):
+def test_bad_scales_are_refused(arguments, message):
     with pytest.raises(UsageError) as caught:
         plan.make_scales(*arguments)
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert caught.value.hint
 
 
@@ -98,7 +98,7 @@ def test_any_text_makes_distinct_rising_scales_or_is_refused(text):
         return
     assert scales == tuple(sorted(set(scales)))
     assert all(0 <= scale <= 10 for scale in scales)
-    assert len({plan.in_words(scale) for scale in scales}) == len(scales)
+    assert len({plan.format_scale(scale) for scale in scales}) == len(scales)
 
 
 @given(st.floats(0, 10), st.floats(0, 10), st.integers(2, 100))
