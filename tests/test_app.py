@@ -136,7 +136,7 @@ def test_a_log_file_has_what_is_said_and_what_is_not_shown(ipa, world, monkeypat
 
 
 @pytest.mark.usefixtures("own_logging")
-def test_a_log_file_is_no_link_and_waits_for_nobody(ipa, world):
+def test_a_log_file_is_neither_a_link_nor_a_pipe(ipa, world):
     mine = world.cwd / "mine"
     mine.write_text("mine")
     (world.cwd / "link").symlink_to(mine)
@@ -221,7 +221,7 @@ def test_every_setting_is_a_flag_of_generate(ipa):
         ("generate --steps many --json", True),
     ],
 )
-def test_what_is_wrong_with_a_command_line_is_told_as_it_wants(ipa, typed, json_mode):
+def test_what_is_wrong_with_a_command_line_is_reported_as_it_wants(ipa, typed, json_mode):
     ran = ipa(*typed.split())
     assert ran.exit_code == 2 and bool(ran.stdout) == json_mode
     assert ipa("cache", "clear", "--", "--json").stdout == ""  # a graph of that name
@@ -280,7 +280,7 @@ WORLD = [  # wrong only for what is, or is not, there
 
 
 @pytest.mark.parametrize(("exit_code", "typed"), [*((2, typed) for typed in WORDS), *((1, typed) for typed in WORLD)])
-def test_words_are_exit_status_2_and_the_world_is_1(ipa, world, exit_code, typed):
+def test_wrong_usage_exits_with_2_and_other_failures_with_1(ipa, world, exit_code, typed):
     ran = ipa(*typed.split())
     assert ran.exit_code == exit_code and ran.stdout == "", ran
     error, hint = ran.stderr.splitlines()[-2:]
@@ -350,7 +350,7 @@ def test_a_reader_that_goes_away_is_no_bug(world, typed, gone):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("typed", [["config", "show"], ["config", "show", "--json"], ["--help"], ["-V", "--json"]])
-def test_a_full_disk_under_stdout_is_told(world, typed):
+def test_a_full_disk_under_stdout_is_reported(world, typed):
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "ipa_cli", *typed]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=world.environ)
@@ -360,7 +360,7 @@ def test_a_full_disk_under_stdout_is_told(world, typed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("typed", [["--json"], []])
-def test_names_no_locale_can_show_are_told_all_the_same(world, typed):
+def test_names_no_locale_can_show_are_reported_all_the_same(world, typed):
     """A file name may be any bytes; LANG=C and a pipe show ASCII alone."""
     name = "ü".encode() + b"\xff.png"
     command = [sys.executable, "-m", "ipa_cli", "generate", "--image", name, *typed]

@@ -126,7 +126,7 @@ def test_nothing_is_shown_when_piped(ipa, world):
     assert ran.stdout.startswith("ipa-1.png") and "preview" not in ran.stderr
 
 
-def test_a_missing_package_is_told_with_the_command_that_brings_it(world):
+def test_a_missing_package_is_reported_with_the_command_that_brings_it(world):
     without = "import importlib.util, sys; find = importlib.util.find_spec\n"
     without += "importlib.util.find_spec = lambda name, *more: None if name == 'textual_image' else find(name, *more)\n"
     without += "from ipa_cli.app import run; code = run(['generate', '--preview', '--width', '64', '--height', '64'])\n"

@@ -48,7 +48,7 @@ def plain(name, content):
     return member, content
 
 
-def test_there_and_back(store, other, archive):
+def test_export_and_import_give_the_same_graphs(store, other, archive):
     brought = cache.import_(other, archive)
     assert [entry.key for entry in brought.added] == sorted([key(batch=1), key(batch=2)], key=lambda k: k.folder)
     assert brought.kept == ()

@@ -71,7 +71,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("words", "harm"), DAMAGES.items(), ids=DAMAGES)
-def test_damage_is_told_in_words_and_removed(store, words, harm):
+def test_damage_is_reported_and_removed(store, words, harm):
     entry = build(store)
     harm(entry)
     with pytest.raises(DamagedGraph, match=f"{words}.*; it was removed"), cache.open_graph(store, entry):
@@ -108,7 +108,7 @@ def test_what_changes_no_byte_keeps_a_graph_usable(store, change):
     assert cache.build(store, key(), {}, never).entry.folder == entry.folder
 
 
-def test_a_file_that_cannot_be_read_is_told_and_stays(store, monkeypatch):
+def test_a_file_that_cannot_be_read_is_reported_and_stays(store, monkeypatch):
     entry = build(store)
 
     usual = os.open

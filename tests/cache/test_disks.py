@@ -51,7 +51,7 @@ def test_a_librarys_own_words_for_a_full_disk(small_disk):
         build(Store(small_disk / "cache"), builder=library)
 
 
-def test_a_file_size_limit_is_told_like_a_full_disk(store):
+def test_a_file_size_limit_is_reported_like_a_full_disk(store):
     work = """
     import resource
     from ipa_cli.cache import StoreError

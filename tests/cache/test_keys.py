@@ -127,7 +127,7 @@ def test_slug_of_real_names():
     assert slug("NVIDIA GeForce RTX 4090 / sm89") == "nvidia-geforce-rtx-4090-sm89"
 
 
-def test_difference_in_words():
+def test_a_difference_is_described():
     have = key(factors={"torch": "2.11.0", "triton": "3.1", "isa": ["x86_64", "avx2", "amx"], "same": 1})
     want = key(gpu="cpu", factors={"torch": "2.13.0", "batch": 4, "isa": ["x86_64", "avx2", "avx512f"], "same": 1})
     assert keys.list_differences(have, want) == [
@@ -148,11 +148,11 @@ def test_difference_in_words():
         ("options.dynamic", [128, 256], None, "options.dynamic 128, 256 → none"),
     ],
 )
-def test_differences_are_in_words_for_people(name, old, new, words):
+def test_differences_are_described(name, old, new, words):
     assert keys.describe_change(name, old, new) == words
 
 
-def test_the_shape_is_told_where_nothing_else_is():
+def test_the_shape_is_reported_where_nothing_else_is():
     have, want = key(shape="64x64-b2"), key(shape="128x128-b2")
     assert keys.list_differences(have, want) == ["shape 64x64-b2 → 128x128-b2"]
     assert keys.list_differences(

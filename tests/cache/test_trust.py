@@ -193,7 +193,7 @@ def test_a_key_that_others_could_know_marks_nothing(store, no_key, spoil):
     assert isinstance(cache.lookup(store, key()), Hit)
 
 
-def test_no_place_for_a_key_is_told_before_the_work(store, monkeypatch):
+def test_no_place_for_a_key_is_reported_before_the_work(store, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/state")
     with pytest.raises(StoreError, match="cannot be kept") as error:
         cache.build(store, key(), {}, never)
@@ -261,7 +261,7 @@ def test_no_copy_is_made_in_a_tmpdir_where_others_may_exchange_it(store, monkeyp
         assert "TMPDIR" in refused(store, entry).hint
 
 
-def test_no_room_to_open_is_told_with_the_folder(store, monkeypatch, tmp_path):
+def test_no_room_to_open_is_reported_with_the_folder(store, monkeypatch, tmp_path):
     entry = build(store)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

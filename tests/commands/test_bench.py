@@ -208,7 +208,7 @@ def test_a_python_that_does_not_work_is_a_reason(ipa):
         (("--runs", 0), "Invalid value for '--runs'"),
     ],
 )
-def test_wrong_usage_is_told_before_anything_starts(ipa, world, flags, told):
+def test_wrong_usage_is_reported_before_anything_starts(ipa, world, flags, told):
     ran = ipa("bench", *flags, "--json")
     assert ran.exit_code == (1 if "there is no" in told else 2)
     assert told in ran.error()["message"] and ran.error()["hint"]

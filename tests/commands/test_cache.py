@@ -134,7 +134,7 @@ def test_the_folder_comes_from_flag_and_environment(ipa, store, tmp_path, monkey
     assert len(listed(ipa)) == 1
 
 
-def test_a_cache_that_cannot_be_read_is_told(ipa, tmp_path):
+def test_a_cache_that_cannot_be_read_is_reported(ipa, tmp_path):
     (tmp_path / "file").write_text("x")
     error = ipa("cache", "ls", "--json", "--cache-dir", tmp_path / "file").error()
     assert "cannot read the graph cache" in error["message"]
@@ -206,7 +206,7 @@ def test_what_killed_processes_left_is_shown_and_cleared(ipa, store):
 # clear
 
 
-def test_clear_asks_for_yes_where_nobody_can_answer(ipa_process, store):
+def test_clear_needs_yes_without_a_terminal(ipa_process, store):
     put(store, batch=1)
     put(store, batch=2)
     refused = ipa_process("cache", "clear")

@@ -58,7 +58,7 @@ def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
 @pytest.mark.parametrize(
     ("spoiled", "message"), [("XDG_STATE_HOME", "key that marks your own graphs"), ("IPA_CACHE_DIR", "graph cache")]
 )
-def test_a_graph_that_could_not_be_kept_is_told_before_weights_are_read(ipa, monkeypatch, spoiled, message):
+def test_a_graph_that_could_not_be_kept_is_reported_before_weights_are_read(ipa, monkeypatch, spoiled, message):
     monkeypatch.setattr("ipa_cli.engine.engine.Engine.open", lambda *_: pytest.fail("it read the weights"))
     monkeypatch.setenv(spoiled, "/dev/null/ipa")
     ran = ipa("compile", "--backend", "inductor", "--device", "cpu")
@@ -198,7 +198,7 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
         (("--compile-options", "quick"), "no preset 'quick'"),
     ],
 )
-def test_wrong_wishes_are_refused_before_anything_is_loaded(
+def test_invalid_options_fail_before_loading(
     arguments: tuple[str, ...], words: str, world: World, ipa: Callable[..., Ran]
 ) -> None:
     said = ipa(
@@ -236,7 +236,7 @@ def test_a_range_is_compiled_with_a_size_from_within(asked, example, world, ipa,
     assert sizes == [example]
 
 
-def test_a_size_outside_of_the_range_is_told_before_loading(world, ipa) -> None:
+def test_a_size_outside_of_the_range_is_reported_before_loading(world, ipa) -> None:
     model = tiny_model.write(world.cwd / "model")
     said = ipa("compile", "--model", model, "--dynamic", "512..1536", "--size", "256x512", "--json")
     assert said.exit_code == 2 and "256x512 is outside of 512..1536" in said.error()["message"]

@@ -160,7 +160,7 @@ def test_a_silent_hub_is_not_asked_again_for_the_model(ipa_process):
             silent.accept()
 
 
-def test_a_password_in_the_hub_s_address_is_told_nowhere(ipa_process):
+def test_a_password_in_the_hub_s_address_is_reported_nowhere(ipa_process):
     ran = ipa_process("doctor", "--json", "--model", "sdxl", environ={"HF_ENDPOINT": "http://me:hunter2@127.0.0.1:9"})
     assert "127.0.0.1:9" in found(ran)["model and adapter"]["found"]
     assert "hunter2" not in ran.stdout

@@ -87,7 +87,7 @@ def test_a_device_in_the_place_of_embeddings_is_refused(ipa):
         ((REFERENCE, "--ip-adapter", "none"), "one real adapter"),
     ],
 )
-def test_what_cannot_be_encoded_is_told(ipa, world, arguments, words):
+def test_what_cannot_be_encoded_is_reported(ipa, world, arguments, words):
     ran = ipa("embed", *arguments, "--json")
     assert ran.exit_code in (1, 2) and words in ran.error()["message"]
     assert world.files() == []

@@ -281,7 +281,7 @@ def test_every_prompt_is_drawn_with_the_same_seeds(ipa, world, stdin):
 
 
 @pytest.mark.slow
-def test_what_a_prompt_cannot_say_yet_is_told_once(ipa, world):
+def test_what_a_prompt_cannot_say_yet_is_reported_once(ipa, world):
     words = "(a red star:1.4) BREAK " + "and a very blue one " * 20
     ran = ipa("generate", *FAST, "-p", words, "-p", "[a dot]", "--negative-prompt", words, "--quiet")
     assert ran.stderr.count("read as plain words: (a red star:1.4), BREAK, [a dot]") == 1
@@ -406,7 +406,7 @@ def junk(world):
         (("--output", "x" * 300), 2, "too long"),
     ],
 )
-def test_bad_input_is_told_and_nothing_is_written(ipa, junk, flags, exit_code, words):
+def test_bad_input_is_reported_and_nothing_is_written(ipa, junk, flags, exit_code, words):
     before = junk.files()
     ran = ipa("generate", *FAST, *flags, "--json")
     assert ran.exit_code == exit_code, ran.stdout + ran.stderr
@@ -425,7 +425,7 @@ def test_bad_input_is_told_and_nothing_is_written(ipa, junk, flags, exit_code, w
         ("compile", ("--precision", "fp8"), "fp8 needs a GPU of compute capability 8.9"),
     ],
 )
-def test_what_a_device_cannot_do_is_told_before_the_weights_are_read(ipa, world, monkeypatch, command, flags, words):
+def test_what_a_device_cannot_do_is_refused_before_weights_are_read(ipa, world, monkeypatch, command, flags, words):
     monkeypatch.setattr("ipa_cli.models.loader.load", lambda *_: pytest.fail("it read the weights"))
     ran = ipa(command, "--device", "cpu", *flags, "--json")
     assert ran.exit_code == 2, ran.stdout + ran.stderr
@@ -433,13 +433,13 @@ def test_what_a_device_cannot_do_is_told_before_the_weights_are_read(ipa, world,
 
 
 @pytest.mark.slow
-def test_a_precision_that_auto_leaves_out_is_told(ipa):
+def test_a_precision_that_auto_leaves_out_is_reported(ipa):
     ran = ipa("generate", *FAST, "--device", "cpu", "--compile-options", '{"precision": "fp8"}', "--json")
     assert ran.data()["backend"] == "eager"
     assert "warning: without a graph nothing is drawn in fp8" in ran.stderr
 
 
-def test_no_network_is_told(ipa, world):
+def test_no_network_is_reported(ipa, world):
     ran = ipa("generate", *FAST, "--model", "someone/thing", "--json")
     assert ran.exit_code == 1 and f"cannot reach {ENDPOINT}" in ran.error()["message"]
     assert "HF_ENDPOINT" in ran.error()["hint"]
@@ -469,14 +469,14 @@ def test_ctrl_c_twice_while_loading_answers_a_script_with_one_object(ipa_process
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_is_told(world):
+def test_a_read_only_folder_is_reported(world):
     done = in_a_mount(world, "ro", "generate", *FAST, "--output", "disk/cat.png", "--json")
     assert done.returncode == 1, done.stderr
     assert "cannot be written to" in json.loads(done.stdout)["error"]["message"]
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_nothing_is_left(world):
+def test_a_full_disk_is_reported_and_nothing_is_left(world):
     done = in_a_mount(world, "size=4k", "generate", *FAST, "--output", "disk/cat.png", "--json")
     assert done.returncode == 1, done.stderr
     assert "no space left" in json.loads(done.stdout)["error"]["message"]

@@ -125,7 +125,7 @@ def test_a_missing_reference_is_an_error_unless_another_is_named(ipa, world, dra
     assert ran.exit_code == 0 and "warning" not in ran.stderr, ran.stderr
 
 
-def test_a_changed_reference_is_told(ipa, world, drawn):
+def test_a_changed_reference_is_reported(ipa, world, drawn):
     Image.effect_noise((40, 60), 90).convert("RGB").save(world.cwd / "ref.png")
     ran = ipa("generate", "--from", "cat.png", "--output", "again.png")
     assert ran.exit_code == 0 and "warning: ref.png has changed since cat.png was drawn" in ran.stderr
@@ -178,7 +178,7 @@ def test_what_is_read_elsewhere_is_said(ipa, world, drawn):
 # --- what is not taken over -----------------------------------------------------------------------------------
 
 
-def test_what_nobody_knows_is_told_in_one_line(ipa, world, drawn):
+def test_an_unknown_name_is_reported_in_one_line(ipa, world, drawn):
     asked = read_settings(drawn)["settings"]
     changed(world, "cat.png", hires=2, settings={**asked, "tile_size": 3, "compile_options": '{"cuda_graph": false}'})
     ran = ipa("generate", "--from", "changed.png", "--output", "again.png")
@@ -188,7 +188,7 @@ def test_what_nobody_knows_is_told_in_one_line(ipa, world, drawn):
     assert read_settings(world.cwd / "again.png")["settings"] == asked
 
 
-def test_a_machine_that_is_not_here_is_told(ipa, world, drawn):
+def test_a_machine_that_is_not_here_is_reported(ipa, world, drawn):
     asked = {**read_settings(world.cwd / "cat.png")["settings"], "precision": "fp8"}
     changed(world, "cat.png", device="cuda", dtype="float16", backend="inductor", settings=asked)
     data = ipa("generate", "--from", "changed.png", "--device", "cpu", "--json").data()
@@ -197,7 +197,7 @@ def test_a_machine_that_is_not_here_is_told(ipa, world, drawn):
     assert "warning: changed.png was drawn with cuda, float16, fp8, inductor, here it is cpu" in ran.stderr
 
 
-def test_a_backend_that_is_not_here_is_told(ipa, world, drawn):
+def test_a_backend_that_is_not_here_is_reported(ipa, world, drawn):
     changed(world, "cat.png", backend="oneflow")
     ran = ipa("generate", "--from", "changed.png", "--json")
     assert ran.data()["backend"] == "eager"
@@ -205,7 +205,7 @@ def test_a_backend_that_is_not_here_is_told(ipa, world, drawn):
     assert ipa("generate", "--from", "changed.png", "--backend", "oneflow", "--json").exit_code == 1
 
 
-def test_a_model_that_is_not_here_is_told(ipa, world, drawn):
+def test_a_model_that_is_not_here_is_reported(ipa, world, drawn):
     changed(world, "cat.png", model="./gone")
     ran = ipa("generate", "--from", "changed.png", "--json")
     assert ran.exit_code == 1 and "gone" in ran.error()["message"]
@@ -264,7 +264,7 @@ def test_our_own_text_without_our_chunk_names_a_model_of_ours(world):
         ({"model": "\x1b]0;x\x07"}, "unknown model"),
     ],
 )
-def test_what_is_wrong_is_told_and_nothing_is_drawn(ipa, world, chunk, words):
+def test_what_is_wrong_is_reported_and_nothing_is_drawn(ipa, world, chunk, words):
     carrying(world.cwd / "bad.png", ipa={"schema_version": 1, "width": 64, "height": 64, "steps": 1, **chunk})
     ran = ipa("generate", "--from", "bad.png", "--output", "cat.png")
     assert "\x1b" not in ran.stderr and "\x07" not in ran.stderr
@@ -274,7 +274,7 @@ def test_what_is_wrong_is_told_and_nothing_is_drawn(ipa, world, chunk, words):
 
 
 @pytest.mark.parametrize("name", ["nowhere.png", "notes.txt", "plain.png"])
-def test_a_file_without_settings_is_told(ipa, world, name):
+def test_a_file_without_settings_is_reported(ipa, world, name):
     (world.cwd / "notes.txt").write_text("no picture")
     carrying(world.cwd / "plain.png")
     ran = ipa("generate", "--from", name, "--json")

@@ -322,7 +322,7 @@ def test_a_frozen_scale_is_a_loud_failure(ipa, references, adapter):
         (("--backend", "egaer"), "egaer"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_loaded(ipa, references, flags, said):
+def test_bad_input_is_reported_before_anything_is_loaded(ipa, references, flags, said):
     ran = ipa("sweep-scale", *references, *QUICK, "-o", "out", *flags)
     assert ran.exit_code == 2
     assert said in ran.stderr and "hint:" in ran.stderr
@@ -339,7 +339,7 @@ def test_bad_input_is_told_before_anything_is_loaded(ipa, references, flags, sai
         (("--adapter", "own,image=cat.png,scale=1"), "none to sweep"),
     ],
 )
-def test_references_that_do_not_go_together_are_told_before_anything_is_loaded(ipa, references, flags, said):
+def test_references_that_do_not_go_together_are_reported_before_anything_is_loaded(ipa, references, flags, said):
     assert ipa("embed", "cat.png", "-o", "cat.safetensors").exit_code == 0
     assert ipa("embed", "cat.png", "dog.png", "-o", "both.safetensors").exit_code == 0
     ran = ipa("sweep-scale", *QUICK, "-o", "out", *flags)

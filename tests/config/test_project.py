@@ -103,7 +103,7 @@ def test_what_chooses_code_places_or_servers_waits_for_trust(world, line):
         'prompt = "/etc is a folder, https://example.org an address"',
     ],
 )
-def test_what_lies_beside_the_file_or_on_the_hub_may_be_named(world, line):
+def test_files_beside_the_project_file_and_hub_repositories_are_allowed(world, line):
     (world.cwd / "models" / "mine").mkdir(parents=True)
     project(world, line)
     resolved = ask(world)
@@ -253,7 +253,7 @@ def test_trusting_says_what_it_allows(ipa, world):
     assert list(json.loads(known.read_text())) == [str(path)]
 
 
-def test_a_hub_repository_that_a_project_names_is_told(ipa, world):
+def test_a_hub_repository_that_a_project_names_is_reported(ipa, world):
     project(world, 'model = "someone/model"')
     ran = ipa("generate")
     assert "someone/model comes from the hub" in ran.stderr and str(world.cwd / "ipa.toml") in ran.stderr

@@ -65,7 +65,7 @@ def test_ipa_config_names_another_user_file(world, user_file):
     assert ask(world, environ={"IPA_CONFIG": "~/other.toml"}).settings.steps == 2
 
 
-def test_a_user_file_named_but_missing_is_told(world):
+def test_a_user_file_named_but_missing_is_reported(world):
     for name in ("no-such.toml", "~nobody-of-that-name/ipa.toml"):
         with pytest.raises(IpaError, match=r"no-such|nobody"):
             ask(world, environ={"IPA_CONFIG": name})
@@ -153,7 +153,7 @@ def test_a_bad_file_is_named_with_key_and_what_was_expected(world, text, words):
     assert "\n" not in caught.value.message and len(caught.value.message) < 600
 
 
-def test_a_file_that_is_no_text_is_told(world):
+def test_a_file_that_is_no_text_is_reported(world):
     (world.cwd / "ipa.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not valid TOML"):
         ask(world)
@@ -202,7 +202,7 @@ def test_the_same_key_in_both_spellings_is_fine_once(world):
     assert ask(world).settings.guidance_scale == 1
 
 
-def test_every_setting_has_words(world):
+def test_every_setting_has_a_help_text(world):
     assert all(field.metadata["help"] for field in config.FIELDS.values())
     assert config.cache_dir(ask(world).settings).is_relative_to(world.home)
 
@@ -258,7 +258,7 @@ TABLES = st.lists(st.tuples(KEYS, VALUES), max_size=4).map(lambda rows: "\n".joi
 
 
 @given(st.one_of(st.text(), TABLES).map(str.encode) | st.binary())
-def test_any_file_gives_settings_or_words(tmp_path_factory, content):
+def test_any_file_gives_settings_or_an_error(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp() / "any-settings"
     folder.mkdir(exist_ok=True)
     (folder / "ipa.toml").write_bytes(content)
@@ -269,7 +269,7 @@ ENVIRON_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories
 
 
 @given(st.dictionaries(st.sampled_from(sorted(config.FIELDS)), ENVIRON_TEXT | VALUES, max_size=3))
-def test_any_variables_give_settings_or_words(tmp_path_factory, texts):
+def test_any_variables_give_settings_or_an_error(tmp_path_factory, texts):
     environ = {f"IPA_{name.upper()}": text for name, text in texts.items()}
     empty = tmp_path_factory.getbasetemp() / "no-settings.toml"
     empty.touch()

@@ -115,7 +115,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_a_graph_with_an_odd_plan_is_told(store, unet, plan):
+def test_a_graph_with_an_odd_plan_is_reported(store, unet, plan):
     want = wanted(unet)
 
     def fill(folder):

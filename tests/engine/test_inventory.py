@@ -11,13 +11,13 @@ CODE = "c0de"
 HERE = Machine(H200, ("x86_64", "avx2"), "glibc 2.39", "13.0", {"torch": "2.13.0", "triton": "3.5", "nexfort": None})
 
 
-def test_a_graph_of_this_machine_is_of_use():
+def test_a_graph_of_this_machine_is_usable():
     for gpu in ("cpu", H200.slug):
         factors = {**HERE.factors(gpu), "torch": "2.13.0", "unet.sample_size": 128}
         assert inventory.differences(gpu, factors, HERE, CODE) == []
 
 
-def test_reasons_in_words():
+def test_reasons_are_described():
     factors = {**HERE.factors(H200.slug), "torch": "2.13.0", "triton": "3.5", "nexfort": "0.1.dev262"}
     assert inventory.differences(H200.slug, factors, HERE, CODE) == ["nexfort 0.1.dev262 → none"]
     elsewhere = replace(HERE, gpu=None, cuda=None, instruction_set=("x86_64", "avx512f"))
@@ -37,10 +37,10 @@ def test_reasons_in_words():
     assert inventory.differences(H200.slug, HERE.factors(H200.slug), patched, CODE) == []
 
 
-def test_a_cpu_graph_does_not_mind_the_gpu():
+def test_a_cpu_graph_does_not_depend_on_the_gpu():
     assert inventory.differences("cpu", HERE.factors("cpu"), replace(HERE, gpu=None, cuda=None), CODE) == []
 
 
-def test_a_graph_of_other_code_is_of_no_use() -> None:
+def test_a_graph_of_other_code_is_not_usable() -> None:
     factors = {**HERE.factors("cpu"), "code": "0ld"}
     assert inventory.differences("cpu", factors, HERE, CODE) == ["ipa's own code has changed"]

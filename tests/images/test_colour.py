@@ -110,7 +110,7 @@ def test_srgb_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     "broken", [b"x", bytes(200), rgb_profile("ProPhoto")[:200], profile({b"kTRC": curve(1.0)}, b"GRAY")]
 )
-def test_a_broken_profile_is_told_and_left_out(tmp_path, broken):
+def test_a_broken_profile_is_reported_and_left_out(tmp_path, broken):
     Image.new("RGB", (8, 8), GREEN).save(tmp_path / "a.png", icc_profile=broken)
     reference = load(str(tmp_path / "a.png"))
     assert reference.image.getpixel((5, 5)) == GREEN and reference.notes == (UNUSABLE,)
@@ -128,7 +128,7 @@ def test_a_camera_says_adobe_rgb_without_a_profile(tmp_path):
     assert near(tmp_path / "b.jpg", GREEN)  # the profile has the last word
 
 
-def test_a_gamma_of_its_own_is_told(tmp_path):
+def test_a_gamma_of_its_own_is_reported(tmp_path):
     image, said = Image.new("RGB", (8, 8), GREEN), []
     for gamma in (45455, 100_000):
         buffer = io.BytesIO()

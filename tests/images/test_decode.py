@@ -97,7 +97,7 @@ def test_exif_orientation_is_honoured(tmp_path, kind, orientation):
     assert red > 200 and blue < 60
 
 
-def test_alpha_is_shown_on_white_and_told(tmp_path):
+def test_alpha_is_shown_on_white_and_reported(tmp_path):
     image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     image.putpixel((1, 0), (0, 0, 0, 51))
     reference = load(saved(tmp_path / "a.png", image))
@@ -164,7 +164,7 @@ def test_cmyk(tmp_path):
         assert red > 245 and green < 10 and blue < 10
 
 
-def test_a_profile_that_does_not_fit_is_told(tmp_path):
+def test_a_profile_that_does_not_fit_is_reported(tmp_path):
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (srgb, b"no profile"):
@@ -204,7 +204,7 @@ def test_a_cmyk_profile_decides_the_colours(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_of_several_frames_the_first_is_taken_and_told(tmp_path, kind):
+def test_of_several_frames_the_first_is_taken_and_reported(tmp_path, kind):
     second = Image.new("RGB", (64, 32), "green")
     (tmp_path / "a").write_bytes(encoded(kind=kind, save_all=True, append_images=[second]))
     reference = load(str(tmp_path / "a"))

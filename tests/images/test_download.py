@@ -178,5 +178,5 @@ def test_a_host_that_does_not_listen_or_exist(server):
     refused("http://no-such-host.invalid/cat.png", "the host cannot be found")
 
 
-def test_a_server_without_encryption_is_told(server):
+def test_a_server_without_encryption_is_reported(server):
     refused("https" + server.url[4:] + "/cat.png", "no secure connection")

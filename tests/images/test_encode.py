@@ -137,7 +137,7 @@ def test_missing_folders_are_made_when_there_is_something_to_write(tmp_path):
     assert listing(tmp_path / "my" / "pictures") == ["cat.png"]
 
 
-def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(IpaError, match="Not a directory"):
         check_writable(tmp_path / "out" / "cat.png")
@@ -150,7 +150,7 @@ def test_a_folder_cannot_be_overwritten(tmp_path):
     assert listing(tmp_path) == ["cat.png"]
 
 
-def test_a_name_too_long_is_told(tmp_path):
+def test_a_name_too_long_is_reported(tmp_path):
     with pytest.raises(IpaError, match="File name too long"):
         save(tmp_path / ("x" * 300 + ".png"), PICTURE, SETTINGS)
     assert listing(tmp_path) == []
@@ -171,7 +171,7 @@ except IpaError as error:
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_is_told(tmp_path):
+def test_a_read_only_folder_is_reported(tmp_path):
     folder = Path("/")  # nobody may write here, and every user may look
     if os.geteuid() != 0:
         folder = tmp_path
@@ -228,7 +228,7 @@ def test_a_file_size_limit_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_disk_full_is_told_as_such(tmp_path, monkeypatch, code):
+def test_disk_full_is_reported_as_such(tmp_path, monkeypatch, code):
     def fsync(descriptor):
         raise OSError(code, os.strerror(code))
 

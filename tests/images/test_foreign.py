@@ -122,7 +122,7 @@ def test_a_graph_of_comfyui_is_followed(tmp_path):
     )
 
 
-def test_what_a_node_of_comfyui_calls_no_number_spoils_nothing_else(tmp_path):
+def test_a_comfyui_node_without_a_number_spoils_nothing_else(tmp_path):
     graph = {**GRAPH, "90": {"class_type": "LoadImage", "inputs": {}, "is_changed": [float("nan")]}}
     assert replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).values["steps"] == 20
 
@@ -182,7 +182,7 @@ def test_of_very_many_things_the_first_are_named(tmp_path):
     assert len(left_out) == 21 and left_out[-1] == "82 more" and max(map(len, left_out)) <= 120
 
 
-def test_what_a_picture_began_with_is_told():
+def test_what_a_picture_began_with_is_reported():
     graph = copy.deepcopy(GRAPH)
     graph["3"]["inputs"] |= {"latent_image": ["30", 0], "denoise": 0.6}
     graph["30"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["10", 0], "vae": ["4", 2]}}
@@ -253,7 +253,7 @@ def test_what_we_write_comes_back_from_every_format(tmp_path, suffix):
             assert comment.startswith(b"UNICODE\0") and comment[8:].decode("utf-16-be").startswith("日本 fox\nSteps: 3")
 
 
-def test_what_a_jpeg_has_no_room_for_is_told(tmp_path):
+def test_what_a_jpeg_has_no_room_for_is_reported(tmp_path):
     with pytest.raises(IpaError, match="a JPEG has no room") as caught:
         encode.save(tmp_path / "a.jpg", PICTURE, {**SETTINGS, "prompt": "x" * 30_000})
     assert caught.value.hint == "--format png" and list(tmp_path.iterdir()) == []
@@ -265,7 +265,7 @@ def test_quality_counts():
         assert len(encode.encode(noise, SETTINGS, name, 20)) < len(encode.encode(noise, SETTINGS, name, 95))
 
 
-def test_a_text_too_large_is_told(tmp_path):
+def test_a_text_too_large_is_reported(tmp_path):
     PICTURE.save(tmp_path / "a.webp", exif=exif_of(b"ASCII\0\0\0" + b"a" * (1 << 20) + b"b"))
     with pytest.raises(IpaError, match="too large to be settings"):
         replay.read(tmp_path / "a.webp")

@@ -53,7 +53,7 @@ def test_hostile_chunks_are_refused(tmp_path, chunks, message):
     assert caught.value.hint
 
 
-def test_what_carries_nothing_is_told(tmp_path):
+def test_what_carries_nothing_is_reported(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "a.jpg")
     Image.new("L", (2, 2)).save(tmp_path / "a.gif")
     (tmp_path / "empty.png").write_bytes(b"")

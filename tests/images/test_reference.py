@@ -94,7 +94,7 @@ def test_a_pattern_is_every_picture_it_matches_in_natural_order(folder):
         expand(f"{folder}/bird*.png")
 
 
-def test_pictures_that_cannot_be_read_are_told_of(folder, monkeypatch):
+def test_pictures_that_cannot_be_read_are_reported_of(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     for name in ("IMG_2.HEIC", "IMG_10.heif", "raw.cr2", "logo.svg"):
@@ -153,7 +153,7 @@ def test_a_folder_is_not_loaded(tmp_path):
     refused(str(tmp_path), "is a folder")
 
 
-def test_an_unreadable_file_is_told(tmp_path):
+def test_an_unreadable_file_is_reported(tmp_path):
     path = Path(saved(tmp_path / "cat.png"))
     path.chmod(0)
     code = f"""

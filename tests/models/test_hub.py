@@ -105,30 +105,30 @@ def test_a_download_given_up_keeps_the_files_that_are_whole(ipa, breaking, world
         ((429, ""), "answered for someone/mini"),
     ],
 )
-def test_what_the_hub_refuses_is_told(ipa, hub, world, refuse, words):
+def test_what_the_hub_refuses_is_reported(ipa, hub, world, refuse, words):
     hub.refuse["someone/mini"] = refuse
     ran = ipa("generate", *FAST, *MINI, "--json")
     told(ran, "HubError", words)
     assert world.files() == []
 
 
-def test_a_revision_that_is_not_there_is_told(ipa, hub):
+def test_a_revision_that_is_not_there_is_reported(ipa, hub):
     told(ipa("generate", *FAST, *MINI, "--revision", "nowhere", "--json"), "HubError", "no revision 'nowhere'")
 
 
 @pytest.mark.parametrize("missing", ["unet/config.json", "model_index.json", UNET, "scheduler/scheduler_config.json"])
-def test_a_file_that_is_not_there_is_told(ipa, hub, missing):
+def test_a_file_that_is_not_there_is_reported(ipa, hub, missing):
     hub.repos["someone/mini"] = {name: data for name, data in hub.repos["someone/mini"].items() if name != missing}
     error = told(ipa("generate", *FAST, *MINI, "--json"), None, missing.split("/")[0])
     assert "someone/mini" in error["message"]
 
 
-def test_a_variant_that_is_not_there_is_told(ipa, hub):
+def test_a_variant_that_is_not_there_is_reported(ipa, hub):
     told(ipa("generate", *FAST, *MINI, "--variant", "fp17", "--json"), "ModelError", "no weights of variant 'fp17'")
     assert not hub.sent(UNET)
 
 
-def test_an_adapter_that_does_not_fit_is_told_by_its_header_alone(ipa, hub):
+def test_an_adapter_that_does_not_fit_is_reported_by_its_header_alone(ipa, hub):
     layers = [f"ip_adapter.{2 * n + 1}.to_{kind}_ip.weight" for n in range(16) for kind in "kv"]
     tensors = {name: np.zeros((96, 768), np.float32) for name in layers}
     tensors["image_proj.proj.weight"] = np.zeros((4 * 768, 1024), np.float32)
@@ -141,7 +141,7 @@ def test_an_adapter_that_does_not_fit_is_told_by_its_header_alone(ipa, hub):
     assert not [sent for sent in hub.sent(".safetensors") if sent.repo == "someone/mini"]
 
 
-def test_an_encoder_that_does_not_fit_is_told_by_its_configuration_alone(ipa, hub):
+def test_an_encoder_that_does_not_fit_is_reported_by_its_configuration_alone(ipa, hub):
     repo = dict(hub.repos["someone/mini-adapter"])
     repo["image_encoder/config.json"] = repo["image_encoder/config.json"].replace(
         b'"projection_dim": 128', b'"projection_dim": 64'

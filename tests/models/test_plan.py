@@ -154,7 +154,7 @@ def test_a_model_without_adapter_draws_from_the_prompt_alone(ipa, model):
 
 
 @pytest.mark.slow
-def test_weights_that_main_memory_has_no_room_for_are_told_of(ipa, model, monkeypatch):
+def test_weights_that_main_memory_has_no_room_for_are_reported_of(ipa, model, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     ran = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")
     count = sum(tensor.numel() for path in model.rglob("*.safetensors") for tensor in load_file(path).values())
@@ -179,7 +179,7 @@ def test_dummy_weights_need_no_weights(ipa, model):
 
 
 @pytest.mark.slow
-def test_a_variant_of_some_parts_is_taken_where_it_is_and_the_others_are_told(ipa, model, demo):
+def test_a_variant_of_some_parts_is_taken_where_it_is_and_the_others_are_reported(ipa, model, demo):
     whole = model / UNET
     whole.rename(whole.with_suffix(".fp16.safetensors"))
     ran = ipa("generate", *FAST, *REFERENCE, "--model", model, "--variant", "fp16", "--json")
@@ -236,7 +236,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(ipa, world, adapter, sav
     assert not marker.exists()
 
 
-def test_an_adapter_that_a_disk_cannot_read_is_told(ipa, world):
+def test_an_adapter_that_a_disk_cannot_read_is_reported(ipa, world):
     (world.cwd / "broken.bin").symlink_to("/proc/self/mem")
     refused(ipa("generate", *FAST, *REFERENCE, "--ip-adapter", "broken.bin", "--json"), "cannot be read")
 
@@ -248,13 +248,13 @@ def test_the_malicious_pickle_is_malicious(world):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04", b"PK\x03\x04junk", b"<html></html>", b"\x00" * 100])
-def test_junk_that_calls_itself_a_pickle_is_told(ipa, adapter, content):
+def test_junk_that_calls_itself_a_pickle_is_reported(ipa, adapter, content):
     (adapter / "ip-adapter.bin").write_bytes(content)
     (adapter / "ip-adapter.safetensors").unlink()
     refused(ipa("generate", *FAST, *REFERENCE, "--ip-adapter", adapter, "--json"), "ip-adapter.bin")
 
 
-def test_a_pickled_adapter_that_does_not_fit_is_told(ipa, adapter):
+def test_a_pickled_adapter_that_does_not_fit_is_reported(ipa, adapter):
     state = nested(ADAPTER)
     state["ip_adapter"] = {name: tensor[:, :64].clone() for name, tensor in state["ip_adapter"].items()}
     torch.save(state, adapter / "ip-adapter.bin")
@@ -292,7 +292,7 @@ def rewrite(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_an_adapter_of_another_width_is_told_before_anything_large_is_read(ipa, bare_model, adapter):
+def test_an_adapter_of_another_width_is_reported_before_anything_large_is_read(ipa, bare_model, adapter):
     flat = {
         f"{part}.{name}": tensor if part == "image_proj" else tensor[:, :64].clone()
         for part, tensors in nested(ADAPTER).items()
@@ -303,7 +303,7 @@ def test_an_adapter_of_another_width_is_told_before_anything_large_is_read(ipa, 
     refused(ran, "11 cross-attention layers of width 64", "has 11 of width 128")
 
 
-def test_an_adapter_for_fewer_layers_is_told(ipa, bare_model, adapter):
+def test_an_adapter_for_fewer_layers_is_reported(ipa, bare_model, adapter):
     flat = {
         f"{part}.{name}": tensor
         for part, tensors in nested(ADAPTER).items()
@@ -315,13 +315,13 @@ def test_an_adapter_for_fewer_layers_is_told(ipa, bare_model, adapter):
     refused(ran, "10 cross-attention layers", "has 11")
 
 
-def test_an_image_encoder_of_another_width_is_told(ipa, bare_model, adapter):
+def test_an_image_encoder_of_another_width_is_reported(ipa, bare_model, adapter):
     rewrite(adapter / "image_encoder" / "config.json", projection_dim=64)
     ran = ipa("generate", *FAST, *REFERENCE, "--model", bare_model, "--ip-adapter", adapter, "--json")
     refused(ran, "takes images of width 128", "image_encoder (64)")
 
 
-def test_a_missing_image_encoder_is_told(ipa, bare_model, adapter):
+def test_a_missing_image_encoder_is_reported(ipa, bare_model, adapter):
     shutil.rmtree(adapter / "image_encoder")
     ran = ipa("generate", *FAST, *REFERENCE, "--model", bare_model, "--ip-adapter", adapter, "--json")
     refused(ran, "no image encoder")
@@ -333,7 +333,7 @@ def test_several_adapters_are_named(ipa, bare_model, adapter):
     refused(ran, "holds several adapters: ip-adapter.safetensors, other.safetensors")
 
 
-def test_weights_that_are_no_adapter_are_told(ipa, bare_model):
+def test_weights_that_are_no_adapter_are_reported(ipa, bare_model):
     flags = ("--ip-adapter", DEMO / "vae" / "diffusion_pytorch_model.safetensors")
     refused(ipa("generate", *FAST, *REFERENCE, "--model", bare_model, *flags, "--json"), "is no IP-Adapter")
 
@@ -347,7 +347,7 @@ def test_weights_that_are_no_adapter_are_told(ipa, bare_model):
         {"encoder_hid_dim_type": "text_proj"},
     ],
 )
-def test_a_model_of_another_architecture_is_told(ipa, bare_model, changes):
+def test_a_model_of_another_architecture_is_reported(ipa, bare_model, changes):
     rewrite(bare_model / "unet" / "config.json", **changes)
     refused(ipa("generate", *FAST, "--model", bare_model, "--json"), "is not a model of SDXL or SD 1.5")
 
@@ -355,7 +355,7 @@ def test_a_model_of_another_architecture_is_told(ipa, bare_model, changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet/config.json", "model_index.json", "scheduler/scheduler_config.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", None])
-def test_a_broken_configuration_is_told(ipa, model, name, content):
+def test_a_broken_configuration_is_reported(ipa, model, name, content):
     if content is None:
         (model / name).unlink()
     else:
@@ -366,7 +366,7 @@ def test_a_broken_configuration_is_told(ipa, model, name, content):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "missing"])
-def test_damaged_weights_are_told(ipa, model, name, damage):
+def test_damaged_weights_are_reported(ipa, model, name, damage):
     whole = (model / name).read_bytes()
     if damage == "missing":
         (model / name).unlink()
@@ -375,12 +375,12 @@ def test_damaged_weights_are_told(ipa, model, name, damage):
     refused(ipa("generate", *FAST, *REFERENCE, "--model", model, "--json"), name.split("/")[0])
 
 
-def test_a_missing_tokenizer_is_told(ipa, model):
+def test_a_missing_tokenizer_is_reported(ipa, model):
     shutil.rmtree(model / "tokenizer_2")
     refused(ipa("generate", *FAST, *REFERENCE, "--model", model, "--json"), "tokenizer_2")
 
 
-def test_a_file_that_is_no_checkpoint_is_told(ipa, world):
+def test_a_file_that_is_no_checkpoint_is_reported(ipa, world):
     shutil.copy(ADAPTER, world.cwd / "model.safetensors")
     refused(ipa("generate", *FAST, "--model", "model.safetensors", "--json"), "is an IP-Adapter")
     (world.cwd / "model.safetensors").write_bytes(b"junk")
@@ -388,7 +388,7 @@ def test_a_file_that_is_no_checkpoint_is_told(ipa, world):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 8, b"\xff" * 16, b"\x10" + b"\x00" * 7 + b"{}", b"<html></html>"])
-def test_a_header_is_whole_or_told(tmp_path, content):
+def test_a_header_is_whole_or_reported(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(WeightsError):
         header(tmp_path / "x.safetensors")

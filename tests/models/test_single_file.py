@@ -228,7 +228,7 @@ def test_the_usual_adapter_is_taken_with_a_file_too(world):
 
 # The second fills up with "!", and has that mean nothing else, as in SDXL's diffusers folder.
 @pytest.mark.parametrize(("part", "padding", "exclamation"), [("tokenizer", 49407, 256), ("tokenizer_2", 0, 0)])
-def test_words_become_the_numbers_that_clip_knows(part, padding, exclamation):
+def test_prompts_become_the_tokens_of_clip(part, padding, exclamation):
     tokenizer = single_file.tokenizer(SDXL.tokenizers[part])
     ids = tokenizer("a photo of a cat", padding="max_length", max_length=10, truncation=True).input_ids
     assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, padding, padding, padding]
@@ -366,7 +366,7 @@ def test_weights_that_are_not_floating_point_numbers_are_refused(world, sdxl, de
         (f"{TEXT_2}text_projection", ()),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_told(world, sdxl, demo, name, shape):
+def test_a_tensor_that_does_not_fit_is_reported(world, sdxl, demo, name, shape):
     assert name in sdxl
     changed = without(sdxl, name) | ({} if shape is None else {name: torch.zeros(shape)})
     with pytest.raises(ModelError, match="does not fit"):

@@ -80,7 +80,7 @@ def test_a_whole_file_beside_an_index_counts_as_the_library_of_the_part_has_it(t
         None,
     ],
 )
-def test_an_index_that_cannot_be_followed_is_told(tmp_path, shards):
+def test_an_index_that_cannot_be_followed_is_reported(tmp_path, shards):
     location = write(tmp_path, "other.safetensors", "unet/a.bin", "unet/deep/a.safetensors", "unet/a\\b.safetensors")
     (tmp_path / "unet/loop.safetensors").symlink_to("loop.safetensors")
     write_index(tmp_path, "unet/diffusion_pytorch_model.safetensors.index.json", shards)
@@ -131,13 +131,13 @@ def test_a_folder_is_not_walked_through(tmp_path, monkeypatch):
     assert not location.has("x" * 5000) and not walked
 
 
-def test_hidden_files_are_nobody_s_weights(tmp_path):
+def test_hidden_files_are_not_weights(tmp_path):
     location = write(tmp_path, "._ip-adapter.bin", ".DS_Store", "ip-adapter.bin", "below/other.bin")
     assert location.files() == ["ip-adapter.bin"]
     assert Location(None, "some/one", None, frozenset(["._a.bin", "a.bin", "b/c.bin"])).files() == ["a.bin"]
 
 
-def test_a_folder_that_may_not_be_entered_is_told(tmp_path, monkeypatch):
+def test_a_folder_that_may_not_be_entered_is_reported(tmp_path, monkeypatch):
     def refuse(path: Path) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -146,7 +146,7 @@ def test_a_folder_that_may_not_be_entered_is_told(tmp_path, monkeypatch):
         folder_location(tmp_path).has("unet/config.json")
 
 
-def test_a_home_that_nobody_has_is_told():
+def test_the_home_of_an_unknown_user_is_reported():
     with pytest.raises(ModelError, match="nobody-of-this-name"):
         locations.expanded("~nobody-of-this-name/model")
 

@@ -332,7 +332,7 @@ def test_what_leaves_the_range_of_fp16_is_decoded_in_fp32(large):
     assert model.dtype == torch.float16
 
 
-def test_numbers_out_of_range_are_told_not_drawn(diffusers_pipeline):
+def test_numbers_out_of_range_are_reported_not_drawn(diffusers_pipeline):
     with pytest.raises(BrokenPicture) as caught:
         decode(diffusers_pipeline.vae, torch.full((1, 4, 8, 8), float("nan")), print)
     assert "--dtype" in caught.value.hint

@@ -25,7 +25,7 @@ def test_words_files_and_a_doubled_at_sign(tmp_path, monkeypatch):
         (b"x" * 16_000_001, "larger than 16 MB"),
     ],
 )
-def test_a_file_that_is_no_prompt_is_told(tmp_path, content, message):
+def test_a_file_that_is_no_prompt_is_reported(tmp_path, content, message):
     if content is not None:
         (tmp_path / "fox.txt").write_bytes(content)
     for read in (lambda: prompts.typed([f"@{tmp_path}/fox.txt"]), lambda: prompts.listed(f"{tmp_path}/fox.txt")):
@@ -68,7 +68,7 @@ def test_only_line_ends_end_a_line(tmp_path, mark):
     assert prompts.listed(f"{tmp_path}/list.jsonl") == [{"prompt": "a\u2028fox"}]
 
 
-def test_a_folder_of_nobody_is_told():
+def test_a_folder_without_an_owner_is_reported():
     with pytest.raises(IpaError, match="~nobody-of-that-name/x"):
         prompts.typed(["@~nobody-of-that-name/x"])
 
@@ -91,7 +91,7 @@ def test_a_folder_of_nobody_is_told():
         ('{"prompt": "\\ud800"}', "prompt"),
     ],
 )
-def test_a_line_that_says_something_else_is_told_with_its_number(tmp_path, line, message):
+def test_a_line_that_says_something_else_is_reported_with_its_number(tmp_path, line, message):
     (tmp_path / "list.jsonl").write_text(line, "utf-8")
     with pytest.raises(IpaError) as caught:
         prompts.listed(f"{tmp_path}/list.jsonl")
@@ -113,13 +113,13 @@ class Warned(Silent):
         *("<hypernet:a:1>", "embedding:easynegative", "BREAK", "AND"),
     ],
 )
-def test_what_is_spelt_for_other_programs_is_told_once(spelling):
+def test_what_is_spelt_for_other_programs_is_reported_once(spelling):
     reporter = Warned()
     prompts.warn_of_spelling([f"a fox, {spelling}, in the snow", spelling], reporter)
     assert len(reporter.said) == 1 and reporter.said[0].endswith(f"are read as plain words: {spelling}")
 
 
-def test_plain_words_are_not_warned_of():
+def test_plain_prompts_give_no_warning():
     reporter = Warned()
     prompts.warn_of_spelling(
         ["a cat (Siamese), 16:9, 3 < 4 and a BREAKFAST: SAND [", "Mr. Fox: 'no' (at 10:30 pm)"], reporter

@@ -142,7 +142,7 @@ def test_the_link_that_is_made_meanwhile_is_not_followed(tmp_path, monkeypatch):
     assert (tmp_path / "mine").read_bytes() == b"mine" and listing(tmp_path) == ["cat.png", "mine"]
 
 
-def test_nobody_can_prepare_the_temporary_name(tmp_path, monkeypatch):
+def test_temporary_names_cannot_be_guessed(tmp_path, monkeypatch):
     names = []
 
     def seen(descriptor):

@@ -42,7 +42,7 @@ def test_files_and_links_to_them_are_read_whole(tmp_path):
         inputs.read_bytes(tmp_path / "link", 6, "a picture")
 
 
-def test_a_file_that_is_not_there_is_told_apart(tmp_path):
+def test_a_file_that_is_not_there_is_reported_apart(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     for name in ("none", "file/below", "a\0b", "\ud800"):
         assert isinstance(refused(tmp_path / name, ""), inputs.MissingFile)
@@ -89,7 +89,7 @@ def test_a_pipe_without_end_is_cut_off(tmp_path):
         refused(tmp_path / "pipe", "pipe is larger than 1 MB")
 
 
-def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path, monkeypatch):
+def test_reading_a_pipe_without_a_writer_times_out(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "FIFO_SECONDS", 0.2)
     os.mkfifo(tmp_path / "pipe")
     refused(tmp_path / "pipe", "was not written to its end within 0.2 s")

@@ -22,7 +22,7 @@ NOBODY = 65534
 
 @pytest.mark.parametrize("environ", [{}, {"HOME": ""}])
 @pytest.mark.parametrize("typed", LIGHT)
-def test_a_user_without_a_home_is_told_which_folder_to_name(ipa, world, monkeypatch, typed, environ):
+def test_a_user_without_a_home_is_reported_which_folder_to_name(ipa, world, monkeypatch, typed, environ):
     nowhere(monkeypatch, environ)
     ran = ipa(*typed.split())
     assert (ran.exit_code == 0) == typed.startswith("config"), ran.stderr
@@ -64,7 +64,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
         "config set cache_dir ~nobody-of-that-name/graphs",
     ],
 )
-def test_the_home_of_a_user_whom_nobody_knows_is_told(ipa, typed):
+def test_the_missing_home_of_an_unknown_user_is_reported(ipa, typed):
     ran = ipa(*typed.split())
     assert ran.exit_code in (1, 2) and "nobody" in ran.stderr and "hint: " in ran.stderr, ran
 
@@ -76,7 +76,7 @@ def test_the_doctor_says_that_graphs_have_no_place(ipa, monkeypatch):
 
 
 @pytest.mark.parametrize("typed", [*LIGHT, "generate --output /tmp/a.png", "embed /tmp/a.png"])
-def test_a_removed_working_directory_is_told(ipa, world, typed):
+def test_a_removed_working_directory_is_reported(ipa, world, typed):
     world.cwd.rmdir()
     ran = ipa(*typed.split())
     assert ran.exit_code == 1 and "has been removed" in ran.stderr and "hint: cd " in ran.stderr
@@ -123,7 +123,7 @@ def test_a_container_under_an_unknown_number_draws(world, nobody, home):
 
 @pytest.mark.parametrize("typed", LIGHT[2:])
 @pytest.mark.parametrize("below", ["", "graphs"])
-def test_another_users_closed_folder_is_told(world, monkeypatch, nobody, typed, below):
+def test_another_users_closed_folder_is_reported(world, monkeypatch, nobody, typed, below):
     closed = nobody / "closed"
     (closed / below / "graphs-v1" / "inductor" / "cpu" / f"256x256-b1-{'a' * 16}").mkdir(parents=True)
     closed.chmod(0o700)
@@ -139,7 +139,7 @@ def test_another_users_closed_folder_is_told(world, monkeypatch, nobody, typed, 
 @pytest.mark.parametrize(
     "typed", ["config path", "bench --compare {}/a", "bench --python nexfort={}/a", "bench --python nexfort={}"]
 )
-def test_a_closed_home_is_told_by_what_looks_into_it(world, monkeypatch, nobody, typed):
+def test_a_closed_home_is_reported_by_what_looks_into_it(world, monkeypatch, nobody, typed):
     closed = nobody / "closed"
     closed.mkdir(mode=0o700)
     monkeypatch.setenv("HOME", str(closed))
@@ -170,19 +170,19 @@ def test_a_closed_home_is_told_by_what_looks_into_it(world, monkeypatch, nobody,
         ("--mask", "does not exist"),
     ],
 )
-def test_words_that_are_no_unicode_are_told(ipa, flag, message):
+def test_arguments_that_are_not_unicode_are_reported(ipa, flag, message):
     ran = ipa("generate", flag, os.fsdecode(b"a\xff"))
     assert ran.exit_code in (1, 2) and message in ran.stderr.encode(errors="backslashreplace").decode(), ran.stderr
 
 
-def test_a_variable_that_is_no_unicode_is_told(ipa, monkeypatch):
+def test_a_variable_that_is_no_unicode_is_reported(ipa, monkeypatch):
     monkeypatch.setenv("IPA_PROMPT", os.fsdecode(b"caf\xe9"))
     ran = ipa("cache", "ls", "--json")
     assert ran.exit_code == 2 and "expected text in UTF-8" in ran.error()["message"]
 
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_a_closed_stream_is_as_good_as_dev_null(world, streams):
+def test_a_closed_stream_acts_as_dev_null(world, streams):
     command = f'"{sys.executable}" -m ipa_cli config show --json {streams}'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=world.environ)
     assert done.returncode == 0 and done.stderr == ""

@@ -75,7 +75,7 @@ def test_a_table_reaches_the_layers_it_reaches_in_diffusers(table):
         ("[" * 100_000, "JSON"),
     ],
 )
-def test_a_wrong_table_is_told(text, words):
+def test_a_wrong_table_is_reported(text, words):
     with pytest.raises(UsageError) as caught:
         layers.parse(text, KNOWN)
     assert words in caught.value.message + caught.value.hint and caught.value.hint
@@ -88,7 +88,7 @@ TABLES = st.recursive(
 
 
 @given(TABLES)
-def test_any_table_is_a_pattern_or_words(table):
+def test_any_table_is_a_pattern_or_refused(table):
     try:
         pattern = layers.parse(json.dumps(table), KNOWN)
     except UsageError:

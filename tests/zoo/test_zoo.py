@@ -68,7 +68,7 @@ def test_a_layout_is_taken_by_every_command(ipa, world, drawn, monkeypatch, layo
 
 
 @pytest.mark.parametrize("layout", REFUSED, ids=lambda layout: layout.__name__)
-def test_a_layout_that_cannot_be_drawn_with_is_told(ipa, world, layout):
+def test_a_layout_that_cannot_be_drawn_with_is_reported(ipa, world, layout):
     error = ipa("generate", *SMALL, *REFERENCE, *layout(world.cwd), "--json").error()
     assert error["type"] == "ModelError" and REFUSED[layout] in error["message"] and error["hint"]
     assert "\n" not in error["message"] + error["hint"]

@@ -145,7 +145,7 @@ def test_a_copy_of_h94_s_repository_gives_the_usual_adapter(world, tensors):
         (str(DEMO / "text_encoder"), "should be a CLIP vision model"),
     ],
 )
-def test_what_is_no_image_encoder_is_told(world, named, words):
+def test_what_is_no_image_encoder_is_reported(world, named, words):
     refused(ADAPTER, words, image_encoder=named)
 
 
@@ -166,7 +166,7 @@ def test_clip_s_large_image_encoders_are_known_by_their_shapes(preset, layers):
 
 
 @pytest.mark.parametrize("shape", [(0, 1280), (1, 1280), (10**9, 1280), (257,), ()])
-def test_an_image_encoder_without_places_for_its_patches_is_told(shape):
+def test_an_image_encoder_without_places_for_its_patches_is_reported(shape):
     shapes = {
         "vision_model.embeddings.patch_embedding.weight": (1280, 3, 14, 14),
         "vision_model.embeddings.position_embedding.weight": shape,
@@ -233,7 +233,7 @@ def test_what_is_no_adapter_is_named(tmp_path, name, kind, ending):
 
 
 @pytest.mark.parametrize("damage", ["missing", "wide", "more", "layer", "flat", "number"])
-def test_tensors_of_another_shape_are_told_before_the_model_is_read(ipa, world, tensors, damage):
+def test_tensors_of_another_shape_are_reported_before_the_model_is_read(ipa, world, tensors, damage):
     changed = dict(tensors)
     if damage == "missing":
         del changed["image_proj.norm.bias"]
@@ -267,7 +267,7 @@ def test_random_weights_of_a_model_without_adapter_see_through_the_usual_encoder
 
 
 @pytest.mark.parametrize("more", [{"steps": 7}, {"image_proj": {"x": 7}}, {7: torch.zeros(1)}, {"a": {"b": {}}}])
-def test_a_pickle_that_holds_more_than_tensors_is_told(tmp_path, tensors, more):
+def test_a_pickle_that_holds_more_than_tensors_is_reported(tmp_path, tensors, more):
     torch.save({**tensors, **more}, tmp_path / "it.bin")
     with pytest.raises(ipa_cli.errors.IpaError, match="holds more than tensors"):
         load_adapter(tmp_path / "it.bin")

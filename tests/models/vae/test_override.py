@@ -101,7 +101,7 @@ def test_a_hub_gives_a_vae_and_nothing_more(world, other, inside):
     assert {sent.file for sent in hub.sent("")} == {"", *files}
 
 
-def test_the_model_brings_no_vae_then(world, other):
+def test_with_another_vae_the_models_own_is_not_loaded(world, other):
     shutil.copytree(DEMO, "model", ignore=shutil.ignore_patterns("diffusion_pytorch_model.safetensors"))
     shutil.copy(DEMO / "unet" / WEIGHTS, "model/unet")
     folder(world.cwd / "other", other)
@@ -126,7 +126,7 @@ def test_a_picture_is_drawn_with_it(ipa, world, other):
         ({"_class_name": "AutoencoderTiny"}, "is of the class AutoencoderTiny"),
     ],
 )
-def test_a_vae_for_other_models_is_told(world, other, changes, told):
+def test_a_vae_for_other_models_is_reported(world, other, changes, told):
     folder(world.cwd / "other", other, **changes)
     with pytest.raises(ModelError, match=told):
         vae_of("demo", "other")
@@ -144,7 +144,7 @@ def test_a_vae_for_other_models_is_told(world, other, changes, told):
         (".", None, "is no VAE: it has no config.json"),
     ],
 )
-def test_what_is_no_vae_is_told(world, name, tensors, told):
+def test_what_is_no_vae_is_reported(world, name, tensors, told):
     if tensors:
         save_file(tensors, name)
     with pytest.raises(ModelError, match=told):
