@@ -45,6 +45,7 @@ FOREIGN = {
         "transformers",
         "triton",
         "typer",
+        "StableDiffusionPipeline",
         "StableDiffusionXLPipeline",
     ),
     *("project", "tool", "cpp"),  # tables of pyproject.toml, a compiler's option
