@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from ipa_cli.backends import requirements
+from ipa_cli.backends.base import LATENT_FACTOR as LATENT_FACTOR
 from ipa_cli.backends.base import Backend
 from ipa_cli.errors import IpaError, UsageError, suggest
 from ipa_cli.hardware import packages

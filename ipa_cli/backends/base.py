@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ipa_cli.unet.inputs import UNetInputs
 
 Report = Callable[[str], None]
+# Pixels a side that backends count for each latent pixel, in the option `dynamic` and in messages.
+LATENT_FACTOR = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Capabilities:
 
 
 class Denoiser(Protocol):
-    """One UNet call: (B, 4, h, w) of noise, a tensor of the caller's own."""
+    """One UNet call: (B, channels, h, w) of noise, a tensor of the caller's own."""
 
     def __call__(self, inputs: UNetInputs, /) -> Tensor: ...
 

@@ -163,7 +163,8 @@ class Engine:
         """The graph for a request with exactly these options of its backend: one of the cache, or compiled for it."""
         with self._access.working("preparing"):
             example = self.example_inputs(request)
-            wanted = graphs.Wanted(self._backend, self.plan.name, example, options, may_differ=())
+            factor = self.model.architecture.latent_factor
+            wanted = graphs.Wanted(self._backend, self.plan.name, example, options, (), factor)
             return graphs.prepare(self.model.unet, wanted, graph_store(self.settings), True, self.reporter)
 
     def example_inputs(self, request: Request) -> UNetInputs:
@@ -206,9 +207,10 @@ class Engine:
             return Ready(backends.get(name).load(unet, None, options), name, "uncompiled", "weights are offloaded")
 
         example, store = self._example(request, conditions), graph_store(settings)
+        factor = self.model.architecture.latent_factor
         if backend == AUTO:
-            return graphs.choose(unet, example, self.plan.name, settings, store, self.reporter, opened)
-        wanted = graphs.ask(backends.get(backend), backend, self.plan.name, example, settings)
+            return graphs.choose(unet, example, self.plan.name, settings, store, self.reporter, opened, factor)
+        wanted = graphs.ask(backends.get(backend), backend, self.plan.name, example, settings, factor)
         try:
             return graphs.prepare(unet, wanted, store, settings.compile, self.reporter, opened)
         except StoreError as error:

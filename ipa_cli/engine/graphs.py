@@ -44,6 +44,22 @@ class Wanted:
     example: UNetInputs
     options: Mapping[str, Any]
     may_differ: tuple[str, ...]
+    latent_factor: int = backends.LATENT_FACTOR  # of the model's architecture
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture in pixels."""
+        height, width = self.example.sample.shape[-2:]
+        return width * self.latent_factor, height * self.latent_factor
+
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """The options for `compile`: backends count `LATENT_FACTOR` pixels for each latent pixel."""
+        span = self.options.get("dynamic")
+        if not span or self.latent_factor == backends.LATENT_FACTOR:
+            return dict(self.options)
+        counted = [pixels * backends.LATENT_FACTOR // self.latent_factor for pixels in span]
+        return {**self.options, "dynamic": counted}
 
 
 @dataclass(frozen=True)
@@ -73,17 +89,25 @@ def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, 
     return {**options, "precision": settings.precision}
 
 
-def ask(backend: Backend, name: str, model: str, example: UNetInputs, settings: Settings) -> Wanted:
+def ask(
+    backend: Backend,
+    name: str,
+    model: str,
+    example: UNetInputs,
+    settings: Settings,
+    latent_factor: int = backends.LATENT_FACTOR,
+) -> Wanted:
     """The graph that a picture with these inputs wants; without `--compile-options` any way to compile will do."""
     options = asked_options(backend, name, settings)
-    return Wanted(name, model, example, options, HOW if settings.compile_options is None else SIZE)
+    may_differ = HOW if settings.compile_options is None else SIZE
+    return Wanted(name, model, example, options, may_differ, latent_factor)
 
 
 def key(unet: Any, wanted: Wanted) -> GraphKey:
     """The graph's identity: everything that can change its code or meaning, but not the weights."""
     gpu, machine = _machine(unet.device)
     example = wanted.example
-    height, width = (8 * side for side in example.sample.shape[-2:])
+    width, height = wanted.size
     options = _in_the_code(wanted.backend, wanted.options)
     span = options.get("dynamic")
     batch = example.sample.shape[0]
@@ -130,9 +154,9 @@ def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
     with tempfile.TemporaryDirectory(prefix="ipa-graph-") as folder, reporter.stage("compiling") as doing:
         cache.check_temporary_folder(Path(folder))
         cache.check_free_space(Path(folder), COMPILING, "compiling")
-        module.compile(unet, wanted.example, Path(folder), wanted.options, doing)
+        module.compile(unet, wanted.example, Path(folder), wanted.compile_options, doing)
         compiled = time.perf_counter()
-        denoiser = module.load(unet, Path(folder), wanted.options)
+        denoiser = module.load(unet, Path(folder), wanted.compile_options)
     seconds = time.perf_counter() - compiled
     why = "compiled just now, not kept"
     return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
@@ -146,13 +170,14 @@ def choose(
     store: Store,
     reporter: Reporter,
     opened: Sequence[Ready] = (),
+    latent_factor: int = backends.LATENT_FACTOR,
 ) -> Ready:
     """`--backend auto`: a graph that is in the cache or worth compiling here, else eager. Says which and why."""
     preferred, uncompiled = backends.PREFERRED, backends.UNCOMPILED
     reason = backends.problem(preferred)
     if reason is None:
         backend = backends.get(preferred)
-        wanted = ask(backend, preferred, model, example, settings)
+        wanted = ask(backend, preferred, model, example, settings, latent_factor)
         reason = _not_worth_it(unet, settings.compile) or backend.toolchain_problem()
         try:
             return prepare(unet, wanted, store, reason is None, reporter, opened)
@@ -166,7 +191,7 @@ def choose(
             reporter.warn(f"backend {uncompiled}: {reason.message}; {reason.hint}")
     else:
         reporter.detail(f"backend {uncompiled}: {reason.message}")  # the result says it too
-    plain = Wanted(uncompiled, model, example, backends.get(uncompiled).options(None), ())
+    plain = Wanted(uncompiled, model, example, backends.get(uncompiled).options(None), (), latent_factor)
     ready = prepare(unet, plain, store, False, reporter, opened)
     return ready if ready in opened else replace(ready, why=reason.message)
 
@@ -249,7 +274,7 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, store: Store, miss: cac
             store,
             own,
             describe,
-            lambda folder: module.compile(unet, wanted.example, folder, wanted.options, doing),
+            lambda folder: module.compile(unet, wanted.example, folder, wanted.compile_options, doing),
             waiting=lambda: doing("another process is compiling this graph"),
             room=COMPILING,
         )
@@ -300,7 +325,7 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
         return False  # it shows in the pictures
     if wanted.options.get("dynamic"):  # a whole range is wanted: only its own graph serves it
         return False
-    height, width = (8 * side for side in wanted.example.sample.shape[-2:])
+    width, height = wanted.size
     span = _span(entry)
     if span:
         return span[0] <= min(height, width) and max(height, width) <= span[1]

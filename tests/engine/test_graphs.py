@@ -137,3 +137,13 @@ def test_one_that_may_not_be_loaded_serves_only_where_no_other_does(store, unet)
     assert found(store, unet) in (ours.id, foreign.id, larger.id)
     with pytest.raises(cache.Refused, match="made elsewhere"):
         graphs.prepare(unet[0], wanted(unet), store, False, Silent())
+
+
+def test_sizes_in_a_key_are_pixels_whatever_the_latents_are(unet):
+    asked = wanted(unet, '{"dynamic": [128, 256]}')
+    other = replace(asked, latent_factor=4)
+    assert (asked.size, other.size) == ((128, 128), (64, 64))
+    assert asked.compile_options["dynamic"] == [128, 256]
+    assert other.compile_options["dynamic"] == [256, 512]  # 32 to 64 latent pixels, of which backends count eight each
+    fixed = replace(wanted(unet), latent_factor=4)
+    assert graphs.key(unet[0], fixed).factors["width"] == 64

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ipa_cli.backends.base import Report
+from ipa_cli.backends.base import LATENT_FACTOR, Report
 from ipa_cli.backends.inductor import regions, worker_pool
 from ipa_cli.backends.inductor.loading import PLAN, check_size, kernel_options
 from ipa_cli.backends.inductor.parts import split
@@ -78,7 +78,7 @@ def _latent_sizes(region: Region, example: UNetInputs, options: Mapping[str, Any
     pixels = shape[2] * shape[3] if len(shape) == 4 else shape[1]
     ratio = round((height * width / pixels) ** 0.5)
     low, high = options["dynamic"]
-    return max(2, low // 8 // ratio), -(-high // 8 // ratio)
+    return max(2, low // LATENT_FACTOR // ratio), -(-high // LATENT_FACTOR // ratio)
 
 
 def _settings(options: Mapping[str, Any], parts_each: float) -> dict[str, Any]:

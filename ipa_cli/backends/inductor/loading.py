@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipa_cli.backends.base import Denoiser
+from ipa_cli.backends.base import LATENT_FACTOR, Denoiser
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor import fp8
 from ipa_cli.backends.inductor.kernel_options import KernelOptions
@@ -109,12 +109,15 @@ def kernel_options(options: Mapping[str, Any], device: torch.device) -> KernelOp
 
 def check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:
     """Raise IpaError unless a graph serves latents of this size."""
-    height, width = sample.shape[-2] * 8, sample.shape[-1] * 8
+    height, width = (LATENT_FACTOR * side for side in sample.shape[-2:])
     if plan["dynamic"]:
         low, high = plan["dynamic"]
         good, wanted = low <= min(height, width) and max(height, width) <= high, f"{low} to {high} pixels a side"
     else:
-        good, wanted = list(sample.shape) == plan["sample"], "{1}x{0}".format(*(8 * n for n in plan["sample"][2:]))
+        good, wanted = (
+            list(sample.shape) == plan["sample"],
+            "{1}x{0}".format(*(LATENT_FACTOR * n for n in plan["sample"][2:])),
+        )
     if not good:
         raise IpaError(
             f"this graph is for {wanted}, not {width}x{height}",
