@@ -63,8 +63,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "eager": {"cuda_graph": False},
     "graph": {},
     "fast": {"preset": "fast"},
-    "apart": {"preset": "fast", "kernels": ["cross", "rows"]},
-    "plain": {"preset": "fast", "kernels": [], "phases": False},
+    "apart": {"preset": "fast", "kernels": ["cross_attention", "gate_quantize"]},
+    "plain": {"preset": "fast", "kernels": [], "fuse_upsample": False},
     "fp8": {"preset": "fast", "precision": "fp8"},
     "linear": {
         "preset": "fast",
@@ -166,7 +166,7 @@ KINDS = {
     "attention": ("sdpa", "flash", "fmha", "attention_kernel"),
     "convolution": ("fprop", "conv", "implicit"),
     "linear": ("gemm", "nvjet", "cutlass", "splitk", "geglu"),
-    "Triton": ("triton_", "neighbours"),
+    "Triton": ("triton_", "silu_im2col"),
     "memset": ("memset",),
     "copy": ("memcpy", "copy"),
 }
@@ -285,13 +285,15 @@ def measure(part: str, given: dict[str, Any], scene: "Scene") -> dict[str, Any]:
 
 def profile_a_worker(scene: "Scene", given: dict[str, Any]) -> None:
     """Where the time goes that a process takes to compile one residual block."""
-    from ipa_cli.backends.inductor import parts, regions, worker
+    from ipa_cli.backends.inductor import partition, regions, worker
 
     options = backend.options(given)
     scene.unet.to(memory_format=torch.channels_last)
     one = scene.inputs[SCALES[0]]
-    found = parts.split(scene.unet, loading.kernel_options(options, scene.unet.device), one.context)
-    region = next(region for region in regions.find(scene.unet, found, one, False) if region.name.startswith("resnet"))
+    found = partition.partition(scene.unet, loading.kernel_options(options, scene.unet.device), one.context)
+    region = next(
+        region for region in regions.find(scene.unet, found, one, False) if region.name.startswith("resnetblock")
+    )
     exported = regions.export(found[region.parts[0]], region, None)
     exported._example_inputs = None
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -366,7 +368,7 @@ def main() -> None:
     if scene.exact is not None:
         results["eager to fp32"] = relative(scene.expected[SCALES[0]], scene.exact)
         print(f"eager's own error against fp32: {results['eager to fp32']:.1e}", flush=True)
-    for part in chosen.parts.split(","):
+    for part in chosen.partition.partition(","):
         has_options = part not in ("eager", "graph")
         try:
             results[part] = measure(part, {**PARTS[part], **(chosen.options if has_options else {})}, scene)
@@ -379,7 +381,7 @@ def main() -> None:
     print(
         f"{'':8} {'ms':>7} {'it/s':>6} {'error':>8} {'to fp32':>8} {'compile':>8} {'open':>6} {'first':>6} {'GiB':>6}"
     )
-    for part in filter(results.__contains__, chosen.parts.split(",")):
+    for part in filter(results.__contains__, chosen.partition.partition(",")):
         row = results[part]
         again = row.get("reload", {})
         print(

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pieces_attention import cross, self_attention
 from pieces_common import (
     DEVICE,
-    EIGHT,
+    FP8,
     HALF,
     LEVELS,
     Group,
@@ -147,10 +147,10 @@ def warm_caches(parts: list[str]) -> None:
 def ceilings() -> None:
     """What the GPU can do at all."""
     a, b, x = normal(8192, 8192), normal(8192, 8192), normal(2**30)
-    y, eight = torch.empty_like(x), a.to(EIGHT)
+    y, q = torch.empty_like(x), a.to(FP8)
     one = torch.ones((), device=DEVICE)
     half = microseconds(lambda i: a @ b, 2)
-    byte = microseconds(lambda i: torch._scaled_mm(eight, eight.t(), one, one, out_dtype=HALF, use_fast_accum=True), 2)
+    byte = microseconds(lambda i: torch._scaled_mm(q, q.t(), one, one, out_dtype=HALF, use_fast_accum=True), 2)
     copy = microseconds(lambda i: y.copy_(x), 2)
     flop = 2 * 8192**3 / 1e6
     print(

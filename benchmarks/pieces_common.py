@@ -14,7 +14,7 @@ from torch import Tensor
 LEVELS = [(4096, 10, 10), (1024, 20, 60)]  # pixels, heads of 64, layers
 DEVICE = "cuda"
 HALF = torch.float16
-EIGHT = torch.float8_e4m3fn
+FP8 = torch.float8_e4m3fn
 Call = Callable[[int], Any]
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pieces_common import EIGHT, Call, Group, compiled, normal
+from pieces_common import FP8, Call, Group, compiled, normal
 from torch import Tensor
 
-from ipa_cli.backends.inductor.fp8 import quantised_taps
+from ipa_cli.backends.inductor.fp8 import quantize_conv
 from ipa_cli.backends.inductor.kernels import convolution
 
 # in, out, side of the output, kernel, stride, how often in a step
@@ -50,19 +50,19 @@ def conv_inputs(given: int, out: int, side: int, kernel: int, stride: int) -> tu
 def our_convolutions(x: Tensor, weights: list[Tensor], bias: Tensor) -> dict[str, Call]:
     """In fp8 by our kernels: the convolution in several tiles, what it adds, and what it takes by itself."""
     picture, like = x.permute(0, 2, 3, 1), {"device": x.device, "dtype": torch.float32}
-    slope, shift = (torch.full((x.shape[0], x.shape[1]), value, **like) for value in (1.0, 0.0))
-    eight = [quantised_taps(w) for w in weights]
-    lines = convolution.plain_neighbours([picture], slope, shift).to(EIGHT)
+    scale, shift = (torch.full((x.shape[0], x.shape[1]), value, **like) for value in (1.0, 0.0))
+    quantized = [quantize_conv(w) for w in weights]
+    lines = convolution.plain_silu_im2col([picture], scale, shift).to(FP8)
     more = normal(*picture.shape[:3], bias.shape[0])
     found: dict[str, Call] = {
-        "ours, the silu beside its neighbours": lambda i: convolution.neighbours([picture], slope, shift)
+        "ours, the silu beside its neighbors": lambda i: convolution.silu_im2col([picture], scale, shift)
     }
     for tile in [(0, 0, 0), *(tile[:3] for tile in convolution.TILES)]:
         name = "x".join(map(str, tile)) if tile[0] else "the tile that fits"
-        found[f"ours of silu, {name}"] = lambda i, tile=tile: convolution.convolution(
-            lines, *eight[i], bias, None, None, *tile
+        found[f"ours of silu, {name}"] = lambda i, tile=tile: convolution.conv3x3(
+            lines, *quantized[i], bias, None, None, *tile
         )
-    found["ours of silu, and a sum"] = lambda i: convolution.convolution(lines, *eight[i], bias, None, more)
+    found["ours of silu, and a sum"] = lambda i: convolution.conv3x3(lines, *quantized[i], bias, None, more)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pieces_common import DEVICE, EIGHT, HALF, LEVELS, Call, Group, compiled, normal, weight
+from pieces_common import DEVICE, FP8, HALF, LEVELS, Call, Group, compiled, normal, weight
 from torch import Tensor
 
 from ipa_cli.backends.inductor.kernels import feed_forward
@@ -87,7 +87,7 @@ def geglu() -> Iterator[Group]:
             "the product alone": product,
         }
         for warps in (4, 8):
-            ways[f"cuBLAS, fp8 by rows, {warps}"] = lambda i, p=product, w=warps: feed_forward.gated_rows(p(i), w)
+            ways[f"cuBLAS, fp8 by rows, {warps}"] = lambda i, p=product, w=warps: feed_forward.gate_quantize(p(i), w)
         for shape in [
             (128, 128, 64, 16, 8, 4),
             (128, 128, 64, 8, 8, 3),
@@ -96,21 +96,21 @@ def geglu() -> Iterator[Group]:
         ]:
             named = dict(zip(("rows", "width", "depth", "group", "warps", "stages"), shape, strict=True))
             ways["triton " + "x".join(map(str, shape))] = lambda i, f=fused, named=named: f(i, **named)
-        eight = [quantise(x) for x in states], [quantise(x) for x in weights]
-        ways["fp8, then by rows"] = lambda i, e=eight, b=bias: feed_forward.gated_rows(
+        quantized = [quantize(x) for x in states], [quantize(x) for x in weights]
+        ways["fp8, then by rows"] = lambda i, e=quantized, b=bias: feed_forward.gate_quantize(
             scaled(e[0][i % 2], e[1][i], b, HALF), 8
         )
-        ways["fp8 by blocks"] = lambda i, e=eight, b=bias: feed_forward.geglu_blocks(
+        ways["fp8 by blocks"] = lambda i, e=quantized, b=bias: feed_forward.geglu_quantize(
             *e[0][i % 2], e[1][i][0], e[1][i][1].t(), b
         )
         yield Group("geglu", f"{pixels} px", layers, ways, expected, 16 * 2 * pixels * (heads * 64) ** 2)
 
 
-def quantise(states: Tensor) -> tuple[Tensor, Tensor]:
+def quantize(states: Tensor) -> tuple[Tensor, Tensor]:
     """Rows in fp8, and each row's scale."""
     states = states.float()
     scale = states.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
-    return (states / scale).to(EIGHT), scale
+    return (states / scale).to(FP8), scale
 
 
 def scaled(states: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], bias: Tensor | None, out: Any) -> Tensor:
@@ -120,7 +120,7 @@ def scaled(states: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], bias: 
 
 
 def linear() -> Iterator[Group]:
-    """Every large linear layer in fp16 and in fp8; quantising is counted apart."""
+    """Every large linear layer in fp16 and in fp8; quantization is counted apart."""
     for pixels, heads, layers in LEVELS:
         width, rows = heads * 64, 2 * pixels
         kinds = {
@@ -133,10 +133,10 @@ def linear() -> Iterator[Group]:
             states = [normal(rows, given) for _ in range(2)]
             weights = [weight(out, given) for _ in range(max(8, 2**27 // out // given // 2))][:40]
             bias = normal(out)
-            row_states, row_weights = [quantise(x) for x in states], [quantise(x) for x in weights]
+            row_states, row_weights = [quantize(x) for x in states], [quantize(x) for x in weights]
             one = torch.ones((), device=DEVICE)
-            all_states = [((x * 64).to(EIGHT), one / 64) for x in states]
-            all_weights = [((x * 64 * given**0.5).to(EIGHT), one / 64 * given**-0.5) for x in weights]
+            all_states = [((x * 64).to(FP8), one / 64) for x in states]
+            all_weights = [((x * 64 * given**0.5).to(FP8), one / 64 * given**-0.5) for x in weights]
 
             def lt(i: int, states=states, weights=weights, bias=bias) -> Tensor:
                 with preferred("cublaslt"):
@@ -219,8 +219,8 @@ def product(states: Tensor, weights: Tensor, rows: int, width: int, warps: int, 
 def norm() -> Iterator[Group]:
     """Norms as Inductor writes them, with and without fp8 rows at their end; GroupNorm with SiLU."""
     after = compiled(lambda x, y, w, b: _residual_norm(x, y, w, b))
-    after_quantised = compiled(lambda x, y, w, b: (lambda r, n: (r, *quantise(n)))(*_residual_norm(x, y, w, b)))
-    just, gate_quantised = compiled(quantise), compiled(lambda x: quantise(_gate(x)))
+    after_quantized = compiled(lambda x, y, w, b: (lambda r, n: (r, *quantize(n)))(*_residual_norm(x, y, w, b)))
+    just, gate_quantized = compiled(quantize), compiled(lambda x: quantize(_gate(x)))
     for pixels, heads, layers in LEVELS:
         width, rows = heads * 64, 2 * pixels
         x, y, w, b = normal(rows, width), normal(rows, width), normal(width), normal(width)
@@ -231,7 +231,7 @@ def norm() -> Iterator[Group]:
             3 * layers,
             {
                 "fp16": lambda i, given=(x, y, w, b): after(*given),
-                "fp8 rows": lambda i, given=(x, y, w, b): after_quantised(*given),
+                "fp8 rows": lambda i, given=(x, y, w, b): after_quantized(*given),
                 "fp8 rows alone": lambda i, x=x: just(x),
             },
         )
@@ -241,7 +241,7 @@ def norm() -> Iterator[Group]:
             layers,
             {
                 "fp16": lambda i, both=both: gate(both[i % 2]),
-                "fp8 rows": lambda i, both=both: gate_quantised(both[i % 2]),
+                "fp8 rows": lambda i, both=both: gate_quantized(both[i % 2]),
             },
         )
     smooth = compiled(lambda x, w, b: F.silu(F.group_norm(x, 32, w, b, 1e-5)))

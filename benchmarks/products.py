@@ -197,13 +197,13 @@ def inputs(product: Product, bias: bool, adds: bool, fp8: str) -> list[dict[str,
             one["before"] = torch.randn(product.rows, product.out, device="cuda", dtype=HALF)
         if fp8:
             one["exact states"], one["exact weight"] = one["states"], one["weight"]
-            one["states"], one["size"] = quantised(one["states"], fp8)
-            one["weight"], one["weight_size"] = quantised(one["weight"], fp8)
+            one["states"], one["size"] = quantize(one["states"], fp8)
+            one["weight"], one["weight_size"] = quantize(one["weight"], fp8)
         sets.append(one)
     return sets
 
 
-def quantised(wide: Tensor, how: str) -> tuple[Tensor, Tensor]:
+def quantize(wide: Tensor, how: str) -> tuple[Tensor, Tensor]:
     """Numbers in fp8, and what each row, or all of them, is to be multiplied by."""
     largest = wide.float().abs().amax(-1) if how == "rows" else wide.float().abs().amax()
     size = (largest / 448).contiguous()

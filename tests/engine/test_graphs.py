@@ -51,8 +51,8 @@ def found(store, unet, *way, **more):
 
 
 def test_a_graph_compiled_another_way_serves_unless_a_way_was_asked_for(store, unet):
-    kept = keep(store, unet, '{"phases": false}')
-    assert found(store, unet) == found(store, unet, '{"phases": false}') == kept.id
+    kept = keep(store, unet, '{"fuse_upsample": false}')
+    assert found(store, unet) == found(store, unet, '{"fuse_upsample": false}') == kept.id
     assert found(store, unet, "fast") is None
 
 
@@ -93,7 +93,7 @@ ODD = {
 @pytest.mark.parametrize("describe", ODD.values(), ids=ODD)
 def test_a_graph_with_odd_options_is_passed_over(store, unet, describe):
     """Everything else of the backend goes on working."""
-    odd = wanted(unet, '{"phases": false}')
+    odd = wanted(unet, '{"fuse_upsample": false}')
     cache.build(store, graphs.key(unet[0], odd), describe, lambda folder: (folder / "graph.json").touch())
     assert found(store, unet) is None
     good = keep(store, unet, '{"dynamic": [64, 256]}')
@@ -127,7 +127,7 @@ def test_a_graph_with_an_odd_plan_is_reported(store, unet, plan):
 
 
 def test_one_that_may_not_be_loaded_serves_only_where_no_other_does(store, unet):
-    ours = keep(store, unet, '{"phases": false}')
+    ours = keep(store, unet, '{"fuse_upsample": false}')
     foreign = keep(store, unet, '{"dynamic": [64, 256]}')
     larger = keep(store, unet, '{"dynamic": [64, 512]}')
     for entry in (foreign, ours):

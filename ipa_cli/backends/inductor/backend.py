@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "cuda_graph": True,
         "kernels": list(KERNELS),  # Triton kernels of our own, where they fit
-        "phases": True,  # upsampling and its convolution as one convolution of the small picture
+        "fuse_upsample": True,  # upsampling and its convolution as one sub-pixel convolution
         "precision": "half",  # or "fp8" for the layers below
         "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],  # convolutions on Hopper alone
         "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone

@@ -1,4 +1,4 @@
-"""What the parts of a UNet compute: modules whose parameters have shapes but no values.
+"""What the parts of a UNet compute: modules on the meta device, called with weights as inputs.
 
 The cuts lie where a step gains: the time embedding is one product for all residual blocks, queries, keys and values
 are one product, and what a transformer block adds last is handed on by itself, so that the sum is made where it is
@@ -21,7 +21,7 @@ from ipa_cli.unet.attention import CrossAttention
 from ipa_cli.unet.inputs import Context
 
 
-class Time(nn.Module):
+class TimeEmbedding(nn.Module):
     """What the time and the added conditions add to each residual block, side by side: (B, all their widths).
 
     The timestep is one number, or (B,) where no added conditions tell the batch.
@@ -29,9 +29,9 @@ class Time(nn.Module):
 
     def __init__(self, unet: Any):
         super().__init__()
-        self.time_proj, self.time_embedding = unet.time_proj, _hollow(unet.time_embedding)
+        self.time_proj, self.time_embedding = unet.time_proj, _on_meta(unet.time_embedding)
         if unet.config.addition_embed_type == "text_time":
-            self.add_time_proj, self.add_embedding = unet.add_time_proj, _hollow(unet.add_embedding)
+            self.add_time_proj, self.add_embedding = unet.add_time_proj, _on_meta(unet.add_embedding)
         projections = [resnet.time_emb_proj for _, resnet in resnets(unet)]
         width = sum(projection.out_features for projection in projections)
         self.shifts = _linear(projections[0].in_features, width, unet.dtype)
@@ -47,62 +47,71 @@ class Time(nn.Module):
         return (self.shifts(F.silu(embedding)),)
 
 
-class Resnet(nn.Module):
-    """A residual block, of one picture or of two laid behind each other, and the shift that the time makes."""
+class ResnetBlock(nn.Module):
+    """A residual block of one picture or of two, concatenated by channel, and the shift by the time embedding."""
 
-    def __init__(self, resnet: Any, ways: KernelOptions):
+    def __init__(self, resnet: Any, options: KernelOptions):
         super().__init__()
-        self.resnet = _hollow(resnet)
+        self.resnet = _on_meta(resnet)
         self.resnet.time_emb_proj = None
-        self.usual = _is_usual(resnet)
-        for name in CONVOLUTIONS if self.usual else ():
-            kind = EightBitConvolution if fits_eight_bit(resnet, name, ways) else NormedConvolution
+        self.standard = _is_standard(resnet)
+        for name in CONVOLUTIONS if self.standard else ():
+            kind = Fp8NormSiluConv2d if fits_fp8_conv(resnet, name, options) else NormSiluConv2d
             setattr(self.resnet, name, kind(getattr(self.resnet, name)))
 
     def forward(self, *given: Tensor) -> tuple[Tensor]:
         *pictures, shift = given
         block = self.resnet
-        if not self.usual:
-            return (block(norms.behind(*pictures), shift[:, :, None, None]),)
+        if not self.standard:
+            return (block(norms.cat_channels(*pictures), shift[:, :, None, None]),)
         states = block.conv1(block.norm1, pictures, shift=shift)
-        states = block.conv2(block.norm2, [states], more=_beside(block.conv_shortcut, pictures))
-        # Divided by one, what a kernel of our own has written would be copied.
+        states = block.conv2(block.norm2, [states], residual=_shortcut(block.conv_shortcut, pictures))
+        # A division by one would copy what our own kernel has written.
         return (states if block.output_scale_factor == 1 else states / block.output_scale_factor,)
 
 
-class NormedConvolution(nn.Module):
-    """A convolution of silu of normed pictures, and what is added: a shift of each channel, (B, out), or a picture."""
+class NormSiluConv2d(nn.Module):
+    """Group norm, SiLU and 3x3 convolution, plus a shift of each channel, (B, out), or a residual picture."""
 
     def __init__(self, conv: Any):
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(
-        self, norm: norms.GroupNorm, pictures: Sequence[Tensor], shift: Tensor | None = None, more: Tensor | None = None
+        self,
+        norm: norms.GroupNorm,
+        pictures: Sequence[Tensor],
+        shift: Tensor | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
         out = F.conv2d(F.silu(norm(*pictures)), self.weight, self.bias, padding=1)
         out = out if shift is None else out + shift[:, :, None, None]
-        return out if more is None else more + out
+        return out if residual is None else residual + out
 
 
-class EightBitConvolution(nn.Module):
-    """The same in fp8 by two kernels; `weight` is (out, 9 * in), `size` (out,) what products are multiplied by."""
+class Fp8NormSiluConv2d(nn.Module):
+    """`NormSiluConv2d` in fp8 by two kernels; `weight` is (out, 9 * in), `weight_scale` (out,) scales the products."""
 
     def __init__(self, conv: Any):
         super().__init__()
         shape = (conv.out_channels, 9 * conv.in_channels)
-        self.weight = nn.Parameter(torch.empty(shape, dtype=fp8.EIGHT, device="meta"), requires_grad=False)
-        self.size = nn.Parameter(torch.empty(shape[0], device="meta"), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=fp8.FP8, device="meta"), requires_grad=False)
+        self.weight_scale = nn.Parameter(torch.empty(shape[0], device="meta"), requires_grad=False)
         self.bias = conv.bias
 
     def forward(
-        self, norm: norms.GroupNorm, pictures: Sequence[Tensor], shift: Tensor | None = None, more: Tensor | None = None
+        self,
+        norm: norms.GroupNorm,
+        pictures: Sequence[Tensor],
+        shift: Tensor | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
         from ipa_cli.backends.inductor.kernels import convolution
 
-        lines = convolution.neighbours([_channels_last(picture) for picture in pictures], *norm.slopes(*pictures))
-        more = None if more is None else _channels_last(more)
-        return convolution.convolution(lines, self.weight, self.size, self.bias, shift, more).permute(0, 3, 1, 2)
+        lines = convolution.silu_im2col([_channels_last(picture) for picture in pictures], *norm.scale_shift(*pictures))
+        residual = None if residual is None else _channels_last(residual)
+        out = convolution.conv3x3(lines, self.weight, self.weight_scale, self.bias, shift, residual)
+        return out.permute(0, 3, 1, 2)
 
 
 def _channels_last(picture: Tensor) -> Tensor:
@@ -110,17 +119,17 @@ def _channels_last(picture: Tensor) -> Tensor:
     return picture.permute(0, 2, 3, 1).contiguous()
 
 
-def fits_eight_bit(resnet: Any, name: str, ways: KernelOptions) -> bool:
-    """Whether one of a residual block's `CONVOLUTIONS` is in fp8: on Hopper, its channels beginning on 16 bytes."""
+def fits_fp8_conv(resnet: Any, name: str, options: KernelOptions) -> bool:
+    """Whether one of a residual block's `CONVOLUTIONS` can be in fp8: on Hopper, with channels in sixteens."""
     conv = getattr(resnet, name)
-    if name not in ways.eight or not _is_usual(resnet) or conv.bias is None or not _is_half(conv.weight):
+    if name not in options.fp8_layers or not _is_standard(resnet) or conv.bias is None or not _is_half(conv.weight):
         return False
     even = conv.in_channels % 16 == 0 and conv.out_channels % 16 == 0
     return even and torch.cuda.get_device_capability(conv.weight.device) == (9, 0)
 
 
-def _is_usual(resnet: Any) -> bool:
-    """Whether `Resnet` may spell out what diffusers' block does, as it is in Stable Diffusion."""
+def _is_standard(resnet: Any) -> bool:
+    """Whether the block is as in Stable Diffusion, so that `ResnetBlock` may fuse its parts."""
     plain = resnet.time_embedding_norm == "default" and resnet.upsample is None and resnet.downsample is None
     three = all(conv.kernel_size == (3, 3) and conv.padding == (1, 1) for conv in (resnet.conv1, resnet.conv2))
     silu = isinstance(resnet.nonlinearity, nn.SiLU)
@@ -128,10 +137,10 @@ def _is_usual(resnet: Any) -> bool:
     return plain and three and silu and affine
 
 
-def _beside(conv: Any, pictures: Sequence[Tensor]) -> Tensor:
-    """What goes around a residual block: a 1x1 convolution, if any, as a sum of products, one for each picture."""
+def _shortcut(conv: Any, pictures: Sequence[Tensor]) -> Tensor:
+    """The shortcut of a residual block: its 1x1 convolution, if any, as a sum of products, one for each picture."""
     if conv is None:
-        return norms.behind(*pictures)
+        return norms.cat_channels(*pictures)
     weights = conv.weight.flatten(1).split([picture.shape[1] for picture in pictures], 1)
     rows = [picture.permute(0, 2, 3, 1).flatten(1, 2) for picture in pictures]
     out = F.linear(rows[0], weights[0], conv.bias)
@@ -140,12 +149,12 @@ def _beside(conv: Any, pictures: Sequence[Tensor]) -> Tensor:
     return out.unflatten(1, pictures[0].shape[2:]).permute(0, 3, 1, 2)
 
 
-class Entry(nn.Module):
-    """From a picture to the states of transformer blocks, (B, pixels, width), and what is still to add: nothing."""
+class TransformerInput(nn.Module):
+    """From a picture to the states of transformer blocks, (B, pixels, width), and a residual of zeros."""
 
     def __init__(self, transformer: Any):
         super().__init__()
-        self.norm, self.proj_in = _hollow(transformer.norm), _hollow(transformer.proj_in)
+        self.norm, self.proj_in = _on_meta(transformer.norm), _on_meta(transformer.proj_in)
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         states = self.norm(picture)
@@ -156,87 +165,92 @@ class Entry(nn.Module):
         return states, torch.zeros_like(states)
 
 
-class Block(nn.Module):
-    """A transformer block: the states and what is still to add to them, to the same of the next block."""
+class TransformerBlock(nn.Module):
+    """A transformer block: takes and gives states and the residual that the next block adds before its first norm."""
 
-    def __init__(self, block: Any, context: Context | None, layer: int, ways: KernelOptions):
+    def __init__(self, block: Any, context: Context | None, layer: int, options: KernelOptions):
         super().__init__()
-        self.block, self.adapters = _hollow(block), len(context.image) if context else 0
+        self.block, self.adapters = _on_meta(block), len(context.image) if context else 0
         own, cross, feed = self.block.attn1, self.block.attn2, self.block.ff.net
         own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
         own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
-        for name in (name for name in ways.eight if name in LINEAR):
-            kind = fp8.BlockLinear if name == by_squares(block, ways) else fp8.EightBitLinear
+        for name in (name for name in options.fp8_layers if name in LINEAR):
+            kind = fp8.BlockwiseFp8Linear if name == blockwise_layer(block, options) else fp8.Fp8Linear
             self.block.set_submodule(name, kind(self.block.get_submodule(name)))
-        own.processor, cross.processor = JoinedSelfAttention(), CrossAttention(0)
-        if context and "cross" in ways.kernels and _fits_cross(context, layer):
+        own.processor, cross.processor = FusedQkvSelfAttention(), CrossAttention(0)
+        if context and "cross_attention" in options.kernels and _fits_cross_attention(context, layer):
             cross.processor = FusedCrossAttention()
-        if context and "gate" in ways.kernels and _fits_gate(feed[0], context.text[layer]):
-            feed[0] = FusedGate(feed[0])
-        if by_squares(block, ways):
-            feed[0], feed[1] = GatedBlocks(feed[0]), nn.Identity()
-        elif context and "rows" in ways.kernels and "ff.net.2" in ways.eight and _fits_rows(feed, context.text[layer]):
-            feed[0], feed[1] = GatedRows(feed[0]), nn.Identity()
+        if context and "geglu" in options.kernels and _fits_geglu(feed[0], context.text[layer]):
+            feed[0] = FusedGeglu(feed[0])
+        if blockwise_layer(block, options):
+            feed[0], feed[1] = GegluQuantize(feed[0]), nn.Identity()
+        elif (
+            context
+            and "gate_quantize" in options.kernels
+            and "ff.net.2" in options.fp8_layers
+            and _fits_gate_quantize(feed, context.text[layer])
+        ):
+            feed[0], feed[1] = GateQuantize(feed[0]), nn.Identity()
 
-    def forward(self, states: Tensor, more: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, states: Tensor, residual: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
         image, mask = given[: self.adapters], given[self.adapters : 2 * self.adapters]
         scale = given[-1][: self.adapters, None] if self.adapters else states.new_zeros(0, 1)
         if len(given) <= 2 * self.adapters:
             mask = ()
         context = Context([text], [[tokens] for tokens in image], scale, [[one] for one in mask])
         block = self.block
-        states = states + more
+        states = states + residual
         states = states + block.attn1(block.norm1(states))
         states = states + block.attn2(block.norm2(states), encoder_hidden_states=context)
         return states, block.ff(block.norm3(states))
 
 
-class Exit(nn.Module):
-    """From the states of transformer blocks, laid out as a picture, back to what is added to the picture."""
+class TransformerOutput(nn.Module):
+    """From the states of transformer blocks, in the layout of a picture, to the picture with them added."""
 
     def __init__(self, transformer: Any):
         super().__init__()
-        self.proj_out = _hollow(transformer.proj_out)
+        self.proj_out = _on_meta(transformer.proj_out)
 
-    def forward(self, states: Tensor, more: Tensor, picture: Tensor) -> tuple[Tensor]:
-        states = states + more
+    def forward(self, states: Tensor, residual: Tensor, picture: Tensor) -> tuple[Tensor]:
+        states = states + residual
         if isinstance(self.proj_out, nn.Linear):
             return (self.proj_out(states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + picture,)
         return (self.proj_out(states) + picture,)
 
 
-class Larger(nn.Module):
-    """A picture enlarged twofold and convolved by 3x3 weights: 2x2 weights on the small one, four for each pixel."""
+class Upsample(nn.Module):
+    """Nearest-neighbor upsampling and a 3x3 convolution as one sub-pixel convolution of the small picture, 2x2."""
 
     def __init__(self, upsampler: Any):
         super().__init__()
         conv = upsampler.conv
         four = (4 * conv.out_channels, conv.in_channels, 2, 2)
-        self.phases = nn.Parameter(torch.empty(four, dtype=conv.weight.dtype, device="meta"), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(four, dtype=conv.weight.dtype, device="meta"), requires_grad=False)
         self.bias = nn.Parameter(conv.bias.to("meta"), requires_grad=False)
 
     def forward(self, picture: Tensor) -> tuple[Tensor]:
         height, width = picture.shape[2:]
-        four = F.conv2d(picture, self.phases, padding=1).unflatten(1, (2, 2, -1))
+        four = F.conv2d(picture, self.weight, padding=1).unflatten(1, (2, 2, -1))
         each = [four[:, r, c, :, r : r + height, c : c + width] for r in (0, 1) for c in (0, 1)]
         # No views instead: torch 2.11 cannot trace those that join rows for a range of widths.
         pixels = F.pixel_shuffle(torch.stack(each, 2).flatten(1, 2), 2)
         return (pixels + self.bias[:, None, None],)
 
 
-class Last(nn.Module):
+class OutputLayer(nn.Module):
     """From the last picture to the noise."""
 
     def __init__(self, unet: Any):
         super().__init__()
-        self.conv_norm_out, self.conv_act = _hollow(unet.conv_norm_out), unet.conv_act
-        self.conv_out = _hollow(unet.conv_out)
+        self.conv_norm_out, self.conv_act = _on_meta(unet.conv_norm_out), unet.conv_act
+        self.conv_out = _on_meta(unet.conv_out)
 
     def forward(self, picture: Tensor) -> tuple[Tensor]:
         return (self.conv_out(self.conv_act(self.conv_norm_out(picture))),)
 
 
-class JoinedSelfAttention:
+class FusedQkvSelfAttention:
     """`attention.SelfAttention` with one product for queries, keys and values."""
 
     def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -245,8 +259,8 @@ class JoinedSelfAttention:
         return attn.to_out[0](F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
-class FusedGate(nn.Module):
-    """diffusers' GEGLU by one kernel."""
+class FusedGeglu(nn.Module):
+    """diffusers' GEGLU, product and gate, as one kernel."""
 
     def __init__(self, gate: Any):
         super().__init__()
@@ -259,37 +273,37 @@ class FusedGate(nn.Module):
         return out.unflatten(0, states.shape[:-1])
 
 
-class GatedRows(nn.Module):
-    """diffusers' GEGLU for a linear layer in fp8: what follows the product by one kernel, row by row."""
+class GateQuantize(nn.Module):
+    """diffusers' GEGLU before a linear layer in fp8: gate and rowwise quantization as one kernel behind the product."""
 
     def __init__(self, gate: Any):
         super().__init__()
         self.proj = gate.proj
 
-    def forward(self, states: Tensor) -> fp8.Rows:
+    def forward(self, states: Tensor) -> fp8.RowwiseStates:
         from ipa_cli.backends.inductor.kernels import feed_forward
 
-        rows, size = feed_forward.gated_rows(self.proj(states).flatten(0, -2))
-        return fp8.Rows(rows, size, states.shape[:-1])
+        values, scale = feed_forward.gate_quantize(self.proj(states).flatten(0, -2))
+        return fp8.RowwiseStates(values, scale, states.shape[:-1])
 
 
-class GatedBlocks(nn.Module):
-    """diffusers' GEGLU in fp8 by one kernel, for a linear layer that takes blocks."""
+class GegluQuantize(nn.Module):
+    """diffusers' GEGLU in fp8 before a blockwise linear layer: product, gate and quantization as one kernel."""
 
     def __init__(self, gate: Any):
         super().__init__()
         self.proj = gate.proj
 
-    def forward(self, states: Tensor) -> fp8.Blocks:
+    def forward(self, states: Tensor) -> fp8.BlockwiseStates:
         from ipa_cli.backends.inductor.kernels import feed_forward
 
-        rows, size = fp8.quantised(states.flatten(0, -2))
-        numbers, sizes = feed_forward.geglu_blocks(rows, size, self.proj.weight, self.proj.size, self.proj.bias)
-        return fp8.Blocks(numbers, sizes, states.shape[:-1])
+        proj, (values, scale) = self.proj, fp8.quantize_rowwise(states.flatten(0, -2))
+        values, scale = feed_forward.geglu_quantize(values, scale, proj.weight, proj.weight_scale, proj.bias)
+        return fp8.BlockwiseStates(values, scale, states.shape[:-1])
 
 
 class FusedCrossAttention:
-    """`attention.CrossAttention` of one adapter, text and image by one kernel."""
+    """`attention.CrossAttention` of one adapter: text and image in one kernel."""
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
         from ipa_cli.backends.inductor.kernels import attention
@@ -298,38 +312,40 @@ class FusedCrossAttention:
         return attn.to_out[0](attention.cross_attention(attn.to_q(hidden_states), text[0], images[0][0], scale))
 
 
-def _hollow(module: nn.Module) -> Any:
-    """A copy whose parameters have shapes but no values."""
+def _on_meta(module: nn.Module) -> Any:
+    """A copy on the meta device."""
     memo: dict[int, Any] = {id(w): nn.Parameter(w.to("meta"), requires_grad=False) for w in module.parameters()}
-    return norms.by_channel(copy.deepcopy(module, memo))
+    return norms.replace_group_norms(copy.deepcopy(module, memo))
 
 
 def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
-    """A linear layer whose parameters have shapes but no values."""
+    """A linear layer on the meta device."""
     return nn.Linear(given, out, bias, device="meta", dtype=dtype).requires_grad_(False)
 
 
-def _fits_cross(context: Context, layer: int) -> bool:
-    """Whether our kernel is for such a layer: one adapter without a mask."""
+def _fits_cross_attention(context: Context, layer: int) -> bool:
+    """Whether our kernel serves this layer: one adapter without a mask."""
     return len(context.image) == 1 and not context.mask and _fits_depth(context.text[layer])
 
 
 def _fits_depth(tokens: Tensor) -> bool:
-    """Whether our attention is for such keys and values: in half precision, a power of two deep."""
+    """Whether our kernel serves these keys and values: half precision, a head size that is a power of two."""
     depth = tokens.shape[-1]
     return _is_half(tokens) and 16 <= depth <= 128 and depth & (depth - 1) == 0
 
 
-def _fits_gate(gate: Any, like: Tensor) -> bool:
-    """Whether our kernel is for diffusers' `gate`: a GEGLU in half precision, on Hopper, where it was measured."""
+def _fits_geglu(gate: Any, like: Tensor) -> bool:
+    """Whether our kernel serves `gate`: diffusers' GEGLU in half precision on Hopper, where it was measured."""
     if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear) or not _is_half(like):
         return False
     return gate.proj.in_features % 64 == 0 and torch.cuda.get_device_capability(like.device) == (9, 0)
 
 
-def by_squares(block: Any, ways: KernelOptions) -> str | None:
-    """The linear layer of a transformer block that takes blocks of a kernel, its weight quantised by squares."""
-    if not (ways.squares and "gate" in ways.kernels and {"ff.net.0.proj", "ff.net.2"} <= set(ways.eight)):
+def blockwise_layer(block: Any, options: KernelOptions) -> str | None:
+    """The name of the transformer block's linear layer that runs blockwise, None where none does."""
+    if not (
+        options.blockwise and "geglu" in options.kernels and {"ff.net.0.proj", "ff.net.2"} <= set(options.fp8_layers)
+    ):
         return None
     gate, weight = block.ff.net[0], block.ff.net[2].weight
     fours = weight.shape[1] % (4 * fp8.BLOCK) == 0  # so many of a row's squares are read at once
@@ -337,8 +353,8 @@ def by_squares(block: Any, ways: KernelOptions) -> str | None:
     return "ff.net.2" if type(gate).__name__ == "GEGLU" and even and weight.dtype.itemsize == 2 else None
 
 
-def _fits_rows(feed: Any, like: Tensor) -> bool:
-    """Whether a block of threads holds what goes between the layers: a few pieces whose width is a power of two."""
+def _fits_gate_quantize(feed: Any, like: Tensor) -> bool:
+    """Whether one thread block can hold a row between the layers: a few pieces whose width is a power of two."""
     width = feed[2].weight.shape[1]
     piece = width & -width
     return type(feed[0]).__name__ == "GEGLU" and _is_half(like) and piece >= 256 and width <= 8 * min(piece, 1024)
@@ -348,9 +364,9 @@ def _is_half(tensor: Tensor) -> bool:
     return tensor.is_cuda and tensor.dtype in (torch.float16, torch.bfloat16)
 
 
-def named(unet: nn.Module, kind: str) -> Iterator[tuple[str, Any]]:
+def modules_of_type(unet: nn.Module, kind: str) -> Iterator[tuple[str, Any]]:
     return ((name, module) for name, module in unet.named_modules() if type(module).__name__ == kind)
 
 
 def resnets(unet: nn.Module) -> list[tuple[str, Any]]:
-    return list(named(unet, "ResnetBlock2D"))
+    return list(modules_of_type(unet, "ResnetBlock2D"))

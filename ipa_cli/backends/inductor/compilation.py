@@ -15,7 +15,7 @@ import torch
 from ipa_cli.backends.base import LATENT_FACTOR, Report
 from ipa_cli.backends.inductor import regions, worker_pool
 from ipa_cli.backends.inductor.loading import PLAN, check_size, kernel_options
-from ipa_cli.backends.inductor.parts import split
+from ipa_cli.backends.inductor.partition import partition
 from ipa_cli.backends.inductor.regions import Region
 from ipa_cli.errors import UsageError
 from ipa_cli.hardware import cores
@@ -32,7 +32,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     if options["dynamic"] is not None:
         check_size(example.sample, options)
     unet.to(memory_format=torch.channels_last)
-    parts = split(unet, kernel_options(options, unet.device), example.context)
+    parts = partition(unet, kernel_options(options, unet.device), example.context)
     count = _worker_count(unet)
     with (
         tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work,

@@ -1,4 +1,8 @@
-"""Layers in fp8: weights quantised once, states in each step, sums in half precision or better."""
+"""Layers in fp8 (E4M3): weights are quantized once, states in each step; products are summed in float32.
+
+A scale is what quantized values are multiplied by. Rowwise: one scale for each row (per-row scale). Blockwise: one for
+each BLOCK values of a row of states, and for each square of BLOCK x BLOCK weights.
+"""
 
 from __future__ import annotations
 
@@ -9,49 +13,49 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-EIGHT = torch.float8_e4m3fn
-LARGEST = 448.0  # of its numbers
-BLOCK = 128  # numbers that are multiplied by one, where rows are too long for that
-GRAIN = 0.25  # by which pictures are to be multiplied that come from a norm, so that 0.004 to 112 keep their digits
+FP8 = torch.float8_e4m3fn
+FP8_MAX = 448.0
+BLOCK = 128
+SILU_SCALE = 0.25  # of normed states behind SiLU: a fixed scale, with which 0.004 to 112 keep all their bits
 
 
-class Rows(NamedTuple):
-    """States in fp8, (rows, width), what each row is to be multiplied by, (rows, 1), and how they are arranged."""
+class RowwiseStates(NamedTuple):
+    """States in fp8, (rows, width), the scale of each row, (rows, 1), and the shape of the states without the width."""
 
-    numbers: Tensor
-    size: Tensor
+    values: Tensor
+    scale: Tensor
     shape: Sequence[int]
 
 
-class Blocks(NamedTuple):
-    """States in fp8, (rows, width), what each block is to be multiplied by, (width / BLOCK, rows), and their shape.
+class BlockwiseStates(NamedTuple):
+    """States in fp8, (rows, width), the scale of each block, (width / BLOCK, rows), and their shape without the width.
 
-    There may be more rows than the shape tells.
+    There may be more rows than the shape says.
     """
 
-    numbers: Tensor
-    size: Tensor
+    values: Tensor
+    scale: Tensor
     shape: Sequence[int]
 
 
-class EightBitLinear(nn.Module):
-    """A linear layer like `layer`; `weight` is (out, in) in fp8, `size` (1, out) what its rows are multiplied by."""
+class Fp8Linear(nn.Module):
+    """A linear layer like `layer`, rowwise; `weight` is (out, in) in fp8, `weight_scale` (1, out)."""
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
         shape = (layer.out_features, layer.in_features)
-        self.weight = nn.Parameter(torch.empty(shape, dtype=EIGHT, device="meta"), requires_grad=False)
-        self.size = nn.Parameter(torch.empty(1, shape[0], device="meta"), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=FP8, device="meta"), requires_grad=False)
+        self.weight_scale = nn.Parameter(torch.empty(1, shape[0], device="meta"), requires_grad=False)
         self.bias, self.dtype = layer.bias, layer.weight.dtype
 
-    def forward(self, states: Tensor | Rows) -> Tensor:
+    def forward(self, states: Tensor | RowwiseStates) -> Tensor:
         if isinstance(states, Tensor):
-            states = Rows(*quantised(states.flatten(0, -2)), states.shape[:-1])
+            states = RowwiseStates(*quantize_rowwise(states.flatten(0, -2)), states.shape[:-1])
         out = torch._scaled_mm(
-            states.numbers,
+            states.values,
             self.weight.t(),
-            states.size,
-            self.size,
+            states.scale,
+            self.weight_scale,
             bias=self.bias,
             out_dtype=self.dtype,
             use_fast_accum=True,
@@ -59,45 +63,46 @@ class EightBitLinear(nn.Module):
         return out.unflatten(0, states.shape)
 
 
-class BlockLinear(nn.Module):
-    """A linear layer like `layer`; `weight` is (out, in) in fp8, `size` what its squares of BLOCK are multiplied by."""
+class BlockwiseFp8Linear(nn.Module):
+    """A linear layer like `layer`, blockwise; `weight` is (out, in) in fp8, `weight_scale` (out, in) / BLOCK."""
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
         out, given = layer.out_features, layer.in_features
-        self.weight = nn.Parameter(torch.empty(out, given, dtype=EIGHT, device="meta"), requires_grad=False)
-        self.size = nn.Parameter(torch.empty(out // BLOCK, given // BLOCK, device="meta"), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(out, given, dtype=FP8, device="meta"), requires_grad=False)
+        self.weight_scale = nn.Parameter(torch.empty(out // BLOCK, given // BLOCK, device="meta"), requires_grad=False)
         self.bias, self.dtype = layer.bias, layer.weight.dtype
 
-    def forward(self, states: Blocks) -> Tensor:
-        out = torch._scaled_mm(states.numbers, self.weight.t(), states.size.t(), self.size.t(), out_dtype=self.dtype)
+    def forward(self, states: BlockwiseStates) -> Tensor:
+        scales = states.scale.t(), self.weight_scale.t()
+        out = torch._scaled_mm(states.values, self.weight.t(), *scales, out_dtype=self.dtype)
         out = out[: math.prod(states.shape)].unflatten(0, states.shape)
         return out if self.bias is None else out + self.bias
 
 
-def quantised(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in fp8, and what each is to be multiplied by: (rows, width) and (rows, 1)."""
+def quantize_rowwise(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in fp8 and the scale of each: (rows, width) and (rows, 1)."""
     wide = states.float()
-    size = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / LARGEST
-    return (wide * (1 / size)).clamp(-LARGEST, LARGEST).to(EIGHT), size
+    scale = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
+    return (wide * (1 / scale)).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale
 
 
-def quantised_by_squares(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight in fp8, and what each square of BLOCK is to be multiplied by: (out, in) and (out, in) / BLOCK."""
+def quantize_blockwise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight in fp8 and the scale of each square of BLOCK x BLOCK: (out, in) and (out / BLOCK, in / BLOCK)."""
     wide = weight.float().unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK))
-    size = wide.abs().amax((1, 3), keepdim=True).clamp(min=1e-12) / LARGEST
-    numbers = (wide * (1 / size)).clamp(-LARGEST, LARGEST).to(EIGHT)
-    return numbers.reshape(weight.shape), size.flatten(2).squeeze(1).contiguous()
+    scale = wide.abs().amax((1, 3), keepdim=True).clamp(min=1e-12) / FP8_MAX
+    values = (wide * (1 / scale)).clamp(-FP8_MAX, FP8_MAX).to(FP8)
+    return values.reshape(weight.shape), scale.flatten(2).squeeze(1).contiguous()
 
 
-def quantised_taps(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A convolution's weight in fp8, (out, places * in), and what products with it are multiplied by: (out,)."""
-    numbers, size = quantised(weight.permute(0, 2, 3, 1).flatten(1))
-    return numbers, size.flatten() * GRAIN
+def quantize_conv(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A 3x3 convolution's weight in fp8, (out, 9 * in), and the scale of its products with quantized states, (out,)."""
+    values, scale = quantize_rowwise(weight.permute(0, 2, 3, 1).flatten(1))
+    return values, scale.flatten() * SILU_SCALE
 
 
-def multiplies_blocks(device: torch.device) -> bool:
-    """Whether products of blocks run on `device`: on Hopper since CUDA 12.9, in a torch that has `scaled_mm`."""
+def supports_blockwise(device: torch.device) -> bool:
+    """Whether blockwise products run on `device`: on Hopper since CUDA 12.9, in a torch that has `scaled_mm`."""
     if not hasattr(torch.nn.functional, "scaled_mm") or device.type != "cuda" or torch.version.cuda is None:
         return False
     since = tuple(int(number) for number in torch.version.cuda.split(".")[:2]) >= (12, 9)

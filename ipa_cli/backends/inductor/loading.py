@@ -15,7 +15,7 @@ from ipa_cli.backends.base import LATENT_FACTOR, Denoiser
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor import fp8
 from ipa_cli.backends.inductor.kernel_options import KernelOptions
-from ipa_cli.backends.inductor.parts import Part, aligned, split, walk
+from ipa_cli.backends.inductor.partition import Part, aligned, partition, run_parts
 from ipa_cli.backends.inductor.regions import Layout, Region
 from ipa_cli.backends.inductor.worker import open_package
 from ipa_cli.errors import IpaError
@@ -30,7 +30,7 @@ def load(unet: Any, folder: Path, options: Mapping[str, Any]) -> Denoiser:
     Raises IpaError for packages that do not open, or are not for these weights.
     """
     unet.to(memory_format=torch.channels_last)
-    parts = split(unet, kernel_options(options, unet.device))
+    parts = partition(unet, kernel_options(options, unet.device))
     plan, found = _read_plan(folder, parts)
     calls: dict[str, Any] = {}
     for region in found:
@@ -42,7 +42,7 @@ def load(unet: Any, folder: Path, options: Mapping[str, Any]) -> Denoiser:
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
         check_size(inputs.sample, plan)
-        return walk(unet, compiled, inputs, lambda name, given: calls[name](given))
+        return run_parts(unet, compiled, inputs, lambda name, given: calls[name](given))
 
     return CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
 
@@ -53,7 +53,7 @@ def _read_plan(folder: Path, parts: Mapping[str, Part]) -> tuple[dict[str, Any],
         plan = json.loads((folder / PLAN).read_text())
         found = [Region(*(region[field] for field in Region._fields)) for region in plan["regions"]]
         fits = all(len(region.weight_layouts) == len(parts[name].weights) for region in found for name in region.parts)
-        layouts = [Layout.read(layout) for region in found for layout in (*region.weight_layouts, *region.inputs)]
+        layouts = [Layout.from_json(layout) for region in found for layout in (*region.weight_layouts, *region.inputs)]
         sizes = [*plan["sample"], *(plan["dynamic"] or ()), *(side for layout in layouts for side in layout.shape)]
         fits = fits and len(plan["sample"]) == 4 and set(map(type, sizes)) == {int}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -79,9 +79,9 @@ def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
     def what(layout: Layout) -> tuple:
         return layout.of_any_size() if dynamic else tuple(layout)
 
-    expected = [what(Layout.read(layout)) for layout in region.inputs]
+    expected = [what(Layout.from_json(layout)) for layout in region.inputs]
     for (name, weight), layout in zip(part.weights.items(), region.weight_layouts, strict=True):
-        found, wanted = Layout.of(weight.read()), Layout.read(layout)
+        found, wanted = Layout.of(weight.read()), Layout.from_json(layout)
         if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
             raise IpaError(
                 f"this graph is not for these weights: {part.name}.{name} is {found.dtype} {found.shape}",
@@ -101,10 +101,10 @@ def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
 def kernel_options(options: Mapping[str, Any], device: torch.device) -> KernelOptions:
     """The kernels that the parts use on `device`."""
     triton = importlib.util.find_spec("triton") is not None
-    eight = tuple(options["fp8_layers"]) if options["precision"] == "fp8" else ()
+    fp8_layers = tuple(options["fp8_layers"]) if options["precision"] == "fp8" else ()
     kernels = tuple(options["kernels"]) if triton else ()
-    squares = not options["dynamic"] and fp8.multiplies_blocks(device)  # rows that 16 divides must be known
-    return KernelOptions(kernels, options["phases"], eight, squares)
+    blockwise = not options["dynamic"] and fp8.supports_blockwise(device)  # rows that 16 divides must be known
+    return KernelOptions(kernels, options["fuse_upsample"], fp8_layers, blockwise)
 
 
 def check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Group norm for pictures whose channels lie last in memory."""
+"""Group norm for pictures in the channels-last memory format."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.Module):
-    """What `norm`, an nn.GroupNorm, computes: sums channel by channel, which lie side by side, then by groups.
+    """The same as `norm`, an nn.GroupNorm: sums by channel, which lie side by side, then by group.
 
-    Takes pictures of which one lies behind the other. The usual formula becomes divisions by the size of the picture,
-    which take minutes to compile for a range of sizes, and what a channel is multiplied by is computed at each pixel.
+    Takes one or several pictures, concatenated along their channels. torch's own decomposition divides by the size of
+    the picture, which takes minutes to compile for a range of sizes, and computes a channel's factor at each pixel.
     """
 
     def __init__(self, norm: nn.GroupNorm):
@@ -21,35 +21,35 @@ class GroupNorm(nn.Module):
 
     def forward(self, *pictures: Tensor) -> Tensor:
         widths = [picture.shape[1] for picture in pictures]
-        slopes, shifts = (x[:, :, None, None].split(widths, 1) for x in self.slopes(*pictures))
-        each = zip(pictures, slopes, shifts, strict=True)
-        return behind(*((picture.float() * slope + shift).to(picture.dtype) for picture, slope, shift in each))
+        scales, shifts = (x[:, :, None, None].split(widths, 1) for x in self.scale_shift(*pictures))
+        each = zip(pictures, scales, shifts, strict=True)
+        return cat_channels(*((picture.float() * scale + shift).to(picture.dtype) for picture, scale, shift in each))
 
-    def slopes(self, *pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def scale_shift(self, *pictures: Tensor) -> tuple[Tensor, Tensor]:
         """What each channel is multiplied by, and what is added to it then: (B, channels), twice, in float32."""
-        sums = [torch.var_mean(picture.float(), (2, 3), correction=0) for picture in pictures]
-        spread, mean = (behind(*each).unflatten(1, (self.groups, -1)) for each in zip(*sums, strict=True))
+        moments = [torch.var_mean(picture.float(), (2, 3), correction=0) for picture in pictures]
+        variance, mean = (cat_channels(*each).unflatten(1, (self.groups, -1)) for each in zip(*moments, strict=True))
         group = mean.mean(-1, keepdim=True)
-        spread = (spread + (mean - group).square()).mean(-1, keepdim=True)  # within channels and between them
-        slope = torch.rsqrt(spread + self.eps) * self.weight.float().unflatten(0, (self.groups, -1))
-        shift = self.bias.float().unflatten(0, (self.groups, -1)) - group * slope
-        return _written(slope.flatten(1)), _written(shift.flatten(1))
+        variance = (variance + (mean - group).square()).mean(-1, keepdim=True)  # within channels and between them
+        scale = torch.rsqrt(variance + self.eps) * self.weight.float().unflatten(0, (self.groups, -1))
+        shift = self.bias.float().unflatten(0, (self.groups, -1)) - group * scale
+        return _materialized(scale.flatten(1)), _materialized(shift.flatten(1))
 
 
-def behind(*pieces: Tensor) -> Tensor:
-    """The pieces, one behind the other by channel."""
-    return torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0]
+def cat_channels(*pictures: Tensor) -> Tensor:
+    """The pictures concatenated along their channels."""
+    return torch.cat(pictures, 1) if len(pictures) > 1 else pictures[0]
 
 
-def _written(numbers: Tensor) -> Tensor:
-    """The same; torch's compiler writes down what is viewed this way."""
-    return numbers.as_strided(numbers.shape, (numbers.shape[1], 1))
+def _materialized(tensor: Tensor) -> Tensor:
+    """The same; torch's compiler writes what is viewed this way to memory, in place of computing it at each use."""
+    return tensor.as_strided(tensor.shape, (tensor.shape[1], 1))
 
 
-def by_channel(module: nn.Module) -> Any:
-    """`module` with its group norms replaced, where they have weights."""
+def replace_group_norms(module: nn.Module) -> Any:
+    """`module` with its group norms replaced by ours, where they have weights."""
     if isinstance(module, nn.GroupNorm) and module.affine:
         return GroupNorm(module)
     for name, child in module.named_children():
-        setattr(module, name, by_channel(child))
+        setattr(module, name, replace_group_norms(child))
     return module

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ipa_cli.backends.inductor.parts import Part, aligned, walk
+from ipa_cli.backends.inductor.partition import Part, aligned, run_parts
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.inputs import UNetInputs, call_unet
 
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
         return cls(tuple(tensor.shape), tensor.stride(), str(tensor.dtype).removeprefix("torch."))
 
     @classmethod
-    def read(cls, layout: Sequence) -> Layout:
+    def from_json(cls, layout: Sequence) -> Layout:
         """A layout as JSON has it."""
         shape, stride, dtype = layout
         return cls(tuple(shape), tuple(stride), dtype)
@@ -67,7 +67,7 @@ def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs, dynamic: boo
         return parts[name](inputs)
 
     with torch.no_grad():
-        got, expected = walk(unet, parts, example, record).float(), call_unet(unet, example).float()
+        got, expected = run_parts(unet, parts, example, record).float(), call_unet(unet, example).float()
     if not (got - expected).norm() <= TOLERANCE * expected.norm():
         raise IpaError("this UNet has parts that inductor does not know", "use --backend eager")
     kinds: dict[tuple, list[str]] = {}
@@ -98,10 +98,10 @@ def export(part: Part, region: Region, sizes: Sequence[int] | None) -> Any:
         moving: dict[int, Any] = {4: picture, 3: states}
         shapes = ([None] * len(weights), [moving.get(tensor.ndim) for tensor in inputs])
     with torch.no_grad():
-        return torch.export.export(_Pure(part), (weights, inputs), dynamic_shapes=shapes, strict=False)
+        return torch.export.export(_Functional(part), (weights, inputs), dynamic_shapes=shapes, strict=False)
 
 
-class _Pure(nn.Module):
+class _Functional(nn.Module):
     """A module without weights of its own."""
 
     def __init__(self, part: Part):
@@ -110,7 +110,7 @@ class _Pure(nn.Module):
         _ = part.module  # made before it is traced
 
     def forward(self, weights: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-        return self.part.pure(weights, inputs)
+        return self.part.functional(weights, inputs)
 
 
 def _fingerprint(module: nn.Module) -> tuple:

@@ -18,9 +18,9 @@ from torch import Tensor
 from ipa_cli.backends.inductor import kernels
 from ipa_cli.system import child
 
-WIDEST_ROW = 8192  # numbers that one block of threads holds while it makes their sum
+MAX_PERSISTENT_ROW = 8192  # numbers that one block of threads holds while it makes their sum
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-IN_EIGHT_BITS = 1e-1  # where states are rounded to fp8: half a step decides
+FP8_TOLERANCE = 1e-1  # where states are rounded to fp8: half a step decides
 
 
 def compile_region(
@@ -36,8 +36,8 @@ def compile_region(
 
     if device.startswith("cuda"):
         _skip_cpu_probes()
-        _hold_rows()
-        _describe_by_name()
+        _prefer_persistent_reductions()
+        _patch_descriptor_names()
     began = time.monotonic()
     exported = torch.export.load(program)
     weights = [_random(spec, device, product=True) for spec in inputs[0]]
@@ -53,9 +53,9 @@ def compile_region(
         got = loader.boxed_run([*weights, *others])
         expected = exported.module()(weights, others)
         errors = torch.tensor([_difference(a, b) for a, b in zip(got, expected, strict=True)])
-    eight = any(weight.dtype.itemsize == 1 for weight in weights)
+    has_fp8 = any(weight.dtype.itemsize == 1 for weight in weights)
     error = errors.max().item()  # of one that is not a number, just that
-    if not error <= (IN_EIGHT_BITS if eight else TOLERANCE.get(got[0].dtype, 1e-1)):
+    if not error <= (FP8_TOLERANCE if has_fp8 else TOLERANCE.get(got[0].dtype, 1e-1)):
         raise RuntimeError(f"the compiled code computes something else: relative error {error:.1e}")
     return {"error": error, "compile_s": built - began, "try_s": time.monotonic() - built}
 
@@ -82,8 +82,8 @@ def _skip_cpu_probes() -> None:
     cpu_vec_isa.valid_vec_isa_list = lambda: []  # type: ignore[assignment]
 
 
-def _hold_rows() -> None:
-    """Let kernels that norm or quantise rows hold them; beyond 1,024 numbers torch would read them twice or thrice."""
+def _prefer_persistent_reductions() -> None:
+    """Let kernels that norm or quantize rows hold a whole row; torch reads one of more than 1,024 numbers again."""
     from torch._inductor.choices import InductorChoices
     from torch._inductor.runtime.hints import ReductionHint
     from torch._inductor.virtualized import V
@@ -92,16 +92,16 @@ def _hold_rows() -> None:
 
     def held(features: Any, *given: Any) -> bool:
         along_rows = features.get_reduction_hint() == ReductionHint.INNER
-        fits = along_rows and V.graph.sizevars.statically_known_leq(features.reduction_numel, WIDEST_ROW)
+        fits = along_rows and V.graph.sizevars.statically_known_leq(features.reduction_numel, MAX_PERSISTENT_ROW)
         return fits or usual(features, *given)
 
     InductorChoices.should_use_persistent_reduction = staticmethod(held)  # type: ignore[assignment]
 
 
-def _describe_by_name() -> None:
-    """Let Triton kernels that read through descriptors be tried where a tensor is a view of another.
+def _patch_descriptor_names() -> None:
+    """Let torch benchmark Triton kernels that read a view through descriptors.
 
-    torch writes such a view in C++ into the Python program that tries them; there the name is of the right shape.
+    It writes the view in C++ into the Python program that benchmarks them, where the name has the right shape already.
     """
     from torch._inductor.codegen.wrapper import PythonWrapperCodegen
     from torch._inductor.virtualized import V
@@ -122,12 +122,12 @@ def _random(spec: tuple[list[int], list[int], str], device: str, product: bool) 
     shape, stride, dtype = spec
     tensor = torch.empty_strided(shape, stride, device=device).normal_()
     if product and tensor.ndim > 1:
-        # One row tells what the rows of weights in fp8 are to be multiplied by.
+        # A single row is the weight scale of an fp8 layer.
         tensor = tensor.abs_().clamp_(0.5, 2) if shape[0] == 1 else tensor.mul_(tensor[0].numel() ** -0.5)
     return tensor.to(getattr(torch, dtype))
 
 
-def _get_ready() -> None:
+def _preload() -> None:
     """Import what compiling takes, seconds of work, while the first part is still being traced elsewhere."""
     for name in ("torch._inductor.compile_fx", "torch._export.serde.serialize"):
         importlib.import_module(name)
@@ -139,6 +139,6 @@ def _get_ready() -> None:
 def main() -> None:
     """Answer jobs until the parent ends."""
     jobs, say = child.serve()
-    _get_ready()
+    _preload()
     for job in jobs:
         say(compile_region(**job))

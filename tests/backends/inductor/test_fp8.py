@@ -1,17 +1,17 @@
-"""Linear layers in fp8, and weights kept in another form."""
+"""Linear layers in fp8, and transformed weights."""
 
 import pytest
 import torch
 from torch import nn
 
-from ipa_cli.backends.inductor import backend, blocks, derived, parts, regions, worker
+from ipa_cli.backends.inductor import backend, blocks, partition, regions, weight_transforms, worker
 from ipa_cli.backends.inductor.fp8 import (
-    GRAIN,
-    BlockLinear,
-    EightBitLinear,
-    quantised,
-    quantised_by_squares,
-    quantised_taps,
+    SILU_SCALE,
+    BlockwiseFp8Linear,
+    Fp8Linear,
+    quantize_blockwise,
+    quantize_conv,
+    quantize_rowwise,
 )
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.errors import UsageError
@@ -19,53 +19,53 @@ from ipa_cli.unet.inputs import call_unet
 from tests.unets import FLAT, difference, example, moved, tiny
 
 
-def test_rows_keep_their_size():
+def test_rowwise_quantization_keeps_small_and_large_rows():
     states = torch.randn(5, 64) * torch.tensor([[1e-3], [1.0], [300.0], [0.0], [7.0]])
-    rows, size = quantised(states)
-    assert rows.dtype == torch.float8_e4m3fn and size.shape == (5, 1)
-    assert ((rows.float() * size - states).norm(dim=1) <= 0.04 * states.norm(dim=1)).all()
+    rows, scale = quantize_rowwise(states)
+    assert rows.dtype == torch.float8_e4m3fn and scale.shape == (5, 1)
+    assert ((rows.float() * scale - states).norm(dim=1) <= 0.04 * states.norm(dim=1)).all()
 
 
-def test_squares_keep_their_size():
+def test_blockwise_quantization_keeps_small_and_large_blocks():
     weight = torch.randn(256, 384) * torch.logspace(-3, 3, 6).reshape(2, 3).kron(torch.ones(128, 128))
-    numbers, size = quantised_by_squares(weight)
-    assert numbers.dtype == torch.float8_e4m3fn and numbers.shape == weight.shape and size.shape == (2, 3)
-    error = (numbers.float() * size.kron(torch.ones(128, 128)) - weight).unflatten(1, (3, 128)).unflatten(0, (2, 128))
+    values, scale = quantize_blockwise(weight)
+    assert values.dtype == torch.float8_e4m3fn and values.shape == weight.shape and scale.shape == (2, 3)
+    error = (values.float() * scale.kron(torch.ones(128, 128)) - weight).unflatten(1, (3, 128)).unflatten(0, (2, 128))
     assert (error.norm(dim=(1, 3)) < 0.04 * weight.unflatten(1, (3, 128)).unflatten(0, (2, 128)).norm(dim=(1, 3))).all()
 
 
-def test_taps_lie_line_by_line_and_keep_their_size():
+def test_a_quantized_convolution_lies_line_by_line_and_keeps_small_channels():
     weight = torch.randn(6, 5, 3, 3) * torch.logspace(-3, 3, 6)[:, None, None, None]
-    numbers, size = quantised_taps(weight)
-    assert numbers.dtype == torch.float8_e4m3fn and numbers.shape == (6, 45) and size.shape == (6,)
-    error = (numbers.float() * size[:, None] / GRAIN).reshape(6, 3, 3, 5).permute(0, 3, 1, 2) - weight
+    values, scale = quantize_conv(weight)
+    assert values.dtype == torch.float8_e4m3fn and values.shape == (6, 45) and scale.shape == (6,)
+    error = (values.float() * scale[:, None] / SILU_SCALE).reshape(6, 3, 3, 5).permute(0, 3, 1, 2) - weight
     assert (error.flatten(1).norm(dim=1) < 0.04 * weight.flatten(1).norm(dim=1)).all()
 
 
 def test_convolutions_are_in_fp8_on_hopper_alone():
     unet, adapters = tiny()
     context = example(unet, adapters).context
-    split = parts.split(unet, KernelOptions(eight=CONVOLUTIONS), context)
+    split = partition.partition(unet, KernelOptions(fp8_layers=CONVOLUTIONS), context)
     found = [part for name, part in split.items() if name.rpartition(".")[0].endswith("resnets")]
     assert found
     for part in found:
-        assert type(part.module.resnet.conv1) is type(part.module.resnet.conv2) is blocks.NormedConvolution
-        assert not [name for name in part.weights if name.endswith("size")]
+        assert type(part.module.resnet.conv1) is type(part.module.resnet.conv2) is blocks.NormSiluConv2d
+        assert not [name for name in part.weights if name.endswith("weight_scale")]
 
 
 @pytest.mark.parametrize("shift", ["default", "scale_shift"])
-def test_convolutions_and_their_weights_are_of_one_kind(monkeypatch, shift):
+def test_convolutions_have_the_shapes_of_their_weights(monkeypatch, shift):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (9, 0))  # a Hopper GPU, were it one
     monkeypatch.setattr(blocks, "_is_half", lambda _: True)
     unet, adapters = tiny(changes={"resnet_time_scale_shift": shift})
-    split = parts.split(unet, KernelOptions(eight=CONVOLUTIONS), example(unet, adapters).context)
+    split = partition.partition(unet, KernelOptions(fp8_layers=CONVOLUTIONS), example(unet, adapters).context)
     found = [part for name, part in split.items() if name.rpartition(".")[0].endswith("resnets")]
     assert found
     for part in found:
         shapes = {name: (weight.shape, weight.dtype) for name, weight in part.module.named_parameters()}
         assert shapes == {name: (w.read().shape, w.read().dtype) for name, w in part.weights.items()}
-        eight = type(part.module.resnet.conv2) is blocks.EightBitConvolution
-        assert eight == ("resnet.conv2.size" in part.weights) == (shift == "default")
+        eight = type(part.module.resnet.conv2) is blocks.Fp8NormSiluConv2d
+        assert eight == ("resnet.conv2.weight_scale" in part.weights) == (shift == "default")
 
 
 @pytest.mark.gpu
@@ -75,11 +75,11 @@ def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
     unet, adapters = tiny()
     inputs = moved(example(unet, adapters, 12, 20), torch.float16)
     unet.to("cuda", torch.float16)
-    split = parts.split(unet, KernelOptions(eight=CONVOLUTIONS), inputs.context)
-    eight = [part for part in split.values() if "resnet.conv1.size" in part.weights]
-    assert eight and all(type(part.module.resnet.conv2) is blocks.EightBitConvolution for part in eight)
+    split = partition.partition(unet, KernelOptions(fp8_layers=CONVOLUTIONS), inputs.context)
+    eight = [part for part in split.values() if "resnet.conv1.weight_scale" in part.weights]
+    assert eight and all(type(part.module.resnet.conv2) is blocks.Fp8NormSiluConv2d for part in eight)
     with torch.no_grad():
-        got = parts.walk(unet, split, inputs, lambda name, given: split[name](given))
+        got = partition.run_parts(unet, split, inputs, lambda name, given: split[name](given))
         error = difference(got, call_unet(unet, inputs))
     assert 1e-3 < error < 0.2  # the first: it is fp8
 
@@ -88,36 +88,36 @@ def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
 def test_a_unet_in_fp8_is_near_the_plain_one():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
-    split = parts.split(unet, KernelOptions(eight=LINEAR), inputs.context)
+    split = partition.partition(unet, KernelOptions(fp8_layers=LINEAR), inputs.context)
     with torch.no_grad():
-        got = parts.walk(unet, split, inputs, lambda name, given: split[name](given))
+        got = partition.run_parts(unet, split, inputs, lambda name, given: split[name](given))
         error = difference(got, call_unet(unet, inputs))
     assert 1e-3 < error < 0.05  # the first: it is fp8
 
 
 @pytest.mark.slow
-def test_weights_are_kept_by_squares_where_a_kernel_gives_blocks():
+def test_a_layer_is_blockwise_where_a_kernel_quantizes_its_input_so():
     changes = {**FLAT, "block_out_channels": [128], "attention_head_dim": [4]}
     for width, dtype, kernels, kept in [
-        (128, torch.float16, ("gate",), True),
-        (128, torch.float32, ("gate",), False),
-        (128, torch.float16, ("rows",), False),
-        (64, torch.float16, ("gate",), False),
+        (128, torch.float16, ("geglu",), True),
+        (128, torch.float32, ("geglu",), False),
+        (128, torch.float16, ("gate_quantize",), False),
+        (64, torch.float16, ("geglu",), False),
     ]:
         unet, adapters = tiny(changes={**changes, "block_out_channels": [width]})
         context = example(unet, adapters).context
         unet.to(dtype)
-        split = parts.split(unet, KernelOptions(kernels, eight=LINEAR, squares=True), context)
+        split = partition.partition(unet, KernelOptions(kernels, fp8_layers=LINEAR, blockwise=True), context)
         found = [part for name, part in split.items() if "transformer_blocks" in name]
         assert found
         for part in found:
             shapes = {name: (weight.shape, weight.dtype) for name, weight in part.module.named_parameters()}
             assert shapes == {name: (w.read().shape, w.read().dtype) for name, w in part.weights.items()}
-            assert (part.weights["block.ff.net.2.weight"].form == "squares") == kept
-            assert type(part.module.block.ff.net[2]) is (BlockLinear if kept else EightBitLinear)
+            assert (part.weights["block.ff.net.2.weight"].transform == "blockwise") == kept
+            assert type(part.module.block.ff.net[2]) is (BlockwiseFp8Linear if kept else Fp8Linear)
 
 
-def test_a_form_is_made_again_when_its_weight_has_changed():
+def test_a_transformed_weight_is_made_again_when_its_source_has_changed():
     layer = nn.Linear(8, 8)
     calls = []
 
@@ -125,18 +125,21 @@ def test_a_form_is_made_again_when_its_weight_has_changed():
         calls.append(1)
         return layer.weight
 
-    first = derived.kept([layer.weight], "size", read)
-    assert derived.kept([layer.weight], "size", read) is first and len(calls) == 1
+    first = weight_transforms.transformed([layer.weight], "rowwise_scale", read)
+    assert weight_transforms.transformed([layer.weight], "rowwise_scale", read) is first and len(calls) == 1
     with torch.no_grad():
         layer.weight.mul_(2)
-    assert torch.allclose(derived.kept([layer.weight], "size", read), 2 * first) and len(calls) == 2
+    assert (
+        torch.allclose(weight_transforms.transformed([layer.weight], "rowwise_scale", read), 2 * first)
+        and len(calls) == 2
+    )
 
 
-def test_four_phases_do_what_enlarging_and_convolving_does():
+def test_a_subpixel_convolution_equals_upsampling_and_convolving():
     torch.manual_seed(0)
     picture, weight = torch.randn(2, 3, 5, 4), torch.randn(6, 3, 3, 3)
     expected = nn.functional.conv2d(nn.functional.interpolate(picture, scale_factor=2.0), weight, padding=1)
-    four = nn.functional.conv2d(picture, derived.four_phases(weight), padding=1).unflatten(1, (2, 2, 6))
+    four = nn.functional.conv2d(picture, weight_transforms.subpixel(weight), padding=1).unflatten(1, (2, 2, 6))
     for row in (0, 1):
         for column in (0, 1):
             got = four[:, row, column, :, row : row + 5, column : column + 4]
@@ -151,16 +154,18 @@ def test_fp8_is_refused_where_it_cannot_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_compiled_code_is_tried_with_stays_finite_in_fp8():
+def test_random_inputs_for_the_check_of_compiled_code_stay_finite_in_fp8():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
-    split = parts.split(unet, KernelOptions(eight=LINEAR), inputs.context)
-    kinds = [region for region in regions.find(unet, split, inputs, False) if region.name.startswith("block")]
+    split = partition.partition(unet, KernelOptions(fp8_layers=LINEAR), inputs.context)
+    kinds = [
+        region for region in regions.find(unet, split, inputs, False) if region.name.startswith("transformerblock")
+    ]
     for region in kinds:
         weights = [worker._random(layout, "cpu", product=True) for layout in region.weight_layouts]
         given = [worker._random(layout, "cpu", product=False) for layout in region.inputs]
         eight = [weight.float() for weight in weights if weight.dtype == torch.float8_e4m3fn]
         assert len(eight) == len(LINEAR) and all(weight.abs().max() < 448 for weight in eight)
         with torch.no_grad():
-            states, more = split[region.parts[0]].pure(weights, given)
-        assert 0.1 < states.std() < 10 and 0.1 < more.std() < 10
+            states, residual = split[region.parts[0]].functional(weights, given)
+        assert 0.1 < states.std() < 10 and 0.1 < residual.std() < 10

@@ -1,4 +1,4 @@
-"""Our Triton kernels against plain PyTorch in fp32, on odd sizes; on a CPU by Triton's interpreter."""
+"""Our Triton kernels against plain PyTorch in fp32, on odd scales; on a CPU by Triton's interpreter."""
 
 import os
 import subprocess
@@ -14,7 +14,8 @@ pytest.importorskip("triton", reason="needs Triton")
 SCRIPT = """
 import sys
 import torch
-from ipa_cli.backends.inductor.fp8 import BlockLinear, Blocks, multiplies_blocks, quantised, quantised_by_squares
+from ipa_cli.backends.inductor.fp8 import BlockwiseFp8Linear, BlockwiseStates
+from ipa_cli.backends.inductor.fp8 import quantize_blockwise, quantize_rowwise, supports_blockwise
 from ipa_cli.backends.inductor.kernels import attention, convolution, feed_forward
 
 device = sys.argv[1]
@@ -31,11 +32,11 @@ def check(got, expected):
     assert error < tolerance, error
 
 
-def check_eight(got, expected, least):
-    if device == "cuda":  # half a step between numbers of three bits
+def check_fp8(got, expected, least):
+    if device == "cuda":  # half a step between values of three bits
         error = (got - expected).abs() / expected.abs().clamp(min=least)
         assert error.max() < 0.0635, error.max()
-    else:  # the interpreter rounds small numbers otherwise
+    else:  # the interpreter rounds small values otherwise
         assert (got - expected).norm() < 0.1 * expected.norm()
 
 
@@ -48,17 +49,17 @@ for batch, pixels, heads, depth, text, image, rows, block in [
     check(got, attention.plain_cross_attention(*(tensor.float() for tensor in given), scale))
 for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
     both = normal(rows, 2 * width)
-    numbers, size = feed_forward.gated_rows(both)
-    plain = feed_forward.plain_gated(both.float())
-    assert torch.allclose(size, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
-    check_eight(numbers.float() * size, plain, size / 64)
+    values, scale = feed_forward.gate_quantize(both)
+    plain = feed_forward.plain_gate(both.float())
+    assert torch.allclose(scale, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
+    check_fp8(values.float() * scale, plain, scale / 64)
 for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 16, 33, (64, 32)), (3, 3, 1, (320, 320))]:
     pictures = [normal(batch, height, wide, width) for width in widths]
-    slope, shift = (torch.randn(batch, sum(widths), device=device) for _ in range(2))
-    got = convolution.neighbours(pictures, slope, shift).float()
-    plain = convolution.plain_neighbours([picture.float() for picture in pictures], slope, shift)
+    scale, shift = (torch.randn(batch, sum(widths), device=device) for _ in range(2))
+    got = convolution.silu_im2col(pictures, scale, shift).float()
+    plain = convolution.plain_silu_im2col([picture.float() for picture in pictures], scale, shift)
     assert not got[plain == 0].any()
-    check_eight(got, plain, 1 / 64)
+    check_fp8(got, plain, 1 / 64)
 if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
     for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 24, 192), (3000, 1280, 320)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, 3 * normal(2 * width)
@@ -67,18 +68,18 @@ if device == "cuda":  # the interpreter stumbles over loops whose end it does no
         check(feed_forward.geglu(*given, rows=64, width=64, depth=32, group=2, stages=2), plain)
     for rows, width, depth in [(50, 512, 64), (3000, 1024, 320), (257, 2560, 640)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5
-        (states, size), (weight, weight_size) = (quantised(tensor) for tensor in given)
+        (states, scale), (weight, weight_scale) = (quantize_rowwise(tensor) for tensor in given)
         bias = normal(2 * width)
-        numbers, sizes = feed_forward.geglu_blocks(states, size, weight, weight_size.t().contiguous(), bias)
-        plain = feed_forward.plain_geglu(states.float() * size, weight.float() * weight_size, bias.float())
-        assert torch.allclose(sizes.t()[:rows] * 448, plain.unflatten(1, (-1, 128)).abs().amax(-1), rtol=1e-2)
-        got = (numbers.float() * sizes.t().repeat_interleave(128, 1))[:rows]
+        values, scales = feed_forward.geglu_quantize(states, scale, weight, weight_scale.t().contiguous(), bias)
+        plain = feed_forward.plain_geglu(states.float() * scale, weight.float() * weight_scale, bias.float())
+        assert torch.allclose(scales.t()[:rows] * 448, plain.unflatten(1, (-1, 128)).abs().amax(-1), rtol=1e-2)
+        got = (values.float() * scales.t().repeat_interleave(128, 1))[:rows]
         assert (got - plain).norm() < 0.04 * plain.norm()
-        if multiplies_blocks(states.device):
+        if supports_blockwise(states.device):
             layer = torch.nn.Linear(width, 256, device=device, dtype=dtype)
-            last = BlockLinear(layer)
-            last.weight, last.size = map(torch.nn.Parameter, quantised_by_squares(layer.weight), [False, False])
-            got = last(Blocks(numbers, sizes, (rows,)))
+            last = BlockwiseFp8Linear(layer)
+            last.weight, last.weight_scale = map(torch.nn.Parameter, quantize_blockwise(layer.weight), [False, False])
+            got = last(BlockwiseStates(values, scales, (rows,)))
             error = (got - layer(plain.to(dtype))).norm() / got.norm()
             assert error < 0.05, error
     for batch, height, wide, channels, outs in [(2, 9, 13, 48, 40), (1, 64, 48, 320, 320), (3, 5, 33, 64, 136)]:
@@ -86,11 +87,11 @@ if device == "cuda":  # the interpreter stumbles over loops whose end it does no
         weight = normal(outs, 9 * channels).to(torch.float8_e4m3fn)
         given = lines, weight, (torch.rand(outs, device=device) + 0.5) / (9 * channels) ** 0.5, normal(outs)
         added = normal(batch, outs), normal(batch, height, wide, outs)
-        plain = convolution.plain_convolution(*(x.float() for x in given))
-        with_more = convolution.plain_convolution(*(x.float() for x in (*given, *added)))
+        plain = convolution.plain_conv3x3(*(x.float() for x in given))
+        with_residual = convolution.plain_conv3x3(*(x.float() for x in (*given, *added)))
         for tile in [(0, 0, 0), (128, 64, 3), *(tile[:3] for tile in convolution.TILES)]:
-            check(convolution.convolution(*given, None, None, *tile), plain)
-            check(convolution.convolution(*given, *added, *tile), with_more)
+            check(convolution.conv3x3(*given, None, None, *tile), plain)
+            check(convolution.conv3x3(*given, *added, *tile), with_residual)
 """
 
 

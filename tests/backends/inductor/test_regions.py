@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ipa_cli.backends.inductor import backend, compilation, loading, norms, parts, regions
+from ipa_cli.backends.inductor import backend, compilation, loading, norms, partition, regions
 from ipa_cli.backends.inductor.kernel_options import KernelOptions
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import install, project
@@ -27,12 +27,12 @@ from tests.unets import (
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = KernelOptions(phases=True)
+OPTIONS = KernelOptions(fuse_upsample=True)
 
 
 def traced(unet, inputs, sizes):
     """The parts of a UNet, and what runs each by its kind's traced program."""
-    split = parts.split(unet, OPTIONS, inputs.context)
+    split = partition.partition(unet, OPTIONS, inputs.context)
     programs = {}
     for region in regions.find(unet, split, inputs, sizes is not None):
         limits = sizes if len(region.inputs[0].shape) > 2 else None
@@ -42,7 +42,7 @@ def traced(unet, inputs, sizes):
 
     def run(name, given):
         weights = [weight.read() for weight in split[name].weights.values()]
-        return programs[name](weights, [parts.aligned(tensor) for tensor in given])
+        return programs[name](weights, [partition.aligned(tensor) for tensor in given])
 
     return split, run
 
@@ -67,7 +67,7 @@ def test_parts_do_what_the_unet_does(adapters, sizes):
             for name, weight in unet.named_parameters():
                 if "resnets.0.conv1" in name or "ff.net.2" in name or "attn1.to_k" in name:
                     weight.mul_(1.1)  # one program serves many modules and any weights
-            assert difference(parts.walk(unet, split, given, run), call_unet(unet, given)) < 1e-5
+            assert difference(partition.run_parts(unet, split, given, run), call_unet(unet, given)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -78,7 +78,7 @@ def test_every_kind_is_traced_for_a_range_of_sizes_in_the_default_options(dtype)
     context = cast.context._replace(scale=inputs.context.scale)
     inputs = replace(cast, timestep=inputs.timestep, context=context)
     options = backend.options({"dynamic": [64, 256]})
-    split = parts.split(unet, loading.kernel_options(options, unet.device), context)
+    split = partition.partition(unet, loading.kernel_options(options, unet.device), context)
     for region in regions.find(unet, split, inputs, True):
         sizes = compilation._latent_sizes(region, inputs, options)
         program = regions.export(split[region.parts[0]], region, sizes)
@@ -89,17 +89,26 @@ def test_parts_do_what_the_unet_of_sd15_does():
     unet, inputs = scene(changes=AS_SD15)
     split, run = traced(unet, inputs, (2, 32))
     with torch.no_grad():
-        assert difference(parts.walk(unet, split, inputs, run), call_unet(unet, inputs)) < 1e-5
+        assert difference(partition.run_parts(unet, split, inputs, run), call_unet(unet, inputs)) < 1e-5
 
 
 def test_kinds_are_few_and_differ_where_the_modules_do():
     unet, inputs = scene()
 
     def kinds(dynamic):
-        found = regions.find(unet, parts.split(unet, OPTIONS, inputs.context), inputs, dynamic)
+        found = regions.find(unet, partition.partition(unet, OPTIONS, inputs.context), inputs, dynamic)
         return sorted(f"{region.name.partition('-')[0]} {len(region.parts)}" for region in found)
 
-    expected = ["block 8", "entry 4", "exit 4", "larger 1", "last 1", "resnet 4", "resnet 4", "time 1"]
+    expected = [
+        "outputlayer 1",
+        "resnetblock 4",
+        "resnetblock 4",
+        "timeembedding 1",
+        "transformerblock 8",
+        "transformerinput 4",
+        "transformeroutput 4",
+        "upsample 1",
+    ]
     assert kinds(dynamic=True) == expected
     assert len(kinds(dynamic=False)) == len(expected) + 2  # the same residual blocks at two sizes
     unet.mid_block.resnets[0].output_scale_factor = 2.0
@@ -111,12 +120,12 @@ def test_a_unet_that_does_more_is_refused():
     unet.conv_in.register_forward_hook(lambda *_: None)  # harmless
     unet.mid_block.register_forward_hook(lambda _module, _given, out: 3 * out)  # not in the parts
     with pytest.raises(IpaError, match="does not know"):
-        regions.find(unet, parts.split(unet, OPTIONS, inputs.context), inputs, False)
+        regions.find(unet, partition.partition(unet, OPTIONS, inputs.context), inputs, False)
 
 
 def test_no_part_takes_the_weights_of_the_texts_keys_and_values():
     unet, _ = tiny()
-    split = parts.split(unet, OPTIONS)
+    split = partition.partition(unet, OPTIONS)
     taken = {id(owner) for part in split.values() for weight in part.weights.values() for owner in weight.owners}
     left = {name for name, module in unet.named_modules() if module._parameters and id(module) not in taken}
     lone = {name for name in left if name == "conv_in" or "samplers" in name}
@@ -127,20 +136,20 @@ def test_joined_weights_take_no_more_memory_and_follow_changes():
     torch.manual_seed(0)
     owners = [nn.Linear(4, 4) for _ in range(3)]
     before = torch.cat([owner.weight for owner in owners])
-    whole = parts.joined(owners, "weight")
+    whole = partition.concat_parameters(owners, "weight")
     assert torch.equal(whole, before)
     assert {owner.weight.untyped_storage().data_ptr() for owner in owners} == {whole.untyped_storage().data_ptr()}
     with torch.no_grad():
         owners[1].weight.mul_(2)
-    again = parts.joined(owners, "weight")
+    again = partition.concat_parameters(owners, "weight")
     assert again.data_ptr() == whole.data_ptr() and torch.equal(again[4:8], 2 * before[4:8])
     owners[2].weight = nn.Parameter(torch.ones(4, 4))
-    replaced = parts.joined(owners, "weight")
+    replaced = partition.concat_parameters(owners, "weight")
     assert replaced.data_ptr() != whole.data_ptr() and replaced[8:].eq(1).all()
 
 
 def test_rows_of_the_scale_lie_on_sixteen_bytes():
-    rows = parts.rows(torch.arange(24.0).reshape(3, 8))
+    rows = partition.padded_scale(torch.arange(24.0).reshape(3, 8))
     assert rows.shape == (8, 4) and rows.is_contiguous()
     assert rows[2, :3].tolist() == [2, 10, 18]
 
@@ -150,8 +159,8 @@ def test_the_unet_runs_as_before_once_it_is_split():
     inputs = example(unet, adapters)
     with torch.no_grad():
         before = call_unet(unet, inputs)
-        split = parts.split(unet, OPTIONS, inputs.context)
-        parts.walk(unet, split, inputs, lambda name, given: split[name](given))
+        split = partition.partition(unet, OPTIONS, inputs.context)
+        partition.run_parts(unet, split, inputs, lambda name, given: split[name](given))
         assert torch.equal(call_unet(unet, inputs), before)
 
 
@@ -165,7 +174,7 @@ def test_masks_are_inputs_of_the_parts():
     given = replace(inputs, context=masked)
     with torch.no_grad():
         expected = call_unet(unet, given)
-        assert difference(parts.walk(unet, split, given, run), expected) < 1e-5
+        assert difference(partition.run_parts(unet, split, given, run), expected) < 1e-5
         assert difference(expected, call_unet(unet, inputs)) > 1e-3
 
 
@@ -174,7 +183,7 @@ def test_several_pictures_in_a_call_have_a_graph_of_their_own():
     inputs = twice(inputs)
     split, run = traced(unet, inputs, None)
     with torch.no_grad():
-        assert difference(parts.walk(unet, split, inputs, run), call_unet(unet, inputs)) < 1e-5
+        assert difference(partition.run_parts(unet, split, inputs, run), call_unet(unet, inputs)) < 1e-5
 
 
 @pytest.mark.parametrize("changes", [None, AS_SD15])
@@ -184,7 +193,7 @@ def test_control_residuals_are_added_between_the_parts(changes):
     given = replace(inputs, control=residuals(unet, inputs))
     with torch.no_grad():
         expected = call_unet(unet, given)
-        assert difference(parts.walk(unet, split, given, run), expected) < 1e-5
+        assert difference(partition.run_parts(unet, split, given, run), expected) < 1e-5
         assert difference(expected, call_unet(unet, inputs)) > 1e-2
 
 

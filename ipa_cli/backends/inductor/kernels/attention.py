@@ -1,6 +1,6 @@
 """A Triton kernel for cross attention to text and image, which reads the query once.
 
-Imported only where Triton is installed. Its plain twin in PyTorch computes the same in any precision.
+Imported only where Triton is installed. Its plain reference in PyTorch computes the same in any precision.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from ipa_cli.backends.inductor.kernels.launch import launchable
 
 
 @triton.jit
-def _softmax_of(
-    query, keys, values, TOKENS: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
-):
+def _attend(query, keys, values, TOKENS: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     """softmax(query x keys) x values for a block of rows; `query` is scaled already, for powers of two."""
     depth = tl.arange(0, DEPTH)
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -64,13 +62,13 @@ def cross_attention_kernel(
     batch = head // heads
     at = (batch * pixels + row)[:, None] * (heads * DEPTH) + (head % heads) * DEPTH + tl.arange(0, DEPTH)
     there = (row < pixels)[:, None]
-    asked = tl.load(query + at, mask=there, other=0.0)
-    asked = (asked * to_powers_of_two).to(asked.dtype)
+    query_rows = tl.load(query + at, mask=there, other=0.0)
+    query_rows = (query_rows * to_powers_of_two).to(query_rows.dtype)
     own = text + head * TEXT * DEPTH
-    seen = _softmax_of(asked, own, own + all_heads * TEXT * DEPTH, TEXT, DEPTH, TEXT_BLOCK, ROWS)
+    from_text = _attend(query_rows, own, own + all_heads * TEXT * DEPTH, TEXT, DEPTH, TEXT_BLOCK, ROWS)
     own = image + head * IMAGE * DEPTH
-    shown = _softmax_of(asked, own, own + all_heads * IMAGE * DEPTH, IMAGE, DEPTH, IMAGE_BLOCK, ROWS)
-    tl.store(out + at, (seen + tl.load(scale) * shown).to(asked.dtype), mask=there)
+    from_image = _attend(query_rows, own, own + all_heads * IMAGE * DEPTH, IMAGE, DEPTH, IMAGE_BLOCK, ROWS)
+    tl.store(out + at, (from_text + tl.load(scale) * from_image).to(query_rows.dtype), mask=there)
 
 
 @triton_op("ipa::cross_attention", mutates_args=())
@@ -106,8 +104,8 @@ def cross_attention(
 
 
 def plain_cross_attention(query: Tensor, text: Tensor, image: Tensor, scale: Tensor) -> Tensor:
-    """The twin of `cross_attention`."""
+    """The reference of `cross_attention`."""
     split = query.unflatten(-1, (text.shape[2], -1)).transpose(1, 2)
-    seen = F.scaled_dot_product_attention(split, text[0], text[1])
-    shown = F.scaled_dot_product_attention(split, image[0], image[1])
-    return (seen + scale.flatten()[0].to(seen.dtype) * shown).transpose(1, 2).flatten(2)
+    from_text = F.scaled_dot_product_attention(split, text[0], text[1])
+    from_image = F.scaled_dot_product_attention(split, image[0], image[1])
+    return (from_text + scale.flatten()[0].to(from_text.dtype) * from_image).transpose(1, 2).flatten(2)

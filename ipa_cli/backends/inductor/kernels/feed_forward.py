@@ -1,6 +1,6 @@
-"""Triton kernels for the first half of a feed-forward network: product, gate, and quantising for the next product.
+"""Triton kernels for the first half of a feed-forward network: product, gate, and quantization for the next product.
 
-Imported only where Triton is installed. Each has a plain twin in PyTorch that computes the same in any precision.
+Imported only where Triton is installed. Each has a plain reference in PyTorch that computes the same in any precision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ipa_cli.backends.inductor.kernels.launch import launch_tiles, launchable
 
 
 @triton.jit
-def _gated(value, gate):
+def _value_times_gelu(value, gate):
     """value * gelu(gate) in a third of the instructions of erf; gelu is off by 3.2e-6 at most.
 
     The normal distribution as a logistic function of an odd polynomial: `benchmarks/gelu.py` fits it.
@@ -29,7 +29,7 @@ def _gated(value, gate):
 
 
 @triton.jit
-def _place(tile, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr):
+def _tile_origin(tile, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr):
     """Row and column where a tile begins; GROUP tiles lie below each other before the next column's."""
     across, down = tl.cdiv(width, WIDTH), tl.cdiv(rows, ROWS)
     band = tile // (GROUP * across)
@@ -39,7 +39,7 @@ def _place(tile, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl
 
 
 @triton.jit
-def _halves(
+def _value_and_gate(
     states, weight, row, column, TOTAL_DEPTH: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr
 ):
     """A tile of both halves of the product, values and gates, by one product twice as wide."""
@@ -51,7 +51,7 @@ def _halves(
 
 
 @triton.jit
-def _some(numbers, at, count):
+def _load(numbers, at, count):
     """float32 of `numbers`, 0 beyond `count`."""
     return tl.load(numbers + at, mask=at < count, other=0.0).to(tl.float32)
 
@@ -76,25 +76,25 @@ def geglu_kernel(
     """
     tiles = tl.cdiv(width, WIDTH) * tl.cdiv(rows, ROWS)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
-        row, column = _place(tile, rows, width, ROWS, WIDTH, GROUP)
-        value, gate = _halves(states, weight, row, column, TOTAL_DEPTH, ROWS, WIDTH, DEPTH)
+        row, column = _tile_origin(tile, rows, width, ROWS, WIDTH, GROUP)
+        value, gate = _value_and_gate(states, weight, row, column, TOTAL_DEPTH, ROWS, WIDTH, DEPTH)
         at = column + tl.arange(0, WIDTH)
-        value += _some(bias, at, width)[None, :]
-        gate += _some(bias + width, at, width)[None, :]
-        left, right = _gated(value, gate).to(out.dtype).reshape(ROWS, 2, WIDTH // 2).permute(0, 2, 1).split()
+        value += _load(bias, at, width)[None, :]
+        gate += _load(bias + width, at, width)[None, :]
+        left, right = _value_times_gelu(value, gate).to(out.dtype).reshape(ROWS, 2, WIDTH // 2).permute(0, 2, 1).split()
         out.store([row, column], left)
         out.store([row, column + WIDTH // 2], right)
 
 
 @triton.jit
-def geglu_blocks_kernel(
+def geglu_quantize_kernel(
     states,
-    size,
+    scale,
     weight,
-    weight_size,
+    weight_scale,
     bias,
     out,
-    out_size,
+    out_scale,
     rows,
     out_rows,
     width,
@@ -104,25 +104,25 @@ def geglu_blocks_kernel(
     DEPTH: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """`geglu_kernel` in fp8: a row of a tile is a block of what comes out; see `geglu_blocks` for the shapes."""
+    """`geglu_kernel` in fp8: each row of a tile is quantized as one block; see `geglu_quantize` for the shapes."""
     tiles = tl.cdiv(width, WIDTH) * tl.cdiv(rows, ROWS)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
-        row, column = _place(tile, rows, width, ROWS, WIDTH, GROUP)
-        value, gate = _halves(states, weight, row, column, TOTAL_DEPTH, ROWS, WIDTH, DEPTH)
+        row, column = _tile_origin(tile, rows, width, ROWS, WIDTH, GROUP)
+        value, gate = _value_and_gate(states, weight, row, column, TOTAL_DEPTH, ROWS, WIDTH, DEPTH)
         line, at = row + tl.arange(0, ROWS), column + tl.arange(0, WIDTH)
-        of_row = _some(size, line, rows)[:, None]
-        value = value * (of_row * _some(weight_size, at, width)[None, :]) + _some(bias, at, width)[None, :]
-        gate *= of_row * _some(weight_size + width, at, width)[None, :]
-        gate += _some(bias + width, at, width)[None, :]
-        product = _gated(value, gate)
+        of_row = _load(scale, line, rows)[:, None]
+        value = value * (of_row * _load(weight_scale, at, width)[None, :]) + _load(bias, at, width)[None, :]
+        gate *= of_row * _load(weight_scale + width, at, width)[None, :]
+        gate += _load(bias + width, at, width)[None, :]
+        product = _value_times_gelu(value, gate)
         highest = tl.maximum(tl.max(tl.abs(product), 1), 1e-12)
-        tl.store(out_size + (column // WIDTH) * out_rows + line, highest / 448.0, mask=line < out_rows)
+        tl.store(out_scale + (column // WIDTH) * out_rows + line, highest / 448.0, mask=line < out_rows)
         out.store([row, column], (product * (448.0 / highest)[:, None]).to(out.dtype))
 
 
 @triton.jit
-def gated_rows_kernel(both, out, size, width, BLOCK: tl.constexpr, PIECES: tl.constexpr):
-    """A row in fp8 and what it is to be multiplied by; see `gated_rows`. PIECES blocks are a row."""
+def gate_quantize_kernel(both, out, scale, width, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """A row of values times gelu(gate) in fp8, and its scale; see `gate_quantize`. A row is PIECES blocks."""
     row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     pieces = ()
     largest = tl.zeros((BLOCK,), tl.float32)
@@ -133,10 +133,10 @@ def gated_rows_kernel(both, out, size, width, BLOCK: tl.constexpr, PIECES: tl.co
         largest = tl.maximum(largest, tl.abs(product))
         pieces = pieces + (product,)  # type: ignore[assignment]  # noqa: RUF005 - Triton knows no unpacking
     highest = tl.maximum(tl.max(largest, 0), 1e-12)
-    tl.store(size + row, highest / 448.0)
+    tl.store(scale + row, highest / 448.0)
     for piece in tl.static_range(PIECES):
-        eight = (pieces[piece] * (448.0 / highest)).to(out.dtype.element_ty)
-        tl.store(out + row * width + piece * BLOCK + column, eight)
+        quantized = (pieces[piece] * (448.0 / highest)).to(out.dtype.element_ty)
+        tl.store(out + row * width + piece * BLOCK + column, quantized)
 
 
 @triton_op("ipa::geglu", mutates_args=())
@@ -151,11 +151,10 @@ def geglu(
     warps: int = 8,
     stages: int = 4,
 ) -> Tensor:
-    """value * gelu(gate) of states x weight + bias, without the product ever being written.
+    """value * gelu(gate) of states x weight + bias, without writing the product.
 
     states: (rows, depth); weight: (2 * width, depth), values above gates; bias: (2 * width,). Out: (rows, width). All
-    contiguous and so wide that rows begin on 16 bytes. Each multiprocessor takes tiles in turn and begins to read the
-    next while it ends one.
+    contiguous, with rows that begin on 16 bytes. Each multiprocessor takes tiles in turn and prefetches the next one.
     """
     count, wide = states.shape[0], weight.shape[0] // 2
     out = states.new_empty(count, wide)
@@ -183,35 +182,35 @@ def geglu(
 
 
 def plain_geglu(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The twin of `geglu`."""
-    return plain_gated(F.linear(states, weight, bias))
+    """The reference of `geglu`."""
+    return plain_gate(F.linear(states, weight, bias))
 
 
-@triton_op("ipa::geglu_blocks", mutates_args=())
-def geglu_blocks(
-    states: Tensor, size: Tensor, weight: Tensor, weight_size: Tensor, bias: Tensor, group: int = 16, stages: int = 4
+@triton_op("ipa::geglu_quantize", mutates_args=())
+def geglu_quantize(
+    states: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor, group: int = 16, stages: int = 4
 ) -> tuple[Tensor, Tensor]:
-    """`geglu` in fp8: (rows, width), and what each 128 numbers are to be multiplied by, (width / 128, rows).
+    """`geglu` of rowwise states and weight, quantized in blocks of 128: (rows, width), and scales (width / 128, rows).
 
-    states: (rows, depth) and size: (rows, 1); weight: (2 * width, depth) and weight_size: (1, 2 * width), the numbers
-    by which rows are to be multiplied; bias: (2 * width,). 128 divides the width. Out come as many rows as 16 divides,
-    for products want that; the last ones may hold anything.
+    states: (rows, depth) and scale: (rows, 1); weight: (2 * width, depth) and weight_scale: (1, 2 * width); bias:
+    (2 * width,). The width is a multiple of 128. The rows are padded to a multiple of 16, which products need; the
+    padding may hold anything.
     """
     rows, wide = states.shape[0], weight.shape[0] // 2
     out_rows = -(-rows // 16) * 16
-    out, out_size = states.new_empty(out_rows, wide), size.new_empty(wide // 128, out_rows)
+    out, out_scale = states.new_empty(out_rows, wide), scale.new_empty(wide // 128, out_rows)
     launch_tiles(
-        geglu_blocks_kernel,
+        geglu_quantize_kernel,
         -(-rows // 128) * (wide // 128),
         {"states": [128, 128], "weight": [2, 128, 128], "out": [128, 128]},
         {
             "states": states,
-            "size": size,
+            "scale": scale,
             "weight": weight.unflatten(0, (2, wide)),
-            "weight_size": weight_size,
+            "weight_scale": weight_scale,
             "bias": bias,
             "out": out,
-            "out_size": out_size,
+            "out_scale": out_scale,
             "rows": rows,
             "out_rows": out_rows,
             "width": wide,
@@ -224,23 +223,23 @@ def geglu_blocks(
         8,
         stages,
     )
-    return out, out_size
+    return out, out_scale
 
 
-@triton_op("ipa::gated_rows", mutates_args=())
-def gated_rows(both: Tensor, warps: int = 8) -> tuple[Tensor, Tensor]:
-    """value * gelu(gate) in fp8, (rows, width), and what each row is to be multiplied by, (rows, 1).
+@triton_op("ipa::gate_quantize", mutates_args=())
+def gate_quantize(both: Tensor, warps: int = 8) -> tuple[Tensor, Tensor]:
+    """value * gelu(gate), quantized rowwise: (rows, width), and scales (rows, 1).
 
-    both: (rows, 2 * width), values before gates, of a width that a block of threads holds, see `blocks`.
+    both: (rows, 2 * width), values before gates, of a width that one thread block can hold, see `blocks`.
     """
     rows, width = both.shape[0], both.shape[1] // 2
-    out, size = both.new_empty(rows, width, dtype=torch.float8_e4m3fn), both.new_empty(rows, 1, dtype=torch.float32)
+    out, scale = both.new_empty(rows, width, dtype=torch.float8_e4m3fn), both.new_empty(rows, 1, dtype=torch.float32)
     block = width & -width
-    launchable(gated_rows_kernel)[(rows,)](both, out, size, width, block, width // block, num_warps=warps)
-    return out, size
+    launchable(gate_quantize_kernel)[(rows,)](both, out, scale, width, block, width // block, num_warps=warps)
+    return out, scale
 
 
-def plain_gated(both: Tensor) -> Tensor:
-    """The twin of `gated_rows` before its rows are quantised."""
+def plain_gate(both: Tensor) -> Tensor:
+    """The reference of `gate_quantize`, without quantization."""
     value, gate = both.chunk(2, dim=-1)
     return value * F.gelu(gate)

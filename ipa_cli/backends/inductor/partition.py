@@ -1,6 +1,6 @@
-"""A UNet taken apart into pure functions of weights and tensors, and the walk through them that is one call of it.
+"""A UNet partitioned into pure functions of weights and tensors, and one call of it by these.
 
-Each function (see `blocks`) stands many times in the UNet; `regions` finds out which are alike.
+Many parts are alike (see `blocks`): `regions` finds out which.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ipa_cli.backends.inductor import blocks, derived
-from ipa_cli.backends.inductor.blocks import named, resnets
+from ipa_cli.backends.inductor import blocks, weight_transforms
+from ipa_cli.backends.inductor.blocks import modules_of_type, resnets
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.unet.inputs import Context, UNetInputs
 
@@ -22,26 +22,26 @@ Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and input
 
 
 class Weight(NamedTuple):
-    """Where a part's parameter is found in the UNet: an attribute of one module, or of several, joined.
+    """Where a part's parameter is found in the UNet: an attribute of one module, or of several, concatenated.
 
-    `form` is "" for the parameter itself, else one of `derived.FORMS`.
+    `transform` is "" for the parameter itself, else one of `weight_transforms.TRANSFORMS`.
     """
 
     owners: tuple[nn.Module, ...]
     attribute: str
-    form: str = ""
+    transform: str = ""
 
     def read(self) -> Tensor:
         """The parameter as it is now."""
-        if self.form:
+        if self.transform:
             sources = [getattr(owner, self.attribute) for owner in self.owners]
-            return derived.kept(sources, self.form, self._plain)
+            return weight_transforms.transformed(sources, self.transform, self._plain)
         return self._plain()
 
     def _plain(self) -> Tensor:
         if len(self.owners) == 1:
             return aligned(getattr(self.owners[0], self.attribute))
-        return joined(self.owners, self.attribute)
+        return concat_parameters(self.owners, self.attribute)
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,22 @@ class Part:
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Compute it as PyTorch does."""
-        return self.pure([weight.read() for weight in self.weights.values()], inputs)
+        return self.functional([weight.read() for weight in self.weights.values()], inputs)
 
-    def pure(self, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    def functional(self, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
         """The function itself; weights in the order of `weights`."""
         named = dict(zip(self.weights, weights, strict=True))
         return [aligned(out) for out in torch.func.functional_call(self.module, named, tuple(inputs))]
 
 
 def aligned(tensor: Tensor) -> Tensor:
-    """The memory layout that the compiled code takes for granted: channels last for pictures and convolutions."""
+    """`tensor` in the memory layout that the compiled code expects: channels last for pictures and convolutions."""
     layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
     return tensor.contiguous(memory_format=layout)
 
 
-def joined(owners: Sequence[nn.Module], attribute: str) -> Tensor:
-    """Parameters one above the other; from now on the modules' own are views of it, so that no memory is doubled."""
+def concat_parameters(owners: Sequence[nn.Module], attribute: str) -> Tensor:
+    """Parameters concatenated by rows; the modules' own become views of the result, so that no memory is doubled."""
     pieces: list[Tensor] = [getattr(owner, attribute) for owner in owners]
     first, start = pieces[0], pieces[0].storage_offset()
     together = True
@@ -92,32 +92,35 @@ def joined(owners: Sequence[nn.Module], attribute: str) -> Tensor:
     return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
 
 
-def split(unet: Any, ways: KernelOptions, context: Context | None = None) -> dict[str, Part]:
-    """All parts of `unet` by name, for contexts like this one; without one they only tell where the weights are."""
-    found = [
-        Part("time", _time_weights(unet), partial(blocks.Time, unet)),
-        Part("last", _weights(unet, ("conv_norm_out", "conv_out")), partial(blocks.Last, unet)),
-    ]
+def partition(unet: Any, options: KernelOptions, context: Context | None = None) -> dict[str, Part]:
+    """All parts of `unet` by name, for contexts like this one; without one, they only say where weights are."""
+    found: dict[str, Part] = {}
+
+    def add(name: str, weights: dict[str, Weight], make: Callable[..., nn.Module], *given: Any, layer: int = 0) -> None:
+        found[name] = Part(name, weights, partial(make, *given), layer)
+
+    add("time", _time_weights(unet), blocks.TimeEmbedding, unet)
+    add("last", _weights(unet, ("conv_norm_out", "conv_out")), blocks.OutputLayer, unet)
     for name, resnet in resnets(unet):
-        found.append(Part(name, _resnet_weights(resnet, ways), partial(blocks.Resnet, resnet, ways)))
-    for name, larger in named(unet, "Upsample2D"):
-        if ways.phases and _doubles(larger):
-            weights = {"phases": Weight((larger.conv,), "weight", "phases"), "bias": Weight((larger.conv,), "bias")}
-            found.append(Part(name, weights, partial(blocks.Larger, larger)))
-    for name, transformer in named(unet, "Transformer2DModel"):
-        found.append(Part(f"{name}.in", _weights(transformer, ("norm", "proj_in")), partial(blocks.Entry, transformer)))
-        found.append(Part(f"{name}.out", _weights(transformer, ("proj_out",)), partial(blocks.Exit, transformer)))
+        add(name, _resnet_weights(resnet, options), blocks.ResnetBlock, resnet, options)
+    for name, upsampler in modules_of_type(unet, "Upsample2D"):
+        if options.fuse_upsample and _is_nearest_upsample(upsampler):
+            weight = Weight((upsampler.conv,), "weight", "subpixel")
+            add(name, {"weight": weight, "bias": Weight((upsampler.conv,), "bias")}, blocks.Upsample, upsampler)
+    for name, transformer in modules_of_type(unet, "Transformer2DModel"):
+        add(f"{name}.in", _weights(transformer, ("norm", "proj_in")), blocks.TransformerInput, transformer)
+        add(f"{name}.out", _weights(transformer, ("proj_out",)), blocks.TransformerOutput, transformer)
         for number, block in enumerate(transformer.transformer_blocks):
-            layer = block.attn2.processor.layer
-            weights, make = _block_weights(block, ways), partial(blocks.Block, block, context, layer, ways)
-            found.append(Part(f"{name}.transformer_blocks.{number}", weights, make, layer))
-    return {part.name: part for part in found}
+            given, layer = (block, context), block.attn2.processor.layer
+            own = f"{name}.transformer_blocks.{number}"
+            add(own, _block_weights(block, options), blocks.TransformerBlock, *given, layer, options, layer=layer)
+    return found
 
 
-def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> Tensor:
-    """One call of `unet`, (B, 4, h, w), with `run` for every part; the rest are lone convolutions."""
+def run_parts(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> Tensor:
+    """One call of `unet`, (B, 4, h, w), with `run` for every part; what is in no part are single convolutions."""
     context, added, control = inputs.context, inputs.added, inputs.control
-    scale = rows(context.scale)
+    scale = padded_scale(context.scale)
     widths = [resnet.time_emb_proj.out_features for _, resnet in resnets(unet)]
     timestep = inputs.timestep.float()
     times = [timestep, added.time_ids, added.text_embeds] if added else [timestep.expand(len(inputs.sample))]
@@ -128,15 +131,15 @@ def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> 
         return run(name, [*pictures, shifts[name]])[0]
 
     def transformer(name: str, picture: Tensor) -> Tensor:
-        states, more = run(f"{name}.in", [picture])
+        states, residual = run(f"{name}.in", [picture])
         for number in range(len(unet.get_submodule(name).transformer_blocks)):
             block = f"{name}.transformer_blocks.{number}"
             layer = parts[block].layer
             tokens = [states[layer] for states in (context.text, *context.image, *context.mask)]
-            strength = [scale[layer]] if context.image else []
-            states, more = run(block, [states, more, *tokens, *strength])
-        laid_out = [x.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) for x in (states, more)]
-        return run(f"{name}.out", [*laid_out, picture])[0]
+            weight = [scale[layer]] if context.image else []
+            states, residual = run(block, [states, residual, *tokens, *weight])
+        as_pictures = [x.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) for x in (states, residual)]
+        return run(f"{name}.out", [*as_pictures, picture])[0]
 
     picture = unet.conv_in(inputs.sample)
     skips = [picture]
@@ -146,8 +149,8 @@ def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> 
             if hasattr(block, "attentions"):
                 picture = transformer(f"down_blocks.{name}.attentions.{number}", picture)
             skips.append(picture)
-        for smaller in block.downsamplers or ():
-            picture = smaller(picture)
+        for downsampler in block.downsamplers or ():
+            picture = downsampler(picture)
             skips.append(picture)
     picture = resnet("mid_block.resnets.0", picture)
     for number in range(len(unet.mid_block.attentions)):
@@ -161,15 +164,15 @@ def walk(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> 
             picture = resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())
             if hasattr(block, "attentions"):
                 picture = transformer(f"up_blocks.{name}.attentions.{number}", picture)
-        for number, larger in enumerate(block.upsamplers or ()):
+        for number, upsampler in enumerate(block.upsamplers or ()):
             size, part = tuple(skips[-1].shape[2:]), f"up_blocks.{name}.upsamplers.{number}"
             doubled = part in parts and size == (2 * picture.shape[2], 2 * picture.shape[3])
-            picture = run(part, [picture])[0] if doubled else larger(picture, size)
+            picture = run(part, [picture])[0] if doubled else upsampler(picture, size)
     return run("last", [picture])[0]
 
 
-def rows(scale: Tensor) -> Tensor:
-    """The scale by layer, (layers, adapters), each layer's beginning on 16 bytes, as kernels want it."""
+def padded_scale(scale: Tensor) -> Tensor:
+    """The scale by layer, (layers, adapters), padded so that each layer begins on 16 bytes, as kernels need it."""
     adapters, layers = scale.shape
     padded = scale.new_zeros(layers, -(-adapters // 4) * 4)
     padded[:, :adapters] = scale.t()
@@ -194,31 +197,32 @@ def _time_weights(unet: Any) -> dict[str, Weight]:
     return {**_weights(unet, ("time_embedding", *pooled)), **shifts}
 
 
-def _resnet_weights(resnet: Any, ways: KernelOptions) -> dict[str, Weight]:
-    """Those of a residual block, without what the time takes."""
+def _resnet_weights(resnet: Any, options: KernelOptions) -> dict[str, Weight]:
+    """Those of a residual block, without its time embedding's."""
     found = {f"resnet.{k}": v for k, v in _weights(resnet).items() if not k.startswith("time_emb_proj.")}
     for name in CONVOLUTIONS:
-        if blocks.fits_eight_bit(resnet, name, ways):
+        if blocks.fits_fp8_conv(resnet, name, options):
             plain = found[f"resnet.{name}.weight"]
-            found[f"resnet.{name}.weight"] = plain._replace(form="taps")
-            found[f"resnet.{name}.size"] = plain._replace(form="taps_size")
+            found[f"resnet.{name}.weight"] = plain._replace(transform="conv")
+            found[f"resnet.{name}.weight_scale"] = plain._replace(transform="conv_scale")
     return found
 
 
-def _block_weights(block: Any, ways: KernelOptions) -> dict[str, Weight]:
-    """Those of a transformer block, with queries, keys and values joined, and without the text's, made beforehand."""
+def _block_weights(block: Any, options: KernelOptions) -> dict[str, Weight]:
+    """Those of a transformer block: queries, keys and values in one, without the text's keys and values."""
     left_out = ("attn1.to_q.", "attn1.to_k.", "attn1.to_v.", "attn2.to_k.", "attn2.to_v.")
     found = {f"block.{k}": v for k, v in _weights(block).items() if not k.startswith(left_out)}
     found["block.attn1.to_qkv.weight"] = Weight((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), "weight")
-    for name in (name for name in ways.eight if name in LINEAR):
-        plain, squares = found[f"block.{name}.weight"], name == blocks.by_squares(block, ways)
-        found[f"block.{name}.weight"] = plain._replace(form="squares" if squares else "eight")
-        found[f"block.{name}.size"] = plain._replace(form="square_size" if squares else "size")
+    for name in (name for name in options.fp8_layers if name in LINEAR):
+        plain = found[f"block.{name}.weight"]
+        kind = "blockwise" if name == blocks.blockwise_layer(block, options) else "rowwise"
+        found[f"block.{name}.weight"] = plain._replace(transform=kind)
+        found[f"block.{name}.weight_scale"] = plain._replace(transform=f"{kind}_scale")
     return found
 
 
-def _doubles(upsampler: Any) -> bool:
-    """Whether it is the usual one: nearest pixels, then a 3x3 convolution."""
+def _is_nearest_upsample(upsampler: Any) -> bool:
+    """Whether it is nearest-neighbor upsampling followed by a 3x3 convolution."""
     conv = upsampler.conv
     if upsampler.use_conv_transpose or upsampler.norm is not None or not isinstance(conv, nn.Conv2d):
         return False

@@ -1,0 +1,48 @@
+"""Weights in another form than the UNet has them, made once and again only when the UNet's own have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ipa_cli.backends.inductor.fp8 import quantize_blockwise, quantize_conv, quantize_rowwise
+
+_cache: Any = WeakIdKeyDictionary()  # first source -> transform -> (versions of all sources, the transformed weight)
+
+
+def subpixel(weight: Tensor) -> Tensor:
+    """The weight of a sub-pixel convolution: the same as doubling a picture (nearest) and convolving it by `weight`.
+
+    weight: (out, in, 3, 3); the result: (4 * out, in, 2, 2), by row and column of the pixel.
+    """
+
+    def halves(wide: Tensor, dim: int) -> list[Tensor]:
+        first, middle, last = wide.unbind(dim)
+        return [torch.stack([first, middle + last], dim), torch.stack([first + middle, last], dim)]
+
+    phases = [both for rows in halves(weight.float(), 2) for both in halves(rows, 3)]
+    return torch.cat(phases).to(weight.dtype).contiguous(memory_format=torch.channels_last)
+
+
+TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rowwise": lambda weight: quantize_rowwise(weight)[0],
+    "rowwise_scale": lambda weight: quantize_rowwise(weight)[1].t().contiguous(),
+    "blockwise": lambda weight: quantize_blockwise(weight)[0],
+    "blockwise_scale": lambda weight: quantize_blockwise(weight)[1],
+    "conv": lambda weight: quantize_conv(weight)[0],
+    "conv_scale": lambda weight: quantize_conv(weight)[1],
+    "subpixel": subpixel,
+}
+
+
+def transformed(sources: Sequence[Tensor], transform: str, read: Callable[[], Tensor]) -> Tensor:
+    """The result of a transform for the weight that `read` puts together from `sources`."""
+    state = [(source.data_ptr(), 0 if source.is_inference() else source._version) for source in sources]
+    known = _cache.setdefault(sources[0], {})
+    if transform not in known or known[transform][0] != state:
+        known[transform] = state, TRANSFORMS[transform](read().detach())
+    return known[transform][1]
