@@ -1,7 +1,8 @@
 """Names of our own in docs, docstrings and comments are those of something that is there.
 
 A name in backticks with a dot (`settings.Settings`, `ipa_cli.errors.IpaError`) is looked up in the sources, a path is
-looked up in the repository, a link leads to a file and to a heading of it.
+looked up in the repository, a link leads to a file and to a heading of it. What scripts within tests and pages import
+of ours is there.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import io
 import re
 import subprocess
 import sys
+import textwrap
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -177,6 +180,39 @@ def missing_paths(text: str) -> set[str]:
     return missing | {name for name in re.findall(r"`([\w-]+\.(?:py|md))`", text) if name not in files}
 
 
+def scripts(name: str) -> Iterator[ast.Module]:
+    """Python within a file: what tests hand to processes of their own, and the code blocks of a page."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name.endswith(".py"):
+        strings = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+        found = [text for text in strings if isinstance(text, str) and "\n" in text]
+    else:
+        found = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    for script in found:
+        with suppress(SyntaxError, UnicodeError):  # other text, or a template
+            yield ast.parse(textwrap.dedent(script))
+
+
+def missing_imports(script: ast.Module) -> set[str]:
+    """What a script imports of ours that is not there: such a process may only run where few machines get to."""
+    found = set()
+    for node in ast.walk(script):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}".removesuffix(".*") for alias in node.names}
+    ours = (name for name in found if name.partition(".")[0] in OURS)
+    return {
+        name
+        for name in ours
+        if name not in modules() and name.rpartition(".")[2] not in members_of(name.rpartition(".")[0])
+    }
+
+
+def members_of(module: str) -> Iterable[str]:
+    return members(module) if module in modules() else ()
+
+
 def headings(page: Path) -> set[str]:
     """The anchors that GitHub gives to the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
@@ -188,6 +224,12 @@ def test_names_and_paths_in_prose_exist(name):
     text = prose(name)
     assert not unknown_names(text)
     assert not missing_paths(text)
+
+
+@pytest.mark.parametrize("name", [name for name in SCANNED if name != "tests/test_names.py"])
+def test_scripts_within_files_import_what_exists(name):
+    for script in scripts(name):
+        assert not missing_imports(script)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -216,3 +258,6 @@ def test_what_is_not_there_is_seen():
         "ipa_cli/store/manifest.py",
         "gone.py",
     }
+    script = "import ipa_cli.store, json\nfrom ipa_cli.errors import IpaError, Nothing\nfrom ipa_cli import cache"
+    assert missing_imports(ast.parse(script)) == {"ipa_cli.store", "ipa_cli.errors.Nothing"}
+    assert [*scripts("tests/backends/inductor/test_kernels.py")]
