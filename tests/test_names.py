@@ -24,53 +24,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("ipa_cli", "tests", "benchmarks", "training")
 FOLDERS = (*OURS, "docs", ".ci", ".github", "completions")
-# First parts of names that belong to somebody else.
-FOREIGN = {
-    *sys.stdlib_module_names,
-    *(
-        "accelerate",
-        "diffusers",
-        "huggingface_hub",
-        "httpx2",
-        "jinja2",
-        "nexfort",
-        "numpy",
-        "oneflow",
-        "onediff",
-        "PIL",
-    ),
-    *(
-        "rich",
-        "safetensors",
-        "skimage",
-        "tanh",
-        "torch",
-        "transformers",
-        "triton",
-        "typer",
-        "StableDiffusionPipeline",
-        "StableDiffusionXLPipeline",
-    ),
-    *("project", "tool", "cpp"),  # tables of pyproject.toml, a compiler's option
-}
-SUFFIXES = {
-    "md",
-    "py",
-    "toml",
-    "txt",
-    "yml",
-    "yaml",
-    "ipynb",
-    "json",
-    "jsonl",
-    "html",
-    "css",
-    "js",
-    "png",
-    "jpg",
-    "webp",
-}
-SUFFIXES |= {"safetensors", "bin", "npz", "j2", "whl"}
+# First parts of names that belong to somebody else; the last three are tables of pyproject.toml and an option of torch.
+FOREIGN = re.compile(
+    "accelerate|diffusers|huggingface_hub|httpx2|jinja2|nexfort|numpy|oneflow|onediff|PIL|rich|safetensors|skimage|tanh|torch|"
+    "transformers|triton|typer|StableDiffusionPipeline|StableDiffusionXLPipeline|project|tool|cpp|"
+    + "|".join(sys.stdlib_module_names)
+)
+SUFFIXES = re.compile("md|py|toml|txt|ya?ml|ipynb|jsonl?|html|css|js|png|jpg|webp|safetensors|bin|npz|j2|whl")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
@@ -133,8 +93,8 @@ def members(module: str) -> dict[str, frozenset[str] | None]:
 def is_ours(name: str) -> bool:
     """Whether `name` is that of a module (by any end of its dotted name), or of something in one, or of a class."""
     parts = name.split(".")
-    if any(set(parts[1:]) <= (members(module).get(parts[0]) or frozenset()) for module in modules()):
-        return True
+    if parts[0][0].isupper():
+        return any(set(parts[1:]) <= (members(module).get(parts[0]) or frozenset()) for module in modules())
     for length in range(len(parts), 0, -1):
         ending, rest = ".".join(parts[:length]), parts[length:]
         for module in modules():
@@ -164,9 +124,9 @@ def unknown_names(text: str) -> set[str]:
     found = set()
     for quoted in re.findall(r"`([^`\n]+)`", text):
         name = re.sub(r"\(.*\)$", "", quoted)
-        if NAME.fullmatch(name) and name.rpartition(".")[2] not in SUFFIXES:
+        if NAME.fullmatch(name) and not SUFFIXES.fullmatch(name.rpartition(".")[2]):
             first = name.partition(".")[0]
-            if first not in FOREIGN and not is_ours(name):
+            if not FOREIGN.fullmatch(first) and not is_ours(name):
                 found.add(name)
     return found
 
