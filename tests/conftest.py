@@ -47,7 +47,13 @@ hypothesis.settings.load_profile("patient")
 
 
 # Fixtures that tell what a test takes time for; further slow tests and modules say so themselves.
-MARKED_BY_FIXTURE = {"compiled": "compiles", "browser": "browser", "ipa_process": "slow", "pipe": "slow"}
+MARKED_BY_FIXTURE = {
+    "compiled": "compiles",
+    "denoiser": "compiles",
+    "browser": "browser",
+    "ipa_process": "slow",
+    "pipe": "slow",
+}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

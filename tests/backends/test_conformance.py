@@ -101,6 +101,7 @@ def test_reading_what_a_backend_states_imports_no_torch():
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_no_code_outside_of_the_backends_names_one():
     naming = {module for module in FILES if not module.startswith("backends/") and texts(module) & MODULES.keys()}
     assert naming - {"backends"} == {"system/child"}  # the name of a folder
@@ -188,6 +189,7 @@ def in_the_table(monkeypatch):
     return add
 
 
+@pytest.mark.slow
 def test_a_backend_draws_once_it_is_in_the_table(ipa, world, in_the_table):
     in_the_table()
     shared = ("generate", "--seed", 1, *FAST, "--json")

@@ -110,6 +110,7 @@ def test_a_variant_and_a_revision_are_not_used_with_a_file_and_that_is_a_warning
     assert "revision main is not used" in folder and "variant" not in folder
 
 
+@pytest.mark.slow
 def test_every_tensor_of_sdxl_is_that_of_its_folder(demo):
     assert_same(load(demo), load(DEMO))
 
@@ -135,6 +136,7 @@ def test_numbers_of_any_kind_become_those_that_are_drawn_with(world, sdxl, demo,
     assert torch.equal(loaded.unet.conv_in.weight, weight.float())
 
 
+@pytest.mark.slow
 def test_what_is_not_of_the_model_is_not_read(world, sdxl, demo, monkeypatch):
     more = {f"model_ema.{name.replace('.', '')}": tensor for name, tensor in sdxl.items() if name.startswith(UNET)}
     more |= {"conditioner.embedders.1.model.logit_scale": torch.tensor(1.0), "alphas_cumprod": torch.ones(1000)}
@@ -158,6 +160,7 @@ def test_a_part_is_read_from_among_the_others(demo, sdxl, size):
         assert all(torch.equal(found[name], sdxl[name]) for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("sdxl", 2513), ("sd15", 1130)])
 def test_every_tensor_of_the_full_size_has_a_name_that_diffusers_knows(kind, count):
     """The miniature has no more levels and layers than it needs; these are those of the published models."""
@@ -344,6 +347,7 @@ def test_a_place_that_holds_one_file_models_says_how_to_name_one(world, on_hub):
     assert refused.value.hint == f"name a file in it: --model {usual if on_hub else path}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64], ids=str)
 def test_weights_that_are_not_floating_point_numbers_are_refused(world, sdxl, demo, kind):
     name = f"{VAE}decoder.conv_in.bias"

@@ -42,6 +42,7 @@ def test_a_quantized_convolution_lies_line_by_line_and_keeps_small_channels():
     assert (error.flatten(1).norm(dim=1) < 0.04 * weight.flatten(1).norm(dim=1)).all()
 
 
+@pytest.mark.slow
 def test_convolutions_are_in_fp8_on_hopper_alone():
     unet, adapters = tiny()
     context = example(unet, adapters).context

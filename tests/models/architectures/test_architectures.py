@@ -33,6 +33,7 @@ def drawn(ipa, model, *flags):
         return np.asarray(picture.convert("RGB"), dtype=int)
 
 
+@pytest.mark.slow
 def test_a_further_architecture_draws_once_it_is_in_the_table(ipa, world, with_toy):
     model = toy.write(world.cwd / "model")
     first = drawn(ipa, model, "--prompt", "a fox")
