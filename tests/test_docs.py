@@ -37,7 +37,7 @@ def test_the_tree_of_the_architecture_is_that_of_the_package():
     assert folders == (packages | data) - {"."}
 
 
-def test_the_floors_of_the_architecture_are_those_that_are_tested():
+def test_the_layers_of_the_architecture_are_those_that_are_tested():
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", text("docs/architecture.md"), re.MULTILINE)
     floors = [tuple(re.findall(r"`(\w+)`", rooms)) for _, rooms in rows]
     assert [int(number) for number, _ in rows] == list(range(1, len(FLOORS) + 1))
