@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from ipa_cli.models import configurations, vocabulary
-from ipa_cli.models.location import folder_location
+from ipa_cli.models import configurations
 from ipa_cli.models.schedulers import CLASSES
 from tests.zoo.layouts import DEMO
 
@@ -47,40 +46,6 @@ def test_what_diffusers_saves_of_a_scheduler_is_taken(tmp_path, name):
     found = configurations.scheduler("x", saved)
     left = {key for key in saved if key not in found and not key.startswith("_")}
     assert found["_class_name"] == name and left <= LEFT_OUT
-
-
-@pytest.mark.slow
-def test_the_shipped_tokenizers_are_those_that_transformers_makes():
-    from transformers import CLIPTokenizer
-
-    texts = ["a fox in the SNOW, 4k!!", "Ünïcödé ﬁ 中文", "it's <|endoftext|> x", "", " a\nb\tc 👍🏽 ", "sks_dog " * 40]
-    for folder, size in ((DEMO / "tokenizer", 755), (DEMO / "tokenizer_2", 755), (PRESETS / "tokenizer", 49408)):
-        read = vocabulary.read(folder_location(folder.parent), folder.name, {"vocab_size": size})
-        ours, theirs = vocabulary.tokenizer(read), CLIPTokenizer.from_pretrained(folder)
-        for text in texts:
-            asked = {"padding": "max_length", "max_length": 77, "truncation": True}
-            assert ours(text, **asked).input_ids == theirs(text, **asked).input_ids
-            assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids)
-
-
-@pytest.mark.parametrize("kept", [("vocab.json", "merges.txt"), ("tokenizer.json", "tokenizer_config.json")])
-def test_tokens_added_after_training_are_known(tmp_path, kept):
-    """A textual inversion that was saved with its model, in the files of transformers 4 and of 5."""
-    from transformers import CLIPTokenizer
-
-    theirs = CLIPTokenizer.from_pretrained(DEMO / "tokenizer")
-    theirs.add_tokens(["<cat-toy>", "<dog>"])
-    folder = tmp_path / "tokenizer"
-    theirs.save_pretrained(folder)
-    if kept[0] == "vocab.json":
-        (folder / "tokenizer.json").unlink()
-        (folder / "tokenizer_config.json").unlink()
-        for name in kept:
-            (folder / name).write_bytes((DEMO / "tokenizer" / name).read_bytes())
-        (folder / "added_tokens.json").write_text('{"<dog>": 756, "<cat-toy>": 755}')
-    ours = vocabulary.tokenizer(vocabulary.read(folder_location(tmp_path), "tokenizer", {"vocab_size": 757}))
-    text = "a <cat-toy> and <dog>s"
-    assert ours(text).input_ids == theirs(text).input_ids and 755 in ours(text).input_ids
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import ipa_cli
+from ipa_cli.models.hub import is_repo_id
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, folder, serving
 
@@ -167,3 +168,13 @@ def told(ran, kind, words):
     assert kind in (None, error["type"]) and words in error["message"], error
     assert "\n" not in error["message"] + error["hint"] and error["hint"]
     return error
+
+
+@pytest.mark.parametrize("name", ["stabilityai/stable-diffusion-xl-base-1.0", "someone/Realistic_V4.0", "a/b"])
+def test_a_hub_s_names_may_have_dots(name):
+    assert is_repo_id(name)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b/c", "a/b.safetensors", "a/b.bin", "../b", "a/", "-a/b", "a b/c", "a/b\n"])
+def test_paths_are_no_names_of_a_hub(name):
+    assert not is_repo_id(name)
