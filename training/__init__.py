@@ -1,1 +1,1 @@
-"""How the demo model is made: its data, its networks, its training and its measures."""
+"""The training of the demo model: its data, networks, stages and measures."""

@@ -102,12 +102,12 @@ def evaluate(pipe, judge, samples: int, steps: int, guidance: float, generator) 
     figures: dict = {"samples": samples, "steps": steps, "guidance_scale": guidance}
 
     pictures, content = judged_pictures(4 * samples, generator, held_out=True)
-    told = {k: v.argmax(1) for k, v in judge(pictures).items()}
+    predicted = {k: v.argmax(1) for k, v in judge(pictures).items()}
     coloured = content.colour != NONE
     figures["classifier"] = {
-        "kind": (told["kind"] == content.kind).float().mean().item(),
-        "count": (told["count"] + 1 == content.count).float().mean().item(),
-        "colour": (told["colour"] == content.colour)[coloured].float().mean().item(),
+        "kind": (predicted["kind"] == content.kind).float().mean().item(),
+        "count": (predicted["count"] + 1 == content.count).float().mean().item(),
+        "colour": (predicted["colour"] == content.colour)[coloured].float().mean().item(),
     }
     print("classifier on rendered pictures:", figures["classifier"], flush=True)
 
@@ -156,11 +156,11 @@ def evaluate(pipe, judge, samples: int, steps: int, guidance: float, generator) 
     prompts = captions.captions(stated, SEED)
     figures["stated"] = {}
     for scale in (0.0, 0.5, 1.0):
-        told = judge(generate(pipe, prompts, image_embeds, scale, guidance, steps, SEED + 1))
+        predicted = judge(generate(pipe, prompts, image_embeds, scale, guidance, steps, SEED + 1))
         share = {
-            "kind": (told["kind"].argmax(1) == kind).float().mean().item(),
-            "count": (told["count"].argmax(1) + 1 == count).float().mean().item(),
-            "colour": (told["colour"].argmax(1) == colour).float().mean().item(),
+            "kind": (predicted["kind"].argmax(1) == kind).float().mean().item(),
+            "count": (predicted["count"].argmax(1) + 1 == count).float().mean().item(),
+            "colour": (predicted["colour"].argmax(1) == colour).float().mean().item(),
         }
         figures["stated"][scale] = share
         text = ", ".join(f"{k} {percent(v)}" for k, v in share.items())

@@ -1,4 +1,4 @@
-"""How unlike two pictures are in style, and what a picture shows: measures that know nothing of the model.
+"""How unlike two pictures are in style, and what a picture shows: measures that are independent of the model.
 
 Style: colour histograms and Gram matrices of fixed filters. Content: a small classifier, trained on rendered pictures.
 """
@@ -65,7 +65,7 @@ def _opponent(pictures: Tensor) -> Tensor:
 
 
 def style_features(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Square roots of colour histograms (N, 512) and Gram matrices (N, F, F), of pictures brought to 128 pixels."""
+    """Square roots of colour histograms (N, 512) and Gram matrices (N, F, F), of pictures resized to 128 pixels."""
     pictures = F.interpolate(pictures.float(), (SIDE, SIDE), mode="area")
     histogram = colour_histogram(pictures, 8).sqrt()
     planes = _opponent(pictures)
@@ -89,7 +89,7 @@ def style_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor
 
 
 class Judge(nn.Module):
-    """Names what a picture (N, 3, H, W) shows: logits for kind, count and the shapes' colour."""
+    """Classifies what a picture (N, 3, H, W) shows: logits for kind, count and the shapes' colour."""
 
     def __init__(self, width: int = 48):
         super().__init__()

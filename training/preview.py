@@ -1,4 +1,4 @@
-"""A first look at a model, finished or not, by plain diffusers, in half a minute: `python -m training.preview OUT`.
+"""Preview a model, finished or not, with plain diffusers, in half a minute: `python -m training.preview OUT`.
 
 Writes OUT/demo from what there is and OUT/preview.png: the base at guidance 1 and 4 for ten captions, and, where the
 adapter has been trained, the same captions with a reference each at scale 0.5 and 1, the references on top. Prints how

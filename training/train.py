@@ -33,7 +33,7 @@ IMAGE_MEAN, IMAGE_STD = architecture.PREPROCESSOR["image_mean"], architecture.PR
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything: steps and seconds by stage, numbers of pictures, batch sizes.
+    """The size of the training: steps and seconds by stage, numbers of pictures, batch sizes.
 
     early: the share of base and adapter spent on pictures of half the size (a quarter of the work, in batches twice as
     large): what words mean and where things stand is learnt there.
@@ -103,7 +103,7 @@ def normalised(pictures: Tensor) -> Tensor:
 
 
 def style_targets(style: Style) -> tuple[Tensor, Tensor]:
-    """What the image tells of its style, as numbers (N, 28) and as classes (N, 2)."""
+    """The parameters of the style that its pictures show, as numbers (N, 28) and as classes (N, 2)."""
     angles = torch.stack([style.angle, style.back_angle], 1) * 2
     patterned = (style.fill != scenes.SOLID).float()[:, None], (style.backdrop != scenes.SOLID).float()[:, None]
     numbers = [style.ground, style.ground2 * patterned[1], style.inks.flatten(1), style.partner * patterned[0]]
@@ -152,17 +152,17 @@ def train_image_encoder(encoder, plan: Plan, generator) -> None:
 
     def loss_of(pictures, numbers, classes, colours, textures):
         embeds = encoder(pixel_values=normalised(pictures).to(WORK)).image_embeds
-        told = {name: head(embeds).float() for name, head in heads.items()}
-        of_numbers = F.smooth_l1_loss(told["numbers"], numbers)
-        of_classes = F.cross_entropy(told["classes"].view(-1, len(scenes.FILLS)), classes)
-        of_colours = F.mse_loss(told["colours"], colours) * 100
-        of_textures = F.smooth_l1_loss(told["textures"], textures)
-        same = F.normalize(told["same"], dim=-1).view(batch, 2, -1)
+        predicted = {name: head(embeds).float() for name, head in heads.items()}
+        numbers_loss = F.smooth_l1_loss(predicted["numbers"], numbers)
+        classes_loss = F.cross_entropy(predicted["classes"].view(-1, len(scenes.FILLS)), classes)
+        colours_loss = F.mse_loss(predicted["colours"], colours) * 100
+        textures_loss = F.smooth_l1_loss(predicted["textures"], textures)
+        same = F.normalize(predicted["same"], dim=-1).view(batch, 2, -1)
         logits = same[:, 0] @ same[:, 1].T * 12
-        of_same = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        same_loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         # Of about unit size, so that the adapter's projection starts well.
-        of_size = (embeds.float().square().mean() - 1).square() * 0.01
-        return of_numbers * 2 + of_classes + of_colours + of_textures + 0.3 * of_same + of_size
+        size_loss = (embeds.float().square().mean() - 1).square() * 0.01
+        return numbers_loss * 2 + classes_loss + colours_loss + textures_loss + 0.3 * same_loss + size_loss
 
     clock = Clock("image_encoder", plan.steps["image_encoder"], plan.seconds["image_encoder"])
     for step, spent in clock:
@@ -212,9 +212,9 @@ def train_judge(judge, plan: Plan, generator) -> None:
             pictures = F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
         pictures = pictures + 0.03 * torch.rand(1, device=device) * torch.randn_like(pictures)
         with torch.autocast(device.type, dtype=WORK):
-            told = judge(pictures)
+            predicted = judge(pictures)
         losses = [
-            F.cross_entropy(told[name].float(), labels[index, i], ignore_index=NONE)
+            F.cross_entropy(predicted[name].float(), labels[index, i], ignore_index=NONE)
             for i, name in enumerate(("kind", "count", "colour"))
         ]
         optimizer.zero_grad()
@@ -231,7 +231,7 @@ def train_judge(judge, plan: Plan, generator) -> None:
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures of one size: latents (N, 4, h, w), what the text encoders make of the captions, and the styles."""
+    """Pictures of one size: latents (N, 4, h, w), the output of the text encoders for the captions, and the styles."""
 
     height: int
     width: int
@@ -317,7 +317,7 @@ def encode_text(first, second, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_text(first, second, pool: Pool, plan: Plan, generator) -> None:
-    """Teach the text encoders to tell what a caption states, before any picture is drawn from it; then they rest."""
+    """Train the text encoders to predict what a caption states; they are frozen for the later stages."""
     sizes = {"kind": 10, "second": 10, "count": 5, "relation": 2, "size": 3, "place": 9, "colour": 12, "ground": 12}
     total = sum(sizes.values()) + len(sizes)
     heads = nn.ModuleList([nn.Linear(w, total) for w in (architecture.CONTEXT, architecture.POOLED)])
@@ -329,8 +329,8 @@ def train_text(first, second, pool: Pool, plan: Plan, generator) -> None:
         hidden, pooled = encode_text(first, second, tokens)
         ends = tokens.argmax(-1)  # the end token has the highest number
         last = hidden[torch.arange(len(ends), device=ends.device), ends]
-        told = [head(x).float().split(splits, 1) for head, x in zip(heads, (last, pooled), strict=True)]
-        return sum(F.cross_entropy(part[i], goals[i]) for part in told for i in range(len(sizes)))
+        predicted = [head(x).float().split(splits, 1) for head, x in zip(heads, (last, pooled), strict=True)]
+        return sum(F.cross_entropy(part[i], goals[i]) for part in predicted for i in range(len(sizes)))
 
     clock = Clock("text", plan.steps["text"], plan.seconds["text"])
     for step, spent in clock:
@@ -341,12 +341,14 @@ def train_text(first, second, pool: Pool, plan: Plan, generator) -> None:
     trainer.finish()
     with torch.no_grad():  # on captions of its own
         content = captions.sample_content(1000, generator)
-        told = heads[1](encode_text(first, second, tokenise(captions.captions(content, 1)).to(generator.device))[1])
+        predicted = heads[1](
+            encode_text(first, second, tokenise(captions.captions(content, 1)).to(generator.device))[1]
+        )
     shares = []
-    for (name, size), part in zip(sizes.items(), told.split(splits, 1), strict=True):
+    for (name, size), part in zip(sizes.items(), predicted.split(splits, 1), strict=True):
         goal = getattr(content, name)
         shares.append(f"{name} {100 * (part.argmax(1) == torch.where(goal == NONE, size, goal)).float().mean():.1f} %")
-    print(f"[text] told right: {', '.join(shares)}", flush=True)
+    print(f"[text] predicted correctly: {', '.join(shares)}", flush=True)
 
 
 def noise_levels(device) -> Tensor:
@@ -362,8 +364,8 @@ def denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     added = {"text_embeds": pooled, "time_ids": time_ids}
-    told = net(noisy.to(WORK), timestep, context, added_cond_kwargs=added).sample.float()
-    return (told - velocity).square().mean((1, 2, 3))
+    predicted = net(noisy.to(WORK), timestep, context, added_cond_kwargs=added).sample.float()
+    return (predicted - velocity).square().mean((1, 2, 3))
 
 
 class Batches:
@@ -441,7 +443,7 @@ CHECK_TIMES = (150, 450, 700, 900)
 def check(name: str, net, batches: Batches, number: int, alphas, conditions: Callable) -> None:
     """Print the error on pictures kept from training at fixed noise, given the right condition and another's.
 
-    `conditions(number, index, other)` -> (context, pooled) for the pictures `index`, told of the pictures `other`.
+    `conditions(number, index, other)` -> (context, pooled) for the pictures `index`, from those of `other`.
     """
     index = torch.arange(min(batches.kept, len(batches.pools[number]) // 2), device=batches.device)
     latents, *_, time_ids = batches.at(number, index)
@@ -454,13 +456,13 @@ def check(name: str, net, batches: Batches, number: int, alphas, conditions: Cal
             error = denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids)
             errors.append(error.mean().item())
     more = " ".join(f"{100 * (b / a - 1):+.1f} %" for a, b in zip(right, wrong, strict=True))
-    told = " ".join(f"{a:.4f}" for a in right)
+    own = " ".join(f"{a:.4f}" for a in right)
     size = f"{batches.pools[number].height} pixels"
-    print(f"[{name}] check, {size}, times {CHECK_TIMES}: {told}; told another's: {more}", flush=True)
+    print(f"[{name}] check, {size}, times {CHECK_TIMES}: {own}; with another's condition: {more}", flush=True)
 
 
 def quick(unet, batches: Batches) -> Callable:
-    """The network through torch.compile for pictures of the usual size, which take most of the time."""
+    """The network compiled by torch.compile for pictures of the usual size, which take most of the time."""
     _, (latents, _, timestep, hidden, pooled, time_ids) = batches.draw(USUAL)
     added = {"text_embeds": pooled, "time_ids": time_ids}
     return compiled(unet, (latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added})
@@ -590,7 +592,7 @@ def picture_pool(n: int, plan: Plan, generator) -> Tensor:
 
 
 def train_vae(vae, plan: Plan, generator) -> None:
-    """The decoder learns to draw from `latents_of` a picture, the encoder to tell them."""
+    """Train the decoder to reconstruct pictures from `latents_of` them, and the encoder to predict those."""
     device = generator.device
     pool = picture_pool(min(plan.pictures // 4, 12_000), plan, generator)
     trainer = Trainer([vae], 1.5e-3, average=0.998)
@@ -599,10 +601,10 @@ def train_vae(vae, plan: Plan, generator) -> None:
     def loss_of(pictures, latents, blurred):
         error = vae.decode(blurred.to(WORK)).sample.float() - (pictures * 2 - 1)
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        told = vae.encode((pictures * 2 - 1).to(WORK)).latent_dist.parameters.float()
+        predicted = vae.encode((pictures * 2 - 1).to(WORK)).latent_dist.parameters.float()
         goal = torch.cat([latents, torch.full_like(latents, -6.0)], 1)  # a deviation of 0.05
-        of_encoder = F.smooth_l1_loss(told, goal)
-        return error.abs().mean() + error.square().mean() + 0.5 * edges + 0.2 * of_encoder
+        encoder_loss = F.smooth_l1_loss(predicted, goal)
+        return error.abs().mean() + error.square().mean() + 0.5 * edges + 0.2 * encoder_loss
 
     clock = Clock("vae", plan.steps["vae"], plan.seconds["vae"])
     for step, spent in clock:
@@ -616,10 +618,10 @@ def train_vae(vae, plan: Plan, generator) -> None:
     with torch.no_grad():
         check = pool[: min(192, len(pool))].float() / 255
         drawn = torch.cat([vae.decode(latents_of(part)).sample for part in check.split(32)])
-        told = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in check.split(32)])
+        predicted = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in check.split(32)])
         error = (drawn / 2 + 0.5).clamp(0, 1) - check
         psnr = -10 * error.square().mean((1, 2, 3)).log10()
-        off = (told - latents_of(check)).square().mean().sqrt()
+        off = (predicted - latents_of(check)).square().mean().sqrt()
         print(f"[vae] decoder PSNR {psnr.mean():.1f} dB, encoder's error {off:.3f}", flush=True)
 
 
@@ -729,7 +731,7 @@ def assemble(out: Path) -> int:
 
 
 def _write(path: Path, states: dict[str, dict[str, Tensor]]) -> None:
-    """In float16, and whole or not at all."""
+    """In float16, by an atomic replacement."""
     half = {
         name: {k: v.detach().half() if v.is_floating_point() else v for k, v in state.items()}
         for name, state in states.items()

@@ -141,7 +141,7 @@ class Recorded:
 
 
 def record(loss_of: Callable[..., Tensor], inputs: tuple[Tensor, ...], pool=None) -> Recorded | None:
-    """The step as a CUDA graph, or None, with a word, where it cannot be recorded."""
+    """The step as a CUDA graph, or None with a warning where it cannot be recorded."""
     try:
         return Recorded(loss_of, inputs, pool)
     except RuntimeError as error:
