@@ -1,7 +1,7 @@
-"""A process (see `child.start`) that measures one backend: one job, and answers until it is done.
+"""A process (see `child.start`) that measures one backend: it reads one job and writes messages until it is done.
 
 A job has `folder`: the user's working directory or null, `settings` (of `config.Settings`), `batch`: pictures at once,
-`keep`: the file for what was drawn or null, and `exact`: whether it holds the UNet's output in fp32 too. Answers are
+`keep`: the file for the output or null, and `exact`: whether it gets the UNet's output in fp32 too. Messages are
 {"doing": text}, {"warning": text}, {"environment": {...}}, {"figures": {...}}, and last {"done": true},
 {"failed": message, "hint": text}, or after a traceback {"done": false}.
 """
@@ -44,50 +44,50 @@ STARTED = time.perf_counter()
 FIRST_STEPS = 2  # of the drawing that ends the warm-up
 PROMPT = "a red fox in the snow"  # for models that have none of their own
 
-Say = Callable[..., None]
+Send = Callable[..., None]
 
 
-class Teller(Silent):
-    """A reporter that hands on what is being done, but for steps, whose telling would be measured too."""
+class SendingReporter(Silent):
+    """Sends notes, warnings and stages, but no steps: sending those would be measured too."""
 
-    def __init__(self, say: Say):
-        self._say = say
+    def __init__(self, send: Send):
+        self._send = send
 
     def note(self, text: str) -> None:
-        self._say(doing=text)
+        self._send(doing=text)
 
     def warn(self, text: str) -> None:
-        self._say(warning=text)
+        self._send(warning=text)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
-        self._say(doing=name)
-        yield lambda doing: self._say(doing=f"{name}: {doing}")
+        self._send(doing=name)
+        yield lambda doing: self._send(doing=f"{name}: {doing}")
 
 
-def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Say) -> None:
-    """Load, get ready, draw with few steps, then what counts: `batch` pictures at once; then keep them for comparisons.
+def measure(settings: Settings, batch: int, keep: Path | None, exact: bool, send: Send) -> None:
+    """Load, prepare, draw with few steps, then measure drawing `batch` pictures at once, and keep the output in `keep`.
 
-    Warm-up goes from the loaded model to the end of the short drawing, E2E from encoding to the decoded pictures; times
-    in seconds, memory in GiB.
+    Warm-up lasts from the loaded model to the end of the short drawing, E2E from encoding to the decoded pictures;
+    times in seconds, memory in GiB.
     """
     from ipa_cli.unet.inputs import tensors
 
-    teller = Teller(say)
-    engine, request = _open(settings, batch, teller)
+    reporter = SendingReporter(send)
+    engine, request = _open(settings, batch, reporter)
     timing.synchronize(engine.device)
     load_s = time.perf_counter() - STARTED
-    say(environment=_environment(engine, request))
-    weights_sum = _sum(engine.model.unet.parameters())  # before a backend puts others in their place
+    send(environment=_environment(engine, request))
+    weights_sum = _sum(engine.model.unet.parameters())  # before a backend replaces them
 
     began = time.perf_counter()
     ready = engine.prepare(request)
-    say(doing="warming up")
+    send(doing="warming up")
     first_step_s = engine.time_step(request)
     _draw(engine, replace(request, steps=min(request.steps, FIRST_STEPS)))
     warmup_s = time.perf_counter() - began
 
-    say(doing="drawing")
+    send(doing="drawing")
     began = time.perf_counter()
     drawing = _draw(engine, request)
     e2e_s = time.perf_counter() - began
@@ -106,15 +106,15 @@ def work(settings: Settings, batch: int, keep: Path | None, exact: bool, say: Sa
         "reserved_gib": _reserved_gib(engine.device),
     }
     inputs = engine.example_inputs(request)
-    say(figures={**figures, "weights_sum": weights_sum, "inputs_sum": _sum(tensors(inputs))})
+    send(figures={**figures, "weights_sum": weights_sum, "inputs_sum": _sum(tensors(inputs))})
     if keep is not None:
-        say(doing="keeping what was drawn")
+        send(doing="keeping the output")
         noise = ready.denoiser(inputs)
         exact_noise = _in_fp32(engine.model.unet, inputs) if exact else None
         parity.keep(keep, noise, list(drawing.images.values()), exact_noise)
 
 
-def _open(settings: Settings, batch: int, teller: Teller) -> tuple[Engine, Request]:
+def _open(settings: Settings, batch: int, reporter: SendingReporter) -> tuple[Engine, Request]:
     """The loaded model and the pictures to draw, `batch` at once. Raises IpaError when the backend cannot work here."""
     backend = check_backend(settings.backend, settings.precision)
     problem = None if backend == backends.AUTO else backends.get(backend).toolchain_problem()
@@ -125,14 +125,14 @@ def _open(settings: Settings, batch: int, teller: Teller) -> tuple[Engine, Reque
     plan = make_plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
     settings = replace(settings, num_images=batch, batch_size=batch)
-    request = make_request(settings, plan, load_references(settings, teller))
+    request = make_request(settings, plan, load_references(settings, reporter))
     schedulers.check(settings.scheduler)
     schedulers.check_steps(settings.scheduler, plan, request.steps)
-    return Engine.open(settings, plan, teller, alone=True), request
+    return Engine.open(settings, plan, reporter, alone=True), request
 
 
 def _draw(engine: Engine, request: Request) -> Drawing:
-    """All of it: prompt and reference encoded, denoised, decoded."""
+    """Encode prompt and reference, denoise and decode, as for a first picture."""
     engine.forget()
     return engine.draw(request)
 
@@ -160,14 +160,14 @@ def _in_fp32(unet: Any, inputs: UNetInputs) -> Tensor | None:
 
 
 def _sum(values: Iterable[Tensor]) -> float:
-    """The sum of absolute values: tells whether two processes had the same numbers, in whatever layout."""
+    """The sum of absolute values: equal in two processes with the same numbers, whatever their layout."""
     import torch
 
     return sum(float(tensor.abs().sum(dtype=torch.float64)) for tensor in values)
 
 
 def _reserved_gib(device: Any) -> float | None:
-    """What the allocator took from the GPU, with the memory of CUDA graphs that `peak_gib` does not see."""
+    """GiB that the allocator has taken from the GPU, with the memory of CUDA graphs that `peak_gib` does not count."""
     if device.type != "cuda":
         return None
     import torch
@@ -203,30 +203,30 @@ def _environment(engine: Engine, request: Request) -> dict[str, Any]:
 
 def main() -> None:
     """Do one job."""
-    jobs, answer = child.serve()
+    jobs, write = child.serve()
     job = next(jobs)
     if job["folder"]:
-        os.chdir(job["folder"])  # where relative names of models and pictures are meant
+        os.chdir(job["folder"])  # to which relative paths of models and pictures refer
 
-    def say(**line: Any) -> None:
-        answer(line)
+    def send(**message: Any) -> None:
+        write(message)
 
     show = warnings.showwarning
 
-    def tell(message: Warning | str, category: type[Warning], filename: str, *more: Any) -> None:
+    def send_warning(message: Warning | str, category: type[Warning], filename: str, *more: Any) -> None:
         if Path(filename).is_relative_to(Path(__file__).parents[1]):  # ours, not a library's
-            say(warning=str(message))
+            send(warning=str(message))
         show(message, category, filename, *more)
 
-    warnings.showwarning = tell  # type: ignore[assignment]
+    warnings.showwarning = send_warning  # type: ignore[assignment]
     try:
         keep = Path(job["keep"]) if job["keep"] else None
-        work(settings_from_json(job["settings"], "job"), job["batch"], keep, job["exact"], say)
-        say(done=True)
+        measure(settings_from_json(job["settings"], "job"), job["batch"], keep, job["exact"], send)
+        send(done=True)
     except IpaError as error:
-        say(failed=error.message, hint=error.hint)
+        send(failed=error.message, hint=error.hint)
     except BaseException:
-        traceback.print_exc()  # told at once: what a library left running may keep this process from ending
+        traceback.print_exc()  # at once: threads that a library left running may keep this process from ending
         sys.stderr.flush()
-        say(done=False)
+        send(done=False)
         raise
