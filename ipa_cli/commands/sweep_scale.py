@@ -15,7 +15,7 @@ from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
     from ipa_cli.sweep.difference import Change
-    from ipa_cli.sweep.run import Swept
+    from ipa_cli.sweep.run import SweepResult
 
 DEFAULT_FOLDER = Path("ipa-sweep")
 # Not those that are varied, and those of single pictures.
@@ -93,7 +93,7 @@ def sweep_scale(
     return Result("sweep-scale", _data(done), _blocks(done), failed, (done.folder,))
 
 
-def _data(done: Swept) -> dict[str, Any]:
+def _data(done: SweepResult) -> dict[str, Any]:
     folder = done.folder.absolute()
     return {
         "folder": str(folder),
@@ -115,25 +115,25 @@ def _data(done: Swept) -> dict[str, Any]:
         ],
         "frozen": [{"row": same.row, "scales": list(same.scales)} for same in done.frozen],
         "failed": len(done.failed),
-        "drawn": done.work.drawn if done.work else 0,
-        "recompiles": done.work.recompiles if done.work else 0,
-        "graphs": [dict(graph) for graph in done.work.graphs] if done.work else [],
-        "timings": dict(done.work.timings) if done.work else {},
+        "drawn": done.stats.drawn if done.stats else 0,
+        "recompiles": done.stats.recompiles if done.stats else 0,
+        "graphs": [dict(graph) for graph in done.stats.graphs] if done.stats else [],
+        "timings": dict(done.stats.timings) if done.stats else {},
     }
 
 
-def _blocks(done: Swept) -> tuple[str | Table, ...]:
-    lines = [f"{done.folder / 'index.html'}  {done.sweep.counted}"]
-    if done.work is None:
+def _blocks(done: SweepResult) -> tuple[str | Table, ...]:
+    lines = [f"{done.folder / 'index.html'}  {done.sweep.summary}"]
+    if done.stats is None:
         lines.append("everything was there already")
     else:
-        work, seconds = done.work, done.work.timings["drawing_s"]
-        there = len(done.outcomes) - work.drawn
+        stats, seconds = done.stats, done.stats.timings["drawing_s"]
+        there = len(done.outcomes) - stats.drawn
         lines.append(
-            f"drawn {work.drawn} in {seconds:.1f} s{f', {there} were there' if there else ''}; "
-            f"recompiles between points: {work.recompiles}"
+            f"drawn {stats.drawn} in {seconds:.1f} s{f', {there} were there' if there else ''}; "
+            f"recompiles between points: {stats.recompiles}"
         )
-        whys = zip(done.plan["backend"], work.graphs, strict=True)  # both by size
+        whys = zip(done.plan["backend"], stats.graphs, strict=True)  # both by size
         lines += dict.fromkeys(f"{backend}: {graph['why']}" for backend, graph in whys)
     blocks: list[str | Table] = [*lines]
     if done.changes:

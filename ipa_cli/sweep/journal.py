@@ -141,7 +141,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def done(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
+def completed(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
     """The points that need not be drawn again, by number: their picture and line are complete; none that failed."""
     return {
         number: outcome

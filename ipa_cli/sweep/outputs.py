@@ -1,4 +1,4 @@
-"""What a sweep leaves for people to look at: a contact sheet, an animation for each row, and a page."""
+"""The files of a sweep for people to look at: a contact sheet, an animation for each row, and a page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from ipa_cli.sweep import animation, difference, journal, page, sheet
 from ipa_cli.sweep.difference import Change, Frozen
 from ipa_cli.sweep.journal import Outcome
-from ipa_cli.sweep.looks import Look
 from ipa_cli.sweep.plan import Sweep
+from ipa_cli.sweep.reference_sets import ReferenceSet
 
-# Of the plan, what stands in the grid itself or says nothing to people.
-NOT_ON_THE_PAGE = (
+# Entries of the plan that the grid shows itself or that are of no interest on the page.
+HIDDEN = (
     "scales",
     "references",
     "prompts",
@@ -28,15 +28,15 @@ NOT_ON_THE_PAGE = (
 def write(
     folder: Path,
     sweep: Sweep,
-    whole: Mapping[str, Any],
+    described: Mapping[str, Any],
     outcomes: Mapping[int, Outcome],
-    followed: Sequence[Look],
+    reference_sets: Sequence[ReferenceSet],
     changes: Sequence[Change],
     frozen: Sequence[Frozen],
 ) -> None:
-    """The contact sheet, an animation per row, and the page."""
-    references = [look.picture for look in followed]
-    shown = _for_people(whole)
+    """Write the contact sheet, an animation per row, and the page; `described` is the plan of `sweep.json`."""
+    references = [references.picture for references in reference_sets]
+    shown = common_settings(described)
     subtitle = " · ".join(str(shown[name]) for name in ("model", "device", "dtype", "backend") if name in shown)
     journal.write(folder / journal.SHEET, sheet.draw(folder, sweep, outcomes, references, subtitle))
     for number, row in difference.completed_rows(outcomes).items():
@@ -46,11 +46,11 @@ def write(
     journal.write(folder / journal.PAGE, rendered)
 
 
-def _for_people(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """What the plan says of all pictures alike: no axes, lists as their distinct entries, nothing that is empty."""
-    common = {name: value for name, value in whole.items() if name not in NOT_ON_THE_PAGE}
-    said = {
+def common_settings(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plan says of all pictures: no axes, lists as their distinct entries, nothing that is empty."""
+    common = {name: value for name, value in described.items() if name not in HIDDEN}
+    shown = {
         name: ", ".join(dict.fromkeys(map(str, filter(None, value)))) if isinstance(value, list) else value
         for name, value in common.items()
     }
-    return {name: value for name, value in said.items() if value is not None and value is not False and value != ""}
+    return {name: value for name, value in shown.items() if value is not None and value is not False and value != ""}

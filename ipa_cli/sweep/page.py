@@ -48,7 +48,7 @@ def render(
     page = templates.get_template("page.html").render(
         policy=_policy(style, script),
         title=" · ".join(["Image-prompt scale", str(settings.get("model", ""))]),
-        subtitle=f"{sweep.counted} · {settings.get('model', '')}",
+        subtitle=f"{sweep.summary} · {settings.get('model', '')}",
         style=Markup(style),  # the hash in the policy is of these very bytes
         script=Markup(script),
         frozen=[str(same) for same in frozen],

@@ -73,7 +73,7 @@ class Sweep:
         return f"row-{row.number:0{len(str(len(self.rows)))}}-{reference}"
 
     @property
-    def counted(self) -> str:
+    def summary(self) -> str:
         """The cross product: "5 scales × 3 references × 2 sizes = 30 pictures"."""
         axes = [
             (self.scales, "scale"),

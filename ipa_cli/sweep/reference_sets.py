@@ -1,4 +1,4 @@
-"""What the rows of a sweep follow: a picture each, a file of embeddings each, or all of `--adapter` at once."""
+"""The references of a sweep's rows: a picture each, a file of embeddings each, or all of `--adapter` at once."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
-    """How every adapter is used in a row, and whether the sweep sets its scale or it says its own."""
+class ReferenceSet:
+    """What a row hands to every adapter, and for each whether the sweep sets its scale (`swept`) or it has its own."""
 
     name: str
     image_prompts: tuple[ImagePrompt, ...]
     swept: tuple[bool, ...]
 
     def at(self, scale: float) -> tuple[ImagePrompt, ...]:
-        """The same at one scale of the sweep."""
+        """The image prompts at one scale of the sweep."""
         pairs = zip(self.image_prompts, self.swept, strict=True)
         return tuple(replace(image_prompt, scale=scale) if swept else image_prompt for image_prompt, swept in pairs)
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """SHA-256 of every file it is made of, masks left out."""
+        """SHA-256 of every picture and file of embeddings, without masks."""
         return tuple(source.sha256 for image_prompt in self.image_prompts for source in image_prompt.sources)
 
     @property
     def picture(self) -> Image | None:
-        """Its reference pictures beside each other; None where there are only embeddings."""
+        """The reference pictures side by side; None where there are only embeddings."""
         from PIL import Image, ImageOps
 
         images = [reference.image for image_prompt in self.image_prompts for reference in image_prompt.references]
@@ -53,53 +53,60 @@ class Look:
         return strip
 
 
-def lay_out(settings: Settings, model: Plan, base: Request, files: Sequence[str]) -> tuple[Look, ...]:
-    """The looks of a sweep whose first is in `base`; `files` are those of `--embeds`.
+def make(settings: Settings, model: Plan, base: Request, files: Sequence[str]) -> tuple[ReferenceSet, ...]:
+    """The reference sets of a sweep; the first is in `base`, `files` are those of `--embeds`.
 
-    Raises UsageError for what is given twice, embeddings of unlike numbers of pictures, and where there is no scale
-    left to sweep; IpaError for embeddings that cannot be read.
+    Raises UsageError for references given twice, for embeddings of different numbers of pictures, and where no scale
+    is left to sweep; IpaError for embeddings that cannot be read.
     """
     if settings.adapter:
         swept = tuple(one.scale is None for one in settings.adapters)
         if not any(swept):
-            raise UsageError("every --adapter says its own scale: there is none to sweep", "leave scale= out of one")
+            raise UsageError(
+                "every --adapter has a scale of its own: there is none to sweep", "leave scale= out of one"
+            )
         names = plan.labels([public_name(source.source) for source in base.sources])
-        return (Look(" + ".join(names), base.image_prompts, swept),)
+        return (ReferenceSet(" + ".join(names), base.image_prompts, swept),)
     (image_prompt,) = base.image_prompts
     if files:
         plan.check_references(files, "--embeds")
         (adapter,) = model.adapters
         image_prompts = [replace(image_prompt, embeds=image_embeds.read(file, adapter)) for file in files]
-        _check_alike([one.embeds for one in image_prompts if one.embeds])
+        _check_same_count([one.embeds for one in image_prompts if one.embeds])
     else:
         plan.check_references([reference.source for reference in image_prompt.references], "--image")
         image_prompts = [
             replace(image_prompt, references=(reference,), weights=(1.0,)) for reference in image_prompt.references
         ]
-    return tuple(Look(public_name(one.sources[0].source), (one,), (True,)) for one in image_prompts)
+    return tuple(ReferenceSet(public_name(one.sources[0].source), (one,), (True,)) for one in image_prompts)
 
 
-def _check_alike(files: Sequence[Embeds]) -> None:
-    """One graph draws all rows, so that all must have as many image tokens."""
+def _check_same_count(files: Sequence[Embeds]) -> None:
+    """Raises UsageError: one graph draws all rows, which must have the same number of image tokens."""
     first, *others = files
     for other in others:
         if len(other.positive) != len(first.positive):
             counts = [f"{file.source} holds {plural(len(file.positive), 'picture')}" for file in (first, other)]
-            raise UsageError(" and ".join(counts), "sweep them one by one, or encode as many into each: ipa embed")
+            raise UsageError(
+                " and ".join(counts),
+                "sweep them separately, or encode the same number of pictures into each with ipa embed",
+            )
 
 
-def plan_of(settings: Settings, looks: Sequence[Look]) -> dict[str, Any]:
-    """What of the looks decides how the pictures come out, as `sweep.json` keeps it."""
-    image_prompts = looks[0].image_prompts
+def describe(settings: Settings, reference_sets: Sequence[ReferenceSet]) -> dict[str, Any]:
+    """What of the reference sets determines the pictures beside their content, as `sweep.json` keeps it."""
+    image_prompts = reference_sets[0].image_prompts
 
-    def each(values: Sequence[Any]) -> Any:
+    def one_or_list(values: Sequence[Any]) -> Any:
         return values[0] if len(values) == 1 else list(values)
 
-    said = {
-        "ip_mode": each([image_prompt.mode for image_prompt in image_prompts]),
-        "ip_layers": each([image_prompt.table for image_prompt in image_prompts]),
-        "ip_steps": each([f"{image_prompt.start:g} to {image_prompt.end:g}" for image_prompt in image_prompts]),
+    described = {
+        "ip_mode": one_or_list([image_prompt.mode for image_prompt in image_prompts]),
+        "ip_layers": one_or_list([image_prompt.table for image_prompt in image_prompts]),
+        "ip_steps": one_or_list([f"{image_prompt.start:g} to {image_prompt.end:g}" for image_prompt in image_prompts]),
         "masks": [mask.sha256 for image_prompt in image_prompts for mask in image_prompt.masks],
-        "fit": each([image_prompt.fit for image_prompt in image_prompts]),
+        "fit": one_or_list([image_prompt.fit for image_prompt in image_prompts]),
     }
-    return {**said, "adapters": public_settings(settings, ["adapter"])["adapter"]} if settings.adapter else said
+    if settings.adapter:
+        described["adapters"] = public_settings(settings, ["adapter"])["adapter"]
+    return described

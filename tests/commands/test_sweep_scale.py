@@ -21,7 +21,7 @@ import ipa_cli
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.pipeline import conditioning
-from ipa_cli.sweep.run import _graphs_made
+from ipa_cli.sweep.draw import graphs_made
 from tests import tiny_model
 from tests.unets import FLAT
 
@@ -217,7 +217,7 @@ def test_interrupted_it_says_how_to_go_on(ipa, ipa_process, references):
     flags = ("--scales", "0,1", *references, "--steps", 20, *QUICK[2:], "-o", "out")
     stopped = ipa_process("sweep-scale", *flags, interrupt_at="1 of 4", signals=[signal.SIGTERM])
     assert stopped.exit_code == 143 and "ended by SIGTERM" in stopped.stderr
-    assert "--resume goes on" in stopped.stderr
+    assert "--resume continues" in stopped.stderr
     went_on = ipa("sweep-scale", *flags, "--resume", "--json").data()
     assert 1 <= went_on["drawn"] <= 3 and len(went_on["points"]) == 4
 
@@ -417,16 +417,16 @@ def test_recompiles_are_counted_where_they_happen():
     denoiser = Denoiser()
     ready = Ready(denoiser, "eager", "uncompiled", "")
     graphs = {(64, 64): ready, (64, 96): ready}
-    before = _graphs_made(graphs)
+    before = graphs_made(graphs)
     denoiser.captures += 1
-    assert _graphs_made(graphs) == before + 1
+    assert graphs_made(graphs) == before + 1
 
     torch._dynamo.reset()
     square = torch.compile(lambda value: value * value, backend="eager", dynamic=False)
     square(torch.ones(2))
     square(torch.ones(3))  # another shape: compiled again
     square(torch.ones(3))
-    assert _graphs_made(graphs) == before + 3
+    assert graphs_made(graphs) == before + 3
 
 
 @pytest.mark.gpu

@@ -50,7 +50,7 @@ def picture(point: Point, scale: float) -> Image.Image:
 def draw(folder: Path, sweep: Sweep, failed: Collection[int] = (), frozen: Collection[int] = ()) -> Drawn:
     """Write pictures and journal; points in `frozen` get the picture of scale 0."""
     with journal.locked(folder):
-        outcomes = journal.done(folder, sweep)
+        outcomes = journal.completed(folder, sweep)
         journal.begin(folder, journal.describe(sweep, SETTINGS), sweep, outcomes, force=False)
         for point in sweep.points:
             if point.number not in outcomes:

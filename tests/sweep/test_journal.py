@@ -68,7 +68,7 @@ def test_a_picture_without_its_line_is_drawn_again(tmp_path, undisturbed):
 def test_a_missing_or_damaged_picture_is_drawn_again(tmp_path, undisturbed, damage):
     folder, sweep = draw(tmp_path / "damaged", make()).folder, make()
     damage(folder / sweep.points[2].file)
-    assert sorted(journal.done(folder, sweep)) == [1, 2, 4, 5, 6]
+    assert sorted(journal.completed(folder, sweep)) == [1, 2, 4, 5, 6]
     draw(folder, sweep)
     assert contents(folder) == undisturbed
 

@@ -16,11 +16,11 @@ def test_every_combination_is_a_point_and_the_scale_changes_fastest():
     rows = [(row.reference, row.prompt, row.width, row.height, row.seed) for row in sweep.rows]
     assert len(set(rows)) == 16
     assert rows[:3] == [(0, 0, 64, 64, 1), (0, 0, 64, 64, 2), (0, 0, 64, 128, 1)]
-    assert sweep.counted == "2 scales × 2 references × 2 prompts × 2 sizes × 2 seeds = 32 pictures"
+    assert sweep.summary == "2 scales × 2 references × 2 prompts × 2 sizes × 2 seeds = 32 pictures"
 
 
 def test_what_is_not_varied_is_not_counted():
-    assert make((0.5,), ("a",)).counted == "1 scale × 1 reference = 1 picture"
+    assert make((0.5,), ("a",)).summary == "1 scale × 1 reference = 1 picture"
 
 
 def test_files_sort_by_row_and_no_two_are_alike():

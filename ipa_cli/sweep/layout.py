@@ -1,0 +1,97 @@
+"""The points of a sweep as requests to the engine, and the description of them that `sweep.json` keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli import __version__
+from ipa_cli.backends import AUTO
+from ipa_cli.config import Settings
+from ipa_cli.config.privacy import public_name
+from ipa_cli.engine.graphs import Ready
+from ipa_cli.engine.record import adapter_name, scheduler_name
+from ipa_cli.models.plan import Plan
+from ipa_cli.pipeline.task import Request
+from ipa_cli.sweep import journal, reference_sets
+from ipa_cli.sweep.plan import Row, Sweep
+from ipa_cli.sweep.reference_sets import ReferenceSet
+
+if TYPE_CHECKING:
+    from ipa_cli.engine.engine import Engine
+
+Size = tuple[int, int]  # width and height in pixels
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A sweep with what its points have in common: `base`, and a reference set for each reference of the sweep."""
+
+    base: Request
+    sweep: Sweep
+    reference_sets: tuple[ReferenceSet, ...]
+
+    def request(self, row: Row, scale: float = 1.0) -> Request:
+        """One picture, as its file records it."""
+        return replace(
+            self.base,
+            image_prompts=self.reference_sets[row.reference].at(scale),
+            prompt=self.sweep.prompts[row.prompt],
+            width=row.width,
+            height=row.height,
+            seeds=(row.seed,),
+            batch_size=1,
+        )
+
+    @cached_property
+    def first_of_size(self) -> Mapping[Size, Request]:
+        """The request of the first row of each size."""
+        found: dict[Size, Request] = {}
+        for row in self.sweep.rows:
+            size = (row.width, row.height)
+            if size not in found:
+                found[size] = self.request(row)
+        return found
+
+
+def describe_request(settings: Settings, model: Plan, layout: Layout, backend: str) -> dict[str, Any]:
+    """What determines the pictures beside the axes, as far as it is known before torch is imported."""
+    base = layout.base
+    chosen = {
+        "scheduler": settings.scheduler,
+        "dtype": None if settings.dtype == "auto" else settings.dtype,
+        "backend": None if backend == AUTO else [backend] * len(layout.sweep.sizes),
+    }
+    return {
+        journal.REFERENCE_DIGESTS: [digest for references in layout.reference_sets for digest in references.digests],
+        "negative_prompt": base.negative_prompt,
+        "steps": base.steps,
+        "guidance_scale": base.guidance_scale,
+        "model": public_name(model.name),
+        "load_format": settings.load_format,
+        "revision": settings.revision,
+        "variant": settings.variant,
+        "vae": settings.vae,
+        "adapter": adapter_name(model),
+        "vae_tiling": settings.vae_tiling,
+        **reference_sets.describe(settings, layout.reference_sets),
+        "ipa": __version__,
+        **{name: value for name, value in chosen.items() if value is not None},
+    }
+
+
+def describe_engine(engine: Engine, layout: Layout, graphs: Mapping[Size, Ready]) -> dict[str, Any]:
+    """What else determines the pictures, known once the model is loaded and its graphs are open."""
+    import torch
+
+    device, by_size = engine.device, [graphs[size] for size in layout.sweep.sizes]
+    return {
+        "scheduler": scheduler_name(engine, layout.base),
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "backend": [graph.backend for graph in by_size],
+        "graph": [graph.entry.id if graph.entry else None for graph in by_size],
+        "torch": torch.__version__,
+    }
