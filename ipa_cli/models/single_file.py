@@ -1,4 +1,4 @@
-"""Models in one file, as they are mostly shared: SDXL and SD 1.5 in the naming of their first code (LDM, SGM).
+"""Models in one file, as they are mostly shared, in the naming of their first code (LDM, SGM).
 
 `read_checkpoint` finds out from the header alone what a file holds, `converted` names its tensors as diffusers does.
 Nothing comes from a network: configurations and CLIP's vocabulary are in the package.
@@ -28,8 +28,8 @@ BLOCK = re.compile(
 )
 MOST_TENSORS = 10_000  # SDXL has 2515, and 1680 more with a training's EMA weights
 
-WHOLE = "name a whole SDXL or SD 1.5 model with --model"
-# Files of other kinds, by names that only they have, and what to do with them. The first that matches is told.
+WHOLE = f"name a whole model of {architectures.names()} with --model"
+# Files of other kinds, by names that only they have, and what to do with them. The first match is reported.
 FOREIGN = (
     (r"lora_(up|down|A|B)\b|^lora_|\.(lokr|hada)_w\d", "a LoRA, which changes a model and is none", WHOLE),
     (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "use --ip-adapter {path}"),

@@ -136,12 +136,12 @@ def join(model: Model, text: PromptEmbeds, images: list[Tensor], request: Reques
 
 
 def spans(image_prompts: Sequence[ImagePrompt]) -> tuple[tuple[float, float], ...]:
-    """The fractions of the steps between which each row of `scales` counts."""
+    """Per row of `scales`, the fractions of the steps between which it is not 0."""
     return tuple((one.start, one.end) for one in image_prompts for _ in range(one.parts))
 
 
 def scales(image_prompts: Sequence[ImagePrompt], names: Sequence[str]) -> Tensor:
-    """The scale of every adapter on every layer of `attention.layers`: (adapters, layers), float32."""
+    """The per-row scale on each layer of `attention.layers`, (rows, layers), float32; for rows see `inputs.Context`."""
     import torch
 
     rows = [

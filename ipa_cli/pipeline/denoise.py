@@ -28,7 +28,7 @@ class BrokenPicture(IpaError):
 class Conditions:
     """What steers the UNet, made once per prompt and reference: see `inputs.Context`.
 
-    `spans` holds for each row of the context's scale the fractions of the steps between which it counts.
+    `spans` holds for each row of the context's scale the fractions of the steps between which it is not 0.
     """
 
     architecture: Architecture
@@ -43,7 +43,7 @@ def counts(start: float, end: float, step: int, steps: int) -> bool:
 
 
 def scales(conditions: Conditions, steps: int) -> list[Tensor]:
-    """The context's scale at each step, (adapters, layers): 0 for what does not count there."""
+    """The context's scale at each step, (rows, layers): 0 outside a row's span."""
     scale, made = conditions.context.scale, {}
     patterns = [tuple(counts(start, end, step, steps) for start, end in conditions.spans) for step in range(steps)]
     for pattern in set(patterns):

@@ -51,7 +51,7 @@ class ImagePrompt:
     start: float
     end: float
     references: tuple[Reference, ...]
-    weights: tuple[float, ...]  # what each reference adds is multiplied by its own
+    weights: tuple[float, ...]  # one for each reference
     fit: str
     embeds: Embeds | None  # in place of references
     masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
@@ -63,7 +63,7 @@ class ImagePrompt:
 
     @property
     def parts(self) -> int:
-        """Into how many adapters of the context it is taken apart: one for each mask."""
+        """Its number of rows in the context: one for each mask."""
         return max(1, len(self.masks))
 
 

@@ -107,9 +107,9 @@ def project(
 
     text: (B, tokens, cross). images: per adapter (B, images, dim) or (B, images, sequence, dim), as
     diffusers' `prepare_ip_adapter_image_embeds` gives them (with guidance the negative half first); the tokens
-    of several images are joined. scale: (adapters, layers), 1 everywhere unless given. weights: per adapter a
-    number for each image, by which what it adds is multiplied: 1 everywhere is what diffusers does. parts: into how
-    many adapters of the context each is taken apart, 1 unless given; its images are shared out among them.
+    of several images are joined. scale: (rows, layers), 1 everywhere unless given. weights: per adapter a weight for
+    each image's values, 1 as in diffusers unless given. parts: per adapter its number of rows in the context, 1 unless
+    given; its images are divided among them.
     """
     if len(images) != len(adapters.to_kv):
         raise ValueError(f"{len(adapters.to_kv)} adapters are loaded and images are given for {len(images)}")
