@@ -1,4 +1,4 @@
-"""The command `ipa`: registration, and the one place where errors become words and exit codes."""
+"""The command `ipa`: its commands, and the one place where errors become messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ipa_cli.result import Result
 from ipa_cli.system import child
 from ipa_cli.system.interruption import Interruption
 
-INTERRUPTED_EXIT_CODE = 130  # by Ctrl-C, as Typer and commands have it
+INTERRUPTED_EXIT_CODE = 130  # Ctrl-C, as Typer and commands report it
 
 # Typer has shipped its own Click since 0.26, so the exception family is reached through Typer.
 ClickException: Any = typer.BadParameter.__mro__[2]
@@ -68,7 +68,7 @@ app.add_typer(config.app, name="config")
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
     """Run one command and return its exit status."""
     interruption = interruption or Interruption()
-    # Only for what is wrong with the command line itself: once it is parsed, the flags say.
+    # For errors in the command line itself; once it is parsed, its flags count.
     words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     terminal = Terminal(json_mode="--json" in words)
     command = _command_name(arguments)
@@ -97,7 +97,7 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
         terminal.interrupted(command, interruption.number)
         return interruption.exit_code
     except BrokenPipeError:
-        # The reader went away (`ipa … | head`): nothing is left to say, and nowhere to say it.
+        # The reader of stdout is gone (`ipa … | head`), so the rest of the output is dropped.
         sys.stdout = None  # type: ignore[assignment]
         return 0
     except Exception as error:
@@ -117,7 +117,7 @@ def _show(terminal: Terminal, result: Result) -> int:
 
 
 def _width() -> int:
-    """Columns of help: what the terminal has, but not longer lines than one likes to read."""
+    """Columns of help: those of the terminal, at most 100."""
     return min(shutil.get_terminal_size().columns, 100)
 
 
@@ -140,11 +140,11 @@ def _command_name(arguments: Sequence[str]) -> str:
 
 
 def main() -> None:
-    # Loading modules makes many objects and no garbage: looking for it all the while takes a tenth of the start.
+    # Imports make many objects and no garbage: collecting meanwhile takes a tenth of the start-up time.
     gc.set_threshold(100_000, 50, 50)
     _open_closed_streams()
     child.shield()
-    # A file name may hold what the locale cannot show.
+    # File names may contain characters that the locale cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if "COMP_WORDS" in os.environ:
@@ -164,10 +164,9 @@ def _join_flags_and_values() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Let stdin, stdout and stderr lead nowhere where the shell closed them (`>&-`).
+    """Open stdin, stdout and stderr on /dev/null where the shell closed them (`>&-`).
 
-    Otherwise Python has `None` in their place, and the next file opened would get their number, and all that libraries
-    print there.
+    Otherwise Python has `None` in their place, and the next file opened gets their number and all that libraries print.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)

@@ -1,4 +1,4 @@
-"""The only room that prints: results on stdout, everything else on stderr, one JSON object for `--json`."""
+"""The only module that prints: results on stdout, everything else on stderr, one JSON object for `--json`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 BUG_EXIT_CODE = 70
-REPORT_LINES = 11  # a picture's own line, what is said below it, and the prompt
+REPORT_LINES = 11  # a picture's own line, the summary below it, and the shell's prompt
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Terminal:
-    """Speaks to people on stderr while a command runs, and prints its result at the end.
+    """Reports progress on stderr while a command runs, and prints its result at the end.
 
-    rich is imported by the first line it draws: JSON and piped tables do without.
+    rich is imported when it first draws a line: JSON and piped tables need no rich.
     """
 
     def __init__(self, json_mode: bool = False, quiet: bool = False):
@@ -46,7 +46,7 @@ class Terminal:
 
     @property
     def live(self) -> bool:
-        """Whether bars and spinners move."""
+        """Whether progress bars and spinners are shown."""
         return sys.stderr.isatty() and not self.quiet and not os.environ.get("NO_COLOR")
 
     @cached_property
@@ -60,7 +60,7 @@ class Terminal:
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-        # The work goes on when nobody listens any more (`ipa … 2>&1 | head`); rich would end the process.
+        # The command goes on when stderr is closed (`ipa … 2>&1 | head`); rich would end the process.
         console.on_broken_pipe = lambda: setattr(console, "quiet", True)  # type: ignore[method-assign]
         return console
 
@@ -78,7 +78,7 @@ class Terminal:
         self._hear_libraries()
 
     def set_log_file(self, name: str) -> None:
-        """Append all that is said, whatever of it is shown, to a file. Raises IpaError when it cannot be written."""
+        """Append all messages to a file, shown or not. Raises IpaError when it cannot be written."""
         from ipa_cli.system.files import open_log
 
         self._log = open_log(Path(name), "name another --log-file")
@@ -100,13 +100,13 @@ class Terminal:
             self._say(text, style="dim")
 
     def detail(self, text: str) -> None:
-        """A note for who wants to know more (`--verbose`)."""
+        """A note that `--verbose` shows."""
         self._keep(text)
         if self.verbose or self.debug:
             self._say(text, style="dim")
 
     def library(self, text: str) -> None:
-        """What a library logs, for `--debug`."""
+        """A log message of a library, which `--debug` shows."""
         self._keep(text)
         if self.debug:
             self._say(text, style="dim")
@@ -123,11 +123,11 @@ class Terminal:
                 self._log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {_harmless(public_text(text))}\n")
             except OSError as error:
                 self._log = None
-                self.warn(f"the log file is not written to its end: {error.strerror}")
+                self.warn(f"the log file is incomplete: {error.strerror}")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
-        """A spinner with the time so far on a terminal; one line when done elsewhere."""
+        """A spinner with the elapsed time on a terminal; elsewhere one line at the end."""
         started = time.perf_counter()
         if self.live:
             from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -142,7 +142,7 @@ class Terminal:
 
     @contextmanager
     def steps(self, name: str, total: int) -> Iterator[Advance]:
-        """A bar with it/s and the time left on a terminal; nothing elsewhere (the report has the figures)."""
+        """A bar with it/s and the time left on a terminal; elsewhere nothing, as the result has the figures."""
         if not self.live:
             yield lambda: None
             return
@@ -196,7 +196,7 @@ class Terminal:
         sys.stdout.flush()
 
     def _write_file(self, data: bytes, blocks: Iterable[Block]) -> None:
-        """A file on stdout, and what is for people on stderr."""
+        """Write a file to stdout, and the readable result to stderr."""
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         for block in blocks:
@@ -209,9 +209,11 @@ class Terminal:
     def check_stdout_takes_bytes(self) -> None:
         """Raise UsageError unless a file may be written to stdout."""
         if self.json_mode:
-            raise UsageError("--output - and --json both want stdout", "leave out one or the other")
+            raise UsageError("--output - and --json both write to stdout", "leave out one or the other")
         if sys.stdout.isatty():
-            raise UsageError("a picture is not for a terminal", "ipa generate --output - | … or > cat.png")
+            raise UsageError(
+                "a picture cannot be shown as bytes on a terminal", "ipa generate --output - | … or > cat.png"
+            )
 
     def fail(self, command: str, error: IpaError) -> None:
         """Print a foreseen failure: what is wrong, and what to type next."""
@@ -222,12 +224,12 @@ class Terminal:
             self._fail_json(command, type(error).__name__, error.message, error.hint)
             return
         self._labelled("error", "bold red", error.message)
-        if error.hint:  # not broken into lines: it is there to be copied
+        if error.hint:  # on one line, so that it can be copied
             self.err.print("hint:", style="cyan", end=" ")
             self.err.print(_harmless(error.hint))
 
     def bug(self, command: str, error: BaseException) -> None:
-        """Print an unforeseen failure with its traceback."""
+        """Print an unexpected error with its traceback."""
         told = "".join(traceback.format_exception(error))
         self._keep(told)
         self.err.print(_harmless(told))
@@ -244,20 +246,20 @@ class Terminal:
             self.err.print(word)
 
     def check_preview(self) -> None:
-        """Find out before the long work whether pictures can be shown on this terminal.
+        """Check before the long work whether this terminal can show pictures.
 
-        Raises IpaError when there is a terminal and only the package that draws on it is missing.
+        Raises IpaError when it can and only the package for it is missing.
         """
         if self.json_mode or self.quiet or not sys.stdout.isatty():
             return
         if not self._shows_pictures:
-            self.note("no preview: this terminal shows no colour, or cannot be asked what it can do")
+            self.note("no preview: this terminal has no colours, or does not report what it supports")
         elif find_spec("textual_image") is None:
             raise IpaError("a preview needs textual-image", "pip install textual-image, or leave --preview out")
 
     @cached_property
     def _shows_pictures(self) -> bool:
-        """What a terminal can do is asked on stdout and answered on stdin."""
+        """Whether the terminal shows pictures; queries about it go to stdout and the answers come from stdin."""
         both = sys.stdout.isatty() and sys.stdin is not None and sys.stdin.isatty()
         return both and not self.quiet and self.out.color_system is not None and not self.out.no_color
 
@@ -267,7 +269,7 @@ class Terminal:
         self._say(Text.assemble((f"{label}:", style), f" {_harmless(text)}"))
 
     def _say(self, text: str | Text, style: str | None = None) -> None:
-        """A line on stderr, on a terminal broken between words."""
+        """Print a line on stderr, wrapped between words on a terminal."""
         self.err.print(
             _harmless(text) if isinstance(text, str) else text, style=style, soft_wrap=not self.err.is_terminal
         )
@@ -283,12 +285,12 @@ class Terminal:
             "data": data,
             "error": error,
         }
-        # Plain ASCII, which every locale can carry, file names that are not valid Unicode included.
+        # ASCII works in every locale, also for file names that are not valid Unicode.
         sys.stdout.write(json.dumps(envelope, allow_nan=False) + "\n")
         sys.stdout.flush()
 
     def _print_paths(self, paths: Iterable[Path]) -> None:
-        """One on each line, byte for byte as the shell must have it: `f=$(ipa generate -q)`."""
+        """Print paths one per line, byte for byte, for `f=$(ipa generate -q)`."""
         text = "".join(f"{path}\n" for path in paths)
         if sys.stdout.isatty():
             sys.stdout.write(_harmless(text))
@@ -299,10 +301,10 @@ class Terminal:
         sys.stdout.flush()
 
     def _print_picture(self, picture: Picture) -> None:
-        """As large as the window lets it be with the report around it; nothing where there is no terminal."""
+        """Show a picture as large as fits with the report around it; nothing without a terminal."""
         if not self._shows_pictures:
             return
-        from textual_image.renderable import Image  # which asks the terminal: sixel, kitty's protocol or half blocks
+        from textual_image.renderable import Image  # queries the terminal: sixel, kitty's protocol or half blocks
 
         self.out.print(Image(picture.path, width="auto", height="auto"), height=max(4, self.out.height - REPORT_LINES))
 
@@ -322,7 +324,7 @@ class Terminal:
         self.out.print(drawn)
 
     def _print_table(self, table: Table) -> None:
-        """A drawn table on a terminal; tab-separated lines when piped."""
+        """Print a table, as tab-separated lines when piped."""
         if not sys.stdout.isatty():
             for row in (table.columns, *table.rows):
                 sys.stdout.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
@@ -350,5 +352,5 @@ def _drawn(table: Table) -> RichTable:
 
 
 def _harmless(text: str) -> str:
-    """Text of files and pictures without what would steer a terminal."""
+    """Text with control characters replaced, which could change the terminal's state."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,4 +1,4 @@
-"""What a command hands back, and how the work below it speaks while it runs: plain data, no printing."""
+"""What a command returns, and the protocol for reporting progress: plain data, no printing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under column names, drawn by `output`; `narrow` takes its place where a terminal has no room."""
+    """Rows of text under column names, printed by `output`; `narrow` replaces it on a terminal that is too narrow."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -21,14 +21,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on disk, shown by `output` where the terminal can."""
+    """A picture on disk, which `output` shows if the terminal can."""
 
     path: Path
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Names, and below each other what is to be said of each."""
+    """Names and values, one pair per line."""
 
     rows: tuple[tuple[str, str], ...]
 
@@ -40,7 +40,7 @@ Block = str | Table | Picture | Facts
 class Result:
     """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures, facts) for people.
 
-    With `--quiet`, `paths`, the files or the folder it made, take the place of `blocks`.
+    With `--quiet`, `paths` (the files or the folder it wrote) are printed instead of `blocks`.
     """
 
     command: str
@@ -48,7 +48,7 @@ class Result:
     blocks: tuple[Block, ...] = field(default=())
     exit_code: int = 0
     paths: tuple[Path, ...] = ()
-    stdout: bytes | None = None  # a file for stdout; what is for people then goes to stderr
+    stdout: bytes | None = None  # a file to write to stdout; the blocks then go to stderr
 
 
 Advance = Callable[[], None]
@@ -60,19 +60,19 @@ class Reporter(Protocol):
     def note(self, text: str) -> None: ...
 
     def detail(self, text: str) -> None:
-        """A note for who wants to know more."""
+        """A note that only `--verbose` shows."""
 
     def warn(self, text: str) -> None: ...
 
     def stage(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
-        """A piece of work of unknown length; call the yielded function with what is being done now."""
+        """Work of unknown length; call the yielded function with what is being done."""
 
     def steps(self, name: str, total: int) -> AbstractContextManager[Advance]:
         """A counted loop; call the yielded function after each step."""
 
 
 class Silent:
-    """A reporter that keeps still."""
+    """A reporter that shows nothing."""
 
     def note(self, text: str) -> None:
         pass

@@ -146,7 +146,7 @@ def test_a_log_file_is_neither_a_link_nor_a_pipe(ipa, world):
         assert ran.exit_code == 1 and words in ran.stderr
     assert mine.read_text() == "mine"
     full = ipa("cache", "verify", "abc", "--log-file", "/dev/full")
-    assert full.exit_code == 1 and "not written to its end" in full.stderr and "no graph" in full.stderr
+    assert full.exit_code == 1 and "log file is incomplete" in full.stderr and "no graph" in full.stderr
 
 
 @pytest.mark.usefixtures("own_logging")

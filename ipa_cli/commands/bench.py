@@ -85,10 +85,10 @@ def bench(
     force: options.Force = False,
     markdown: Annotated[bool, _flag("--markdown", help="print the table as Markdown")] = False,
 ) -> Result:
-    """Measure backends: speed, memory, warm-up, and how far each is from uncompiled drawing.
+    """Measure backends: speed, memory, warm-up, and how much each differs from uncompiled drawing.
 
-    On a GPU it draws with a full SDXL of random weights, 100 steps, elsewhere with the demo model. Every run is a
-    process of its own: the first of a backend has no graph in its cache, the others find it there.
+    On a GPU it draws 100 steps with a full SDXL of random weights, elsewhere with the demo model. Every run is a
+    process of its own: the first run of a backend compiles the graph, the others load it from the cache.
     """
     from ipa_cli.bench import comparison, files, machine, results_file, run, specs
     from ipa_cli.engine.store import temporary_files

@@ -1,4 +1,4 @@
-"""`ipa compile`: compile once, so that every later process only opens the graph."""
+"""`ipa compile`: compile once, so that later processes only load the graph."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ Dynamic = Annotated[
 def compile(context: typer.Context, size: Size = None, dynamic: Dynamic = None) -> Result:
     """Compile a model for picture sizes, once.
 
-    The graphs are kept in the cache, where every later process finds them; what is there already is left alone.
-    The shape 256x256-b2 is for pictures of 256x256 pixels, two in a call; one picture with guidance is two.
+    The graphs are kept in the cache for all later processes; those already there are not compiled again. The shape
+    256x256-b2 means 256x256 pixels and batch 2: two pictures, or one with guidance.
     """
     from ipa_cli.engine import compile as compiling
     from ipa_cli.engine.store import temporary_files
@@ -62,12 +62,12 @@ def compile(context: typer.Context, size: Size = None, dynamic: Dynamic = None) 
         (
             graph.id,
             graph.shape,
-            "was there" if graph.origin == "cache" else f"compiled in {graph.compile_s:.1f} s",
+            "in the cache" if graph.origin == "cache" else f"compiled in {graph.compile_s:.1f} s",
             f"{graph.open_s:.2f} s",
             units.size(graph.size),
         )
         for graph in done.graphs
     )
     title = f"{done.graphs[0].model} on {done.device} ({done.dtype}, {done.graphs[0].backend})"
-    columns = ("graph", "shape", "state", "opens in", "size")
+    columns = ("graph", "shape", "state", "loads in", "size")
     return Result("compile", asdict(done), (title, Table(columns, rows)))

@@ -15,20 +15,22 @@ from ipa_cli.config.values import as_json
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result, Table
 
-app = App(help="Show and change settings, and say which projects are trusted.")
+app = App(help="Show and change settings, and trust the files of projects.")
 
 
 def _names(incomplete: str) -> list[str]:
     return [name for name in config.FIELDS if name.startswith(incomplete.replace("-", "_"))]
 
 
-Project = Annotated[bool, typer.Option("--project", help="The project's file, here or above, not your own.")]
-Name = Annotated[str, typer.Argument(help="The setting, as `ipa config show` lists it.", autocompletion=_names)]
+Project = Annotated[
+    bool, typer.Option("--project", help="Use the project's file, here or in a folder above, instead of your own.")
+]
+Name = Annotated[str, typer.Argument(help="Setting, as `ipa config show` lists it.", autocompletion=_names)]
 
 
 @app.command(example="ipa config show")
 def show() -> Result:
-    """Print every setting as it will be used and where it comes from, and what of the files cannot be."""
+    """Print every setting with its value and source, and errors in the files."""
     problems: list[IpaError] = []
     resolved = config.resolve({}, problems=problems)
     entries = _entries(resolved, problems)
@@ -49,7 +51,7 @@ def show() -> Result:
 
 @app.command(example="ipa config get steps")
 def get(name: Name) -> Result:
-    """Print one setting as it will be used: nothing when it is left open, a line for each of several values."""
+    """Print the value of one setting, one line for each of several values; nothing if it is not set."""
     name = editing.name_of(name)
     entry = _entries(config.resolve({}), [])[name]
     value = entry["value"]
@@ -60,10 +62,10 @@ def get(name: Name) -> Result:
 @app.command("set", example="ipa config set steps 20")
 def set_(
     name: Name,
-    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value; several where it takes several.")],
+    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Value; several for a setting with several.")],
     project: Project = False,
 ) -> Result:
-    """Write a setting into your own ipa.toml; comments stay."""
+    """Write a setting to your own ipa.toml, keeping comments."""
     name, file = editing.name_of(name), _file(project)
     value = editing.value_of(name, values)
     editing.put(file, name, value)
@@ -72,10 +74,10 @@ def set_(
 
 @app.command(example="ipa config unset steps")
 def unset(
-    name: Annotated[str, typer.Argument(help="The setting, or any key of the file.")],
+    name: Annotated[str, typer.Argument(help="Setting, or any key of the file.")],
     project: Project = False,
 ) -> Result:
-    """Remove a setting from your own ipa.toml; comments stay."""
+    """Remove a setting from your own ipa.toml, keeping comments."""
     file = _file(project)
     done = editing.drop(file, name)
     line = f"{file}: {name} is no longer set" if done else f"{file} does not set {name}"
@@ -84,29 +86,29 @@ def unset(
 
 @app.command(example="ipa config edit --project")
 def edit(project: Project = False) -> Result:
-    """Open your own ipa.toml in $VISUAL or $EDITOR, and check it afterwards."""
+    """Edit your own ipa.toml with $VISUAL or $EDITOR, and check it afterwards."""
     file = _file(project)
     editing.edit(file)
-    return Result("config edit", {"path": str(file)}, (f"{file} is in order",))
+    return Result("config edit", {"path": str(file)}, (f"{file} is valid",))
 
 
 @app.command(example="ipa config path")
 def path() -> Result:
-    """Print the configuration files that are looked at, strongest first."""
+    """Print the paths of the settings files, strongest first."""
     project, user = config.project_file(), config.user_file()
     data = {
         "project": str(project) if project else None,
         "user": str(user) if user else None,
         "user_exists": config.is_file(user),
     }
-    lines = [f"project  {project or f'no {config.FILE_NAME} here or above'}"]
+    lines = [f"project  {project or f'no {config.FILE_NAME} here or in a folder above'}"]
     lines.append(f"user     {user or 'no home directory'}{'' if data['user_exists'] else ' (not there yet)'}")
     return Result("config path", data, tuple(lines))
 
 
 @app.command(example="ipa config trust")
 def trust(
-    file: Annotated[Path | None, typer.Argument(help="The file; the nearest ipa.toml when left out.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="File; the nearest ipa.toml unless given.")] = None,
 ) -> Result:
     """Let a project's ipa.toml, as it is now, also choose code, graphs, places and servers."""
     path = _project(file)
@@ -117,9 +119,9 @@ def trust(
 
 @app.command(example="ipa config untrust")
 def untrust(
-    file: Annotated[Path | None, typer.Argument(help="The file; the nearest ipa.toml when left out.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="File; the nearest ipa.toml unless given.")] = None,
 ) -> Result:
-    """Take back what `ipa config trust` said."""
+    """Stop trusting a file."""
     path = _project(file)
     done = config.untrust(path)
     line = f"no longer trusted: {path}" if done else f"{path} was not trusted"
@@ -127,27 +129,29 @@ def untrust(
 
 
 def _project(file: Path | None) -> Path:
-    """The file named, as it is found from a project's folders, or the nearest one."""
+    """The file given, or the nearest one."""
     if file is not None:
         return file.parent.resolve() / file.name
     found = config.project_file()
     if found is None:
-        raise IpaError(f"there is no {config.FILE_NAME} here or above", "name the file, or cd into the project")
+        raise IpaError(
+            f"there is no {config.FILE_NAME} here or in a folder above", "name the file, or cd to the project"
+        )
     return found
 
 
 def _file(project: bool) -> Path:
-    """The file that is to be changed, which need not be there yet; a link to one's own is followed."""
+    """The file to change, which need not exist yet; a link to the user's own is followed."""
     if project:
         return config.project_file() or Path.cwd() / config.FILE_NAME
     user = config.user_file()
     if user is None:
-        raise UsageError("there is no home directory for a file of your own", "set HOME, or IPA_CONFIG to a file")
+        raise UsageError("there is no home directory for your own file", "set HOME, or set IPA_CONFIG to a file")
     return user.resolve()
 
 
 def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, dict[str, Any]]:
-    """Every setting as it will be used: what the user left open takes the model's own value, where there is one."""
+    """Every setting with its value and source; settings left open have the model's value, if it has one."""
     from ipa_cli.models.plan import OF_THE_ARCHITECTURE, own_defaults
 
     values = {name: as_json(getattr(resolved.settings, name)) for name in config.FIELDS}
@@ -159,14 +163,14 @@ def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, d
         own = own_defaults(resolved.settings)
         own["image"] = [own.pop("reference")] if "reference" in own and not resolved.settings.adapter else []
         if resolved.settings.ip_layers is not None:
-            own["scale"] = 1.0  # the table itself says how strongly
+            own["scale"] = 1.0  # the table contains the scales
         model = f"model {resolved.settings.model}"
         for name, entry in entries.items():
             if entry["source"] == "default" and entry["value"] in (None, "", []):
                 if own.get(name):
                     entry |= {"value": own[name], "source": "model", "where": model}
                 elif name in OF_THE_ARCHITECTURE:
-                    entry["where"] = f"{model}, once it is here"
+                    entry["where"] = f"{model}, once it is downloaded"
     if entries["cache_dir"]["value"] is None:
         with suppress(IpaError):  # a user without a home has none
             entries["cache_dir"]["value"] = str(config.cache_dir(resolved.settings))

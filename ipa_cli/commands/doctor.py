@@ -25,7 +25,7 @@ def doctor(
     deep: Deep = False,
     report: AsReport = False,
 ) -> Result:
-    """Look at everything a picture needs. Status 1: what every picture needs, or what was asked for, cannot work."""
+    """Check everything that drawing needs. Exit status 1: something needed, or asked for, cannot work."""
     from ipa_cli import doctor as checks
 
     found = checks.examine(context.params, deep, context.obj)
@@ -39,7 +39,7 @@ def doctor(
 
 
 def _advice(found: list[checks.Check]) -> tuple[str, ...]:
-    """What to type, below the table: commands are copied, and a cell would break them."""
+    """Advice below the table, where commands are not wrapped and can be copied."""
     marks = {"failure": "failure: ", "warning": "warning: ", "skipped": ""}
     told = [(check, marks[check.status]) for check in found if check.advice and check.status in marks]
     return tuple(f"{mark}{check.name}: {check.advice}" for check, mark in sorted(told, key=lambda each: not each[1]))

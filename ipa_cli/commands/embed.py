@@ -30,10 +30,7 @@ def embed(
     ] = Path("embeds.safetensors"),
     force: options.Force = False,
 ) -> Result:
-    """Encode reference pictures into a file, once.
-
-    Drawing with --embeds then needs no image encoder.
-    """
+    """Encode reference pictures to a file, for drawing with --embeds without the image encoder."""
     from ipa_cli.engine import embed as encoding
 
     options.check_not_stdout(file, "image embeddings", "--output cat.safetensors")

@@ -1,4 +1,4 @@
-"""`ipa generate`: a prompt and a reference picture go in, a picture comes out."""
+"""`ipa generate`: pictures from a prompt and a reference picture."""
 
 from __future__ import annotations
 
@@ -136,16 +136,16 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
     drawn = steps if count == 1 else f"{count} pictures of {steps}"
     compiled = f", compile {times['graph_compile_s']:.1f}" if times["graph_compile_s"] else ""
     facts = (
-        ("prompt", "each its own" if done.prompt is None else done.prompt or "-"),
+        ("prompt", "one for each picture" if done.prompt is None else done.prompt or "-"),
         ("reference", ", ".join(done.references) or "none"),
         ("model", f"{done.model} on {done.device}, {done.dtype}"),
         ("backend", f"{done.backend}: {done.graph['why']}"),
         ("speed", f"{times['it_per_s']:.1f} it/s, {drawn} in {times['steps_s']:.2f} s"),
         (
             "time",
-            f"{times['e2e_s']:.1f} s in all; load {times['load_s']:.1f}{compiled}, warm-up {times['warmup_s']:.1f}, "
+            f"{times['e2e_s']:.1f} s total; load {times['load_s']:.1f}{compiled}, warm-up {times['warmup_s']:.1f}, "
             f"draw and save {times['inference_s']:.1f}",
         ),
-        ("memory", f"{done.memory['peak_gib']:.2f} GiB at most"),
+        ("memory", f"{done.memory['peak_gib']:.2f} GiB peak"),
     )
     return (*blocks, Facts(facts))

@@ -1,4 +1,4 @@
-"""`ipa sweep-scale`: the same pictures at many scales, and what the scale does to them."""
+"""`ipa sweep-scale`: the same pictures at many scales, side by side."""
 
 from __future__ import annotations
 
@@ -122,16 +122,28 @@ def _data(done: SweepResult) -> dict[str, Any]:
     }
 
 
+<<<<<<< HEAD
 def _blocks(done: SweepResult) -> tuple[str | Table, ...]:
     lines = [f"{done.folder / 'index.html'}  {done.sweep.summary}"]
     if done.stats is None:
         lines.append("everything was there already")
+=======
+def _blocks(done: Swept) -> tuple[str | Table, ...]:
+    lines = [f"{done.folder / 'index.html'}  {done.sweep.counted}"]
+    if done.work is None:
+        lines.append("all pictures exist already")
+>>>>>>> 2899725 (Words: plain English in the messages, help and docstrings of commands, settings, prompts and replay)
     else:
         stats, seconds = done.stats, done.stats.timings["drawing_s"]
         there = len(done.outcomes) - stats.drawn
         lines.append(
+<<<<<<< HEAD
             f"drawn {stats.drawn} in {seconds:.1f} s{f', {there} were there' if there else ''}; "
             f"recompiles between points: {stats.recompiles}"
+=======
+            f"drawn {work.drawn} in {seconds:.1f} s{f', {there} existed' if there else ''}; "
+            f"recompiles between points: {work.recompiles}"
+>>>>>>> 2899725 (Words: plain English in the messages, help and docstrings of commands, settings, prompts and replay)
         )
         whys = zip(done.plan["backend"], stats.graphs, strict=True)  # both by size
         lines += dict.fromkeys(f"{backend}: {graph['why']}" for backend, graph in whys)
@@ -140,7 +152,7 @@ def _blocks(done: SweepResult) -> tuple[str | Table, ...]:
         blocks.append(_table(done.changes))
     blocks += [f"FROZEN {same}" for same in done.frozen]
     if done.frozen:
-        blocks.append("the scale does not act: try --backend eager --force, or scales that lie further apart")
+        blocks.append("the scale has no effect: try --backend eager --force, or scales that are further apart")
     blocks += [f"FAILED {outcome.point.file}: {outcome.error}" for outcome in done.failed]
     if done.failed:
         blocks.append("--resume tries the failed pictures again")

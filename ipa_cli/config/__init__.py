@@ -1,4 +1,4 @@
-"""Settings: what there is to set, and what each is set to, by flag, environment and file."""
+"""Settings, and their values from flags, environment and files."""
 
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import MAX_SIDE, Choice

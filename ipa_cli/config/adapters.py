@@ -60,7 +60,7 @@ class AdapterConfig:
         return replace(self, **{name: getattr(plain, name) for name in SHARED if name not in self.stated})
 
     def with_places(self, change: Callable[[str, str], str]) -> AdapterConfig:
-        """The same adapter after `change`, of a setting's name and the place, to every place that it names."""
+        """The same adapter with `change(setting, place)` applied to every place in it."""
         changed: dict[str, Any] = {}
         for name in PLACES:
             value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""Changing a file of settings: one key at a time, with comments and order kept."""
+"""Changing a settings file, one key at a time, with comments and order kept."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from ipa_cli.system import child
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
 
-ELSEWHERE = "name another file with IPA_CONFIG"
+ELSEWHERE = "set IPA_CONFIG to another file"
 
 
 def name_of(key: str) -> str:
-    """The setting that people write with hyphens or without. Raises UsageError when there is none."""
+    """The setting of a key, written with hyphens or underscores. Raises UsageError if there is none."""
     name = key.replace("-", "_")
     if name not in FIELDS:
-        raise UsageError(f"there is no setting '{key}'{suggest(name, FIELDS)}", "`ipa config show` lists every one")
+        raise UsageError(f"there is no setting '{key}'{suggest(name, FIELDS)}", "`ipa config show` lists all settings")
     return name
 
 
 def value_of(name: str, words: Sequence[str]) -> Any:
-    """A value as TOML has it, from the words of a command line. Raises UsageError."""
+    """A value for TOML from the words of a command line. Raises UsageError."""
     if expected(name)[0] is tuple:
         value: Any = tuple(element(name, word, name) for word in words)
         return as_json(checked(name, value, name))
     if len(words) != 1:
-        raise UsageError(f"{name} has one value, not {len(words)}", "put it in quotes")
+        raise UsageError(f"{name} has one value, not {len(words)}", "quote a value that contains spaces")
     value = checked(name, from_text(name, words[0], name), name)
     return str(expanded(value).absolute()) if isinstance(value, Path) else value
 
 
 def put(path: Path, name: str, value: Any) -> None:
-    """Set a key of the file, which is made when it is not there. Raises IpaError."""
+    """Set a key of the file, which is created if necessary. Raises IpaError."""
     document = _document(path)
     document[next(_spellings(document, name), name)] = value
     _write(path, document)
 
 
 def drop(path: Path, key: str) -> bool:
-    """Remove a key from the file, known or not; False when it was not there. Raises IpaError."""
+    """Remove a key from the file, known or not; False if it is not there. Raises IpaError."""
     document = _document(path) if is_file(path) else None
     found = [] if document is None else list(_spellings(document, key.replace("-", "_")))
     if document is None or not found:
@@ -61,12 +61,10 @@ def drop(path: Path, key: str) -> bool:
 
 
 def edit(path: Path) -> None:
-    """Open the file in the user's editor, and check what was saved. Raises IpaError."""
+    """Open the file in the user's editor, and check the result. Raises IpaError."""
     command = next((text for name in ("VISUAL", "EDITOR") if (text := os.environ.get(name, "").strip())), None)
     if command is None:
-        raise ConfigError(
-            "neither VISUAL nor EDITOR says which editor to use", f"EDITOR=nano ipa config edit, or edit {path}"
-        )
+        raise ConfigError("neither VISUAL nor EDITOR is set", f"EDITOR=nano ipa config edit, or edit {path}")
     from ipa_cli.system.files import make_folder
 
     program, *arguments = shlex.split(command)
@@ -107,5 +105,5 @@ def _write(path: Path, document: TOMLDocument) -> None:
 
     was_trusted = is_file(path) and is_trusted(path)
     replace(path, document.as_string().encode(), ELSEWHERE)
-    if was_trusted:  # the user said this too
+    if was_trusted:  # by the user, who makes this change too
         trust(path)

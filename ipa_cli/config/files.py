@@ -1,4 +1,4 @@
-"""The files that settings are read from: `ipa.toml` of a project, and the user's own."""
+"""Settings files: the `ipa.toml` of a project, and the user's own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def project_file(cwd: Path | None = None) -> Path | None:
 
 
 def working_directory() -> Path:
-    """Where we are, without links. Raises IpaError when it has been removed: MKL, for one, would end the process."""
+    """The working directory without links. Raises IpaError if it was removed, where MKL would end the process."""
     try:
         return Path.cwd().resolve()
     except FileNotFoundError:
@@ -35,7 +35,7 @@ def working_directory() -> Path:
 
 
 def user_file(environ: Mapping[str, str] | None = None) -> Path | None:
-    """The user's own file; `IPA_CONFIG` names another one, and a user without a home has none."""
+    """The user's own file, or the one that `IPA_CONFIG` names; None for a user without a home."""
     environ = os.environ if environ is None else environ
     if environ.get("IPA_CONFIG"):
         return expanded(Path(environ["IPA_CONFIG"]))
@@ -46,16 +46,16 @@ def user_file(environ: Mapping[str, str] | None = None) -> Path | None:
 
 
 def read(path: Path) -> bytes:
-    """The content of a file of settings. Raises IpaError when it cannot be read or is too long for one."""
-    from ipa_cli.system.inputs import read_bytes  # what it takes is loaded only where there is a file
+    """The content of a settings file. Raises IpaError if it cannot be read or is too long."""
+    from ipa_cli.system.inputs import read_bytes  # imported only if there is a file
 
-    return read_bytes(path, MOST_BYTES, "a file of settings")
+    return read_bytes(path, MOST_BYTES, "a settings file")
 
 
 def parse(path: Path, data: bytes, problems: list[IpaError] | None = None) -> dict[str, Any]:
     """Settings by name, each of the type it has, from the content of `path`.
 
-    Raises ConfigError, or tells `problems` of every key that cannot be used.
+    Raises ConfigError, or adds an error for every invalid key to `problems`.
     """
     values: dict[str, Any] = {}
     for key, value in check_syntax(path, data).items():
@@ -72,7 +72,7 @@ def parse(path: Path, data: bytes, problems: list[IpaError] | None = None) -> di
 
 
 def check_syntax(path: Path, data: bytes) -> dict[str, Any]:
-    """The content of a file as TOML has it. Raises ConfigError."""
+    """The content of a file, parsed as TOML. Raises ConfigError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

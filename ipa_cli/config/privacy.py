@@ -1,6 +1,6 @@
-"""What may be written into files that people pass on: no password, no token, no home folder.
+"""Removing passwords, tokens and home folders from what is written to files that people share.
 
-Every name and message goes through here on its way into pictures, sweeps, benches, graphs and reports.
+Every name and message in pictures, sweeps, benches, graphs and reports passes through here.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from typing import Any
 from ipa_cli.config import Settings, with_places
 from ipa_cli.config.values import as_json
 
-WORDS = ("prompt", "negative_prompt", "prompts")  # the user's own, kept as they are
+WORDS = ("prompt", "negative_prompt", "prompts")  # the user's text, kept unchanged
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _USER = re.compile(r"(?<=://)[^/\s]*@")
-_AFTER_PATH = re.compile(r"""(://[^\s"'<>?#]*)([?#][^\s"'<>]*)?""")  # always taken whole: no text takes long
+_AFTER_PATH = re.compile(
+    r"""(://[^\s"'<>?#]*)([?#][^\s"'<>]*)?"""
+)  # matched as a whole, so that matching takes linear time
 _ENDS = ":,;.)]}"  # of a sentence rather than of an address
 _TOKEN = re.compile(r"\b(hf_|api_org_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_-]{30,}")
 
 
 def public_name(name: str) -> str:
-    """The name of a file, a folder, a repository or an address.
+    """The name of a file, folder, repository or address without secrets.
 
-    An address without user, password, query and fragment, which may be signatures; a path in the home folder from `~`,
-    which finds it again.
+    Addresses lose user, password, query and fragment, which may contain signatures; the home folder becomes `~`.
     """
     if _ADDRESS.match(name):
         name = re.split(r"[?#]", name, maxsplit=1)[0]
@@ -34,7 +35,7 @@ def public_name(name: str) -> str:
 
 
 def public_text(said: str) -> str:
-    """The same for every name in a text, as far as it can be told from other words; tokens of known forms go too."""
+    """The same for all addresses and paths in a text; tokens of known forms are removed too."""
     said = _TOKEN.sub("<secret>", _AFTER_PATH.sub(_without_query, _USER.sub("", said)))
     for home in _homes():
         said = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", said)
@@ -47,7 +48,7 @@ def _without_query(address: re.Match[str]) -> str:
 
 
 def public(data: Any) -> Any:
-    """JSON data with every text in it made public, but for the words of `WORDS`."""
+    """JSON data with `public_text` applied to every string, except the values of `WORDS`."""
     if isinstance(data, str):
         return public_text(data)
     if isinstance(data, Mapping):
@@ -56,7 +57,7 @@ def public(data: Any) -> Any:
 
 
 def public_settings(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
-    """The settings of these names as JSON has them."""
+    """Settings by name for JSON, without secrets."""
 
     def said(name: str) -> Any:
         value = with_places(name, getattr(settings, name), lambda _, text: public_name(text))
@@ -68,7 +69,7 @@ def public_settings(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _homes() -> list[str]:
-    """The names of the home folder that `~` stands for; a home at the root ("/") has none to hide."""
+    """Paths of the home folder; none for a home at the root ("/"), which has no name to hide."""
     try:
         home = Path.home()
         names = {str(home), str(home.resolve())}

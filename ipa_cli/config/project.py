@@ -1,8 +1,8 @@
-"""What a project's `ipa.toml` may say.
+"""Which settings a project's `ipa.toml` may set.
 
-It comes with a folder that may be anybody's. A file that somebody else could have written is not read. One of ours may
-describe pictures and name what lies beside it or on the hub; what chooses code, compiled graphs, other places or
-servers waits until the user has said `ipa config trust`, which holds for this content of the file alone.
+It comes with a folder that anybody may have made. A file that other users can write is not read. Otherwise it may
+describe pictures and name files beside it or repositories on the hub; settings that choose code, compiled graphs, other
+places or servers are ignored until `ipa config trust`, which holds for the current content of the file.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ipa_cli.system import ownership
 
 MOST_BYTES = 1 << 24
 ON_HUB = ("model", "vae", "ip_adapter", "image_encoder")  # may name a hub repository
-HINT = "`ipa config trust` lets the file, as it is now, set everything"
+HINT = "`ipa config trust` allows the file, as it is now, to set everything"
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """A setting of a project's file that was not taken over, or with no name the whole file, and why."""
+    """A setting of a project's file that is ignored, or without a name the whole file, and why."""
 
     path: Path
     name: str | None
@@ -43,9 +43,9 @@ class Ignored:
 def read_project(
     path: Path, cwd: Path, problems: list[IpaError] | None = None
 ) -> tuple[dict[str, Any], tuple[Ignored, ...]]:
-    """The settings that count of a project's file, and what does not. Raises IpaError for a file that cannot be read.
+    """The settings of a project's file that apply, and those ignored. Raises IpaError if the file cannot be read.
 
-    What it names is found from its folder, and is written so that it is found from `cwd`. `problems` are told of as by
+    Relative paths are relative to its folder, and returned relative to `cwd`. Errors are added to `problems`, as in
     `files.parse`.
     """
     known = _trusted().get(str(path))
@@ -67,7 +67,7 @@ def read_project(
 
 
 def trust(path: Path) -> dict[str, Any]:
-    """Let a project's file, as it is now, set everything; returns what that allows. Raises IpaError."""
+    """Allow a project's file, as it is now, to set everything; returns what this allows. Raises IpaError."""
     data = files.read(path)
     values = files.parse(path, data)
     _keep({**_trusted(), str(path): _digest(data)})
@@ -75,12 +75,12 @@ def trust(path: Path) -> dict[str, Any]:
 
 
 def is_trusted(path: Path) -> bool:
-    """Whether a file was trusted as it is now. Raises IpaError when it cannot be read."""
+    """Whether a file is trusted with its current content. Raises IpaError if it cannot be read."""
     return _trusted().get(str(path)) == _digest(files.read(path))
 
 
 def untrust(path: Path) -> bool:
-    """Forget that a file was trusted; False when it was not. Raises IpaError."""
+    """Stop trusting a file; False if it was not trusted. Raises IpaError."""
     trusted = _trusted()
     if str(path) not in trusted:
         return False
@@ -89,7 +89,7 @@ def untrust(path: Path) -> bool:
 
 
 def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
-    """The hub repositories that settings of these `names` speak of."""
+    """The hub repositories in settings of these `names`."""
     found: list[str] = []
 
     def look(name: str, text: str) -> str:
@@ -102,11 +102,11 @@ def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-# --- what may be said -------------------------------------------------------------------------------------------------
+# --- what may be set --------------------------------------------------------------------------------------------------
 
 
 def _refusal(name: str, value: Any, path: Path) -> str | None:
-    """Why a file that was not trusted may not set `name` to `value`."""
+    """Why an untrusted file may not set `name` to `value`, None if it may."""
     if FIELDS[name].metadata["kind"] == OWN:
         return "it chooses code or compiled graphs"
     problems: list[str] = []
@@ -123,20 +123,20 @@ def _refusal(name: str, value: Any, path: Path) -> str | None:
 
 def _astray(text: str, folder: Path) -> str | None:
     if text == "-":
-        return "it stands for a pipe"
+        return "it means stdin or stdout"
     if "://" in text or text.lower().startswith(("data:", "file:", "ftp:")):
         return "it names a server"
     if text.startswith(("/", "~")):
-        return f"it lies outside of {folder}"
+        return f"it is outside {folder}"
     try:
         inside = (folder / text).resolve().is_relative_to(folder)
     except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, links in a circle
         return "it is not a path"
-    return None if inside else f"it lies outside of {folder}"
+    return None if inside else f"it is outside {folder}"
 
 
 def _found(name: str, text: str, path: Path) -> str:
-    """A place that a project's file names, for use from elsewhere; what may be a preset or on the hub stays so."""
+    """A path in a project's file, made usable from elsewhere; names of presets and repositories stay unchanged."""
     if text in ("", "-") or "://" in text or text.startswith(("/", "~")):
         return text
     place = path.parent / text
@@ -145,7 +145,7 @@ def _found(name: str, text: str, path: Path) -> str:
 
 
 def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any:
-    """The value of a setting after `change`, of a setting's name and the place, to every place that it names."""
+    """The value of a setting with `change(setting, place)` applied to every place in it."""
     if value is None or FIELDS[name].metadata["kind"] != PLACE:
         return value
     if name == "adapter":
@@ -156,11 +156,11 @@ def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any
 def _foreign(path: Path) -> str | None:
     try:
         return ownership.foreign(path)
-    except OSError as error:  # it went away, or a folder above may not be entered
-        return f"{error.filename} cannot be looked at: {error.strerror}"
+    except OSError as error:  # it is gone, or a folder above is not readable
+        return f"{error.filename} cannot be checked: {error.strerror}"
 
 
-# --- the files that the user trusts -----------------------------------------------------------------------------------
+# --- trusted files ----------------------------------------------------------------------------------------------------
 
 
 def _digest(data: bytes) -> str:
@@ -175,7 +175,7 @@ def _list() -> Path | None:
 
 
 def _trusted() -> dict[str, str]:
-    """Files and the digest of what they said when they were trusted; none when others could have written the list."""
+    """Trusted files and the digests of their content; none if other users can write the list."""
     path = _list()
     if path is None or not is_file(path) or _foreign(path):
         return {}
@@ -193,10 +193,13 @@ def _trusted() -> dict[str, str]:
 def _keep(trusted: dict[str, str]) -> None:
     from ipa_cli.system.files import make_folder, replace
 
-    path, hint = _list(), "let XDG_STATE_HOME name another folder"
+    path, hint = _list(), "set XDG_STATE_HOME to another folder"
     if path is None:
-        raise IpaError("what is trusted cannot be kept: HOME is not set, and the system knows none", "set HOME")
+        raise IpaError(
+            "the list of trusted files has no place: HOME is not set, and the system knows no home of this user",
+            "set HOME",
+        )
     make_folder(path.parent, hint)
     if problem := _foreign(path.parent):
-        raise IpaError(f"what is trusted cannot be kept: {problem}", hint)
+        raise IpaError(f"the list of trusted files cannot be written: {problem}", hint)
     replace(path, json.dumps(trusted, indent=1).encode(), hint)

@@ -33,7 +33,7 @@ from ipa_cli.errors import IpaError, UsageError, suggest
 
 @dataclass(frozen=True)
 class Source:
-    """Where a value came from: `kind` is flag, picture, env, project, user or default; `where` names it."""
+    """Where a value comes from: `kind` is flag, picture, env, project, user or default; `where` names it."""
 
     kind: str
     where: str
@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings read from one place, as JSON has them; None leaves the choice to the model, whatever is below says."""
+    """Settings from one source, as JSON; None leaves the choice to the model and hides weaker sources."""
 
     source: Source
     values: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Settings together with the source of each value, and what a project's file said in vain."""
+    """Settings with the source of each value, and what was ignored of a project's file."""
 
     settings: Settings
     sources: Mapping[str, Source]
@@ -69,7 +69,7 @@ def resolve(
 ) -> Resolved:
     """Merge all layers. Raises ConfigError for a bad file, UsageError for a flag or variable, IpaError for a picture.
 
-    With a list of `problems` these are added to it, and all the rest is merged.
+    With a list of `problems`, errors are added to it and the rest is merged.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def _of_user(path: Path | None, environ: Mapping[str, str], problems: list[IpaEr
     if path is not None and is_file(path):
         return files.parse(path, files.read(path), problems)
     if environ.get("IPA_CONFIG"):
-        raise IpaError(f"there is no plain file {path}, which IPA_CONFIG names", "create it, or unset IPA_CONFIG")
+        raise IpaError(f"IPA_CONFIG names {path}, which is not a file", "create it, or unset IPA_CONFIG")
     return {}
 
 
@@ -171,6 +171,6 @@ def _environment(environ: Mapping[str, str], problems: list[IpaError] | None) ->
             known = [_variable(n) for n in FIELDS]
             raise UsageError(
                 f"unknown environment variable {variable}{suggest(variable, known)}",
-                "`ipa config show` lists every setting",
+                "`ipa config show` lists all settings",
             )
     return {name: text for name, text in found.items() if text}

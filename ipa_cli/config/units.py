@@ -1,4 +1,4 @@
-"""Bytes, spans of time and picture sizes as people write and read them."""
+"""Parsing and formatting of byte counts, durations and picture sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def parse_size(text: str) -> int:
     """Bytes from text such as "20GB", "512MiB" or "1.5g". Raises ValueError."""
     found = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([kmgt]i?|)b?\s*", text, re.ASCII | re.IGNORECASE)
     if found is None:
-        raise ValueError(f"{text!r} is no size; write for example 5GB or 512MiB")
+        raise ValueError(f"{text!r} is not a size; write for example 5GB or 512MiB")
     return int(float(found[1]) * _BYTES[found[2].lower()])
 
 
@@ -22,12 +22,12 @@ def parse_age(text: str) -> int:
     """Seconds from text such as "30d", "12h" or "2w". Raises ValueError."""
     found = re.fullmatch(r"\s*(\d{1,9})\s*([smhdw])\s*", text, re.ASCII | re.IGNORECASE)
     if found is None:
-        raise ValueError(f"{text!r} is no span of time; write for example 30d or 12h")
+        raise ValueError(f"{text!r} is not a duration; write for example 30d or 12h")
     return int(found[1]) * _SECONDS[found[2].lower()]
 
 
 def size(count: int) -> str:
-    """Bytes in words: "12.3 MB"."""
+    """Bytes for people: "12.3 MB"."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
@@ -37,7 +37,7 @@ def size(count: int) -> str:
 
 
 def age(seconds: float) -> str:
-    """A span of time in words: "5 min", "3 d"; "now" below a minute."""
+    """A duration for people: "5 min", "3 d"; "now" below a minute."""
     for span, word in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= span:
             return f"{int(seconds // span)} {word}"
@@ -48,7 +48,7 @@ def parse_picture_size(text: str) -> tuple[int, int]:
     """(width, height) in pixels from "1024x768". Raises UsageError."""
     found = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text.lower())
     if found is None:
-        raise UsageError(f"'{text}' is no picture size", "write width x height in pixels, for example 1024x768")
+        raise UsageError(f"'{text}' is not a picture size", "write width x height in pixels, for example 1024x768")
     return int(found[1]), int(found[2])
 
 
@@ -56,7 +56,7 @@ def parse_range(text: str) -> tuple[int, int]:
     """(smallest, largest) side in pixels from "256..1536". Raises UsageError."""
     found = re.fullmatch(r"\s*(\d{1,5})\s*(?:\.\.|-)\s*(\d{1,5})\s*", text)
     if found is None:
-        raise UsageError(f"'{text}' is no range of sizes", "write smallest..largest, for example 256..1536")
+        raise UsageError(f"'{text}' is not a range of sizes", "write smallest..largest, for example 256..1536")
     return int(found[1]), int(found[2])
 
 

@@ -25,7 +25,7 @@ def flag_of(name: str) -> str:
 
 
 def expected(name: str) -> tuple[type, str]:
-    """The Python type of a setting without its `None`, and its name for people."""
+    """The Python type of a setting without `None`, and its name in messages."""
     kind = _TYPES[name]
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
@@ -36,13 +36,13 @@ def expected(name: str) -> tuple[type, str]:
 
 
 def element_type(name: str) -> type:
-    """The type of the elements of a setting that has several, else of the setting itself."""
+    """The type of a list setting's elements, or of any other setting."""
     kind = _TYPES[name]
     return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else expected(name)[0]
 
 
 def element(name: str, text: str, where: str) -> Any:
-    """One value of a setting, or of its list, read from text. Raises UsageError, which names `where`."""
+    """A value of a setting, or an element of its list, from text. Raises UsageError, which names `where`."""
     kind = element_type(name)
     if kind is AdapterConfig:
         return adapter_options.parse(text, where)
@@ -73,7 +73,7 @@ def from_json(name: str, value: Any, where: str) -> Any:
         return Path(value)
     value = _as_kind(name, value, where, IpaError)
     if type(value) is not kind:
-        raise IpaError(f"{where}: {name} = {quoted(value)}: expected {wanted}", f"say it with {flag_of(name)}")
+        raise IpaError(f"{where}: {name} = {quoted(value)}: expected {wanted}", f"set it with {flag_of(name)}")
     return value
 
 
@@ -114,7 +114,7 @@ def from_python(name: str, value: Any) -> Any:
 
 
 def _as_kind(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
-    """`value` of TOML or JSON as the type a setting has, where that loses nothing; else as it is."""
+    """A TOML or JSON value converted to the setting's type if that is lossless, else unchanged."""
     kind, each = expected(name)[0], element_type(name)
     if kind is tuple:
         if not isinstance(value, list):

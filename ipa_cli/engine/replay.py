@@ -1,7 +1,7 @@
 """Draw a picture again: its settings become a layer between the flags and the environment.
 
-A picture may come from anywhere: what it says is checked as any setting is, and what it cannot be trusted with, or what
-nobody here understands, is not taken over, which is said.
+A picture may come from anywhere: its settings are checked like any others, and those that are untrusted or not
+understood are left out, with a note.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ipa_cli.models import architectures, schedulers
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import STDIN
 
-# What a picture says about the machine that drew it: of use only where there is one like it.
+# Settings about the machine that drew the picture, used only on a similar one.
 OF_THE_MACHINE = ("device", "dtype", "precision", "backend")
-# What chooses code, as options of a compiler can name programs to run, is for the user to say.
+# Settings that choose code are the user's: compiler options can name programs to run.
 UNTRUSTED = tuple(name for name, field in FIELDS.items() if field.metadata["kind"] == OWN)
-MOST_LEFT_OUT = 20  # that are named one by one; a graph may have thousands
+MOST_LEFT_OUT = 20  # named one by one; a ComfyUI graph may have thousands
 # Three ways to give references: a flag for one replaces what the picture has of the others.
 REFERENCES = ("image", "embeds", "adapter")
-# Known, and no settings.
+# Known keys that are not settings.
 RECORDS = ("schema_version", "scheduler", "graph", "adapters", "settings")
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a picture says of how it was drawn.
+    """What a picture records of how it was drawn.
 
-    `values` are settings by name, as JSON has them; `left_out` says what was not understood; `references` are the
-    source (None: the model's own) and SHA-256 of each reference picture.
+    `values` are settings by name, as JSON; `left_out` is what was not understood; `references` are the source (None:
+    the model's own) and SHA-256 of each reference picture.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Recorded:
 
 
 def read(path: Path) -> Recorded:
-    """The settings that a picture carries, by ipa or another program. Raises IpaError where none can be read."""
+    """The settings in a picture of ipa or another program. Raises IpaError if none can be read."""
     texts = metadata.texts(path)
     if "ipa" in texts:
         return _ours(path, metadata.own_settings(path, texts["ipa"]))
@@ -56,7 +56,7 @@ def read(path: Path) -> Recorded:
 
 
 def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> Layer:
-    """The picture's settings as far as they can hold on this machine; says what was left out and why."""
+    """The picture's settings that apply on this machine, with notes on what is left out and why."""
     values, left_out = dict(recorded.values), list(recorded.left_out)
     for name in UNTRUSTED:
         if values.pop(name, None) is not None and flags.get(name) is None:
@@ -64,22 +64,22 @@ def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> L
     if any(flags.get(name) for name in REFERENCES):
         left_out += [name for name in REFERENCES if values.pop(name, None) and not flags.get(name)]
     if left_out:
-        reporter.note(f"{recorded.path}: not taken over: {', '.join(left_out)}")
+        reporter.note(f"{recorded.path}: left out: {', '.join(left_out)}")
     _fit_to_machine(recorded.path, values, flags, reporter)
     return Layer(Source("picture", f"picture {recorded.path}"), values)
 
 
 def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter: Reporter) -> None:
-    """Say which places the picture's settings lead to.
+    """Report which places the picture's settings name.
 
-    Raises IpaError for an address, unless `allowed`, for stdin, and for a pattern that could match anything.
+    Raises IpaError for an address, unless `allowed`, for stdin, and for a pattern, which could match anything.
     """
     names = [name for name, source in resolved.sources.items() if source.kind == "picture"]
     named: list[str] = []
 
     def look(name: str, place: str) -> str:
         named.append(place)
-        flag = f"name where it is with --{name}"
+        flag = f"name the file with --{name}"
         if place == STDIN:
             raise IpaError(f"{name} {place} of {recorded.path} came from stdin", flag)
         if name in ("image", "mask") and reference.is_pattern(place):
@@ -90,28 +90,28 @@ def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter
         with_places(name, getattr(resolved.settings, name), look)
     addresses = [public_name(place) for place in named if "://" in place]
     if addresses and not allowed:
-        hint = "--allow-fetch asks there, or name a file with --image"
-        raise IpaError(f"{recorded.path} names {addresses[0]}: no picture makes ipa ask a server by itself", hint)
+        hint = "add --allow-fetch to download it, or name a file with --image"
+        raise IpaError(f"{recorded.path} names {addresses[0]}, and ipa contacts no server because of a picture", hint)
     elsewhere = [place for place in named if place.startswith(("/", "~", ".."))]
     hub = repositories(resolved.settings, names)
-    for said, found in (("asks", addresses), ("reads", elsewhere), ("takes from the hub", hub)):
+    for said, found in (("downloads", addresses), ("reads", elsewhere), ("loads from the hub", hub)):
         if found:
             reporter.note(f"{recorded.path}: {said} {', '.join(found)}")
 
 
 def check_there(recorded: Recorded, settings: Settings) -> None:
-    """Raise IpaError when a reference picture that is to be used again is not where it was."""
+    """Raise IpaError if a reference picture that is used again is not where it was."""
     for source, _ in _used_again(recorded, settings):
         try:
             reference.expand(source)
         except IpaError as error:
             raise IpaError(
-                f"a reference picture of {recorded.path} is missing: {error.message}", "name where it is with --image"
+                f"a reference picture of {recorded.path} is missing: {error.message}", "name the file with --image"
             ) from error
 
 
 def check_same(recorded: Recorded, settings: Settings, loaded: Sequence[Reference], reporter: Reporter) -> None:
-    """Warn when a reference picture is no longer the one that was used."""
+    """Warn if a reference picture has changed since."""
     here = {picture.sha256 for picture in loaded}
     own = [
         (source, digest)
@@ -129,7 +129,7 @@ def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str |
     return [(source, digest) for source, digest in recorded.references if source and source in images]
 
 
-# --- what a picture says --------------------------------------------------------------------------------------
+# --- what a picture records -----------------------------------------------------------------------------------
 
 
 def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
@@ -146,7 +146,7 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     used = [_reference(path, image) for adapter in adapters for image in _list(path, adapter.get("images"))]
     values["image"] = [source for source, _ in used if source is not None]
     if asked.get("adapter"):
-        del values["image"]  # its adapters name their own, and their scales
+        del values["image"]  # its adapters have their own images and scales
     elif adapters:
         values["scale"] = adapters[0].get("scale")
     if "scheduler" not in asked:
@@ -171,9 +171,9 @@ def _reference(path: Path, image: Any) -> tuple[str | None, str | None]:
 
 
 def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
-    """What A1111's text says under our names, and what is not taken over."""
+    """The settings in A1111's text, and what is left out."""
     if text.lstrip().startswith("{"):
-        raise ValueError("it is of another program than A1111's web UI")  # Fooocus writes JSON of its own
+        raise ValueError("it is not from A1111's web UI")  # Fooocus writes JSON of its own
     parsed = infotext.parse_parameters(text)
     values, unread = infotext.settings_of(parsed), infotext.unread(parsed)
     left_out = [f"{label} {value}".strip() for label, value in unread.items()]
@@ -185,7 +185,7 @@ def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
     return values, left_out
 
 
-# Name of a picture's text -> its reader; the first one that is there counts.
+# Name of a picture's text -> its reader; the first one present is used.
 _READERS = {"invokeai_metadata": invokeai.read, "parameters": _a1111, "prompt": comfyui.read}
 
 
@@ -194,7 +194,9 @@ def _foreign(path: Path, texts: Mapping[str, str]) -> Recorded:
     try:
         values, left_out = _READERS[name](texts[name])
     except ValueError as error:
-        raise IpaError(f"{path}: its text `{name}` is not understood: {error}", "say what to draw by flags") from error
+        raise IpaError(
+            f"{path}: its text `{name}` is not understood: {error}", "say what to draw with flags"
+        ) from error
     said = [" ".join(text.split())[:120] for text in left_out[:MOST_LEFT_OUT]]
     more = len(left_out) - len(said)
     return Recorded(path, {**values, "num_images": 1}, (*said, f"{more} more") if more else tuple(said))
@@ -207,7 +209,7 @@ def _put_scheduler(values: dict[str, Any], left_out: list[str], written: Any, na
         left_out.append(f"scheduler {written} (choose one with --scheduler)")
 
 
-# --- what can hold here ---------------------------------------------------------------------------------------
+# --- what applies here ----------------------------------------------------------------------------------------
 
 
 def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any], reporter: Reporter) -> None:
@@ -217,20 +219,20 @@ def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any]
         lost = ", ".join(str(values[name]) for name in OF_THE_MACHINE if values.get(name) not in (None, "half"))
         for name in OF_THE_MACHINE:
             values.pop(name, None)
-        reporter.warn(f"{path} was drawn with {lost}, here it is {here}: the new picture will differ a little")
+        reporter.warn(f"{path} was drawn with {lost}, and this is {here}: the new picture will differ slightly")
     backend = values.get("backend")
     if flags.get("backend") is None and backend in backends.MODULES:
         problem = backends.problem(str(backend))
         if problem is not None:
             del values["backend"]
             values.pop("precision", None)
-            reporter.warn(f"{path} was drawn by a backend that is not here: {problem.message}; another takes its place")
+            reporter.warn(f"{path} was drawn by a backend that is not available: {problem.message}; another is used")
 
 
 def _device_here(there: Any, flag: str | None) -> Any:
-    """The kind of device that will draw: the one of the flag, else the picture's where there is one."""
+    """The type of device that will draw: that of the flag, or the picture's if there is one."""
     if there is None or (there == "cpu" and flag in (None, "cpu")):
-        return there  # the CPU is everywhere, so torch need not be asked
+        return there  # every machine has a CPU, so torch need not be imported
     from ipa_cli.hardware import devices
 
     if flag is not None:

@@ -1,4 +1,4 @@
-"""Prompts as people give them: words, a file, stdin, a list of many; and what of their spelling has no meaning here."""
+"""Reading prompts from flags, files, stdin and lists, and warning of syntax of other programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ipa_cli.system import inputs
 from ipa_cli.system.inputs import STDIN
 
 LIST_BYTES = 16_000_000
-# What a line of JSON may say for its own pictures.
+# Settings that an object in a list may have.
 OF_A_LINE = ("prompt", "negative_prompt", "seed", "num_images")
 
 _LINE_END = re.compile(r"\r\n|\r|\n")  # and no other: JSON may hold U+2028, a prompt a form feed
@@ -35,31 +35,31 @@ _WITHOUT_MEANING = re.compile(
 
 
 def typed(words: Sequence[str]) -> list[str]:
-    """The prompts that `--prompt` gives: `-` is what stdin holds, `@file` what a file does, `@@x` the words `@x`.
+    """The prompts of `--prompt`: `-` reads stdin, `@file` a file, `@@x` is the text `@x`.
 
-    Raises IpaError when a file cannot be read or is not UTF-8, UsageError for what no prompt may be.
+    Raises IpaError if a file cannot be read or is not UTF-8, UsageError for an invalid prompt.
     """
     return [checked("prompt", _written(word), "--prompt") for word in words]
 
 
 def listed(source: str) -> list[dict[str, Any]]:
-    """The settings of each prompt in a list, a file or stdin (`-`): a prompt a line, or a JSON object a line.
+    """The settings of each prompt in a list, a file or stdin (`-`), with a prompt or a JSON object on each line.
 
-    It is JSON when its name or its first line says so; an object says `prompt`, and may say the other settings of
-    OF_A_LINE. Empty lines do not count. Raises IpaError when it cannot be read, is not UTF-8 or empty, ConfigError for
-    an object that says something else, and for JSON that is not an object a line.
+    It is JSON if its name or its first line looks like JSON. An object has a `prompt`, and may have the other settings
+    of OF_A_LINE. Empty lines are skipped. Raises IpaError if the list cannot be read, is not UTF-8 or is empty,
+    ConfigError for an object with other keys, and for JSON that is not one object per line.
     """
     name = "stdin" if source == STDIN else source
     lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(_text(source)), 1) if line.strip()]
     if not lines:
-        raise IpaError(f"{name} holds no prompt", "write one on each line")
+        raise IpaError(f"{name} contains no prompt", "write one on each line")
     if source.endswith(_JSON_SUFFIXES) or _JSON_BEGINS.match(lines[0][1]):
         return [_settings(line, f"{name}, line {number}") for number, line in lines]
     return [{"prompt": checked("prompt", line, name, ConfigError)} for _, line in lines]
 
 
 def warn_of_spelling(texts: Iterable[str], reporter: Reporter) -> None:
-    """Say once which parts of prompts are written for other programs and are read as plain words here."""
+    """Warn once of syntax for other programs, which is read as plain words here."""
     found = dict.fromkeys(found for text in texts for found in _WITHOUT_MEANING.findall(text))
     if found:
         shown = ", ".join(list(found)[:5]) + (", …" if len(found) > 5 else "")
@@ -93,7 +93,7 @@ def _settings(line: str, where: str) -> dict[str, Any]:
     for name in said:
         if name not in OF_A_LINE:
             raise ConfigError(
-                f"{where}: unknown key '{name}'{suggest(name, OF_A_LINE)}", f"a line says {', '.join(OF_A_LINE)}"
+                f"{where}: unknown key '{name}'{suggest(name, OF_A_LINE)}", f"an object may have {', '.join(OF_A_LINE)}"
             )
     if not isinstance(said.get("prompt"), str):
         raise ConfigError(f"{where}: no prompt", f"write {example}")

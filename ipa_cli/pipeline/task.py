@@ -30,8 +30,8 @@ MOST_PICTURES = 10_000
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The pictures that one adapter's settings name."""
+class AdapterImages:
+    """The reference images and masks of one adapter, loaded."""
 
     references: tuple[Reference, ...] = ()
     masks: tuple[Reference, ...] = ()
@@ -39,9 +39,9 @@ class Loaded:
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """How one IP-Adapter is used: on layer i its scale is `scale` times the pattern's factor for i.
+    """What one IP-Adapter adds: on layer i its scale is `scale` times the pattern's factor for i.
 
-    It counts in the steps that lie wholly between `start` and `end`, fractions of all steps.
+    It acts in the steps that lie wholly between `start` and `end`, fractions of all steps.
     """
 
     scale: float
@@ -51,19 +51,27 @@ class ImagePrompt:
     start: float
     end: float
     references: tuple[Reference, ...]
+<<<<<<< HEAD
     weights: tuple[float, ...]  # one for each reference
+=======
+    weights: tuple[float, ...]  # one factor per reference
+>>>>>>> 2899725 (Words: plain English in the messages, help and docstrings of commands, settings, prompts and replay)
     fit: str
     embeds: Embeds | None  # in place of references
     masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
-        """Its pictures, or the file of embeddings in their place."""
+        """Its reference images, or the file of image embeddings in their place."""
         return self.references if self.embeds is None else (self.embeds,)
 
     @property
     def parts(self) -> int:
+<<<<<<< HEAD
         """Its number of rows in the context: one for each mask."""
+=======
+        """Into how many adapters of the context it is split: one per mask."""
+>>>>>>> 2899725 (Words: plain English in the messages, help and docstrings of commands, settings, prompts and replay)
         return max(1, len(self.masks))
 
 
@@ -103,21 +111,21 @@ class Request:
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The pictures of all adapters."""
+        """The reference images of all adapters."""
         return tuple(picture for image_prompt in self.image_prompts for picture in image_prompt.references)
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
-        """The pictures of all adapters, or the files of embeddings in their place."""
+        """The reference images of all adapters, or the files of image embeddings in their place."""
         return tuple(source for image_prompt in self.image_prompts for source in image_prompt.sources)
 
 
 def load_references(
     settings: Settings, reporter: Reporter, in_memory: Mapping[str, Reference] | None = None
-) -> tuple[Loaded, ...]:
-    """The reference pictures and masks of every adapter, each checked and read once; says what was done to them.
+) -> tuple[AdapterImages, ...]:
+    """The reference images and masks of every adapter, each checked and read once, with notes on conversions.
 
-    Those whose names are `in_memory` are there already.
+    Images whose names are `in_memory` are not read from disk.
     """
     there = in_memory or {}
     each = settings.adapters
@@ -137,11 +145,11 @@ def load_references(
 
     references = read_once([one.image for one in each], reference.load)
     masks = read_once([one.mask for one in each], reference.load_mask)
-    return tuple(map(Loaded, references, masks))
+    return tuple(map(AdapterImages, references, masks))
 
 
 def make_requests(
-    settings: Settings, plan: Plan, loaded: Sequence[Loaded], prompts: Sequence[Mapping[str, Any]] = ()
+    settings: Settings, plan: Plan, loaded: Sequence[AdapterImages], prompts: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[Request, ...]:
     """A request for each of `prompts`, settings in place of the others (`prompts.OF_A_LINE`); without any, just one.
 
@@ -168,7 +176,7 @@ def make_requests(
     )
 
 
-def make_request(settings: Settings, plan: Plan, loaded: Sequence[Loaded]) -> Request:
+def make_request(settings: Settings, plan: Plan, loaded: Sequence[AdapterImages]) -> Request:
     """Fill in what the user left open from the model's defaults."""
     chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
     prompt, seeds = _prompt(settings, plan), _seeds(settings)
@@ -199,7 +207,9 @@ def _chosen(settings: Settings, plan: Plan, name: str) -> Any:
 def _prompt(settings: Settings, plan: Plan) -> str:
     prompt = _chosen(settings, plan, "prompt")
     if prompt is None:
-        raise UsageError(f"what should {plan.name} draw?", 'say it with --prompt "a red fox in the snow"')
+        raise UsageError(
+            f"the model {plan.name} has no prompt of its own", 'say what to draw: --prompt "a red fox in the snow"'
+        )
     return prompt
 
 
@@ -209,16 +219,17 @@ def _seeds(settings: Settings) -> tuple[int, ...]:
 
 
 def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -> None:
-    """Raise UsageError unless every mask has the shape of the picture, and leaves something of the reference."""
+    """Raise IpaError unless every mask has the proportions of the picture and is white somewhere."""
     for mask in (mask for image_prompt in image_prompts for mask in image_prompt.masks):
         if not any(mask.image.histogram()[HALF:]):
             raise IpaError(
-                f"the mask {mask.source} is dark everywhere", "where the reference counts it is white, at least by half"
+                f"the mask {mask.source} is dark everywhere",
+                "make it white, or at least lighter than half, where the reference acts",
             )
         if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
             raise IpaError(
-                f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}: another shape",
-                "a mask covers the whole picture: give it the picture's proportions",
+                f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}",
+                "a mask covers the whole picture: give it the proportions of the picture",
             )
 
 
@@ -231,7 +242,9 @@ def _check_number(masks: Sequence[Reference], images: int) -> None:
         )
 
 
-def _image_prompt(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: Loaded, steps: int) -> ImagePrompt:
+def _image_prompt(
+    config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: AdapterImages, steps: int
+) -> ImagePrompt:
     """The references of one adapter, and how strongly they act."""
     from ipa_cli.pipeline.denoise import counts
 
@@ -241,10 +254,10 @@ def _image_prompt(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loade
     elif config.mode != "full":
         raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
     else:
-        pattern, usual = layers.parse(config.layers, known), 1.0  # the table itself says how strongly
+        pattern, usual = layers.parse(config.layers, known), 1.0  # the table contains the scales
     start, end = config.start, config.end
     if start >= end:
-        raise UsageError(f"the reference would count from {start:g} to {end:g} of the steps", "--ip-start 0 --ip-end 1")
+        raise UsageError(f"the reference would act from {start:g} to {end:g} of the steps", "--ip-start 0 --ip-end 1")
     if not any(counts(start, end, step, steps) for step in range(steps)):
         raise UsageError(
             f"none of the {steps} steps lies wholly between {start:g} and {end:g}", "widen --ip-start to --ip-end"
@@ -253,7 +266,7 @@ def _image_prompt(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loade
     encoded = None if config.embeds is None else image_embeds.read(config.embeds, adapter)
     if encoded is None and not references:
         if "reference" not in plan.defaults:
-            raise UsageError("an adapter has no reference picture", f"give it one: {EXAMPLE}")
+            raise UsageError("an adapter has no reference picture", f"give it one, such as {EXAMPLE}")
         references = (reference.load(plan.defaults["reference"]),)
     count = len(references) if encoded is None else len(encoded.positive)
     _check_number(loaded.masks, count)
@@ -264,7 +277,7 @@ def _image_prompt(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loade
             "give one --image-weight for each picture, in their order, or none",
         )
     if not any(weights):
-        raise UsageError("all image weights are 0", "use --scale 0 to leave the references out")
+        raise UsageError("all image weights are 0", "use --scale 0 to draw without the references")
     scale = usual if config.scale is None else config.scale
     return ImagePrompt(
         scale,
@@ -282,5 +295,5 @@ def _image_prompt(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loade
 
 
 def name_fields(request: Request, number: int) -> dict[str, Any]:
-    """What the name of picture `number` may be made of: see `filenames.plan_paths`."""
+    """The fields for the file name of picture `number`, see `filenames.plan_paths`."""
     return {"seed": request.seeds[number], "scale": request.scale, "index": number, "prompt": request.prompt}

@@ -203,8 +203,8 @@ def test_a_python_that_does_not_work_is_a_reason(ipa):
         (("--python", "nexfort=/no/such"), "there is no Python at /no/such"),
         (("--compare", "/no/such"), "there is no file /no/such"),
         (("--size", "65x64"), "--size 65: expected a multiple of 8, for example 64 or 72"),
-        (("--size", "big"), "'big' is no picture size"),
-        (("--dynamic", "big"), "'big' is no range of sizes"),
+        (("--size", "big"), "'big' is not a picture size"),
+        (("--dynamic", "big"), "'big' is not a range of sizes"),
         (("--runs", 0), "Invalid value for '--runs'"),
     ],
 )

@@ -191,8 +191,8 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
     [
         (("--backend", "eager"), "eager compiles nothing"),
         (("--size", "100x128"), "multiple of 8"),
-        (("--size", "wide"), "is no picture size"),
-        (("--dynamic", "512"), "is no range of sizes"),
+        (("--size", "wide"), "is not a picture size"),
+        (("--dynamic", "512"), "is not a range of sizes"),
         (("--dynamic", "512..256"), "smallest and largest"),
         (("--compile-options", '{"speed": 9}'), "no option 'speed'"),
         (("--compile-options", "quick"), "no preset 'quick'"),

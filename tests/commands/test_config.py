@@ -59,7 +59,7 @@ def test_show_tells_what_the_model_would_take_and_asks_no_hub(ipa, world, monkey
         "where": f"model {model}",
     }
     if model == "someone/unseen":
-        assert settings["width"]["where"] == "model someone/unseen, once it is here"
+        assert settings["width"]["where"] == "model someone/unseen, once it is downloaded"
 
 
 @pytest.mark.parametrize(

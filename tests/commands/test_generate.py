@@ -52,7 +52,7 @@ def test_a_bare_generate_draws_a_picture_and_says_where(ipa_process, world):
     assert list(told) == ["prompt", "reference", "model", "backend", "speed", "time", "memory"]
     assert told["backend"].startswith("eager: no graph in the cache, and compiling for a CPU takes minutes")
     assert "compiling for a CPU" not in ran.stderr  # once is enough
-    assert " it/s, 2 steps in " in told["speed"] and " s in all; load " in told["time"]
+    assert " it/s, 2 steps in " in told["speed"] and " s total; load " in told["time"]
     assert pixels(world.cwd / name).shape == (256, 256, 3)
     assert "\x1b" not in ran.stdout + ran.stderr
 
@@ -324,7 +324,7 @@ def junk(world):
     [
         (("--image", "nowhere.png"), 1, "nowhere.png does not exist"),
         (("-p", "@nowhere.txt"), 1, "nowhere.txt does not exist"),
-        (("--prompts-from", "empty.png"), 1, "holds no prompt"),
+        (("--prompts-from", "empty.png"), 1, "contains no prompt"),
         (("-p", "-", "--image", "-"), 2, "stdin is asked for twice"),
         (("--image", "empty.pn"), 1, "did you mean empty.png?"),
         (("--image", "empty.png"), 1, "empty.png"),
@@ -545,8 +545,8 @@ def test_stdout_takes_other_formats_and_quiet(world):
     ("flags", "terminal", "message"),
     [
         (("-n", 2), False, "stdout takes one picture, not 2"),
-        (("--json",), False, "both want stdout"),
-        ((), True, "not for a terminal"),
+        (("--json",), False, "both write to stdout"),
+        ((), True, "as bytes on a terminal"),
     ],
 )
 def test_stdout_takes_nothing_else(world, flags, terminal, message):

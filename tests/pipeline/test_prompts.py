@@ -76,7 +76,7 @@ def test_a_folder_without_an_owner_is_reported():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "holds no prompt"),
+        ("", "contains no prompt"),
         ("a fox", "line 1: not JSON"),
         ("[1]", "line 1: not a JSON object"),
         ("[" * 10_000, "line 1: not JSON"),
