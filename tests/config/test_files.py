@@ -60,7 +60,7 @@ def test_pipes_devices_and_folders_are_no_files_of_settings(world, tmp_path):
     os.mkfifo(pipe)
     assert resolve({}, world.environ, world.cwd).sources["steps"].kind == "default"
     for place in (pipe, world.home, Path("/dev/zero"), Path("/dev/null"), tmp_path / "none"):
-        assert f"{place}, which IPA_CONFIG names" in refused(world, IPA_CONFIG=str(place))
+        assert f"IPA_CONFIG names {place}" in refused(world, IPA_CONFIG=str(place))
 
 
 def test_a_link_to_an_endless_device_is_not_followed(world):

@@ -154,7 +154,7 @@ def test_no_picture_makes_us_ask_a_server(ipa, world, drawn, where):
     assert ran.exit_code == 1 and "names http://127.0.0.1:9/cat.png" in ran.error()["message"]
     assert "--allow-fetch" in ran.error()["hint"] and "secret" not in ran.stdout + ran.stderr
     ran = ipa("generate", "--from", "changed.png", "--allow-fetch", "--json")
-    assert "changed.png: asks http://127.0.0.1:9/cat.png" in ran.stderr
+    assert "changed.png: downloads http://127.0.0.1:9/cat.png" in ran.stderr
     assert ran.exit_code == 1 and "cannot be reached" in ran.error()["message"]
 
 
@@ -194,7 +194,7 @@ def test_a_machine_that_is_not_here_is_reported(ipa, world, drawn):
     data = ipa("generate", "--from", "changed.png", "--device", "cpu", "--json").data()
     assert (data["device"], data["dtype"], data["backend"]) == ("cpu", "float32", "eager")
     ran = ipa("generate", "--from", "changed.png", "--device", "cpu")
-    assert "warning: changed.png was drawn with cuda, float16, fp8, inductor, here it is cpu" in ran.stderr
+    assert "warning: changed.png was drawn with cuda, float16, fp8, inductor, and this is cpu" in ran.stderr
 
 
 def test_a_backend_that_is_not_here_is_reported(ipa, world, drawn):
