@@ -122,28 +122,16 @@ def _data(done: SweepResult) -> dict[str, Any]:
     }
 
 
-<<<<<<< HEAD
 def _blocks(done: SweepResult) -> tuple[str | Table, ...]:
     lines = [f"{done.folder / 'index.html'}  {done.sweep.summary}"]
     if done.stats is None:
-        lines.append("everything was there already")
-=======
-def _blocks(done: Swept) -> tuple[str | Table, ...]:
-    lines = [f"{done.folder / 'index.html'}  {done.sweep.counted}"]
-    if done.work is None:
         lines.append("all pictures exist already")
->>>>>>> 2899725 (Words: plain English in the messages, help and docstrings of commands, settings, prompts and replay)
     else:
         stats, seconds = done.stats, done.stats.timings["drawing_s"]
         there = len(done.outcomes) - stats.drawn
         lines.append(
-<<<<<<< HEAD
-            f"drawn {stats.drawn} in {seconds:.1f} s{f', {there} were there' if there else ''}; "
+            f"drawn {stats.drawn} in {seconds:.1f} s{f', {there} existed' if there else ''}; "
             f"recompiles between points: {stats.recompiles}"
-=======
-            f"drawn {work.drawn} in {seconds:.1f} s{f', {there} existed' if there else ''}; "
-            f"recompiles between points: {work.recompiles}"
->>>>>>> 2899725 (Words: plain English in the messages, help and docstrings of commands, settings, prompts and replay)
         )
         whys = zip(done.plan["backend"], stats.graphs, strict=True)  # both by size
         lines += dict.fromkeys(f"{backend}: {graph['why']}" for backend, graph in whys)

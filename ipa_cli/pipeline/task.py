@@ -51,11 +51,7 @@ class ImagePrompt:
     start: float
     end: float
     references: tuple[Reference, ...]
-<<<<<<< HEAD
     weights: tuple[float, ...]  # one for each reference
-=======
-    weights: tuple[float, ...]  # one factor per reference
->>>>>>> 2899725 (Words: plain English in the messages, help and docstrings of commands, settings, prompts and replay)
     fit: str
     embeds: Embeds | None  # in place of references
     masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
@@ -67,11 +63,7 @@ class ImagePrompt:
 
     @property
     def parts(self) -> int:
-<<<<<<< HEAD
         """Its number of rows in the context: one for each mask."""
-=======
-        """Into how many adapters of the context it is split: one per mask."""
->>>>>>> 2899725 (Words: plain English in the messages, help and docstrings of commands, settings, prompts and replay)
         return max(1, len(self.masks))
 
 
