@@ -154,4 +154,4 @@ def _presets() -> Iterable[str]:
 def _schedulers() -> Iterable[str]:
     from ipa_cli.models import schedulers
 
-    return schedulers.CLASSES
+    return schedulers.SCHEDULERS

@@ -150,8 +150,7 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     elif adapters:
         values["scale"] = adapters[0].get("scale")
     if "scheduler" not in asked:
-        names = {class_name: name for name, class_name in schedulers.CLASSES.items()}
-        _put_scheduler(values, left_out, chunk.get("scheduler"), names)
+        _put_scheduler(values, left_out, chunk.get("scheduler"), schedulers.names("class_name"))
     values["num_images"] = 1
     return Recorded(path, values, tuple(left_out), tuple(used))
 
@@ -177,7 +176,7 @@ def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
     parsed = infotext.parse_parameters(text)
     values, unread = infotext.settings_of(parsed), infotext.unread(parsed)
     left_out = [f"{label} {value}".strip() for label, value in unread.items()]
-    _put_scheduler(values, left_out, values.pop("scheduler", None), {name: name for name in schedulers.CLASSES})
+    _put_scheduler(values, left_out, values.pop("scheduler", None), {name: name for name in schedulers.SCHEDULERS})
     model = values.get("model")
     if model is not None and model not in architectures.presets() and not unread.get("Version", "").startswith("ipa "):
         del values["model"]  # another program's name for a file of its own

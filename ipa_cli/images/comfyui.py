@@ -12,21 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ipa_cli.images.metadata import parse_json
+from ipa_cli.models import schedulers
 
-# ComfyUI's samplers -> our schedulers.
-SAMPLERS = {
-    "euler": "euler",
-    "euler_ancestral": "euler-a",
-    "dpmpp_2m": "dpm++",
-    "dpmpp_sde": "dpm++-sde",
-    "ddim": "ddim",
-    "uni_pc": "unipc",
-    "heun": "heun",
-    "lms": "lms",
-    "lcm": "lcm",
-    "dpm_2": "dpm2",
-    "dpm_2_ancestral": "dpm2-a",
-}
 MODES = {
     "linear": "full",
     "standard": "full",
@@ -73,8 +60,9 @@ def _put_sampler(graph: Graph, sampler: Node, values: dict[str, Any], left_out: 
     name = _find(graph, sampler, ("sampler_name",), ("sampler", "sampler_name"), str)
     spacing = _find(graph, sampler, ("scheduler",), ("sigmas", "scheduler"), str)
     denoise = _find(graph, sampler, ("denoise",), ("sigmas", "denoise"), float)
-    if name in SAMPLERS:
-        values["scheduler"] = SAMPLERS[name]
+    known = schedulers.names("comfyui")
+    if name in known:
+        values["scheduler"] = known[name]
     elif name is not None:
         left_out.append(f"sampler {name} (choose one with --scheduler)")
     if spacing not in (None, *PLAIN_SPACING):

@@ -9,23 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ipa_cli import __version__
-from ipa_cli.models.schedulers import CLASSES
-
-# Our scheduler's name -> A1111's name of the same sampler.
-SAMPLERS = {
-    "euler": "Euler",
-    "euler-a": "Euler a",
-    "dpm++": "DPM++ 2M",
-    "dpm++-sde": "DPM++ SDE",
-    "ddim": "DDIM",
-    "unipc": "UniPC",
-    "heun": "Heun",
-    "lms": "LMS",
-    "lcm": "LCM",
-    "pndm": "PLMS",
-    "dpm2": "DPM2",
-    "dpm2-a": "DPM2 a",
-}
+from ipa_cli.models.schedulers import SCHEDULERS, names
 
 
 def parameters_text(settings: Mapping[str, Any]) -> str:
@@ -114,8 +98,8 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _sampler(scheduler: str) -> str:
-    short = {class_name: name for name, class_name in CLASSES.items()}.get(scheduler, scheduler)
-    return SAMPLERS.get(short, short)
+    name = names("class_name").get(scheduler, scheduler)
+    return SCHEDULERS[name].a1111 if name in SCHEDULERS else name
 
 
 def _plain(value: Any) -> str:
@@ -179,7 +163,7 @@ def _finite(text: str) -> float:
 
 
 def _scheduler(sampler: str) -> str:
-    return next((name for name, label in SAMPLERS.items() if label == sampler), sampler)
+    return names("a1111").get(sampler, sampler)
 
 
 # Setting, A1111's name of it, and how its text is read.

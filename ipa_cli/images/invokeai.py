@@ -6,22 +6,8 @@ from typing import Any
 
 from ipa_cli.images.comfyui import as_kind
 from ipa_cli.images.metadata import parse_json
+from ipa_cli.models import schedulers
 
-# InvokeAI's schedulers -> ours; a `_k` at the end of its names stands for Karras' spacing.
-SCHEDULERS = {
-    "euler": "euler",
-    "euler_a": "euler-a",
-    "dpmpp_2m": "dpm++",
-    "dpmpp_sde": "dpm++-sde",
-    "ddim": "ddim",
-    "unipc": "unipc",
-    "heun": "heun",
-    "lms": "lms",
-    "lcm": "lcm",
-    "pndm": "pndm",
-    "kdpm_2": "dpm2",
-    "kdpm_2_a": "dpm2-a",
-}
 MODES = {"full": "full", "style": "style", "composition": "layout"}
 _PLAIN = (
     ("prompt", "positive_prompt", str),
@@ -46,8 +32,9 @@ def read(text: str) -> tuple[dict[str, Any], list[str]]:
         name = found["model"].get("name") or found["model"].get("model_name")
         left_out.append(f"model {name} (name one with --model)")
     scheduler = as_kind(found.get("scheduler"), str)
-    if scheduler in SCHEDULERS:
-        values["scheduler"] = SCHEDULERS[scheduler]
+    ours = schedulers.names("invokeai")  # a `_k` at the end stands for Karras' spacing, which ours do not have
+    if scheduler in ours:
+        values["scheduler"] = ours[scheduler]
     elif scheduler is not None:
         left_out.append(f"scheduler {scheduler} (choose one with --scheduler)")
     adapters = found.get("ipAdapters")

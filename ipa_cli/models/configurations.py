@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ipa_cli.models import schedulers
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.location import ModelError
 
@@ -180,14 +181,10 @@ SCHEDULER: Mapping[str, Field] = {
 }
 
 # The schedulers that a model may have: those of diffusers that predict noise, velocity or the picture from latents.
-SCHEDULERS = frozenset(
+SCHEDULERS = frozenset(schedulers.names("class_name")) | {
     f"{name}Scheduler"
-    for name in (
-        *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete"),
-        *("KDPM2AncestralDiscrete", "DDIM", "DDPM", "PNDM", "LCM", "TCD", "UniPCMultistep", "DEISMultistep"),
-        *("DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "EDMEuler", "EDMDPMSolverMultistep"),
-    )
-)
+    for name in ("DDPM", "TCD", "DEISMultistep", "DPMSolverSinglestep", "EDMEuler", "EDMDPMSolverMultistep")
+}
 
 # What must be said, and is not guessed from a class's defaults.
 _REQUIRED = {

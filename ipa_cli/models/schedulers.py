@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -13,36 +14,56 @@ from ipa_cli.models.location import ModelError
 if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
 
-CLASSES = {
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "dpm++-sde": "DPMSolverSDEScheduler",
-    "ddim": "DDIMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "lms": "LMSDiscreteScheduler",
-    "lcm": "LCMScheduler",
-    "pndm": "PNDMScheduler",
-    "dpm2": "KDPM2DiscreteScheduler",
-    "dpm2-a": "KDPM2AncestralDiscreteScheduler",
-}
-# Second-order samplers call the UNet twice a step and need packages that are not dependencies, or both.
-NEEDS = {"dpm++-sde": "torchsde", "lms": "scipy"}
 
+@dataclass(frozen=True)
+class Scheduler:
+    """A scheduler by its class in diffusers, and its names in other programs whose pictures are read or written.
+
+    `needs` is a package that it imports and that is not a dependency.
+    """
+
+    class_name: str
+    a1111: str
+    invokeai: str
+    comfyui: str | None = None
+    needs: str | None = None
+
+
+# By the names that people type. Second-order ones call the UNet twice a step.
+SCHEDULERS = {
+    "euler": Scheduler("EulerDiscreteScheduler", "Euler", "euler", "euler"),
+    "euler-a": Scheduler("EulerAncestralDiscreteScheduler", "Euler a", "euler_a", "euler_ancestral"),
+    "dpm++": Scheduler("DPMSolverMultistepScheduler", "DPM++ 2M", "dpmpp_2m", "dpmpp_2m"),
+    "dpm++-sde": Scheduler("DPMSolverSDEScheduler", "DPM++ SDE", "dpmpp_sde", "dpmpp_sde", needs="torchsde"),
+    "ddim": Scheduler("DDIMScheduler", "DDIM", "ddim", "ddim"),
+    "unipc": Scheduler("UniPCMultistepScheduler", "UniPC", "unipc", "uni_pc"),
+    "heun": Scheduler("HeunDiscreteScheduler", "Heun", "heun", "heun"),
+    "lms": Scheduler("LMSDiscreteScheduler", "LMS", "lms", "lms", needs="scipy"),
+    "lcm": Scheduler("LCMScheduler", "LCM", "lcm", "lcm"),
+    "pndm": Scheduler("PNDMScheduler", "PLMS", "pndm"),
+    "dpm2": Scheduler("KDPM2DiscreteScheduler", "DPM2", "kdpm_2", "dpm_2"),
+    "dpm2-a": Scheduler("KDPM2AncestralDiscreteScheduler", "DPM2 a", "kdpm_2_a", "dpm_2_ancestral"),
+}
 # Steps that each of them can do, whatever the model; to find out of others takes importing diffusers, for seconds.
 USUAL = range(4, 51)
 MOST = 1000
+
+
+def names(field: str) -> dict[str, str]:
+    """Our names by another name, a field of `Scheduler` such as "class_name" or "comfyui"."""
+    return {getattr(one, field): name for name, one in SCHEDULERS.items() if getattr(one, field) is not None}
 
 
 def check(name: str | None) -> None:
     """Raise UsageError unless `name` is known and what it needs is installed."""
     if name is None:
         return
-    if name not in CLASSES:
-        raise UsageError(f"unknown scheduler '{name}'{suggest(name, CLASSES)}", f"choose one of {', '.join(CLASSES)}")
-    if name in NEEDS and find_spec(NEEDS[name]) is None:
-        raise IpaError(f"the scheduler '{name}' needs {NEEDS[name]}", f"pip install {NEEDS[name]}")
+    if name not in SCHEDULERS:
+        known = ", ".join(SCHEDULERS)
+        raise UsageError(f"unknown scheduler '{name}'{suggest(name, SCHEDULERS)}", f"choose one of {known}")
+    package = SCHEDULERS[name].needs
+    if package is not None and find_spec(package) is None:
+        raise IpaError(f"the scheduler '{name}' needs {package}", f"pip install {package}")
 
 
 def check_steps(name: str | None, plan: Plan, steps: int) -> None:
@@ -90,9 +111,9 @@ def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Map
     kind = getattr(diffusers, config["_class_name"], None)
     if kind is None:
         raise ModelError(f"this diffusers has no {config['_class_name']}, which the model wants", "upgrade diffusers")
-    for name, package in NEEDS.items():
-        if CLASSES[name] == config["_class_name"] and find_spec(package) is None:
-            raise ModelError(f"the model's scheduler needs {package}", f"pip install {package}")
+    for one in SCHEDULERS.values():
+        if one.class_name == config["_class_name"] and one.needs is not None and find_spec(one.needs) is None:
+            raise ModelError(f"the model's scheduler needs {one.needs}", f"pip install {one.needs}")
     try:
         scheduler = kind.from_config({**config, **(changes or {})})
     except (ValueError, NotImplementedError) as error:
@@ -107,7 +128,7 @@ def create(name: str | None, default: Any) -> Any:
         return default.from_config(default.config)
     import diffusers
 
-    return getattr(diffusers, CLASSES[name]).from_config(default.config)
+    return getattr(diffusers, SCHEDULERS[name].class_name).from_config(default.config)
 
 
 def calls(scheduler: Any, steps: int) -> int:

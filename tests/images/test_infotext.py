@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ipa_cli.images.infotext import SAMPLERS, parameters_text, parse_parameters
+from ipa_cli.images.infotext import parameters_text, parse_parameters
 from ipa_cli.images.metadata import read_settings
-from ipa_cli.models.schedulers import CLASSES
+from ipa_cli.models.schedulers import SCHEDULERS
 from tests.images.carried import SETTINGS, png_with
 
 
@@ -123,11 +123,11 @@ def test_an_adapter_is_read_as_the_controlnet_extension_reads_it():
     assert "Weight" not in units[1]
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_has_the_samplers_name_and_comes_back(tmp_path, name):
-    for given_as in (name, CLASSES[name]):
+    for given_as in (name, SCHEDULERS[name].class_name):
         text = parameters_text({**SETTINGS, "scheduler": given_as})
-        assert parse_parameters(text)["Sampler"] == SAMPLERS[name]
+        assert parse_parameters(text)["Sampler"] == SCHEDULERS[name].a1111
         assert read_settings(png_with(tmp_path / "a.png", parameters=text))["scheduler"] == name
 
 

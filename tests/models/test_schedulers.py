@@ -1,11 +1,14 @@
 """Samplers: how often they call the UNet, and the steps they can do."""
 
+import json
 from importlib.util import find_spec
 
 import pytest
+from PIL import Image
 
 from ipa_cli.config import Settings
 from ipa_cli.errors import UsageError
+from ipa_cli.images import comfyui, metadata
 from ipa_cli.models import configurations, schedulers
 from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.location import ModelError
@@ -13,9 +16,10 @@ from ipa_cli.models.plan import DEMO, make_plan
 
 pytestmark = pytest.mark.slow
 
-HERE = [name for name in schedulers.CLASSES if name not in schedulers.NEEDS or find_spec(schedulers.NEEDS[name])]
+HERE = [name for name, one in schedulers.SCHEDULERS.items() if one.needs is None or find_spec(one.needs)]
 # What each can do of 1 to 1000 steps with the noise schedule of SDXL, the demo's and SD 1.5's.
 RANGES = {"lcm": (1, 50), "pndm": (4, 999), "ddim": (1, 999), "dpm++": (1, 998), "unipc": (1, 998)}
+SAMPLER = {"sampler_name": "deis", "latent_image": ["5", 0], "seed": 1, "steps": 2, "cfg": 4.0}
 OF_SD15 = {"pndm": (1, 999), "dpm++": (1, 999), "unipc": (1, 999)}
 
 
@@ -64,3 +68,22 @@ def test_a_model_whose_own_scheduler_needs_another_package_says_so(monkeypatch):
     config = configurations.scheduler("x", {"_class_name": "LMSDiscreteScheduler"})
     with pytest.raises(ModelError, match="needs scipy"):
         schedulers.of_model(config, SDXL)
+
+
+def test_a_scheduler_is_one_line_of_the_table(ipa, world, monkeypatch):
+    deis = schedulers.Scheduler("DEISMultistepScheduler", a1111="DEIS", invokeai="deis", comfyui="deis")
+    monkeypatch.setitem(schedulers.SCHEDULERS, "deis", deis)
+    drawn = ipa("generate", "--scheduler", "deis", "--steps", 2, "--seed", 1, "-o", "deis.png", "--json")
+    assert drawn.exit_code == 0, drawn.stderr
+    assert "Sampler: DEIS," in metadata.texts(world.cwd / "deis.png")["parameters"]
+    again = ipa("generate", "--from", "deis.png", "-o", "again.png", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert Image.open(world.cwd / "again.png").tobytes() == Image.open(world.cwd / "deis.png").tobytes()
+    assert comfyui.read(json.dumps({"3": {"class_type": "KSampler", "inputs": SAMPLER}}))[0]["scheduler"] == "deis"
+    assert "deis" in ipa("generate", "--scheduler", "eular").stderr
+
+
+def test_no_two_schedulers_have_the_same_name_in_another_program():
+    for field in ("class_name", "a1111", "invokeai", "comfyui"):
+        named = [getattr(one, field) for one in schedulers.SCHEDULERS.values() if getattr(one, field) is not None]
+        assert len(named) == len(set(named)) == len(schedulers.names(field))

@@ -20,7 +20,7 @@ from ipa_cli.models.configurations import cross_attention_layers
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.plan import make_plan as plan
-from ipa_cli.models.schedulers import CLASSES
+from ipa_cli.models.schedulers import SCHEDULERS
 from ipa_cli.models.weights import load_adapter
 from ipa_cli.unet.attention import layers
 from tests.conftest import HUB_CACHE
@@ -123,7 +123,7 @@ def theirs(kind: str, model: Path, adapters: Path, file: str, images: list[Path]
     pipeline.set_progress_bar_config(disable=True)
     scheduler = changes.pop("scheduler", None)
     if scheduler:
-        pipeline.scheduler = getattr(diffusers, CLASSES[scheduler]).from_config(pipeline.scheduler.config)
+        pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler].class_name).from_config(pipeline.scheduler.config)
     pipeline.set_ip_adapter_scale(scale)
     opened = [Image.open(path).convert("RGB") for path in images]
     arguments = {

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 import ipa_cli
 from ipa_cli.hardware.timing import StepClock
 from ipa_cli.models.architectures import SDXL
-from ipa_cli.models.schedulers import CLASSES, NEEDS, create
+from ipa_cli.models.schedulers import SCHEDULERS, create
 from ipa_cli.models.vae import channels_last, fp16
 from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, decode, denoise
 from ipa_cli.pipeline.task import Request
@@ -237,12 +237,12 @@ def test_a_mask_for_each_adapter(ipa, two_adapters, pictures, halves):
     assert abs(ours(ipa, None, *flags) - expected).max() <= 1  # each has its own scale
 
 
-@pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NEEDS)))
+@pytest.mark.parametrize("name", [name for name, one in SCHEDULERS.items() if one.needs is None])
 def test_schedulers_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, name):
     import diffusers
 
     before = diffusers_pipeline.scheduler
-    diffusers_pipeline.scheduler = getattr(diffusers, CLASSES[name]).from_config(before.config)
+    diffusers_pipeline.scheduler = getattr(diffusers, SCHEDULERS[name].class_name).from_config(before.config)
     try:
         expected = theirs(diffusers_pipeline, 0.6)
     finally:
@@ -250,7 +250,7 @@ def test_schedulers_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, na
     assert abs(ours(ipa, 0.6, "--scheduler", name) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NEEDS)))
+@pytest.mark.parametrize("name", [name for name, one in SCHEDULERS.items() if one.needs is None])
 def test_no_step_waits_for_the_device(diffusers_pipeline, name):
     """The device "meta" has no numbers: whoever looks at one, for which a GPU must be waited for, fails."""
 
