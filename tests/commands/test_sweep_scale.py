@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 import ipa_cli
-from ipa_cli.engine.graphs import Ready
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.pipeline import conditioning
-from ipa_cli.sweep.draw import graphs_made
 from tests import tiny_model
 from tests.unets import FLAT
 
@@ -405,28 +402,6 @@ def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
     assert without.exit_code == 1 and "masks yes → none" in without.error()["message"]
     wider = ipa(*one, "--width", 128, "--height", 128, "--backend", "inductor", "--no-compile", "-o", "wider.png")
     assert wider.exit_code == 1 and "width 64 → 128" in wider.error()["message"]
-
-
-def test_recompiles_are_counted_where_they_happen():
-    import torch
-
-    @dataclass
-    class Denoiser:
-        captures: int = 0
-
-    denoiser = Denoiser()
-    ready = Ready(denoiser, "eager", "uncompiled", "")
-    graphs = {(64, 64): ready, (64, 96): ready}
-    before = graphs_made(graphs)
-    denoiser.captures += 1
-    assert graphs_made(graphs) == before + 1
-
-    torch._dynamo.reset()
-    square = torch.compile(lambda value: value * value, backend="eager", dynamic=False)
-    square(torch.ones(2))
-    square(torch.ones(3))  # another shape: compiled again
-    square(torch.ones(3))
-    assert graphs_made(graphs) == before + 3
 
 
 @pytest.mark.gpu
