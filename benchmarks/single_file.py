@@ -67,7 +67,7 @@ def check(folder: Path) -> None:
     from ipa_cli.config import Settings
     from ipa_cli.models import loader
     from ipa_cli.models.plan import make_plan
-    from ipa_cli.result import Silent
+    from ipa_cli.result import NullReporter
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
@@ -75,7 +75,7 @@ def check(folder: Path) -> None:
     for name in (FILE, "folder"):
         plan = make_plan(Settings(model=str(folder / name), ip_adapter="none", prompt=""))
         began = time.perf_counter()
-        model = loader.load(plan, device, device, dtype, Silent(), shows_bars=False)
+        model = loader.load(plan, device, device, dtype, NullReporter(), shows_bars=False)
         loaded.append([module.state_dict() for module in (model.unet, model.vae, *model.text_encoders)])
         if device.type == "cuda":
             torch.cuda.synchronize()

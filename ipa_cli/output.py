@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.result import Advance, Block, Facts, Picture, Result, Table
+from ipa_cli.result import Advance, Block, KeyValues, Picture, Result, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -189,8 +189,8 @@ class Terminal:
                 self._print_table(block)
             elif isinstance(block, Picture):
                 self._print_picture(block)
-            elif isinstance(block, Facts):
-                self._print_facts(block)
+            elif isinstance(block, KeyValues):
+                self._print_key_values(block)
             else:
                 self.out.print(_harmless(block) if sys.stdout.isatty() else block)
         sys.stdout.flush()
@@ -200,7 +200,7 @@ class Terminal:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         for block in blocks:
-            if isinstance(block, Facts):
+            if isinstance(block, KeyValues):
                 for name, value in block.rows:
                     self.note(f"{name}: {value}")
             elif isinstance(block, str):
@@ -308,9 +308,9 @@ class Terminal:
 
         self.out.print(Image(picture.path, width="auto", height="auto"), height=max(4, self.out.height - REPORT_LINES))
 
-    def _print_facts(self, facts: Facts) -> None:
+    def _print_key_values(self, block: KeyValues) -> None:
         if not sys.stdout.isatty():
-            for name, value in facts.rows:
+            for name, value in block.rows:
                 self.out.print(f"{name}: {value}")
             return
         from rich.table import Table as RichTable
@@ -319,7 +319,7 @@ class Terminal:
         drawn = RichTable.grid(padding=(0, 2, 0, 2), pad_edge=True)
         drawn.add_column(style="dim", no_wrap=True)
         drawn.add_column(overflow="fold")
-        for name, value in facts.rows:
+        for name, value in block.rows:
             drawn.add_row(_harmless(name), Text(_harmless(value)))
         self.out.print(drawn)
 

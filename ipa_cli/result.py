@@ -27,18 +27,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Facts:
+class KeyValues:
     """Names and values, one pair per line."""
 
     rows: tuple[tuple[str, str], ...]
 
 
-Block = str | Table | Picture | Facts
+Block = str | Table | Picture | KeyValues
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures, facts) for people.
+    """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures, key-value pairs) for people.
 
     With `--quiet`, `paths` (the files or the folder it wrote) are printed instead of `blocks`.
     """
@@ -71,7 +71,7 @@ class Reporter(Protocol):
         """A counted loop; call the yielded function after each step."""
 
 
-class Silent:
+class NullReporter:
     """A reporter that shows nothing."""
 
     def note(self, text: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.output import Terminal
-from ipa_cli.result import Facts, Result, Table
+from ipa_cli.result import KeyValues, Result, Table
 from tests.terminal import on_a_terminal
 
 TABLE = Table(("name", "size"), (("[bold]a[/bold]", "1"), ("b\t\nc", "2")), title="things")
@@ -30,7 +30,7 @@ def test_people_get_lines_and_piped_tables(capsys):
 
 def test_what_rich_takes_for_an_emoji_is_printed_as_it_is(capsys):
     said = "<lora:x:0.8>"
-    Terminal().show(result(blocks=(said, Facts((("prompt", said),)))))
+    Terminal().show(result(blocks=(said, KeyValues((("prompt", said),)))))
     Terminal().note(said)
     Terminal().fail("thing", IpaError(said, said))
     out, err = capsys.readouterr()
@@ -160,12 +160,12 @@ def test_a_terminal_gets_bars_and_colour_unless_it_wants_none(world, environ):
 WORDS = """
 from ipa_cli.errors import IpaError
 from ipa_cli.output import Terminal
-from ipa_cli.result import Facts, Result
+from ipa_cli.result import KeyValues, Result
 terminal = Terminal()
 terminal.note("note " * 20)
 terminal.warn("word " * 20)
 terminal.fail("t", IpaError("wrong", "type " * 20))
-terminal.show(Result("t", {}, (Facts((("prompt", "star " * 20), ("model", "[b]x[/b]"))),)))
+terminal.show(Result("t", {}, (KeyValues((("prompt", "star " * 20), ("model", "[b]x[/b]"))),)))
 """
 
 
@@ -183,12 +183,12 @@ STEERING = """
 import sys
 from pathlib import Path
 from ipa_cli.output import Terminal
-from ipa_cli.result import Facts, Result, Table
+from ipa_cli.result import KeyValues, Result, Table
 evil = "a\\x1b]52;c;EVIL\\x1b\\\\\\x9b2Jz"
 terminal = Terminal()
 with terminal.stage(evil) as doing, terminal.steps(evil, 1):
     doing(evil)
-terminal.show(Result("t", {}, (evil, Table((evil,), ((evil,),)), Facts(((evil, evil),)))))
+terminal.show(Result("t", {}, (evil, Table((evil,), ((evil,),)), KeyValues(((evil, evil),)))))
 terminal.bug("t", ValueError(evil))
 terminal.quiet = True
 terminal.show(Result("t", {}, paths=(Path(evil),)))
@@ -216,5 +216,5 @@ def test_a_narrow_terminal_gets_the_narrow_table(world, columns, wide):
 
 
 def test_piped_facts_are_lines(capsys):
-    Terminal().show(result(blocks=(Facts((("prompt", "a [star]"), ("speed", "2 it/s"))),)))
+    Terminal().show(result(blocks=(KeyValues((("prompt", "a [star]"), ("speed", "2 it/s"))),)))
     assert capsys.readouterr().out == "prompt: a [star]\nspeed: 2 it/s\n"

@@ -32,7 +32,7 @@ from ipa_cli.hardware import timing
 from ipa_cli.models import schedulers
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.pipeline.task import Request, load_references, make_request
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 from ipa_cli.system import child
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ PROMPT = "a red fox in the snow"  # for models that have none of their own
 Send = Callable[..., None]
 
 
-class SendingReporter(Silent):
+class SendingReporter(NullReporter):
     """Sends notes, warnings and stages, but no steps: sending those would be measured too."""
 
     def __init__(self, send: Send):

@@ -159,7 +159,7 @@ def _entries(resolved: config.Resolved, problems: list[IpaError]) -> dict[str, d
         name: {"value": value, "source": resolved.sources[name].kind, "where": resolved.sources[name].where}
         for name, value in values.items()
     }
-    with config.left_out(problems):
+    with config.collecting(problems):
         own = own_defaults(resolved.settings)
         own["image"] = [own.pop("reference")] if "reference" in own and not resolved.settings.adapter else []
         if resolved.settings.ip_layers is not None:

@@ -13,7 +13,7 @@ from ipa_cli.commands import options
 from ipa_cli.config.settings import OUTPUT, PICTURE
 from ipa_cli.config.units import parse_picture_size, plural
 from ipa_cli.errors import UsageError
-from ipa_cli.result import Block, Facts, Picture, Result
+from ipa_cli.result import Block, KeyValues, Picture, Result
 
 if TYPE_CHECKING:
     from ipa_cli.engine.generate import Generated
@@ -148,4 +148,4 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
         ),
         ("memory", f"{done.memory['peak_gib']:.2f} GiB peak"),
     )
-    return (*blocks, Facts(facts))
+    return (*blocks, KeyValues(facts))

@@ -6,7 +6,7 @@ from ipa_cli.config.files import FILE_NAME, project_file, user_file
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import HINT as TRUST_HINT
 from ipa_cli.config.project import Ignored, repositories, trust, untrust, with_places
-from ipa_cli.config.settings import FIELDS, OWN, ConfigError, Settings, cache_dir, cache_limit, checked, left_out
+from ipa_cli.config.settings import FIELDS, OWN, ConfigError, Settings, cache_dir, cache_limit, checked, collecting
 from ipa_cli.config.sources import Layer, Resolved, Source, check_together, resolve
 
 __all__ = [
@@ -27,9 +27,9 @@ __all__ = [
     "cache_limit",
     "check_together",
     "checked",
+    "collecting",
     "expanded",
     "is_file",
-    "left_out",
     "project_file",
     "repositories",
     "resolve",

@@ -11,7 +11,7 @@ from typing import Any
 
 from ipa_cli.config.checks import short
 from ipa_cli.config.places import at_home, expanded, is_file
-from ipa_cli.config.settings import FIELDS, ConfigError, left_out
+from ipa_cli.config.settings import FIELDS, ConfigError, collecting
 from ipa_cli.config.values import from_toml
 from ipa_cli.errors import IpaError, suggest
 
@@ -59,7 +59,7 @@ def parse(path: Path, data: bytes, problems: list[IpaError] | None = None) -> di
     """
     values: dict[str, Any] = {}
     for key, value in check_syntax(path, data).items():
-        with left_out(problems):
+        with collecting(problems):
             name = key.replace("-", "_")
             if name not in FIELDS:
                 raise ConfigError(

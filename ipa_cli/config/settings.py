@@ -34,12 +34,12 @@ PANELS = PICTURE, REFERENCE, OUTPUT, MODEL, MACHINE = "Picture", "Reference", "O
 
 
 class ConfigError(UsageError):
-    """A settings file says something that cannot be."""
+    """A settings file has an unknown key or an invalid value."""
 
 
 @contextmanager
-def left_out(problems: list[IpaError] | None) -> Iterator[None]:
-    """Add a foreseen failure within to `problems`; without such a list, let it pass on."""
+def collecting(problems: list[IpaError] | None) -> Iterator[None]:
+    """Collect an IpaError raised within in `problems`; without such a list, let it propagate."""
     try:
         yield
     except IpaError as error:

@@ -23,9 +23,9 @@ from ipa_cli.config.settings import (
     ConfigError,
     Settings,
     checked,
+    collecting,
     contradicting,
     contradiction,
-    left_out,
 )
 from ipa_cli.config.values import element, element_type, expected, flag_of, from_json, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
@@ -76,25 +76,25 @@ def resolve(
     sources: dict[str, Source] = {}
 
     def put(name: str, value: Any, source: Source, error: type[IpaError], hint: str = EXPLAINED) -> None:
-        with left_out(problems):
+        with collecting(problems):
             values[name] = checked(name, value, source.where, error, hint)
             sources[name] = source
 
     user = files.user_file(environ)
-    with left_out(problems):
+    with collecting(problems):
         for name, value in _of_user(user, environ, problems).items():
             put(name, value, Source("user", str(user)), ConfigError)
     here = files.working_directory() if cwd is None else cwd.resolve()
     ignored: tuple[Ignored, ...] = ()
     project = files.project_file(here) if reads_project else None
     if project is not None and not (user is not None and is_file(user) and project.samefile(user)):
-        with left_out(problems):
+        with collecting(problems):
             found, ignored = read_project(project, here, problems)
             for name, value in found.items():
                 put(name, value, Source("project", str(project)), ConfigError)
     for name, text in _environment(environ, problems).items():
         source = Source("env", _variable(name))
-        with left_out(problems):
+        with collecting(problems):
             put(name, from_text(name, text, source.where), source, UsageError)
     given = {name: value for name, value in flags.items() if name in FIELDS and value is not None and value != ()}
     if picture is not None:
@@ -167,7 +167,7 @@ def _environment(environ: Mapping[str, str], problems: list[IpaError] | None) ->
         if name in FIELDS:
             found[name] = text
             continue
-        with left_out(problems):
+        with collecting(problems):
             known = [_variable(n) for n in FIELDS]
             raise UsageError(
                 f"unknown environment variable {variable}{suggest(variable, known)}",

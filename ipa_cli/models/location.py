@@ -127,9 +127,9 @@ def read_json(location: Location, name: str, most: int = MOST_BYTES) -> dict[str
     if not location.has(name):
         raise ModelError(f"{location} has no {name}", "name a whole diffusers folder with --model")
     if location.folder is None:
-        from ipa_cli.result import Silent
+        from ipa_cli.result import NullReporter
 
-        path = fetched(location, [name], Silent(), shows_bars=False) / name
+        path = fetched(location, [name], NullReporter(), shows_bars=False) / name
     else:
         path = location.folder / name
     try:

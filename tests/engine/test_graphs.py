@@ -10,7 +10,7 @@ from ipa_cli.cache import Entry, Miss, Store
 from ipa_cli.config import Settings
 from ipa_cli.engine import graphs
 from ipa_cli.errors import IpaError
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 from tests.unets import example, tiny
 
 INDUCTOR = backends.get("inductor")
@@ -99,7 +99,7 @@ def test_a_graph_with_odd_options_is_passed_over(store, unet, describe):
     good = keep(store, unet, '{"dynamic": [64, 256]}')
     assert found(store, unet) == good.id
     with pytest.raises(cache.Refused, match="how it was compiled"):
-        graphs.prepare(unet[0], odd, store, True, Silent())
+        graphs.prepare(unet[0], odd, store, True, NullReporter())
 
 
 PLANS = {
@@ -123,7 +123,7 @@ def test_a_graph_with_an_odd_plan_is_reported(store, unet, plan):
 
     cache.build(store, graphs.key(unet[0], want), {"options": dict(want.options)}, fill)
     with pytest.raises(IpaError, match="the graph is"):
-        graphs.prepare(unet[0], want, store, True, Silent())
+        graphs.prepare(unet[0], want, store, True, NullReporter())
 
 
 def test_one_that_may_not_be_loaded_serves_only_where_no_other_does(store, unet):
@@ -136,7 +136,7 @@ def test_one_that_may_not_be_loaded_serves_only_where_no_other_does(store, unet)
     (larger.folder / "proof.json").unlink()
     assert found(store, unet) in (ours.id, foreign.id, larger.id)
     with pytest.raises(cache.Refused, match="made elsewhere"):
-        graphs.prepare(unet[0], wanted(unet), store, False, Silent())
+        graphs.prepare(unet[0], wanted(unet), store, False, NullReporter())
 
 
 def test_sizes_in_a_key_are_pixels_whatever_the_latents_are(unet):

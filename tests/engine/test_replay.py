@@ -14,7 +14,7 @@ import ipa_cli
 from ipa_cli.engine import replay
 from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 
 pytestmark = pytest.mark.slow
 
@@ -300,7 +300,7 @@ def test_any_chunk_becomes_settings_or_a_clear_error(world, chunk, asked):
     path = carrying(world.cwd / "any.png", ipa={"settings": asked, **chunk, "schema_version": 1})
     try:
         recorded = replay.read(path)
-        resolve({}, {}, world.cwd, replay.layer(recorded, {}, Silent()))
+        resolve({}, {}, world.cwd, replay.layer(recorded, {}, NullReporter()))
     except IpaError as error:
         assert error.hint and "\n" not in error.hint
 

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from ipa_cli.hardware import cores
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 
 
-class Notes(Silent):
+class Notes(NullReporter):
     def __init__(self):
         self.notes = []
 

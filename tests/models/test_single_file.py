@@ -19,7 +19,7 @@ from ipa_cli.models.location import ModelError, read_json
 from ipa_cli.models.plan import DEMO
 from ipa_cli.models.plan import make_plan as plan
 from ipa_cli.models.weights import WeightsError, in_chunks
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 from tests import checkpoints
 from tests.checkpoints import TEXT, TEXT_2, UNET, VAE
 from tests.hubs import Hub, serving
@@ -53,7 +53,7 @@ def miniature(tmp_path) -> Iterator[Callable[[str, Path], None]]:
 
 def load(model: Path, dtype: torch.dtype = torch.float32) -> loader.Model:
     planned = plan(Settings(model=str(model), ip_adapter="none", prompt="x"))
-    return loader.load(planned, CPU, CPU, dtype, Silent(), False)
+    return loader.load(planned, CPU, CPU, dtype, NullReporter(), False)
 
 
 def assert_same(ours: loader.Model, theirs: loader.Model) -> None:

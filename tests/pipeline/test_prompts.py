@@ -6,7 +6,7 @@ import pytest
 
 from ipa_cli.errors import IpaError
 from ipa_cli.pipeline import prompts
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 
 
 def test_words_files_and_a_doubled_at_sign(tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_line_that_says_something_else_is_reported_with_its_number(tmp_path, l
     assert message in caught.value.message and caught.value.hint
 
 
-class Warned(Silent):
+class Warned(NullReporter):
     def __init__(self):
         self.said = []
 

@@ -142,14 +142,14 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     from ipa_cli.engine.engine import Engine
     from ipa_cli.models.plan import make_plan
     from ipa_cli.pipeline import task
-    from ipa_cli.result import Silent
+    from ipa_cli.result import NullReporter
     from ipa_cli.unet.inputs import call_unet
     from tests.unets import difference
 
     settings = Settings(width=SIZE, height=SIZE, seed=7, scale=1.0, device="cpu", cache_dir=graph.cache)
     plan = make_plan(settings)
-    engine = Engine.open(settings, plan, Silent())
-    example = engine.example_inputs(task.make_request(settings, plan, task.load_references(settings, Silent())))
+    engine = Engine.open(settings, plan, NullReporter())
+    example = engine.example_inputs(task.make_request(settings, plan, task.load_references(settings, NullReporter())))
     unet = engine.model.unet
     denoiser = nexfort.load(unet, graph.folder, nexfort.options(None))
     whole = call_unet(unet, example).detach()

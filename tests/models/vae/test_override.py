@@ -13,7 +13,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models import loader
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import DEMO, make_plan
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 from tests import checkpoints
 from tests.hubs import Hub, serving
 from tests.hubs import folder as files_of
@@ -31,7 +31,7 @@ def other() -> Tensors:
 
 def vae_of(model: object, vae: object) -> Tensors:
     plan = make_plan(Settings(model=str(model), vae=str(vae), ip_adapter="none", prompt="x"))
-    return loader.load(plan, CPU, CPU, torch.float32, Silent(), False).vae.state_dict()
+    return loader.load(plan, CPU, CPU, torch.float32, NullReporter(), False).vae.state_dict()
 
 
 def assert_same(ours: Tensors, theirs: Tensors) -> None:
