@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipa_cli.backends import MODULES, get
+from ipa_cli.backends import get
 from ipa_cli.backends.options import read_options
 from ipa_cli.errors import UsageError
 
@@ -48,14 +48,6 @@ def test_any_text_is_read_or_refused(text):
     except UsageError:
         return
     assert options.keys() == PRESETS["fast"].keys()
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_every_backend_has_options_that_are_json(name):
-    options = get(name).options(None)
-    assert get(name).options(json.loads(json.dumps(options))) == options
-    with pytest.raises(UsageError):
-        get(name).options({"no such option": 1})
 
 
 def test_backends_are_known_by_name():

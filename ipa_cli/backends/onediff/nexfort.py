@@ -108,16 +108,16 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
 
     Raises UsageError for an option that nexfort does not know; warns when it kept no finished code.
     """
-    workshop = _workshop()
+    caches = _caches()
     _check(options)
     report("nexfort traces the UNet, compiles and measures kernels")
     denoiser = _denoiser(unet, options)
     denoiser(example)
-    if not any((workshop / "fxgraph").glob("*/*/*")):  # minutes of work that serve this process at least
+    if not any((caches / "fxgraph").glob("*/*/*")):  # minutes of work that serve this process at least
         warnings.warn(
             "nexfort kept no finished code: later processes will compile again, with its kernels", stacklevel=2
         )
-    shutil.copytree(workshop, folder / "cache", ignore=shutil.ignore_patterns("locks", "__pycache__", "*.lock"))
+    shutil.copytree(caches, folder / "cache", ignore=shutil.ignore_patterns("locks", "__pycache__", "*.lock"))
     _compiled[unet] = dict(options), denoiser
 
 
@@ -126,20 +126,20 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
 
     Warns when a call finds no code for its shapes and has to compile.
     """
-    workshop = _workshop()
+    caches = _caches()
     made_with, denoiser = _compiled.pop(unet, (None, None))
     if denoiser is not None and made_with == options:
         return denoiser
-    if folder is not None:
-        shutil.copytree(folder / "cache", workshop, dirs_exist_ok=True)
-        _point_here(workshop)
+    assert folder is not None
+    shutil.copytree(folder / "cache", caches, dirs_exist_ok=True)
+    _repoint(caches)
     run = _denoiser(unet, options)
     from torch._dynamo.utils import counters
 
     def call(inputs: UNetInputs) -> Tensor:
         before = counters["inductor"]["fxgraph_cache_miss"]
         noise = run(inputs)
-        if folder is not None and counters["inductor"]["fxgraph_cache_miss"] > before:
+        if counters["inductor"]["fxgraph_cache_miss"] > before:
             warnings.warn("the graph in the cache does not cover this call: nexfort compiled it again", stacklevel=2)
         return noise
 
@@ -151,7 +151,7 @@ _compiled: dict[Any, tuple[dict[str, Any], Denoiser]] = {}
 
 
 @cache
-def _workshop() -> Path:
+def _caches() -> Path:
     """The folder of this process in which inductor and Triton keep what they make; gone when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="ipa-nexfort-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -160,11 +160,11 @@ def _workshop() -> Path:
     return folder
 
 
-def _point_here(workshop: Path) -> None:
-    """Let finished graphs find their code in `workshop`: torch 2.3 notes the path where it was made."""
+def _repoint(caches: Path) -> None:
+    """Let finished graphs find their code in `caches`: torch 2.3 notes the path where it was made."""
     from torch._inductor.codecache import get_path
 
-    for path in (workshop / "fxgraph").glob("*/*/*"):
+    for path in (caches / "fxgraph").glob("*/*/*"):
         # torch unpickles the same file a moment later; the store has checked its digest.
         graph = pickle.loads(path.read_bytes())
         graph.artifact_path = get_path(graph.cache_key, "py")[2]
@@ -193,13 +193,13 @@ def _denoiser(unet: Any, options: Mapping[str, Any]) -> Denoiser:
     from nexfort.utils.memory_format import apply_memory_format
     from onediff.infer_compiler import compile as onediff_compile
 
-    from ipa_cli.backends.onediff import flat
+    from ipa_cli.backends.onediff.flatten_inputs import FlatInputsUNet, flatten_inputs
 
     apply_memory_format(unet, getattr(torch, options["memory_format"]))
-    compiled = onediff_compile(flat.FlatUNet(unet), backend="nexfort", options=_arguments(options))
+    compiled = onediff_compile(FlatInputsUNet(unet), backend="nexfort", options=_arguments(options))
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
-        return compiled(**flat.arguments(inputs)).clone()  # a CUDA graph's output is overwritten by the next call
+        return compiled(**flatten_inputs(inputs)).clone()  # a CUDA graph's output is overwritten by the next call
 
     return call

@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
     }
 }
-OURS = ("dynamic", "graph_file", "graph_file_device", "use_graph")
+RESERVED = ("dynamic", "graph_file", "graph_file_device", "use_graph")
 
 
 def toolchain_problem() -> IpaError | None:
@@ -70,7 +70,7 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     chosen = read_options("oneflow", given, PRESETS)
     check_sizes("oneflow", chosen["dynamic"])
     for name in chosen["options"]:
-        if name in OURS:
+        if name in RESERVED:
             raise UsageError(f"oneflow's option {name} is set by ipa", 'leave it out; {"dynamic": [512, 1536]} is one')
     return chosen
 
@@ -82,12 +82,12 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     """
     import torch
 
-    from ipa_cli.backends.onediff import flat
+    from ipa_cli.backends.onediff.flatten_inputs import flatten_inputs
 
     graph = _graph(unet, options)
     report("OneFlow builds the graph")
     with torch.no_grad():
-        graph(**flat.arguments(example))
+        graph(**flatten_inputs(example))
     report("saving the graph")
     graph.save_graph(str(folder / GRAPH))
     if not (folder / GRAPH).is_file() or not (folder / GRAPH).stat().st_size:
@@ -95,23 +95,23 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
 
 
 def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
-    """The graph saved in `folder`, with the weights of `unet`; without a folder it is built at the first call.
+    """The graph saved in `folder`, with the weights of `unet`.
 
     Raises IpaError when the file is missing.
     """
-    if folder is not None and not (folder / GRAPH).is_file():
+    assert folder is not None
+    if not (folder / GRAPH).is_file():
         raise IpaError(f"{folder} holds no OneFlow graph", "ipa cache clear --backend oneflow, then compile again")
     import torch
 
-    from ipa_cli.backends.onediff import flat
+    from ipa_cli.backends.onediff.flatten_inputs import flatten_inputs
 
     graph = _graph(unet, options)
-    if folder is not None:
-        graph.load_graph(str(folder / GRAPH))
+    graph.load_graph(str(folder / GRAPH))
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
-        return graph(**flat.arguments(inputs)).clone()  # the graph's output is overwritten by the next call
+        return graph(**flatten_inputs(inputs)).clone()  # the graph's output is overwritten by the next call
 
     return call
 
@@ -149,28 +149,28 @@ def _graph(unet: Any, options: Mapping[str, Any]) -> Any:
     from onediff.infer_compiler import OneflowCompileOptions
     from onediff.infer_compiler import compile as onediff_compile
 
-    from ipa_cli.backends.onediff import flat
+    from ipa_cli.backends.onediff.flatten_inputs import FlatInputsUNet
 
     known = {field.name for field in dataclasses.fields(OneflowCompileOptions)}
     for name in options["options"]:
         if name not in known:
             raise UsageError(f"onediff has no option {name!r} for OneFlow", f"known: {', '.join(sorted(known))}")
-    _teach()
+    _register_classes()
     given = OneflowCompileOptions(dynamic=options["dynamic"] is not None, **options["options"])
-    return onediff_compile(flat.FlatUNet(unet), backend="oneflow", options=given)
+    return onediff_compile(FlatInputsUNet(unet), backend="oneflow", options=given)
 
 
 @cache
-def _teach() -> None:
+def _register_classes() -> None:
     """Tell onediff what our own classes are in OneFlow; its way of finding out fails for packages like this one."""
     import oneflow
     from onediff.infer_compiler.backends.oneflow.transform import register, torch2oflow
 
-    from ipa_cli.backends.onediff import flat
+    from ipa_cli.backends.onediff.flatten_inputs import FlatInputsUNet
     from ipa_cli.unet.attention import CrossAttention, SelfAttention
 
     # Of what holds tensors, OneFlow's graphs look into plain tuples, lists and dicts alone.
-    twin = type("FlatUNet", (oneflow.nn.Module,), {"forward": flat.FlatUNet.forward, "context": dict})
-    register(torch2oflow_class_map={flat.FlatUNet: twin})
+    twin = type("FlatInputsUNet", (oneflow.nn.Module,), {"forward": FlatInputsUNet.forward, "context": dict})
+    register(torch2oflow_class_map={FlatInputsUNet: twin})
     torch2oflow.register(CrossAttention, lambda processor, verbose=False: Attention(processor.layer))
     torch2oflow.register(SelfAttention, lambda processor, verbose=False: Attention(None))

@@ -10,7 +10,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.unet.inputs import Context, UNetInputs
 
 
-class FlatUNet(nn.Module):
+class FlatInputsUNet(nn.Module):
     """`inputs.call_unet` as a module; what changes between calls, the scale too, is an argument."""
 
     context: Any = Context  # what the attention processors are handed
@@ -38,8 +38,8 @@ class FlatUNet(nn.Module):
         )[0]
 
 
-def arguments(inputs: UNetInputs) -> dict[str, Any]:
-    """The arguments of `FlatUNet`, always of one layout and dtype, because compiled code is for one alone."""
+def flatten_inputs(inputs: UNetInputs) -> dict[str, Any]:
+    """The arguments of `FlatInputsUNet`, always of one layout and dtype, because compiled code is for one alone."""
     context, added = inputs.context, inputs.added
     if context.mask or inputs.control is not None:
         raise UsageError("this backend takes no masks and no ControlNet", "use --backend inductor or eager")
