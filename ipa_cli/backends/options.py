@@ -1,4 +1,4 @@
-"""The options of a backend: presets, and changes to them by hand."""
+"""The options of a backend: presets, and changes to them."""
 
 from __future__ import annotations
 

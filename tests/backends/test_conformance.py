@@ -92,6 +92,11 @@ def test_functions_take_what_the_protocol_says(name):
             assert given == list(inspect.signature(promised).parameters)[1:], function
 
 
+@every_backend
+def test_the_docs_name_it(name):
+    assert f"\n| `{name}`" in (backends.PACKAGE.parent / "docs/compiling.md").read_text(encoding="utf-8")
+
+
 def test_reading_what_a_backend_states_imports_no_torch():
     code = (
         "import sys; from ipa_cli import backends; [backends.get(name).options(None) for name in backends.MODULES]; "

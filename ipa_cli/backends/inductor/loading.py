@@ -74,7 +74,7 @@ def _open(package: Path, device: torch.device) -> Any:
 
 
 def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
-    """Run the compiled code with the weights of `part`, after a look at what it takes for granted."""
+    """The compiled code with the weights of `part`; checks what it does not check itself: shapes, strides, dtypes."""
 
     def what(layout: Layout) -> tuple:
         return layout.of_any_size() if dynamic else tuple(layout)

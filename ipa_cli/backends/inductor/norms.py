@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.Module):
-    """The same as `norm`, an nn.GroupNorm: sums by channel, which lie side by side, then by group.
+    """The same as `norm`, an nn.GroupNorm: sums by channel, which is the fast way in this layout, then by group.
 
     Takes one or several pictures, concatenated along their channels. torch's own decomposition divides by the size of
     the picture, which takes minutes to compile for a range of sizes, and computes a channel's factor at each pixel.

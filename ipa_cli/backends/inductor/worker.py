@@ -88,14 +88,14 @@ def _prefer_persistent_reductions() -> None:
     from torch._inductor.runtime.hints import ReductionHint
     from torch._inductor.virtualized import V
 
-    usual = InductorChoices.should_use_persistent_reduction
+    original = InductorChoices.should_use_persistent_reduction
 
-    def held(features: Any, *given: Any) -> bool:
+    def should_be_persistent(features: Any, *given: Any) -> bool:
         along_rows = features.get_reduction_hint() == ReductionHint.INNER
         fits = along_rows and V.graph.sizevars.statically_known_leq(features.reduction_numel, MAX_PERSISTENT_ROW)
-        return fits or usual(features, *given)
+        return fits or original(features, *given)
 
-    InductorChoices.should_use_persistent_reduction = staticmethod(held)  # type: ignore[assignment]
+    InductorChoices.should_use_persistent_reduction = staticmethod(should_be_persistent)  # type: ignore[assignment]
 
 
 def _patch_descriptor_names() -> None:
@@ -106,11 +106,11 @@ def _patch_descriptor_names() -> None:
     from torch._inductor.codegen.wrapper import PythonWrapperCodegen
     from torch._inductor.virtualized import V
 
-    usual = PythonWrapperCodegen._generate_tma_descriptor_call_stable
+    original = PythonWrapperCodegen._generate_tma_descriptor_call_stable
 
     def by_name(self: Any, desc: Any, apply_size_hints: bool = False) -> str:
         if not apply_size_hints:
-            return usual(self, desc)
+            return original(self, desc)
         block = list(V.graph.sizevars.optimization_hints(desc.block_shape))
         return f"triton.tools.tensor_descriptor.TensorDescriptor.from_tensor({desc.tensor.get_name()}, {block})"
 

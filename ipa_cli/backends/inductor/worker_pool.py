@@ -60,8 +60,8 @@ def started(work: Path, count: int) -> Iterator[Submit]:
             idle.put((process, log))  # one that has ended too, or another job would wait for it
         if line:
             return json.loads(line)
-        told = log.read_text(errors="replace")
-        raise failure(process.wait(), told) from RuntimeError(told)
+        output = log.read_text(errors="replace")
+        raise failure(process.wait(), output) from RuntimeError(output)
 
     pool = ThreadPoolExecutor(count)
     try:
