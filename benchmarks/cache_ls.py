@@ -70,7 +70,7 @@ def fill(root: Path, count: int) -> None:
         folder.mkdir(parents=True)
         text = manifest.render(fields)
         (folder / manifest.MANIFEST).write_bytes(text)
-        (folder / manifest.PROOF).write_bytes(signature.sign(text, own))
+        (folder / manifest.SIGNATURE).write_bytes(signature.sign(text, own))
         (folder / manifest.USES).write_bytes(b"\n" * (number % 5))
 
 

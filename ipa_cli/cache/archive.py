@@ -1,6 +1,6 @@
-"""Graphs in one file, to carry to a like machine: a plain tar, the same bytes for the same graphs.
+"""Graphs in one tar file, for another machine of the same kind; the same graphs give the same bytes.
 
-An archive is hostile until checked: an index first, then each graph's manifest followed by exactly its files.
+An archive is untrusted until checked: it has an index, then each graph's manifest followed by exactly its files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Imported:
-    """What an archive brought: new entries, entries that were already there, and what had to go for them."""
+    """The entries that an import added, those already there, and those evicted to make room."""
 
     added: tuple[Entry, ...]
     kept: tuple[Entry, ...]
@@ -65,11 +65,11 @@ def export(store: Store, entries: Sequence[Entry], file: Path, overwrite: bool =
 
 
 def import_(store: Store, file: Path) -> Imported:
-    """Take the graphs of the archive `file` into the store: all of them or none. Good entries already there are kept.
+    """Add the graphs of the archive `file` to the store, all of them or none. Intact entries already there are kept.
 
-    What comes in is native code that the next session runs: its maker must be trusted, digests only show that it came
-    over whole. Raises Refused when anything in the archive is not as `export` writes it, or it is larger than the
-    store's limit or the free disk; StoreError when the file or the store fails.
+    The graphs are native code that later runs: the maker of the archive must be trusted, digests only show that it
+    arrived unchanged. Raises Refused when anything in the archive is not as `export` writes it, or it does not fit
+    into the store's limit or on the disk; StoreError when the file or the store fails.
     """
     check_owner(store)
     try:
@@ -83,7 +83,7 @@ def import_(store: Store, file: Path) -> Imported:
                 graphs = _unpack(store, source, folder)
             except Damage as damage:
                 raise Refused(
-                    f"{file} is not taken in: {damage}", "export it again with `ipa cache export`"
+                    f"{file} is not imported: {damage}", "export it again with `ipa cache export`"
                 ) from damage
             added, kept = [], []
             for path, manifest in graphs:
@@ -99,7 +99,7 @@ def import_(store: Store, file: Path) -> Imported:
 
 
 def _present(store: Store, key: GraphKey) -> Entry | None:
-    """The whole graph of `key` that is there already and our own; one made elsewhere gives way to what is trusted."""
+    """The intact graph of `key` that is there already and trusted; one made elsewhere is replaced."""
     try:
         return find_intact(store, key)
     except Refused:
@@ -145,7 +145,7 @@ def _unpack(store: Store, source: Any, folder: Path) -> list[tuple[Path, dict[st
     try:
         archive = tarfile.open(fileobj=source, mode="r:")  # noqa: SIM115 (closed below)
     except (tarfile.TarError, ValueError, RecursionError) as error:
-        raise Damage("it is no archive of graphs") from error
+        raise Damage("it is not an archive of graphs") from error
     room = shutil.disk_usage(folder).free
     if store.max_size is not None:
         room = min(room, store.max_size)
@@ -157,7 +157,7 @@ def _unpack(store: Store, source: Any, folder: Path) -> list[tuple[Path, dict[st
             manifest = _read_manifest(archive, next(members, None), name)
             room -= sum(file["size"] for file in manifest["files"].values())
             if room < 0:
-                raise Damage("it is larger than the cache may be (--cache-max-size) or the disk has room for")
+                raise Damage("it does not fit into the cache (--cache-max-size) or on the disk")
             path = folder / str(number)
             path.mkdir(mode=0o700)
             for _ in manifest["files"]:
@@ -166,12 +166,12 @@ def _unpack(store: Store, source: Any, folder: Path) -> list[tuple[Path, dict[st
                 raise Damage(f"the files of {name} have changed")
             graphs.append((path, manifest))
         if next(members, None) is not None:
-            raise Damage("it holds more than its index says")
+            raise Damage("it contains more than its index lists")
     return graphs
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The archive's members in order; anything but a plain file is refused. Raises Damage."""
+    """The archive's members in order; anything but a regular file is refused. Raises Damage."""
     position = -1
     while True:
         try:
@@ -181,7 +181,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member is None:
             return
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
-            raise Damage(f"{member.name!r} is no plain file")
+            raise Damage(f"{member.name!r} is not a regular file")
         if member.size < 0 or member.offset <= position:
             raise Damage("it is garbled")
         position = member.offset
@@ -190,7 +190,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 def _read_index(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> list[str]:
     if member is None or member.name != INDEX:
-        raise Damage("it is no archive of graphs")
+        raise Damage("it is not an archive of graphs")
     try:
         index = json.loads(_content(archive, member))
     except (ValueError, RecursionError):
@@ -236,7 +236,7 @@ def _extract(
 ) -> None:
     """Write one file of a graph below `folder`; its name is one of the manifest's, which are safe."""
     if member is None:
-        raise Damage(f"it lacks files of {graph!r}")
+        raise Damage(f"files of {graph!r} are missing")
     name = member.name[len(graph) + 1 :] if member.name.startswith(f"{graph}/") else None
     if name not in files:
         raise Damage(f"{member.name!r} is not in the manifest")

@@ -1,4 +1,4 @@
-"""The way in and the way out to a session: look a graph up, open it after a full check, build it once."""
+"""Look a graph up, open it after a full check, or build it once."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def lookup(store: Store, key: GraphKey) -> Hit | Miss:
 def open_graph(store: Store, entry: Entry) -> Iterator[Path]:
     """A private copy of the files of a graph, safe to load native code from; the graph is kept while the block lasts.
 
-    Who could have written it, its proof of origin and every byte are checked first, see `trust`. Counts as a use.
-    Raises Refused when it stays but is not loaded, Lost for one that is gone or damaged (which is then removed), and
+    Who could have written it, its signature and every byte are checked first, see `trust`. Counts as a use.
+    Raises Refused when it is kept but not loaded, DamagedGraph when it is gone or damaged (and then removed), and
     StoreError when it cannot be read or copied.
     """
     with ExitStack() as held:
@@ -132,16 +132,14 @@ def _private(store: Store, size: int) -> Iterator[Path]:
             try:
                 folder = Path(lasting.enter_context(tempfile.TemporaryDirectory(prefix="ipa-graph-")))
             except OSError as error:
-                raise StoreError(
-                    f"no graph can be opened: {error}", "let TMPDIR name a folder that is yours"
-                ) from error
+                raise StoreError(f"no graph can be opened: {error}", "set TMPDIR to a folder of your own") from error
             check_temporary_folder(folder)
             check_free_space(folder.parent, size, "opening a graph")
         yield folder
 
 
 def discard(store: Store, entry: Entry) -> bool:
-    """Take one bad entry out, if it is still the same and the store can be written; whether it is gone.
+    """Remove a damaged entry, if it is still the same and the store can be written; whether it is gone.
 
     One that stays does no harm: it is checked at every use, and `build` replaces it.
     """
@@ -152,10 +150,10 @@ def discard(store: Store, entry: Entry) -> bool:
 
 
 def mark_trusted(store: Store, entry: Entry) -> None:
-    """Mark a graph as this user's own, after a check of every byte: from now on its code is run.
+    """Sign a graph with this user's key, after a check of every byte: from now on its code is run.
 
-    Raises Refused when others could have written it since, Lost when it is damaged or gone, StoreError when the mark
-    cannot be kept.
+    Raises Refused when others could have written it since, DamagedGraph when it is damaged or gone, StoreError when the
+    signature cannot be stored.
     """
     check_owner(store, entry.folder)
     with translate_disk_errors(store):
@@ -171,7 +169,7 @@ def mark_trusted(store: Store, entry: Entry) -> None:
 
 
 def check_storable(store: Store) -> None:
-    """Raise StoreError, before long work, where `build` would for want of a place or of a key."""
+    """Raise StoreError now where `build` would after the long work: the store cannot be written, or there is no key."""
     check_owner(store)
     signature.signing_key()
     with translate_disk_errors(store):
@@ -229,12 +227,12 @@ def build(
 def find_intact(store: Store, key: GraphKey) -> Entry | None:
     """The entry of `key` after a full check; None when there is none or it is damaged.
 
-    Raises Refused when there is one that must not be loaded, and is not to be lost either.
+    Raises Refused when there is one that must be neither loaded nor replaced.
     """
     item = _read(store, key)
     if isinstance(item, UnreadableGraph):
         raise Refused(
-            f"graph {item.id} stays, and no other is kept in its place: {item.reason}",
+            f"graph {item.id} cannot be replaced: {item.reason}",
             f"`ipa cache clear {item.id[:8]}` removes it",
         )
     if not isinstance(item, Entry):
@@ -256,17 +254,17 @@ def _read(store: Store, key: GraphKey) -> Item | None:
 
 
 def _check_trusted(entry: Entry) -> None:
-    """Raise Refused unless `entry` may be loaded once its bytes are compared, Damage when its manifest has changed."""
+    """Raise Refused unless `entry` is trusted, Damage when its manifest has changed; its files are not read."""
     if (problem := trust_problem(entry)) is not None:
         if permission_problem(entry.folder) is None:
-            check_manifest(entry)  # nobody's trust mends a damaged one
+            check_manifest(entry)  # trusting a damaged graph would not help
         raise Refused(f"graph {entry.id} is not loaded: {problem.message}", problem.hint)
 
 
 def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Make all below `folder` ours alone and durable; name, SHA-256 and size of every file.
+    """SHA-256 and size of every file below `folder` by name; makes them private (0600) and syncs them to disk.
 
-    Raises ValueError when a backend left a link, a device, or a name that is the store's own.
+    Raises ValueError when a backend left a link, a device, or a file with one of the store's own names.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
@@ -278,10 +276,10 @@ def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
             path.chmod(0o600)
             files[name] = {"sha256": sha256(path), "size": path.stat().st_size}
         else:
-            raise ValueError(f"a graph cannot hold {name!r}: only plain files with plain names")
+            raise ValueError(f"a graph cannot hold {name!r}: only regular files with plain names")
         _sync(path)
     if not files:
-        raise ValueError("the backend left no file")
+        raise ValueError("the backend wrote no file")
     return files
 
 
@@ -302,7 +300,7 @@ def publish(store: Store, folder: Path, manifest: Mapping[str, Any], signing: by
         _sync(path)
     entry = read(str(target))
     if not isinstance(entry, Entry):
-        raise DamagedGraph(f"graph {key.short} vanished while it was stored", "try again")
+        raise DamagedGraph(f"graph {key.short} disappeared while it was stored", "try again")
     return entry
 
 

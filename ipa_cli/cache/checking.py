@@ -1,4 +1,4 @@
-"""Every byte of a graph compared with its manifest, and on the way copied: what was compared is what is loaded."""
+"""Compare every byte of a graph with its manifest, and copy it meanwhile: what was compared is what is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK = 1 << 20
 
 
 def check_manifest(entry: Entry) -> dict[str, Any]:
-    """The manifest of `entry`, after it was found as it was written. Raises Damage."""
+    """The manifest of `entry`. Raises Damage when it has changed."""
     if entry.folder.is_symlink():
         raise Damage("its folder is a link")
     manifest = parse(entry.text)
@@ -31,9 +31,9 @@ def check_manifest(entry: Entry) -> dict[str, Any]:
 
 
 def check(entry: Entry, copy: Path | None = None) -> dict[str, Any]:
-    """The manifest of `entry`, after every byte was found as it says; into `copy` go those very bytes.
+    """The manifest of `entry`, after comparing every byte with it; the same bytes are written to the folder `copy`.
 
-    What the manifest does not name is not looked at. Raises Damage, and OSError when something cannot be read.
+    Files that the manifest does not name are ignored. Raises Damage, and OSError when something cannot be read.
     """
     manifest = check_manifest(entry)
     for name, file in manifest["files"].items():
@@ -45,7 +45,7 @@ def check(entry: Entry, copy: Path | None = None) -> dict[str, Any]:
 
 
 def verify(item: Item) -> str | None:
-    """What is damaged in a graph, after reading every byte; None when it is whole, or of another version.
+    """What is damaged in a graph, after reading every byte; None when it is intact, or another version made it.
 
     Raises FileNotFoundError when it is gone, InUse while it is being removed, OSError when it cannot be read.
     """
@@ -60,7 +60,7 @@ def verify(item: Item) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file of our own, 64 hex digits."""
+    """The SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return _read(file.readinto)
 
@@ -78,7 +78,7 @@ def _sha256(folder: Path, name: str, size: int, copy: Path | None) -> str:
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode):
         os.close(descriptor)
-        raise Damage(f"{name} is no plain file")
+        raise Damage(f"{name} is not a regular file")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if about.st_size != size:
             raise Damage(f"{name} has {about.st_size} bytes, not {size}")

@@ -1,9 +1,10 @@
-"""What lies on disk: the layout of the store, and the fast listing.
+"""The layout of the store on disk, and the fast listing.
 
     <root>/graphs-v1/CACHEDIR.TAG
-    <root>/graphs-v1/<backend>/<gpu>/<shape>-<16 hex>/manifest.json, proof.json, .uses and the files of the graph
+    <root>/graphs-v1/<backend>/<gpu>/<shape>-<16 hex>/manifest.json, proof.json (its signature),
+                                              .uses and the files of the graph
     <root>/graphs-v1/.locks/<16 hex>.lock     held while the graph of this key is built, published or removed
-    <root>/graphs-v1/.work/…                  graphs on their way in and out, see `work`
+    <root>/graphs-v1/.work/…                  graphs on their way in and out, see `scratch`
 
 `.uses` grows by one byte per use: its size is the number of hits, its modification time the last use. That is one
 atomic append, and the manifest is never written twice.
@@ -31,15 +32,15 @@ _ENTRY_NAME = re.compile(r".+-[0-9a-f]{16}")
 
 
 class StoreError(IpaError):
-    """The cache of compiled graphs cannot do what was asked; a session may go on without it."""
+    """The cache of compiled graphs cannot do what was asked; drawing may go on without it."""
 
 
 class Refused(StoreError):
-    """A graph in the cache is not loaded, because it is not certainly ours; it stays there."""
+    """A graph in the cache is not loaded, because it is not trusted; it is kept."""
 
 
 class DamagedGraph(StoreError):
-    """A graph in the cache is no longer what was built, or no longer there."""
+    """A graph in the cache is damaged or gone."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,12 @@ class Entry(_Item):
 
     @property
     def factors(self) -> Mapping[str, Factor]:
-        """Those of the key's factors that tell what it was built with: machine, versions, our own code."""
+        """The key's factors about what it was built with: machine, versions, our own code."""
         return decode_factors(self.built_with)
 
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
-        """All that is known of it. Raises Lost when somebody has written a manifest that only looks whole."""
+        """The whole manifest. Raises DamagedGraph where only its first lines are valid."""
         try:
             return parse(self.text)
         except Damage as damage:
@@ -128,12 +129,12 @@ class Entry(_Item):
 
     @property
     def describe(self) -> Mapping[str, Any]:
-        """What the maker said about the graph: the model's name, sizes."""
+        """What the graph was made for: the model's name, sizes."""
         return self.manifest["describe"]
 
     @property
     def figures(self) -> Mapping[str, Any]:
-        """What the builder measured: parity, and so on."""
+        """What was measured while building: parity, and so on."""
         return self.manifest["figures"]
 
     @property
@@ -143,7 +144,7 @@ class Entry(_Item):
 
 @dataclass(frozen=True)
 class BrokenGraph(_Item):
-    """A folder where a graph should be, and why it is none."""
+    """A folder where a graph should be, and why it is not one."""
 
     reason: str
     model = created = None
@@ -152,7 +153,7 @@ class BrokenGraph(_Item):
 
 @dataclass(frozen=True)
 class UnreadableGraph(_Item):
-    """A folder whose manifest this ipa cannot read, and why: of another version, or closed to this user."""
+    """A graph whose manifest this ipa cannot read, and why: another version wrote it, or permission is missing."""
 
     reason: str
     model = created = None
@@ -163,12 +164,12 @@ Item = Entry | BrokenGraph | UnreadableGraph
 
 
 def scan(store: Store) -> list[Item]:
-    """Every graph of the store as `each` finds it, all at once."""
+    """Every graph of the store, see `iter_entries`."""
     return list(iter_entries(store))
 
 
 def iter_entries(store: Store) -> Iterator[Item]:
-    """One graph of the store after another, others with their reason; the content of the files is not read.
+    """Every graph of the store, broken and unreadable ones with the reason; only manifests are read.
 
     Raises StoreError when the store itself cannot be read. Names that are not the store's are left alone.
     """
@@ -183,7 +184,7 @@ def iter_entries(store: Store) -> Iterator[Item]:
 
 
 def read_error(store: Store, error: OSError) -> StoreError:
-    """What `error`, met while looking into the store, is called."""
+    """The StoreError for an `error` met while looking into the store."""
     check = "" if isinstance(error, NotADirectoryError) else f"check the permissions of {error.filename}, or "
     return StoreError(
         f"cannot read the graph cache {store.root}: {error.strerror}", f"{check}name another folder with --cache-dir"
@@ -191,7 +192,7 @@ def read_error(store: Store, error: OSError) -> StoreError:
 
 
 def scan_backend(store: Store, backend: str) -> list[Entry | BrokenGraph]:
-    """The graphs of one backend, their manifests read to the end: Broken where one only looked whole."""
+    """The graphs of one backend with their whole manifests; BrokenGraph where only the first lines are valid."""
     found: list[Entry | BrokenGraph] = []
     for item in iter_entries(store):
         if isinstance(item, UnreadableGraph) or item.backend != backend:
@@ -206,7 +207,7 @@ def scan_backend(store: Store, backend: str) -> list[Entry | BrokenGraph]:
 
 
 def read(path: str) -> Item | None:
-    """The entry in the folder `path`: None when nothing is there, else Broken or Unread when it is no whole one.
+    """The graph in the folder `path`: BrokenGraph or UnreadableGraph when it is not intact, None when nothing is there.
 
     Raises OSError when the way to it is closed.
     """
@@ -224,7 +225,7 @@ def read(path: str) -> Item | None:
             kind: type[BrokenGraph | UnreadableGraph] = UnreadableGraph
             reason = f"its manifest cannot be read: {error.strerror}"
         except OtherVersion as other:
-            kind, reason = UnreadableGraph, f"of another version of ipa: {other}"
+            kind, reason = UnreadableGraph, f"made by another version of ipa: {other}"
         except Damage as damage:
             kind, reason = BrokenGraph, str(damage)
         return kind(path, disk_size(path), os.lstat(path).st_mtime, reason)
@@ -233,13 +234,13 @@ def read(path: str) -> Item | None:
 
 
 def read_manifest(folder: str) -> tuple[bytes, os.stat_result]:
-    """The text of the manifest, and what the system knows of its file. Raises Damage, PermissionError."""
+    """The text of the manifest and the status of its file. Raises Damage, PermissionError."""
     try:
         descriptor = os.open(f"{folder}/{MANIFEST}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_MANIFEST:
-                raise Damage("its manifest is not a plain small file")
+                raise Damage("its manifest is not a small regular file")
             text = os.read(descriptor, about.st_size)
         finally:
             os.close(descriptor)

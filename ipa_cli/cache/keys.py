@@ -1,4 +1,4 @@
-"""What a compiled graph depends on: canonical factors, their digest, and the difference between two keys in words.
+"""The key of a compiled graph: the factors it depends on, their digest, and differences between two keys as text.
 
 Factors are opt-out: whatever is known counts, unless it is named as harmless. A factor too many costs a compile, a
 factor too few costs a wrong picture.
@@ -131,7 +131,7 @@ def flatten(facts: Mapping[str, Any], opt_out: Iterable[str] = ()) -> dict[str, 
 def list_differences(have: GraphKey, want: GraphKey) -> list[str]:
     """What would have to change for `have` to be `want`, one phrase per factor: "torch 2.11.0 → 2.13.0".
 
-    The shape is the sizes in short, and told only where nothing else is.
+    The shape only abbreviates the sizes, and is named only where nothing else differs.
     """
     parts = [(name, getattr(have, name), getattr(want, name)) for name in ("backend", "gpu")]
     for name in sorted(have.factors.keys() | want.factors.keys()):
@@ -141,7 +141,7 @@ def list_differences(have: GraphKey, want: GraphKey) -> list[str]:
 
 
 def summarize_differences(differences: Sequence[str]) -> str:
-    """The same in one line; where many parts of one whole differ, such as the UNet's configuration, their number."""
+    """Differences in one line; of many within one part, such as the UNet's configuration, only the number."""
     wholes = [phrase.split()[0].rpartition(".")[0].partition(".")[0] for phrase in differences]
     told = [
         f"{whole}: {wholes.count(whole)} differences" if whole and wholes.count(whole) > 2 else phrase
@@ -152,7 +152,7 @@ def summarize_differences(differences: Sequence[str]) -> str:
 
 def describe_change(name: str, old: Factor, new: Factor) -> str:
     """One difference in words; of two lists only what was taken away and what was added."""
-    if name == "code":  # its digest says nothing to people
+    if name == "code":  # nobody can read its digest
         return "ipa's own code has changed"
     name = _FOR_PEOPLE.get(name, name)
     if any(isinstance(item, str) for item in (*_items(old), *_items(new))):

@@ -1,4 +1,4 @@
-"""Who may do what at the same time: one builder or remover per graph, many readers. Locks end with their process."""
+"""Locks: one process builds or removes a graph, many read it. A lock ends with its process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOCKS = ".locks"
 
 
 class InUse(Exception):
-    """Another process uses, builds or removes this graph; never leaves the store."""
+    """Another process uses, builds or removes this graph; never leaves this package."""
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def key_lock(store: Store, id: str, wait: bool = True, waiting: Callable[[], Non
 
 @contextmanager
 def shared(folder: Path) -> Iterator[None]:
-    """Keep the graph in `folder` from being removed, together with others.
+    """Keep the graph in `folder` from being removed; many processes can.
 
     The lock is on the manifest, opened for reading, so that it works in a read-only cache too. Raises InUse while the
     graph is being removed, FileNotFoundError when it is gone.
@@ -54,14 +54,17 @@ def shared(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Be the only one at the graph in `folder`. Raises InUse when somebody has it open, FileNotFoundError when gone."""
+    """Lock the graph in `folder` against every other process.
+
+    Raises InUse when one has it open, FileNotFoundError when it is gone.
+    """
     with _flocked(folder / MANIFEST, os.O_RDWR, fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
 def hold_lock_file(path: Path) -> Iterator[None]:
-    """Make the lock file `path` and hold it; `is_held` tells others. Raises FileExistsError."""
+    """Create the lock file `path` and hold it, which `is_lock_file_held` sees. Raises FileExistsError."""
     with _flocked(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, fcntl.LOCK_EX):
         yield
 

@@ -1,12 +1,12 @@
-"""What is known of a graph, in the file beside it: one JSON object, whose first two lines are for listings.
+"""The manifest of a graph: one JSON object, whose first two lines are for listings.
 
     {"summary": {"created": …, "digest": …, "model": …, "schema_version": …, "seal": …, "size": …},
      "built_with": {"code": …, "instruction set": …, "torch": …, …},
      "build_seconds": …, "created": …, "describe": …, "digest": …, "figures": …, "files": …, "key": …, …}
 
-They can be read alone, ten times faster than the whole, and follow from the rest. The seal, a CRC-32, tells whether the
-lines below the first are as they were written: enough for a list, what is loaded is compared byte by byte. The second
-line is the same in thousands of graphs, and read once.
+These two repeat parts of the rest and can be parsed without it, ten times faster. The seal, a CRC-32 of all lines
+below the first, detects damage well enough for a list; what is loaded is compared byte by byte. The second line is the
+same in thousands of graphs, and parsed once.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ _SUMMARY: dict[str, type | tuple[type, ...]] = {
     "seal": int,
     "size": int,
 }
-# Of the key's factors these tell apart graphs that were built with the same things.
+# Factors of the key that differ between graphs built with the same software on the same machine.
 _OF_THE_PICTURES = {"batch", "dtype", "height", "image tokens", "masks", "text tokens", "width"}
 
 
 class Damage(Exception):
-    """What is wrong with one entry, in words; never leaves the store."""
+    """What is wrong with an entry; never leaves this package."""
 
 
 class OtherVersion(Damage):
-    """An entry is as another version of ipa writes it: nothing says that it is damaged."""
+    """An entry was written by another version of ipa; it need not be damaged."""
 
 
 def render(fields: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest with its lines for listings: any changed byte, spaces too, shows when rendered again."""
+    """The bytes of a manifest with its lines for listings; to render it again shows any changed byte, even a space."""
     # Factors with a dot are parts of a larger whole, such as the UNet's configuration: many, and of no use in a list.
     built_with = {
         name: value

@@ -1,4 +1,4 @@
-"""What goes out of the store: a plan of what and how much, its execution, and the size limit."""
+"""Removing graphs: a plan with its size, its execution, and eviction above the size limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Removed:
-    """What a plan did: removed items, and items left with the reason."""
+    """What was removed, and what was kept with the reason."""
 
     items: tuple[Item, ...]
     kept: tuple[tuple[Item, str], ...]
@@ -128,5 +128,5 @@ def _take_out(store: Store, item: Item) -> None:
     if isinstance(item, Entry):
         with exclusive(item.folder):
             trash(store, item.folder)
-    else:  # nobody can have opened a broken one
+    else:  # a broken one is never in use
         trash(store, item.folder)

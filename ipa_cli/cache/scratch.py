@@ -1,7 +1,7 @@
-"""Work in progress: scratch folders of one process each on the store's own disk, and sweeping up after dead ones.
+"""Scratch folders on the store's disk, one process each, and removing those of processes that have ended.
 
-<root>/graphs-v1/.work/<pid>-<8 hex>        a graph being built or opened, an archive unpacked, or what goes away
-<root>/graphs-v1/.work/<pid>-<8 hex>.lock   held by the process that uses it; without that, garbage
+<root>/graphs-v1/.work/<pid>-<8 hex>        a graph being built, opened or removed, or an archive being unpacked
+<root>/graphs-v1/.work/<pid>-<8 hex>.lock   held by the process that uses it; if nobody holds it, the folder is garbage
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_ROOM = 1 << 20
 
 @dataclass(frozen=True)
 class ScratchFolder:
-    """A scratch folder: `size` in bytes, `alive` while a process works in it."""
+    """A scratch folder: `size` in bytes, `alive` while a process uses it."""
 
     path: Path
     size: int
@@ -43,9 +43,9 @@ class ScratchFolder:
 
 @contextmanager
 def scratch_folder(store: Store) -> Iterator[Path]:
-    """A folder of this process alone on the store's disk, mode 0700; gone afterwards, or swept when we are killed.
+    """A folder for this process alone on the store's disk, mode 0700; removed afterwards, or by the next sweep.
 
-    What others left is swept first. Raises StoreError where the store cannot be written, or others can write.
+    Sweeps first. Raises StoreError where the store cannot be written, or others can write.
     """
     sweep(store)
     folder = _new(store)
@@ -61,7 +61,7 @@ def scratch_folder(store: Store) -> Iterator[Path]:
 
 
 def scratch_folders(store: Store) -> list[ScratchFolder]:
-    """Every scratch folder that this user may see, of the living and the dead."""
+    """Every scratch folder that this user may see, of running and ended processes."""
     try:
         _check_own(store)
         paths = [path for path in (store.graphs / WORK).iterdir() if path.suffix != ".lock"]
@@ -72,7 +72,7 @@ def scratch_folders(store: Store) -> list[ScratchFolder]:
 
 
 def sweep(store: Store) -> int:
-    """Remove what dead processes left half built or half removed; the bytes it took. Raises StoreError."""
+    """Remove what ended processes left half built or half removed; returns its bytes. Raises StoreError."""
     with translate_disk_errors(store):
         prepare(store)
         with key_lock(store, WORK):
@@ -86,7 +86,7 @@ def sweep(store: Store) -> int:
 
 
 def trash(store: Store, folder: Path) -> None:
-    """Take `folder` out of the store at once, then delete it; nothing is there afterwards, whenever we are killed."""
+    """Move `folder` out of the store, then delete it: its place is empty even if this process is killed meanwhile."""
     away = _new(store)
     try:
         folder.rename(away)
@@ -104,7 +104,7 @@ def remove(path: Path) -> None:
 
 
 def prepare(store: Store) -> None:
-    """Make the store's own folders, for us alone, and the tag by which backup programs know a cache.
+    """Make the store's own folders, mode 0700, and the tag by which backup programs recognize a cache.
 
     Raises OSError where they cannot be made, Refused where others may write, or where one of them is a link.
     """
@@ -118,7 +118,7 @@ def prepare(store: Store) -> None:
 
 
 def _check_own(store: Store) -> None:
-    """Raise Refused when a folder whose content we remove is a link: it may lead to the user's files."""
+    """Raise Refused when a folder whose content gets removed is a link: it may lead to the user's files."""
     for folder in (store.graphs, store.graphs / LOCKS, store.graphs / WORK):
         if folder.is_symlink():
             raise Refused(f"the graph cache is not used: {folder} is a link", "name another folder with --cache-dir")
@@ -137,14 +137,14 @@ def check_free_space(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise StoreError(
-            f"{what} takes up to {size / 1e6:.0f} MB, and there are {free / 1e6:.0f} MB free for {folder}",
+            f"{what} takes up to {size / 1e6:.0f} MB, and the disk of {folder} has {free / 1e6:.0f} MB free",
             "free some space, or name a folder on another disk with --cache-dir or TMPDIR",
         )
 
 
 @contextmanager
 def translate_disk_errors(store: Store) -> Iterator[None]:
-    """Turn a full or closed disk into a StoreError; every other failure stays what it is."""
+    """Turn a full or read-only disk into a StoreError; every other failure passes."""
     try:
         yield
     except Exception as error:
@@ -160,7 +160,7 @@ def _disk_problem(store: Store, error: Exception) -> tuple[str, str] | None:
         number, words = error.errno, f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
         if number in _CLOSED and error.filename and _around(store.root, Path(error.filename)):
             return f"the graph cache cannot be written: {words}", "name a folder you can write to with --cache-dir"
-    # Libraries report a failed write in their own words, so a full disk is also told by its free space.
+    # Libraries report a failed write in their own ways, so the free space is looked at too.
     if number in _FULL or (not isinstance(error, IpaError | InUse) and _free(store) < _NO_ROOM):
         return (
             f"the graph cache {store.root} cannot hold more: {words}",

@@ -1,9 +1,9 @@
-"""Proof of origin: a keyed digest over a graph's manifest, in a file beside it, which no other user can make.
+"""Signatures: an HMAC over a graph's manifest with this user's key, in a file beside it; no other user can make one.
 
     {"scheme": "hmac-sha256", "key": "<first 16 digits of the key's SHA-256>", "proof": "<64 hex digits>"}
 
-A file of its own, so that a manifest is never written twice and two machines export the same bytes. The key is 32
-random bytes in the user's state folder, mode 0600, made at first use. Unknown schemes prove nothing.
+It is a file of its own so that a manifest is never written twice and two machines export the same bytes. The key is 32
+random bytes in the user's state folder, mode 0600, made at first use. Signatures of unknown schemes are not accepted.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from ipa_cli.cache.entries import StoreError
 from ipa_cli.cache.manifest import SIGNATURE
-from ipa_cli.system.ownership import foreign
+from ipa_cli.system.ownership import other_writer
 
 SCHEME = "hmac-sha256"
 _KEY_BYTES = 32
-_MAX_PROOF = 4096
+_MAX_SIGNATURE = 4096
 _PURPOSE = b"manifest of a graph compiled by ipa\n"
 
 
@@ -45,7 +45,7 @@ def signing_key() -> bytes:
     path = key_file()
     if path is None:
         raise StoreError(
-            "the key that marks your own graphs has no place: HOME is not set", "set HOME, or XDG_STATE_HOME"
+            "there is no folder for the key that signs your graphs: HOME is not set", "set HOME, or XDG_STATE_HOME"
         )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,37 +57,37 @@ def signing_key() -> bytes:
         return key
     except OSError as error:
         raise StoreError(
-            f"the key that marks your own graphs cannot be kept: {error.strerror}: {error.filename}",
-            "let XDG_STATE_HOME name a folder you can write to",
+            f"the key that signs your graphs cannot be stored: {error.strerror}: {error.filename}",
+            "set XDG_STATE_HOME to a folder that you can write to",
         ) from error
 
 
 def sign(manifest: bytes, key: bytes) -> bytes:
-    """The content of the file that proves who made a graph with this manifest."""
+    """The content of the signature file for a graph with this manifest."""
     text = json.dumps({"scheme": SCHEME, "key": _name(key), "proof": _digest(manifest, key)}, sort_keys=True)
     return text.encode() + b"\n"
 
 
 def add(folder: Path, manifest: bytes, key: bytes) -> None:
-    """Put the proof of `manifest` into `folder`, in place of another one."""
+    """Write the signature of `manifest` into `folder`, in place of another one."""
     _write(folder / SIGNATURE, sign(manifest, key))
 
 
 def problem(folder: str, manifest: bytes, key: bytes | None) -> str | None:
-    """Why the graph in `folder` is not certainly of the user with `key`, in words."""
+    """Why the signature of the graph in `folder` is not accepted; None when it is valid for `key`."""
     try:
-        found = json.loads(_read(f"{folder}/{SIGNATURE}", _MAX_PROOF))
+        found = json.loads(_read(f"{folder}/{SIGNATURE}", _MAX_SIGNATURE))
         scheme, name, digest = found["scheme"], found["key"], found["proof"]
     except FileNotFoundError:
-        return "made elsewhere, or before graphs carried a proof of origin"
+        return "made elsewhere: it has no signature"
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return "its proof of origin cannot be read"
+        return "its signature cannot be read"
     if scheme != SCHEME:
-        return "its proof of origin is of a kind that this version does not know"
+        return "its signature has a scheme that this version of ipa does not know"
     if key is None or name != _name(key):
-        return "made elsewhere, its proof of origin is by another key than yours"
+        return "made elsewhere: it is signed with another key than yours"
     if not isinstance(digest, str) or not digest.isascii() or not hmac.compare_digest(digest, _digest(manifest, key)):
-        return "its proof of origin is of another manifest"
+        return "its signature belongs to another manifest"
     return None
 
 
@@ -100,31 +100,34 @@ def _name(key: bytes) -> str:
 
 
 def existing_key() -> bytes | None:
-    """This user's key; None when none can be seen. Raises StoreError for one that others could know or have written."""
+    """This user's key; None when there is none, or it cannot be read.
+
+    Raises StoreError for a key that others could know or have written.
+    """
     path = key_file()
     if path is None:
         return None
     try:
         about = path.lstat()
         plain = stat.S_ISREG(about.st_mode)
-        others, key = (foreign(path), _read(path, _KEY_BYTES)) if plain else ("it is no plain file", b"")
+        others, key = (other_writer(path), _read(path, _KEY_BYTES)) if plain else ("it is not a regular file", b"")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
-    exclusive = others is None and about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077
-    if not exclusive or len(key) != _KEY_BYTES:
+    private = others is None and about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077
+    if not private or len(key) != _KEY_BYTES:
         raise StoreError(
-            f"{path}, the key that marks your own graphs, is not safe from others{f': {others}' if others else ''}",
-            "remove it; a new one is made, and `ipa cache trust` marks the graphs that are there",
+            f"{path}, the key that signs your graphs, is not private{f': {others}' if others else ''}",
+            "remove it: a new one is made, and `ipa cache trust` signs the graphs that are there",
         )
     return key
 
 
 def _read(path: Path | str, most: int) -> bytes:
-    """Up to `most` bytes of a plain file. Raises OSError for anything else."""
+    """Up to `most` bytes of a regular file. Raises OSError for anything else."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(0, "not a plain file", str(path))
+            raise OSError(0, "not a regular file", str(path))
         return os.read(descriptor, most)
     finally:
         os.close(descriptor)

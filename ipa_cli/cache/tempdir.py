@@ -1,4 +1,4 @@
-"""Where temporary files of this process lie, and those of the libraries in it: on the cache's disk, for us alone."""
+"""The folder for temporary files of this process and of torch and Triton in it: on the cache's disk, mode 0700."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ipa_cli.system import child
 
 @contextmanager
 def temporary_files(store: Store) -> Iterator[None]:
-    """Let all temporary files go to one folder that is gone afterwards; what killed processes left there goes first.
+    """Redirect all temporary files to a new folder, which is removed afterwards.
 
     Compiled graphs are unpacked there and stay as long as they may be called. Where the cache cannot be written, the
-    folder is in TMPDIR.
+    folder is in TMPDIR. What killed processes left in the cache is removed first.
     """
     with ExitStack() as lasting:
         folder = _in_the_cache(store, lasting) or Path(

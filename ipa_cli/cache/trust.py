@@ -4,30 +4,32 @@ A graph is loaded when all of this holds:
 
 1. Nobody else can put it there: its folder and every folder and link on the way to it belong to this user or to root,
    and nobody else may write to them, see `ownership`. Reading does no harm.
-2. Its maker is known. Beside its manifest lies a proof made with this user's key (see `proof`), by `ipa compile`,
-   `ipa cache import --trust` or `ipa cache trust`. For other users than root a manifest that only root can have
-   written needs none: who owns the interpreter need not prove anything. (As root, files of any archive are root's.)
+2. Its maker is known. Its manifest is signed with this user's key (see `signature`) by `ipa compile`, `ipa cache
+   import --trust` or `ipa cache trust`. For users other than root a manifest that only root can have written needs no
+   signature: root could replace the interpreter anyway. (For root itself, the files of any archive are root's.)
 3. Every byte is as the manifest says, and the bytes that were compared are those that are loaded: see `checking`.
 
-What fails 1 or 2 stays where it is, for `chmod` or `ipa cache trust` make it usable; what fails 3 is lost, and removed.
+What fails 1 or 2 is kept: `chmod` or `ipa cache trust` makes it usable. What fails 3 is damaged, and removed.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ipa_cli.cache import signature
 from ipa_cli.cache.entries import Entry, Refused, Store, read_error
-from ipa_cli.system.ownership import foreign, foreign_itself
+from ipa_cli.system.ownership import other_writer, other_writer_of_folder, writable_by_others
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a graph, or a whole cache, is not used, in words; and what to type for it to be."""
+    """Why a graph, or the whole cache, is not used, and what to type so that it is."""
 
     message: str
     hint: str
@@ -62,17 +64,18 @@ def _is_there(path: Path, root: Path) -> bool:
 
 def permission_problem(folder: Path) -> Problem | None:
     """Who else could have put files into `folder`; None when nobody could, or it has gone. Raises OSError."""
-    return _problem(foreign, folder)
+    message = _unless_gone(other_writer, folder)
+    return Problem(message, _permission_hint(folder)) if message else None
 
 
 def check_temporary_folder(folder: Path) -> None:
     """Raise Refused when others could exchange what lies in a temporary folder of ours, where code is opened."""
     if (problem := permission_problem(folder)) is not None:
-        raise Refused(f"temporary files are not safe: {problem.message}", "let TMPDIR name a folder that is yours")
+        raise Refused(f"temporary files are not safe: {problem.message}", "set TMPDIR to a folder of your own")
 
 
 def trust_problem(entry: Entry) -> Problem | None:
-    """Why `entry` is not to be loaded; None when only its bytes are still to be compared. Nothing is written.
+    """Why `entry` must not be loaded; None when only its bytes remain to be compared. Nothing is written.
 
     Raises StoreError for a key that others could know.
     """
@@ -80,23 +83,33 @@ def trust_problem(entry: Entry) -> Problem | None:
 
 
 def trust_checker() -> Callable[[Entry], Problem | None]:
-    """`obstacle` for many graphs at one moment: the folders that they share and the key are looked at once."""
-    above, key = cache(lambda folder: permission_problem(Path(folder))), cache(signature.existing_key)
+    """`trust_problem` for many graphs at one moment: the folders that they share and the key are looked at once."""
+    above = cache(lambda folder: _unless_gone(other_writer, Path(folder)))
+    key = cache(signature.existing_key)
 
-    def of(entry: Entry) -> Problem | None:
-        found = above(entry.path.rpartition("/")[0]) or _problem(foreign_itself, entry.folder)
-        if found is not None or (entry.of_root and os.geteuid() != 0):
-            return found
-        words = signature.problem(entry.path, entry.text, key())
-        return Problem(words, f"`ipa cache trust {entry.id[:8]}` if you trust its maker") if words else None
+    def check(entry: Entry) -> Problem | None:
+        message = above(entry.path.rpartition("/")[0]) or _unless_gone(other_writer_of_folder, entry.folder)
+        if message is not None:
+            return Problem(message, _permission_hint(entry.folder))
+        if entry.of_root and os.geteuid() != 0:
+            return None
+        message = signature.problem(entry.path, entry.text, key())
+        return Problem(message, f"`ipa cache trust {entry.id[:8]}` if you trust its maker") if message else None
 
-    return of
+    return check
 
 
-def _problem(ask: Callable[[Path], str | None], folder: Path) -> Problem | None:
+def _unless_gone(ask: Callable[[Path], str | None], folder: Path) -> str | None:
     try:
-        words = ask(folder)
+        return ask(folder)
     except FileNotFoundError:
         return None
-    hint = "`chmod go-w` it if it is yours, or name a folder of your own with --cache-dir"
-    return Problem(words, hint) if words else None
+
+
+def _permission_hint(folder: Path) -> str:
+    """What to type when others may write to `folder` or above it."""
+    own_folder = "name a folder of your own with --cache-dir"
+    places: list[Path] = []
+    with suppress(OSError):  # gone meanwhile
+        places = writable_by_others(folder)
+    return f"`chmod go-w {shlex.join(map(str, places))}`, or {own_folder}" if places else own_folder

@@ -155,7 +155,7 @@ def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any
 
 def _foreign(path: Path) -> str | None:
     try:
-        return ownership.foreign(path)
+        return ownership.other_writer(path)
     except OSError as error:  # it is gone, or a folder above is not readable
         return f"{error.filename} cannot be checked: {error.strerror}"
 

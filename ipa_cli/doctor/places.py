@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from ipa_cli.cache import Store, check_owner, signature
 from ipa_cli.config import Settings
 from ipa_cli.doctor.check import Check, Status
 from ipa_cli.errors import IpaError
-from ipa_cli.system.ownership import foreign
+from ipa_cli.system.ownership import other_writer, writable_by_others
 
 GIB = 2**30
 LITTLE = 1 * GIB
@@ -55,12 +56,13 @@ def models(environ: Mapping[str, str]) -> Check:
     if check.status != "ok" or not root.is_dir():
         return check
     try:
-        others = foreign(root)
+        others, places = other_writer(root), writable_by_others(root)
     except OSError as error:
         return Check(name, "warning", f"cannot look into {root}: {error.strerror}", "let HF_HOME name another folder")
     if others is None:
         return check
-    return Check(name, "warning", f"{others}: models there may be replaced", f"`chmod -R go-w {root}` if it is yours")
+    advice = f"`chmod go-w {shlex.join(map(str, places))}`" if places else "let HF_HOME name a folder of your own"
+    return Check(name, "warning", f"{others}: models there may be replaced", advice)
 
 
 def room(name: str, root: Path, broken: Status, elsewhere: str, enough: int, asked: bool) -> Check:

@@ -1,4 +1,4 @@
-"""What is told of the graphs in the cache: as data, in rows for people, and what stands against using them here."""
+"""Graphs in the cache as JSON data and table rows, and the reasons why they cannot be used here."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ipa_cli.hardware import probe
 COLUMNS = ("key", "backend", "model", "gpu", "shape", "size", "created", "last used", "hits", "usable here")
 
 
-def staleness(here: probe.Machine) -> Callable[[Item], list[str]]:
-    """What tells why a graph is of no use on this machine whatever is done, in words; nothing when it may be."""
+def stale_reasons(here: probe.Machine) -> Callable[[Item], list[str]]:
+    """A function from a graph to the reasons why it can never be used on this machine; none when it may be."""
     here = replace(here, versions=backends.installed())
     known: dict[tuple[str, str, str], list[str]] = {}  # thousands of graphs were built with the same few things
 
@@ -35,22 +35,22 @@ def staleness(here: probe.Machine) -> Callable[[Item], list[str]]:
     return reasons
 
 
-def hindrances() -> Callable[[Item], list[str]]:
-    """What tells what keeps a graph from being loaded until something is done about it, with what to type."""
-    obstacle = cache.trust_checker()
+def blocking_reasons() -> Callable[[Item], list[str]]:
+    """A function from a graph to the reasons why it is not loaded until the user acts, each with what to type."""
+    trust_problem = cache.trust_checker()
 
     def reasons(item: Item) -> list[str]:
         if not isinstance(item, Entry):
             return [] if isinstance(item, BrokenGraph) else [item.reason]
-        found = obstacle(item)
+        found = trust_problem(item)
         return [f"{found.message}; {found.hint}"] if found else []
 
     return reasons
 
 
-def described(item: Item, stale: list[str], hindered: list[str]) -> dict[str, Any]:
-    """A graph as JSON has it, with what `staleness` and `hindrances` say of it."""
-    obstacles = [*stale, *hindered]
+def to_json(item: Item, stale: list[str], blocking: list[str]) -> dict[str, Any]:
+    """A graph as JSON data, with the reasons of `stale_reasons` and `blocking_reasons`."""
+    obstacles = [*stale, *blocking]
     return {
         "key": item.id,
         "backend": item.backend,
@@ -69,8 +69,8 @@ def described(item: Item, stale: list[str], hindered: list[str]) -> dict[str, An
     }
 
 
-def row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
-    """The cells of COLUMNS for a described graph."""
+def table_row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
+    """The cells of COLUMNS for a graph of `to_json`."""
     cells = (
         graph["key"][:8],
         graph["backend"],
@@ -86,15 +86,15 @@ def row(graph: dict[str, Any], now: float) -> tuple[str, ...]:
     return tuple(map(printable, cells))
 
 
-def stacked(cells: tuple[str, ...]) -> tuple[str, ...]:
-    """The same for a narrow terminal: lines below each other in place of columns."""
+def narrow_row(cells: tuple[str, ...]) -> tuple[str, ...]:
+    """The cells of a `table_row` for a narrow terminal: lines in place of columns."""
     key, backend, model, gpu, shape, size, created, used, hits, usable = cells
     use = f"used {used}, {hits} {'time' if hits == '1' else 'times'}" if hits != "0" else "never used"
     lines = [f"{backend} {shape}, {model} on {gpu}", f"{size}, made {created}, {use}"]
     return (key, "\n".join(lines), "yes") if usable == "yes" else (key, "\n".join([*lines, usable]), "no")
 
 
-def line(item: Item) -> str:
+def summary_line(item: Item) -> str:
     """A graph in one line."""
     parts = (item.id[:8], item.backend, item.model or "-", item.gpu, item.shape, units.size(item.size))
     return printable("  ".join(parts))
@@ -111,14 +111,14 @@ def _ago(date: str, now: float) -> str:
 
 
 def differences(gpu: str, factors: Mapping[str, keys.Factor], here: probe.Machine, code: str) -> list[str]:
-    """Why a graph for `gpu` with these key factors is of no use on this machine, one phrase per reason.
+    """Why a graph for `gpu` with these key factors cannot be used on this machine, one phrase per reason.
 
     `code` is the digest of our own part in the backend's graphs, see `backends.code`.
     """
     slug = here.gpu.slug if here.gpu else probe.NONE
     found = [] if gpu in (probe.CPU, slug) else [keys.describe_change("gpu", gpu, slug)]
     known = {"code": code, **here.versions, **here.factors(gpu)}
-    if found:  # what follows from it goes without saying
+    if found:  # these follow from it
         for name in ("gpu name", "compute capability", *(() if here.gpu else ("driver", "cuda"))):
             del known[name]
     for name in known.keys() & factors.keys():

@@ -79,7 +79,7 @@ def _template(output: str | None, format: str | None) -> str:
     if output.endswith(("/", os.sep)):
         return str(Path(text, DEFAULT_NAME + usual))
     if _is_special(Path(text)):
-        raise UsageError(f"--output {output} is no plain file", "-o - writes one picture to stdout")
+        raise UsageError(f"--output {output} is not a regular file", "-o - writes one picture to stdout")
     # A suffix is typed out and begins with a letter: neither `v1.5` nor `cat.{seed}` has one.
     suffix = Path("".join(literal + ("\0" if key is not None else "") for literal, key, _ in _parts(text))).suffix
     named = FORMATS.get(suffix.lower())

@@ -1,4 +1,4 @@
-"""The one writer of files: whole or not at all, never through a link, and only plain files are ever replaced.
+"""The one writer of files: whole or not at all, never through a link, and only regular files are ever replaced.
 
 Data goes into a new file of a random name beside the wanted one, onto the disk, and takes its name last. A folder, a
 device or a pipe of that name stays as it is; so does a link, because a foreign folder may hold one that leads to a
@@ -44,7 +44,7 @@ def write(path: Path, data: bytes, force: bool, elsewhere: str = ELSEWHERE) -> P
 def replace(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> None:
     """Write a file, in place of one that is there; it keeps that one's permissions.
 
-    Raises IpaError when the folder is read-only, the disk is full, or something else than a plain file has that name;
+    Raises IpaError when the folder is read-only, the disk is full, or something else than a regular file has that name;
     `elsewhere` is its hint.
     """
     with replacing(path, elsewhere) as file:
@@ -87,7 +87,7 @@ def create(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> Path:
 
 
 def append(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> None:
-    """Add to the end of a plain file, or begin it; `data` is on the disk when this returns. Raises IpaError."""
+    """Add to the end of a regular file, or begin it; `data` is on the disk when this returns. Raises IpaError."""
     with _in_words(path, elsewhere):
         _plain(path)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -137,19 +137,19 @@ def numbered(path: Path) -> Iterator[Path]:
 
 
 def kind(path: Path) -> str | None:
-    """What is there when it is no plain file, in words: "a link", "a device", …; None for a plain file or nothing."""
+    """What is there: "a link", "a device", …; None for a regular file or nothing."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no plain file")
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "not a regular file")
 
 
 def _plain(path: Path) -> os.stat_result | None:
-    """What is known of the plain file in this place, None when there is none."""
+    """What is known of the regular file in this place, None when there is none."""
     found = kind(path)
     if found is not None:
-        raise IpaError(f"{path} is {found}: only plain files are replaced", "name another file")
+        raise IpaError(f"{path} is {found}: only regular files are replaced", "name another file")
     with suppress(FileNotFoundError, NotADirectoryError):
         return path.lstat()
     return None

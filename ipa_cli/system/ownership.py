@@ -1,8 +1,8 @@
 """Who could have written a file: the one rule for everything that is trusted because of where it lies.
 
-A path is ours alone when it, and every folder and link on the way to it, belongs to this user or to root, and nobody
-else may write there. To be readable is fine. Above the path itself, a folder that all may write to is fine as well when
-it is sticky, as `/tmp` is: nobody can replace what is not theirs in it.
+A path is safe when it, and every folder and link on the way to it, belongs to this user or to root, and nobody else may
+write there. Being readable is fine. A sticky folder on the way, such as `/tmp`, may be writable by all: nobody can
+replace other people's files in it.
 """
 
 from __future__ import annotations
@@ -10,43 +10,60 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-MOST_LINKS = 40  # as Linux counts
+MAX_LINKS = 40  # as Linux counts
 
 
-def foreign(path: Path) -> str | None:
-    """Who else could have written what `path` leads to, in words ("/a belongs to bob"), or None. Raises OSError."""
+def other_writer(path: Path) -> str | None:
+    """Who else could have written what `path` leads to: "/a belongs to bob"; None when nobody. Raises OSError."""
+    return next(filter(None, (_problem(*visited) for visited in _visit(path))), None)
+
+
+def other_writer_of_folder(path: Path) -> str | None:
+    """As `other_writer`, of `path` alone: for when the way to it is known to be safe."""
+    return _problem(path, path.lstat())
+
+
+def writable_by_others(path: Path) -> list[Path]:
+    """The places on the way to `path` that `chmod go-w` makes safe; none where that is not enough. Raises OSError.
+
+    It is not enough where a place belongs to another user, whose it is to change.
+    """
+    places = {place: about for place, about, passing in _visit(path) if _problem(place, about, passing)}
+    return list(places) if all(about.st_uid == os.geteuid() for about in places.values()) else []
+
+
+def _visit(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
+    """Every folder and link from the root to what `path` leads to; with its status, and whether the way goes on."""
     here, todo, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+    yield here, here.lstat(), bool(todo)
     while todo:
         part = todo.pop()
         place = here.parent if part == ".." else here / part
         about = place.lstat()
-        if problem := _problem(place, about, on_the_way=True):
-            return problem
         if not stat.S_ISLNK(about.st_mode):
             here = place
+            yield place, about, bool(todo)
             continue
+        yield place, about, True
         links += 1
-        if links > MOST_LINKS:
+        if links > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         target = place.readlink()
         here = Path("/") if target.is_absolute() else here
         todo += reversed(target.parts[target.is_absolute() :])
-    return _problem(Path("/"), Path("/").lstat(), on_the_way=True) or _problem(here, here.lstat())
+        if not todo:  # the link leads to the folder that it is in, or to the root
+            yield here, here.lstat(), False
 
 
-def foreign_itself(path: Path) -> str | None:
-    """The same of `path` alone, where the way to it is known to be ours."""
-    return _problem(path, path.lstat())
-
-
-def _problem(place: Path, about: os.stat_result, on_the_way: bool = False) -> str | None:
+def _problem(place: Path, about: os.stat_result, passing: bool = False) -> str | None:
     if about.st_uid not in (0, os.geteuid()):
         return f"{place} belongs to {_user(about.st_uid)}"
     if stat.S_ISLNK(about.st_mode):  # a link has no permissions of its own
         return None
-    sticky = stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX and on_the_way
+    sticky = stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX and passing
     if about.st_mode & stat.S_IWOTH and not sticky:
         return f"everybody may write to {place}"
     if about.st_mode & stat.S_IWGRP and not sticky and not _of_one_user(place, about):

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from zlib import crc32
@@ -65,8 +67,8 @@ DAMAGES = {
     "has 241 bytes": lambda entry: (entry.folder / "graph.pt2").write_bytes(b"x" * 241),
     "has changed": lambda entry: (entry.folder / "graph.pt2").write_bytes(b"x" * 240),
     "graph.pt2 is a link": _link,
-    "no plain file": _pipe,
-    "graph.pt2 is no plain file": _folder,
+    "not a regular file": _pipe,
+    "graph.pt2 is not a regular file": _folder,
 }
 
 
@@ -134,20 +136,20 @@ def test_a_graph_of_another_version_is_neither_damaged_nor_lost(store, schema):
     assert isinstance(item, UnreadableGraph) and f"schema {schema}" in item.reason
     assert cache.verify(item) is None
     assert cache.lookup(store, key()) == Miss(())
-    with pytest.raises(Refused, match="no other is kept in its place") as refused:
+    with pytest.raises(Refused, match="cannot be replaced") as refused:
         cache.build(store, key(), {}, never)
     assert f"ipa cache clear {item.id[:8]}" in refused.value.hint
     assert cache.execute(store, cache.plan(cache.scan(store))).size == item.size
 
 
-def test_build_replaces_a_damaged_graph_without_being_told(store):
+def test_build_replaces_a_damaged_graph(store):
     entry = build(store)
     (entry.folder / "graph.pt2").write_bytes(b"x")
     assert cache.build(store, key(), {}, fill).fresh
     assert_whole(store)
 
 
-def test_an_error_of_the_session_is_no_damage(store):
+def test_an_error_while_a_graph_is_open_is_not_damage(store):
     entry = build(store)
     with pytest.raises(FileNotFoundError), cache.open_graph(store, entry):
         raise FileNotFoundError("of the session's own")
@@ -167,6 +169,17 @@ def test_an_old_refusal_does_not_take_a_new_graph(store):
     build(store)
     assert not cache.discard(store, stale)
     assert isinstance(cache.lookup(store, key()), Hit)
+
+
+def test_one_command_closes_every_folder_that_is_open_to_others(store):
+    entry = build(store)
+    for path in (store.root, entry.folder.parent, entry.folder):
+        path.chmod(0o777)
+    with pytest.raises(Refused) as refused, cache.open_graph(store, entry):
+        raise AssertionError("a graph that others could have written was handed out")
+    subprocess.run(re.search("`(chmod go-w .*?)`", refused.value.hint)[1], shell=True, check=True)
+    with cache.open_graph(store, entry):
+        pass
 
 
 @pytest.mark.parametrize("level", ["root", "graphs", "backend", "gpu"])

@@ -66,7 +66,7 @@ with tempdir.temporary_files(Store(Path(sys.argv[1]), None)):
 
 
 @pytest.mark.parametrize("spoil", ["written by others", "a file"])
-def test_a_cache_that_cannot_be_used_is_no_obstacle(cache, tmp_path, monkeypatch, spoil):
+def test_without_a_usable_cache_temporary_files_go_to_tmpdir(cache, tmp_path, monkeypatch, spoil):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "usual"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     (tmp_path / "usual").mkdir()

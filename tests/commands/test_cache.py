@@ -142,7 +142,7 @@ def test_a_cache_that_cannot_be_read_is_reported(ipa, tmp_path):
 
 
 def test_ls_and_those_who_open_agree_on_what_is_usable(ipa, store):
-    """The same check: others that may write above, no proof of origin, another version."""
+    """The same check: others that may write above, no signature, another version."""
     entry = put(store)
     store.root.parent.chmod(0o777)
     [graph] = listed(ipa)
@@ -162,9 +162,9 @@ def test_ls_and_those_who_open_agree_on_what_is_usable(ipa, store):
     path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 4'))
     [graph] = listed(ipa)
     assert (graph["usable"], graph["broken"], graph["stale"]) == (False, False, False)
-    assert "of another version" in graph["obstacles"][0]
+    assert "another version" in graph["obstacles"][0]
     verified = ipa("cache", "verify")
-    assert verified.exit_code == 0 and "is not checked: of another version" in verified.stderr
+    assert verified.exit_code == 0 and "is not checked: made by another version" in verified.stderr
     assert ipa("cache", "clear", "--stale", "--yes").stdout == "nothing to remove\n"
     assert left(store) == {entry.id}
 
@@ -439,7 +439,7 @@ def test_import_of_something_else(ipa, store):
     Path("letter.txt").write_text("dear ipa")
     ran = ipa("cache", "import", "letter.txt", "--trust")
     assert ran.exit_code == 1
-    assert "no archive of graphs" in ran.stderr and "Traceback" not in ran.stderr
+    assert "not an archive of graphs" in ran.stderr and "Traceback" not in ran.stderr
     assert ipa("cache", "import", "absent.tar", "--trust").exit_code == 1
     assert ipa("cache", "import", "long" * 200, "--trust").exit_code == 1
 

@@ -56,7 +56,7 @@ def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "message"), [("XDG_STATE_HOME", "key that marks your own graphs"), ("IPA_CACHE_DIR", "graph cache")]
+    ("spoiled", "message"), [("XDG_STATE_HOME", "key that signs your graphs"), ("IPA_CACHE_DIR", "graph cache")]
 )
 def test_a_graph_that_could_not_be_kept_is_reported_before_weights_are_read(ipa, monkeypatch, spoiled, message):
     monkeypatch.setattr("ipa_cli.engine.engine.Engine.open", lambda *_: pytest.fail("it read the weights"))

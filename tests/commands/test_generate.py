@@ -578,7 +578,7 @@ def test_other_formats_carry_the_settings_too(ipa, world, flags, name):
         (("-o", "cat.jpg", "--format", "png"), "not named as --format png"),
         (("-o", "cat.webp", "--quality", 0), "quality"),
         (("-o", "cat.jpg", "--prompt", "x" * 30_000), "no room for so long a prompt"),
-        (("-o", "/dev/stdin"), "no plain file"),
+        (("-o", "/dev/stdin"), "not a regular file"),
     ],
 )
 def test_what_no_format_can_is_a_usage_error(ipa, world, flags, message):
@@ -595,5 +595,5 @@ def test_force_replaces_plain_files_alone(ipa, world, kind):
         (world.cwd / "cat.png").mkdir()
         (world.cwd / "cat.png" / "ipa-5.png").mkdir()
     ran = ipa("generate", *FAST, "--seed", 5, "--output", "cat.png", "--force")
-    assert ran.exit_code == 1 and "only plain files are replaced" in ran.stderr
+    assert ran.exit_code == 1 and "only regular files are replaced" in ran.stderr
     assert (world.cwd / "cat.png").is_symlink() == (kind == "link")

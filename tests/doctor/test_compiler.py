@@ -17,7 +17,7 @@ def gxx(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiler_that_works(gxx):
+def test_a_working_compiler_is_ok(gxx):
     quick = compiler.check(False, False, False)
     assert quick.status == "ok" and gxx in quick.found
     built = compiler.check(False, True, False)
@@ -42,13 +42,13 @@ def test_a_compiler_that_links_libstdcxx_statically_crashes_beside_torch(gxx, tm
         ("g++ -O2", "there is no program 'g++ -O2'"),
     ],
 )
-def test_a_compiler_that_is_not_there(monkeypatch, cxx, words):
+def test_a_missing_compiler_is_a_failure(monkeypatch, cxx, words):
     monkeypatch.setenv("CXX", cxx)
     check = compiler.check(True, True, False)
     assert check.status == "failure" and words in check.found and check.asked
 
 
-def test_no_compiler_on_the_path(monkeypatch, tmp_path):
+def test_an_empty_path_is_a_failure(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert compiler.check(False, False, False).status == "failure"
@@ -66,7 +66,7 @@ VERSION = '[ "$1" = --version ] && echo fine && exit'
         (f"{VERSION}; printf '\\0libstdc++.so.6' > \"$6\"", "does not run"),
     ],
 )
-def test_a_compiler_that_fails(tmp_path, monkeypatch, body, words):
+def test_a_compiler_that_fails_is_a_failure(tmp_path, monkeypatch, body, words):
     monkeypatch.setenv("CXX", str(script(tmp_path / "cxx", body)))
     check = compiler.check(False, True, False)
     assert check.status == "failure" and words in check.found, check

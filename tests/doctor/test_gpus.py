@@ -19,7 +19,7 @@ def test_each_gpu_is_listed_with_its_memory():
     assert checks[1].found == "NVIDIA GB10, compute capability 12.1"
 
 
-def test_hidden_gpus_are_told_from_none():
+def test_hidden_gpus_differ_from_none():
     assert gpus.check_gpus(Driver("550.54.15", hidden=True))[0].status == "warning"
     assert gpus.check_gpus(Driver())[0].status == "skipped"
 

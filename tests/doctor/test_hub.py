@@ -35,31 +35,31 @@ def server(status: int, headers: dict[str, str] | None = None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 302, 401, 404])
-def test_a_hub_that_answers_is_reached(status):
+def test_a_hub_that_answers_is_ok(status):
     with server(status, {"Location": "http://127.0.0.1:9/"}) as url:
         check = hub.reach({"HF_ENDPOINT": url})()
         assert check.status == "ok" and url in check.found
 
 
-def test_a_hub_that_is_broken():
+def test_a_hub_with_a_server_error_is_a_warning():
     with server(503) as url:
         check = hub.reach({"HF_ENDPOINT": url})()
         assert check.status == "warning" and "503" in check.found
 
 
-def test_a_hub_that_refuses():
+def test_a_hub_that_refuses_connections_is_a_warning():
     check = hub.reach({"HF_ENDPOINT": "http://127.0.0.1:9"})()
     assert check.status == "warning" and "127.0.0.1:9" in check.found and "HF_ENDPOINT" in check.advice
 
 
 @pytest.mark.slow
-def test_a_hub_that_never_answers():
+def test_a_hub_that_never_answers_is_a_warning():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         check = hub.reach({"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"})()
     assert check.status == "warning" and check.advice
 
 
-def test_a_hub_that_talks_nonsense():
+def test_a_hub_that_talks_nonsense_is_a_warning():
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -75,7 +75,7 @@ def test_a_hub_that_talks_nonsense():
 
 
 @pytest.mark.slow
-def test_a_hub_that_never_ends_its_answer():
+def test_a_hub_that_never_ends_its_answer_is_a_warning():
     enough = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -101,16 +101,16 @@ def test_offline_the_hub_is_not_asked():
 @pytest.mark.parametrize(
     "endpoint", ["file:///etc/passwd", "ftp://127.0.0.1", "huggingface.co", "http://[::1", "http://", "http://a:b"]
 )
-def test_an_endpoint_that_is_no_address(endpoint):
+def test_an_endpoint_that_is_not_an_address_is_a_warning(endpoint):
     assert hub.reach({"HF_ENDPOINT": endpoint})().status == "warning"
 
 
-def test_a_password_in_the_endpoint_is_not_told():
+def test_a_password_in_the_endpoint_is_not_shown():
     check = hub.reach({"HF_ENDPOINT": "http://me:hunter2@127.0.0.1:9"})()
     assert "hunter2" not in check.found + check.advice and "127.0.0.1:9" in check.found
 
 
-def test_a_token_is_told_of_but_never_told(tmp_path):
+def test_a_token_is_found_but_never_shown(tmp_path):
     secret = "hf_thisIsNotForOthers"
     home = {"HF_HOME": str(tmp_path)}
     none = hub.token(home)

@@ -17,14 +17,14 @@ from ipa_cli.doctor import machine
         (0, {"OMP_NUM_THREADS": "4,2"}, "ok", "OMP_NUM_THREADS=4,2"),
     ],
 )
-def test_cores_and_who_uses_them(monkeypatch, elsewhere, environ, status, told):
+def test_busy_cores_and_too_many_threads_are_warnings(monkeypatch, elsewhere, environ, status, told):
     monkeypatch.setattr(machine.cores, "usable", lambda: 4)
     monkeypatch.setattr(machine.cores, "limit", lambda: 4.5)
     check = machine.check_cores(elsewhere, environ)
     assert check.status == status and told in check.found and bool(check.advice) == (status == "warning")
 
 
-def test_room_for_temporary_files(tmp_path, monkeypatch, mount):
+def test_too_little_room_for_temporary_files_is_a_warning(tmp_path, monkeypatch, mount):
     monkeypatch.setattr("tempfile.tempdir", str(mount("size=8m")))
     assert machine.check_temporary().status == "warning" and "TMPDIR" in machine.check_temporary().advice
 
@@ -44,7 +44,7 @@ def test_room_for_temporary_files(tmp_path, monkeypatch, mount):
         ({"PATH": "/bin:./tools", "LD_LIBRARY_PATH": ":/opt"}, "PATH has './tools', LD_LIBRARY_PATH has an empty"),
     ],
 )
-def test_lists_that_hold_the_working_directory(environ, told):
+def test_search_paths_with_the_working_directory_are_a_warning(environ, told):
     check = machine.check_lists(environ)
     assert told in check.found and check.status == ("ok" if "whole" in told else "warning")
 

@@ -13,7 +13,7 @@ from ipa_cli.doctor.check import Check
 from ipa_cli.doctor.report import text
 
 
-def test_a_cache_that_is_well_is_left_as_it_was(tmp_path):
+def test_a_good_cache_is_left_unchanged(tmp_path):
     tmp_path.chmod(0o700)
     check = places.graphs(config.Settings(cache_dir=tmp_path), False)
     assert check.status == "ok" and str(tmp_path) in check.found and not list(tmp_path.iterdir())
@@ -21,7 +21,7 @@ def test_a_cache_that_is_well_is_left_as_it_was(tmp_path):
     assert later.status == "ok" and "not there yet" in later.found and not list(tmp_path.iterdir())
 
 
-def test_a_read_only_cache(mount):
+def test_a_read_only_cache_is_a_failure(mount):
     folder = mount("size=4m")
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     check = places.graphs(config.Settings(cache_dir=folder), True)
@@ -37,7 +37,7 @@ def test_a_cache_without_write_permission(tmp_path):
     assert places.graphs(config.Settings(cache_dir=tmp_path), False).status == "failure"
 
 
-def test_a_full_disk(mount):
+def test_a_full_disk_is_a_failure(mount):
     folder = mount("size=64k")
     with pytest.raises(OSError, match="No space"), (folder / "filler").open("wb", buffering=0) as file:
         while True:
@@ -46,36 +46,36 @@ def test_a_full_disk(mount):
     assert check.status == "failure" and "No space left" in check.found
 
 
-def test_a_nearly_full_disk(mount):
+def test_a_nearly_full_disk_is_a_warning(mount):
     check = places.graphs(config.Settings(cache_dir=mount("size=8m")), False)
     assert check.status == "warning" and "0.0 GiB free" in check.found
 
 
-def test_a_cache_that_everybody_can_write_to(tmp_path):
+def test_a_cache_that_everybody_can_write_to_is_a_failure(tmp_path):
     tmp_path.chmod(0o777)
     check = places.graphs(config.Settings(cache_dir=tmp_path), False)
     assert check.status == "failure" and "everybody may write" in check.found and "chmod go-w" in check.advice
     assert places.models({"HF_HUB_CACHE": str(tmp_path)}).status == "warning"
 
 
-def test_a_key_that_others_can_read(tmp_path, monkeypatch):
+def test_a_key_that_others_can_read_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     (tmp_path / "ipa").mkdir()
     (tmp_path / "ipa" / "graph-key").write_bytes(bytes(32))
     (tmp_path / "ipa" / "graph-key").chmod(0o644)
     check = places.graphs(config.Settings(cache_dir=tmp_path / "cache"), False)
-    assert check.status == "failure" and "not safe from others" in check.found and "ipa cache trust" in check.advice
+    assert check.status == "failure" and "is not private" in check.found and "ipa cache trust" in check.advice
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_cache_of_somebody_else(tmp_path):
+def test_a_cache_of_another_user_is_a_failure(tmp_path):
     tmp_path.chmod(0o700)
     os.chown(tmp_path, 12345, -1)
     check = places.graphs(config.Settings(cache_dir=tmp_path), False)
     assert check.status == "failure" and "another user" in check.found
 
 
-def test_a_file_where_the_cache_should_be(tmp_path):
+def test_a_file_in_place_of_the_cache_is_a_failure(tmp_path):
     (tmp_path / "cache").write_text("")
     for path in (tmp_path / "cache", tmp_path / "cache" / "below"):
         assert places.graphs(config.Settings(cache_dir=path), False).status == "failure"
@@ -84,7 +84,7 @@ def test_a_file_where_the_cache_should_be(tmp_path):
     assert places.graphs(config.Settings(cache_dir=tmp_path / "link"), False).status == "failure"
 
 
-def test_a_user_without_a_home_or_a_name(monkeypatch):
+def test_a_user_without_home_and_name_gets_all_checks(monkeypatch):
     import pwd
 
     def unknown(uid: int) -> None:

@@ -13,7 +13,7 @@ from ipa_cli.models import configurations
 from ipa_cli.models.plan import make_plan
 
 
-def test_settings_are_told_with_their_sources_but_not_what_is_private(world, monkeypatch):
+def test_settings_are_shown_with_their_sources_but_private_values_are_not(world, monkeypatch):
     (world.cwd / "ipa.toml").write_text('backend = "eager"\nprompt = "my secret wedding"')
     monkeypatch.setenv("IPA_DTYPE", "float32")
     resolved, check = setup.read_settings({"device": "cpu", "json": True})
@@ -63,7 +63,7 @@ def test_the_demo_model_fits_itself(world):
     assert check.status == "ok" and "they fit" in check.found
 
 
-def test_an_adapter_that_does_not_fit(world, tmp_path):
+def test_an_adapter_that_does_not_fit_is_a_failure(world, tmp_path):
     width = int(make_plan(config.Settings()).unet_config["cross_attention_dim"])
 
     def check(name: str, **sizes: int) -> Check:
@@ -82,7 +82,7 @@ def test_a_broken_pickled_adapter_is_not_said_to_fit(world, tmp_path):
     assert check.status == "failure" and "not a pickle of bare tensors" in check.found
 
 
-def test_a_model_that_is_not_there(world):
+def test_a_missing_model_is_a_failure(world):
     check = setup.check_model(config.Settings(model="./nowhere"), True)
     assert check.status == "failure" and "nowhere" in check.found
 

@@ -61,6 +61,6 @@ def test_a_backend_with_the_right_versions_must_also_import(monkeypatch, tmp_pat
         ("tpu", Driver(), software.Build(), "failure", "unknown"),
     ],
 )
-def test_the_device_that_was_asked_for(device, driver, build, status, words):
+def test_the_requested_device_is_checked(device, driver, build, status, words):
     check = software.check_device(device, "2.13.0", build, driver)
     assert check.status == status and words in check.found and check.asked

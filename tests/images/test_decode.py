@@ -53,7 +53,7 @@ def test_other_decoders_are_never_reached(tmp_path, kind):
         (png_claiming(8000, 8000), "cannot be decoded"),
     ],
 )
-def test_what_is_no_whole_picture_is_refused(tmp_path, content, message, recwarn):
+def test_damaged_and_foreign_files_are_refused(tmp_path, content, message, recwarn):
     path = tmp_path / "cat.png"
     path.write_bytes(content)
     assert str(path) in refused(str(path), message).message
@@ -214,7 +214,7 @@ def test_of_several_frames_the_first_is_taken_and_reported(tmp_path, kind):
     assert reference.notes == ("of several frames only the first is used",)
 
 
-def test_the_second_picture_of_a_phone_is_no_frame(tmp_path):
+def test_the_second_picture_of_a_phone_is_not_a_frame(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded(kind="MPO", save_all=True, append_images=[HALVES.resize((8, 4))]))
     assert load(str(tmp_path / "a.jpg")).notes == ()
 

@@ -151,7 +151,7 @@ def test_addresses_and_redirects_that_work(server, path):
         ("/chunked", "the connection broke"),
     ],
 )
-def test_answers_that_are_no_picture(server, path, message):
+def test_answers_that_are_not_a_picture_are_refused(server, path, message):
     assert server.url in refused(server.url + path, message).message
 
 

@@ -145,7 +145,7 @@ def test_a_file_in_place_of_the_folder_is_reported(tmp_path):
 
 def test_a_folder_cannot_be_overwritten(tmp_path):
     (tmp_path / "cat.png").mkdir()
-    with pytest.raises(IpaError, match="is a folder: only plain files are replaced"):
+    with pytest.raises(IpaError, match="is a folder: only regular files are replaced"):
         save(tmp_path / "cat.png", PICTURE, SETTINGS, force=True)
     assert listing(tmp_path) == ["cat.png"]
 

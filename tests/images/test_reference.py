@@ -62,7 +62,7 @@ def test_a_file_and_a_name_without_suffix_are_one_picture(folder, monkeypatch):
         ("a\0b", "names no picture", "--image cat.png"),
     ],
 )
-def test_what_stands_for_nothing_gets_a_suggestion(folder, typed, message, hint):
+def test_a_name_without_a_picture_gets_a_suggestion(folder, typed, message, hint):
     with pytest.raises(IpaError) as caught:
         expand(typed.format(folder))
     assert message.format(folder) in caught.value.message
@@ -134,7 +134,7 @@ def test_loading_what_is_not_there_gets_a_suggestion_too(folder):
         "https://me:secret@host/cat.png",
     ],
 )
-def test_other_addresses_are_refused_by_both(url):
+def test_other_addresses_are_refused(url):
     for action in (expand, load):
         with pytest.raises(UsageError) as caught:
             action(url)

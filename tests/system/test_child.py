@@ -143,7 +143,7 @@ def test_a_compiler_named_by_a_relative_path_is_the_users_own(world, monkeypatch
     assert child.run(["sh", "-c", '"$CXX"'], 20).out == "mine\n"
 
 
-def test_a_deleted_working_directory_is_no_obstacle(world):
+def test_children_start_in_a_deleted_working_directory(world):
     world.cwd.rmdir()
     assert child.python("import json", 60).code == 0 and child.module_path()
 

@@ -117,7 +117,7 @@ def test_only_plain_files_are_replaced(tmp_path, monkeypatch, way, kind):
     (tmp_path / "mine").write_bytes(b"mine")
     make(kind, Path("cat.png"))
     before = Path("cat.png").lstat()
-    with pytest.raises(IpaError, match=f"^cat.png is {kind}: only plain files are replaced") as caught:
+    with pytest.raises(IpaError, match=f"^cat.png is {kind}: only regular files are replaced") as caught:
         WAYS[way](Path("cat.png"))
     assert caught.value.hint
     assert (Path("cat.png").lstat().st_ino, Path("cat.png").lstat().st_mode) == (before.st_ino, before.st_mode)
@@ -223,7 +223,7 @@ def test_impossible_names_are_one_line(tmp_path, monkeypatch, way, name):
     assert "\n" not in caught.value.message and caught.value.hint and listing(tmp_path) == []
 
 
-def test_a_folder_of_ours_is_no_link(tmp_path):
+def test_make_folder_refuses_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "pictures").symlink_to("elsewhere")
     with pytest.raises(IpaError, match="is a link"):

@@ -48,7 +48,7 @@ def test_a_file_that_is_not_there_is_reported_apart(tmp_path):
         assert isinstance(refused(tmp_path / name, ""), inputs.MissingFile)
 
 
-def test_what_never_ends_or_is_no_file_is_refused_at_once(tmp_path, monkeypatch):
+def test_endless_and_special_files_are_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as unix:
         os.chdir(tmp_path)

@@ -62,8 +62,8 @@ def list_graphs(
     from ipa_cli.hardware import probe
 
     store = shared.store(context)
-    stale_for, hindered_by = inventory.staleness(probe.machine()), inventory.hindrances()
-    everything = [inventory.described(item, stale_for(item), hindered_by(item)) for item in cache.iter_entries(store)]
+    stale_for, blocking_for = inventory.stale_reasons(probe.machine()), inventory.blocking_reasons()
+    everything = [inventory.to_json(item, stale_for(item), blocking_for(item)) for item in cache.iter_entries(store)]
     shared.check_backend(backend, (one["backend"] for one in everything))
     gc.freeze()  # all of it is kept to the end, so the garbage collector need not look at it
     graphs = [one for one in everything if backend in (None, one["backend"]) and (one["stale"] or not stale)]
@@ -88,8 +88,8 @@ def list_graphs(
         which = "matching graph" if everything else "compiled graph"
         return Result("cache ls", data, (f"no {which} in {store.root}", *more))
     now = time.time()
-    rows = [inventory.row(graph, now) for graph in graphs]
-    narrow = Table(("key", "graph", "usable here"), tuple(map(inventory.stacked, rows)))
+    rows = [inventory.table_row(graph, now) for graph in graphs]
+    narrow = Table(("key", "graph", "usable here"), tuple(map(inventory.narrow_row, rows)))
     summary = f"{shared.count(graphs)}, {units.size(total)}"
     return Result("cache ls", data, (Table(inventory.COLUMNS, tuple(rows), narrow=narrow), summary, *more))
 

@@ -46,7 +46,7 @@ def clear(
     limit = _parsed("--max-size", max_size, units.parse_size)
     items = cache.scan(store)
     shared.check_backend(backend, (item.backend for item in items))
-    reasons = inventory.staleness(probe.machine()) if stale else None
+    reasons = inventory.stale_reasons(probe.machine()) if stale else None
     chosen = cache.plan(
         items,
         prefixes=key or (),
@@ -54,7 +54,7 @@ def clear(
         used_before=None if seconds is None else time.time() - seconds,
         max_size=limit,
     )
-    lines = tuple(map(inventory.line, chosen.items))
+    lines = tuple(map(inventory.summary_line, chosen.items))
     left = [work for work in cache.scratch_folders(store) if not work.alive]
     if dry_run or not chosen.items:
         rest = sum(work.size for work in left) if dry_run or not left else cache.sweep(store)

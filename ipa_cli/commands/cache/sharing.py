@@ -89,7 +89,7 @@ def trust_graphs(
     foreign = [item for item in items if isinstance(item, cache.Entry) and cache.trust_problem(item) is not None]
     if not foreign:
         return Result("cache trust", {"graphs": []}, ("nothing to trust: no such graph was made elsewhere",))
-    lines = tuple(map(inventory.line, foreign))
+    lines = tuple(map(inventory.summary_line, foreign))
     statement = f"this trusts {shared.count(foreign)}, native code that ipa will run: its maker can do anything you can"
     details = (*lines[:20], *shared.more(len(lines) - 20))
     if not shared.agreed(context, yes, details, statement, "add --yes if you trust its maker"):
