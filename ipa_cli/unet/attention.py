@@ -154,6 +154,6 @@ def _key_value_weight(unet: Any, weights: Mapping[str, Tensor], name: str, layer
     if found != [expected, expected]:
         raise IpaError(
             f"the IP-Adapter does not fit this UNet: {name} needs keys and values of {expected}, not {found}",
-            "choose an IP-Adapter made for this model, for example one whose name has 'sdxl' in it",
+            "choose an IP-Adapter made for this model",
         )
     return torch.cat([weight.to(unet.device, unet.dtype) for weight in pair if weight is not None])
