@@ -46,7 +46,7 @@ def test_artifact_is_plain_files_without_weights(graph):
     assert "graph.json" in names and all(path.is_file() for path in folder.iterdir())
     regions = json.loads((folder / "graph.json").read_text())["regions"]
     packages = (f"{region['name']}.pt2" for region in regions)
-    assert sorted([*packages, "graph.json", manifest.MANIFEST, manifest.PROOF, manifest.USES]) == names
+    assert sorted([*packages, "graph.json", manifest.MANIFEST, manifest.SIGNATURE, manifest.USES]) == names
     # 8 residual blocks, 4 transformers of 2 blocks, an entry and an exit each, the time, one larger, the last
     assert len({name for region in regions for name in region["parts"]}) == 27
 
