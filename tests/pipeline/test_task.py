@@ -10,7 +10,7 @@ from ipa_cli.config.adapter_options import parse
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.pipeline import task
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 from tests.zoo.layouts import linked
 
 REFERENCE = str(DEMO / "reference.png")
@@ -18,7 +18,7 @@ REFERENCE = str(DEMO / "reference.png")
 
 def request(**settings) -> task.Request:
     given = Settings(**settings)
-    return task.make_request(given, make_plan(given), task.load_references(given, Silent()))
+    return task.make_request(given, make_plan(given), task.load_references(given, NullReporter()))
 
 
 def factors(prompt: task.ImagePrompt) -> list[float]:
@@ -76,7 +76,7 @@ def test_the_last_batch_is_filled_up_with_the_last_picture(images, size, batches
 
 def test_every_prompt_begins_with_the_same_seed_and_shares_one_batch_size():
     settings = Settings(batch_size=3, num_images=2)
-    plan, loaded = make_plan(settings), task.load_references(settings, Silent())
+    plan, loaded = make_plan(settings), task.load_references(settings, NullReporter())
     lines = [{"prompt": "a star"}, {"prompt": "a moon", "num_images": 4, "negative_prompt": "red"}, {"seed": 9}]
     made = task.make_requests(settings, plan, loaded, lines)
     assert [one.prompt for one in made] == ["a star", "a moon", plan.defaults["prompt"]]
@@ -88,7 +88,7 @@ def test_every_prompt_begins_with_the_same_seed_and_shares_one_batch_size():
 
 def test_a_list_of_too_many_pictures_is_refused():
     settings = Settings(num_images=5000)
-    plan, loaded = make_plan(settings), task.load_references(settings, Silent())
+    plan, loaded = make_plan(settings), task.load_references(settings, NullReporter())
     assert len(task.make_requests(settings, plan, loaded, [{}, {}])) == 2
     with pytest.raises(UsageError, match="that makes 10001 pictures"):
         task.make_requests(settings, plan, loaded, [{}, {}, {"num_images": 1}])
@@ -96,25 +96,25 @@ def test_a_list_of_too_many_pictures_is_refused():
 
 def test_a_picture_named_twice_is_read_once_and_one_in_memory_is_not_read(pictures):
     given = Settings(image=("white.png", "gone.png"), mask=("white.png",))
-    (seen,) = task.load_references(Settings(image=("white.png",)), Silent())
-    (loaded,) = task.load_references(given, Silent(), {"gone.png": seen.references[0]})
+    (seen,) = task.load_references(Settings(image=("white.png",)), NullReporter())
+    (loaded,) = task.load_references(given, NullReporter(), {"gone.png": seen.references[0]})
     assert loaded.references[1] is seen.references[0] and len(loaded.masks) == 1
-    (twice,) = task.load_references(Settings(image=("white.png", "white.png")), Silent())
+    (twice,) = task.load_references(Settings(image=("white.png", "white.png")), NullReporter())
     assert twice.references[0] is twice.references[1]
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ip_start": 0.5, "ip_end": 0.5}, "would count from 0.5 to 0.5 of the steps"),
+        ({"ip_start": 0.5, "ip_end": 0.5}, "from 0.5 to 0.5 of the steps"),
         ({"ip_start": 0.6, "ip_end": 0.7, "steps": 2}, "none of the 2 steps lies wholly between 0.6 and 0.7"),
         ({"ip_layers": '{"down": 1}', "ip_mode": "style"}, "both choose layers"),
         ({"image_weight": (1.0, 0.5), "image": (REFERENCE,)}, "2 image weights for 1 reference picture"),
         ({"image_weight": (0.0,), "image": (REFERENCE,)}, "all image weights are 0"),
         ({"image": (REFERENCE,) * 3, "mask": ("white.png",) * 2}, "2 masks for 3 reference pictures"),
         ({"mask": ("dark.png",)}, "dark everywhere"),
-        ({"mask": ("wide.png",)}, "another shape"),
-        ({"model": "plain"}, "what should plain draw?"),
+        ({"mask": ("wide.png",)}, "wide.png is 128x64, the picture 64x64"),
+        ({"model": "plain"}, "plain has no prompt"),
         (
             {"model": "plain", "prompt": "x", "adapter": (parse("own,scale=1", "--adapter"),)},
             "has no reference picture",
