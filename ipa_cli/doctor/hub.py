@@ -1,13 +1,10 @@
-"""The model hub: does it answer, and is there a token (never which)?"""
+"""The model hub: does it answer, and is there a token? Its text is never shown."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import ssl
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -21,7 +18,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
-    """Begin to ask the hub, and return what waits for the answer: both together take at most 2 s."""
+    """Start asking the hub, and return a function that waits for the answer; both together take at most 2 s."""
     offline = [name for name in OFFLINE if environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")]
     endpoint = (environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     if offline:
@@ -29,7 +26,7 @@ def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
         return lambda: check
     shown = public_text(endpoint)
     if not endpoint.lower().startswith(("http://", "https://")):
-        check = Check(NAME, "warning", f"HF_ENDPOINT is '{shown}', which is no http(s) address", "unset HF_ENDPOINT")
+        check = Check(NAME, "warning", f"HF_ENDPOINT is '{shown}', which is not an http(s) address", "unset HF_ENDPOINT")
         return lambda: check
     answers: list[Check] = []
     # A daemon, because looking up a name has no time limit of its own.
@@ -45,9 +42,9 @@ def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
 
 @contextmanager
 def offline(wanted: bool) -> Iterator[None]:
-    """Let huggingface_hub look into its cache alone, unless it is imported already: its own patience is long.
+    """Let huggingface_hub use its cache alone, unless it is imported already: its own timeouts are long.
 
-    By the second variable, so that a failure does not speak of the one that people set.
+    This sets the second variable, so that an error message does not name the one that people set.
     """
     before = os.environ.get(OFFLINE[1])
     try:
@@ -61,7 +58,7 @@ def offline(wanted: bool) -> Iterator[None]:
 
 
 def token(environ: Mapping[str, str]) -> Check:
-    """Where a token would be taken from; its text is not looked at further than whether there is one."""
+    """Where a token would be taken from; only whether there is one is looked at."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if environ.get(name, "").strip():
             return Check("hub token", "ok", f"there is one ({name})")
@@ -77,31 +74,29 @@ def token(environ: Mapping[str, str]) -> Check:
     return Check("hub token", "ok", "none: only gated and private models need one (`hf auth login`)")
 
 
-class _Still(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        """A redirection is an answer too."""
-
-
 def _ask(endpoint: str, shown: str, environ: Mapping[str, str]) -> Check:
+    try:
+        import httpx2
+    except ImportError as error:  # a broken installation
+        return Check(NAME, "skipped", f"not checked: {error}", "`pip install ipa-cli`")
     # huggingface_hub's clients trust what these name; OpenSSL itself honours SSL_CERT_FILE.
     bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
     try:
         trust = ssl.create_default_context(cafile=bundle if bundle and os.path.isfile(bundle) else None)  # noqa: PTH113
-        opener = urllib.request.build_opener(_Still, urllib.request.HTTPSHandler(context=trust))
-        request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "ipa doctor"})
-        with opener.open(request, timeout=SECONDS) as answer:
-            code = answer.status
-    except urllib.error.HTTPError as error:
-        code = error.code
-        error.close()
-    except urllib.error.URLError as error:
-        reason = error.reason
-        return _unreachable(shown, getattr(reason, "verify_message", "") or getattr(reason, "strerror", "") or reason)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return _unreachable(shown, f"{type(error).__name__}: {error}")
-    if code >= 500:
-        return _unreachable(shown, f"it answers with status {code}")
+        # A redirection is an answer too: it is not followed.
+        answer = httpx2.head(endpoint, headers={"User-Agent": "ipa doctor"}, timeout=SECONDS, verify=trust)
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+        return _unreachable(shown, _cause(error))
+    if answer.status_code >= 500:
+        return _unreachable(shown, f"it answers with status {answer.status_code}")
     return Check(NAME, "ok", f"{shown} answers")
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message: httpx2 wraps what the system and OpenSSL say."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
 
 
 def _unreachable(shown: str, why: object) -> Check:
