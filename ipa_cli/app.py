@@ -73,6 +73,7 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
     terminal = Terminal(json_mode="--json" in words)
     command = _command_name(arguments)
     try:
+        interruption.stop_deferring()
         outcome = _program().main(
             list(arguments), prog_name="ipa", standalone_mode=False, obj=terminal, terminal_width=_width()
         )
@@ -139,7 +140,7 @@ def _command_name(arguments: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def main() -> None:
+def main(interruption: Interruption) -> None:
     # Imports make many objects and no garbage: collecting meanwhile takes a tenth of the start-up time.
     gc.set_threshold(100_000, 50, 50)
     _open_closed_streams()
@@ -149,8 +150,6 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     if "COMP_WORDS" in os.environ:
         _join_flags_and_values()
-    interruption = Interruption()
-    interruption.listen()
     sys.exit(run(sys.argv[1:], interruption))
 
 

@@ -52,7 +52,7 @@ def test_the_wheel_carries_code_demo_and_presets_and_no_tests(built, wheel):
     } <= names
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"ipa_cli"}
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
-    assert b"ipa = ipa_cli.app:main" in wheel.read(entry_points)
+    assert b"ipa = ipa_cli.__main__:main" in wheel.read(entry_points)
     assert next(built.glob("*.whl")).stat().st_size < 40e6
 
 

@@ -26,7 +26,9 @@ def reach(environ: Mapping[str, str]) -> Callable[[], Check]:
         return lambda: check
     shown = public_text(endpoint)
     if not endpoint.lower().startswith(("http://", "https://")):
-        check = Check(NAME, "warning", f"HF_ENDPOINT is '{shown}', which is not an http(s) address", "unset HF_ENDPOINT")
+        check = Check(
+            NAME, "warning", f"HF_ENDPOINT is '{shown}', which is not an http(s) address", "unset HF_ENDPOINT"
+        )
         return lambda: check
     answers: list[Check] = []
     # A daemon, because looking up a name has no time limit of its own.

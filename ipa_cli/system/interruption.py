@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as one exception, so that `finally` and context managers run whichever came."""
+"""Ctrl-C, SIGTERM and SIGHUP raise the same exception, so that `finally` and context managers run for each."""
 
 from __future__ import annotations
 
@@ -10,32 +10,42 @@ GRACE = 10.0  # seconds
 
 
 class Interruption:
-    """Raises KeyboardInterrupt for a signal that ends the process; `number` is the one that came.
+    """Raises KeyboardInterrupt for a signal that ends the process; `number` is the signal.
 
-    What comes within `GRACE` of it, such as an impatient second Ctrl-C, does not disturb the cleaning up.
+    Further signals within `GRACE`, such as an impatient second Ctrl-C, are ignored so that cleaning up can finish.
     """
 
     def __init__(self) -> None:
         self.number: int = signal.SIGINT
-        self._deaf_until = 0.0
+        self._ignoring_until = 0.0
+        self._deferring = self._arrived = False
 
     @property
     def exit_code(self) -> int:
         return 128 + self.number
 
-    def listen(self) -> None:
+    def listen(self, deferred: bool = False) -> None:
+        """Handle the signals from now on; `deferred`: raise nothing before `stop_deferring`."""
+        self._deferring = deferred
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has no SIGHUP
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, self._arrived)
+                signal.signal(number, self._handle)
+
+    def stop_deferring(self) -> None:
+        """Raise KeyboardInterrupt if a signal has arrived since `listen`, from now on at once."""
+        self._deferring = False
+        if self._arrived:
+            raise KeyboardInterrupt
 
     def hold_off(self) -> None:
-        """From here on there is only the answer to print: too late to interrupt."""
-        self._deaf_until = time.monotonic() + GRACE
+        """Ignore signals for `GRACE` seconds: only the answer is left to print."""
+        self._ignoring_until = time.monotonic() + GRACE
 
-    def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if time.monotonic() < self._deaf_until:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if time.monotonic() < self._ignoring_until:
             return
         self.hold_off()
-        self.number = number
-        raise KeyboardInterrupt
+        self.number, self._arrived = number, True
+        if not self._deferring:
+            raise KeyboardInterrupt

@@ -97,7 +97,7 @@ def test_a_python_of_ours_sees_nothing_of_the_working_directory(hostile, tmp_pat
 @pytest.mark.parametrize("command", [("doctor",), ("generate", "--steps", "1", "--warmup", "0", "-o", "/dev/null/x")])
 def test_the_installed_program_sees_nothing_of_the_working_directory(hostile, world, tmp_path, command):
     script = tmp_path / "ipa"  # as pip writes it
-    script.write_text(f"#!{sys.executable}\nimport sys\nfrom ipa_cli.app import main\nsys.exit(main())\n")
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom ipa_cli.__main__ import main\nsys.exit(main())\n")
     script.chmod(0o755)
     path = os.pathsep.join(child.module_path())
     environ = {**world.environ, "PATH": f".:{world.environ['PATH']}:", "PYTHONPATH": path}

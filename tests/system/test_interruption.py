@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +47,25 @@ def test_every_signal_ends_the_command_with_its_own_status(world, capsys, monkey
     out, err = capsys.readouterr()
     assert cleaned and out == ""
     assert err == ("interrupted\n" if number == signal.SIGINT else f"ended by {number.name}\n")
+
+
+def test_a_signal_during_the_imports_is_answered_after_them(world):
+    code = """
+import os, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "ipa_cli.app":
+            os.kill(os.getpid(), 15)
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["config", "path", "--json"]
+from ipa_cli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=world.environ)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert json.loads(done.stdout)["status"] == "error" and "Traceback" not in done.stderr
 
 
 def test_a_signal_that_is_ignored_stays_ignored(world):
