@@ -51,7 +51,7 @@ def test_compile_says_what_it_made(compiled: Compiled) -> None:
 
 
 def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
-    assert "compiling for 64..256, 2 in a call: tracing block-" in compiled.shown
+    assert "compiling for 64..256, 2 in a call: tracing transformerblock-" in compiled.shown
     assert "s (8 of 8)" in compiled.shown
 
 
@@ -174,7 +174,7 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
         monkeypatch.chdir(out)
         monkeypatch.setattr(tempfile, "tempdir", out)
         monkeypatch.setattr(plan, "DEMO", image / DEMO.name)  # the installed one may be in root's home
-        model, cache, reference = image / compiled.model.name, image / "cache", DEMO / "reference.png"
+        model, cache, reference = image / compiled.model.name, image / "cache", image / DEMO.name / "reference.png"
         before = sorted(cache.rglob("*"))
         [graph] = run_as(NOBODY, "cache", "ls", "--cache-dir", cache, "--json").data()["graphs"]
         assert (graph["usable"], graph["obstacles"]) == (True, [])
