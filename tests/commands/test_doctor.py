@@ -17,7 +17,7 @@ from ipa_cli import doctor
 
 REPOSITORY = Path(__file__).parents[2]
 # Of ipa's dependencies those that are small: no torch, no diffusers, no numpy.
-LIGHT = ("typer", "rich", "platformdirs", "filelock", "tomli")
+LIGHT = ("typer", "rich", "platformdirs", "filelock", "tomli", "packaging")
 NAMES = {
     "Python",
     "torch",
