@@ -123,10 +123,10 @@ def row(part: str, figures: dict[str, Any]) -> str:
     load = times.get("load_s", figures.get("load_s", float("nan")))
     speed = 1 / times["step_s"] if "step_s" in times else times.get("it_per_s", float("nan"))
     peak = figures.get("memory", {}).get("peak_gib") or float("nan")
-    told = f"{figures['drawn']} pictures in {times['drawing_s']:.2f} s" if "drawn" in figures else ""
+    summary = f"{figures['drawn']} pictures in {times['drawing_s']:.2f} s" if "drawn" in figures else ""
     if "graphs" in figures and "drawn" not in figures:
-        told = f"compiled in {figures['graphs'][0]['compile_s']:.1f} s"
-    return f"{part:8} {figures['wall_s']:7.1f} {load:7.2f} {speed:7.2f} {peak:6.2f}  {figures.get('backend', '')}{told}"
+        summary = f"compiled in {figures['graphs'][0]['compile_s']:.1f} s"
+    return f"{part:8} {figures['wall_s']:7.1f} {load:7.2f} {speed:7.2f} {peak:6.2f}  {figures.get('backend', '')}{summary}"
 
 
 def same_picture(work: Path) -> str:

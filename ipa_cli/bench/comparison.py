@@ -30,17 +30,17 @@ class Regression:
 
 
 def workload_differences(asked: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """In what the workloads of two benches differ, in words; empty when they can be compared."""
+    """In what the workloads of two benches differ; empty when they can be compared."""
     return _differences(asked, before["asked"])
 
 
 def machine_differences(machine: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """In what the machines of two benches differ, in words."""
+    """In what the machines of two benches differ."""
     return _differences(machine, before["machine"])
 
 
 def environment_differences(results: BenchResults, before: Mapping[str, Any]) -> list[str]:
-    """In what machine and package versions of two benches differ, in words."""
+    """In what machine and package versions of two benches differ."""
     found = machine_differences(results.machine, before)
     older = {entry["name"]: entry["environment"].get("versions", {}) for entry in before["backends"]}
     for backend in results.backends:

@@ -105,7 +105,7 @@ def check_folder(folder: Path, plan: Mapping[str, Any], resume: bool, force: boo
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """How `before` differs from `after` in the entries of `after`, in words."""
+    """How `before` differs from `after` in the entries of `after`, as text for people."""
     different = [name for name, value in after.items() if before.get(name) != value]
     if "references" in different and REFERENCE_DIGESTS in different:
         different.remove(REFERENCE_DIGESTS)  # it differs for that reason

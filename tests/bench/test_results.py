@@ -213,7 +213,7 @@ def test_a_regression_is_more_than_the_spread_and_the_tolerance():
     assert slower(with_speeds(steady, 94.0, 94.0), steady) == [("eager", "it_per_s")]
     assert slower(with_speeds(steady, 90.0, 97.0), steady) == []  # 6.5 worse, and 7 apart
     assert slower(with_speeds(steady, 50.0, 50.0), steady) == [("eager", "it_per_s"), ("eager", "e2e_s")]
-    assert slower(with_speeds(steady, 200.0, 200.0), steady) == []  # faster is no complaint
+    assert slower(with_speeds(steady, 200.0, 200.0), steady) == []  # faster is not a regression
     assert slower(with_speeds(steady, 94.0, 94.0), with_speeds(steady, 90.0, 110.0)) == []  # the older one varied
 
 

@@ -25,7 +25,7 @@ def test_neighbours_are_compared_within_their_row(tmp_path):
 
 
 def test_scales_with_the_same_picture_are_found_though_their_files_differ(tmp_path):
-    # Scale 1 of the first row repeats scale 0, which is no neighbour.
+    # Scale 1 of the first row repeats scale 0, which is not its neighbour.
     drawn = draw(tmp_path, make(), frozen={3})
     first, third = (tmp_path / drawn.sweep.points[n].file for n in (0, 2))
     third.write_bytes(first.read_bytes() + b"another file, the same pixels")

@@ -54,15 +54,15 @@ def opened(browser: Any, path: Any, width: int = 1280, **options: Any) -> Iterat
     context = browser.new_context(viewport={"width": width, "height": 800}, **options)
     tab = context.new_page()
     tab.set_default_timeout(10_000)
-    said: list[str] = []
+    messages: list[str] = []
     asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(path.as_uri())
     try:
         yield tab
-        assert said == []
+        assert messages == []
         assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
     finally:
         context.close()
