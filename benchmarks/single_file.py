@@ -126,7 +126,9 @@ def row(part: str, figures: dict[str, Any]) -> str:
     summary = f"{figures['drawn']} pictures in {times['drawing_s']:.2f} s" if "drawn" in figures else ""
     if "graphs" in figures and "drawn" not in figures:
         summary = f"compiled in {figures['graphs'][0]['compile_s']:.1f} s"
-    return f"{part:8} {figures['wall_s']:7.1f} {load:7.2f} {speed:7.2f} {peak:6.2f}  {figures.get('backend', '')}{summary}"
+    return (
+        f"{part:8} {figures['wall_s']:7.1f} {load:7.2f} {speed:7.2f} {peak:6.2f}  {figures.get('backend', '')}{summary}"
+    )
 
 
 def same_picture(work: Path) -> str:
