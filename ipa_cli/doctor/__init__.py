@@ -18,7 +18,7 @@ __all__ = ["Check", "examine", "text"]
 
 
 def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Check]:
-    """Every check, in the order people read them. Raises UsageError for a flag that cannot be."""
+    """All checks, in the order of the report. Raises UsageError for an invalid flag."""
     environ, began = os.environ, cores.snapshot()
     resolved, settings_check = setup.read_settings(flags)
     settings = resolved.settings

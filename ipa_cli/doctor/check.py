@@ -1,4 +1,4 @@
-"""What one look at the machine gives: plain data."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Status = Literal["ok", "warning", "failure", "skipped"]
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, what was found, and what to type when that is not well.
+    """What was checked, what was found, and what to type when it is not ok.
 
-    `asked`: somebody asked for it, or no picture can be drawn without it; only then a failure is the command's too.
+    `asked`: the user asked for it, or no picture can be drawn without it; only then a failure fails the command.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The C++ compiler that torch's compiler would call: is it there, and does what it builds run beside torch?"""
+"""The C++ compiler that torch's compiler calls: is it installed, and do its libraries run beside torch?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ extern "C" int answer() {
 }
 """
 LOAD = "import ctypes, sys; assert ctypes.CDLL(sys.argv[1]).answer() == 42"
-INSTALL = "install one (`apt install g++`), or let CXX name it"
+INSTALL = "install one (`apt install g++`), or set CXX"
 
 
 def check(asked: bool, deep: bool, with_torch: bool) -> Check:
@@ -61,7 +61,7 @@ def _build(path: str, found: str, asked: bool, with_torch: bool) -> Check:
             NAME,
             "failure",
             f"{found}: it links libstdc++ statically, and a second copy of that crashes beside torch{tried}",
-            "let CXX name a compiler that links it dynamically, such as `CXX=/usr/bin/g++ ipa …`",
+            "set CXX to a compiler that links it dynamically, such as `CXX=/usr/bin/g++ ipa …`",
             asked,
         )
     if loaded.code != 0:

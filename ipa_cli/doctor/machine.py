@@ -1,4 +1,4 @@
-"""The machine around `ipa`: cores and who else uses them, room for temporary files, and where programs are found."""
+"""The machine: cores and their load, space for temporary files, and search paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENVIRONMENT = Path("/proc/self/environ")
 
 
 def check_cores(elsewhere: float, environ: Mapping[str, str]) -> Check:
-    """How many cores there are for us, and whether other programs use `elsewhere` of them."""
+    """How many cores may be used; a warning when other programs use many of them (`elsewhere`)."""
     name, here = "processor", cores.usable()
     quota = cores.limit()
     found = f"{here} core{'s' * (here > 1)}{f' (a quota of {quota:g})' if quota is not None else ''}"
@@ -36,17 +36,17 @@ def check_cores(elsewhere: float, environ: Mapping[str, str]) -> Check:
 
 
 def check_temporary() -> Check:
-    """Is there room for temporary files? Where the cache cannot be written, compiling needs hundreds of megabytes."""
-    name, elsewhere = "temporary files", "let TMPDIR name a folder on another disk"
+    """Is there space for temporary files? Where the cache cannot be written, compiling needs hundreds of megabytes."""
+    name, elsewhere = "temporary files", "set TMPDIR to a folder on another disk"
     try:
         folder = tempfile.gettempdir()
     except OSError as error:
-        return Check(name, "warning", error.strerror or str(error), "let TMPDIR name a folder that you can write to")
+        return Check(name, "warning", error.strerror or str(error), "set TMPDIR to a folder that you can write to")
     return places.room(name, Path(folder), "warning", elsewhere, places.LITTLE, False)
 
 
 def check_lists(started_with: Mapping[str, str]) -> Check:
-    """Do lists of folders hold the working directory, where whoever made it could put programs and libraries?"""
+    """Do search paths contain the working directory, whose maker could put programs and libraries there?"""
     name, found = "search paths", []
     for variable in child.SEARCHED:
         parts = started_with.get(variable, "").split(os.pathsep)
@@ -54,13 +54,13 @@ def check_lists(started_with: Mapping[str, str]) -> Check:
         if started_with.get(variable) and relative:
             found.append(f"{variable} has {repr(relative[0]) if relative[0] else 'an empty entry'}")
     if not found:
-        return Check(name, "ok", "whole names of folders alone")
+        return Check(name, "ok", "only absolute paths")
     text = ", ".join(found)
     return Check(
         name,
         "warning",
         f"{text}: that means the working directory, whose files Python and the system may then load before ipa starts",
-        "name folders in full, and write `export PATH=/a${PATH:+:$PATH}` where the rest may be empty",
+        "use absolute paths, and write `export PATH=/a${PATH:+:$PATH}` where the rest may be empty",
     )
 
 

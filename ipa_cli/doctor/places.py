@@ -1,4 +1,4 @@
-"""The folders that `ipa` keeps things in: can we write there, can others, and is there room?"""
+"""The folders of caches: can this user write there, can others, and is there space?"""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def graphs(settings: Settings, asked: bool) -> Check:
 
 
 def models(environ: Mapping[str, str]) -> Check:
-    """Hugging Face's cache: what is there can be read even when nothing can be added."""
+    """Hugging Face's cache; models in it can be used even when none can be added."""
     name, root = "model cache", hub_cache(environ)
-    check = room(name, root, "warning", "let HF_HOME name a folder on another disk", SDXL, False)
+    check = room(name, root, "warning", "set HF_HOME to a folder on another disk", SDXL, False)
     if check.status != "ok" or not root.is_dir():
         return check
     try:
         others, places = other_writer(root), writable_by_others(root)
     except OSError as error:
-        return Check(name, "warning", f"cannot look into {root}: {error.strerror}", "let HF_HOME name another folder")
+        return Check(name, "warning", f"cannot look into {root}: {error.strerror}", "set HF_HOME to another folder")
     if others is None:
         return check
-    advice = f"`chmod go-w {shlex.join(map(str, places))}`" if places else "let HF_HOME name a folder of your own"
+    advice = f"`chmod go-w {shlex.join(map(str, places))}`" if places else "set HF_HOME to a folder of your own"
     return Check(name, "warning", f"{others}: models there may be replaced", advice)
 
 
 def room(name: str, root: Path, broken: Status, elsewhere: str, enough: int, asked: bool) -> Check:
-    """Write a page where `root` is or would be, and leave nothing behind."""
+    """Try to write where `root` is or would be, and look at the free space; leaves nothing behind."""
     here = next(path for path in (root, *root.parents) if os.path.lexists(path))  # Path.exists may raise
     place = str(root) if here == root else f"{root} (not there yet)"
     try:

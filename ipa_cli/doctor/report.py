@@ -1,4 +1,4 @@
-"""The checks as text for an issue: no secret, no user name, no home folder."""
+"""The checks as text for an issue, without secrets, user names and home folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECRET = re.compile(r"\b(hf_|api_org_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_-]{
 
 
 def text(checks: Iterable[Check], environ: Mapping[str, str]) -> str:
-    """A block of Markdown with one line per check, and what to type below those that are not well."""
+    """A Markdown code block with one line per check, and the advice below warnings and failures."""
     lines = []
     for check in checks:
         lines.append(f"{check.status:<8} {check.name}: {check.found}")
@@ -43,7 +43,7 @@ def redact(said: str, environ: Mapping[str, str], homes: Iterable[str], users: I
 
 
 def homes(environ: Mapping[str, str]) -> set[str]:
-    """Every name of the home folder; a home at the root ("/") has none to hide."""
+    """Every name of the home folder; a home at the root ("/") needs no hiding."""
     named = {environ.get("HOME", ""), environ.get("USERPROFILE", ""), str(expand("~")), _home_by_id()}
     both = {path for name in named if name for path in (name.rstrip("/"), str(Path(name).resolve()))}
     return {path for path in both if len(Path(path).parts) > 1}

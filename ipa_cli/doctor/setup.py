@@ -1,4 +1,4 @@
-"""The user's own side: settings and where they come from, the model with its adapter, shell completion."""
+"""Settings and their sources, the model with its adapter, and shell completion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.models import configurations
 from ipa_cli.models.plan import make_plan
 
-# What a user may not want to see in an issue; the name and the source are told, the value is not.
+# Users may not want these values in an issue: only the name and the source are shown.
 PRIVATE = {"prompt", "negative_prompt", "image", "output"}
 MODEL = {
     "model",
@@ -34,7 +34,7 @@ MODEL = {
 def read_settings(flags: Mapping[str, Any]) -> tuple[Resolved, Check]:
     """The settings, and the check of their sources; where those are broken, the flags on top of the defaults.
 
-    Raises UsageError only for a flag: that is the command itself typed wrongly.
+    Raises UsageError only for a flag: that is wrong usage of the command.
     """
     try:
         config.resolve({})
@@ -45,8 +45,8 @@ def read_settings(flags: Mapping[str, Any]) -> tuple[Resolved, Check]:
         check = Check("settings", "failure", error.message, error.hint, asked=True)
         return Resolved(Settings(**given), sources), check
     resolved = config.resolve(flags)
-    told = [_told(resolved, name) for name in config.FIELDS if resolved.sources[name].kind != "default"]
-    found = ", ".join(told) or "all at their defaults"
+    shown = [_shown(resolved, name) for name in config.FIELDS if resolved.sources[name].kind != "default"]
+    found = ", ".join(shown) or "all defaults"
     if resolved.ignored:
         found = "; ".join([found, *map(str, resolved.ignored)])
         return resolved, Check("settings", "warning", found, config.TRUST_HINT, asked=True)
@@ -64,7 +64,7 @@ def check_model(settings: Settings, asked: bool) -> Check:
     except IpaError as error:
         return Check(name, "failure", public_text(error.message), error.hint, asked)
     except ImportError as error:  # a bare or a broken installation
-        return Check(name, "failure" if asked else "skipped", f"not looked at: {error}", "`pip install ipa-cli`", asked)
+        return Check(name, "failure" if asked else "skipped", f"not checked: {error}", "`pip install ipa-cli`", asked)
     layers = f"{configurations.cross_attention_layers(plan.unet_config)} cross-attention layers"
     if plan.adapter is None:
         return Check(name, "ok", f"{plan.name} ({layers}), no adapter", "", asked)
@@ -72,7 +72,7 @@ def check_model(settings: Settings, asked: bool) -> Check:
         return Check(name, "ok", f"{plan.name} ({layers}) with random weights and an adapter made for it", "", asked)
     adapter = f"{plan.adapter.location}/{plan.adapter.file}"
     if plan.adapter.location.folder is None and not plan.adapter.file.endswith(".safetensors"):
-        found = f"{adapter} is a pickle: whether it fits {plan.name} shows only when it is fetched"
+        found = f"{adapter} is a pickle: whether it fits {plan.name} is known only after the download"
         return Check(name, "warning", found, "use its .safetensors version", asked)
     found = f"{plan.name} ({layers}), {adapter}, image encoder {plan.adapter.encoder}: they fit"
     return Check(name, "ok", found, "", asked)
@@ -103,6 +103,6 @@ def check_completion(environ: Mapping[str, str]) -> Check:
     return Check(name, "ok", f"installed for {shell} ({found})")
 
 
-def _told(resolved: Resolved, name: str) -> str:
+def _shown(resolved: Resolved, name: str) -> str:
     value = "" if name in PRIVATE else f" = {getattr(resolved.settings, name)}"
     return f"{name.replace('_', '-')}{value} ({resolved.sources[name].where})"

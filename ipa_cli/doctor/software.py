@@ -1,4 +1,4 @@
-"""Python, torch and the backends: what is installed, by its metadata; with `--deep`, whether it really starts."""
+"""Python, torch and the backends: what is installed, by its metadata; with `--deep`, whether it works."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_python() -> Check:
     here = sys.version_info[:2]
     found = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     if here < OLDEST or here > NEWEST:
-        advice = "use Python 3.10 to 3.13: no other was tried"
+        advice = "use Python 3.10 to 3.13: no other is tested"
         return Check("Python", "warning", found, advice, asked=True)
     return Check("Python", "ok", found, "", asked=True)
 
@@ -101,7 +101,7 @@ def check_backend(name: str, versions: Mapping[str, str | None], asked: bool, de
 
 
 def check_device(name: str, version: str | None, build: Build, driver: Driver) -> Check:
-    """Can the device that was asked for be used?"""
+    """Can the requested device be used?"""
     known = re.fullmatch(r"(auto|cpu|cuda|mps)(?::(\d+))?", name)
     if known is None:
         return _device("failure", f"unknown device '{name}'", "choose auto, cpu, cuda, cuda:N or mps")

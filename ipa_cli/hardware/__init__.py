@@ -1,1 +1,1 @@
-"""What this machine is: GPUs, devices, processor cores, time and memory."""
+"""This machine: GPUs, devices, processor cores, time and memory."""

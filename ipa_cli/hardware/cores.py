@@ -1,4 +1,4 @@
-"""The processor's cores: how many this process may use, how many others do, and so with how many threads to compute."""
+"""Processor cores: how many this process may use, how many others use, and the number of threads for torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from ipa_cli.result import Reporter
 
 CGROUPS, OURS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# Whoever sets these has chosen.
+# Variables by which users choose the number of threads.
 CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-SHORT = 0.2  # seconds within which the counters of the kernel, in steps of 10 ms, tell too little
+SHORT = 0.2  # seconds; below, the kernel's counters with their steps of 10 ms are too coarse
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Seconds on the clock, seconds that our cores have worked so far, and of these our own."""
+    """Clock time, busy time of the usable cores, and busy time of this process, in seconds."""
 
     at: float
     busy: float
@@ -25,7 +25,7 @@ class Snapshot:
 
 
 def usable() -> int:
-    """How many cores this process may use: by its affinity, and by the quota of the container that it is in."""
+    """How many cores this process may use by its affinity and its container's quota."""
     quota = limit()
     count = len(_affinity())
     return count if quota is None else max(1, min(count, int(quota)))
@@ -43,15 +43,15 @@ def limit(cgroups: Path = CGROUPS, ours: Path = OURS) -> float | None:
 
 
 def snapshot() -> Snapshot:
-    """Where the counters stand now."""
+    """The counters now."""
     try:
         import psutil
-    except ImportError:  # the doctor looks at broken installations too: nobody else is seen there
+    except ImportError:  # `ipa doctor` on a broken installation: it reports no other programs
         return Snapshot(time.monotonic(), 0.0, 0.0)
     times = psutil.cpu_times(percpu=True)
     cores = [times[core] for core in _affinity() if core < len(times)]
     kinds = ["user", "system", "irq", "softirq", "steal"]
-    if os.nice(0) > 0:  # otherwise what has a low priority gives way to us
+    if os.nice(0) > 0:  # else processes of low priority give way to this one
         kinds.append("nice")
     busy = sum(getattr(core, kind, 0.0) for core in cores for kind in kinds)
     return Snapshot(time.monotonic(), busy, sum(os.times()[:4]))
@@ -67,7 +67,7 @@ def others(since: Snapshot) -> float:
 
 
 def threads(most: int, cores: int, elsewhere: float) -> int:
-    """With how many threads to compute, of `most`: on the cores that are free, but on a quarter of them at least.
+    """The number of threads, at most `most`: one per free core, but at least for a quarter of the cores.
 
     Threads wait for each other after every operation, so one that shares its core delays all. The miniature on 2
     cores beside two busy processes: 0.6 steps per second with 2 threads, 9.8 with one.
@@ -76,9 +76,9 @@ def threads(most: int, cores: int, elsewhere: float) -> int:
 
 
 def fit(elsewhere: float, reporter: Reporter) -> None:
-    """Let torch compute with a thread for each core that may be used and is free, unless the user has chosen.
+    """Set torch's threads to the number of usable free cores, unless the user has chosen.
 
-    `elsewhere` is what `others` found. A note says so where that is fewer than torch takes.
+    `elsewhere` is the result of `others`. Notes when that is fewer than torch's default.
     """
     import torch
 
@@ -88,7 +88,11 @@ def fit(elsewhere: float, reporter: Reporter) -> None:
     count = threads(most, cores, elsewhere)
     if count < most:
         torch.set_num_threads(count)
-        why = f"other programs use {elsewhere:.1f} of {cores} cores" if elsewhere >= 0.5 else f"{cores} cores are ours"
+        why = (
+            f"other programs use {elsewhere:.1f} of {cores} cores"
+            if elsewhere >= 0.5
+            else f"this process may use {cores} cores"
+        )
         reporter.note(f"computing with {count} of {most} threads: {why} (OMP_NUM_THREADS={most} takes all)")
 
 

@@ -1,4 +1,4 @@
-"""Time and memory as they are: synchronised, and steps timed by the device itself."""
+"""Measure time and memory; on a GPU steps are timed by events of the device."""
 
 from __future__ import annotations
 

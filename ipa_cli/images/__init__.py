@@ -1,1 +1,1 @@
-"""Pictures in and out: what people bring is hostile until checked."""
+"""Reading and writing pictures; input files are untrusted until checked."""

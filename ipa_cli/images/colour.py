@@ -1,7 +1,7 @@
-"""Pixels of every kind as sRGB, 8 bits a channel, as browsers show them.
+"""Convert pixels of every mode to sRGB with 8 bits per channel, as browsers show them.
 
-A colour profile is applied; without one the camera's word for Adobe RGB is (EXIF's interoperability index R03). A PNG's
-gAMA and cHRM chunks are not, as in Pillow: nearly all of them say sRGB's own values.
+A colour profile is applied; without one, Adobe RGB is recognized by EXIF's interoperability index R03. As in Pillow, a
+PNG's gAMA and cHRM chunks are ignored: nearly all of them have sRGB's values.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SRGB_GAMMA = 0.45455
 def to_srgb(image: Image, notes: list[str]) -> Image:
     """The picture in sRGB and without its metadata: RGB, or RGBA where something may be transparent.
 
-    `notes` gets what people should know of it.
+    `notes` gets a line for everything the user should know.
     """
-    colours, alpha = _taken_apart(image)
+    colours, alpha = _split_alpha(image)
     profile = image.info.get("icc_profile")
     if profile is None and colours.mode == "RGB" and _is_adobe_rgb(image):
         profile = _adobe_rgb()
@@ -40,7 +40,7 @@ def to_srgb(image: Image, notes: list[str]) -> Image:
 
 
 def on_white(image: Image, notes: list[str]) -> Image:
-    """An RGB or RGBA picture as RGB: what is transparent shows white."""
+    """An RGB or RGBA picture as RGB: composed over white."""
     from PIL import Image
 
     if image.mode != "RGBA":
@@ -51,8 +51,8 @@ def on_white(image: Image, notes: list[str]) -> Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _taken_apart(image: Image) -> tuple[Image, Image | None]:
-    """Its colours, in L, RGB or CMYK, and its alpha."""
+def _split_alpha(image: Image) -> tuple[Image, Image | None]:
+    """The colours in L, RGB or CMYK, and the alpha channel."""
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image), None
     if image.mode == "CMYK":
@@ -80,7 +80,7 @@ def _eight_bits(image: Image) -> Image:
 
 
 def _by_profile(image: Image, profile: Any, notes: list[str]) -> Image:
-    """`image` in sRGB, by the rendering intent that browsers take, the perceptual one."""
+    """`image` in sRGB, with the perceptual rendering intent, as in browsers."""
     from PIL import ImageCms
 
     try:

@@ -1,7 +1,7 @@
-"""Settings out of ComfyUI's graph, which its pictures carry as `prompt`: nodes by number, and what leads to what.
+"""Settings from ComfyUI's graph, which its pictures carry as `prompt`: nodes by number, and links between them.
 
 A node is {"class_type": "KSampler", "inputs": {"seed": 7, "model": ["4", 0], …}}; ["4", 0] is a link to the first
-output of node 4. Everything is found by going backwards from a sampler.
+output of node 4. Everything is found by following links backwards from a sampler.
 Source: ComfyUI's API format, and the nodes of ComfyUI_IPAdapter_plus.
 """
 
@@ -22,7 +22,7 @@ MODES = {
     "style and composition": "style-layout",
 }
 PLAIN_SPACING = ("normal", "simple")  # the spacing of steps that our schedulers have
-# Inputs that carry what another node made, by what is looked for.
+# Names of inputs to follow to other nodes, by what is searched.
 _TEXT = ("text", "text_g", "string", "value", "conditioning", "conditioning_1", "conditioning_to", "guider")
 _MODEL = ("model", "guider")
 _LATENT = ("latent_image", "samples", "latent")
@@ -32,7 +32,7 @@ Graph = Mapping[str, Node]
 
 
 def read(text: str) -> tuple[dict[str, Any], list[str]]:
-    """Settings under our names, and what is not taken over, in words. Raises ValueError for what is no such graph."""
+    """Settings under our names, and notes on what is left out. Raises ValueError for anything but such graph."""
     found = parse_json(text, lenient=True)
     graph = {number: node for number, node in found.items() if _is_node(node)} if isinstance(found, dict) else {}
     samplers = [node for node in graph.values() if "latent_image" in node["inputs"]]
@@ -49,7 +49,7 @@ def read(text: str) -> tuple[dict[str, Any], list[str]]:
         "guidance_scale": _find(graph, first, ("cfg", "value"), ("cfg", "guider", "value"), float),
     }
     if values["prompt"] is None:
-        left_out.append("the prompt, which is made by a node of another kind")
+        left_out.append("the prompt, which comes from a node of an unknown kind")
     _put_sampler(graph, first, values, left_out)
     _put_size(graph, first, values, left_out)
     _put_models(graph, first, values, left_out)
@@ -79,7 +79,7 @@ def _put_size(graph: Graph, sampler: Node, values: dict[str, Any], left_out: lis
             values["height"] = _find(graph, node, ("height", "value"), ("height",), int)
             return
     if above:
-        left_out.append(f"the picture that it began with ({above[-1]['class_type']})")
+        left_out.append(f"the initial picture ({above[-1]['class_type']})")
 
 
 def _put_models(graph: Graph, sampler: Node, values: dict[str, Any], left_out: list[str]) -> None:
@@ -125,7 +125,7 @@ def _above(graph: Graph, node: Node, through: tuple[str, ...]) -> Iterator[Node]
         here = waiting.pop(0)
         for name in through:
             link = here["inputs"].get(name)
-            # Lists of anything else are values: a link is the number of a node and that of its output.
+            # A link is a node's number and its output's; other lists are values.
             if isinstance(link, list) and len(link) == 2 and isinstance(link[0], str | int):
                 above = graph.get(str(link[0]))
                 if above is not None and id(above) not in seen:

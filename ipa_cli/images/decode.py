@@ -1,4 +1,4 @@
-"""Bytes of a picture become pixels: known formats alone, whole, of limited size."""
+"""Decode pictures: only known formats, only intact files, of limited size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class OptionalFormat:
-    """A format that may not be read here; `brands` are in the first box of such a file (ISO/IEC 23008-12)."""
+    """A format that needs an optional decoder; `brands` are in the first box of such a file (ISO/IEC 23008-12)."""
 
     suffixes: tuple[str, ...]
     brands: frozenset[bytes]
@@ -46,7 +46,7 @@ SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(suffix for kind in _OPTIONAL.values() for suffix in kind.suffixes),
 )
-# Pictures that no decoder here takes: in a folder they are told of.
+# Pictures that no decoder here reads: a note names those in a folder.
 OTHER_SUFFIXES = (
     *(".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
@@ -81,31 +81,31 @@ DAMAGE = (  # what Pillow's decoders raise on damaged files
 
 
 def decode(data: bytes, source: str) -> tuple[Image, list[str]]:
-    """The picture upright and in sRGB, RGB or RGBA, and what was changed or left out on the way.
+    """The picture upright and in sRGB, RGB or RGBA, and notes on what was changed or left out.
 
-    Raises IpaError, which names `source`, when it is none of a known format, not whole, or has too many pixels.
+    Raises IpaError, which names `source`, when the format is unknown, the file is damaged, or it has too many pixels.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it writes of damage to stderr by itself
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it logs damage to stderr
     if not data:
         raise IpaError(f"{source} is empty", f"it must be a {_KINDS} picture")
     limit = f"more than {PIXELS // 1_000_000} million pixels"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of damage and of size; both are judged here
+            warnings.simplefilter("ignore")  # about damage and size, which are checked here
             with Image.open(io.BytesIO(data), formats=formats()) as opened:
                 if opened.width * opened.height > PIXELS:
                     raise IpaError(f"{source} has {limit}: {opened.width}x{opened.height}", "make it smaller")
                 animated = opened.format != "MPO" and getattr(opened, "is_animated", False)
-                notes = ["of several frames only the first is used"] if animated else []
+                notes = ["only the first of several frames is used"] if animated else []
                 opened.load()
                 image = to_srgb(ImageOps.exif_transpose(opened), notes)
     except UnidentifiedImageError as error:
         for kind in missing():
             if kind.brands & _brands(data):
                 raise IpaError(f"{source} cannot be read: {kind.needs}", kind.hint) from error
-        what = "a web page or SVG" if data.lstrip()[:1] == b"<" else "damaged, or no picture"
+        what = "a web page or SVG" if data.lstrip()[:1] == b"<" else "damaged, or not a picture"
         raise IpaError(f"{source} is {what}", f"it must be a {_KINDS} picture") from error
     except Image.DecompressionBombError as error:
         raise IpaError(f"{source} has {limit}", "make it smaller") from error
@@ -126,7 +126,7 @@ def decoded(image: Image, source: str) -> tuple[Image, list[str]]:
 
 
 def formats() -> list[str]:
-    """The formats that this Pillow can read, of those that are ever tried."""
+    """The formats to try that this Pillow can read."""
     from PIL import Image
 
     for plugin in _FORMATS.values():
@@ -138,7 +138,7 @@ def formats() -> list[str]:
 
 
 def missing() -> list[OptionalFormat]:
-    """The formats that need something which is not here."""
+    """The optional formats whose decoder is not installed."""
     here = formats()
     return [kind for name, kind in _OPTIONAL.items() if name not in here]
 

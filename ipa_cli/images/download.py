@@ -1,4 +1,4 @@
-"""Pictures from the web: http and https alone, of limited size, time and redirects."""
+"""Download pictures: only http and https, with limits on size, time and redirects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOCAL = "download it and name the file"
 
 
 def web_address(url: str) -> str:
-    """`url` as it goes over the wire. Raises UsageError unless it is http or https, to a host, without a password."""
+    """`url` normalized and quoted. Raises UsageError unless it is http or https, to a host, without a password."""
     try:
         parts = urllib.parse.urlsplit(url.strip())
         host, port = parts.hostname, parts.port
@@ -35,29 +35,29 @@ def web_address(url: str) -> str:
     if parts.scheme not in ("http", "https"):
         raise UsageError(f"{url}: only http and https addresses are read", "name a file, or an https address")
     if parts.username is not None:
-        raise UsageError("a web address must not carry a user name", "download the picture and name the file")
+        raise UsageError("a web address must not contain a user name", "download the picture and name the file")
     if not name.strip("."):
-        raise UsageError(f"{url} names no host", _EXAMPLE)
+        raise UsageError(f"{url} has no host", _EXAMPLE)
     netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port is not None else "")
     address = parts._replace(netloc=netloc, fragment="").geturl()
     return urllib.parse.quote(address, safe=string.punctuation, errors="replace")
 
 
 def fetch(url: str) -> bytes:
-    """What lies at a `web_address`. Raises IpaError when it is too large, too slow, or not to be had."""
+    """The content of a `web_address`. Raises IpaError when it is too large, too slow, or cannot be fetched."""
     import httpx2
 
     try:
         # Sockets limit one read, not the whole, and looking up a name not at all.
         return within(URL_SECONDS, lambda: _download(url, time.monotonic() + URL_SECONDS))
     except (TimeoutError, httpx2.TimeoutException) as error:
-        raise IpaError(f"{url} did not arrive within {URL_SECONDS:g} s", _LOCAL) from error
+        raise IpaError(f"{url} took longer than {URL_SECONDS:g} s", _LOCAL) from error
     except httpx2.ConnectError as error:
         causes = list(_causes(error))
         if any(isinstance(cause, socket.gaierror) for cause in causes):
             raise IpaError(f"{url}: the host cannot be found", "check the address and the network") from error
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
-            raise IpaError(f"{url}: no secure connection: {error}", _LOCAL) from error
+            raise IpaError(f"{url}: the secure connection failed: {error}", _LOCAL) from error
         raise IpaError(f"{url} cannot be reached: {error}", "check the address and the network") from error
     except httpx2.InvalidURL as error:
         raise IpaError(f"{url} is not a web address: {error}", _EXAMPLE) from error
@@ -78,9 +78,9 @@ def _download(url: str, deadline: float) -> bytes:
                 try:
                     address = web_address(urllib.parse.urljoin(address, response.headers["Location"]))
                 except (UsageError, ValueError) as error:
-                    message = f"{url} redirects to an address that is not followed: {error}"
+                    message = f"{url} redirects to a forbidden address: {error}"
                     raise IpaError(message, _LOCAL) from error
-    raise IpaError(f"{url} redirects too often", _LOCAL)
+    raise IpaError(f"{url} has too many redirects", _LOCAL)
 
 
 def _content(url: str, response: httpx2.Response, deadline: float) -> bytes:

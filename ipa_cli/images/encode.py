@@ -1,4 +1,4 @@
-"""Pictures become files that carry their settings: as A1111's text, which galleries read, and as JSON, which is exact.
+"""Write pictures with their settings: as A1111's text, which galleries read, and as JSON, which is exact.
 
 A PNG has both as text chunks, `parameters` and `ipa`; other formats have them in EXIF, as UserComment and MakerNote.
 """
@@ -31,7 +31,7 @@ JPEG_PROMPTS = 40_000  # ... and how many of them prompts may take, which are kn
 
 
 class Saved(NamedTuple):
-    """Where a picture went, and the SHA-256 of the file in hex."""
+    """The path of a picture, and the SHA-256 of the file in hex."""
 
     path: Path
     sha256: str
@@ -40,7 +40,7 @@ class Saved(NamedTuple):
 def save(
     path: Path, image: Image, settings: Mapping[str, Any], force: bool = False, quality: int | None = None
 ) -> Saved:
-    """Write a picture with its settings, whole or not at all; equal picture and settings give equal bytes.
+    """Write a picture with its settings, completely or not at all; equal picture and settings give equal bytes.
 
     The format is that of the name's suffix. An existing file is kept and a number added to the new one's name, also
     when another process creates it meanwhile, unless `force`. Raises IpaError as `files.replace`.
@@ -60,7 +60,7 @@ def encode(image: Image, settings: Mapping[str, Any], format: str = "PNG", quali
         return buffer.getvalue()
     exif = _exif(parameters_text(settings), chunk)
     if format == "JPEG" and len(exif) > JPEG_EXIF:
-        raise IpaError(f"the settings of this picture take {len(exif)} bytes, and a JPEG has no room", "--format png")
+        raise IpaError(f"the settings of this picture take {len(exif)} bytes, too many for a JPEG", "--format png")
     image.save(buffer, format, exif=exif, quality=quality or QUALITY)
     return buffer.getvalue()
 
@@ -69,14 +69,14 @@ def check(format: str, quality: int | None, prompts: str) -> None:
     """Raise IpaError before the long work when Pillow cannot write the format, or a JPEG has no room for `prompts`."""
     if format == "PNG":
         if quality is not None:
-            raise UsageError("a PNG loses nothing: it has no --quality", "leave it out, or --format jpeg")
+            raise UsageError("a PNG is lossless: it has no --quality", "leave it out, or --format jpeg")
         return
     from PIL import features
 
     if format in ("WEBP", "AVIF") and not features.check(format.lower()):
-        raise IpaError(f"this Pillow writes no {format}", "pip install --upgrade pillow, or --format png")
+        raise IpaError(f"this Pillow cannot write {format}", "pip install --upgrade pillow, or --format png")
     if format == "JPEG" and 2 * len(prompts) + len(json.dumps(prompts)) > JPEG_PROMPTS:
-        raise UsageError("a JPEG has no room for so long a prompt", "--format png, or shorten the prompt")
+        raise UsageError("the prompt is too long for a JPEG", "--format png, or shorten the prompt")
 
 
 def _chunks(text: str, chunk: str) -> Any:

@@ -1,4 +1,4 @@
-"""The names of picture files: from `--output`, a file, a folder or a template, and never one that exists."""
+"""Names of picture files from `--output`, a file, a folder or a template; never one that exists."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _template(output: str | None, format: str | None) -> str:
     if output is None:
         return DEFAULT_NAME + usual
     if not output or "\0" in output:
-        raise UsageError(f"--output {output!r} names no file", "--output cat.png")
+        raise UsageError(f"--output {output!r} is not a file name", "--output cat.png")
     try:
         text = str(Path(output).expanduser()) if output.startswith("~") else output
     except RuntimeError as error:
@@ -84,7 +84,9 @@ def _template(output: str | None, format: str | None) -> str:
     suffix = Path("".join(literal + ("\0" if key is not None else "") for literal, key, _ in _parts(text))).suffix
     named = FORMATS.get(suffix.lower())
     if named is not None and format not in (None, named):
-        raise UsageError(f"--output {output} is not named as --format {format.lower()}", "leave out one or the other")
+        raise UsageError(
+            f"--output {output} does not have the suffix of --format {format.lower()}", "leave out one or the other"
+        )
     if named is not None:
         return text
     if re.fullmatch(r"\.[A-Za-z]\w*", suffix):
@@ -95,7 +97,7 @@ def _template(output: str | None, format: str | None) -> str:
 
 
 def _is_folder(path: Path) -> bool:
-    with suppress(OSError):  # no access, or a name too long: told when writing is checked
+    with suppress(OSError):  # no access, or a name too long: an error when writing is checked
         return path.is_dir()
     return False
 

@@ -1,4 +1,4 @@
-"""Settings as AUTOMATIC1111's web UI writes them into a picture, a text that most galleries read; it is lossy."""
+"""Settings as the text that AUTOMATIC1111's web UI writes into pictures; most galleries read it, and it is lossy."""
 
 from __future__ import annotations
 

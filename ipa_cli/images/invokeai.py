@@ -1,4 +1,4 @@
-"""Settings out of InvokeAI's pictures: one JSON object, `invokeai_metadata`, since its version 3."""
+"""Settings from InvokeAI's pictures: one JSON object, `invokeai_metadata`, since its version 3."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SILENT = ("generation_mode", "app_version", "rand_device", "scheduler", "model"
 
 
 def read(text: str) -> tuple[dict[str, Any], list[str]]:
-    """Settings under our names, and what is not taken over, in words. Raises ValueError for what is no such object."""
+    """Settings under our names, and notes on what is left out. Raises ValueError for anything but such object."""
     found = parse_json(text, lenient=True)
     if not isinstance(found, dict):
         raise ValueError("it is not an object")

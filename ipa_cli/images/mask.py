@@ -1,4 +1,4 @@
-"""Masks as people paint them: white on black, white or coloured on transparent, coloured on black or on white."""
+"""Masks in every usual style: white on black, white or coloured on transparent, coloured on black or on white."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HALF = 128  # from here on a level counts, as in diffusers' `IPAdapterMaskProces
 
 
 def levels(image: Image, notes: list[str]) -> Image:
-    """Where the reference counts, in grey: the first of these that tells two regions apart.
+    """The mask in grey, white where the reference counts: the first of these channels that separates two regions.
 
-    On white, the brightest of the three channels, so that a colour on black is white; the alpha; on white, the
-    lightness, so that a colour on white is black. `notes` gets which one it was, unless it was the first.
+    Over white, the brightest of the three colours, so that a colour on black is white; the alpha channel; over white,
+    the lightness, so that a colour on white is black. `notes` says which, unless it is the first.
     """
     from PIL import ImageChops
 
@@ -25,19 +25,19 @@ def levels(image: Image, notes: list[str]) -> Image:
     red, green, blue = flat.split()
     brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     lightness = flat.convert("L")
-    if _tells_apart(brightest):
+    if _separates(brightest):
         notes += on_white
-    elif image.mode == "RGBA" and _tells_apart(image.getchannel("A")):
+    elif image.mode == "RGBA" and _separates(image.getchannel("A")):
         notes.append("as a mask it counts where it is not transparent")
         return image.getchannel("A")
-    elif _tells_apart(lightness):
+    elif _separates(lightness):
         notes += [*on_white, "as a mask it counts where it is light, not where it is coloured"]
         return lightness
     elif any(brightest.histogram()[HALF:]):
-        notes += [*on_white, "as a mask it is white everywhere, and hides nothing"]
+        notes += [*on_white, "as a mask it is white everywhere and has no effect"]
     return brightest
 
 
-def _tells_apart(grey: Image) -> bool:
+def _separates(grey: Image) -> bool:
     counts = grey.histogram()
     return any(counts[:HALF]) and any(counts[HALF:])

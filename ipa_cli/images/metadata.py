@@ -1,4 +1,4 @@
-"""The settings that a picture carries, as this program or others wrote them: hostile until checked.
+"""The settings in a picture, written by this program or others; untrusted until checked.
 
 Texts of a PNG are its chunks `tEXt`, `zTXt` and `iTXt`; those of a JPEG, WebP or AVIF are in EXIF.
 """
@@ -42,7 +42,7 @@ def texts(path: Path) -> dict[str, str]:
     """The texts of a picture that are known here, by `NAMES`; at least one.
 
     Of several of the same name the last counts, as in the programs that write them. Raises IpaError when the file
-    cannot be read, is no such picture, or carries none of them or too large a one.
+    cannot be read, is not such a picture, or has none of them or too large a one.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -60,10 +60,10 @@ def texts(path: Path) -> dict[str, str]:
         raise IpaError(f"{path} is damaged: {what}", "use another copy of the picture") from error
     for name, text in found.items():
         if len(text) > TEXT_LIMIT:
-            raise IpaError(f"{path}: its text `{name}` is too large to be settings", "use another picture")
+            raise IpaError(f"{path}: its text `{name}` is too large for settings", "use another picture")
     if not any(text.strip() for text in found.values()) and "ipa" not in found:
         raise IpaError(
-            f"{path} carries no settings", f"--image {shlex.quote(str(path))} takes it as a reference picture"
+            f"{path} has no settings in it", f"--image {shlex.quote(str(path))} takes it as a reference picture"
         )
     return found
 
@@ -71,7 +71,7 @@ def texts(path: Path) -> dict[str, str]:
 def parse_json(text: str, lenient: bool = False) -> Any:
     """JSON of unknown origin; `lenient` takes NaN and infinities, which some programs write, as null.
 
-    Raises ValueError for what is none, nests too deep, or has numbers that are none.
+    Raises ValueError for anything else, too deep nesting, and numbers that are not valid.
     """
 
     def short_integer(digits: str) -> int:

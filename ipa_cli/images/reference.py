@@ -1,4 +1,4 @@
-"""Reference pictures from a file, a folder or the web: hostile until checked, then plain RGB."""
+"""Reference pictures from a file, a folder or the web: untrusted until checked, then RGB."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Reference:
 
 
 def expand(reference: str, note: Callable[[str], None] | None = None) -> list[str]:
-    """Name the pictures that `reference` stands for, each as `load` takes it.
+    """The pictures that `reference` means, each as `load` takes it.
 
-    A URL or file stands for itself, a folder for every picture in it (natural order, not its subfolders), so does a
+    A URL or file means itself, a folder every picture in it (natural order, not its subfolders), as does a
     pattern such as `pics/*.jpg` or `pics/**/*.jpg`, `folder/name` without a suffix for the one picture of that name.
-    `~` is the home folder, `-` is stdin. `note` is told of pictures that cannot be read here and are left out. Raises
+    `~` is the home folder, `-` is stdin. `note` is called about pictures that cannot be read and are left out. Raises
     IpaError when there is none, more than one of that name, or the URL is not http or https.
     """
     if reference == STDIN:
@@ -126,7 +126,7 @@ def _load(name: str, seen: Callable[[Image, list[str]], Image]) -> Reference:
 
 def _path(reference: str) -> Path:
     if not reference or "\0" in reference:
-        raise UsageError(f"{reference!r} names no picture", "--image cat.png")
+        raise UsageError(f"{reference!r} is not a picture's name", "--image cat.png")
     try:
         return Path(reference).expanduser()
     except RuntimeError as error:
@@ -161,7 +161,7 @@ def _readable(reference: str, paths: Iterable[Path], note: Callable[[str], None]
     """Those of `paths` that can be read, in natural order. Raises IpaError when there is none."""
     paths, here, hint = list(paths), set(SUFFIXES), f"pictures end in {', '.join(SUFFIXES)}"
     left_out = [(kind.suffixes, kind.needs, kind.hint) for kind in missing()]
-    for suffixes, why, cure in (*left_out, (OTHER_SUFFIXES, "of a kind that is not read", hint)):
+    for suffixes, why, cure in (*left_out, (OTHER_SUFFIXES, "not a supported format", hint)):
         here.difference_update(suffixes)
         if names := [path.name for path in _sorted(paths, suffixes)]:
             hint = cure
@@ -169,7 +169,7 @@ def _readable(reference: str, paths: Iterable[Path], note: Callable[[str], None]
                 note(f"{reference}: left out {_listed(names)}: {why}")
     found = _sorted(paths, here)
     if not found:
-        raise IpaError(f"no picture in {reference}", hint)
+        raise IpaError(f"there is no picture in {reference}", hint)
     return [str(path) for path in found]
 
 

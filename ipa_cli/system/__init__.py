@@ -1,1 +1,1 @@
-"""Files, child processes and signals, as safe as a foreign folder needs them."""
+"""Files, child processes and signals, safe in a working directory that somebody else made."""

@@ -1,4 +1,4 @@
-"""The one way in which other programs are started: nothing in the working directory runs, and none outlives `ipa`."""
+"""The only module that starts other programs: none runs from the working directory, and none outlives `ipa`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
-# Lists of folders in which programs, modules and libraries are looked for; there an empty or relative name means the
-# working directory.
+# Search paths of programs, modules and libraries; an empty or relative entry means the working directory.
 SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
-# A compiler that somebody names by a relative path is looked for where that was typed.
+# Programs in these are relative to the directory in which the user typed them.
 NAMED = ("CC", "CXX")
-# Where torch and Triton keep code; by themselves they choose names in TMPDIR that others can guess and take first.
+# Where torch and Triton cache code; their defaults are names in TMPDIR that other users can guess and take first.
 CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
-# `-c` rather than `-m`, and its own "" taken away: Python 3.10 has no other way to leave the working directory out.
+# `-c` rather than `-m`, without its "" in sys.path: Python 3.10 has no other way to exclude the working directory.
 _START = "import sys; sys.path[:] = filter(None, sys.path); import importlib; importlib.import_module({!r}).main()"
 _RUN = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
 def shield() -> None:
-    """Keep this process, and whatever its libraries start, from taking modules and programs from where it runs."""
+    """Keep this process and its libraries from loading modules and programs from the working directory."""
     sys.path[:] = module_path()
     clean = environment()
     os.environ.update(clean)
@@ -39,7 +38,7 @@ def shield() -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The user's environment with `more`, where no list of folders holds the working directory unless by its name."""
+    """The user's environment with `more`, and without empty and relative entries in search paths."""
     found = {**os.environ, **more, "PYTHONSAFEPATH": "1"}
     for name in SEARCHED:
         if name in found:
@@ -53,12 +52,12 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def temporary(folder: Path) -> dict[str, str]:
-    """The variables that let temporary files and compilers' caches go to `folder`."""
+    """Environment variables that put temporary files and compilers' caches into `folder`."""
     return {"TMPDIR": str(folder), **{name: str(folder / place) for name, place in CACHES.items()}}
 
 
 def module_path() -> list[str]:
-    """`sys.path` without the working directory, but where PYTHONPATH names it, and with the place of this package."""
+    """`sys.path` without the working directory, unless PYTHONPATH names it, and with the folder of this package."""
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     here = None
     with suppress(OSError):  # it may have been deleted
@@ -69,13 +68,13 @@ def module_path() -> list[str]:
 
 
 def find(program: str) -> str | None:
-    """The path of a program, which a name alone never finds in the working directory."""
+    """The path of a program on PATH, never one in the working directory; None when there is none."""
     return shutil.which(program, path=environment().get("PATH"))
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: `code` is None when its time ran out; `out` and `err` are what it said."""
+    """How a process ended: `code` is None when its time ran out; `out` and `err` are its output."""
 
     code: int | None
     out: str = ""
@@ -83,7 +82,7 @@ class Ended:
 
     @property
     def why(self) -> str:
-        """Why it failed: the last line of its complaint, the signal that killed it, or that it took too long."""
+        """Why it failed: the last line of stderr, the signal that killed it, or that it took too long."""
         if self.code is None:
             return "it took too long"
         last = next((line.strip() for line in reversed(self.err.splitlines()) if line.strip()), "")
@@ -93,7 +92,7 @@ class Ended:
 
 
 def run(command: Sequence[str], seconds: float, environ: Mapping[str, str] | None = None) -> Ended:
-    """Run a program in an empty folder for at most `seconds`, and end all it started when the time is over.
+    """Run a program in an empty folder for at most `seconds`, then end it with all it has started.
 
     Raises OSError when it cannot be started.
     """
@@ -137,10 +136,10 @@ def script(path: Path, seconds: float, *arguments: str, environ: Mapping[str, st
 def start(
     module: str, folder: Path, log: TextIO, environ: Mapping[str, str] | None = None, python: str | None = None
 ) -> subprocess.Popen[str]:
-    """Start `main` of a module of ours, which calls `serve`, in a session of its own; `end` it.
+    """Start `main` of a module of this package, which calls `serve`, in its own session; `end` stops it.
 
-    It begins in an empty folder within `folder`, which takes its temporary files and compilers' caches too. Another
-    `python` finds its own packages, and of ours this very ipa alone. Raises OSError when it cannot be started.
+    It runs in an empty folder within `folder`, which also gets its temporary files and compilers' caches. Another
+    `python` imports its own packages, and from here only this very ipa. Raises OSError when it cannot be started.
     """
     empty, modules = folder / "empty", folder / "modules"
     empty.mkdir()
@@ -172,7 +171,7 @@ def end(process: subprocess.Popen[str], seconds: float = 10) -> None:
 
     A process that is inside a call to a broken driver goes only when that returns.
     """
-    if process.returncode is None:  # nobody has waited for it: its number is not another's by now
+    if process.returncode is None:  # not waited for yet, so its number cannot belong to another process
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
@@ -180,9 +179,9 @@ def end(process: subprocess.Popen[str], seconds: float = 10) -> None:
 
 
 def serve() -> tuple[Iterator[Any], Callable[[Any], None]]:
-    """In a process that `start` began: the jobs that arrive, and what sends an answer; each is a line of JSON.
+    """In a process of `start`: the jobs that arrive and a function that sends an answer, each as a line of JSON.
 
-    When the parent is gone, so is this process with all it has started. What libraries print goes to stderr.
+    This process ends with its parent, and so does all it has started. What libraries print goes to stderr.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -1,8 +1,8 @@
-"""The one writer of files: whole or not at all, never through a link, and only regular files are ever replaced.
+"""Write files completely or not at all, never through a link, and replace only regular files.
 
-Data goes into a new file of a random name beside the wanted one, onto the disk, and takes its name last. A folder, a
-device or a pipe of that name stays as it is; so does a link, because a foreign folder may hold one that leads to a
-file of the user. Folders that are missing are made.
+Data goes into a new file with a random name in the same folder, is synced, and then renamed. A folder, device, pipe or
+link of that name is never replaced: in a folder that somebody else made, a link may lead to a file of the user. Missing
+folders are created.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import IO, TextIO
 
 from ipa_cli.errors import IpaError, UsageError
 
-ELSEWHERE = "choose another place with --output"
+OTHER_OUTPUT = "choose another place with --output"
 HANDED = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")  # links that lead to what the shell has opened
-UNFINISHED = ".ipa-*.tmp"  # what a write leaves that was killed with no chance to clean up
+UNFINISHED = ".ipa-*.tmp"  # left behind only when a write is killed
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -33,15 +33,15 @@ _KINDS = {
 }
 
 
-def write(path: Path, data: bytes, force: bool, elsewhere: str = ELSEWHERE) -> Path:
-    """Write a file under its name with `force`, else as `create` does; returns the name it got."""
+def write(path: Path, data: bytes, force: bool, elsewhere: str = OTHER_OUTPUT) -> Path:
+    """Write a file, in place of one of that name with `force`, else as `create` does; returns its path."""
     if force:
         replace(path, data, elsewhere)
         return path
     return create(path, data, elsewhere)
 
 
-def replace(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> None:
+def replace(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> None:
     """Write a file, in place of one that is there; it keeps that one's permissions.
 
     Raises IpaError when the folder is read-only, the disk is full, or something else than a regular file has that name;
@@ -52,68 +52,68 @@ def replace(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> None:
 
 
 @contextmanager
-def replacing(path: Path, elsewhere: str = ELSEWHERE, overwrite: bool = True) -> Iterator[IO[bytes]]:
-    """What is written to the yielded file becomes `path` when the block ends well; else nothing changes.
+def replacing(path: Path, elsewhere: str = OTHER_OUTPUT, overwrite: bool = True) -> Iterator[IO[bytes]]:
+    """Yields a file that becomes `path` when the block ends without an exception; else nothing changes.
 
     Raises IpaError as `replace`, and without `overwrite` when there is anything of that name.
     """
-    with _in_words(path, elsewhere):
+    with _translate_errors(path, elsewhere):
         before = _plain(path)
         with _beside(path) as (file, temporary):
             yield file
             if before is not None:
                 os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode) & 0o777)
-            _onto_disk(file)
+            _sync(file)
             _plain(path)
             if overwrite:
                 temporary.replace(path)
             else:
-                _name_without_overwriting(temporary, path)
+                _rename_without_overwriting(temporary, path)
 
 
-def create(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> Path:
-    """Write a new file and return its name: a number is added to one that is taken, also by another process meanwhile.
+def create(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> Path:
+    """Write a new file and return its path: a taken name gets a number, also when another process takes it meanwhile.
 
     Raises IpaError as `replace`.
     """
-    with _in_words(path, elsewhere), _beside(path) as (file, temporary):
+    with _translate_errors(path, elsewhere), _beside(path) as (file, temporary):
         file.write(data)
-        _onto_disk(file)
+        _sync(file)
         for candidate in numbered(path):
             with suppress(FileExistsError):
-                _name_without_overwriting(temporary, candidate)
+                _rename_without_overwriting(temporary, candidate)
                 return candidate
-    raise AssertionError("numbers do not end")
+    raise AssertionError("unreachable")
 
 
-def append(path: Path, data: bytes, elsewhere: str = ELSEWHERE) -> None:
-    """Add to the end of a regular file, or begin it; `data` is on the disk when this returns. Raises IpaError."""
-    with _in_words(path, elsewhere):
+def append(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> None:
+    """Append to a regular file or create it; `data` is synced when this returns. Raises IpaError."""
+    with _translate_errors(path, elsewhere):
         _plain(path)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         with os.fdopen(os.open(path, flags, 0o666), "ab") as file:
             file.write(data)
-            _onto_disk(file)
+            _sync(file)
 
 
-def open_log(path: Path, elsewhere: str = ELSEWHERE) -> TextIO:
-    """A text file to add to line by line; also a device, a pipe that somebody reads, or what the shell has opened.
+def open_log(path: Path, elsewhere: str = OTHER_OUTPUT) -> TextIO:
+    """A text file to append to line by line; also a device, a pipe with a reader, or a file that the shell has opened.
 
     Raises IpaError as `append`.
     """
     handed = str(path).startswith(HANDED)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | (0 if handed else os.O_NOFOLLOW)
-    with _in_words(path, elsewhere):
+    with _translate_errors(path, elsewhere):
         if not handed and kind(path) == "a link":
             raise IpaError(f"{path} is a link: files are not written through it", elsewhere)
-        descriptor = os.open(path, flags, 0o666)  # without waiting: nobody may ever read that pipe
+        descriptor = os.open(path, flags, 0o666)  # else it would wait for a reader of a pipe
         os.set_blocking(descriptor, True)
         return os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
-def check_writable(path: Path, replacing: bool = False, elsewhere: str = ELSEWHERE) -> None:
-    """Raise IpaError as `create`, or when `replacing` as `replace` would, before the long work; leaves nothing."""
-    with _in_words(path, elsewhere):
+def check_writable(path: Path, replacing: bool = False, elsewhere: str = OTHER_OUTPUT) -> None:
+    """Raise IpaError as `create`, or when `replacing` as `replace` would, before the long work; leaves no file."""
+    with _translate_errors(path, elsewhere):
         if replacing:
             _plain(path)
         there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
@@ -121,9 +121,9 @@ def check_writable(path: Path, replacing: bool = False, elsewhere: str = ELSEWHE
             pass
 
 
-def make_folder(folder: Path, elsewhere: str = ELSEWHERE) -> None:
-    """Make a folder that is ours to fill, with those above it. Raises IpaError when it is a link, or cannot be made."""
-    with _in_words(folder, elsewhere):
+def make_folder(folder: Path, elsewhere: str = OTHER_OUTPUT) -> None:
+    """Create a folder with its parents. Raises IpaError when it is a link, or cannot be created."""
+    with _translate_errors(folder, elsewhere):
         _make(folder)
         if folder.is_symlink():
             raise IpaError(f"{folder} is a link: files are not written through it", elsewhere)
@@ -146,7 +146,7 @@ def kind(path: Path) -> str | None:
 
 
 def _plain(path: Path) -> os.stat_result | None:
-    """What is known of the regular file in this place, None when there is none."""
+    """The status of the regular file at `path`, None when nothing is there. Raises IpaError for anything else."""
     found = kind(path)
     if found is not None:
         raise IpaError(f"{path} is {found}: only regular files are replaced", "name another file")
@@ -175,12 +175,12 @@ def _make(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
 
-def _onto_disk(file: IO[bytes]) -> None:
+def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-def _name_without_overwriting(temporary: Path, path: Path) -> None:
+def _rename_without_overwriting(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -196,9 +196,9 @@ def _name_without_overwriting(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def _in_words(path: Path, elsewhere: str) -> Iterator[None]:
+def _translate_errors(path: Path, elsewhere: str) -> Iterator[None]:
     if "\0" in str(path):
-        raise UsageError(f"{str(path)!r} names no file", elsewhere)
+        raise UsageError(f"{str(path)!r} is not a file name", elsewhere)
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Files of unknown origin, read whole: of limited size, never a device, and nothing is waited for forever."""
+"""Read files and pipes of unknown origin, with limits on size and time; never a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, TypeVar
 from ipa_cli.errors import IpaError, UsageError
 
 STDIN = "-"
-FIFO_SECONDS = 30.0  # in total, until the writer of a named pipe has closed it
+FIFO_SECONDS = 30.0  # until the writer of a named pipe has closed it
 PIPE_SECONDS = 300.0  # the same for stdin and `<(…)`, where a whole program may be at work
 HANDED = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # pipes that the shell has opened for us
 
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class MissingFile(IpaError):
-    """There is no file of that name."""
+    """The file does not exist."""
 
 
 def read(name: str, limit: int, what: str) -> bytes:
@@ -67,7 +67,7 @@ def read_bytes(path: Path, limit: int, what: str) -> bytes:
 def read_stdin(limit: int, what: str) -> bytes:
     """All of stdin; raises as `read_bytes`, and UsageError when it is a terminal or closed."""
     if sys.__stdin__ is None or sys.__stdin__.closed or os.isatty(0):
-        raise UsageError(f"nothing is piped in where {what} should be", "ipa … - < FILE")
+        raise UsageError(f"stdin is a terminal or closed: {what} should be piped in", "ipa … - < FILE")
     try:
         data = _read_pipe("stdin", lambda: os.fdopen(os.dup(0), "rb"), limit, PIPE_SECONDS)
     except OSError as error:
@@ -76,13 +76,13 @@ def read_stdin(limit: int, what: str) -> bytes:
 
 
 def check_stdin(names: Iterable[str | None]) -> None:
-    """Raise UsageError when more than one of these is stdin."""
+    """Raise UsageError when more than one name is stdin."""
     if list(names).count(STDIN) > 1:
-        raise UsageError("stdin is asked for twice", "name files for the others")
+        raise UsageError("stdin can be read only once", "use a file name for the others")
 
 
 def within(seconds: float, work: Callable[[], _T]) -> _T:
-    """What `work` gives, done in a thread that nothing waits for. Raises TimeoutError when it takes longer."""
+    """The result of `work`, run in a daemon thread. Raises TimeoutError when it takes longer than `seconds`."""
     outcome: Future[_T] = Future()
 
     def run() -> None:
@@ -101,7 +101,7 @@ def within(seconds: float, work: Callable[[], _T]) -> _T:
 
 
 def _read_regular(path: Path, limit: int) -> bytes:
-    # Not waited for: a pipe may have taken its place, and some files of /proc give nothing until something happens.
+    # Non-blocking: a pipe may have taken its place, and some files in /proc block until something happens.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -117,7 +117,7 @@ def _read_pipe(name: str, opened: Callable[[], IO[bytes]], limit: int, seconds: 
     try:
         return within(seconds, read)
     except TimeoutError as error:
-        raise IpaError(f"{name} was not written to its end within {seconds:g} s", "name a file") from error
+        raise IpaError(f"{name} was not closed by its writer within {seconds:g} s", "name a file") from error
 
 
 def _checked(data: bytes, limit: int, name: str) -> bytes:

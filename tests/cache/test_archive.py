@@ -99,7 +99,7 @@ def test_export_refuses_damage_and_keeps_existing_files(store, archive, tmp_path
     with pytest.raises(Refused, match="not exported"):
         cache.export(store, [entry], archive, overwrite=True)
     assert archive.read_bytes() == before
-    for name, message in (("graphs.tar/a.tar", "Not a directory"), ("x" * 300, "too long"), ("a\0b", "names no file")):
+    for name, message in (("graphs.tar/a.tar", "Not a directory"), ("x" * 300, "too long"), ("a\0b", "not a file")):
         with pytest.raises(IpaError, match=message):
             cache.export(store, [], tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "graphs.tar"]

@@ -325,7 +325,7 @@ def junk(world):
         (("--image", "nowhere.png"), 1, "nowhere.png does not exist"),
         (("-p", "@nowhere.txt"), 1, "nowhere.txt does not exist"),
         (("--prompts-from", "empty.png"), 1, "contains no prompt"),
-        (("-p", "-", "--image", "-"), 2, "stdin is asked for twice"),
+        (("-p", "-", "--image", "-"), 2, "stdin can be read only once"),
         (("--image", "empty.pn"), 1, "did you mean empty.png?"),
         (("--image", "empty.png"), 1, "empty.png"),
         (("--image", "cut.png"), 1, "cut.png"),
@@ -574,10 +574,10 @@ def test_other_formats_carry_the_settings_too(ipa, world, flags, name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--quality", 50), "a PNG loses nothing"),
-        (("-o", "cat.jpg", "--format", "png"), "not named as --format png"),
+        (("--quality", 50), "a PNG is lossless"),
+        (("-o", "cat.jpg", "--format", "png"), "does not have the suffix of --format png"),
         (("-o", "cat.webp", "--quality", 0), "quality"),
-        (("-o", "cat.jpg", "--prompt", "x" * 30_000), "no room for so long a prompt"),
+        (("-o", "cat.jpg", "--prompt", "x" * 30_000), "too long for a JPEG"),
         (("-o", "/dev/stdin"), "not a regular file"),
     ],
 )

@@ -38,15 +38,15 @@ def test_too_little_room_for_temporary_files_is_a_warning(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"PATH": "/bin:/usr/bin", "PYTHONPATH": "", "LD_LIBRARY_PATH": "/opt/lib"}, "whole names"),
-        ({}, "whole names"),
+        ({"PATH": "/bin:/usr/bin", "PYTHONPATH": "", "LD_LIBRARY_PATH": "/opt/lib"}, "absolute paths"),
+        ({}, "absolute paths"),
         ({"PATH": "/bin:"}, "PATH has an empty entry: that means the working directory"),
         ({"PATH": "/bin:./tools", "LD_LIBRARY_PATH": ":/opt"}, "PATH has './tools', LD_LIBRARY_PATH has an empty"),
     ],
 )
 def test_search_paths_with_the_working_directory_are_a_warning(environ, told):
     check = machine.check_lists(environ)
-    assert told in check.found and check.status == ("ok" if "whole" in told else "warning")
+    assert told in check.found and check.status == ("ok" if "absolute" in told else "warning")
 
 
 def test_the_environment_is_the_one_the_process_got(monkeypatch, tmp_path):

@@ -32,16 +32,16 @@ def test_other_decoders_are_never_reached(tmp_path, kind):
         (tmp_path / "cat.png").write_bytes(encoded(kind=kind))
     except (OSError, KeyError):
         pytest.skip(f"this Pillow writes no {kind}")
-    refused(str(tmp_path / "cat.png"), "damaged, or no picture")
+    refused(str(tmp_path / "cat.png"), "damaged, or not a picture")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"hello", "damaged, or no picture"),
+        (b"hello", "damaged, or not a picture"),
         (b"<!DOCTYPE html><html>", "a web page or SVG"),
-        (encoded()[:8], "damaged, or no picture"),
+        (encoded()[:8], "damaged, or not a picture"),
         (encoded(Image.effect_noise((64, 64), 90))[:-1000], "cannot be decoded"),
         (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-500], "truncated"),
         (encoded(Image.effect_noise((64, 64), 90), "GIF")[:-1000], "cannot be decoded"),
@@ -211,7 +211,7 @@ def test_of_several_frames_the_first_is_taken_and_reported(tmp_path, kind):
     (tmp_path / "a").write_bytes(encoded(kind=kind, save_all=True, append_images=[second]))
     reference = load(str(tmp_path / "a"))
     assert reference.image.getpixel((4, 16))[0] > 200
-    assert reference.notes == ("of several frames only the first is used",)
+    assert reference.notes == ("only the first of several frames is used",)
 
 
 def test_the_second_picture_of_a_phone_is_not_a_frame(tmp_path):

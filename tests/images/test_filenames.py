@@ -76,8 +76,8 @@ def test_scales_of_several_adapters_make_a_name(here):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("", "names no file"),
-        ("a\0b.png", "names no file"),
+        ("", "is not a file name"),
+        ("a\0b.png", "is not a file name"),
         ("{sed}.png", "unknown placeholder {sed}"),
         ("{}.png", "unknown placeholder {}"),
         ("{seed.real}.png", "unknown placeholder"),

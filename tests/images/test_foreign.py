@@ -188,7 +188,7 @@ def test_what_a_picture_began_with_is_reported():
     graph["30"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["10", 0], "vae": ["4", 2]}}
     values, left_out = comfyui.read(json.dumps(graph))
     assert "width" not in values
-    assert {"denoise 0.6", "the picture that it began with (VAEEncode)"} <= set(left_out)
+    assert {"denoise 0.6", "the initial picture (VAEEncode)"} <= set(left_out)
 
 
 def test_metadata_of_invokeai_are_read(tmp_path):
@@ -254,7 +254,7 @@ def test_what_we_write_comes_back_from_every_format(tmp_path, suffix):
 
 
 def test_what_a_jpeg_has_no_room_for_is_reported(tmp_path):
-    with pytest.raises(IpaError, match="a JPEG has no room") as caught:
+    with pytest.raises(IpaError, match="too many for a JPEG") as caught:
         encode.save(tmp_path / "a.jpg", PICTURE, {**SETTINGS, "prompt": "x" * 30_000})
     assert caught.value.hint == "--format png" and list(tmp_path.iterdir()) == []
 
@@ -267,7 +267,7 @@ def test_quality_counts():
 
 def test_a_text_too_large_is_reported(tmp_path):
     PICTURE.save(tmp_path / "a.webp", exif=exif_of(b"ASCII\0\0\0" + b"a" * (1 << 20) + b"b"))
-    with pytest.raises(IpaError, match="too large to be settings"):
+    with pytest.raises(IpaError, match="too large for settings"):
         replay.read(tmp_path / "a.webp")
 
 

@@ -26,8 +26,8 @@ ON_WHITE = "transparent parts are shown on white"
         ("black", (0, 0, 0, 0), "right", ON_WHITE),
         ("white", (0, 0, 0, 255), "left", ""),
         ((255, 255, 255, 255), (255, 255, 255, 100), "left", ALPHA),
-        ("white", "white", "both", "white everywhere, and hides nothing"),
-        (CLEAR, CLEAR, "both", "white everywhere, and hides nothing"),
+        ("white", "white", "both", "white everywhere and has no effect"),
+        (CLEAR, CLEAR, "both", "white everywhere and has no effect"),
         ("black", "black", "none", ""),
     ],
 )

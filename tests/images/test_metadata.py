@@ -27,8 +27,8 @@ def test_settings_of_the_web_ui_are_read_as_far_as_they_go(tmp_path):
 @pytest.mark.parametrize(
     ("chunks", "message"),
     [
-        ({}, "carries no settings"),
-        ({"parameters": ""}, "carries no settings"),
+        ({}, "has no settings in it"),
+        ({"parameters": ""}, "has no settings in it"),
         ({"ipa": ""}, "is damaged"),
         ({"ipa": "[1]"}, "is damaged"),
         ({"ipa": "{}"}, "is damaged"),
@@ -41,8 +41,8 @@ def test_settings_of_the_web_ui_are_read_as_far_as_they_go(tmp_path):
         ({"ipa": '{"schema_version": 1, "adapters": [1]}'}, "adapters"),
         ({"ipa": '{"schema_version": ' + "1" * 100_000 + "}"}, "too long"),
         ({"ipa": "[" * 100_000}, "is damaged"),
-        ({"ipa": "{}" + " " * (1 << 20)}, "too large to be settings"),
-        ({"parameters": "a" * ((1 << 20) + 1)}, "too large to be settings"),
+        ({"ipa": "{}" + " " * (1 << 20)}, "too large for settings"),
+        ({"parameters": "a" * ((1 << 20) + 1)}, "too large for settings"),
         ({"ipa": "{}" + " " * (1 << 20), "compress": True}, "is damaged"),
         ({"ipa": "x", "parameters": "a cat\nSteps: 1, Seed: 2, Size: 3x4"}, "is damaged"),
     ],
@@ -58,7 +58,7 @@ def test_what_carries_nothing_is_reported(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "a.gif")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, message in (
-        ("a.jpg", "carries no settings"),
+        ("a.jpg", "has no settings in it"),
         ("a.gif", "not a readable picture"),
         ("empty.png", "not a readable picture"),
         ("none.png", "does not exist"),

@@ -58,8 +58,8 @@ def test_a_file_and_a_name_without_suffix_are_one_picture(folder, monkeypatch):
         ("{}/empty/", "no picture in {}/empty", "pictures end in .png"),
         ("{}/" + "x" * 300, "File name too long", "check the path"),
         ("~nobody-of-that-name/x", "home directory", "write the folder in full"),
-        ("", "names no picture", "--image cat.png"),
-        ("a\0b", "names no picture", "--image cat.png"),
+        ("", "is not a picture's name", "--image cat.png"),
+        ("a\0b", "is not a picture's name", "--image cat.png"),
     ],
 )
 def test_a_name_without_a_picture_gets_a_suggestion(folder, typed, message, hint):
@@ -103,7 +103,7 @@ def test_pictures_that_cannot_be_read_are_reported_of(folder, monkeypatch):
     assert len(expand(str(folder), notes.append)) == 6
     assert notes == [
         f"{folder}: left out IMG_2.HEIC, IMG_10.heif: HEIC needs the package pillow-heif",
-        f"{folder}: left out logo.svg, raw.cr2: of a kind that is not read",
+        f"{folder}: left out logo.svg, raw.cr2: not a supported format",
     ]
     with pytest.raises(IpaError, match="no picture in") as caught:
         expand(f"{folder}/IMG*")

@@ -92,9 +92,9 @@ def test_a_pipe_without_end_is_cut_off(tmp_path):
 def test_reading_a_pipe_without_a_writer_times_out(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "FIFO_SECONDS", 0.2)
     os.mkfifo(tmp_path / "pipe")
-    refused(tmp_path / "pipe", "was not written to its end within 0.2 s")
+    refused(tmp_path / "pipe", "was not closed by its writer within 0.2 s")
     with (tmp_path / "pipe").open("r+b", buffering=0):  # opened, and silent
-        refused(tmp_path / "pipe", "was not written to its end within 0.2 s")
+        refused(tmp_path / "pipe", "was not closed by its writer within 0.2 s")
 
 
 def test_a_file_that_a_pipe_has_replaced_is_not_waited_for(tmp_path, monkeypatch):
@@ -124,7 +124,7 @@ def test_stdin_that_is_silent_endless_or_a_terminal_is_refused(stdin, monkeypatc
     monkeypatch.setattr(inputs, "PIPE_SECONDS", 0.2)
     reading, writing = os.pipe()
     stdin(reading)
-    with pytest.raises(IpaError, match=r"stdin was not written to its end within 0.2 s"):
+    with pytest.raises(IpaError, match=r"stdin was not closed by its writer within 0.2 s"):
         inputs.read_stdin(LIMIT, "a picture")
     os.close(writing)
     os.close(reading)
@@ -134,7 +134,7 @@ def test_stdin_that_is_silent_endless_or_a_terminal_is_refused(stdin, monkeypatc
             inputs.read_stdin(LIMIT, "a picture")
     main, terminal = os.openpty()
     stdin(terminal)
-    with pytest.raises(UsageError, match="nothing is piped in where a picture should be"):
+    with pytest.raises(UsageError, match="stdin is a terminal or closed: a picture should be piped in"):
         inputs.read_stdin(LIMIT, "a picture")
     os.close(main)
     os.close(terminal)
