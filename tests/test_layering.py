@@ -26,7 +26,7 @@ WITH_TORCH = {
 # The rooms, one floor a line, from the top: a module imports from its own room and from the floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
-    ("app",),
+    ("app", "api"),
     ("commands", "output"),
     ("sweep", "bench", "doctor"),
     ("engine",),
@@ -126,6 +126,7 @@ def test_only_app_and_commands_import_typer():
 
 def test_only_output_prints():
     assert [m for m in MODULES if "rich" in packages(m)] == ["output"]
+    assert [m for m in MODULES if "tqdm" in packages(m)] == ["api/progress"]
     for module in set(MODULES) - {"output"}:
         printing = calls(module) & {"print", "sys.stdout.write", "sys.stderr.write"}
         assert not printing, f"{module} prints"

@@ -15,27 +15,37 @@ from ipa_cli.system import child
 
 @contextmanager
 def temporary_files(store: Store) -> Iterator[None]:
-    """Redirect all temporary files to a new folder, which is removed afterwards.
+    """Redirect all temporary files to a `temporary_folder`, which is removed afterwards."""
+    with temporary_folder(store) as folder, redirected_to(folder):
+        yield
 
-    Compiled graphs are unpacked there and stay as long as they may be called. Where the cache cannot be written, the
-    folder is in TMPDIR. What killed processes left in the cache is removed first.
+
+@contextmanager
+def temporary_folder(store: Store) -> Iterator[Path]:
+    """A new folder for temporary files, in the cache or, where that cannot be written, in TMPDIR; removed afterwards.
+
+    Compiled graphs are unpacked there and stay as long as they may be called. What killed processes left in the cache
+    is removed first.
     """
     with ExitStack() as lasting:
-        folder = _in_the_cache(store, lasting) or Path(
-            lasting.enter_context(tempfile.TemporaryDirectory(prefix="ipa-"))
-        )
-        ours = child.temporary(folder)
-        before = {name: os.environ.get(name) for name in ours}
-        usual, tempfile.tempdir = tempfile.tempdir, str(folder)
-        os.environ.update(ours)
-        try:
-            yield
-        finally:
-            tempfile.tempdir = usual
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
+        yield _in_the_cache(store, lasting) or Path(lasting.enter_context(tempfile.TemporaryDirectory(prefix="ipa-")))
+
+
+@contextmanager
+def redirected_to(folder: Path) -> Iterator[None]:
+    """Redirect the temporary files of this process, and compilers' caches, to `folder`."""
+    ours = child.temporary(folder)
+    before = {name: os.environ.get(name) for name in ours}
+    usual, tempfile.tempdir = tempfile.tempdir, str(folder)
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = usual
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _in_the_cache(store: Store, lasting: ExitStack) -> Path | None:

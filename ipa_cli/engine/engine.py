@@ -119,6 +119,20 @@ class Engine:
         self._encodings = Encodings(model, self._access, self.reporter)
         self._access.publish(encoders=True)
 
+    def close(self) -> None:
+        """Give back the memory of the model, its graphs and all that is encoded; nothing can be drawn any more."""
+        import gc
+
+        with self._access.lock:
+            self._ready.clear()
+            self._access.publish(graphs=(), encoders=False)
+            del self._encodings
+            gc.collect()  # modules refer to each other
+            if self.device.type == "cuda":
+                import torch
+
+                torch.cuda.empty_cache()
+
     @property
     def model(self) -> Model:
         """The loaded parts; no encoders once they were dropped."""

@@ -14,6 +14,7 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import reference
 from ipa_cli.images.mask import HALF
 from ipa_cli.images.reference import Reference
+from ipa_cli.models.plan import has_reference
 from ipa_cli.pipeline import image_embeds
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.result import Reporter
@@ -172,7 +173,8 @@ def make_request(settings: Settings, plan: Plan, loaded: Sequence[AdapterImages]
     """Fill in what the user left open from the model's defaults."""
     chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
     prompt, seeds = _prompt(settings, plan), _seeds(settings)
-    each = zip(settings.adapters, loaded, strict=True) if plan.adapters else ()
+    followed = settings.adapter or has_reference(settings.adapters[0], plan.defaults)
+    each = zip(settings.adapters, loaded, strict=True) if plan.adapters and followed else ()
     image_prompts = tuple(
         _image_prompt(one, plan, adapter, pictures, chosen["steps"])
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)

@@ -1,0 +1,130 @@
+"""Settings by keyword: the names of the flags with `_` for `-`, checked as flags are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ipa_cli.config import FIELDS, AdapterConfig, Settings, adapter_options, checked
+from ipa_cli.config.adapters import KEYS, LOCATION, SETTINGS
+from ipa_cli.config.values import flag_of, from_python
+from ipa_cli.errors import UsageError, suggest
+from ipa_cli.images import reference
+from ipa_cli.images.reference import Reference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    Source = str | Path | Image
+
+
+class RequestSettings(TypedDict, total=False):
+    """The settings of a request, but for its prompt and the number of pictures, as `Engine.draw` takes them."""
+
+    image: Source | Sequence[Source] | None
+    scale: float | None
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    steps: int | None
+    guidance_scale: float | None
+    scheduler: str | None
+    seed: int | None
+    batch_size: int | None
+    image_weight: float | Sequence[float] | None
+    embeds: str | Path | None
+    fit: str | None
+    mask: Source | Sequence[Source] | None
+    ip_mode: str | None
+    ip_layers: str | Mapping[str, Any] | None
+    ip_start: float | None
+    ip_end: float | None
+    adapter: Sequence[Mapping[str, Any]] | None
+
+
+NOT_HERE = ("output", "preview")  # of the command line alone
+JSON = ("compile_options", "ip_layers")  # given as JSON, or as what it stands for
+
+
+def keywords(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name, each of the type that it has; those that are None are left to the layers below.
+
+    Raises UsageError for a name that is none, and for a value of another type.
+    """
+    known = [name for name in FIELDS if name not in NOT_HERE]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"there is no setting '{name}'{suggest(name, known)}", f"known are {', '.join(known)}")
+    return {name: _value(name, value) for name, value in given.items() if value is not None}
+
+
+def _value(name: str, value: Any) -> Any:
+    return from_python(name, json.dumps(value) if name in JSON and not isinstance(value, str) else value)
+
+
+def of_adapters(adapter: str | Sequence[str] | None) -> dict[str, Any]:
+    """The settings of the adapters to load: the plain ones for one, so that `image` and the like speak of it."""
+    specified = [adapter] if isinstance(adapter, str) else list(adapter or ())
+    if len(specified) != 1:
+        return {"adapter": tuple(specified)} if specified else {}
+    one = adapter_options.parse(specified[0], "adapter")
+    stated = [*LOCATION, *(name for name in KEYS if name in one.stated)]
+    return {SETTINGS[name]: value for name in stated if (value := getattr(one, name)) is not None}
+
+
+def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, dict[str, Reference]]:
+    """`settings` with those `given` for a request in their place, and the pictures among them that are in memory."""
+    in_memory: dict[str, Reference] = {}
+    values = keywords({name: value for name, value in _named(given, in_memory).items() if name != "adapter"})
+    for name, value in values.items():
+        checked(name, value, flag_of(name))
+    if given.get("adapter") is not None:
+        values["adapter"] = _adapters(settings.adapter, given["adapter"], in_memory)
+    if "image" in values:
+        values["embeds"] = None  # those of the settings below
+    elif "embeds" in values:
+        values["image"] = ()
+    return replace(settings, **values), in_memory
+
+
+def _adapters(
+    loaded: Sequence[AdapterConfig], given: Sequence[Mapping[str, Any]], in_memory: dict[str, Reference]
+) -> tuple[AdapterConfig, ...]:
+    """The loaded adapters with what is given for each of them, by the keys of `--adapter`."""
+    if len(given) != len(loaded):
+        raise UsageError(
+            f"{len(given)} mappings for {len(loaded)} adapters", "give one for each adapter, in their order"
+        )
+    found = []
+    for one, mapping in zip(loaded, given, strict=True):
+        for key in mapping:
+            if key not in KEYS or key == "encoder":
+                raise UsageError(f"adapter: unknown key '{key}'{suggest(key, KEYS)}", f"known: {', '.join(KEYS)}")
+        values = {key: _value(SETTINGS[key], value) for key, value in _named(mapping, in_memory).items()}
+        for key, value in values.items():
+            checked(SETTINGS[key], value, f"adapter: {key}")
+        found.append(replace(one, **values, stated=one.stated | values.keys()))
+    return tuple(found)
+
+
+def _named(given: Mapping[str, Any], in_memory: dict[str, Reference]) -> dict[str, Any]:
+    """`given` with names in place of pictures that have none, which join those `in_memory`."""
+
+    def named(name: str, picture: Any) -> Any:
+        if not hasattr(picture, "tobytes") or not hasattr(picture, "mode"):
+            return picture
+        loaded = reference.of_image(picture, as_mask=name == "mask")
+        in_memory[loaded.source] = loaded
+        return loaded.source
+
+    values = dict(given)
+    for name in ("image", "mask"):
+        value = values.get(name)
+        if value is not None:
+            several = value if isinstance(value, list | tuple) else [value]
+            values[name] = [named(name, one) for one in several]
+    return values
