@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,6 @@ from ipa_cli.hardware import devices
 
 if TYPE_CHECKING:
     import torch
-
-    from ipa_cli.engine.graphs import Ready
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class State:
     steps: int = 0
     drawn: int = 0
     encoders: bool = False  # whether they are loaded
-    graphs: tuple[Ready, ...] = ()  # that are open
+    graphs: tuple[Mapping[str, Any], ...] = ()  # that are open: backend and `Ready.facts`
 
 
 class Access:

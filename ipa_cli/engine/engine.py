@@ -205,11 +205,15 @@ class Engine:
         if shape not in self._ready:
             with self._access.working("preparing"):
                 self._ready[shape] = self._prepare(request, conditions, backend or self._backend)
-            self._access.publish(graphs=tuple({id(ready): ready for ready in self._ready.values()}.values()))
+            self._access.publish(graphs=tuple({"backend": ready.backend, **ready.facts} for ready in self._opened()))
         return self._ready[shape]
 
+    def _opened(self) -> list[Ready]:
+        """Each graph once, whatever number of shapes it serves."""
+        return list({id(ready): ready for ready in self._ready.values()}.values())
+
     def _prepare(self, request: Request, conditions: Conditions, backend: str) -> Ready:
-        settings, unet, opened = self.settings, self.model.unet, self._access.state.graphs
+        settings, unet, opened = self.settings, self.model.unet, self._opened()
         if self.offload != "none":
             backends.require(backend, "offload")
             if opened:

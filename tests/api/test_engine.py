@@ -1,0 +1,243 @@
+"""The Python API: what is exported, what it draws, and how it fails."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ipa_cli
+from ipa_cli.api.settings import RequestSettings
+
+pytestmark = pytest.mark.slow
+REFERENCE = Path(ipa_cli.__file__).parent / "demo" / "reference.png"
+SMALL = {"width": 64, "height": 64, "steps": 2, "seed": 7}
+FLAGS = ("--width", 64, "--height", 64, "--steps", 2, "--seed", 7, "--warmup", 0)
+
+
+@pytest.fixture
+def engine(world):
+    with ipa_cli.open(progress=False) as engine:
+        yield engine
+
+
+def pixels(picture) -> np.ndarray:
+    return np.asarray(picture if isinstance(picture, Image.Image) else picture.image, dtype=int)
+
+
+# --- what there is ------------------------------------------------------------------------------------------------
+
+
+def test_the_exported_names():
+    assert ipa_cli.__all__ == ["Engine", "IpaError", "Picture", "UsageError", "__version__", "open"]
+    assert all(hasattr(ipa_cli, name) for name in ipa_cli.__all__) and set(ipa_cli.__all__) <= set(dir(ipa_cli))
+    with pytest.raises(AttributeError, match="no attribute 'opne'"):
+        _ = ipa_cli.opne
+    assert list(inspect.signature(ipa_cli.open).parameters) == [
+        *("model", "adapter", "backend", "device", "dtype", "progress", "project", "settings")
+    ]
+    assert (Path(ipa_cli.__file__).parent / "py.typed").exists()
+
+
+def test_the_typed_settings_of_draw_are_its_parameters():
+    parameters = set(inspect.signature(ipa_cli.Engine.draw).parameters) - {"self", "prompt", "num_images"}
+    assert parameters == set(RequestSettings.__annotations__)
+    from ipa_cli.config import FIELDS
+
+    assert parameters < set(FIELDS)
+
+
+def test_importing_it_imports_nothing_heavy():
+    code = (
+        "import ipa_cli, sys; print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'PIL', 'typer'}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_that_of_the_command_line_byte_for_byte(engine, ipa, world):
+    said = ("--prompt", "a star", "--image", REFERENCE, "--scale", 0.4, "--guidance-scale", 3, "--scheduler", "ddim")
+    assert ipa("generate", *FLAGS, *said, "-o", "command.png").exit_code == 0
+    picture = engine.draw("a star", image=REFERENCE, scale=0.4, guidance_scale=3, scheduler="ddim", **SMALL)
+    assert picture.save("api.png") == Path("api.png")
+    assert (world.cwd / "api.png").read_bytes() == (world.cwd / "command.png").read_bytes()
+    assert (picture.prompt, picture.seed, picture.scale, picture.size) == ("a star", 7, 0.4, (64, 64))
+
+
+def test_a_saved_picture_is_drawn_again_by_the_command_line(engine, ipa, world):
+    drawn = engine.draw("a star", image=str(REFERENCE), scale=0.4, **SMALL)
+    drawn.save("first.png")
+    assert ipa("generate", "--from", "first.png", "-o", "again.png").exit_code == 0
+    assert (pixels(Image.open(world.cwd / "again.png")) == pixels(drawn)).all()
+
+
+def test_saving_keeps_files_and_takes_what_output_takes(engine, world):
+    picture = engine.draw("a star", **SMALL)
+    assert [picture.save("cat.png").name for _ in range(2)] == ["cat.png", "cat-1.png"]
+    assert picture.save("cat.png", force=True).name == "cat.png"
+    assert picture.save("{prompt}-{seed}.webp", quality=50) == Path("a-star-7.webp")
+    assert picture.save(Path("cat")) == Path("cat.png").with_name("cat-2.png")
+    with pytest.raises(ipa_cli.UsageError, match="pictures are written as"):
+        picture.save("cat.bmp")
+    with pytest.raises(ipa_cli.UsageError, match="a PNG loses nothing"):
+        picture.save("cat.png", quality=50)
+
+
+def test_several_pictures_are_a_list_and_one_is_not(engine):
+    first, second = engine.draw("a star", num_images=2, batch_size=2, **SMALL)
+    assert (first.seed, second.seed) == (7, 8)
+    assert abs(pixels(first) - pixels(engine.draw("a star", **SMALL))).max() <= 1
+    assert len(engine.draw("a star", num_images=1, **SMALL)) == 1
+
+
+def test_pictures_in_memory_are_as_those_in_files(engine, world):
+    image, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 64, 32))
+    image.save("red.png")
+    mask.save("mask.png")
+    from_files = engine.draw("a star", image="red.png", mask="mask.png", **SMALL)
+    in_memory = engine.draw("a star", image=image, mask=[mask], **SMALL)
+    assert (pixels(from_files) == pixels(in_memory)).all()
+    (recorded,) = in_memory.settings["adapters"]
+    assert recorded["images"][0]["source"].startswith("picture in memory ")
+    assert (pixels(engine.draw("a star", image=[image, REFERENCE], image_weight=[1, 0.5], **SMALL)) != 0).any()
+    see_through = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    white = Image.new("RGB", (64, 64), "white")
+    assert (
+        pixels(engine.draw("a star", image=see_through, **SMALL)) == pixels(engine.draw("a star", image=white, **SMALL))
+    ).all()
+
+
+def test_a_notebook_shows_a_picture_as_its_file(engine):
+    picture = engine.draw("a star", **SMALL)
+    path = picture.save("shown.png")
+    assert picture._repr_png_() == path.read_bytes()
+    assert repr(picture) == f"Picture(prompt='a star', seed=7, scale={picture.scale})"
+
+
+def test_layers_as_a_mapping_and_embeddings_from_a_file(engine, ipa, world):
+    layers = {"down": {"block_2": [0.0, 1.0]}}
+    as_json = engine.draw("a star", ip_layers='{"down": {"block_2": [0.0, 1.0]}}', **SMALL)
+    assert (pixels(engine.draw("a star", ip_layers=layers, **SMALL)) == pixels(as_json)).all()
+    assert ipa("embed", REFERENCE, "-o", "one.safetensors").exit_code == 0
+    embedded = engine.draw("a star", embeds=Path("one.safetensors"), **SMALL)
+    assert (pixels(embedded) == pixels(engine.draw("a star", image=REFERENCE, **SMALL))).all()
+
+
+def test_several_adapters_have_a_mapping_each(world):
+    with ipa_cli.open(adapter=["own", "own"], progress=False) as engine:
+        red, blue = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
+        both = engine.draw("a star", adapter=[{"image": red, "scale": 0.8}, {"image": blue, "scale": 0.8}], **SMALL)
+        one = engine.draw("a star", adapter=[{"image": red, "scale": 0.8}, {"image": blue, "scale": 0.0}], **SMALL)
+        assert (pixels(both) != pixels(one)).any()
+        for wrong, words in (
+            ([{"image": red}], "1 mappings for 2 adapters"),
+            ([{"picture": red}, {}], "unknown key 'picture'"),
+            ([{"scale": 11}, {}], "expected a number from 0 to 10"),
+        ):
+            with pytest.raises(ipa_cli.UsageError, match=words):
+                engine.draw("a star", adapter=wrong, **SMALL)
+    with ipa_cli.open(adapter="own,scale=0.3", progress=False) as engine:
+        assert engine.draw("a star", image=REFERENCE, **SMALL).scale == 0.3
+
+
+def test_without_an_adapter_a_reference_is_refused(world):
+    with ipa_cli.open(adapter="none", progress=False) as engine:
+        assert engine.adapter is None and engine.draw("a star", **SMALL).scale == 0
+        with pytest.raises(ipa_cli.UsageError, match="no adapter is loaded"):
+            engine.draw("a star", image=REFERENCE, **SMALL)
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": "3"}, "steps = '3': expected a whole number"),
+        ({"steps": 0}, "--steps 0: expected a number from 1 to 1000"),
+        ({"width": 65}, "--width 65: expected a multiple of 8"),
+        ({"ip_mode": "styl"}, "did you mean 'style'"),
+        ({"image": 7}, "expected a list of strings"),
+        ({"scheduler": "eular"}, "unknown scheduler 'eular'; did you mean 'euler'"),
+        ({"image": "cat.png", "embeds": "cat.safetensors"}, "--image and --embeds are both given"),
+    ],
+)
+def test_a_wrong_setting_is_refused_as_the_command_line_does(engine, settings, words):
+    with pytest.raises(ipa_cli.UsageError, match=words):
+        engine.draw("a star", **settings)
+
+
+def test_a_missing_picture_is_a_failure_and_no_wrong_usage(engine):
+    with pytest.raises(ipa_cli.IpaError, match=r"nowhere\.png does not exist") as failed:
+        engine.draw("a star", image="nowhere.png")
+    assert not isinstance(failed.value, ipa_cli.UsageError) and failed.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"stepz": 3}, "there is no setting 'stepz'; did you mean 'steps'"),
+        ({"output": "cat.png"}, "there is no setting 'output'"),
+        ({"model": "demi"}, "unknown model 'demi'; did you mean 'demo'"),
+        ({"backend": "egaer"}, "unknown backend 'egaer'"),
+        ({"dtype": "float15"}, "--dtype float15"),
+        ({"adapter": "own,scle=1"}, "adapter: unknown key 'scle'"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused_before_it_loads(world, settings, words):
+    with pytest.raises(ipa_cli.UsageError, match=words):
+        ipa_cli.open(progress=False, **settings)
+
+
+def test_settings_come_from_keywords_then_the_environment_and_never_unasked_from_the_project(world, monkeypatch):
+    (world.cwd / "ipa.toml").write_text("steps = 3\nwidth = 96\nheight = 64\n")
+    monkeypatch.setenv("IPA_WIDTH", "64")
+    monkeypatch.setenv("IPA_HEIGHT", "128")
+    with ipa_cli.open(progress=False, height=64, num_images=4) as engine:
+        picture = engine.draw("a star", steps=2)
+        assert (picture.size, picture.settings["steps"]) == ((64, 64), 2)
+    with ipa_cli.open(progress=False, project=True) as engine:
+        picture = engine.draw("a star")
+        assert (picture.size, picture.settings["steps"]) == ((64, 128), 3)
+
+
+def test_a_closed_engine_says_so_and_leaves_no_files(world):
+    engine = ipa_cli.open(progress=False)
+    assert repr(engine).startswith("<ipa_cli.Engine demo on ")
+    engine.draw("a star", **SMALL)
+    work = world.home / ".cache" / "ipa" / ".work"
+    assert list(work.iterdir())
+    engine.close()
+    engine.close()
+    assert not list(work.glob("*/*")) and repr(engine) == "<ipa_cli.Engine, closed>"
+    with pytest.raises(ipa_cli.UsageError, match="this engine is closed"):
+        engine.draw("a star")
+
+
+# --- what is seen of it -------------------------------------------------------------------------------------------
+
+
+def test_bars_are_shown_unless_switched_off(world, capsys):
+    for progress in (True, False):
+        with ipa_cli.open(progress=progress) as engine:
+            engine.draw("a star", **SMALL)
+        said = capsys.readouterr()
+        assert not said.out and ("loading demo" in said.err and "2/2" in said.err) == progress
+        assert progress or not said.err
+
+
+def test_warnings_are_pythons(engine):
+    with pytest.warns(UserWarning, match="read as plain words"):
+        engine.draw("a (red:1.4) star", **SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.draw("a red star", **SMALL)
