@@ -231,13 +231,13 @@ def test_a_failed_drawing_leaves_the_engine_usable(engine, monkeypatch):
     asked = request(engine)
     expected = pixels(engine, asked)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as broken:
         broken.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 8 * 2**30))
         broken.setattr(engine.model.vae, "decode", fail)
-        with pytest.raises(Exception, match="out of GPU memory on cpu: 1.0 of 8.0 GiB are free"):
+        with pytest.raises(Exception, match=r"out of GPU memory on cpu: 1\.0 of 8\.0 GiB are free"):
             engine.draw(asked)
     assert engine.state.doing == "idle"
     assert (pixels(engine, asked) == expected).all()
