@@ -119,14 +119,19 @@ def prose(name: str) -> str:
     return "\n".join([*filter(None, docstrings), *comments])
 
 
+# How examples of the Python API call what is ours.
+VARIABLES = {"ipa": "ipa_cli", "engine": "Engine", "picture": "Picture"}
+
+
 def unknown_names(text: str) -> set[str]:
     """Dotted names in backticks that are neither ours nor known to be somebody else's."""
     found = set()
     for quoted in re.findall(r"`([^`\n]+)`", text):
         name = re.sub(r"\(.*\)$", "", quoted)
         if NAME.fullmatch(name) and not SUFFIXES.fullmatch(name.rpartition(".")[2]):
-            first = name.partition(".")[0]
-            if not FOREIGN.fullmatch(first) and not is_ours(name):
+            first, _, rest = name.partition(".")
+            full = f"{VARIABLES.get(first, first)}.{rest}"
+            if not FOREIGN.fullmatch(first) and not is_ours(name) and not is_ours(full):
                 found.add(name)
     return found
 
