@@ -84,10 +84,9 @@ def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, 
         checked(name, value, flag_of(name))
     if given.get("adapter") is not None:
         values["adapter"] = _adapters(settings.adapter, given["adapter"], in_memory)
-    if "image" in values:
-        values["embeds"] = None  # those of the settings below
-    elif "embeds" in values:
-        values["image"] = ()
+    for one, other in (("image", "embeds"), ("embeds", "image")):
+        if one in values:
+            values.setdefault(other, FIELDS[other].default)  # in place of what the engine was opened with
     return replace(settings, **values), in_memory
 
 

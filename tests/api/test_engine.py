@@ -214,11 +214,11 @@ def test_a_closed_engine_says_so_and_leaves_no_files(world):
     engine = ipa_cli.open(progress=False)
     assert repr(engine).startswith("<ipa_cli.Engine demo on ")
     engine.draw("a star", **SMALL)
-    work = world.home / ".cache" / "ipa" / ".work"
-    assert list(work.iterdir())
+    scratch = world.home / ".cache" / "ipa" / "graphs-v1" / ".work"
+    assert list(scratch.iterdir())
     engine.close()
     engine.close()
-    assert not list(work.glob("*/*")) and repr(engine) == "<ipa_cli.Engine, closed>"
+    assert not list(scratch.iterdir()) and repr(engine) == "<ipa_cli.Engine, closed>"
     with pytest.raises(ipa_cli.UsageError, match="this engine is closed"):
         engine.draw("a star")
 
@@ -239,5 +239,5 @@ def test_warnings_are_pythons(engine):
     with pytest.warns(UserWarning, match="read as plain words"):
         engine.draw("a (red:1.4) star", **SMALL)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         engine.draw("a red star", **SMALL)
