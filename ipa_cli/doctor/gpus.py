@@ -45,14 +45,14 @@ def check_gpus(driver: Driver) -> list[Check]:
     if driver.hidden:
         return [Check("GPU", "warning", "CUDA_VISIBLE_DEVICES hides every GPU", "`unset CUDA_VISIBLE_DEVICES`")]
     if not driver.gpus:
-        return [Check("GPU", "skipped", "no NVIDIA GPU is seen: pictures are drawn on the CPU, which is slow")]
+        return [Check("GPU", "skipped", "no NVIDIA GPU was found, and drawing on the CPU is slow")]
     return [_gpu(number, found) for number, found in enumerate(driver.gpus)]
 
 
 def check_triton(driver: Driver, version: str | None, asked: bool, deep: bool) -> Check:
     """Is Triton installed; with `deep`, does a tiny kernel compile and compute the right thing?"""
     if not driver.gpus:
-        return Check("Triton", "skipped", "there is no GPU for it")
+        return Check("Triton", "skipped", "it needs a GPU")
     if version is None:
         return Check("Triton", "failure", "not installed, so nothing compiles on a GPU", "`pip install triton`", asked)
     if not deep:
