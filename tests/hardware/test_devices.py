@@ -1,8 +1,89 @@
-"""Where weights live while they wait."""
+"""Which device and dtype are chosen, where weights live while they wait, and warnings of little memory."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
+from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import devices
+from ipa_cli.result import NullReporter
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Lets torch see so many GPUs of NVIDIA, and one of Apple or none."""
+
+    def sees(gpus: int, mps: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return sees
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "named", "device"),
+    [
+        (2, True, "auto", "cuda"),
+        (0, True, "auto", "mps"),
+        (0, False, "auto", "cpu"),
+        (2, False, "cpu", "cpu"),
+        (2, False, "cuda:1", "cuda:1"),
+        (0, True, "mps", "mps"),
+    ],
+)
+def test_auto_takes_the_first_gpu_and_a_name_what_it_says(machine, gpus, mps, named, device):
+    machine(gpus, mps)
+    assert devices.pick_device(named) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "named", "have"),
+    [
+        (0, False, "cuda", "cpu"),
+        (2, False, "cuda:2", "cpu, cuda:0, cuda:1"),
+        (0, True, "cuda:0", "cpu, mps"),
+        (1, False, "mps", "cpu, cuda:0"),
+        (0, False, "cpu:1", "cpu"),
+        (1, True, "meta", "cpu, cuda:0, mps"),
+    ],
+)
+def test_a_device_that_is_not_here_is_refused_with_those_that_are(machine, gpus, mps, named, have):
+    machine(gpus, mps)
+    with pytest.raises(IpaError, match=f"there is no device '{named}' here") as refused:
+        devices.pick_device(named)
+    assert refused.value.hint.endswith(f"sees: {have}")
+
+
+@pytest.mark.parametrize("named", ["gpu", "cuda:x", ""])
+def test_a_name_that_torch_does_not_know_is_wrong_usage(machine, named):
+    machine(1, False)
+    with pytest.raises(UsageError, match="unknown device"):
+        devices.pick_device(named)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype"),
+    [
+        ("auto", "cpu", torch.float32),
+        ("auto", "cuda", torch.float16),
+        ("auto", "mps", torch.float16),
+        ("bfloat16", "cpu", torch.bfloat16),
+        ("float32", "cuda", torch.float32),
+    ],
+)
+def test_auto_is_half_precision_everywhere_but_on_a_cpu(name, device, dtype):
+    assert devices.pick_dtype(name, torch.device(device)) == dtype
+
+
+@pytest.mark.parametrize(("needed", "warned"), [(5 * 10**9, False), (5 * 10**9 + 1, True)])
+def test_weights_that_main_memory_has_no_room_for_give_a_warning(monkeypatch, needed, warned):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=5 * 10**9))
+    reporter, said = NullReporter(), []
+    monkeypatch.setattr(reporter, "warn", said.append)
+    devices.warn_of_little_memory(needed, reporter)
+    assert [("5.0 GB are free" in text) for text in said] == [True] * warned
 
 
 def test_model_offload_puts_back_the_weights_it_took_and_copies_none():
