@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -67,7 +68,21 @@ def open(
     schedulers.check(asked.scheduler)
     check_backend(asked.backend, asked.precision)
     plan = make_plan(asked, references_later=True)
-    return Engine(core.Engine.open(asked, plan, reporter, shows_bars=progress), reporter)
+    with ExitStack() as stack:
+        # Graphs are unpacked there, and stay as long as they may be called.
+        folder = stack.enter_context(tempdir.temporary_folder(graph_store(asked)))
+        engine = core.Engine.open(asked, plan, reporter, shows_bars=progress, opening=lambda: _redirected_to(folder))
+        return Engine(engine, reporter, stack.pop_all())
+
+
+_REDIRECTING = threading.Lock()
+
+
+@contextmanager
+def _redirected_to(folder: Path) -> Iterator[None]:
+    """As `tempdir.redirected_to`, for one engine at a time: they share the variables of the process."""
+    with _REDIRECTING, tempdir.redirected_to(folder):
+        yield
 
 
 class Engine:
@@ -77,11 +92,9 @@ class Engine:
     wait; `state` may be read meanwhile. Used as a context manager, or closed, it gives its memory back.
     """
 
-    def __init__(self, engine: core.Engine, reporter: Progress):
+    def __init__(self, engine: core.Engine, reporter: Progress, lasting: ExitStack):
         self._engine: core.Engine | None = engine
         self._reporter = reporter
-        lasting = ExitStack()  # graphs are unpacked there, and stay as long as they may be called
-        self._folder = lasting.enter_context(tempdir.temporary_folder(graph_store(engine.settings)))
         self._leave = weakref.finalize(self, lasting.close)
 
     @overload
@@ -136,8 +149,7 @@ class Engine:
         request = make_request(asked, engine.plan, load_references(asked, reporter, in_memory))
         schedulers.check_steps(request.scheduler, engine.plan, request.steps)
         warn_of_spelling((request.prompt, request.negative_prompt), reporter)
-        with tempdir.redirected_to(self._folder):
-            ready = engine.prepare(request)
+        ready = engine.prepare(request)
         drawing = engine.draw(request)
         timings = {
             "steps_s": drawing.steps_s,

@@ -27,10 +27,9 @@ class LRU(Generic[Value]):
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of `key`, made where it is not there; the one not used for longest gives way to it."""
         if key not in self._values:
-            value = make()  # before another goes: it may fail
-            self._values[key] = value
-            while len(self._values) > self.size:
+            while len(self._values) >= self.size:  # first, so that no more than `size` take memory at any time
                 self._values.popitem(last=False)
+            self._values[key] = make()
         self._values.move_to_end(key)
         return self._values[key]
 

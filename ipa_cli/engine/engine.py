@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,14 @@ class Engine:
     `Request`. One thread works with it at a time, others wait; `state` may be read meanwhile.
     """
 
-    def __init__(self, settings: Settings, plan: Plan, reporter: Reporter):
-        self.settings, self.plan, self.reporter = settings, plan, reporter
+    def __init__(
+        self,
+        settings: Settings,
+        plan: Plan,
+        reporter: Reporter,
+        opening: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ):
+        self.settings, self.plan, self.reporter, self._opening = settings, plan, reporter, opening
         self.device = devices.pick_device(settings.device)
         self.dtype = devices.pick_dtype(settings.dtype, self.device)
         self.offload = "none" if self.device.type == "cpu" else settings.offload
@@ -68,17 +75,24 @@ class Engine:
 
     @classmethod
     def open(
-        cls, settings: Settings, plan: Plan, reporter: Reporter, shows_bars: bool = False, alone: bool = False
+        cls,
+        settings: Settings,
+        plan: Plan,
+        reporter: Reporter,
+        shows_bars: bool = False,
+        alone: bool = False,
+        opening: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Engine:
         """Load the model onto the device, or into main memory when it is offloaded.
 
         On a CPU it then takes the threads that fit beside other programs; all of them if `alone` counts, as in a bench.
+        `opening` surrounds the opening and compiling of each graph.
         Raises UsageError, before the long work, for a backend that cannot do on this device what the settings ask.
         """
         began = cores.snapshot()
         with reporter.stage(f"loading {plan.name}") as doing:
             doing("torch")
-            engine = cls(settings, plan, reporter)
+            engine = cls(settings, plan, reporter, opening)
             check_capabilities(settings, engine.device, engine.offload)
             doing("weights")
             engine._load(shows_bars)
@@ -203,7 +217,7 @@ class Engine:
         tokens = (context.text[0].shape, *(adapter[0].shape for adapter in context.image), bool(context.mask))
         shape = (request.width, request.height, *tokens)
         if shape not in self._ready:
-            with self._access.working("preparing"):
+            with self._access.working("preparing"), self._opening():
                 self._ready[shape] = self._prepare(request, conditions, backend or self._backend)
             self._access.publish(graphs=tuple({"backend": ready.backend, **ready.facts} for ready in self._opened()))
         return self._ready[shape]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 import ipa_cli
 from ipa_cli.api.settings import RequestSettings
+from ipa_cli.engine import engine as core
 
 pytestmark = pytest.mark.slow
 REFERENCE = Path(ipa_cli.__file__).parent / "demo" / "reference.png"
@@ -221,6 +224,18 @@ def test_a_closed_engine_says_so_and_leaves_no_files(world):
     assert not list(scratch.iterdir()) and repr(engine) == "<ipa_cli.Engine, closed>"
     with pytest.raises(ipa_cli.UsageError, match="this engine is closed"):
         engine.draw("a star")
+
+
+def test_temporary_files_of_the_program_stay_where_they_were(world, monkeypatch):
+    seen = []
+    prepare = core.Engine._prepare
+    monkeypatch.setattr(core.Engine, "_prepare", lambda *given: seen.append(tempfile.gettempdir()) or prepare(*given))
+    before, variables = tempfile.gettempdir(), dict(os.environ)
+    with ipa_cli.open(progress=False) as engine:
+        engine.draw("a star", **SMALL)
+        engine.draw("a star", **SMALL | {"width": 96})
+        assert (tempfile.gettempdir(), dict(os.environ)) == (before, variables)
+    assert len(seen) == 2 and len(set(seen)) == 1 and seen[0].startswith(str(world.home))
 
 
 # --- what is seen of it -------------------------------------------------------------------------------------------

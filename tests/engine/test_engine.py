@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ipa_cli import cache
 from ipa_cli.config import Settings
 from ipa_cli.engine import encodings
 from ipa_cli.engine.content import LRU, of_conditions, of_images, of_text
@@ -264,6 +265,29 @@ def test_dropped_encoders_leave_what_was_encoded(tmp_path):
         engine.draw(replace(asked, prompt="a circle"))
     engine.close()
     assert engine.state.graphs == ()
+
+
+@pytest.mark.compiles
+def test_one_compiled_graph_serves_every_scale_and_size_of_its_range(compiled, monkeypatch):
+    opened = []
+    monkeypatch.setattr(cache, "opened", lambda *given, real=cache.opened: opened.append(given) or real(*given))
+    settings = replace(
+        BASE,
+        model=str(compiled.model),
+        load_format="dummy",
+        cache_dir=compiled.cache,
+        backend="inductor",
+        compile=False,
+        dtype="float32",
+    )
+    engine = Engine.open(settings, make_plan(settings), Silent())
+    sizes = ((64, 64), (128, 64), (64, 64))
+    asked = [
+        request(engine, width=width, height=height, scale=scale) for width, height in sizes for scale in (0.0, 1.0)
+    ]
+    pictures = [pixels(engine, one) for one in asked]
+    assert len(opened) == 1 and [graph["id"] for graph in engine.state.graphs] == [compiled.graph["id"]]
+    assert (pictures[0] != pictures[1]).any() and (pictures[0] == pictures[4]).all()
 
 
 def test_several_prompts_are_encoded_before_the_encoders_go(tmp_path, monkeypatch):

@@ -126,6 +126,24 @@ def test_a_graph_with_an_odd_plan_is_reported(store, unet, plan):
         graphs.prepare(unet[0], want, store, True, NullReporter())
 
 
+def test_what_is_open_already_serves_again_and_is_not_opened(store, unet, monkeypatch):
+    kept = keep(store, unet, '{"dynamic": [64, 256]}')
+    other = keep(store, unet, size=(8, 8))
+    want = wanted(unet, size=(32, 8))
+    opened = [graphs.Ready(lambda inputs: inputs.sample, "inductor", "cache", "", entry) for entry in (other, kept)]
+    monkeypatch.setattr(graphs, "_open", lambda *_: pytest.fail("it was opened"))
+    assert graphs.prepare(unet[0], want, store, False, Silent(), opened) is opened[1]
+    monkeypatch.setattr(graphs, "_open", lambda *_: "anew")
+    assert graphs.prepare(unet[0], want, store, False, Silent(), opened[:1]) == "anew"
+
+
+def test_one_uncompiled_unet_serves_all_shapes(store, unet):
+    want = replace(wanted(unet), backend="eager", options=backends.get("eager").options(None))
+    first = graphs.prepare(unet[0], want, store, False, Silent())
+    assert graphs.prepare(unet[0], want, store, False, Silent(), [first]) is first
+    assert graphs.choose(unet[0], want.example, "tiny", Settings(), store, Silent(), [first]) is first
+
+
 def test_one_that_may_not_be_loaded_serves_only_where_no_other_does(store, unet):
     ours = keep(store, unet, '{"fuse_upsample": false}')
     foreign = keep(store, unet, '{"dynamic": [64, 256]}')
