@@ -20,7 +20,7 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.images import reference
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.task import load_references, make_request
-from ipa_cli.result import Silent
+from ipa_cli.result import NullReporter
 
 pytestmark = pytest.mark.slow
 BASE = Settings(prompt="a star", width=64, height=64, steps=2, seed=7, device="cpu", backend="eager", warmup=0)
@@ -29,7 +29,7 @@ BASE = Settings(prompt="a star", width=64, height=64, steps=2, seed=7, device="c
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     settings = replace(BASE, cache_dir=tmp_path_factory.mktemp("cache"))
-    return Engine.open(settings, make_plan(settings), Silent())
+    return Engine.open(settings, make_plan(settings), NullReporter())
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def request(engine, picture: Image.Image | None = None, **changes):
     """A request by settings, whose reference is the model's own or `picture`."""
     loaded = {} if picture is None else {"picture": reference.of_image(picture)}
     settings = replace(engine.settings, image=tuple(loaded), **changes)
-    return make_request(settings, engine.plan, load_references(settings, Silent(), loaded))
+    return make_request(settings, engine.plan, load_references(settings, NullReporter(), loaded))
 
 
 def pixels(engine, asked) -> np.ndarray:
@@ -247,13 +247,13 @@ def test_a_failed_drawing_leaves_the_engine_usable(engine, monkeypatch):
 def test_without_a_reference_an_engine_with_an_adapter_draws_from_the_text_alone(engine):
     asked = replace(request(engine), image_prompts=())
     settings = replace(BASE, ip_adapter="none", cache_dir=engine.settings.cache_dir)
-    bare = Engine.open(settings, make_plan(settings), Silent())
+    bare = Engine.open(settings, make_plan(settings), NullReporter())
     assert (pixels(engine, asked) == pixels(bare, asked)).all()
 
 
 def test_dropped_encoders_leave_what_was_encoded(tmp_path):
     settings = replace(BASE, cache_dir=tmp_path)
-    engine = Engine.open(settings, make_plan(settings), Silent())
+    engine = Engine.open(settings, make_plan(settings), NullReporter())
     text_encoder, adapters = engine.model.text_encoders[0], engine.model.adapters
     asked = request(engine)
     engine.encode([asked], drop_encoders=True)
@@ -280,7 +280,7 @@ def test_one_compiled_graph_serves_every_scale_and_size_of_its_range(compiled, m
         compile=False,
         dtype="float32",
     )
-    engine = Engine.open(settings, make_plan(settings), Silent())
+    engine = Engine.open(settings, make_plan(settings), NullReporter())
     sizes = ((64, 64), (128, 64), (64, 64))
     asked = [
         request(engine, width=width, height=height, scale=scale) for width, height in sizes for scale in (0.0, 1.0)
@@ -293,7 +293,7 @@ def test_one_compiled_graph_serves_every_scale_and_size_of_its_range(compiled, m
 def test_several_prompts_are_encoded_before_the_encoders_go(tmp_path, monkeypatch):
     monkeypatch.setattr(encodings, "ENCODED", 1)
     settings = replace(BASE, cache_dir=tmp_path)
-    engine = Engine.open(settings, make_plan(settings), Silent())
+    engine = Engine.open(settings, make_plan(settings), NullReporter())
     asked = [replace(request(engine), prompt=prompt) for prompt in ("a star", "a circle", "a square")]
     engine.encode(asked, drop_encoders=True)
     pictures = [pixels(engine, one) for one in (*asked, *asked)]

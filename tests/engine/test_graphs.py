@@ -132,16 +132,16 @@ def test_what_is_open_already_serves_again_and_is_not_opened(store, unet, monkey
     want = wanted(unet, size=(32, 8))
     opened = [graphs.Ready(lambda inputs: inputs.sample, "inductor", "cache", "", entry) for entry in (other, kept)]
     monkeypatch.setattr(graphs, "_open", lambda *_: pytest.fail("it was opened"))
-    assert graphs.prepare(unet[0], want, store, False, Silent(), opened) is opened[1]
+    assert graphs.prepare(unet[0], want, store, False, NullReporter(), opened) is opened[1]
     monkeypatch.setattr(graphs, "_open", lambda *_: "anew")
-    assert graphs.prepare(unet[0], want, store, False, Silent(), opened[:1]) == "anew"
+    assert graphs.prepare(unet[0], want, store, False, NullReporter(), opened[:1]) == "anew"
 
 
 def test_one_uncompiled_unet_serves_all_shapes(store, unet):
     want = replace(wanted(unet), backend="eager", options=backends.get("eager").options(None))
-    first = graphs.prepare(unet[0], want, store, False, Silent())
-    assert graphs.prepare(unet[0], want, store, False, Silent(), [first]) is first
-    assert graphs.choose(unet[0], want.example, "tiny", Settings(), store, Silent(), [first]) is first
+    first = graphs.prepare(unet[0], want, store, False, NullReporter())
+    assert graphs.prepare(unet[0], want, store, False, NullReporter(), [first]) is first
+    assert graphs.choose(unet[0], want.example, "tiny", Settings(), store, NullReporter(), [first]) is first
 
 
 def test_one_that_may_not_be_loaded_serves_only_where_no_other_does(store, unet):
