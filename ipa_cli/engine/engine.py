@@ -189,7 +189,7 @@ class Engine:
 
     def compile(self, request: Request, options: Mapping[str, Any]) -> Ready:
         """The graph for a request with exactly these options of its backend: one of the cache, or compiled for it."""
-        with self._access.working("preparing"):
+        with self._access.working("preparing"), self._opening():
             example = self.example_inputs(request)
             factor = self.model.architecture.latent_factor
             wanted = graphs.Wanted(self._backend, self.plan.name, example, options, (), factor)
@@ -228,6 +228,8 @@ class Engine:
 
     def _prepare(self, request: Request, conditions: Conditions, backend: str) -> Ready:
         settings, unet, opened = self.settings, self.model.unet, self._opened()
+        if request.batch_size > 1 and backend != AUTO:  # it chooses a backend that can
+            backends.require(backend, "batch")
         if self.offload != "none":
             backends.require(backend, "offload")
             if opened:

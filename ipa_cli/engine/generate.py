@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.config import Settings
 from ipa_cli.engine import replay
 from ipa_cli.engine.backend_choice import check_backend
-from ipa_cli.engine.engine import Engine
+from ipa_cli.engine.engine import Drawing, Engine
+from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.record import adapter_name, record
 from ipa_cli.errors import UsageError
 from ipa_cli.images import encode, filenames
@@ -87,27 +88,9 @@ def generate(
     `recorded` is the picture that `settings` were read from, `several` are prompts as `task.make_requests` takes them.
     """
     started = time.perf_counter()
-    schedulers.check(settings.scheduler)
-    check_backend(settings.backend, settings.precision)
-    _plan_paths(settings, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}] * settings.num_images, force, form)
-    if recorded is not None:
-        replay.check_there(recorded, settings)
-    loaded = load_references(settings, reporter)
-    plan = make_plan(settings)
-    requests = make_requests(settings, plan, loaded, several)
+    plan, requests, paths = _checked(settings, reporter, force, recorded, several, form)
     first = requests[0]
-    prompts.warn_of_spelling([text for one in requests for text in (one.prompt, one.negative_prompt)], reporter)
-    if recorded is not None:
-        replay.check_same(recorded, settings, first.references, reporter)
-    fields = [name_fields(request, number) for request in requests for number in range(len(request.seeds))]
-    paths = _plan_paths(settings, [{**each, "index": index} for index, each in enumerate(fields)], force, form)
-    longest = max((one.prompt + one.negative_prompt for one in requests), key=len)
-    for format in {_format(path, form) for path in paths}:
-        encode.check(format, form.quality, longest)
-    for path in {path if force else path.parent: path for path in paths if path}.values():
-        files.check_writable(path, replacing=force)
-    schedulers.check_steps(first.scheduler, plan, first.steps)
-    say_what_it_is(plan, reporter)
+    note_model(plan, reporter)
 
     engine = Engine.open(settings, plan, reporter, shows_bars)
     loaded_at = time.perf_counter()
@@ -117,21 +100,7 @@ def generate(
     ready_at = time.perf_counter()
     first_step = engine.warm_up(first)
     warmed_at = time.perf_counter()
-
-    drawn, saving, next_paths = [], [], iter(paths)
-    with ThreadPoolExecutor(first.batch_size) as writer:  # pictures are compressed while the next are drawn
-        for request in requests:
-            own = list(islice(next_paths, len(request.seeds)))
-            for numbers in request.batches:
-                drawing = engine.draw_batch(request, numbers, ", ".join(dict.fromkeys(_name(own[n]) for n in numbers)))
-                drawn.append(drawing)
-                for number, image in drawing.images.items():
-                    kept = record(engine, settings, ready, request, number)
-                    saving.append(writer.submit(_save, request, number, image, own[number], kept, force, form))
-                for future in saving:
-                    if future.done():
-                        future.result()  # nothing more is drawn when a picture could not be written
-    saved = [future.result() for future in saving]
+    drawn, saved = _draw_and_save(engine, ready, requests, paths, force, form)
     ended = time.perf_counter()
 
     step_seconds = sum(drawing.steps_s for drawing in drawn)
@@ -164,6 +133,59 @@ def generate(
         references=tuple(source.source for source in first.sources),
         stdout=saved[0][2],
     )
+
+
+def _checked(
+    settings: Settings,
+    reporter: Reporter,
+    force: bool,
+    recorded: replay.Recorded | None,
+    several: Sequence[Mapping[str, Any]],
+    form: Form,
+) -> tuple[Plan, tuple[Request, ...], Sequence[Path | None]]:
+    """The model, the requests, and a path for every picture: all that can be found wrong before the model is loaded."""
+    schedulers.check(settings.scheduler)
+    check_backend(settings.backend, settings.precision)
+    _plan_paths(settings, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}] * settings.num_images, force, form)
+    if recorded is not None:
+        replay.check_there(recorded, settings)
+    loaded = load_references(settings, reporter)
+    plan = make_plan(settings)
+    requests = make_requests(settings, plan, loaded, several)
+    prompts.warn_of_spelling([text for one in requests for text in (one.prompt, one.negative_prompt)], reporter)
+    if recorded is not None:
+        replay.check_same(recorded, settings, requests[0].references, reporter)
+    fields = [name_fields(request, number) for request in requests for number in range(len(request.seeds))]
+    paths = _plan_paths(settings, [{**each, "index": index} for index, each in enumerate(fields)], force, form)
+    longest = max((one.prompt + one.negative_prompt for one in requests), key=len)
+    for format in {_format(path, form) for path in paths}:
+        encode.check(format, form.quality, longest)
+    for path in {path if force else path.parent: path for path in paths if path}.values():
+        files.check_writable(path, replacing=force)
+    schedulers.check_steps(requests[0].scheduler, plan, requests[0].steps)
+    return plan, requests, paths
+
+
+def _draw_and_save(
+    engine: Engine, ready: Ready, requests: Sequence[Request], paths: Sequence[Path | None], force: bool, form: Form
+) -> tuple[list[Drawing], list[tuple[Drawn, float, bytes | None]]]:
+    """All pictures, and their files: each is compressed and written while the next are drawn."""
+    drawn: list[Drawing] = []
+    saving: list[Future[tuple[Drawn, float, bytes | None]]] = []
+    next_paths = iter(paths)
+    with ThreadPoolExecutor(requests[0].batch_size) as writer:
+        for request in requests:
+            own = list(islice(next_paths, len(request.seeds)))
+            for numbers in request.batches:
+                drawing = engine.draw_batch(request, numbers, ", ".join(dict.fromkeys(_name(own[n]) for n in numbers)))
+                drawn.append(drawing)
+                for number, image in drawing.images.items():
+                    kept = record(engine, engine.settings, ready, request, number)
+                    saving.append(writer.submit(_save, request, number, image, own[number], kept, force, form))
+                for future in saving:
+                    if future.done():
+                        future.result()  # nothing more is drawn when a picture could not be written
+    return drawn, [future.result() for future in saving]
 
 
 def _plan_paths(
@@ -200,7 +222,7 @@ def _save(
     return drawn, time.perf_counter() - began, data
 
 
-def say_what_it_is(plan: Plan, reporter: Reporter) -> None:
+def note_model(plan: Plan, reporter: Reporter) -> None:
     """A line on what people get who did not choose a model, or no reference picture."""
     if plan.dummy:
         reporter.note("seeded random weights: right for measuring, the picture means nothing")

@@ -12,7 +12,7 @@ from ipa_cli.backends import AUTO
 from ipa_cli.config import Settings
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
-from ipa_cli.engine.generate import say_what_it_is
+from ipa_cli.engine.generate import note_model
 from ipa_cli.errors import UsageError
 from ipa_cli.models import schedulers
 from ipa_cli.models.plan import Plan, make_plan
@@ -76,7 +76,7 @@ def sweep_scale(
     sweep = layout.sweep
     requested = journal.describe(sweep, describe_request(settings, model, layout, backend))
     journal.check_folder(folder, requested, resume, force)
-    say_what_it_is(model, reporter)
+    note_model(model, reporter)
     reporter.note(f"{sweep.summary}, in {folder}")
 
     with journal.locked(folder):
