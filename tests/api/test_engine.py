@@ -90,7 +90,7 @@ def test_saving_keeps_files_and_takes_what_output_takes(engine, world):
     assert picture.save(Path("cat")) == Path("cat.png").with_name("cat-2.png")
     with pytest.raises(ipa_cli.UsageError, match="pictures are written as"):
         picture.save("cat.bmp")
-    with pytest.raises(ipa_cli.UsageError, match="a PNG loses nothing"):
+    with pytest.raises(ipa_cli.UsageError, match="a PNG is lossless"):
         picture.save("cat.png", quality=50)
 
 
