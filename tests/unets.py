@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ipa_cli.unet.attention import Adapters, install, project
+from ipa_cli.unet.attention import Adapters, install, layers, project
 from ipa_cli.unet.inputs import AddedConditions, Context, ControlResiduals, UNetInputs
+from ipa_cli.unet.model import UNet
 
 IMAGE_DIM = 48
 TINY: dict[str, Any] = {
@@ -52,10 +53,17 @@ AS_SD15: dict[str, Any] = {
 
 def tiny_unet(seed: int = 0, changes: Mapping[str, Any] | None = None) -> Any:
     """One downsampler, one width: few kinds of parts to compile, and yet every sort."""
+    torch.manual_seed(seed)
+    return UNet({**TINY, **(changes or {})}).eval().requires_grad_(False)
+
+
+def diffusers_unet(seed: int = 0, changes: Mapping[str, Any] | None = None) -> Any:
+    """diffusers' UNet with the weights of `tiny_unet`."""
     from diffusers import UNet2DConditionModel
 
-    torch.manual_seed(seed)
-    return UNet2DConditionModel(**{**TINY, **(changes or {})}).eval().requires_grad_(False)
+    theirs = UNet2DConditionModel(**{**TINY, **(changes or {})}).eval().requires_grad_(False)
+    theirs.load_state_dict(tiny_unet(seed, changes).state_dict())
+    return theirs
 
 
 def adapter(unet: Any, tokens: int = 4, seed: int = 0, image_dim: int = IMAGE_DIM) -> dict[str, dict[str, Tensor]]:
@@ -71,9 +79,8 @@ def adapter(unet: Any, tokens: int = 4, seed: int = 0, image_dim: int = IMAGE_DI
         },
         "ip_adapter": {},
     }
-    names = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
-    for layer, name in enumerate(names):
-        inner = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
+    for layer, name in enumerate(layers(unet)):
+        inner = unet.get_submodule(name).to_k.out_features
         for kind in "kv":
             weight = torch.randn(inner, cross) * cross**-0.5
             state["ip_adapter"][f"{2 * layer + 1}.to_{kind}_ip.weight"] = weight

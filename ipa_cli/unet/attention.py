@@ -1,7 +1,6 @@
 """IP-Adapter cross attention: the image scale is a tensor, keys and values are made once per prompt.
 
-diffusers' UNet hands what is given as `encoder_hidden_states` down to every cross-attention processor unchanged, as
-long as its `encoder_hid_proj` is None. Here that is a `Context`: nothing that depends on the prompt alone is computed
+The UNet hands a `Context` down to every cross-attention processor: nothing that depends on the prompt alone is computed
 in a step, and the scale is an input that a compiler can neither freeze nor branch on.
 """
 
@@ -15,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.errors import IpaError
+from ipa_cli.networks import image_projection
 from ipa_cli.unet.inputs import Context
 
 
 class Adapters(nn.Module):
     """The weights of the loaded IP-Adapters: image projections, and the products for keys and values.
 
-    `projections[a]` is diffusers' own module (for FaceID Plus set its `clip_embeds` before `project`);
+    `projections[a]` is a module of `networks.image_projection`;
     `to_kv[a][i]` is (2 * inner, cross), keys above values.
     """
 
@@ -69,8 +69,7 @@ def layers(unet: Any) -> list[str]:
 
     For example "down_blocks.1.attentions.0.transformer_blocks.0.attn2"; the middle block comes last.
     """
-    names = [name.removesuffix(".processor") for name in unet.attn_processors]
-    return [name for name in names if name.endswith(".attn2")]
+    return [name for name, _ in unet.named_modules() if name.endswith(".attn2")]
 
 
 def install(unet: Any, adapters: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> Adapters:
@@ -83,13 +82,10 @@ def install(unet: Any, adapters: Sequence[Mapping[str, Mapping[str, Tensor]]]) -
     names = layers(unet)
     order = {name: layer for layer, name in enumerate(names)}
     to_kv = [[_key_value_weight(unet, state["ip_adapter"], name, order[name]) for name in names] for state in adapters]
-    projections = [unet._convert_ip_adapter_image_proj_to_diffusers(dict(state["image_proj"])) for state in adapters]
-    processors: dict[str, Any] = {}
-    for key in unet.attn_processors:
-        name = key.removesuffix(".processor")
-        processors[key] = CrossAttention(order[name]) if name in order else SelfAttention()
-    unet.set_attn_processor(processors)
-    unet.encoder_hid_proj = None
+    projections = [image_projection.of_file(state["image_proj"]) for state in adapters]
+    for name, module in unet.named_modules():
+        if name.endswith((".attn1", ".attn2")):
+            module.processor = CrossAttention(order[name]) if name in order else SelfAttention()
     return Adapters(projections, to_kv).to(device=unet.device, dtype=unet.dtype).eval().requires_grad_(False)
 
 

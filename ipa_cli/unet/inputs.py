@@ -1,4 +1,4 @@
-"""What one call of a UNet takes, by name, and the call itself.
+"""What one call of a UNet takes, by name.
 
 `UNetInputs` and its optional members are pytrees (`torch.utils._pytree`): what copies, casts, exports or compares
 inputs walks over their tensors with `tree_map`, and an absent member, None, has none.
@@ -58,20 +58,6 @@ class UNetInputs:
     context: Context
     added: AddedConditions | None = None
     control: ControlResiduals | None = None
-
-
-def call_unet(unet: Any, inputs: UNetInputs) -> Tensor:
-    """One forward of diffusers' `UNet2DConditionModel`: the predicted noise, (B, channels, h, w)."""
-    added, control = inputs.added, inputs.control
-    return unet(
-        inputs.sample,
-        inputs.timestep,
-        encoder_hidden_states=inputs.context,
-        added_cond_kwargs={"text_embeds": added.text_embeds, "time_ids": added.time_ids} if added else None,
-        down_block_additional_residuals=control.down if control else None,
-        mid_block_additional_residual=control.mid if control else None,
-        return_dict=False,
-    )[0]
 
 
 def tensors(inputs: Any) -> list[Tensor]:

@@ -8,8 +8,7 @@ import torch
 
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import CrossAttention, install, layers, project
-from ipa_cli.unet.inputs import call_unet
-from tests.unets import adapter, difference, embeddings, plus_projection, tiny, tiny_unet, unet_inputs
+from tests.unets import adapter, difference, diffusers_unet, embeddings, plus_projection, tiny, tiny_unet, unet_inputs
 
 SCALES = [0.0, 0.3, 1.0]
 
@@ -41,9 +40,9 @@ def test_unet_call_equals_diffusers(adapters, images, scale):
     context = project(unet, weights, text, embeds, torch.tensor(scales)[:, None].repeat(1, len(layers(unet))))
     inputs = unet_inputs(context)
     with torch.no_grad():
-        ours = call_unet(unet, inputs)
-        plain = call_unet(unet, replace(inputs, context=context._replace(scale=context.scale * 0)))
-    expected = diffusers_output(tiny_unet(), states, scales, text, embeds, inputs)
+        ours = unet(inputs)
+        plain = unet(replace(inputs, context=context._replace(scale=context.scale * 0)))
+    expected = diffusers_output(diffusers_unet(), states, scales, text, embeds, inputs)
     assert difference(ours, expected) < 1e-5
     assert (difference(ours, plain) > 1e-3) == any(scales)  # the images count, and only by their scale
 
@@ -57,7 +56,7 @@ def test_processor_equals_diffusers(scale):
     weights = install(unet, states)
     text, embeds = embeddings(unet, 2, 2)
     name = layers(unet)[1]
-    attn = unet.get_submodule(name)
+    attn, original = unet.get_submodule(name), diffusers_unet().get_submodule(name)
     theirs = IPAdapterAttnProcessor2_0(attn.to_q.in_features, text.shape[-1], (4, 4), [scale, 0.7])
     for number, state in enumerate(states):
         theirs.to_k_ip[number].weight.data = state["ip_adapter"]["3.to_k_ip.weight"]
@@ -69,7 +68,7 @@ def test_processor_equals_diffusers(scale):
             projection(image.flatten(0, 1)).unflatten(0, (2, 2))
             for projection, image in zip(weights.projections, embeds, strict=True)
         ]
-        expected = theirs(attn, hidden, (text, [image.flatten(1, 2) for image in tokens]))
+        expected = theirs(original, hidden, (text, [image.flatten(1, 2) for image in tokens]))
         ours = CrossAttention(1)(attn, hidden, context)
     assert difference(ours, expected) < 1e-5
 
@@ -82,8 +81,8 @@ def test_without_adapters_is_plain_text():
     assert inputs.context.scale.shape == (0, len(layers(unet)))
     added = dict(vars(inputs.added))
     with torch.no_grad():
-        ours = call_unet(unet, inputs)
-        expected = tiny_unet()(inputs.sample, inputs.timestep, text, added_cond_kwargs=added).sample
+        ours = unet(inputs)
+        expected = diffusers_unet()(inputs.sample, inputs.timestep, text, added_cond_kwargs=added).sample
     assert difference(ours, expected) < 1e-5
 
 
@@ -96,7 +95,7 @@ def test_scale_of_one_layer_counts_alone():
         scale = torch.zeros(1, len(layers(unet)))
         scale[0, layer] = 1
         with torch.no_grad():
-            outputs.append(call_unet(unet, unet_inputs(context._replace(scale=scale))))
+            outputs.append(unet(unet_inputs(context._replace(scale=scale))))
     for number, output in enumerate(outputs):
         for other in outputs[:number]:
             assert difference(output, other) > 1e-4
@@ -131,8 +130,8 @@ def test_every_kind_of_projection_is_diffusers_own():
     context = project(unet, weights, text, images)
     assert context.image[0][0].shape == (2, 2, 2, 10, 16)  # keys and values, batch, heads, 2 images x 5 tokens, d
     with torch.no_grad():
-        ours = call_unet(unet, unet_inputs(context))
-    expected = diffusers_output(tiny_unet(), [state], [1.0], text, images, unet_inputs(context))
+        ours = unet(unet_inputs(context))
+    expected = diffusers_output(diffusers_unet(), [state], [1.0], text, images, unet_inputs(context))
     assert difference(ours, expected) < 1e-5
 
 

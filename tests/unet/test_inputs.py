@@ -8,8 +8,18 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ipa_cli.unet.attention import install, project
-from ipa_cli.unet.inputs import ControlResiduals, UNetInputs, call_unet, tensors
-from tests.unets import AS_SD15, difference, embeddings, example, residuals, tiny, tiny_unet, unet_inputs
+from ipa_cli.unet.inputs import ControlResiduals, UNetInputs, tensors
+from tests.unets import (
+    AS_SD15,
+    difference,
+    diffusers_unet,
+    embeddings,
+    example,
+    residuals,
+    tiny,
+    tiny_unet,
+    unet_inputs,
+)
 
 
 class Call(nn.Module):
@@ -18,7 +28,7 @@ class Call(nn.Module):
         self.unet = unet
 
     def forward(self, inputs):
-        return call_unet(self.unet, inputs)
+        return self.unet(inputs)
 
 
 def names(inputs):
@@ -54,8 +64,8 @@ def test_control_residuals_do_what_they_do_in_diffusers():
     inputs = unet_inputs(project(unet, install(unet, []), text))
     control = residuals(unet, inputs)
     with torch.no_grad():
-        ours = call_unet(unet, replace(inputs, control=control))
-        theirs = tiny_unet()(
+        ours = unet(replace(inputs, control=control))
+        theirs = diffusers_unet()(
             inputs.sample,
             inputs.timestep,
             text,
@@ -63,7 +73,7 @@ def test_control_residuals_do_what_they_do_in_diffusers():
             down_block_additional_residuals=control.down,
             mid_block_additional_residual=control.mid,
         ).sample
-        plain = call_unet(unet, inputs)
+        plain = unet(inputs)
     assert difference(ours, theirs) < 1e-5
     assert difference(ours, plain) > 1e-2
 
@@ -75,9 +85,9 @@ def test_each_control_residual_counts(part):
     nothing = pytree.tree_map(torch.zeros_like, residuals(unet, inputs))
     some = replace(nothing, **{part: getattr(residuals(unet, inputs), part)})
     with torch.no_grad():
-        plain = call_unet(unet, inputs)
-        assert difference(call_unet(unet, replace(inputs, control=nothing)), plain) < 1e-6
-        assert difference(call_unet(unet, replace(inputs, control=some)), plain) > 1e-3
+        plain = unet(inputs)
+        assert difference(unet(replace(inputs, control=nothing)), plain) < 1e-6
+        assert difference(unet(replace(inputs, control=some)), plain) > 1e-3
 
 
 def test_without_added_conditions_sd15_does_what_diffusers_does():
@@ -85,8 +95,8 @@ def test_without_added_conditions_sd15_does_what_diffusers_does():
     text, _ = embeddings(unet, 0)
     inputs = replace(unet_inputs(project(unet, install(unet, []), text)), added=None)
     with torch.no_grad():
-        theirs = tiny_unet(changes=AS_SD15)(inputs.sample, inputs.timestep, text).sample
-        assert difference(call_unet(unet, inputs), theirs) < 1e-5
+        theirs = diffusers_unet(changes=AS_SD15)(inputs.sample, inputs.timestep, text).sample
+        assert difference(unet(inputs), theirs) < 1e-5
 
 
 @pytest.mark.slow
@@ -98,5 +108,5 @@ def test_an_exported_graph_has_no_inputs_for_absent_members():
     for call, count in ((inputs, 0), (given, 5)):
         with torch.no_grad():
             program = torch.export.export(Call(unet), (call,), strict=False)
-            assert difference(program.module()(call), call_unet(unet, call)) < 1e-5
+            assert difference(program.module()(call), unet(call)) < 1e-5
         assert len(program.graph_signature.user_inputs) == len(tensors(inputs)) + count

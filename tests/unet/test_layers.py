@@ -11,7 +11,7 @@ import ipa_cli
 from ipa_cli.errors import UsageError
 from ipa_cli.unet import layers
 from ipa_cli.unet.attention import layers as names_of
-from tests.unets import adapter, tiny_unet
+from tests.unets import diffusers_unet, tiny_unet
 
 SDXL = json.loads((Path(ipa_cli.__file__).parent / "presets" / "sdxl" / "unet" / "config.json").read_text())
 KNOWN = layers.blocks(SDXL)
@@ -50,8 +50,7 @@ def test_a_table_reaches_the_layers_it_reaches_in_diffusers(table):
 
     unet = tiny_unet()
     names = names_of(unet)
-    unet._load_ip_adapter_weights([adapter(unet)], low_cpu_mem_usage=False)
-    (expanded,) = _maybe_expand_lora_scales(unet, [table], default_scale=0.0)
+    (expanded,) = _maybe_expand_lora_scales(diffusers_unet(), [table], default_scale=0.0)
     expected = [next(value for place, value in expanded.items() if name.startswith(place)) for name in names]
     assert layers.factors(names, layers.parse(json.dumps(table), layers.blocks(dict(unet.config)))) == expected
 

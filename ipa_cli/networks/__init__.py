@@ -1,0 +1,1 @@
+"""The networks around the UNet in plain torch: built in a moment, with the parameters' names of the usual files."""
