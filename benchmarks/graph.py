@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ipa_cli.backends import eager
 from ipa_cli.backends.inductor import backend, compilation, loading
 from ipa_cli.unet.attention import install, layers, project
-from ipa_cli.unet.inputs import AddedConditions, UNetInputs, call_unet
+from ipa_cli.unet.inputs import AddedConditions, UNetInputs
 
 SDXL: dict[str, Any] = {
     "act_fn": "silu",
@@ -335,7 +335,7 @@ def in_fp32(unet: Any, given: UNetInputs) -> torch.Tensor:
     torch.backends.cudnn.allow_tf32 = False
     try:
         with torch.no_grad():
-            return call_unet(exact, pytree.tree_map(torch.Tensor.float, given))
+            return exact(pytree.tree_map(torch.Tensor.float, given))
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
 

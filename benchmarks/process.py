@@ -66,14 +66,30 @@ def write_model(folder: Path, tiny: bool) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = make_plan(Settings(model="demo" if tiny else "sdxl", load_format="dummy", image=("any.png",)))
     parts, (adapter,), (encoder,) = dummy.parts(plan, device, device, torch.float16)
-    parts["vae"].half()
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-    encoder.save_pretrained(folder / "ip_adapter/image_encoder")
+    for name in ("unet", "vae", *plan.architecture.text_encoders):
+        stem = "diffusion_pytorch_model" if name in ("unet", "vae") else "model"
+        write_part(folder / name, stem, parts[name].half(), plan.configs[name])
+    for name in plan.architecture.tokenizers:
+        shutil.copytree(DEMO / name, folder / name)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(plan.configs["scheduler"]))
+    assert plan.adapter is not None
+    write_part(folder / "ip_adapter/image_encoder", "model", encoder, plan.adapter.encoder.config)
     flat = {f"{kind}.{name}": tensor.contiguous() for kind, group in adapter.items() for name, tensor in group.items()}
     save_file(flat, folder / "ip_adapter/ip-adapter.safetensors")
     assert plan.location.folder is not None
     shutil.copy(plan.location.folder / "model_index.json", folder)
+
+
+def write_part(folder: Path, stem: str, module: Any, config: Any) -> None:
+    """One part of a diffusers folder."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in module.state_dict().items()}, folder / f"{stem}.safetensors"
+    )
+    (folder / "config.json").write_text(json.dumps(dict(config)))
 
 
 def run(part: str, model: Path, work: Path, extra: list[str], limit: float) -> dict[str, Any]:

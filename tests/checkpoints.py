@@ -86,12 +86,13 @@ def presets(root: Path, kind: str, folder: Path) -> Iterator[None]:
 
     One file holds no configuration, so that those of the package count, whose widths fill gigabytes.
     """
-    from ipa_cli.models import architectures, single_file
+    from ipa_cli.models import architectures, single_file, vocabulary
 
     shutil.copytree(folder, root / kind, ignore=shutil.ignore_patterns("*.safetensors", "ip_adapter"))
     shutil.copytree(DEMO / "tokenizer", root / "tokenizer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(single_file, "PRESETS", root)
+        patch.setattr(vocabulary, "PRESETS", root)
         for one in architectures.TABLE:
             patch.setattr(type(one), "tokenizers", dict.fromkeys(one.tokenizers, "<|endoftext|>"))
         yield

@@ -20,6 +20,9 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "onediff", "oneflow
 WITH_TORCH = {
     "unet/attention",
     "unet/inputs",
+    "unet/model",
+    "models/reader",
+    *(name for name in MODULES if name.startswith("networks/")),
     "models/vae/channels_last",
     *(name for name in MODULES if name.startswith("backends/")),
 }
@@ -34,6 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backends", "images"),
     ("models",),
     ("unet", "hardware"),
+    ("networks",),
     ("config",),
     ("system",),
     ("result",),

@@ -51,11 +51,9 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     """Call `unet` as it is; on a GPU as one CUDA graph per input shape, bit-equal."""
     import torch
 
-    from ipa_cli.unet.inputs import call_unet
-
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
-        return call_unet(unet, inputs)
+        return unet(inputs)
 
     if unet.device.type != "cuda":
         return call

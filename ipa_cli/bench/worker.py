@@ -24,6 +24,7 @@ from ipa_cli import __version__, backends
 from ipa_cli.bench import parity
 from ipa_cli.config import Settings
 from ipa_cli.config.values import settings_from_json
+from ipa_cli.engine import schedules
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Drawing, Engine
 from ipa_cli.engine.record import adapter_name
@@ -127,7 +128,7 @@ def _open(settings: Settings, batch: int, reporter: SendingReporter) -> tuple[En
     settings = replace(settings, num_images=batch, batch_size=batch)
     request = make_request(settings, plan, load_references(settings, reporter))
     schedulers.check(settings.scheduler)
-    schedulers.check_steps(settings.scheduler, plan, request.steps)
+    schedules.find(settings, plan, settings.scheduler, request.steps, reporter)
     return Engine.open(settings, plan, reporter, alone=True), request
 
 
@@ -142,8 +143,6 @@ def _in_fp32(unet: Any, inputs: UNetInputs) -> Tensor | None:
     import torch
     from torch.utils import _pytree as pytree
 
-    from ipa_cli.unet.inputs import call_unet
-
     if unet.dtype == torch.float32:
         return None
     before = unet.dtype
@@ -154,7 +153,7 @@ def _in_fp32(unet: Any, inputs: UNetInputs) -> Tensor | None:
     torch.backends.cudnn.allow_tf32 = False  # its products keep no more digits than fp16's
     try:
         with torch.no_grad():
-            return call_unet(unet.to(torch.float32), pytree.tree_map(wide, inputs))
+            return unet.to(torch.float32)(pytree.tree_map(wide, inputs))
     except torch.cuda.OutOfMemoryError:
         return None
 

@@ -12,15 +12,15 @@ from ipa_cli import backends
 from ipa_cli.backends import AUTO
 from ipa_cli.cache import StoreError
 from ipa_cli.config import Settings
-from ipa_cli.engine import graphs
+from ipa_cli.engine import graphs, schedules
 from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities, resolve
 from ipa_cli.engine.encodings import Encodings, distinct
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.hardware import cores, devices, timing
-from ipa_cli.models import schedulers
 from ipa_cli.models.plan import Plan
+from ipa_cli.models.schedule import Schedule
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
@@ -72,6 +72,7 @@ class Engine:
         self._access = Access(self.device, self.offload, settings.vae_tiling)
         self._encodings: Encodings
         self._ready: dict[Hashable, Ready] = {}
+        self._schedules: dict[tuple[str | None, int], Schedule] = {}
 
     @classmethod
     def open(
@@ -119,9 +120,7 @@ class Engine:
             home = self.device if self.offload == "none" else torch.device("cpu")
             model = loader.load(self.plan, self.device, home, self.dtype, self.reporter, shows_bars)
             if self.settings.vae_tiling:
-                model.vae.enable_tiling()
-            if self.settings.vae_slicing:
-                model.vae.enable_slicing()
+                model.vae.tiling = True
             if self.offload == "sequential":
                 encoders = [*model.text_encoders, *distinct(model.image_encoders)]
                 devices.offload_sequentially([model.unet, model.vae, *encoders], self.device)
@@ -290,15 +289,15 @@ class Engine:
 
     def draw_batch(self, request: Request, numbers: Sequence[int], name: str = "") -> Drawing:
         """The pictures of one of `Request.batches`, in one call of the UNet a step."""
-        from ipa_cli.pipeline import denoise
+        from ipa_cli.pipeline import denoise, sampler
 
         seeds = [request.seeds[number] for number in numbers]
         with self._access.lock:
             conditions = self._encodings.conditions(request)
             denoiser = self._prepared(request, conditions).denoiser
             clock = timing.StepClock(self.device)
-            scheduler = schedulers.create(request.scheduler, self.model.scheduler)
-            calls = schedulers.calls(scheduler, request.steps)
+            steps = sampler.of(self._schedule(request.scheduler, request.steps), request.steps, seeds)
+            calls = len(steps.timesteps)
             with self.reporter.steps(name, calls) as advance, self._access.working("drawing", self.model.unet):
                 self._access.publish(step=0, steps=calls)
 
@@ -307,7 +306,7 @@ class Engine:
                     advance()
 
                 noise = self._noise(request, seeds)
-                latents = denoise.denoise(request, seeds, conditions, denoiser, scheduler, noise, clock, stepped)
+                latents = denoise.denoise(request, conditions, denoiser, steps, noise, clock, stepped)
                 timing.synchronize(self.device)
             began = time.perf_counter()
             with self._access.working("decoding", self.model.vae):
@@ -316,6 +315,15 @@ class Engine:
             found = dict(zip(numbers, images, strict=True))
             self._access.publish(drawn=self._access.state.drawn + len(found))
             return Drawing(found, calls, clock.seconds, decode_s)
+
+    def _schedule(self, name: str | None, steps: int) -> Any:
+        """See `schedules.find`; tables are kept, a diffusers scheduler serves once."""
+        if (name, steps) not in self._schedules:
+            found = schedules.find(self.settings, self.plan, name, steps, self.reporter)
+            if not isinstance(found, Schedule):
+                return found
+            self._schedules[name, steps] = found
+        return self._schedules[name, steps]
 
     def _noise(self, request: Request, seeds: Sequence[int]) -> Tensor:
         from ipa_cli.pipeline.denoise import initial_noise

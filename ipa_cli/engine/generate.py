@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import Settings
-from ipa_cli.engine import replay
+from ipa_cli.engine import replay, schedules
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Drawing, Engine
 from ipa_cli.engine.graphs import Ready
@@ -162,7 +162,7 @@ def _checked(
         encode.check(format, form.quality, longest)
     for path in {path if force else path.parent: path for path in paths if path}.values():
         files.check_writable(path, replacing=force)
-    schedulers.check_steps(requests[0].scheduler, plan, requests[0].steps)
+    schedules.find(settings, plan, requests[0].scheduler, requests[0].steps, reporter)
     return plan, requests, paths
 
 

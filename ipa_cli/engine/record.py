@@ -67,7 +67,7 @@ def asked_settings() -> tuple[str, ...]:
 
 def scheduler_name(engine: Engine, request: Request) -> str:
     """The scheduler asked for, else the class of the model's own."""
-    return request.scheduler or type(engine.model.scheduler).__name__
+    return request.scheduler or str(engine.plan.configs["scheduler"]["_class_name"])
 
 
 def adapter_name(plan: Plan) -> str | None:

@@ -18,11 +18,12 @@ PACKAGES = (
 
 def installed(more: Iterable[str] = ()) -> dict[str, str | None]:
     """The version of each of `PACKAGES` and of `more`, None where it is not installed."""
-    found: dict[str, str | None] = {}
-    for name in (*PACKAGES, *more):
-        try:
-            # Half-removed packages leave metadata without a version.
-            found[name] = metadata.version(name) or None
-        except (metadata.PackageNotFoundError, KeyError):
-            found[name] = None
-    return found
+    return {name: version(name) for name in (*PACKAGES, *more)}
+
+
+def version(name: str) -> str | None:
+    """The version of a package, None where it is not installed."""
+    try:
+        return metadata.version(name) or None  # half-removed packages leave metadata without one
+    except (metadata.PackageNotFoundError, KeyError):
+        return None

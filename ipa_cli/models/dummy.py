@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.models import schedulers
+from ipa_cli.models import vocabulary
+from ipa_cli.models.location import Location
 from ipa_cli.models.plan import DEMO, Plan
 
 if TYPE_CHECKING:
@@ -20,13 +21,14 @@ def parts(
 ) -> tuple[dict[str, Any], list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The whole architecture with seeded random weights, built straight on the device in its final dtype."""
     import torch
-    import transformers
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    def build(make: Any, kind: torch.dtype) -> Any:
+    from ipa_cli.networks.autoencoder import AutoencoderKL
+    from ipa_cli.networks.clip import ImageEncoder, TextEncoder
+    from ipa_cli.unet.model import UNet
+
+    def build(make: Any) -> Any:
         before = torch.get_default_dtype()
-        torch.set_default_dtype(kind)
+        torch.set_default_dtype(dtype)
         try:
             with torch.device(device):
                 made = make()
@@ -34,28 +36,27 @@ def parts(
         finally:
             torch.set_default_dtype(before)
 
-    def text(part: str) -> Any:
-        kind = getattr(transformers, plan.architecture.text_encoders[part])
-        return build(lambda: kind(CLIPTextConfig(**plan.configs[part])), dtype)
-
+    projects = plan.architecture.text_encoders
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(SEED)
         found = {
-            "unet": build(lambda: UNet2DConditionModel.from_config(plan.configs["unet"]), dtype),
-            "vae": build(lambda: AutoencoderKL.from_config(plan.configs["vae"]), dtype),
-            **{part: text(part) for part in plan.architecture.text_encoders},
-            "scheduler": schedulers.of_model(plan.configs["scheduler"], plan.architecture),
+            "unet": build(lambda: UNet(plan.configs["unet"])),
+            "vae": build(lambda: AutoencoderKL(plan.configs["vae"])),
+            **{part: build(lambda part=part: TextEncoder(plan.configs[part], projects[part])) for part in projects},
         }
         states, encoders = [], []
         if plan.adapter is not None:
-            config = CLIPVisionConfig(**plan.adapter.encoder.config)
-            encoders = [build(lambda: CLIPVisionModelWithProjection(config), dtype)] * len(plan.adapters)
-            states = [build(lambda: _adapter(found["unet"], config.projection_dim), dtype) for _ in plan.adapters]
-    for part, encoder_part in zip(plan.architecture.tokenizers, plan.architecture.text_encoders, strict=True):
+            config = plan.adapter.encoder.config
+            encoder = build(lambda: ImageEncoder(config))
+            torch.nn.init.normal_(encoder.vision_model.embeddings.class_embedding)
+            encoders = [encoder] * len(plan.adapters)
+            width = encoder.config.projection_dim
+            states = [build(lambda: _adapter(found["unet"], width)) for _ in plan.adapters]
+    for part, encoder_part in zip(plan.architecture.tokenizers, projects, strict=True):
         # Words mean nothing to random weights; what counts is their number, which sets the graph's shape.
-        found[part] = CLIPTokenizer.from_pretrained(DEMO / part)
-        found[part].model_max_length = plan.configs[encoder_part].get("max_position_embeddings", 77)
+        words = vocabulary.read(Location(DEMO), part, found[encoder_part].config)
+        found[part] = vocabulary.tokenizer(words)
     return found, states, encoders
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.hardware import devices
-from ipa_cli.models import download, dummy, schedulers, single_file, vocabulary, weights
+from ipa_cli.models import download, dummy, single_file, vocabulary, weights
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.ip_adapter.plan import AdapterPlan
 from ipa_cli.models.location import Location, ModelError, inside
@@ -22,7 +22,7 @@ from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ipa_cli.unet.attention import Adapters
 
@@ -36,7 +36,6 @@ class Model:
     vae: Any
     text_encoders: tuple[Any, ...]
     tokenizers: tuple[Any, ...]
-    scheduler: Any
     image_encoders: tuple[Any, ...]  # of each adapter, one module where they share it; None where none is needed
     hidden_states: tuple[bool, ...]  # whether each adapter takes those of its encoder, in place of its embedding
     adapters: Adapters
@@ -53,7 +52,6 @@ def load(
     for warning in plan.unused:
         reporter.warn(warning)
     if plan.dummy:
-        _quiet_libraries()
         parts, states, encoders = dummy.parts(plan, device, home, dtype)
     else:
         plan = download.fetched(plan, dtype, reporter, shows_bars)
@@ -64,7 +62,6 @@ def load(
         in_main_memory = [source for source, where in sources.items() if where.type == "cpu"]
         devices.warn_of_little_memory(sum(weights.size(*source, dtype) for source in in_main_memory), reporter)
         with _reading(sources, dtype) as files:
-            _quiet_libraries()
             parts = _model_parts(plan, words, dtype, files)
             states, encoders = _adapter_parts(plan, dtype, files)
     import torch
@@ -87,7 +84,6 @@ def load(
         vae=parts["vae"],
         text_encoders=tuple(parts[name] for name in plan.architecture.text_encoders),
         tokenizers=tuple(parts[name] for name in plan.architecture.tokenizers),
-        scheduler=parts["scheduler"],
         image_encoders=tuple(encoders),
         hidden_states=_take_hidden_states(states),
         adapters=installed,
@@ -99,7 +95,6 @@ def load_encoders(plan: Plan, device: torch.device, dtype: torch.dtype, reporter
     """The image encoder of each adapter alone: no UNet, no text encoder, no VAE."""
     import torch
 
-    _quiet_libraries()
     plan = replace(plan, adapters=download.fetched_adapters(plan, dtype, reporter, shows_bars))
     with _reading(_adapter_sources(plan, torch.device("cpu"), dtype), dtype) as files:
         states, encoders = _adapter_parts(plan, dtype, files)
@@ -112,7 +107,6 @@ def load_encoders(plan: Plan, device: torch.device, dtype: torch.dtype, reporter
         vae=None,
         text_encoders=(),
         tokenizers=(),
-        scheduler=None,
         image_encoders=tuple(encoders),
         hidden_states=_take_hidden_states(states),
         adapters=nothing,
@@ -165,12 +159,21 @@ def _adapter_source(adapter: AdapterPlan) -> Source:
 @contextmanager
 def _reading(sources: Mapping[Source, torch.device], dtype: torch.dtype) -> Iterator[dict[Source, Read]]:
     """Begin to read all weights in threads of their own, while this one imports the libraries that take them."""
-    longest_first = sorted(sources, key=lambda source: -weights.size(source[0], source[1], dtype))
     turn = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)  # the readers need Python for a moment after each tensor, and would wait 5 ms for it
     pool = ThreadPoolExecutor(4)
+    to_gpu = [source for source, home in sources.items() if home.type == "cuda" and weights.readable_by_gpu(source[0])]
     try:
-        yield {source: pool.submit(weights.read, *source, sources[source], dtype) for source in longest_first}
+        reading: dict[Source, Read] = {}
+        if to_gpu:
+            from ipa_cli.models import reader
+
+            started = reader.start(to_gpu, sources[to_gpu[0]])
+            pairs = zip(to_gpu, started, strict=True)
+            finished = [pool.submit(weights.finished, source[0], one, dtype) for source, one in pairs]
+            reading.update(zip(to_gpu, finished, strict=True))
+        others = [source for source in sources if source not in reading]
+        yield reading | {source: pool.submit(weights.read, *source, sources[source], dtype) for source in others}
     finally:
         pool.shutdown(cancel_futures=True)
         sys.setswitchinterval(turn)
@@ -187,12 +190,11 @@ def _paths(location: Location, part: str, variant: str | None, dtype: torch.dtyp
     return [path for path in files if path.suffix != ".json"]
 
 
-def _built(kind: Any, where: str, config: Mapping[str, Any], paths: list[Path], files: Mapping[Source, Read]) -> Any:
-    """A module with the weights of `paths`, which are being read where it shall live.
+def _built(module: nn.Module, where: str, paths: list[Path], files: Mapping[Source, Read]) -> Any:
+    """`module` with the weights of `paths`, which are being read where it shall live.
 
     Raises ModelError, before they are all read, where they have not the shapes that the configuration asks for.
     """
-    module = _empty(kind, config)
     wanted = {weights.usual_name(name): (name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
     for path in paths:
         if path.suffix == ".safetensors":
@@ -231,62 +233,49 @@ def _check_shapes(path: Path, found: weights.Shapes, wanted: Mapping[str, tuple[
 
 def _of_checkpoint(
     architecture: Architecture,
-    kind: Any,
+    module: nn.Module,
     checkpoint: Checkpoint,
     part: str,
-    config: Mapping[str, Any],
     files: Mapping[Source, Read],
 ) -> Any:
-    """A module with its part of the tensors in one file. Raises ModelError where they do not fit."""
-    module = _empty(kind, config)
+    """`module` with its part of the tensors in one file. Raises ModelError where they do not fit."""
     state = files[checkpoint.source(part)].result()
     _assign(module, single_file.converted(architecture, checkpoint, part, module, state), str(checkpoint.path))
     return module
 
 
-def _empty(kind: Any, config: Mapping[str, Any]) -> Any:
+def _empty(kind: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
     """A module whose weights are still to come."""
-    from accelerate import init_empty_weights
+    from ipa_cli.networks.common import without_weights
 
-    with init_empty_weights(), _no_initial_values():
-        of_transformers = kind.__module__.startswith("transformers")
-        return kind(kind.config_class(**config)) if of_transformers else kind.from_config(dict(config))
-
-
-def _no_initial_values() -> Any:
-    """Spare transformers' models the random numbers that are about to be replaced: half a second for SDXL's largest."""
-    try:
-        from transformers.initialization import no_init_weights
-    except ImportError:  # transformers 4
-        from transformers.modeling_utils import no_init_weights  # type: ignore[no-redef,attr-defined]
-    return no_init_weights()
+    with without_weights():
+        return kind(*arguments)
 
 
 def _model_parts(
     plan: Plan, words: Mapping[str, Vocabulary], dtype: torch.dtype, files: Mapping[Source, Read]
 ) -> dict[str, Any]:
-    import transformers
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from ipa_cli.networks.autoencoder import AutoencoderKL
+    from ipa_cli.networks.clip import TextEncoder
+    from ipa_cli.unet.model import UNet
 
-    checkpoint, scheduler = plan.checkpoint, plan.configs["scheduler"]
-    kinds = {
-        **{part: getattr(transformers, kind) for part, kind in plan.architecture.text_encoders.items()},
-        "vae": AutoencoderKL,
-        "unet": UNet2DConditionModel,
-    }
+    def make(part: str) -> nn.Module:
+        config = plan.part(part).config
+        if part in plan.architecture.text_encoders:
+            return TextEncoder(config, plan.architecture.text_encoders[part])
+        return UNet(config) if part == "unet" else AutoencoderKL(config)
 
     def built(part: str) -> Any:
         of = plan.part(part)
         if of.checkpoint is not None:
-            return _of_checkpoint(plan.architecture, kinds[part], of.checkpoint, part, of.config, files)
+            return _of_checkpoint(plan.architecture, _empty(make, part), of.checkpoint, part, files)
         paths = _paths(of.location, of.folder, _variant(plan, of.location), dtype)
-        return _built(kinds[part], inside(str(of.location), of.folder), of.config, paths, files)
+        return _built(_empty(make, part), inside(str(of.location), of.folder), paths, files)
 
     return {
         # What waits longest for its weights comes last.
-        "scheduler": schedulers.of_model(scheduler, plan.architecture, checkpoint.scheduler if checkpoint else None),
         **{
-            part: vocabulary.tokenizer(words[part]) if part in words else single_file.tokenizer(padding)
+            part: vocabulary.tokenizer(words.get(part) or vocabulary.of_package(padding))
             for part, padding in plan.architecture.tokenizers.items()
         },
         **{part: built(part) for part in (*plan.architecture.text_encoders, "vae", "unet")},
@@ -305,7 +294,7 @@ def _adapter_parts(
     plan: Plan, dtype: torch.dtype, files: Mapping[Source, Read]
 ) -> tuple[list[dict[str, dict[str, Tensor]]], list[Any]]:
     """The weights of each adapter, and its image encoder: read once where several share it."""
-    from transformers import CLIPVisionModelWithProjection
+    from ipa_cli.networks.clip import ImageEncoder
 
     states: list[dict[str, dict[str, Tensor]]] = []
     encoders: dict[tuple[str, str], Any] = {}
@@ -315,21 +304,6 @@ def _adapter_parts(
         if adapter.encodes and place not in encoders:
             encoder = adapter.encoder
             paths = _paths(encoder.location, encoder.part, _variant(plan, encoder.location), dtype)
-            encoders[place] = _built(CLIPVisionModelWithProjection, str(encoder), encoder.config, paths, files)
+            encoders[place] = _built(_empty(ImageEncoder, encoder.config), str(encoder), paths, files)
     needed = [adapter.encodes for adapter in plan.adapters]
     return states, [encoders[place] if need else None for place, need in zip(places, needed, strict=True)]
-
-
-def _quiet_libraries() -> None:
-    """Keep diffusers and transformers from logging advice about packages nobody here needs."""
-    import warnings
-
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
-    # transformers 4.44 warns that a default, the one wanted here, is going to change.
-    warnings.filterwarnings("ignore", "`clean_up_tokenization_spaces` was not set", FutureWarning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -66,21 +67,31 @@ def check(name: str | None) -> None:
         raise IpaError(f"the scheduler '{name}' needs {package}", f"pip install {package}")
 
 
+def facts(plan: Plan, name: str | None, steps: int) -> str:
+    """All that decides what a scheduler does, as JSON."""
+    changes = plan.checkpoint.scheduler if plan.checkpoint else {}
+    found = {
+        "config": {**plan.configs["scheduler"], **changes},
+        "architecture": plan.architecture.name,
+        "sampler": SCHEDULERS[name].class_name if name else None,
+        "steps": steps,
+    }
+    return json.dumps(found, sort_keys=True)
+
+
 def check_steps(name: str | None, plan: Plan, steps: int) -> None:
     """Raise UsageError unless the scheduler `name`, or the model's own, can do so many steps: it is tried out."""
     if steps in USUAL:
         return
-    default = of_model(
-        plan.configs["scheduler"], plan.architecture, plan.checkpoint.scheduler if plan.checkpoint else None
-    )
 
     def good(count: int) -> bool:
-        return works(create(name, default), count)
+        return works(create(name, plan), count)
 
     if not good(steps):
         low, high = next(filter(good, range(1, MOST))), next(filter(good, range(MOST, 0, -1)))
+        called = name or plan.configs["scheduler"]["_class_name"]
         raise UsageError(
-            f"the scheduler {name or type(default).__name__} cannot do {steps} step{'s' * (steps > 1)}",
+            f"the scheduler {called} cannot do {steps} step{'s' * (steps > 1)}",
             f"choose --steps from {low} to {high}, or another --scheduler",
         )
 
@@ -100,14 +111,23 @@ def works(scheduler: Any, steps: int) -> bool:
     return bool(latents.isfinite().all())
 
 
+def create(name: str | None, plan: Plan) -> Any:
+    """A fresh diffusers scheduler: the model's own, or `name` with the noise schedule of the model's own.
+
+    As diffusers' pipeline of the architecture has it. Raises ModelError where this diffusers does not know it, or finds
+    settings in it that exclude each other.
+    """
+    own = of_model(plan.configs["scheduler"], plan.architecture, plan.checkpoint.scheduler if plan.checkpoint else None)
+    return own if name is None else getattr(_diffusers(), SCHEDULERS[name].class_name).from_config(own.config)
+
+
 def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Mapping[str, Any] | None = None) -> Any:
     """A model's own scheduler, with `changes` and those that diffusers' pipeline of the architecture makes.
 
     `config` is what `configurations.scheduler` takes. Raises ModelError where this diffusers does not know it, or finds
     settings in it that exclude each other.
     """
-    import diffusers
-
+    diffusers = _diffusers()
     kind = getattr(diffusers, config["_class_name"], None)
     if kind is None:
         raise ModelError(f"this diffusers has no {config['_class_name']}, which the model wants", "upgrade diffusers")
@@ -122,16 +142,10 @@ def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Map
     return kind.from_config(scheduler.config, **right) if right else scheduler
 
 
-def create(name: str | None, default: Any) -> Any:
-    """A fresh scheduler with the noise schedule of `default`, the model's own."""
-    if name is None:
-        return default.from_config(default.config)
+def _diffusers() -> Any:
+    """The package, kept from logging advice about what nobody here needs."""
     import diffusers
+    from diffusers.utils import logging
 
-    return getattr(diffusers, SCHEDULERS[name].class_name).from_config(default.config)
-
-
-def calls(scheduler: Any, steps: int) -> int:
-    """How often the UNet is called: once more than the steps for SD 1.5's own scheduler, PNDM, twice for Heun's."""
-    scheduler.set_timesteps(steps)
-    return len(scheduler.timesteps)
+    logging.set_verbosity_error()
+    return diffusers

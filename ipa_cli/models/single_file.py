@@ -141,13 +141,6 @@ def configurations(architecture: Architecture) -> Location:
     return Location(PRESETS / architecture.preset)
 
 
-def tokenizer(padding: str) -> Any:
-    """CLIP's tokenizer, which fills up with the token `padding`."""
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(PRESETS / "tokenizer", pad_token=padding, model_max_length=77)
-
-
 def converted(
     architecture: Architecture, checkpoint: Checkpoint, part: str, module: nn.Module, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ipa_cli.models.architectures.base import PRESETS
 from ipa_cli.models.configurations import HINT, shown
 from ipa_cli.models.location import Location, ModelError, read_json
+from ipa_cli.models.tokenizer import Tokenizer
 from ipa_cli.system.inputs import read_bytes
 
 MOST_BYTES = 64 << 20
@@ -51,22 +51,18 @@ def read(location: Location, part: str, encoder: Mapping[str, Any]) -> Vocabular
     return Vocabulary(ids, _pairs(where, merges, ids), special, added, window)
 
 
-def tokenizer(vocabulary: Vocabulary) -> Any:
-    """A `CLIPTokenizer`."""
-    import transformers
+def of_package(padding: str) -> Vocabulary:
+    """CLIP's own vocabulary, which is in the package; texts are filled up with the token `padding`."""
+    folder = PRESETS / "tokenizer"
+    ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = tuple(_pair(line) for line in lines if line.strip() and not line.startswith("#version"))
+    return Vocabulary(ids, merges, {**SPECIAL, "pad_token": padding}, (), 77)
 
-    options = {**vocabulary.special, "model_max_length": vocabulary.window}
-    if int(transformers.__version__.partition(".")[0]) >= 5:
-        made = transformers.CLIPTokenizer(vocab=dict(vocabulary.ids), merges=list(vocabulary.merges), **options)
-    else:  # it reads files
-        with tempfile.TemporaryDirectory() as folder:
-            ids, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
-            ids.write_text(json.dumps(vocabulary.ids), encoding="utf-8")
-            lines = ["#version: 0.2", *map(" ".join, vocabulary.merges), ""]
-            merges.write_text("\n".join(lines), encoding="utf-8")
-            made = transformers.CLIPTokenizer(str(ids), str(merges), **options)
-    made.add_tokens(list(vocabulary.added))
-    return made
+
+def tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """The tokenizer of a vocabulary."""
+    return Tokenizer(vocabulary.ids, vocabulary.merges, vocabulary.special, vocabulary.added, vocabulary.window)
 
 
 def _parsed(location: Location, part: str) -> tuple[Any, Any, Any]:

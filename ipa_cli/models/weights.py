@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ipa_cli.errors import IpaError
 
@@ -18,13 +17,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# What is read at once on the way to a GPU, in bytes.
-CHUNK = 32 << 20
-# The tensors a GPU is handed straight from the file, by their kind's name in it.
-KINDS = {
-    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"},
-    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
-}
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
 
@@ -86,71 +78,34 @@ def read(path: Path, names: Collection[str] | None, device: torch.device, dtype:
         return {name: _as(tensor, dtype).to(device) for name, tensor in loaded if _wanted(name, names)}
     header(path)
     try:
-        tensors = in_chunks(path, names, device, dtype) if device.type == "cuda" else None
-        if tensors is None:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                tensors = {name: _as(file.get_tensor(name), dtype) for name in file.keys() if _wanted(name, names)}  # noqa: SIM118
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            return {name: _as(file.get_tensor(name), dtype) for name in file.keys() if _wanted(name, names)}  # noqa: SIM118
     except OSError as error:
         raise _unreadable(path, error) from error
-    return tensors
+
+
+def finished(path: Path, reading: Future[dict[str, Tensor]], dtype: torch.dtype) -> dict[str, Tensor]:
+    """What `reader.start` reads of a file, floating tensors in `dtype`. Raises WeightsError for a broken file."""
+    try:
+        return {name: _as(tensor, dtype) for name, tensor in reading.result().items()}
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def readable_by_gpu(path: Path) -> bool:
+    """Whether `reader` takes a file: a `.safetensors` file of tensors whose kinds torch has."""
+    if path.suffix in PICKLES:
+        return False
+    from ipa_cli.models import reader
+
+    header(path)
+    with path.open("rb") as file:
+        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return all(entry["dtype"] in reader.KINDS for name, entry in entries.items() if name != "__metadata__")
 
 
 def _unreadable(path: Path, error: OSError) -> WeightsError:
     return WeightsError(f"{path} cannot be read: {error.strerror}", "check the disk, or download it again")
-
-
-def in_chunks(
-    path: Path, names: Collection[str] | None, device: torch.device, dtype: torch.dtype, size: int = CHUNK
-) -> dict[str, Tensor] | None:
-    """`read` for a GPU: the file goes through two buffers of `size` bytes that the GPU reads by itself.
-
-    It is never whole in main memory. None where a tensor is of a kind that is not in KINDS.
-    """
-    import torch
-
-    pinned = device.type == "cuda"
-    with path.open("rb", buffering=0) as file:
-        length = int.from_bytes(file.read(8), "little")
-        parsed = json.loads(file.read(length))
-        entries = {name: entry for name, entry in parsed.items() if name != "__metadata__" and _wanted(name, names)}
-        if not {entry["dtype"] for entry in entries.values()} <= KINDS.keys():
-            return None
-        chunks = _chunks(file, [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)], device)
-        chunk, start = torch.empty(0, dtype=torch.uint8), 0  # a part of the data and where it begins
-        tensors = {}
-        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
-            tensor = torch.empty(entry["shape"], dtype=getattr(torch, KINDS[entry["dtype"]]), device=device)
-            inside, (first, end) = tensor.view(-1).view(torch.uint8), entry["data_offsets"]
-            at = first
-            if start + len(chunk) < first:  # what lies between is not wanted
-                file.seek(8 + length + first)
-                start, chunk = first, chunk[:0]
-            while at < end:
-                while at >= start + len(chunk):
-                    start, chunk = start + len(chunk), next(chunks)
-                part = chunk[at - start : end - start]
-                inside[at - first : at - first + len(part)].copy_(part, non_blocking=True)
-                at += len(part)
-            tensors[name] = _as(tensor, dtype)
-        if pinned:
-            torch.cuda.current_stream(device).synchronize()  # before the buffers go
-    return tensors
-
-
-def _chunks(file: Any, buffers: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """What is left of `file`, through `buffers` in turns; one is filled again when the GPU has read it."""
-    import torch
-
-    being_read: dict[int, Any] = {}
-    for turn in itertools.cycle(range(len(buffers))):
-        if turn in being_read:
-            being_read[turn].synchronize()
-        count = file.readinto(buffers[turn].numpy())
-        if not count:
-            raise OSError(errno.EIO, "it ends too early")
-        yield buffers[turn][:count]
-        if device.type == "cuda":
-            being_read[turn] = torch.cuda.current_stream(device).record_event()
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -88,10 +88,10 @@ def embed(encoder: Any, hidden: bool, image_prompt: ImagePrompt, device: torch.d
     pixels = pixels.to(device, encoder.dtype)
     with torch.no_grad():
         if not hidden:
-            positive = encoder(pixels).image_embeds
+            positive = encoder(pixels).embeds
             return torch.zeros_like(positive), positive
-        positive = encoder(pixels, output_hidden_states=True).hidden_states[-2]
-        return encoder(torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2], positive
+        positive = encoder(pixels).penultimate
+        return encoder(torch.zeros_like(pixels)).penultimate, positive
 
 
 def pixel_values(picture: Image.Image, side: int, fit: str = "pad") -> Tensor:
@@ -166,27 +166,38 @@ def masks(
 
     Made smaller for each layer as diffusers' `IPAdapterMaskProcessor` does. `levels`: blocks of the UNet one way down.
     """
-    import warnings
-
     import torch
-    from diffusers.image_processor import IPAdapterMaskProcessor
 
     if not any(image_prompt.masks for image_prompt in image_prompts):
         return []
-    processor = IPAdapterMaskProcessor()
     pixels = [_queries(name, levels, width // latent_factor, height // latent_factor) for name in names]
     result = []
     for mask in (mask for image_prompt in image_prompts for mask in image_prompt.masks or (None,)):
-        whole = torch.ones(1, height, width)
-        if mask is not None:
-            whole = processor.preprocess([mask.image], height=height, width=width)[0]
-        with warnings.catch_warnings():
-            # Of another shape by rounding alone: `task.check_masks` has looked.
-            warnings.simplefilter("ignore")
-            small = {count: processor.downsample(whole, 1, count, 1)[None] for count in set(pixels)}
-        small = {count: tensor.to(device, dtype) for count, tensor in small.items()}
+        whole = torch.ones(height, width) if mask is None else _binary(mask.image, width, height)
+        small = {count: _downsampled(whole, count)[None, None, :, None].to(device, dtype) for count in set(pixels)}
         result.append([small[count] for count in pixels])
     return result
+
+
+def _binary(mask: Image.Image, width: int, height: int) -> Tensor:
+    """A mask at the picture's size, (height, width): 1 where it is at least half white."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    resized = mask.convert("RGB").resize((width, height), Image.Resampling.LANCZOS).convert("L")
+    return (torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255) >= 0.5).float()
+
+
+def _downsampled(mask: Tensor, pixels: int) -> Tensor:
+    """A mask for a layer that sees so many pixels, (pixels,): of another shape by rounding alone, filled up or cut."""
+    import torch.nn.functional as F
+
+    height, width = mask.shape
+    rows = int((pixels * height / width) ** 0.5)
+    rows += pixels % rows != 0
+    small = F.interpolate(mask[None, None], size=(rows, pixels // rows), mode="bicubic").flatten()
+    return F.pad(small, (0, max(0, pixels - len(small))))[:pixels]
 
 
 def _queries(name: str, levels: int, width: int, height: int) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ipa_cli.backends.base import Denoiser
     from ipa_cli.models.architectures.base import Architecture
+    from ipa_cli.pipeline.sampler import Sampler
     from ipa_cli.pipeline.task import Request
     from ipa_cli.unet.inputs import Context, UNetInputs
 
@@ -89,50 +90,33 @@ def initial_noise(
 
 def denoise(
     request: Request,
-    seeds: Sequence[int],
     conditions: Conditions,
     denoiser: Denoiser,
-    scheduler: Any,
-    latents: Tensor,
+    sampler: Sampler,
+    noise: Tensor,
     clock: StepClock,
     advance: Callable[[], None],
 ) -> Tensor:
-    """Run the scheduler's steps from pure noise, (seeds, 4, h, w); returns the latents of the pictures.
+    """Go through the sampler's steps from pure noise, (pictures, 4, h, w); returns the latents of the pictures."""
+    import torch
 
-    On a GPU nothing here waits for the device: the scheduler keeps its
-    numbers on the CPU, where they are scalars of the kernels it starts.
-    """
-    import inspect
-
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": [_after_the_noise(seed, latents) for seed in seeds]} if takes_generator else {}
-    scheduler.set_timesteps(request.steps)
-    timesteps = scheduler.timesteps.to(latents.device)
+    timesteps = torch.tensor(sampler.timesteps, device=noise.device)
     scale = scales(conditions, len(timesteps))
-    latents = latents * scheduler.init_noise_sigma
+    latents = sampler.begin(noise)
     template = unet_inputs(request, conditions, latents, timesteps[0])
     repeats = len(template.sample) // len(latents)
     clock.mark()
-    for step, timestep in enumerate(scheduler.timesteps):
-        sample = scheduler.scale_model_input(latents, timestep).repeat(repeats, 1, 1, 1)
+    for step in range(len(timesteps)):
+        sample = sampler.scaled(latents, step).repeat(repeats, 1, 1, 1)
         context = conditions.context._replace(scale=scale[step])
-        noise = denoiser(replace(template, sample=sample, timestep=timesteps[step], context=context))
+        predicted = denoiser(replace(template, sample=sample, timestep=timesteps[step], context=context))
         if request.guided:
-            negative, positive = noise.chunk(2)
-            noise = negative + request.guidance_scale * (positive - negative)
-        latents = scheduler.step(noise, timestep, latents, **extra, return_dict=False)[0].to(latents.dtype)
+            negative, positive = predicted.chunk(2)
+            predicted = negative + request.guidance_scale * (positive - negative)
+        latents = sampler.after(latents, predicted, step)
         clock.mark()
         advance()
     return latents
-
-
-def _after_the_noise(seed: int, latents: Tensor) -> torch.Generator:
-    """The generator of a picture: as in diffusers its first numbers went into the noise it began with."""
-    import torch
-
-    generator = torch.Generator("cpu").manual_seed(seed)
-    torch.randn((1, *latents.shape[1:]), generator=generator, dtype=latents.dtype)
-    return generator
 
 
 def decode(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> list[Image.Image]:
@@ -171,7 +155,7 @@ def _decoded(vae: Any, latents: Tensor) -> Tensor:
     else:
         latents = latents / config.scaling_factor
     with torch.no_grad():
-        return vae.decode(latents, return_dict=False)[0]
+        return vae.decode(latents)
 
 
 def _picture(pixels: Tensor) -> Image.Image:

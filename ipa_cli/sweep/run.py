@@ -10,6 +10,7 @@ from typing import Any
 
 from ipa_cli.backends import AUTO
 from ipa_cli.config import Settings
+from ipa_cli.engine import schedules
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.generate import note_model
@@ -117,7 +118,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     base = make_request(settings, model, load_references(settings, reporter))
-    schedulers.check_steps(base.scheduler, model, base.steps)
+    schedules.find(settings, model, base.scheduler, base.steps, reporter)
     references = reference_sets.make(settings, model, base, embeds)
     sweep = plan.make(
         axes.scales,

@@ -30,10 +30,8 @@ def compile(unet, example, folder, options, report):
 def load(unet, folder, options):
     import torch
 
-    from ipa_cli.unet.inputs import call_unet
-
     @torch.no_grad()
     def call(inputs):
-        return call_unet(unet, inputs)
+        return unet(inputs)
 
     return call

@@ -24,7 +24,6 @@ from ipa_cli.config import Settings
 from ipa_cli.engine.backend_choice import check_capabilities
 from ipa_cli.errors import UsageError
 from ipa_cli.models import loader
-from ipa_cli.unet.inputs import call_unet
 from tests.backends import minimal
 from tests.compiled import SPAN
 from tests.test_layering import MODULES as FILES
@@ -142,11 +141,11 @@ def test_it_draws_what_eager_draws_and_follows_scale_and_weights(name, denoiser)
     before = call(inputs)
     for given in (inputs, other):
         with torch.no_grad():
-            assert difference(call(given), call_unet(unet, given)) < 1e-4
+            assert difference(call(given), unet(given)) < 1e-4
     assert difference(call(other), before) > 1e-3
     with torch.no_grad():
         unet.conv_out.bias += 1.0
-        assert difference(call(inputs), call_unet(unet, inputs)) < 1e-4
+        assert difference(call(inputs), unet(inputs)) < 1e-4
     assert difference(before, call(inputs)) > 1e-3, "the result is the caller's own"
 
 
@@ -175,7 +174,7 @@ def test_it_does_what_it_states(name, denoiser):
         given["a batch"] = twice(inputs)
     for what, one in given.items():
         with torch.no_grad():
-            expected = call_unet(unet, one)
+            expected = unet(one)
             assert difference(call(one), expected) < 1e-4, what
         assert expected.shape != call(inputs).shape or difference(expected, call(inputs)) > 1e-3, what
 

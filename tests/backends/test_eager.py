@@ -7,7 +7,6 @@ import torch
 
 from ipa_cli.backends import eager
 from ipa_cli.unet.attention import project
-from ipa_cli.unet.inputs import call_unet
 from tests.unets import difference, embeddings, example, moved, tiny
 
 
@@ -15,7 +14,7 @@ def test_cpu_calls_the_unet_itself():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
     with torch.no_grad():
-        expected = call_unet(unet, inputs)
+        expected = unet(inputs)
     output = eager.load(unet, None, eager.options(None))(inputs)
     assert torch.equal(output, expected)
     assert not output.requires_grad

@@ -12,14 +12,17 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ipa_cli.config import Settings
-from ipa_cli.models import loader, schedulers, single_file
+from ipa_cli.models import loader, reader, schedulers, single_file, vocabulary
 from ipa_cli.models.architectures import SD15, SDXL
 from ipa_cli.models.hub import HubError
 from ipa_cli.models.location import ModelError, read_json
 from ipa_cli.models.plan import DEMO
 from ipa_cli.models.plan import make_plan as plan
-from ipa_cli.models.weights import WeightsError, in_chunks
+from ipa_cli.models.weights import WeightsError
+from ipa_cli.networks.autoencoder import AutoencoderKL
+from ipa_cli.networks.clip import TextEncoder
 from ipa_cli.result import NullReporter
+from ipa_cli.unet.model import UNet
 from tests import checkpoints
 from tests.checkpoints import TEXT, TEXT_2, UNET, VAE
 from tests.hubs import Hub, serving
@@ -150,34 +153,30 @@ def test_what_is_not_of_the_model_is_not_read(world, sdxl, demo, monkeypatch):
     assert checkpoint.notes == ("the EMA weights in model.safetensors are not read: it holds the usual ones too",)
 
 
-@pytest.mark.parametrize("size", [4096, 1 << 20])
-def test_a_part_is_read_from_among_the_others(demo, sdxl, size):
+def test_a_part_is_read_from_among_the_others(demo, sdxl):
     _, checkpoint = single_file.read_checkpoint(demo)
-    for part in checkpoint.parts:
-        path, names = checkpoint.source(part)
-        found = in_chunks(path, names, CPU, torch.float32, size)
-        assert found is not None and found.keys() == names
-        assert all(torch.equal(found[name], sdxl[name]) for name in names)
+    sources = [checkpoint.source(part) for part in checkpoint.parts]
+    for (_, names), answer in zip(sources, reader.start(sources, CPU), strict=True):
+        found = answer.result(60)
+        assert found.keys() == names and all(torch.equal(found[name], sdxl[name]) for name in names)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("sdxl", 2513), ("sd15", 1130)])
 def test_every_tensor_of_the_full_size_has_a_name_that_diffusers_knows(kind, count):
     """The miniature has no more levels and layers than it needs; these are those of the published models."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     architecture = {"sdxl": SDXL, "sd15": SD15}[kind]
     prefixes = architecture.checkpoint_prefixes
-    kinds = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    modules = {
-        part: loader._empty(
-            kinds.get(part, UNet2DConditionModel),
-            read_json(single_file.configurations(architecture), f"{part}/config.json"),
-        )
-        for part in prefixes
-    }
+
+    def made(part):
+        config = read_json(single_file.configurations(architecture), f"{part}/config.json")
+        if part in architecture.text_encoders:
+            return TextEncoder(config, architecture.text_encoders[part])
+        return (UNet if part == "unet" else AutoencoderKL)(config)
+
+    modules = {part: loader._empty(made, part) for part in prefixes}
     tensors = checkpoints.renamed({part: module.state_dict() for part, module in modules.items()}, kind, layers=2)
     assert len(tensors) == count  # as in the published files, but for CLIP's position_ids and logit_scale
     assert infer_diffusers_model_type(tensors) == {"sdxl": "xl_base", "sd15": "v1"}[kind]
@@ -232,19 +231,18 @@ def test_the_usual_adapter_is_taken_with_a_file_too(world):
 # The second fills up with "!", and has that mean nothing else, as in SDXL's diffusers folder.
 @pytest.mark.parametrize(("part", "padding", "exclamation"), [("tokenizer", 49407, 256), ("tokenizer_2", 0, 0)])
 def test_prompts_become_the_tokens_of_clip(part, padding, exclamation):
-    tokenizer = single_file.tokenizer(SDXL.tokenizers[part])
-    ids = tokenizer("a photo of a cat", padding="max_length", max_length=10, truncation=True).input_ids
-    assert ids == [49406, 320, 1125, 539, 320, 2368, 49407, padding, padding, padding]
-    assert tokenizer("It's a CAFÉ!").input_ids == [49406, 585, 568, 320, 15304, exclamation, 49407]
-    assert (tokenizer.model_max_length, len(tokenizer)) == (77, 49408)
+    tokenizer = vocabulary.tokenizer(vocabulary.of_package(SDXL.tokenizers[part]))
+    ids = tokenizer.window(tokenizer.ids("a photo of a cat"))
+    assert ids[:10] == [49406, 320, 1125, 539, 320, 2368, 49407, padding, padding, padding] and len(ids) == 77
+    assert tokenizer.ids("It's a CAFÉ!") == [49406, 585, 568, 320, 15304, exclamation, 49407]
 
 
 def test_the_vocabulary_is_that_of_the_merges():
     folder = single_file.PRESETS / "tokenizer"
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    words = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     first, *merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    assert first == "#version: 0.2" and sorted(vocabulary.values()) == list(range(49408))
-    assert [vocabulary[merge.replace(" ", "")] for merge in merges] == list(range(512, 49406))
+    assert first == "#version: 0.2" and sorted(words.values()) == list(range(49408))
+    assert [words[merge.replace(" ", "")] for merge in merges] == list(range(512, 49406))
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------

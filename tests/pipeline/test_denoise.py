@@ -9,12 +9,18 @@ import torch
 from PIL import Image, ImageDraw
 
 import ipa_cli
+from ipa_cli.config import Settings
+from ipa_cli.engine import schedules
 from ipa_cli.hardware.timing import StepClock
 from ipa_cli.models.architectures import SDXL
-from ipa_cli.models.schedulers import SCHEDULERS, create
+from ipa_cli.models.plan import make_plan
+from ipa_cli.models.schedulers import SCHEDULERS
 from ipa_cli.models.vae import channels_last, fp16
+from ipa_cli.networks.autoencoder import AutoencoderKL
+from ipa_cli.pipeline import sampler
 from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, decode, denoise
 from ipa_cli.pipeline.task import Request
+from ipa_cli.result import NullReporter
 from ipa_cli.unet.inputs import Context
 
 pytestmark = pytest.mark.slow
@@ -251,7 +257,7 @@ def test_schedulers_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, na
 
 
 @pytest.mark.parametrize("name", [name for name, one in SCHEDULERS.items() if one.needs is None])
-def test_no_step_waits_for_the_device(diffusers_pipeline, name):
+def test_no_step_waits_for_the_device(world, name):
     """The device "meta" has no numbers: whoever looks at one, for which a GPU must be waited for, fails."""
 
     def of(*shape: int) -> torch.Tensor:
@@ -260,11 +266,10 @@ def test_no_step_waits_for_the_device(diffusers_pipeline, name):
     context = Context([of(2, 4, 2, 77, 8)], [[of(2, 4, 2, 4, 8)]], of(1, 1))
     conditions = Conditions(SDXL, context, of(4, 16), spans=((0.0, 0.5),))
     request = Request("", "", (), 64, 64, 6, 5.0, name, (1, 2), batch_size=2)
-    scheduler = create(name, diffusers_pipeline.scheduler)
+    found = schedules.find(Settings(), make_plan(Settings()), name, 6, NullReporter())
+    steps = sampler.of(found, 6, (1, 2))
     clock = StepClock(torch.device("meta"))
-    latents = denoise(
-        request, (1, 2), conditions, lambda given: given.sample * 2, scheduler, of(2, 4, 8, 8), clock, int
-    )
+    latents = denoise(request, conditions, lambda given: given.sample * 2, steps, of(2, 4, 8, 8), clock, int)
     assert latents.shape == (2, 4, 8, 8)
 
 
@@ -283,7 +288,8 @@ def test_pictures_drawn_at_once_are_those_drawn_one_by_one(ipa, scheduler):
 @pytest.fixture
 def large(diffusers_pipeline):
     """The miniature's VAE with numbers inside that fp16 cannot hold, and latents."""
-    model = copy.deepcopy(diffusers_pipeline.vae).requires_grad_(False)
+    model = AutoencoderKL(dict(diffusers_pipeline.vae.config)).eval().requires_grad_(False)
+    model.load_state_dict(diffusers_pipeline.vae.state_dict())
     for block in (model.decoder.conv_in, model.decoder.mid_block.resnets[0].conv2):
         block.weight *= 2e5
         block.bias *= 2e5
@@ -294,21 +300,21 @@ def large(diffusers_pipeline):
 @torch.no_grad()
 def test_a_shrunk_vae_is_the_same_function_and_stays_within_fp16(large):
     model, latents = large
-    expected = model.decode(latents).sample
-    assert not torch.isfinite(copy.deepcopy(model).half().decode(latents.half()).sample).all()
+    expected = model.decode(latents)
+    assert not torch.isfinite(copy.deepcopy(model).half().decode(latents.half())).all()
     fp16.shrink(model)
-    assert (model.decode(latents).sample - expected).abs().max() < 1e-5 * expected.abs().max()
-    found = model.half().decode(latents.half()).sample
+    assert (model.decode(latents) - expected).abs().max() < 1e-5 * expected.abs().max()
+    found = model.half().decode(latents.half())
     assert (found - expected).norm() < 1e-2 * expected.norm()  # bf16 would be 3e-2 away
 
 
 @torch.no_grad()
 def test_a_vae_in_channels_last_is_the_same_function(large):
     model, latents = large
-    expected = model.decode(latents).sample
+    expected = model.decode(latents)
     channels_last.convert(model)
     assert any(isinstance(module, channels_last.GroupNorm) for module in model.decoder.modules())
-    assert (model.decode(latents).sample - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (model.decode(latents) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_channels_are_joined_to_groups_as_in_group_norm():
@@ -333,9 +339,9 @@ def test_what_leaves_the_range_of_fp16_is_decoded_in_fp32(large):
     assert model.dtype == torch.float16
 
 
-def test_numbers_out_of_range_are_reported_not_drawn(diffusers_pipeline):
+def test_numbers_out_of_range_are_reported_not_drawn(large):
     with pytest.raises(BrokenPicture) as caught:
-        decode(diffusers_pipeline.vae, torch.full((1, 4, 8, 8), float("nan")), print)
+        decode(large[0], torch.full((1, 4, 8, 8), float("nan")), print)
     assert "--dtype" in caught.value.hint
 
 

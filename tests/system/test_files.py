@@ -48,7 +48,6 @@ WRITERS = {
     "backends/onediff/nexfort": "a temporary folder of this process",
     "cache/archive": "the workspace of an import, O_EXCL and O_NOFOLLOW",
     "cache/building": "the workspace of a graph; the journal of its uses, O_NOFOLLOW",
-    "models/vocabulary": "a new temporary folder",
     "cache/checking": "the private copies of a graph, O_EXCL",
     "cache/signature": "the key of this user, O_EXCL in a folder of their own",
     "cache/scratch": "the cache's own folder",

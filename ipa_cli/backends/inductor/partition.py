@@ -104,7 +104,7 @@ def partition(unet: Any, options: KernelOptions, context: Context | None = None)
     for name, resnet in resnets(unet):
         add(name, _resnet_weights(resnet, options), blocks.ResnetBlock, resnet, options)
     for name, upsampler in modules_of_type(unet, "Upsample2D"):
-        if options.fuse_upsample and _is_nearest_upsample(upsampler):
+        if options.fuse_upsample:
             weight = Weight((upsampler.conv,), "weight", "subpixel")
             add(name, {"weight": weight, "bias": Weight((upsampler.conv,), "bias")}, blocks.Upsample, upsampler)
     for name, transformer in modules_of_type(unet, "Transformer2DModel"):
@@ -219,11 +219,3 @@ def _block_weights(block: Any, options: KernelOptions) -> dict[str, Weight]:
         found[f"block.{name}.weight"] = plain._replace(transform=kind)
         found[f"block.{name}.weight_scale"] = plain._replace(transform=f"{kind}_scale")
     return found
-
-
-def _is_nearest_upsample(upsampler: Any) -> bool:
-    """Whether it is nearest-neighbor upsampling followed by a 3x3 convolution."""
-    conv = upsampler.conv
-    if upsampler.use_conv_transpose or upsampler.norm is not None or not isinstance(conv, nn.Conv2d):
-        return False
-    return (conv.kernel_size, conv.padding, conv.stride) == ((3, 3), (1, 1), (1, 1)) and conv.bias is not None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ipa_cli.backends.inductor.partition import Part, aligned, run_parts
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.inputs import UNetInputs, call_unet
+from ipa_cli.unet.inputs import UNetInputs
 
 TOLERANCE = 0.1  # between the UNet and its parts in bfloat16; a part left out makes far more
 
@@ -67,7 +67,7 @@ def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs, dynamic: boo
         return parts[name](inputs)
 
     with torch.no_grad():
-        got, expected = run_parts(unet, parts, example, record).float(), call_unet(unet, example).float()
+        got, expected = run_parts(unet, parts, example, record).float(), unet(example).float()
     if not (got - expected).norm() <= TOLERANCE * expected.norm():
         raise IpaError("this UNet has parts that inductor does not know", "use --backend eager")
     kinds: dict[tuple, list[str]] = {}

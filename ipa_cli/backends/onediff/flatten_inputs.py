@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ipa_cli.errors import UsageError
-from ipa_cli.unet.inputs import Context, UNetInputs
+from ipa_cli.unet.inputs import AddedConditions, Context, UNetInputs
 
 
 class FlatInputsUNet(nn.Module):
-    """`inputs.call_unet` as a module; what changes between calls, the scale too, is an argument."""
+    """The UNet as a module; what changes between calls, the scale too, is an argument."""
 
     context: Any = Context  # what the attention processors are handed
 
@@ -29,13 +29,8 @@ class FlatInputsUNet(nn.Module):
         text_embeds: Tensor | None = None,
         time_ids: Tensor | None = None,
     ) -> Tensor:
-        return self.unet(
-            sample,
-            timestep,
-            encoder_hidden_states=self.context(text=text, image=image, scale=scale),
-            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
-            return_dict=False,
-        )[0]
+        added = None if text_embeds is None or time_ids is None else AddedConditions(text_embeds, time_ids)
+        return self.unet(UNetInputs(sample, timestep, self.context(text=text, image=image, scale=scale), added))
 
 
 def flatten_inputs(inputs: UNetInputs) -> dict[str, Any]:

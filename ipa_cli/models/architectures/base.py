@@ -1,6 +1,6 @@
 """What differs between architectures, as a protocol.
 
-Common to all are diffusers' `UNet2DConditionModel` and `AutoencoderKL`. An IP-Adapter attaches to every
+Common to all are `unet.model.UNet` and `networks.autoencoder.AutoencoderKL`. An IP-Adapter attaches to every
 cross-attention layer of the UNet, in the order of `attention.layers`: it follows from the UNet itself.
 """
 
@@ -61,8 +61,8 @@ class Architecture(Protocol):
         """diffusers' class of the whole model."""
 
     @property
-    def text_encoders(self) -> Mapping[str, str]:
-        """The folders of the text encoders in diffusers' layout, and transformers' class of each."""
+    def text_encoders(self) -> Mapping[str, bool]:
+        """The folders of the text encoders in diffusers' layout, and whether each projects its pooled state."""
 
     @property
     def tokenizers(self) -> Mapping[str, str]:

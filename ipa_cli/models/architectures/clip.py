@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from ipa_cli.models.loader import Model
+    from ipa_cli.models.tokenizer import Tokenizer
+    from ipa_cli.networks.clip import TextStates
     from ipa_cli.result import Reporter
 
 
-def token_ids(tokenizer: Any, name: str, prompt: str, reporter: Reporter | None) -> Tensor:
+def token_ids(tokenizer: Tokenizer, name: str, prompt: str, reporter: Reporter | None) -> Tensor:
     """Token ids, (1, length of the encoder's window). Warns which words no longer fit."""
-    limit = tokenizer.model_max_length
-    ids = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
-    if reporter is not None:
-        whole = tokenizer(prompt).input_ids
-        if len(whole) > limit:
-            lost = tokenizer.decode(whole[limit - 1 : -1])
-            reporter.warn(f"the {name} is longer than {limit - 2} tokens; left out: {lost}")
-    return ids
+    import torch
+
+    limit, ids = tokenizer.model_max_length, tokenizer.ids(prompt)
+    if reporter is not None and len(ids) > limit:
+        lost = tokenizer.text(ids[limit - 1 : -1])
+        reporter.warn(f"the {name} is longer than {limit - 2} tokens; left out: {lost}")
+    return torch.tensor([tokenizer.window(ids)])
 
 
 def encode(
     model: Model, number: int, name: str, prompt: str, device: torch.device, reporter: Reporter | None = None
-) -> Any:
-    """What a model's text encoder of this number gives for a prompt, all hidden states included."""
+) -> TextStates:
+    """What a model's text encoder of this number gives for a prompt."""
     import torch
 
     ids = token_ids(model.tokenizers[number], name, prompt, reporter)
     with torch.no_grad():
-        return model.text_encoders[number](ids.to(device), output_hidden_states=True)
+        return model.text_encoders[number](ids.to(device))

@@ -23,7 +23,7 @@ class StableDiffusion15:
     preset = "sd15"
     repo = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     pipeline = "StableDiffusionPipeline"
-    text_encoders: Mapping[str, str] = {"text_encoder": "CLIPTextModel"}
+    text_encoders: Mapping[str, bool] = {"text_encoder": False}
     tokenizers: Mapping[str, str] = {"tokenizer": "<|endoftext|>"}
     cross_attention_dim = 768
     latent_channels = 4
@@ -76,7 +76,7 @@ class StableDiffusion15:
     ) -> PromptEmbeds:
         """The last hidden state, normed, as the text encoder gives it in the end."""
         encoded = clip.encode(model, 0, name, prompt, device, reporter)
-        return PromptEmbeds(encoded.last_hidden_state)
+        return PromptEmbeds(encoded.last)
 
     def added_conditions(self, pooled: Tensor | None, width: int, height: int) -> None:
         """The UNet takes nothing beside the prompt."""

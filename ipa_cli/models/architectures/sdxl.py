@@ -24,10 +24,7 @@ class StableDiffusionXL:
     preset = "sdxl"
     repo = "stabilityai/stable-diffusion-xl-base-1.0"
     pipeline = "StableDiffusionXLPipeline"
-    text_encoders: Mapping[str, str] = {
-        "text_encoder": "CLIPTextModel",
-        "text_encoder_2": "CLIPTextModelWithProjection",
-    }
+    text_encoders: Mapping[str, bool] = {"text_encoder": False, "text_encoder_2": True}
     # OpenAI's CLIP and OpenCLIP fill up differently.
     tokenizers: Mapping[str, str] = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
     cross_attention_dim = 2048
@@ -98,8 +95,8 @@ class StableDiffusionXL:
 
         first = clip.encode(model, 0, name, prompt, device, reporter)
         second = clip.encode(model, 1, name, prompt, device)  # its window is the same
-        hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return PromptEmbeds(hidden, second.text_embeds)
+        hidden = torch.cat([first.penultimate, second.penultimate], dim=-1)
+        return PromptEmbeds(hidden, second.pooled)
 
     def added_conditions(self, pooled: Tensor | None, width: int, height: int) -> AddedConditions | None:
         """The pooled prompt and `time_ids`: the original size, no crop, the target size, height before width."""

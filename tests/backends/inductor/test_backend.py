@@ -17,7 +17,6 @@ from ipa_cli.backends.inductor import backend, compilation, worker_pool
 from ipa_cli.cache import manifest
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import layers, project
-from ipa_cli.unet.inputs import call_unet
 from tests.compiled import SPAN
 from tests.unets import FLAT, difference, embeddings, example, moved, tiny, unet_inputs
 
@@ -98,14 +97,14 @@ def test_weights_are_read_where_they_are(graph):
     inputs = example(unet, adapters)
     before = ours(inputs)
     with torch.no_grad():
-        assert difference(before, call_unet(unet, inputs)) < TOLERANCE
+        assert difference(before, unet(inputs)) < TOLERANCE
         block = unet.mid_block.attentions[0].transformer_blocks[0]
         block.ff.net[2].weight.mul_(3)  # in place
         unet.mid_block.resnets[0].conv1.weight = torch.nn.Parameter(  # replaced, in another memory layout
             unet.mid_block.resnets[0].conv1.weight.detach().contiguous() * 2
         )
         after = ours(inputs)
-        assert difference(after, call_unet(unet, inputs)) < TOLERANCE
+        assert difference(after, unet(inputs)) < TOLERANCE
     assert difference(after, before) > 20 * TOLERANCE
 
 

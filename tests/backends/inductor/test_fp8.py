@@ -15,7 +15,6 @@ from ipa_cli.backends.inductor.fp8 import (
 )
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.errors import UsageError
-from ipa_cli.unet.inputs import call_unet
 from tests.unets import FLAT, difference, example, moved, tiny
 
 
@@ -81,7 +80,7 @@ def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
     assert eight and all(type(part.module.resnet.conv2) is blocks.Fp8NormSiluConv2d for part in eight)
     with torch.no_grad():
         got = partition.run_parts(unet, split, inputs, lambda name, given: split[name](given))
-        error = difference(got, call_unet(unet, inputs))
+        error = difference(got, unet(inputs))
     assert 1e-3 < error < 0.2  # the first: it is fp8
 
 
@@ -92,7 +91,7 @@ def test_a_unet_in_fp8_is_near_the_plain_one():
     split = partition.partition(unet, KernelOptions(fp8_layers=LINEAR), inputs.context)
     with torch.no_grad():
         got = partition.run_parts(unet, split, inputs, lambda name, given: split[name](given))
-        error = difference(got, call_unet(unet, inputs))
+        error = difference(got, unet(inputs))
     assert 1e-3 < error < 0.05  # the first: it is fp8
 
 

@@ -11,7 +11,6 @@ from ipa_cli.backends.inductor import backend, compilation, loading, norms, part
 from ipa_cli.backends.inductor.kernel_options import KernelOptions
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import install, project
-from ipa_cli.unet.inputs import call_unet
 from tests.unets import (
     AS_SD15,
     adapter,
@@ -67,7 +66,7 @@ def test_parts_do_what_the_unet_does(adapters, sizes):
             for name, weight in unet.named_parameters():
                 if "resnets.0.conv1" in name or "ff.net.2" in name or "attn1.to_k" in name:
                     weight.mul_(1.1)  # one program serves many modules and any weights
-            assert difference(partition.run_parts(unet, split, given, run), call_unet(unet, given)) < 1e-5
+            assert difference(partition.run_parts(unet, split, given, run), unet(given)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -89,7 +88,7 @@ def test_parts_do_what_the_unet_of_sd15_does():
     unet, inputs = scene(changes=AS_SD15)
     split, run = traced(unet, inputs, (2, 32))
     with torch.no_grad():
-        assert difference(partition.run_parts(unet, split, inputs, run), call_unet(unet, inputs)) < 1e-5
+        assert difference(partition.run_parts(unet, split, inputs, run), unet(inputs)) < 1e-5
 
 
 def test_kinds_are_few_and_differ_where_the_modules_do():
@@ -158,10 +157,10 @@ def test_the_unet_runs_as_before_once_it_is_split():
     unet, adapters = tiny()
     inputs = example(unet, adapters)
     with torch.no_grad():
-        before = call_unet(unet, inputs)
+        before = unet(inputs)
         split = partition.partition(unet, OPTIONS, inputs.context)
         partition.run_parts(unet, split, inputs, lambda name, given: split[name](given))
-        assert torch.equal(call_unet(unet, inputs), before)
+        assert torch.equal(unet(inputs), before)
 
 
 def test_masks_are_inputs_of_the_parts():
@@ -173,9 +172,9 @@ def test_masks_are_inputs_of_the_parts():
     masked = inputs.context._replace(mask=[[torch.rand_like(mask) for mask in own] for own in masks])
     given = replace(inputs, context=masked)
     with torch.no_grad():
-        expected = call_unet(unet, given)
+        expected = unet(given)
         assert difference(partition.run_parts(unet, split, given, run), expected) < 1e-5
-        assert difference(expected, call_unet(unet, inputs)) > 1e-3
+        assert difference(expected, unet(inputs)) > 1e-3
 
 
 def test_several_pictures_in_a_call_have_a_graph_of_their_own():
@@ -183,7 +182,7 @@ def test_several_pictures_in_a_call_have_a_graph_of_their_own():
     inputs = twice(inputs)
     split, run = traced(unet, inputs, None)
     with torch.no_grad():
-        assert difference(partition.run_parts(unet, split, inputs, run), call_unet(unet, inputs)) < 1e-5
+        assert difference(partition.run_parts(unet, split, inputs, run), unet(inputs)) < 1e-5
 
 
 @pytest.mark.parametrize("changes", [None, AS_SD15])
@@ -192,9 +191,9 @@ def test_control_residuals_are_added_between_the_parts(changes):
     split, run = traced(unet, inputs, None)  # without residuals: the same programs serve both
     given = replace(inputs, control=residuals(unet, inputs))
     with torch.no_grad():
-        expected = call_unet(unet, given)
+        expected = unet(given)
         assert difference(partition.run_parts(unet, split, given, run), expected) < 1e-5
-        assert difference(expected, call_unet(unet, inputs)) > 1e-2
+        assert difference(expected, unet(inputs)) > 1e-2
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (5, 7)])

@@ -174,7 +174,6 @@ def main(folder: Path, breakage: str = "") -> dict[str, Any]:
 
     from ipa_cli.backends.onediff import oneflow
     from ipa_cli.errors import IpaError
-    from ipa_cli.unet.inputs import call_unet
     from tests import unets
 
     keep_twins_apart()
@@ -193,8 +192,8 @@ def main(folder: Path, breakage: str = "") -> dict[str, Any]:
         context = example.context._replace(scale=torch.full_like(example.context.scale, scale))
         inputs = replace(example, context=context)
         with torch.no_grad():
-            expected = call_unet(unet, inputs)
-            everywhere = call_unet(unet, example)
+            expected = unet(inputs)
+            everywhere = unet(example)
         errors.append(unets.difference(denoiser(inputs), expected))
         effects.append(unets.difference(expected, everywhere))
     twin = Graph.twins[-1]

@@ -143,7 +143,6 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     from ipa_cli.models.plan import make_plan
     from ipa_cli.pipeline import task
     from ipa_cli.result import NullReporter
-    from ipa_cli.unet.inputs import call_unet
     from tests.unets import difference
 
     settings = Settings(width=SIZE, height=SIZE, seed=7, scale=1.0, device="cpu", cache_dir=graph.cache)
@@ -152,11 +151,11 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     example = engine.example_inputs(task.make_request(settings, plan, task.load_references(settings, NullReporter())))
     unet = engine.model.unet
     denoiser = nexfort.load(unet, graph.folder, nexfort.options(None))
-    whole = call_unet(unet, example).detach()
+    whole = unet(example).detach()
     for scale in (1.0, 0.0, 0.5):
         context = example.context._replace(scale=torch.full_like(example.context.scale, scale))
         inputs = replace(example, context=context)
-        expected = call_unet(unet, inputs).detach()
+        expected = unet(inputs).detach()
         assert difference(denoiser(inputs), expected) < 3e-4
         assert scale == 1.0 or difference(expected, whole) > 1e-2, "the scale should matter, or nothing is shown"
     one, other = denoiser(example), denoiser(replace(example, timestep=torch.tensor(20)))

@@ -22,7 +22,7 @@ class Toy(StableDiffusion15):
     name = "Toy"
     preset = "toy"
     repo = "someone/toy"
-    text_encoders = {"text_encoder": "CLIPTextModelWithProjection"}  # noqa: RUF012
+    text_encoders = {"text_encoder": True}  # noqa: RUF012
     tokenizers = {"tokenizer": "<|endoftext|>"}  # noqa: RUF012
     cross_attention_dim = 32
     latent_channels = CHANNELS
@@ -36,7 +36,7 @@ class Toy(StableDiffusion15):
 
     def encode_prompt(self, model, name, prompt, device, reporter):
         encoded = clip.encode(model, 0, name, prompt, device, reporter)
-        return PromptEmbeds(encoded.hidden_states[-1], encoded.text_embeds)
+        return PromptEmbeds(encoded.last, encoded.pooled)
 
     def added_conditions(self, pooled: Any, width: int, height: int) -> AddedConditions:
         from ipa_cli.unet.inputs import AddedConditions

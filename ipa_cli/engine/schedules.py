@@ -1,0 +1,65 @@
+"""Schedules by model, sampler and steps: shipped, kept in the cache's folder, or worked out with diffusers once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ipa_cli import config
+from ipa_cli.config import Settings
+from ipa_cli.errors import IpaError
+from ipa_cli.hardware import packages
+from ipa_cli.models import schedule, schedulers
+from ipa_cli.models.architectures.base import PRESETS
+from ipa_cli.models.plan import Plan
+from ipa_cli.models.schedule import NotLinear, Schedule
+from ipa_cli.result import Reporter
+from ipa_cli.system import files
+from ipa_cli.system.inputs import read_bytes
+
+FOLDER = "schedules-v1"
+SHIPPED = PRESETS / "schedules.json"
+MOST_BYTES = 4 << 20
+
+
+def find(settings: Settings, plan: Plan, name: str | None, steps: int, reporter: Reporter) -> Schedule | Any:
+    """The steps of the sampler `name`, or of the model's own; a diffusers scheduler where no table can say them.
+
+    Raises ModelError for a scheduler that cannot be made, UsageError for steps that it cannot do.
+    """
+    facts = schedulers.facts(plan, name, steps)
+    shipped = json.loads(SHIPPED.read_text(encoding="utf-8")).get(digest(facts))
+    found = schedule.from_json(json.dumps(shipped)) if shipped else None
+    if found is not None:
+        return found
+    path = config.cache_dir(settings) / FOLDER / f"{digest(facts, packages.version('diffusers') or '')}.json"
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    reporter.detail(f"working out the steps of {name or 'the model’s scheduler'} with diffusers, for {path.name}")
+    schedulers.check_steps(name, plan, steps)
+    scheduler = schedulers.create(name, plan)
+    try:
+        made = schedule.of_scheduler(scheduler, steps)
+    except NotLinear:
+        return schedulers.create(name, plan)
+    try:
+        files.make_folder(path.parent)
+        files.replace(path, schedule.to_json(made).encode())
+    except IpaError as error:
+        reporter.detail(f"the steps are not kept for the next time: {error.message}")
+    return made
+
+
+def digest(*facts: str) -> str:
+    """Which table it is."""
+    return hashlib.sha256("\n".join((str(schedule.FORMAT), *facts)).encode()).hexdigest()[:32]
+
+
+def _kept(path: Path) -> Schedule | None:
+    try:
+        return schedule.from_json(read_bytes(path, MOST_BYTES, "a table of steps").decode())
+    except (OSError, IpaError, UnicodeDecodeError):
+        return None
