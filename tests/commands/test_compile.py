@@ -15,7 +15,7 @@ from PIL import Image
 from ipa_cli import backends
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import packages
-from ipa_cli.models import plan
+from ipa_cli.models import dummy, plan
 from ipa_cli.models.plan import DEMO
 from tests import tiny_model
 from tests.compiled import SPAN, Compiled, flags
@@ -173,7 +173,8 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
         os.chown(out, NOBODY, NOBODY)
         monkeypatch.chdir(out)
         monkeypatch.setattr(tempfile, "tempdir", out)
-        monkeypatch.setattr(plan, "DEMO", image / DEMO.name)  # the installed one may be in root's home
+        for module in (plan, dummy):
+            monkeypatch.setattr(module, "DEMO", image / DEMO.name)  # the installed one may be in root's home
         model, cache, reference = image / compiled.model.name, image / "cache", image / DEMO.name / "reference.png"
         before = sorted(cache.rglob("*"))
         [graph] = run_as(NOBODY, "cache", "ls", "--cache-dir", cache, "--json").data()["graphs"]

@@ -105,9 +105,9 @@ def test_devices_and_pipes_are_refused(tmp_path, monkeypatch, target):
     os.mkfifo(tmp_path / "pipe")
     for name in ("sweep.json", "results.jsonl"):
         (tmp_path / name).symlink_to(target)
-    with pytest.raises(journal.FolderError, match=r"sweep.json (is a device|was not written)"):
+    with pytest.raises(journal.FolderError, match=r"sweep.json (is a device|was not closed)"):
         journal.read_description(tmp_path)
-    with pytest.raises(journal.FolderError, match=r"results.jsonl (is a device|was not written)"):
+    with pytest.raises(journal.FolderError, match=r"results.jsonl (is a device|was not closed)"):
         journal.read_results(tmp_path, make())
 
 
