@@ -45,4 +45,4 @@ class Progress:
             from tqdm.auto import tqdm
         else:  # tqdm.auto would warn that there are no widgets
             from tqdm import tqdm
-        return tqdm(**options, disable=not self.shown, leave=False)
+        return tqdm(**options, disable=not self.shown, leave=False, mininterval=0)
