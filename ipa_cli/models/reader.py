@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, cast
 
 import torch
@@ -56,18 +56,23 @@ def start(
 
     The futures hold tensors in the kinds of the file, or OSError. Raises KeyError for a kind that is not in KINDS.
     """
-    queue: SimpleQueue[_Segment] = SimpleQueue()
-    files = []
-    for path, names in wanted:
-        file, segments = _planned(path, names, device)
-        file.left = len(segments)
-        files.append(file)
-        for segment in segments:
-            queue.put(segment)
-        if not segments:
-            file.answer.set_result(file.tensors)
-    for number in range(min(THREADS, os.cpu_count() or 1)):
+    queue: SimpleQueue[_Segment | None] = SimpleQueue()
+    files: list[_File] = []
+    threads = min(THREADS, os.cpu_count() or 1)
+    for number in range(threads):
         threading.Thread(target=_work, args=(queue, device, files), name=f"reader-{number}", daemon=True).start()
+    try:
+        for path, names in wanted:  # the first is read while room is made for the next
+            file, segments = _planned(path, names, device)
+            file.left = len(segments)
+            files.append(file)
+            if not segments:
+                file.answer.set_result(file.tensors)
+            for segment in segments:
+                queue.put(segment)
+    finally:
+        for _ in range(threads):
+            queue.put(None)
     return [file.answer for file in files]
 
 
@@ -107,27 +112,25 @@ def _planned(path: Path, names: Collection[str] | None, device: torch.device) ->
     return file, segments
 
 
-def _work(queue: SimpleQueue[_Segment], device: torch.device, files: Sequence[_File]) -> None:
+def _work(queue: SimpleQueue[_Segment | None], device: torch.device, files: Sequence[_File]) -> None:
     """Read segments until none is left; whatever goes wrong, nobody waits for ever."""
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             _read_all(queue, device)
     except BaseException as error:
-        for file in files:
+        for file in tuple(files):
             _fail(file, error)
+        while (segment := queue.get()) is not None:
+            _fail(segment.file, error)
 
 
-def _read_all(queue: SimpleQueue[_Segment], device: torch.device) -> None:
+def _read_all(queue: SimpleQueue[_Segment | None], device: torch.device) -> None:
     on_gpu = device.type == "cuda"
     stream = torch.cuda.Stream(device) if on_gpu else None
     buffers: list[Tensor] = []
     copying: list[tuple[Any, _File] | None] = [None, None]
     turn = 0
-    while True:
-        try:
-            segment = queue.get_nowait()
-        except Empty:
-            break
+    while (segment := queue.get()) is not None:
         before = copying[turn]
         if before is not None:
             _finish(*before)

@@ -59,6 +59,16 @@ def test_a_file_that_ends_too_early_fails_alone(tmp_path):
     assert equal(second.result(60), tensors)
 
 
+def test_nobody_waits_for_ever_for_threads_that_fail(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for number, path in enumerate(paths):
+        saved(path, number)
+    monkeypatch.setattr(reader, "_read_all", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+    for answer in reader.start([(path, None) for path in paths], CPU):
+        with pytest.raises(RuntimeError, match="no memory"):
+            answer.result(60)
+
+
 @pytest.mark.gpu
 def test_a_gpu_gets_the_same(tmp_path):
     tensors = saved(tmp_path / "x.safetensors", count=400)
