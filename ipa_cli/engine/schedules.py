@@ -34,11 +34,11 @@ def find(settings: Settings, plan: Plan, name: str | None, steps: int, reporter:
     found = schedule.from_json(json.dumps(shipped)) if shipped else None
     if found is not None:
         return found
-    path = config.cache_dir(settings) / FOLDER / f"{digest(facts, packages.version('diffusers') or '')}.json"
-    kept = _kept(path)
+    path = _path(settings, facts)
+    kept = _kept(path) if path else None
     if kept is not None:
         return kept
-    reporter.detail(f"working out the steps of {name or 'the model’s scheduler'} with diffusers, for {path.name}")
+    reporter.detail(f"working out the steps of {name or 'the model’s scheduler'} with diffusers")
     schedulers.check_steps(name, plan, steps)
     scheduler = schedulers.create(name, plan)
     try:
@@ -46,11 +46,21 @@ def find(settings: Settings, plan: Plan, name: str | None, steps: int, reporter:
     except NotLinear:
         return schedulers.create(name, plan)
     try:
-        files.make_folder(path.parent)
-        files.replace(path, schedule.to_json(made).encode())
+        if path is not None:
+            files.make_folder(path.parent)
+            files.replace(path, schedule.to_json(made).encode())
     except IpaError as error:
         reporter.detail(f"the steps are not kept for the next time: {error.message}")
     return made
+
+
+def _path(settings: Settings, facts: str) -> Path | None:
+    """Where the table is kept; None for a user without a home who names no folder for the cache."""
+    try:
+        folder = config.cache_dir(settings)
+    except IpaError:
+        return None
+    return folder / FOLDER / f"{digest(facts, packages.version('diffusers') or '')}.json"
 
 
 def digest(*facts: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ipa_cli import backends
+from ipa_cli.engine import schedules
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import packages
 from ipa_cli.models import dummy, plan
@@ -175,6 +177,8 @@ def test_another_user_without_a_home_draws_with_a_cache_that_only_root_can_write
         monkeypatch.setattr(tempfile, "tempdir", out)
         for module in (plan, dummy):
             monkeypatch.setattr(module, "DEMO", image / DEMO.name)  # the installed one may be in root's home
+        shutil.copy(schedules.SHIPPED, image)
+        monkeypatch.setattr(schedules, "SHIPPED", image / schedules.SHIPPED.name)
         model, cache, reference = image / compiled.model.name, image / "cache", image / DEMO.name / "reference.png"
         before = sorted(cache.rglob("*"))
         [graph] = run_as(NOBODY, "cache", "ls", "--cache-dir", cache, "--json").data()["graphs"]

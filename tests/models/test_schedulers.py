@@ -7,12 +7,15 @@ import pytest
 from PIL import Image
 
 from ipa_cli.config import Settings
+from ipa_cli.engine import schedules
 from ipa_cli.errors import UsageError
 from ipa_cli.images import comfyui, metadata
-from ipa_cli.models import configurations, schedule, schedulers
+from ipa_cli.models import configurations, schedulers
 from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import DEMO, make_plan
+from ipa_cli.pipeline import sampler
+from ipa_cli.result import NullReporter
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +32,9 @@ def plans():
 
 
 @pytest.mark.parametrize(("name", "calls"), [("euler", 6), ("ddim", 6), ("dpm++", 6), ("pndm", 7), ("heun", 11)])
-def test_a_schedule_has_a_step_for_each_call_of_the_unet(plans, name, calls):
-    assert len(schedule.of_scheduler(schedulers.create(name, plans[0]), 6).steps) == calls
+def test_a_sampler_has_a_step_for_each_call_of_the_unet(world, plans, name, calls):
+    found = schedules.find(Settings(), plans[1], name, 6, NullReporter())
+    assert len(sampler.of(found, 6, seeds=(1,)).timesteps) == calls
 
 
 @pytest.mark.parametrize("name", HERE)
