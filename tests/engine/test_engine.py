@@ -268,7 +268,7 @@ def test_dropped_encoders_leave_what_was_encoded(tmp_path):
 
 
 @pytest.mark.compiles
-def test_one_compiled_graph_serves_every_scale_and_size_of_its_range(compiled, monkeypatch):
+def test_one_compiled_graph_serves_every_scale_and_size_of_its_range(compiled, world, monkeypatch):
     opened = []
     monkeypatch.setattr(cache, "open_graph", lambda *given, real=cache.open_graph: opened.append(given) or real(*given))
     settings = replace(
