@@ -32,7 +32,7 @@ os.environ["HF_ENDPOINT"] = ENDPOINT
 os.environ["HF_HOME"] = HUB_CACHE = tempfile.mkdtemp(prefix="ipa-tests-")
 os.environ.pop("HF_HUB_OFFLINE", None)
 # One key for the graphs of all tests, whichever process builds or opens them.
-os.environ["XDG_STATE_HOME"] = STATE = f"{HUB_CACHE}/state"
+os.environ["XDG_STATE_HOME"] = STATE = tempfile.mkdtemp(prefix="ipa-tests-state-")
 (KEY := Path(STATE, "ipa", "graph-key")).parent.mkdir(parents=True)
 KEY.write_bytes(b"the key of all tests, 32 bytes..")
 KEY.chmod(0o600)
@@ -117,7 +117,8 @@ class World:
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(HUB_CACHE, ignore_errors=True)
+    for folder in (HUB_CACHE, STATE):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

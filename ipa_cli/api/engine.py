@@ -22,7 +22,7 @@ from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.record import adapter_name, record
 from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import UsageError
-from ipa_cli.models import schedulers
+from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.prompts import warn_of_spelling
 from ipa_cli.pipeline.task import load_references, make_request
@@ -147,7 +147,7 @@ class Engine:
             raise UsageError("no adapter is loaded that could follow a reference", 'ipa.open("sdxl", adapter="own")')
         schedulers.check(asked.scheduler)
         request = make_request(asked, engine.plan, load_references(asked, reporter, in_memory))
-        schedulers.check_steps(request.scheduler, engine.plan, request.steps)
+        diffusers_schedulers.check_steps(request.scheduler, engine.plan, request.steps)
         warn_of_spelling((request.prompt, request.negative_prompt), reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)

@@ -11,7 +11,7 @@ from ipa_cli import config
 from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import packages
-from ipa_cli.models import schedule, schedulers
+from ipa_cli.models import diffusers_schedulers, schedule
 from ipa_cli.models.architectures.base import PRESETS
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.schedule import NotLinear, Schedule
@@ -29,7 +29,7 @@ def find(settings: Settings, plan: Plan, name: str | None, steps: int, reporter:
 
     Raises ModelError for a scheduler that cannot be made, UsageError for steps that it cannot do.
     """
-    facts = schedulers.facts(plan, name, steps)
+    facts = diffusers_schedulers.facts(plan, name, steps)
     shipped = json.loads(SHIPPED.read_text(encoding="utf-8")).get(digest(facts))
     found = schedule.from_json(json.dumps(shipped)) if shipped else None
     if found is not None:
@@ -39,12 +39,12 @@ def find(settings: Settings, plan: Plan, name: str | None, steps: int, reporter:
     if kept is not None:
         return kept
     reporter.detail(f"working out the steps of {name or 'the model’s scheduler'} with diffusers")
-    schedulers.check_steps(name, plan, steps)
-    scheduler = schedulers.create(name, plan)
+    diffusers_schedulers.check_steps(name, plan, steps)
+    scheduler = diffusers_schedulers.create(name, plan)
     try:
         made = schedule.of_scheduler(scheduler, steps)
     except NotLinear:
-        return schedulers.create(name, plan)
+        return diffusers_schedulers.create(name, plan)
     try:
         if path is not None:
             files.make_folder(path.parent)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware.timing import StepClock
+from ipa_cli.pipeline.task import counts
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +37,6 @@ class Conditions:
     context: Context
     pooled: Tensor | None  # (B, pooled), see `PromptEmbeds`
     spans: tuple[tuple[float, float], ...] = ()
-
-
-def counts(start: float, end: float, step: int, steps: int) -> bool:
-    """Whether `step`, from 0, lies wholly between two fractions of the steps, as in diffusers' control guidance."""
-    return start <= step / steps and (step + 1) / steps <= end
 
 
 def scales(conditions: Conditions, steps: int) -> list[Tensor]:

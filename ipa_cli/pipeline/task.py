@@ -240,8 +240,6 @@ def _image_prompt(
     config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: AdapterImages, steps: int
 ) -> ImagePrompt:
     """The references of one adapter, and how strongly they act."""
-    from ipa_cli.pipeline.denoise import counts
-
     known = layers.blocks(plan.unet_config)
     if config.layers is None:
         pattern, usual = layers.of_mode(config.mode, known), plan.defaults["scale"]
@@ -291,3 +289,8 @@ def _image_prompt(
 def name_fields(request: Request, number: int) -> dict[str, Any]:
     """The fields for the file name of picture `number`, see `filenames.plan_paths`."""
     return {"seed": request.seeds[number], "scale": request.scale, "index": number, "prompt": request.prompt}
+
+
+def counts(start: float, end: float, step: int, steps: int) -> bool:
+    """Whether `step`, from 0, lies wholly between two fractions of the steps, as in diffusers' control guidance."""
+    return start <= step / steps and (step + 1) / steps <= end

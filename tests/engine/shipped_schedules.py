@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ipa_cli.config import Settings
 from ipa_cli.engine import schedules
-from ipa_cli.models import schedule, schedulers
+from ipa_cli.models import diffusers_schedulers, schedule
 from ipa_cli.models.architectures import TABLE
 from ipa_cli.models.architectures.base import PRESETS
 from ipa_cli.models.configurations import scheduler as taken
@@ -32,8 +32,8 @@ def tables() -> dict[str, object]:
     found = {}
     for plan in plans():
         for steps in STEPS:
-            made = schedule.of_scheduler(schedulers.create(None, plan), steps)
-            found[schedules.digest(schedulers.facts(plan, None, steps))] = json.loads(schedule.to_json(made))
+            made = schedule.of_scheduler(diffusers_schedulers.create(None, plan), steps)
+            found[schedules.digest(diffusers_schedulers.facts(plan, None, steps))] = json.loads(schedule.to_json(made))
     return found
 
 

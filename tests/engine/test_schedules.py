@@ -8,7 +8,7 @@ from ipa_cli import config
 from ipa_cli.config import Settings
 from ipa_cli.engine import schedules
 from ipa_cli.errors import UsageError
-from ipa_cli.models import schedule, schedulers
+from ipa_cli.models import diffusers_schedulers, schedule
 from ipa_cli.models.plan import make_plan
 from ipa_cli.models.schedule import Schedule
 from ipa_cli.result import NullReporter
@@ -35,7 +35,7 @@ def find(steps, name=None):
 def test_a_table_is_worked_out_once(world, monkeypatch):
     first = find(7, "dpm++")
     assert isinstance(first, Schedule)
-    monkeypatch.setattr(schedulers, "create", lambda *_: pytest.fail("it was worked out again"))
+    monkeypatch.setattr(diffusers_schedulers, "create", lambda *_: pytest.fail("it was worked out again"))
     assert find(7, "dpm++") == first
     assert isinstance(find(25), Schedule)  # shipped
 

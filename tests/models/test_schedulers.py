@@ -10,7 +10,7 @@ from ipa_cli.config import Settings
 from ipa_cli.engine import schedules
 from ipa_cli.errors import UsageError
 from ipa_cli.images import comfyui, metadata
-from ipa_cli.models import configurations, schedulers
+from ipa_cli.models import configurations, diffusers_schedulers, schedulers
 from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import DEMO, make_plan
@@ -43,13 +43,13 @@ def test_steps_that_a_scheduler_cannot_do_are_refused(name, plans):
         low, high = ranges.get(name, (1, 1000))
         for steps in (1, 3, 51, *((high, high + 1) if name in RANGES else ())):
             if low <= steps <= high:
-                schedulers.check_steps(name, plan, steps)
+                diffusers_schedulers.check_steps(name, plan, steps)
                 continue
             with pytest.raises(UsageError, match=f"cannot do {steps} step") as refused:
-                schedulers.check_steps(name, plan, steps)
+                diffusers_schedulers.check_steps(name, plan, steps)
             assert name in refused.value.message
             assert refused.value.hint.startswith(f"choose --steps from {low} to {high},")
-        assert all(schedulers.works(schedulers.create(name, plan), steps) for steps in (4, 25, 50))
+        assert all(diffusers_schedulers.works(diffusers_schedulers.create(name, plan), steps) for steps in (4, 25, 50))
 
 
 def test_they_are_refused_before_anything_is_loaded(ipa):
@@ -62,10 +62,10 @@ def test_they_are_refused_before_anything_is_loaded(ipa):
 
 
 def test_a_model_whose_own_scheduler_needs_another_package_says_so(monkeypatch):
-    monkeypatch.setattr(schedulers, "find_spec", lambda _: None)
+    monkeypatch.setattr(diffusers_schedulers, "find_spec", lambda _: None)
     config = configurations.scheduler("x", {"_class_name": "LMSDiscreteScheduler"})
     with pytest.raises(ModelError, match="needs scipy"):
-        schedulers.of_model(config, SDXL)
+        diffusers_schedulers.of_model(config, SDXL)
 
 
 def test_a_scheduler_is_one_line_of_the_table(ipa, world, monkeypatch):

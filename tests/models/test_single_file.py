@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ipa_cli.config import Settings
-from ipa_cli.models import loader, reader, schedulers, single_file, vocabulary
+from ipa_cli.models import diffusers_schedulers, loader, reader, single_file, vocabulary
 from ipa_cli.models.architectures import SD15, SDXL
 from ipa_cli.models.hub import HubError
 from ipa_cli.models.location import ModelError, read_json
@@ -208,8 +208,8 @@ def test_a_model_that_predicts_v_is_drawn_with_so(world, marks, metadata, change
     architecture, checkpoint = single_file.read_checkpoint(path)
     assert checkpoint.scheduler == changes and bool(checkpoint.notes) == bool(changes)
     own = plan(Settings(model=str(path))).configs["scheduler"]
-    usual = schedulers.of_model(own, architecture).config
-    config = schedulers.of_model(own, architecture, checkpoint.scheduler).config
+    usual = diffusers_schedulers.of_model(own, architecture).config
+    config = diffusers_schedulers.of_model(own, architecture, checkpoint.scheduler).config
     changed = {key: value for key, value in config.items() if usual.get(key) != value}
     assert {key: value for key, value in changed.items() if not key.startswith("_")} == changes
 

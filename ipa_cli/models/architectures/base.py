@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ipa_cli.models.loader import Model
+    from ipa_cli.models.tokenizer import Tokenizer
+    from ipa_cli.networks.clip import TextEncoder
     from ipa_cli.result import Reporter
     from ipa_cli.unet.inputs import AddedConditions
 
@@ -23,6 +24,16 @@ IP_ADAPTERS = "h94/IP-Adapter"  # on the hub
 PRESETS = Path(__file__).parents[2] / "presets"
 
 Config = Mapping[str, Any]
+
+
+class TextParts(Protocol):
+    """What a loaded model reads prompts with, in the order of `Architecture.text_encoders`."""
+
+    @property
+    def tokenizers(self) -> Sequence[Tokenizer]: ...
+
+    @property
+    def text_encoders(self) -> Sequence[TextEncoder]: ...
 
 
 class PromptEmbeds(NamedTuple):
@@ -123,7 +134,7 @@ class Architecture(Protocol):
         """What the names of a checkpoint's tensors say of its scheduler, as settings of diffusers'."""
 
     def encode_prompt(
-        self, model: Model, name: str, prompt: str, device: torch.device, reporter: Reporter
+        self, model: TextParts, name: str, prompt: str, device: torch.device, reporter: Reporter
     ) -> PromptEmbeds:
         """Encode one prompt as diffusers' pipeline does, B 1, by the tokenizers and text encoders of `model`.
 

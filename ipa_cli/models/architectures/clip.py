@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ipa_cli.models.loader import Model
+    from ipa_cli.models.architectures.base import TextParts
     from ipa_cli.models.tokenizer import Tokenizer
     from ipa_cli.networks.clip import TextStates
     from ipa_cli.result import Reporter
@@ -26,7 +26,7 @@ def token_ids(tokenizer: Tokenizer, name: str, prompt: str, reporter: Reporter |
 
 
 def encode(
-    model: Model, number: int, name: str, prompt: str, device: torch.device, reporter: Reporter | None = None
+    model: TextParts, number: int, name: str, prompt: str, device: torch.device, reporter: Reporter | None = None
 ) -> TextStates:
     """What a model's text encoder of this number gives for a prompt."""
     import torch

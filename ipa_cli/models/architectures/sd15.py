@@ -6,13 +6,12 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.models.architectures import clip
-from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds
+from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds, TextParts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ipa_cli.models.loader import Model
     from ipa_cli.result import Reporter
 
 
@@ -72,7 +71,7 @@ class StableDiffusion15:
         return {}
 
     def encode_prompt(
-        self, model: Model, name: str, prompt: str, device: torch.device, reporter: Reporter
+        self, model: TextParts, name: str, prompt: str, device: torch.device, reporter: Reporter
     ) -> PromptEmbeds:
         """The last hidden state, normed, as the text encoder gives it in the end."""
         encoded = clip.encode(model, 0, name, prompt, device, reporter)

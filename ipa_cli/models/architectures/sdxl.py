@@ -6,13 +6,12 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.models.architectures import clip
-from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds
+from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds, TextParts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ipa_cli.models.loader import Model
     from ipa_cli.result import Reporter
     from ipa_cli.unet.inputs import AddedConditions
 
@@ -88,7 +87,7 @@ class StableDiffusionXL:
         return changes
 
     def encode_prompt(
-        self, model: Model, name: str, prompt: str, device: torch.device, reporter: Reporter
+        self, model: TextParts, name: str, prompt: str, device: torch.device, reporter: Reporter
     ) -> PromptEmbeds:
         """The last hidden state but one of both encoders, side by side; the second's projection is the pooled one."""
         import torch

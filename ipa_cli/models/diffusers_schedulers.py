@@ -1,0 +1,104 @@
+"""diffusers' schedulers for a model: its own, or another by the name people type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.errors import UsageError
+from ipa_cli.models.architectures.base import Architecture
+from ipa_cli.models.location import ModelError
+from ipa_cli.models.schedulers import SCHEDULERS
+
+if TYPE_CHECKING:
+    from ipa_cli.models.plan import Plan
+
+# Steps that each of them can do, whatever the model; to find out of others takes importing diffusers, for seconds.
+USUAL = range(4, 51)
+MOST = 1000
+
+
+def facts(plan: Plan, name: str | None, steps: int) -> str:
+    """All that decides what a scheduler does, as JSON."""
+    changes = plan.checkpoint.scheduler if plan.checkpoint else {}
+    found = {
+        "config": {**plan.configs["scheduler"], **changes},
+        "architecture": plan.architecture.name,
+        "sampler": SCHEDULERS[name].class_name if name else None,
+        "steps": steps,
+    }
+    return json.dumps(found, sort_keys=True)
+
+
+def check_steps(name: str | None, plan: Plan, steps: int) -> None:
+    """Raise UsageError unless the scheduler `name`, or the model's own, can do so many steps: it is tried out."""
+    if steps in USUAL:
+        return
+
+    def good(count: int) -> bool:
+        return works(create(name, plan), count)
+
+    if not good(steps):
+        low, high = next(filter(good, range(1, MOST))), next(filter(good, range(MOST, 0, -1)))
+        called = name or plan.configs["scheduler"]["_class_name"]
+        raise UsageError(
+            f"the scheduler {called} cannot do {steps} step{'s' * (steps > 1)}",
+            f"choose --steps from {low} to {high}, or another --scheduler",
+        )
+
+
+def works(scheduler: Any, steps: int) -> bool:
+    """Whether so many steps on a tiny picture fail nowhere and end in numbers."""
+    import torch
+
+    try:
+        scheduler.set_timesteps(steps)
+        latents = torch.ones(1, 4, 2, 2)
+        for timestep in scheduler.timesteps:
+            noise = scheduler.scale_model_input(latents, timestep)
+            latents = scheduler.step(noise, timestep, latents, return_dict=False)[0]
+    except (ValueError, IndexError, AssertionError):
+        return False
+    return bool(latents.isfinite().all())
+
+
+def create(name: str | None, plan: Plan) -> Any:
+    """A fresh diffusers scheduler: the model's own, or `name` with the noise schedule of the model's own.
+
+    As diffusers' pipeline of the architecture has it. Raises ModelError where this diffusers does not know it, or finds
+    settings in it that exclude each other.
+    """
+    own = of_model(plan.configs["scheduler"], plan.architecture, plan.checkpoint.scheduler if plan.checkpoint else None)
+    return own if name is None else getattr(_diffusers(), SCHEDULERS[name].class_name).from_config(own.config)
+
+
+def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Mapping[str, Any] | None = None) -> Any:
+    """A model's own scheduler, with `changes` and those that diffusers' pipeline of the architecture makes.
+
+    `config` is what `configurations.scheduler` takes. Raises ModelError where this diffusers does not know it, or finds
+    settings in it that exclude each other.
+    """
+    diffusers = _diffusers()
+    kind = getattr(diffusers, config["_class_name"], None)
+    if kind is None:
+        raise ModelError(f"this diffusers has no {config['_class_name']}, which the model wants", "upgrade diffusers")
+    for one in SCHEDULERS.values():
+        if one.class_name == config["_class_name"] and one.needs is not None and find_spec(one.needs) is None:
+            raise ModelError(f"the model's scheduler needs {one.needs}", f"pip install {one.needs}")
+    try:
+        scheduler = kind.from_config({**config, **(changes or {})})
+    except (ValueError, NotImplementedError) as error:
+        raise ModelError(f"the model's scheduler cannot be made: {error}", "use another model") from error
+    right = architecture.scheduler_changes(scheduler.config)
+    return kind.from_config(scheduler.config, **right) if right else scheduler
+
+
+def _diffusers() -> Any:
+    """The package, kept from logging advice about what nobody here needs."""
+    import diffusers
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    return diffusers
