@@ -52,19 +52,26 @@ CPU_WAYS = ("fp32", "bf16", "fp16", "fp16 ours")
 
 def sdxl() -> Any:
     """SDXL's VAE with seeded random weights."""
-    from diffusers import AutoencoderKL
+    from ipa_cli.networks.autoencoder import AutoencoderKL
 
     config = json.loads((PACKAGE / "presets/sdxl/vae/config.json").read_text())
     torch.manual_seed(0)
     with torch.device(DEVICE):
-        return AutoencoderKL.from_config(config).eval().requires_grad_(False)
+        return AutoencoderKL(config).eval().requires_grad_(False)
 
 
 def demo() -> Any:
     """The miniature's VAE, trained."""
-    from diffusers import AutoencoderKL
+    from safetensors.torch import load_file
 
-    return AutoencoderKL.from_pretrained(PACKAGE / "demo/vae").to(DEVICE).eval().requires_grad_(False)
+    from ipa_cli.models.weights import usual_name
+    from ipa_cli.networks.autoencoder import AutoencoderKL
+
+    folder = PACKAGE / "demo" / "vae"
+    vae = AutoencoderKL(json.loads((folder / "config.json").read_text()))
+    tensors = load_file(next(folder.glob("*.safetensors")))
+    vae.load_state_dict({usual_name(name): tensor.float() for name, tensor in tensors.items()})
+    return vae.to(DEVICE).eval().requires_grad_(False)
 
 
 def prepared(exact: Any, dtype: torch.dtype, layout: str) -> Any:
@@ -73,7 +80,7 @@ def prepared(exact: Any, dtype: torch.dtype, layout: str) -> Any:
     vae.encoder = None
     if dtype == torch.float16:
         fp16.shrink(vae)
-    torch.nn.Module.to(vae, dtype)  # diffusers' own would warn of the cast
+    torch.nn.Module.to(vae, dtype)
     if layout == "ours":
         channels_last.convert(vae)
     return vae.to(memory_format=torch.channels_last) if layout == "nhwc" else vae
@@ -123,7 +130,7 @@ def peak_gib() -> float:
 def exactly(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """fp32 without TF32."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return vae.decode(latents, return_dict=False)[0]
+        return vae.decode(latents)
 
 
 def psnr(found: torch.Tensor, expected: torch.Tensor, middle: float, scale: float) -> float:
@@ -147,7 +154,7 @@ def measure(way: tuple[torch.dtype, str, bool, bool], scene: "Scene", repeats: i
     held = torch.cuda.memory_allocated() / 2**30 if CUDA else 0.0
 
     def plain(given: torch.Tensor) -> torch.Tensor:
-        return vae.decode(given, return_dict=False)[0]
+        return vae.decode(given)
 
     call: Callable[[torch.Tensor], torch.Tensor] = torch.compile(plain, dynamic=False) if compiled else plain
     began = time.perf_counter()
@@ -166,7 +173,7 @@ def measure(way: tuple[torch.dtype, str, bool, bool], scene: "Scene", repeats: i
     }
     if not compiled and not graph:
         small = prepared(scene.demo, dtype, layout)
-        decoded = small.decode(scene.demo_latents.to(dtype), return_dict=False)[0]
+        decoded = small.decode(scene.demo_latents.to(dtype))
         figures["demo_psnr"] = psnr(decoded, scene.demo_expected, 0.0, 0.5)
     return figures
 

@@ -77,14 +77,14 @@ PARTS: dict[str, dict[str, Any]] = {
 
 def build(config: dict[str, Any], device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """The UNet and its adapter with the same random weights in every process."""
-    from diffusers import UNet2DConditionModel
+    from ipa_cli.unet.model import UNet
 
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            unet = UNet2DConditionModel(**config).eval().requires_grad_(False)
+            unet = UNet(config).eval().requires_grad_(False)
             cross = unet.config.cross_attention_dim
             state: dict[str, dict[str, Any]] = {
                 "image_proj": {
@@ -368,7 +368,7 @@ def main() -> None:
     if scene.exact is not None:
         results["eager to fp32"] = relative(scene.expected[SCALES[0]], scene.exact)
         print(f"eager's own error against fp32: {results['eager to fp32']:.1e}", flush=True)
-    for part in chosen.partition.partition(","):
+    for part in chosen.parts.split(","):
         has_options = part not in ("eager", "graph")
         try:
             results[part] = measure(part, {**PARTS[part], **(chosen.options if has_options else {})}, scene)
@@ -381,7 +381,7 @@ def main() -> None:
     print(
         f"{'':8} {'ms':>7} {'it/s':>6} {'error':>8} {'to fp32':>8} {'compile':>8} {'open':>6} {'first':>6} {'GiB':>6}"
     )
-    for part in filter(results.__contains__, chosen.partition.partition(",")):
+    for part in filter(results.__contains__, chosen.parts.split(",")):
         row = results[part]
         again = row.get("reload", {})
         print(

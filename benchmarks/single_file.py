@@ -45,14 +45,15 @@ def write(folder: Path, tiny: bool) -> None:
     from safetensors.torch import save_file
 
     from benchmarks.process import write_model
-    from ipa_cli.models import single_file
     from ipa_cli.models.architectures import SDXL
+    from ipa_cli.models.architectures.base import PRESETS
     from tests import checkpoints
 
     model = folder / "folder"
     write_model(model, tiny)
     for part, padding in SDXL.tokenizers.items():  # the words of real models, so that both draw the same
-        single_file.tokenizer(padding).save_pretrained(model / part)
+        shutil.copytree(PRESETS / "tokenizer", model / part, dirs_exist_ok=True)
+        (model / part / "tokenizer_config.json").write_text(json.dumps({"pad_token": padding}))
     of_adapter = folder / "adapter" / "sdxl_models"
     of_adapter.parent.mkdir(exist_ok=True)
     (model / "ip_adapter").rename(of_adapter)
@@ -90,14 +91,14 @@ def check(folder: Path) -> None:
 
 def as_tiny(folder: Path) -> None:
     """Let this process take the miniature's folder for the configurations of SDXL."""
-    from ipa_cli.models import single_file
+    from ipa_cli.models import single_file, vocabulary
     from ipa_cli.models.architectures import SDXL
 
     presets = folder / "presets"
     if not presets.is_dir():
         shutil.copytree(DEMO, presets / "sdxl", ignore=shutil.ignore_patterns("*.safetensors", "ip_adapter"))
         shutil.copytree(DEMO / "tokenizer", presets / "tokenizer")
-    single_file.PRESETS = presets
+    single_file.PRESETS = vocabulary.PRESETS = presets
     type(SDXL).tokenizers = dict.fromkeys(SDXL.tokenizers, "<|endoftext|>")  # type: ignore[misc]
 
 
