@@ -1,8 +1,8 @@
 """Weights from disk to a GPU as fast as the disk or the page cache gives them: many threads, small pinned buffers.
 
 A file is cut into segments. Each thread reads one into a buffer that the GPU copies from by itself, and reads the next
-into another meanwhile; no file is ever whole in main memory. 11.3 GB took 0.5 s to a GPU beside 16 cores, where one
-thread for each file took 1.9 s.
+into another meanwhile; no file is ever whole in main memory. On an H100 host with
+16 cores 11.3 GB took 0.5 to 0.6 s, with `safetensors` file by file 1.9 s.
 """
 
 from __future__ import annotations
