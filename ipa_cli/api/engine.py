@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ipa_cli import config
-from ipa_cli.api import settings as by_keyword
+from ipa_cli.engine import keywords as by_keyword
 from ipa_cli.api.picture import Picture
 from ipa_cli.api.progress import Progress
 from ipa_cli.cache import tempdir
@@ -30,7 +30,7 @@ from ipa_cli.pipeline.task import load_references, make_request
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ipa_cli.api.settings import RequestSettings, Source
+    from ipa_cli.engine.keywords import RequestSettings, Source
 
 
 def open(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import ipa_cli
-from ipa_cli.api.settings import RequestSettings
+from ipa_cli.engine.keywords import RequestSettings
 from ipa_cli.engine import engine as core
 
 pytestmark = pytest.mark.slow
