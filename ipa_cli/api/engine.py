@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ipa_cli import config
-from ipa_cli.engine import keywords as by_keyword
 from ipa_cli.api.picture import Picture
 from ipa_cli.api.progress import Progress
 from ipa_cli.cache import tempdir
 from ipa_cli.config.sources import check_together
 from ipa_cli.engine import engine as core
+from ipa_cli.engine import keywords as by_keyword
 from ipa_cli.engine.access import State
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.record import adapter_name, record

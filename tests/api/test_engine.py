@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import ipa_cli
-from ipa_cli.engine.keywords import RequestSettings
 from ipa_cli.engine import engine as core
+from ipa_cli.engine.keywords import RequestSettings
 
 pytestmark = pytest.mark.slow
 REFERENCE = Path(ipa_cli.__file__).parent / "demo" / "reference.png"
