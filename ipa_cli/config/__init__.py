@@ -3,6 +3,7 @@
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import MAX_SIDE, Choice
 from ipa_cli.config.files import FILE_NAME, project_file, user_file
+from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import HINT as TRUST_HINT
 from ipa_cli.config.project import Ignored, repositories, trust, untrust, with_places
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "Ignored",
     "Layer",
+    "LoraConfig",
     "Resolved",
     "Settings",
     "Source",

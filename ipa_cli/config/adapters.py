@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ipa_cli.config import option_text
+
 
 def _setting(name: str) -> Any:
     return field(metadata={"setting": name})
@@ -40,7 +42,7 @@ class AdapterConfig:
         parts = [self._location()]
         for name in (name for name in KEYS if name in self.stated):
             value = getattr(self, name)
-            parts += [f"{name}={_text(one)}" for one in (value if isinstance(value, tuple) else (value,))]
+            parts += [f"{name}={option_text.shown(one)}" for one in (value if isinstance(value, tuple) else (value,))]
         return ",".join(parts)
 
     def _location(self) -> str:
@@ -79,7 +81,3 @@ KEYS = tuple(name for name in SETTINGS if name not in LOCATION)
 PLACES = ("source", "image", "mask", "embeds", "encoder")
 OWN = (*LOCATION, "image", "weight", "mask", "embeds")  # never taken from the plain settings beside `--adapter`
 SHARED = tuple(name for name in SETTINGS if name not in OWN)
-
-
-def _text(value: Any) -> str:
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

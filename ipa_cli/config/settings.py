@@ -15,6 +15,7 @@ from ipa_cli.config.adapters import OWN as OWN_OF_ADAPTER
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import Check, Choice, between, short
+from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import at_home, expanded
 from ipa_cli.errors import IpaError, UsageError
 
@@ -151,6 +152,16 @@ class Settings:
     batch_size: int = _setting(PICTURE, "number of pictures drawn at once", 1, between(1, 64))
     scheduler: str | None = _setting(
         PICTURE, "sampler: euler, euler-a, ddim, dpm++, unipc, …", metavar="NAME", of_model=True
+    )
+    lora: tuple[LoraConfig, ...] = _setting(
+        PICTURE,
+        "LoRA: a file, folder or hub id (owner/name:file), such as style.safetensors,weight=0.8; repeatable",
+        (),
+        kind=PLACE,
+        metavar="SPEC",
+    )
+    lora_dir: str | None = _setting(
+        PICTURE, "folder in which <lora:name:0.8> in a prompt finds its file", kind=PLACE, metavar="FOLDER"
     )
     model: str = _setting(
         MODEL,

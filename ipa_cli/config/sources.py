@@ -14,7 +14,7 @@ from typing import Any
 
 from ipa_cli.config import files
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
-from ipa_cli.config.adapters import SHARED, AdapterConfig
+from ipa_cli.config.adapters import SHARED
 from ipa_cli.config.places import is_file
 from ipa_cli.config.project import Ignored, read_project
 from ipa_cli.config.settings import (
@@ -27,7 +27,7 @@ from ipa_cli.config.settings import (
     contradicting,
     contradiction,
 )
-from ipa_cli.config.values import element, element_type, expected, flag_of, from_json, from_text
+from ipa_cli.config.values import PARSED, element, element_type, expected, flag_of, from_json, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
 
 
@@ -105,7 +105,7 @@ def resolve(
     for name, value in given.items():
         if expected(name)[0] is Path:
             value = Path(value)  # Typer before 0.28 keeps the text
-        if element_type(name) is AdapterConfig:
+        if element_type(name) in PARSED:
             value = tuple(element(name, text, flag_of(name)) for text in value)
         put(name, value, Source("flag", flag_of(name)), UsageError)
     for name in FIELDS:

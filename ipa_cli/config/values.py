@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import adapter_options
+from ipa_cli.config import adapter_options, loras
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import quoted, short
+from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded
 from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, Settings
 from ipa_cli.errors import IpaError, UsageError
 
 _TYPES = typing.get_type_hints(Settings)
+# Elements of lists that have a syntax of their own, and what reads it.
+PARSED: Mapping[type, Callable[..., Any]] = {AdapterConfig: adapter_options.parse, LoraConfig: loras.parse}
 
 
 def flag_of(name: str) -> str:
@@ -44,8 +47,8 @@ def element_type(name: str) -> type:
 def element(name: str, text: str, where: str) -> Any:
     """A value of a setting, or an element of its list, from text. Raises UsageError, which names `where`."""
     kind = element_type(name)
-    if kind is AdapterConfig:
-        return adapter_options.parse(text, where)
+    if kind in PARSED:
+        return PARSED[kind](text, where)
     try:
         return kind(text)
     except ValueError:
@@ -119,9 +122,9 @@ def _as_kind(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
     if kind is tuple:
         if not isinstance(value, list):
             return value
-        if each is AdapterConfig:
+        if each in PARSED:
             strings = all(isinstance(v, str) for v in value)
-            return tuple(adapter_options.parse(v, where, error) for v in value) if strings else value
+            return tuple(PARSED[each](v, where, error) for v in value) if strings else value
         values = [float(v) if each is float and type(v) is int and abs(v) < 2**53 else v for v in value]
         return tuple(values) if all(type(v) is each for v in values) else value
     if kind is float and type(value) is int and abs(value) < 2**53:
@@ -147,8 +150,8 @@ def from_text(name: str, text: str, where: str) -> Any:
         if kind is tuple:
             if element_type(name) is float:
                 return tuple(float(part) for part in text.split(","))
-            if element_type(name) is AdapterConfig:
-                return (adapter_options.parse(text, where),)
+            if element_type(name) in PARSED:
+                return (PARSED[element_type(name)](text, where),)
             return tuple(text.split(os.pathsep)) if "://" not in text else (text,)
         return kind(text)
     except (ValueError, KeyError):

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from ipa_cli.models.lora.lora import acting
+from ipa_cli.models.lora.targets import UNET
 from ipa_cli.pipeline.task import ImagePrompt, Request
 
 Value = TypeVar("Value")
@@ -40,7 +42,8 @@ class LRU(Generic[Value]):
 
 def of_text(request: Request) -> Hashable:
     """What the encoded prompts of a request depend on."""
-    return request.prompt, request.negative_prompt if request.guided else None
+    texts = request.prompt, request.negative_prompt if request.guided else None
+    return texts, tuple((lora.file.sha256, lora.text_weight) for lora in request.loras if lora.changes_text)
 
 
 def of_images(request: Request) -> Hashable:
@@ -53,7 +56,8 @@ def of_conditions(request: Request) -> Hashable:
     masks = tuple(tuple(mask.sha256 for mask in one.masks) for one in request.image_prompts)
     weights = tuple(one.weights for one in request.image_prompts)
     size = (request.width, request.height) if any(masks) else None
-    return of_text(request), of_images(request), weights, masks, size, request.batch_size
+    loras = acting(request.loras, UNET)  # they change what makes the keys and values of the text
+    return of_text(request), of_images(request), weights, masks, size, request.batch_size, loras
 
 
 def _of_references(one: ImagePrompt) -> Hashable:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.engine import content
 from ipa_cli.engine.access import Access
 from ipa_cli.engine.content import LRU
+from ipa_cli.engine.loras import Loras
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
@@ -28,6 +29,7 @@ class Encodings:
 
     def __init__(self, model: Model, access: Access, reporter: Reporter):
         self.model, self._access, self._reporter = model, access, reporter
+        self._loras = Loras(model, access)
         self._texts: LRU[PromptEmbeds] = LRU(ENCODED)
         self._images: LRU[list[Tensor]] = LRU(ENCODED)
         self._conditions: LRU[Conditions] = LRU(CONDITIONED)
@@ -55,7 +57,10 @@ class Encodings:
             return conditioning.embed_each(self.model, request.image_prompts, self._access.device)
 
     def conditions(self, request: Request) -> Conditions:
-        """What steers the UNet: every layer's keys and values, kept by content, at the scales of this request."""
+        """What steers the UNet: every layer's keys and values, kept by content, at the scales of this request.
+
+        From now on the UNet has the LoRAs of this request.
+        """
         from ipa_cli.pipeline import conditioning, denoise
         from ipa_cli.unet import attention
 
@@ -66,6 +71,7 @@ class Encodings:
                 return denoise.for_several(conditions, request.batch_size)
 
         with self._access.lock:
+            self._loras.merge_into_unet(request.loras)
             made = self._conditions.get(content.of_conditions(request), make)
             scale = conditioning.scales(request.image_prompts, attention.layers(self.model.unet))
             context = made.context._replace(scale=scale.to(self._access.device))
@@ -84,6 +90,7 @@ class Encodings:
 
         def text() -> PromptEmbeds:
             self._check_encoders()
+            self._loras.merge_into_text_encoders(request.loras)
             with self._access.working("encoding", *model.text_encoders):
                 return conditioning.encode_text(
                     model, request.prompt, request.negative_prompt, request.guided, self._access.device, self._reporter

@@ -20,6 +20,7 @@ from ipa_cli.engine.record import adapter_name, record
 from ipa_cli.errors import UsageError
 from ipa_cli.images import encode, filenames
 from ipa_cli.models import schedulers
+from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline import prompts
 from ipa_cli.pipeline.task import Request, load_references, make_requests, name_fields
@@ -151,7 +152,7 @@ def _checked(
         replay.check_there(recorded, settings)
     loaded = load_references(settings, reporter)
     plan = make_plan(settings)
-    requests = make_requests(settings, plan, loaded, several)
+    requests = make_requests(settings, plan, loaded, several, lora.load(settings.lora, plan, reporter))
     prompts.warn_of_spelling([text for one in requests for text in (one.prompt, one.negative_prompt)], reporter)
     if recorded is not None:
         replay.check_same(recorded, settings, requests[0].references, reporter)

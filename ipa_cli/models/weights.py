@@ -156,17 +156,36 @@ def _part(name: str) -> str | None:
     return part if part in ("image_proj", "ip_adapter") else None
 
 
-def _pickled(path: Path, device: str) -> dict[str, Tensor]:
-    """The tensors of a pickle by their names, those of a table in it as "table.name".
+def of_bytes(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors in a weight file's content, and its metadata, which a pickle has not.
+
+    Raises WeightsError for a broken file, and for a pickle of anything but tensors.
+    """
+    if path.suffix in PICKLES:
+        return _pickled(path, "cpu", data), {}
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+    except (SafetensorError, KeyError) as error:  # KeyError: numbers that torch has not
+        raise WeightsError(f"{path} is not a whole .safetensors file: {error}", "download it again") from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # whole, or it would not have been loaded
+    return tensors, header.get("__metadata__") or {}
+
+
+def _pickled(path: Path, device: str, data: bytes | None = None) -> dict[str, Tensor]:
+    """The tensors of a pickle by their names, those of a table in it as "table.name"; `data` is its content if known.
 
     Raises WeightsError for one that holds anything else.
     """
+    import io
     import pickle
 
     import torch
 
     try:
-        loaded = torch.load(path, map_location=device, weights_only=True)
+        loaded = torch.load(path if data is None else io.BytesIO(data), map_location=device, weights_only=True)
     except OSError as error:
         raise _unreadable(path, error) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:

@@ -24,6 +24,7 @@ from ipa_cli.unet.layers import Pattern
 
 if TYPE_CHECKING:
     from ipa_cli.models.ip_adapter.plan import AdapterPlan
+    from ipa_cli.models.lora.lora import Lora
     from ipa_cli.models.plan import Plan
 
 SEEDS = 2**32
@@ -85,6 +86,7 @@ class Request:
     scheduler: str | None  # None: the model's own
     seeds: tuple[int, ...]
     batch_size: int = 1
+    loras: tuple[Lora, ...] = ()
 
     @property
     def guided(self) -> bool:
@@ -142,7 +144,11 @@ def load_references(
 
 
 def make_requests(
-    settings: Settings, plan: Plan, loaded: Sequence[AdapterImages], prompts: Sequence[Mapping[str, Any]] = ()
+    settings: Settings,
+    plan: Plan,
+    loaded: Sequence[AdapterImages],
+    prompts: Sequence[Mapping[str, Any]] = (),
+    loras: tuple[Lora, ...] = (),
 ) -> tuple[Request, ...]:
     """A request for each of `prompts`, settings in place of the others (`prompts.OF_A_LINE`); without any, just one.
 
@@ -155,7 +161,7 @@ def make_requests(
     pictures = sum(one.num_images for one in each)
     if pictures > MOST_PICTURES:
         raise UsageError(f"that makes {pictures} pictures; at most {MOST_PICTURES} are drawn at once", "split the list")
-    first = make_request(each[0], plan, loaded)
+    first = make_request(each[0], plan, loaded, loras)
     size = min(settings.batch_size, max(one.num_images for one in each))
     return tuple(
         replace(
@@ -169,7 +175,9 @@ def make_requests(
     )
 
 
-def make_request(settings: Settings, plan: Plan, loaded: Sequence[AdapterImages]) -> Request:
+def make_request(
+    settings: Settings, plan: Plan, loaded: Sequence[AdapterImages], loras: tuple[Lora, ...] = ()
+) -> Request:
     """Fill in what the user left open from the model's defaults."""
     chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
     prompt, seeds = _prompt(settings, plan), _seeds(settings)
@@ -190,6 +198,7 @@ def make_request(settings: Settings, plan: Plan, loaded: Sequence[AdapterImages]
         scheduler=settings.scheduler,
         seeds=seeds,
         batch_size=min(settings.batch_size, len(seeds)),
+        loras=loras,
     )
 
 

@@ -21,12 +21,17 @@ def own(world):
         ("image", ["a.png", "https://host/b,c.png"], ("a.png", "https://host/b,c.png")),
         ("image_weight", ["1", "0.5"], (1.0, 0.5)),
         ("adapter", ["own,image=a.png"], ("own,image=a.png",)),
+        (
+            "lora",
+            ["a.safetensors,weight=0.5", "me/style:b.safetensors"],
+            ("a.safetensors,weight=0.5", "me/style:b.safetensors"),
+        ),
     ],
 )
 def test_what_is_set_is_read_back(ipa, world, own, name, words, value):
     assert ipa("config", "set", name, *words, "--json").data()["path"] == str(own)
     read = getattr(resolve({}).settings, name.replace("-", "_"))
-    assert (tuple(map(str, read)) if name == "adapter" else read) == value
+    assert (tuple(map(str, read)) if name in ("adapter", "lora") else read) == value
     got = ipa("config", "get", name, "--json").data()
     assert (got["source"], got["where"]) == ("user", str(own))
     assert ipa("config", "unset", name, "--json").data()["changed"] is True

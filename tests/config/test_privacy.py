@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import ipa_cli
-from ipa_cli.config import FIELDS, Settings, adapter_options
+from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import WORDS, public, public_name, public_settings, public_text
-from ipa_cli.config.values import element_type
+from ipa_cli.config.values import PARSED, element_type
 from ipa_cli.images.metadata import read_settings
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
@@ -89,8 +89,11 @@ def test_no_setting_tells_a_secret(world, name):
     values = [ADDRESS, f"{world.home}/a", f'{{"a": "https://me:{SECRET}@host/x?{SECRET}"}}']
     if name == "adapter":
         values += [f"own,image={ADDRESS},scale=0.5,mask={world.home}/m.png", f"{world.home}/a:b/c,embeds={ADDRESS}"]
+    if name == "lora":
+        values += [f"{world.home}/a:b/c,weight=0.5"]
     for value in values:
-        one = adapter_options.parse(value, name) if name == "adapter" else value
+        parse = PARSED.get(element_type(name))
+        one = value if parse is None else parse(value, name)
         settings = replace(Settings(), **{name: (one,) if isinstance(FIELDS[name].default, tuple) else one})
         text = json.dumps(public_settings(settings, [name]))
         assert name in WORDS or (SECRET not in text and str(world.home) not in text), text

@@ -36,6 +36,7 @@ def test_every_setting_is_classified():
     assert set(kinds.values()) == {"plain", "place", "own"}
     assert {name for name, kind in kinds.items() if kind == "own"} == {"compile_options", "cache_dir", "cache_max_size"}
     places = {"image", "embeds", "mask", "adapter", "model", "vae", "ip_adapter", "image_encoder", "output"}
+    places |= {"lora", "lora_dir"}
     assert {name for name, kind in kinds.items() if kind == "place"} == places
     words = {name for name in config.FIELDS if element_type(name) is str and kinds[name] == "plain"}
     words -= {name for name in words if isinstance(config.FIELDS[name].metadata["check"], config.Choice)}
@@ -55,6 +56,11 @@ def test_every_setting_is_classified():
             f'{name} = "{ADDRESS}"'
             for name in ("image", "mask", "embeds", "model", "vae", "ip_adapter", "image_encoder", "output")
         ),
+        *(f'{name} = "{ADDRESS}"' for name in ("lora", "lora_dir")),
+        'lora = ["styles/a.safetensors,weight=0.5", "../b.safetensors"]',
+        'lora = "/loras:a.safetensors"',
+        'lora_dir = "~/loras"',
+        'lora_dir = ".."',
         'image = ["inside.png", "/etc/hostname"]',
         'image = "data:image/png;base64,AAAA"',
         'adapter = "own,image=-"',

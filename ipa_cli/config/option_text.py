@@ -1,0 +1,46 @@
+"""What the texts of `--adapter` and `--lora` have in common: a location, then `key=value` after commas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from ipa_cli.config.checks import short
+from ipa_cli.config.places import exists
+from ipa_cli.errors import IpaError, suggest
+
+_KEY = re.compile(r"[A-Za-z_-]+=")
+_NEXT = re.compile(r",(?=[A-Za-z_-]+=)")
+
+
+def split(text: str, known: Collection[str], where: str, error: type[IpaError]) -> tuple[str, list[tuple[str, str]]]:
+    """The location in `text`, "" without one, and its pairs. Raises `error` for a key that is not `known`."""
+    first, *parts = _NEXT.split(text)
+    if _KEY.match(first):
+        first, parts = "", [first, *parts]
+    pairs = [(key, value) for key, _, value in (part.partition("=") for part in parts)]
+    for key, _ in pairs:
+        if key not in known:
+            raise error(f"{where}: unknown key '{short(key)}'{suggest(key, known)}", f"known: {', '.join(known)}")
+    return first.strip(), pairs
+
+
+def number(text: str, where: str, error: type[IpaError]) -> float:
+    """A number. Raises `error`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise error(f"{where}={short(text)}: expected a number", "write it with digits, such as 0.5") from None
+
+
+def location(text: str) -> tuple[str, str | None]:
+    """Repository or folder and what is named in it, "owner/name:folder/file"; or a path alone, which may have a ":"."""
+    place, _, inside = text.rpartition(":")
+    if not place or not inside or "://" in text or exists(text):
+        return text, None
+    return place, inside
+
+
+def shown(value: object) -> str:
+    """A value as `key=value` has it."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -1,0 +1,224 @@
+"""A LoRA file: read whole, and checked against the model before anything is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.models import weights
+from ipa_cli.models.location import ModelError
+from ipa_cli.models.lora import family, names
+from ipa_cli.models.lora.change import KINDS, Change, rank
+from ipa_cli.models.lora.targets import Targets
+from ipa_cli.system import inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_BYTES = 4 << 30
+OTHER_FILE = "use another file, or another copy of it"
+
+# The ends of names, and which tensor of a change they mark; the first that fits counts.
+_DOWN_UP = (
+    *((f"{dot}lora{way}.weight", part) for dot in "._" for way, part in ((".down", "down"), (".up", "up"))),
+    *((f".lora_linear_layer.{part}.weight", part) for part in ("down", "up")),
+    *((f".lora_{part}.weight", part) for part in ("down", "up", "mid")),
+    *(
+        (f".lora_{letter}{name}.weight", part)
+        for letter, part in (("A", "down"), ("B", "up"))
+        for name in ("", ".default")
+    ),
+)
+_ENDS: tuple[tuple[str, str], ...] = (
+    *_DOWN_UP,
+    *((f".{name}", name) for kind in ("LoHa", "LoKr") for name in sorted(set().union(*KINDS[kind]))),
+    (".alpha", "alpha"),
+    (".dora_scale", "magnitude"),
+    (".lora_magnitude_vector", "magnitude"),
+    (".lora_magnitude_vector.weight", "magnitude"),
+    (".lora_magnitude_vector.default.weight", "magnitude"),
+)
+# Changes of other kinds, which cannot be left out without drawing something else.
+_REFUSED = (
+    (r"\.(diff|diff_b|set_weight)$", "whole weights or biases"),
+    (r"\.(a1|a2|b1|b2|bm1|bm2)\.weight$", "GLoRA"),
+    (r"\.oft_(blocks|diag|R)", "OFT"),
+    (r"\.(w_norm|b_norm)$", "norms"),
+    (r"\.(on_input)$|\.ia3_", "IA3"),
+    (r"\.lora_(up|B)\.bias$|\.lora_bias$", "biases"),
+    (r"^lora_controlnet$", "a ControlNet"),
+)
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What a file adds to a model: `changes` by part ("unet", "text_encoder", …) and module.
+
+    `unused` are tensors that belong to no weight of a model, such as embeddings; `data_sha256` is the digest that
+    A1111's web UI knows it by, of a `.safetensors` file without its header.
+    """
+
+    name: str
+    sha256: str
+    data_sha256: str = field(compare=False)
+    changes: Mapping[str, Mapping[str, Change]] = field(compare=False, repr=False)
+    unused: tuple[str, ...] = field(default=(), compare=False)
+
+
+def read(path: Path, targets: Targets, architecture: str) -> LoraFile:
+    """Read a LoRA for a model of this architecture with these targets.
+
+    Raises ModelError for one that was made for other models, of an unknown kind, or with matrices that do not fit,
+    WeightsError for a broken file, IpaError where it cannot be read.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        status = None  # reading it says what is wrong
+    state = status and (status.st_ino, status.st_size, status.st_mtime_ns)
+    return _read(path, state, targets, architecture)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, _: tuple[int, ...] | None, targets: Targets, architecture: str) -> LoraFile:
+    data = inputs.read_bytes(path, MOST_BYTES, "a LoRA")
+    tensors, metadata = weights.of_bytes(path, data)
+    parsed, unused = _sorted(path, tensors, metadata, targets, architecture)
+    scales = _of_peft(metadata)
+    changes: dict[str, dict[str, Change]] = {}
+    for (part, module), found in parsed.items():
+        change = _change(path, f"{part}.{module}", found, scales.get(part, {}), targets.shapes[part, module])
+        changes.setdefault(part, {})[module] = change
+    if not changes:
+        raise ModelError(
+            f"{path} holds no LoRA: it has no lora_down and lora_up, lora_A and lora_B, or the like", OTHER_FILE
+        )
+    digest = hashlib.sha256(data).hexdigest()
+    header = 8 + int.from_bytes(data[:8], "little") if path.suffix not in weights.PICKLES else 0
+    body = hashlib.sha256(memoryview(data)[header:]).hexdigest() if header else digest
+    return LoraFile(path.stem, digest, body, changes, unused)
+
+
+def _sorted(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], targets: Targets, architecture: str
+) -> tuple[dict[tuple[str, str], dict[str, Tensor]], tuple[str, ...]]:
+    """The tensors of a file by the weight they change, and the names of those that change none."""
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    unused, unknown = [], []
+    for name, tensor in tensors.items():
+        if kind := next((kind for pattern, kind in _REFUSED if re.search(pattern, name)), None):
+            raise ModelError(f"{path} changes {kind}, which is not supported: {name[:120]}", OTHER_FILE)
+        end = next(((end, part) for end, part in _ENDS if name.endswith(end)), None)
+        if end is None:
+            unused.append(name)
+            continue
+        target = targets.named.get(names.usual(name.removesuffix(end[0])))
+        if target is None:
+            unknown.append(name)
+        elif end[1] in found.setdefault(target, {}):
+            raise ModelError(f"{path} has {end[1]} of {'.'.join(target)} twice, by two names", OTHER_FILE)
+        else:
+            found[target][end[1]] = tensor
+    made_for = family.of({name: tuple(tensor.shape) for name, tensor in tensors.items()}, metadata)
+    misfit = unknown or any(_misfit(parts, targets.shapes[target]) for target, parts in found.items())
+    if misfit and made_for not in (None, architecture):
+        raise ModelError(
+            f"{path} is a LoRA for {made_for}, and the model is {architecture}", f"use one for {architecture}"
+        )
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise ModelError(
+            f"{path} changes what this model has not: {unknown[0][:120]}{more}", f"use a LoRA for {architecture}"
+        )
+    return found, tuple(unused)
+
+
+def _misfit(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> bool:
+    """Whether the two matrices of a LoRA have other sizes than the weight."""
+    down, up = parts.get("down"), parts.get("up")
+    if down is None or up is None or down.ndim < 2 or up.ndim < 2:
+        return False
+    return (up.shape[0], down.shape[1]) != shape[:2]
+
+
+def _change(
+    path: Path, module: str, found: dict[str, Tensor], of_peft: Mapping[str, Any], shape: tuple[int, ...]
+) -> Change:
+    """The change of one weight. Raises ModelError for one that is not whole, not finite or does not fit."""
+    import torch
+
+    alpha, magnitude = found.pop("alpha", None), found.pop("magnitude", None)
+    names_found = found.keys()
+    kind = next(
+        (kind for kind, (needed, more) in KINDS.items() if needed <= names_found <= needed | more and found), None
+    )
+    if kind is None:
+        raise ModelError(
+            f"{path} is not whole: of {module} it has {', '.join(sorted(names_found)) or 'no matrices'}", OTHER_FILE
+        )
+    tensors = [*found.values(), *(one for one in (alpha, magnitude) if one is not None)]
+    for tensor in tensors:
+        if not (tensor.is_floating_point() or tensor is alpha):
+            raise ModelError(f"{path}: {module} holds {str(tensor.dtype)[6:]}, not floating-point numbers", OTHER_FILE)
+        if not torch.isfinite(tensor.float()).all():
+            raise ModelError(f"{path} is broken: {module} has NaN or infinity in it", OTHER_FILE)
+        if not tensor.numel():
+            raise ModelError(f"{path} is empty: {module} has rank 0", OTHER_FILE)
+    if alpha is not None and alpha.numel() != 1:
+        raise ModelError(f"{path}: alpha of {module} is not one number", OTHER_FILE)
+    if magnitude is not None and magnitude.numel() not in shape[:2]:
+        raise ModelError(f"{path} does not fit: {magnitude.numel()} magnitudes of {module}, {shape}", OTHER_FILE)
+    scale = _scale(None if alpha is None else float(alpha), rank(kind, found), module.partition(".")[2], of_peft)
+    change = Change(kind, found, scale, magnitude)
+    try:
+        with torch.device("meta"):
+            change.added(shape, torch.device("meta"))
+    except (ValueError, RuntimeError, KeyError, IndexError) as error:
+        sizes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in found.items())
+        raise ModelError(f"{path} does not fit: {module} is {shape}, its {kind} has {sizes}", OTHER_FILE) from error
+    return change
+
+
+def _scale(alpha: float | None, rank: int | None, module: str, of_peft: Mapping[str, Any]) -> float:
+    """What multiplies the product of the matrices: alpha divided by the rank; 1 where no alpha is said."""
+    if rank is None:
+        return 1.0  # LyCORIS ignores the alpha of whole matrices
+    if alpha is None and of_peft:
+        own = of_peft.get("alpha_pattern") or {}
+        patterns = (value for key, value in own.items() if f".{module}".endswith(f".{key.lstrip('^')}"))
+        alpha = next(patterns, of_peft.get("lora_alpha"))
+    if alpha is None:
+        return 1.0
+    return alpha / (math.sqrt(rank) if of_peft.get("use_rslora") else rank)
+
+
+def _of_peft(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The fields of PEFT's `LoraConfig` by part, as diffusers writes them since 0.34; nothing of what is no such."""
+    try:
+        said = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in said.items() if isinstance(said, dict) else ():
+        part, _, name = key.partition(".")
+        if name in _PEFT and _PEFT[name](value):
+            found.setdefault(part, {})[name] = value
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+_PEFT: Mapping[str, Callable[[Any], bool]] = {
+    "lora_alpha": _is_number,
+    "alpha_pattern": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    "use_rslora": lambda value: isinstance(value, bool),
+}
