@@ -259,6 +259,9 @@ WORDS = [  # wrong in themselves
     "cache clear --max-size much",
     "config sho",
     "doctor --device",
+    "serve --host 0.0.0.0",
+    "serve --warm big",
+    "serve --max-upload much",
 ]
 WORLD = [  # wrong only for what is, or is not, there
     "generate --image missing.png",
@@ -276,6 +279,7 @@ WORLD = [  # wrong only for what is, or is not, there
     "cache import missing.tar --trust",
     "cache trust abc --yes",
     "config trust",
+    "serve --token-file missing",
 ]
 
 

@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("app", "api"),
     ("commands", "output"),
-    ("sweep", "bench", "doctor"),
+    ("sweep", "bench", "serve", "doctor"),
     ("engine",),
     ("pipeline", "cache"),
     ("backends", "images"),

@@ -107,6 +107,14 @@ def of_image(image: Image, as_mask: bool = False) -> Reference:
     return Reference(flat, source, digest, flat.width, flat.height, tuple(notes))
 
 
+def of_bytes(data: bytes, name: str, as_mask: bool = False) -> Reference:
+    """A picture, or a mask, from the bytes of a file that came without one: as `load` and `load_mask` see it.
+
+    Raises IpaError naming it when it is not a whole picture of a known format, or too large.
+    """
+    return _seen(data, name, name, mask.levels if as_mask else colour.on_white)
+
+
 def _load(name: str, seen: Callable[[Image, list[str]], Image]) -> Reference:
     source, shown = name, name
     if name == STDIN:
@@ -116,6 +124,10 @@ def _load(name: str, seen: Callable[[Image, list[str]], Image]) -> Reference:
         data = fetch(source)
     else:
         data = _read(_path(name))
+    return _seen(data, source, shown, seen)
+
+
+def _seen(data: bytes, source: str, shown: str, seen: Callable[[Image, list[str]], Image]) -> Reference:
     image, notes = decode(data, shown)
     image = seen(image, notes)
     return Reference(image, source, hashlib.sha256(data).hexdigest(), image.width, image.height, tuple(notes))

@@ -1,0 +1,97 @@
+"""`ipa serve`: a resident engine behind HTTP."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ipa_cli.commands import options
+from ipa_cli.config.units import parse_picture_size, parse_size
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.result import Result
+
+OF_A_REQUEST = ("prompt", "seed", "num_images", "output", "preview")
+SETTINGS = tuple(name for name in options.ALL if name not in OF_A_REQUEST)
+NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+
+
+@options.with_settings(*SETTINGS)
+def serve(
+    context: typer.Context,
+    host: Annotated[str, options.flag("--host", help="address to listen on [default: 127.0.0.1]")] = "127.0.0.1",
+    port: Annotated[
+        int, options.flag("--port", help="port to listen on; 0 is any free one [default: 8188]", min=0, max=65535)
+    ] = 8188,
+    token_file: Annotated[
+        Path | None,
+        options.flag("--token-file", help="file with the token that requests must carry; - is stdin", metavar="FILE"),
+    ] = None,
+    warm: Annotated[
+        str | None,
+        options.flag(
+            "--warm", help="sizes whose graphs are opened first", metavar="WxH,…", autocompletion=options.SIZES
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None, options.flag("--devices", help="an engine on each, such as cuda:0,cuda:1", metavar="LIST")
+    ] = None,
+    max_queue: Annotated[
+        int, options.flag("--max-queue", help="requests that may wait [default: 64]", metavar="N", min=1)
+    ] = 64,
+    max_pixels: Annotated[
+        int, options.flag("--max-pixels", help="pixels of a picture [default: 4194304]", metavar="N", min=64)
+    ] = 2048 * 2048,
+    max_steps: Annotated[
+        int, options.flag("--max-steps", help="steps of a picture [default: 150]", metavar="N", min=1)
+    ] = 150,
+    max_pictures: Annotated[
+        int, options.flag("--max-pictures", help="pictures of a request [default: 16]", metavar="N", min=1)
+    ] = 16,
+    max_upload: Annotated[
+        str, options.flag("--max-upload", help="size of a request [default: 64MB]", metavar="SIZE")
+    ] = "64MB",
+    allow_fetch: Annotated[
+        bool, options.flag("--allow-fetch", help="download references from addresses that requests name")
+    ] = False,
+    allow_origin: Annotated[
+        list[str] | None,
+        options.flag("--allow-origin", help="another site whose pages may ask; repeatable", metavar="URL"),
+    ] = None,
+) -> Result:
+    """Keep a model loaded, and draw for others over HTTP."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise IpaError(f"a server needs {', '.join(missing)}", 'pip install "ipa-cli[serve]"')
+    from ipa_cli.engine.store import temporary_files
+    from ipa_cli.serve.limits import Limits
+    from ipa_cli.serve.run import Address, serve
+
+    try:
+        upload = parse_size(max_upload)
+    except ValueError as error:
+        raise UsageError(f"--max-upload: {error}", "such as 64MB") from None
+    token = None if token_file is None else _token(token_file)
+    resolved = options.settings(context)
+    with temporary_files(resolved.settings):
+        serve(
+            resolved.settings,
+            context.obj,
+            Address(host, port, token, tuple(allow_origin or ())),
+            Limits(max_queue, max_pixels, max_steps, max_pictures, upload),
+            [parse_picture_size(size) for size in warm.split(",")] if warm else (),
+            devices.split(",") if devices else (),
+            allow_fetch,
+        )
+    return Result("serve", {})
+
+
+def _token(path: Path) -> str:
+    """The token in a file, without the end of its line. Raises UsageError for one that anybody could guess."""
+    from ipa_cli.system.inputs import read
+
+    token = read(str(path), 4096, "a token").decode("utf-8", "replace").strip()
+    if len(token) < 16:
+        raise UsageError(f"the token in {path} has {len(token)} characters", "openssl rand -hex 32 > FILE makes one")
+    return token

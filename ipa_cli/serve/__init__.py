@@ -1,0 +1,1 @@
+"""`ipa serve`: a loaded engine behind HTTP."""

@@ -1,0 +1,89 @@
+"""The application: routes, guards, and one shape for all errors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import Response
+
+from ipa_cli import __version__
+from ipa_cli.errors import IpaError
+from ipa_cli.serve import answers
+from ipa_cli.serve.guard import Guard, UploadLimit
+from ipa_cli.serve.routes import health, jobs
+
+if TYPE_CHECKING:
+    from starlette.requests import Request as HTTPRequest
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ipa_cli.serve.metrics import Metrics
+    from ipa_cli.serve.service import Service
+
+
+def make_app(service: Service, host: str, token: str | None = None, origins: Collection[str] = ()) -> FastAPI:
+    """The application of a service that listens on `host`."""
+    app = FastAPI(
+        title="ipa",
+        version=__version__,
+        summary="Pictures by SDXL and an IP-Adapter.",
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        middleware=[
+            Middleware(Counted, metrics=service.metrics),
+            Middleware(UploadLimit, limit=service.limits.upload),
+            Middleware(Guard, refuse=answers.foreseen, token=token, host=host, origins=origins),
+        ],
+        exception_handlers={
+            IpaError: _foreseen,
+            RequestValidationError: _invalid,
+            HTTPException: _http,
+            Exception: _bug,
+        },
+    )
+    app.state.service = service
+    for module in (health, jobs):
+        app.include_router(module.router)
+    return app
+
+
+async def _foreseen(http: HTTPRequest, failure: Any) -> Response:
+    return answers.foreseen(failure)
+
+
+async def _invalid(http: HTTPRequest, failure: Any) -> Response:
+    first = failure.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    return answers.error("UsageError", f"{where or 'the body'}: {first['msg']}", "/openapi.json has all fields", 422)
+
+
+async def _http(http: HTTPRequest, failure: Any) -> Response:
+    return answers.error("HTTPError", str(failure.detail), "", failure.status_code)
+
+
+async def _bug(http: HTTPRequest, failure: Exception) -> Response:
+    return answers.bug()
+
+
+class Counted:
+    """Counts answers by the template of their route, so that names in addresses make no new series."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self._metrics.answers.labels(scope["method"], route, message["status"]).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted)

@@ -1,0 +1,44 @@
+"""The body of a request, built from the settings that describe a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from ipa_cli.config import FIELDS
+from ipa_cli.config.values import element_type, expected
+from ipa_cli.serve.drawing import PLAIN_SETTINGS, Asked, decoded, picture_format
+
+PICTURE = "base64, with or without data:image/…;base64, before it, or a name in `files`"
+LAYERS = "ip_layers"  # JSON, which a body holds as it is
+
+
+def _field(name: str) -> tuple[Any, Any]:
+    kind, each = expected(name)[0], element_type(name)
+    typed: Any = list[each] if kind is tuple else kind  # type: ignore[valid-type]
+    if name == LAYERS:
+        typed = dict[str, Any] | str
+    return typed | None, Field(None, description=FIELDS[name].metadata["help"])
+
+
+class _Base(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+    image: list[str] | None = Field(None, description=f"reference images: {PICTURE}")
+    mask: list[str] | None = Field(None, description=f"masks, white where the reference acts: {PICTURE}")
+    adapter: list[dict[str, Any]] | None = Field(None, description="a mapping for each of several loaded adapters")
+    files: dict[str, str] = Field({}, description="pictures in base64 by a name, which the picture records")
+    format: str = Field("png", description="png, jpg, webp or avif")
+    quality: int | None = Field(None, ge=1, le=100, description="of JPEG, WebP and AVIF")
+
+
+Body = create_model("Body", __base__=_Base, **{name: _field(name) for name in PLAIN_SETTINGS})  # type: ignore[call-overload]
+OWN = ("files", "format", "quality")
+
+
+def asked(body: Any) -> Asked:
+    """What a body asks for. Raises UsageError for what is no picture, and no format."""
+    values = {name: value for name, value in body.model_dump().items() if value is not None and name not in OWN}
+    files = {name: decoded(text) for name, text in body.files.items()}
+    return Asked(values, files, picture_format(body.format), body.quality)

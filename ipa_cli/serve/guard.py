@@ -1,0 +1,85 @@
+"""Who may speak to the server, and how much: holders of the token, no page of another site, no more than fits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
+
+from ipa_cli.serve.limits import Refused
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+OPEN = ("/healthz", "/readyz")  # what a load balancer asks, which has no token
+
+
+class Guard:
+    """Answers 401 without the token, and 403 to what a browser sends for another site.
+
+    A page of another site can make a browser send requests to loopback, also under a name that it makes resolve there:
+    so on loopback the host must be one of `LOOPBACK`, and an origin, where one is sent, must be the server's own or one
+    of `origins`.
+    """
+
+    def __init__(self, app: ASGIApp, refuse: Any, token: str | None, host: str, origins: Collection[str]):
+        self._app, self._refuse = app, refuse
+        self._token, self._local, self._origins = token, host in LOOPBACK, frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            refused = self._problem(scope["path"], headers)
+            if refused is not None:
+                await self._refuse(refused)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _problem(self, path: str, headers: dict[str, str]) -> Refused | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._local and urlsplit(f"//{host}").hostname not in LOOPBACK:
+            return Refused("this server answers on loopback alone", "ask for http://127.0.0.1", 403)
+        if origin is not None and origin not in self._origins and urlsplit(origin).netloc != host:
+            return Refused(f"pages of {origin[:100]} may not ask this server", "start it with --allow-origin", 403)
+        if self._token is None or path in OPEN or _is(self._token, headers.get("authorization", "")):
+            return None
+        return Refused("a token is needed", "send the header Authorization: Bearer TOKEN", 401)
+
+
+class UploadLimit:
+    """Answers 413 to a body of more bytes than `limit`, however its length is stated."""
+
+    def __init__(self, app: ASGIApp, limit: int):
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._limit:
+                raise HTTPException(413, f"the request has more than {self._limit} bytes; --max-upload sets it")
+            return message
+
+        await self._app(scope, limited, send)
+
+
+def _is(token: str, header: str) -> bool:
+    """Whether a header carries the token: as a bearer, or as the password of basic authentication, as A1111 has it."""
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            _, _, value = base64.b64decode(value, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return secrets.compare_digest(value.strip().encode(), token.encode())

@@ -1,0 +1,69 @@
+"""Whether the server lives, whether it takes requests, and its figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from ipa_cli import __version__
+from ipa_cli.engine.record import adapter_name
+from ipa_cli.serve import answers
+from ipa_cli.serve.limits import Refused
+from ipa_cli.serve.service import Service
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> Response:
+    """Whether the process answers."""
+    return answers.ok({"version": __version__})
+
+
+@router.get("/readyz")
+async def readyz(http: Request) -> Response:
+    """Whether every engine is loaded and requests are taken; 503 otherwise."""
+    service: Service = http.app.state.service
+    if not service.ready:
+        doing = "shutting down" if service.draining else "loading"
+        raise Refused(f"the server is {doing}", "ask again", 503)
+    return answers.ok(about(service))
+
+
+@router.get("/metrics")
+async def metrics(http: Request) -> Response:
+    """Figures in Prometheus' text format."""
+    service: Service = http.app.state.service
+    service.metrics.waiting.set(len(service.queue))
+    service.metrics.drawing.set(sum(worker.job is not None for worker in service.workers))
+    for worker in service.workers:
+        peak = worker.engine.memory()["peak_gib"] * 2**30
+        service.metrics.memory.labels(str(worker.engine.device)).set(peak)
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def about(service: Service) -> dict[str, Any]:
+    """The model, its adapters, the defaults of pictures, the limits, and what each engine is at."""
+    defaults = service.plan.defaults
+    return {
+        "version": __version__,
+        "model": service.plan.name,
+        "adapter": adapter_name(service.plan),
+        "defaults": {
+            name: defaults.get(name) for name in ("prompt", "width", "height", "steps", "guidance_scale", "scale")
+        },
+        "limits": vars(service.limits),
+        "queue": len(service.queue),
+        "engines": [
+            {
+                "device": str(worker.engine.device),
+                "dtype": str(worker.engine.dtype).removeprefix("torch."),
+                "doing": worker.engine.state.doing,
+                "drawn": worker.engine.state.drawn,
+                "graphs": [dict(graph) for graph in worker.engine.state.graphs],
+            }
+            for worker in service.workers
+        ],
+    }

@@ -1,0 +1,118 @@
+"""Our own API: a job is sent, followed, fetched, cancelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from ipa_cli.config.privacy import public_text
+from ipa_cli.errors import IpaError
+from ipa_cli.serve import answers
+from ipa_cli.serve.body import Body, asked
+from ipa_cli.serve.jobs import DONE, Job, State
+from ipa_cli.serve.limits import Refused
+from ipa_cli.serve.service import Service, outcome
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=202)
+async def create(http: Request, body: Body) -> Response:
+    """Send a job; 202 with its id. `events` of it follow it to its pictures."""
+    service = _service(http)
+    job = await service.submit(asked(body), client_of(http))
+    return answers.ok(described(service, job), 202)
+
+
+@router.get("/{id}")
+async def show(http: Request, id: str) -> Response:
+    """What a job is at."""
+    service = _service(http)
+    return answers.ok(described(service, _job(service, id)))
+
+
+@router.get("/{id}/events")
+async def events(http: Request, id: str) -> Response:
+    """The job each time it changes, as server-sent events, until it has ended."""
+    service = _service(http)
+    job = _job(service, id)
+
+    async def stream() -> AsyncIterator[str]:
+        async for state in job.changes():
+            yield f"event: {state.status}\ndata: {json.dumps(described(service, job, state))}\n\n"
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/{id}/pictures/{number}")
+async def picture(http: Request, id: str, number: int) -> Response:
+    """A picture of a job that is done, as its file. An error, if that is how the job has ended."""
+    job = _job(_service(http), id)
+    if job.state.error is not None:
+        outcome(job)
+    if job.state.status != DONE or not 0 <= number < len(job.state.pictures):
+        raise Refused(f"the job has no picture {number}", "wait until it is done", 404)
+    found = job.state.pictures[number]
+    return Response(found.data, media_type=found.media_type, headers={"ETag": f'"{found.sha256}"'})
+
+
+@router.delete("/{id}")
+async def cancel(http: Request, id: str) -> Response:
+    """End a job that waits, or that is drawn, after its step."""
+    service = _service(http)
+    job = _job(service, id)
+    service.cancel(job)
+    return answers.ok(described(service, job))
+
+
+def client_of(http: Request) -> str:
+    """Whom the queue is fair to: a name that the client gives itself, else its address."""
+    return http.headers.get("x-client-id") or (http.client.host if http.client else "")
+
+
+def described(service: Service, job: Job, state: State | None = None) -> dict[str, Any]:
+    """A job as JSON has it."""
+    state = state or job.state
+    return {
+        "id": job.id,
+        "status": state.status,
+        "position": service.queue.position(job),
+        "doing": state.doing,
+        "step": state.step,
+        "steps": state.steps,
+        "notes": list(state.notes),
+        "warnings": list(state.warnings),
+        "pictures": [
+            {
+                "url": f"/v1/jobs/{job.id}/pictures/{number}",
+                **{name: value for name, value in vars(one).items() if name != "data"},
+            }
+            for number, one in enumerate(state.pictures)
+        ],
+        "timings": dict(state.timings),
+        "graph": dict(state.graph),
+        "memory": dict(state.memory),
+        "error": None if state.error is None else _error(state.error),
+    }
+
+
+def _error(error: BaseException) -> dict[str, str]:
+    if isinstance(error, IpaError):
+        told = public_text(error.message), public_text(error.hint)
+        return dict(zip(("type", "message", "hint"), (type(error).__name__, *told), strict=True))
+    return {"type": "InternalError", "message": "the server failed", "hint": "its log has the traceback"}
+
+
+def _service(http: Request) -> Service:
+    return http.app.state.service
+
+
+def _job(service: Service, id: str) -> Job:
+    job = service.ledger.get(id)
+    if job is None:
+        raise Refused(f"there is no job {id[:40]}", "it may have been forgotten", 404)
+    return job

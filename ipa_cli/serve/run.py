@@ -1,0 +1,150 @@
+"""Listen, open the engines, draw until a signal comes, then let what is drawn end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from ipa_cli.config import Settings
+from ipa_cli.engine import keywords
+from ipa_cli.engine.backend_choice import check_backend
+from ipa_cli.engine.engine import Engine
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.models import schedulers
+from ipa_cli.models.plan import make_plan
+from ipa_cli.pipeline.task import Request, load_references, make_request
+from ipa_cli.result import NullReporter, Reporter
+from ipa_cli.serve import worker
+from ipa_cli.serve.app import make_app
+from ipa_cli.serve.guard import LOOPBACK
+from ipa_cli.serve.limits import Limits
+from ipa_cli.serve.metrics import Metrics
+from ipa_cli.serve.service import Service
+from ipa_cli.serve.worker import JobReporter, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ipa_cli.models.plan import Plan
+
+KEEP_ALIVE = 30  # seconds
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen, and who may ask: see `guard.Guard`."""
+
+    host: str = "127.0.0.1"
+    port: int = 8188
+    token: str | None = None
+    origins: tuple[str, ...] = ()
+
+
+def serve(
+    settings: Settings,
+    reporter: Reporter,
+    address: Address,
+    limits: Limits,
+    warm: Sequence[tuple[int, int]] = (),
+    devices: Sequence[str] = (),
+    allow_fetch: bool = False,
+) -> None:
+    """Serve until a signal raises KeyboardInterrupt here; what is drawn then is finished, what waits is refused.
+
+    `warm` are sizes, width and height, whose graphs are opened, or compiled, before the server is ready. Raises
+    IpaError for an address that cannot be used, and what opening an engine does.
+    """
+    if address.token is None and address.host not in LOOPBACK:
+        raise UsageError(f"{address.host} is not loopback: whoever reaches it could draw", "give a --token-file")
+    schedulers.check(settings.scheduler)
+    check_backend(settings.backend, settings.precision)
+    plan = make_plan(settings, references_later=True)
+    devices = tuple(devices) or (settings.device,)
+    service = Service(settings, plan, limits, reporter, Metrics(), devices, allow_fetch)
+    stopped = threading.Event()
+
+    def failed(error: BaseException) -> None:
+        service.failure = service.failure or error
+        stopped.set()
+
+    app = make_app(service, address.host, address.token, address.origins)
+    with listening(address) as (server_socket, url):
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                server_header=False,
+            )
+        )
+        http = worker.start(lambda: server.run([server_socket]), failed, "http")
+        reporter.note(f"listening on {url}")
+        workers = [
+            worker.start(partial(_draw, service, device, warm), failed, f"engine {device}") for device in devices
+        ]
+        try:
+            stopped.wait()
+        finally:
+            service.drain()
+            for thread in workers:
+                thread.join()
+            server.should_exit = True
+            http.join()
+    if service.failure is not None:
+        raise service.failure
+
+
+def _draw(service: Service, device: str, warm: Sequence[tuple[int, int]]) -> None:
+    """Open an engine and draw with it until the queue is closed."""
+    settings = replace(service.settings, device=device)
+    reporter = JobReporter(service.reporter)
+    engine = Engine.open(settings, service.plan, reporter)
+    try:
+        for width, height in warm or ((None, None),):
+            example = _example(settings, service.plan, {"width": width, "height": height})
+            engine.prepare(example)
+            engine.warm_up(example)
+        one = Worker(engine, reporter, service.queue)
+        service.workers.append(one)
+        if service.ready:
+            service.reporter.note("ready")
+        one.work()
+    finally:
+        engine.close()
+
+
+def _example(settings: Settings, plan: Plan, size: Mapping[str, int | None]) -> Request:
+    """A request like those to come, for the graph of its shape: with a reference where an adapter is loaded."""
+    from PIL import Image
+
+    given: dict[str, Any] = {"prompt": "warm", **size}
+    if plan.adapters:
+        grey = Image.new("RGB", (64, 64), "grey")
+        given.update({"adapter": [{"image": grey}] * len(settings.adapter)} if settings.adapter else {"image": grey})
+    wanted, in_memory = keywords.of_request(settings, given)
+    return make_request(wanted, plan, load_references(wanted, NullReporter(), in_memory))
+
+
+@contextmanager
+def listening(address: Address) -> Iterator[tuple[socket.socket, str]]:
+    """A socket that listens, and its URL. Raises IpaError where it cannot."""
+    with ExitStack() as lasting:
+        try:
+            family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+            made = lasting.enter_context(socket.create_server((address.host, address.port), family=family, backlog=512))
+        except OSError as error:
+            raise IpaError(
+                f"{address.host}:{address.port} cannot be listened on: {error.strerror}",
+                "choose another --port; 0 is any",
+            ) from error
+        host, port = made.getsockname()[:2]
+        yield made, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

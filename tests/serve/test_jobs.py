@@ -1,0 +1,120 @@
+"""Our own API, against a real server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.serve.server import serving
+
+pytestmark = pytest.mark.slow
+
+
+def ended(client, job):
+    """The last event of a job."""
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
+        events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+    assert [one["step"] for one in events] == sorted(one["step"] for one in events)
+    return events[-1]
+
+
+def png(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_job_gives_the_very_file_that_generate_writes(client, ipa, world):
+    picture = png("teal")
+    Path("cat.png").write_bytes(picture)
+    body = {"prompt": "a red star", "seed": 3, "steps": 4, "scale": 0.5, "image": ["cat.png"]}
+    sent = client.post("/v1/jobs", json={**body, "files": {"cat.png": base64.b64encode(picture).decode()}})
+    assert sent.status_code == 202
+    last = ended(client, sent.json()["data"])
+    assert (last["status"], last["step"], last["steps"]) == ("done", 4, 4)
+    flags = ("--prompt", "a red star", "--seed", 3, "--steps", 4, "--scale", 0.5, "--image", "cat.png")
+    drawn = ipa("generate", *flags, "--output", "here.png", "--json").data()["images"][0]
+    data = client.get(last["pictures"][0]["url"]).content
+    assert hashlib.sha256(data).hexdigest() == last["pictures"][0]["sha256"] == drawn["sha256"]
+    assert data == Path("here.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"steps": 151}, "at most 150"),
+        ({"width": 4096, "height": 4096}, "at most 4194304"),
+        ({"num_images": 17}, "at most 16"),
+        ({"steps": 0}, "steps"),
+        ({"image": ["/etc/passwd"]}, "base64"),
+        ({"image": ["http://127.0.0.1/cat.png"]}, "fetches no addresses"),
+        ({"image": ["aGVsbG8="]}, "not a picture"),
+        ({"model": "sdxl"}, "model"),
+        ({"format": "bmp"}, "bmp"),
+        ({"adapter": [{"image": ["/etc/passwd"]}]}, ""),
+        ({"adapter": [{"source": "/etc/passwd"}]}, ""),
+    ],
+)
+def test_a_request_that_cannot_be_drawn_is_refused_at_once(client, body, said):
+    answer = client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422, answer.text
+    assert set(answer.json()) == {"schema_version", "command", "status", "data", "error"}
+    assert said in answer.json()["error"]["message"]
+
+
+def test_a_request_that_is_too_large_is_answered_413_in_our_shape(world):
+    with serving(world.environ, world.cwd, ["--max-upload", "20kB"]) as server, server.client() as client:
+        answer = client.post("/v1/jobs", json={"files": {"a": "A" * 30_000}})
+        assert (answer.status_code, answer.json()["status"]) == (413, "error")
+
+
+def test_a_job_is_cancelled_between_two_steps(client):
+    job = client.post("/v1/jobs", json={"steps": 150}).json()["data"]
+    assert client.delete(f"/v1/jobs/{job['id']}").status_code == 200
+    last = ended(client, job)
+    assert last["status"] == "cancelled" and last["step"] < 150
+    assert client.get("/v1/jobs/nothing").status_code == 404
+
+
+def test_a_server_finishes_what_it_draws_and_refuses_what_waits_when_it_is_ended(world):
+    with serving(world.environ, world.cwd) as server, server.client() as client:
+        server.wait_until_ready()
+        first, second = (client.post("/v1/jobs", json={"steps": 40}).json()["data"] for _ in range(2))
+        with client.stream("GET", f"/v1/jobs/{first['id']}/events") as answer:
+            lines = (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: "))
+            assert next(one for one in lines if one["step"] > 0)["status"] == "running"
+            with server.client() as other, other.stream("GET", f"/v1/jobs/{second['id']}/events") as waiting:
+                server.process.send_signal(signal.SIGTERM)
+                refused = [json.loads(line[6:]) for line in waiting.iter_lines() if line.startswith("data: ")][-1]
+            last = list(lines)[-1]
+        assert refused["error"]["message"] == "the server is shutting down"
+        assert last["status"] == "done" and len(last["pictures"]) == 1
+        assert server.process.wait(60) == 143
+
+
+def test_a_token_is_asked_for_everywhere_but_by_health_checks(world):
+    Path("token").write_text("0123456789abcdef\n")
+    with serving(world.environ, world.cwd, ["--token-file", "token"]) as server, server.client() as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/metrics", auth=("any", "0123456789abcdef")).status_code == 200
+        assert client.get("/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 403
+        assert client.get("/healthz", headers={"Origin": "http://evil.example"}).status_code == 403
+        assert "0123456789abcdef" not in server.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [(["--host", "0.0.0.0"], "not loopback"), (["--token-file", "short"], "3 characters")]
+)
+def test_a_server_that_anybody_could_use_is_not_started(ipa, flags, said):
+    Path("short").write_text("abc")
+    done = ipa("serve", *flags)
+    assert done.exit_code == 2 and said in done.stderr
