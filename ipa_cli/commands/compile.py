@@ -15,7 +15,7 @@ from ipa_cli.config.units import parse_picture_size, parse_range
 from ipa_cli.result import Result, Table
 
 SETTINGS = (
-    *("image", "mask", "adapter", "guidance_scale", "batch_size", *options.OF_MODEL),
+    *("image", "mask", "adapter", "guidance_scale", "guidance_start", "guidance_end", "batch_size", *options.OF_MODEL),
     *("backend", "compile_options", "device", "dtype", "precision", "cache_dir", "cache_max_size"),
 )
 Size = Annotated[
@@ -45,7 +45,8 @@ def compile(context: typer.Context, size: Size = None, dynamic: Dynamic = None) 
     """Compile a model for picture sizes, once.
 
     The graphs are kept in the cache for all later processes; those already there are not compiled again. The shape
-    256x256-b2 means 256x256 pixels and batch 2: two pictures, or one with guidance.
+    256x256-b2 means 256x256 pixels and batch 2: two pictures, or one with guidance. With guidance in part of the
+    steps (--guidance-start, --guidance-end) both graphs are compiled.
     """
     from ipa_cli.engine import compile as compiling
     from ipa_cli.engine.store import temporary_files

@@ -143,6 +143,16 @@ class Settings:
         between(0, 100),
         of_model=True,
     )
+    guidance_start: float = _setting(
+        PICTURE,
+        "fraction of the steps at which guidance begins; steps without it take half the work",
+        0.0,
+        between(0, 1),
+    )
+    guidance_end: float = _setting(PICTURE, "fraction of the steps at which guidance ends", 1.0, between(0, 1))
+    guidance_rescale: float = _setting(
+        PICTURE, "against overexposure by strong guidance, as in diffusers; 0 is off, 0.7 usual", 0.0, between(0, 1)
+    )
     height: int | None = _setting(PICTURE, "height in pixels, a multiple of 8", None, checks.side, of_model=True)
     width: int | None = _setting(PICTURE, "width in pixels, a multiple of 8", None, checks.side, of_model=True)
     seed: int | None = _setting(PICTURE, "seed of the first picture; random unless given", None, between(0, 2**63 - 1))

@@ -89,7 +89,7 @@ def compile(
     done = []
     for each in asked[:1] if span else asked:
         request = replace(make_request(each, plan, loaded), batch_size=settings.batch_size)
-        done.append(_graph(engine.compile(request, options), plan.name))
+        done += [_graph(ready, plan.name) for ready in engine.compile(request, options)]
     return Compiled(tuple(done), str(engine.device), str(engine.dtype).removeprefix("torch."), load_s)
 
 

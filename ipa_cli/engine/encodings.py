@@ -33,6 +33,7 @@ class Encodings:
         self._texts: LRU[PromptEmbeds] = LRU(ENCODED)
         self._images: LRU[list[Tensor]] = LRU(ENCODED)
         self._conditions: LRU[Conditions] = LRU(CONDITIONED)
+        self._halves: LRU[Conditions] = LRU(CONDITIONED)  # positive halves of the same
 
     def encode(self, requests: Sequence[Request], drop_encoders: bool = False) -> None:
         """Encode the prompts and references of `requests`, which are all kept from now on.
@@ -72,15 +73,21 @@ class Encodings:
 
         with self._access.lock:
             self._loras.merge_into_unet(request.loras)
-            made = self._conditions.get(content.of_conditions(request), make)
+            known_by = content.of_conditions(request)
+            made = self._conditions.get(known_by, make)
+            half = self._halves.get(known_by, lambda: denoise.positive_half(made)) if request.guided_in_part else None
             scale = conditioning.scales(request.image_prompts, attention.layers(self.model.unet))
-            context = made.context._replace(scale=scale.to(self._access.device))
-            return replace(made, context=context, spans=conditioning.spans(request.image_prompts))
+            scale, spans = scale.to(self._access.device), conditioning.spans(request.image_prompts)
+
+            def at_scale(one: Conditions, unguided: Conditions | None = None) -> Conditions:
+                return replace(one, context=one.context._replace(scale=scale), spans=spans, unguided=unguided)
+
+            return at_scale(made, half and at_scale(half))
 
     def forget(self) -> None:
         """Let go of all that is encoded: the next request is encoded anew."""
         with self._access.lock:
-            for kept in (self._texts, self._images, self._conditions):
+            for kept in (self._texts, self._images, self._conditions, self._halves):
                 kept.clear()
 
     def _encoded(self, request: Request) -> tuple[PromptEmbeds, list[Tensor]]:

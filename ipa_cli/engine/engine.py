@@ -179,23 +179,34 @@ class Engine:
     def prepare(self, request: Request, backend: str | None = None) -> Ready:
         """Hand the UNet to a backend, once for each shape of its inputs, which is kept.
 
-        The backend is the one asked for, here or when the engine was opened, or the best that is ready, with a word on
-        why. Raises what `graphs.prepare` does.
+        With guidance in part of the steps these are two shapes, and both are made ready. The backend is the one asked
+        for, here or when the engine was opened, or the best that is ready, with a word on why. Raises what
+        `graphs.prepare` does.
         """
         with self._access.lock:
             conditions = self._encodings.conditions(request)
-            return self._prepared(request, conditions, backend)
+            ready = self._prepared(request, conditions, backend)
+            if conditions.unguided is None:
+                return ready
+            return ready.beside(self._prepared(request, conditions.unguided, backend))
 
-    def compile(self, request: Request, options: Mapping[str, Any]) -> Ready:
-        """The graph for a request with exactly these options of its backend: one of the cache, or compiled for it."""
+    def compile(self, request: Request, options: Mapping[str, Any]) -> list[Ready]:
+        """The graphs for a request with exactly these options of its backend: from the cache, or compiled for it.
+
+        One, or with guidance in part of the steps one for each kind of step.
+        """
         with self._access.working("preparing"), self._opening():
-            example = self.example_inputs(request)
-            factor = self.model.architecture.latent_factor
-            wanted = graphs.Wanted(self._backend, self.plan.name, example, options, (), factor)
-            return graphs.prepare(self.model.unet, wanted, graph_store(self.settings), True, self.reporter)
+            conditions, factor = self._encodings.conditions(request), self.model.architecture.latent_factor
+            made = []
+            for each in filter(None, (conditions, conditions.unguided)):
+                example = self._example(request, each)
+                wanted = graphs.Wanted(self._backend, self.plan.name, example, options, (), factor)
+                store = graph_store(self.settings)
+                made.append(graphs.prepare(self.model.unet, wanted, store, True, self.reporter))
+            return made
 
     def example_inputs(self, request: Request) -> UNetInputs:
-        """The inputs of a UNet call as every step of `request` makes it."""
+        """The inputs of a UNet call as every step of `request` makes it, with guidance where some have none."""
         with self._access.lock:
             return self._example(request, self._encodings.conditions(request))
 
@@ -261,17 +272,28 @@ class Engine:
         return first
 
     def time_step(self, request: Request) -> float:
-        """Call the UNet once, as a step does; seconds until the device is done."""
+        """Call the UNet once, as a step does; seconds until the device is done.
+
+        With guidance in part of the steps it is called once for each kind: seconds of a step on average.
+        """
         with self._access.lock:
             conditions = self._encodings.conditions(request)
-            denoiser = self._prepared(request, conditions).denoiser
-            with self._access.working("warming up", self.model.unet):
-                inputs = self._example(request, conditions)
-                timing.synchronize(self.device)
-                started = time.perf_counter()
-                denoiser(inputs)
-                timing.synchronize(self.device)
-                return time.perf_counter() - started
+            seconds = self._time_call(request, conditions)
+            if conditions.unguided is None:
+                return seconds
+            guided = request.guided_steps(request.steps)
+            share = sum(guided) / len(guided)
+            return share * seconds + (1 - share) * self._time_call(request, conditions.unguided)
+
+    def _time_call(self, request: Request, conditions: Conditions) -> float:
+        denoiser = self._prepared(request, conditions).denoiser
+        with self._access.working("warming up", self.model.unet):
+            inputs = self._example(request, conditions)
+            timing.synchronize(self.device)
+            started = time.perf_counter()
+            denoiser(inputs)
+            timing.synchronize(self.device)
+            return time.perf_counter() - started
 
     # --- pictures --------------------------------------------------------------------------------------------------
 
@@ -295,6 +317,8 @@ class Engine:
         with self._access.lock:
             conditions = self._encodings.conditions(request)
             denoiser = self._prepared(request, conditions).denoiser
+            half = conditions.unguided
+            unguided = None if half is None else self._prepared(request, half).denoiser
             clock = timing.StepClock(self.device)
             steps = sampler.of(self._schedule(request.scheduler, request.steps), request.steps, seeds)
             calls = len(steps.timesteps)
@@ -306,7 +330,7 @@ class Engine:
                     advance()
 
                 noise = self._noise(request, seeds)
-                latents = denoise.denoise(request, conditions, denoiser, steps, noise, clock, stepped)
+                latents = denoise.denoise(request, conditions, denoiser, steps, noise, clock, stepped, unguided)
                 timing.synchronize(self.device)
             began = time.perf_counter()
             with self._access.working("decoding", self.model.vae):

@@ -64,7 +64,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Ready:
-    """A denoiser and where it came from: `origin` is uncompiled, cache or compiled; times in seconds."""
+    """A denoiser and where it came from: `origin` is uncompiled, cache or compiled; times in seconds.
+
+    `unguided` is that of the steps without guidance where a request has both kinds; the times are those of both.
+    """
 
     denoiser: Denoiser
     backend: str
@@ -73,11 +76,20 @@ class Ready:
     entry: Entry | None = None
     open_s: float = 0.0
     compile_s: float = 0.0
+    unguided: Ready | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
         """Which graph it is, as data."""
-        return {"origin": self.origin, "id": self.entry.id if self.entry else None, "why": self.why}
+        own = {"origin": self.origin, "id": self.entry.id if self.entry else None, "why": self.why}
+        return own if self.unguided is None else {**own, "unguided": self.unguided.facts}
+
+    def beside(self, unguided: Ready) -> Ready:
+        """This one for steps with guidance, and another for those without, which may be the same."""
+        if unguided is self:
+            return replace(self, unguided=unguided)
+        opened, compiled = self.open_s + unguided.open_s, self.compile_s + unguided.compile_s
+        return replace(self, open_s=opened, compile_s=compiled, unguided=unguided)
 
 
 def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, Any]:

@@ -32,6 +32,9 @@ class RequestSettings(TypedDict, total=False):
     height: int | None
     steps: int | None
     guidance_scale: float | None
+    guidance_start: float | None
+    guidance_end: float | None
+    guidance_rescale: float | None
     scheduler: str | None
     seed: int | None
     batch_size: int | None

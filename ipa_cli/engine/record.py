@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Settings that a picture records as they came out, for itself alone, ...
 CAME_OUT = (
     *("prompt", "negative_prompt", "image", "scale", "steps", "guidance_scale", "height", "width", "seed"),
+    *("guidance_start", "guidance_end", "guidance_rescale"),
     *("model", "load_format", "variant", "revision", "backend", "device", "dtype"),
 )
 # ... and those that say nothing of how it looks. All others are recorded as they were asked for.
@@ -43,6 +44,9 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "height": request.height,
         "steps": request.steps,
         "guidance_scale": request.guidance_scale,
+        "guidance_start": request.guidance_start,
+        "guidance_end": request.guidance_end,
+        "guidance_rescale": request.guidance_rescale,
         "seed": request.seeds[number],
         "scheduler": scheduler_name(engine, request),
         "model": public_name(engine.plan.name),

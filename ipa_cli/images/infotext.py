@@ -16,8 +16,8 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     """Write settings as the text A1111's web UI puts into chunk `parameters`.
 
     Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `scheduler` (ours
-    or diffusers' class), `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`, `start`, `end`},
-    where they are set.
+    or diffusers' class), `guidance_start`, `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and
+    `adapters`, a list of {`model`, `scale`, `start`, `end`}, where they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
@@ -30,6 +30,8 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         ("Seed", settings["seed"]),
         ("Size", f"{settings['width']}x{settings['height']}"),
     ]
+    guidance = [(label, settings.get(key, off), off) for label, key, off in _GUIDANCE]
+    pairs += [(label, value) for label, value, off in guidance if value != off]
     if settings.get("model"):
         pairs.append(("Model", settings["model"]))
     pairs += [
@@ -79,7 +81,13 @@ def parse_parameters(text: str) -> dict[str, str]:
     return parsed
 
 
+# Beyond what A1111 itself writes there, but for "Skip Early CFG".
 _EXTRAS = (("Backend", "backend"), ("Graph", "graph"))
+_GUIDANCE = (
+    ("Skip Early CFG", "guidance_start", 0),
+    ("Guidance End", "guidance_end", 1),
+    ("Guidance Rescale", "guidance_rescale", 0),
+)
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not storable as UTF-8 text of a PNG
 _RUN = re.compile(r"[\w \-/]+")
 _VALUE = re.compile(r':\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -173,6 +181,9 @@ _READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("steps", "Steps", int),
     ("scheduler", "Sampler", _scheduler),
     ("guidance_scale", "CFG scale", _finite),
+    ("guidance_start", "Skip Early CFG", _finite),
+    ("guidance_end", "Guidance End", _finite),
+    ("guidance_rescale", "Guidance Rescale", _finite),
     ("seed", "Seed", int),
     ("width", "Size-1", int),
     ("height", "Size-2", int),

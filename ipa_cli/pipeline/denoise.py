@@ -30,13 +30,15 @@ class BrokenPicture(IpaError):
 class Conditions:
     """What steers the UNet, made once per prompt and reference: see `inputs.Context`.
 
-    `spans` holds for each row of the context's scale the fractions of the steps between which it is not 0.
+    `spans` holds for each row of the context's scale the fractions of the steps between which it is not 0. `unguided`
+    is the positive half alone, for a request with guidance in part of its steps.
     """
 
     architecture: Architecture
     context: Context
     pooled: Tensor | None  # (B, pooled), see `PromptEmbeds`
     spans: tuple[tuple[float, float], ...] = ()
+    unguided: Conditions | None = None
 
 
 def scales(conditions: Conditions, steps: int) -> list[Tensor]:
@@ -60,6 +62,23 @@ def for_several(conditions: Conditions, pictures: int) -> Conditions:
             image=[[pair.repeat_interleave(pictures, dim=1) for pair in adapter] for adapter in context.image],
         ),
         pooled=None if pooled is None else pooled.repeat_interleave(pictures, dim=0),
+    )
+
+
+def positive_half(conditions: Conditions) -> Conditions:
+    """The conditions of the same pictures without guidance."""
+
+    def half(pair: Tensor) -> Tensor:
+        return pair[:, pair.shape[1] // 2 :].contiguous()
+
+    context, pooled = conditions.context, conditions.pooled
+    return replace(
+        conditions,
+        context=context._replace(
+            text=[half(pair) for pair in context.text],
+            image=[[half(pair) for pair in adapter] for adapter in context.image],
+        ),
+        pooled=None if pooled is None else pooled[len(pooled) // 2 :],
     )
 
 
@@ -92,27 +111,48 @@ def denoise(
     noise: Tensor,
     clock: StepClock,
     advance: Callable[[], None],
+    unguided: Denoiser | None = None,
 ) -> Tensor:
-    """Go through the sampler's steps from pure noise, (pictures, 4, h, w); returns the latents of the pictures."""
+    """Go through the sampler's steps from pure noise, (pictures, 4, h, w); returns the latents of the pictures.
+
+    With guidance in part of the steps, the others call `unguided` with `Conditions.unguided`.
+    """
     import torch
 
     timesteps = torch.tensor(sampler.timesteps, device=noise.device)
     scale = scales(conditions, len(timesteps))
     latents = sampler.begin(noise)
-    template = unet_inputs(request, conditions, latents, timesteps[0])
-    repeats = len(template.sample) // len(latents)
+    guided = request.guided_steps(len(timesteps))
+    calls = {request.guided: (denoiser, unet_inputs(request, conditions, latents, timesteps[0]))}
+    if conditions.unguided is not None and unguided is not None:
+        calls[False] = unguided, unet_inputs(request, conditions.unguided, latents, timesteps[0])
     clock.mark()
     for step in range(len(timesteps)):
-        sample = sampler.scaled(latents, step).repeat(repeats, 1, 1, 1)
-        context = conditions.context._replace(scale=scale[step])
-        predicted = denoiser(replace(template, sample=sample, timestep=timesteps[step], context=context))
-        if request.guided:
-            negative, positive = predicted.chunk(2)
-            predicted = negative + request.guidance_scale * (positive - negative)
+        call, template = calls[guided[step]]
+        sample = sampler.scaled(latents, step).repeat(len(template.sample) // len(latents), 1, 1, 1)
+        context = template.context._replace(scale=scale[step])
+        predicted = call(replace(template, sample=sample, timestep=timesteps[step], context=context))
+        if guided[step]:
+            predicted = _guided(predicted, request.guidance_scale, request.guidance_rescale)
         latents = sampler.after(latents, predicted, step)
         clock.mark()
         advance()
     return latents
+
+
+def _guided(predicted: Tensor, scale: float, rescale: float) -> Tensor:
+    """The prediction that both halves, the negative one first, make together.
+
+    `rescale` takes it towards the deviation of the positive half: section 3.4 of https://arxiv.org/abs/2305.08891, and
+    diffusers' `rescale_noise_cfg`.
+    """
+    negative, positive = predicted.chunk(2)
+    joined = negative + scale * (positive - negative)
+    if not rescale:
+        return joined
+    axes = list(range(1, joined.ndim))
+    alike = joined * (positive.std(axes, keepdim=True) / joined.std(axes, keepdim=True))
+    return rescale * alike + (1 - rescale) * joined
 
 
 def decode(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> list[Image.Image]:

@@ -87,11 +87,23 @@ class Request:
     seeds: tuple[int, ...]
     batch_size: int = 1
     loras: tuple[Lora, ...] = ()
+    guidance_start: float = 0.0  # fractions of the steps: guidance acts in those that lie wholly between
+    guidance_end: float = 1.0
+    guidance_rescale: float = 0.0
 
     @property
     def guided(self) -> bool:
         """Whether the UNet sees a negative half too, as in diffusers."""
         return self.guidance_scale > 1
+
+    @property
+    def guided_in_part(self) -> bool:
+        """Whether some steps have guidance, which take a batch of both halves, and others have none."""
+        return self.guided and (self.guidance_start, self.guidance_end) != (0, 1)
+
+    def guided_steps(self, steps: int) -> list[bool]:
+        """Which of so many steps have guidance: those in a limited interval, https://arxiv.org/abs/2404.07724."""
+        return [self.guided and counts(self.guidance_start, self.guidance_end, step, steps) for step in range(steps)]
 
     @property
     def batches(self) -> list[list[int]]:
@@ -188,6 +200,7 @@ def make_request(
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
     check_masks(image_prompts, chosen["width"], chosen["height"])
+    _check_span(settings.guidance_start, settings.guidance_end, chosen["steps"], "guidance", "guidance")
     if any(image_prompt.masks for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
     return Request(
@@ -199,6 +212,9 @@ def make_request(
         seeds=seeds,
         batch_size=min(settings.batch_size, len(seeds)),
         loras=loras,
+        guidance_start=settings.guidance_start,
+        guidance_end=settings.guidance_end,
+        guidance_rescale=settings.guidance_rescale,
     )
 
 
@@ -257,12 +273,7 @@ def _image_prompt(
     else:
         pattern, usual = layers.parse(config.layers, known), 1.0  # the table contains the scales
     start, end = config.start, config.end
-    if start >= end:
-        raise UsageError(f"the reference would act from {start:g} to {end:g} of the steps", "--ip-start 0 --ip-end 1")
-    if not any(counts(start, end, step, steps) for step in range(steps)):
-        raise UsageError(
-            f"none of the {steps} steps lies wholly between {start:g} and {end:g}", "widen --ip-start to --ip-end"
-        )
+    _check_span(start, end, steps, "the reference", "ip")
     references = loaded.references
     encoded = None if config.embeds is None else image_embeds.read(config.embeds, adapter)
     if encoded is None and not references:
@@ -293,6 +304,17 @@ def _image_prompt(
         encoded,
         loaded.masks,
     )
+
+
+def _check_span(start: float, end: float, steps: int, what: str, flag: str) -> None:
+    """Raise UsageError unless some step lies wholly between two fractions of the steps."""
+    if start >= end:
+        raise UsageError(f"{what} would act from {start:g} to {end:g} of the steps", f"--{flag}-start 0 --{flag}-end 1")
+    if not any(counts(start, end, step, steps) for step in range(steps)):
+        raise UsageError(
+            f"none of the {steps} steps lies wholly between {start:g} and {end:g}",
+            f"widen --{flag}-start to --{flag}-end",
+        )
 
 
 def name_fields(request: Request, number: int) -> dict[str, Any]:

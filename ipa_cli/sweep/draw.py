@@ -76,7 +76,8 @@ def draw_points(
 
 def graphs_made(graphs: Mapping[Size, Ready]) -> int:
     """CUDA graphs captured and functions compiled in this process so far."""
-    captured = {id(graph.denoiser): getattr(graph.denoiser, "captures", 0) for graph in graphs.values()}
+    every = [one.denoiser for graph in graphs.values() for one in (graph, graph.unguided) if one is not None]
+    captured = {id(denoiser): getattr(denoiser, "captures", 0) for denoiser in every}
     dynamo = sys.modules.get("torch._dynamo.utils")  # not imported: nothing was compiled
     return sum(captured.values()) + (dynamo.counters["stats"]["unique_graphs"] if dynamo else 0)
 

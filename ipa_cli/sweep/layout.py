@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli import __version__
 from ipa_cli.backends import AUTO
-from ipa_cli.config import Settings
+from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.record import adapter_name, scheduler_name
@@ -59,7 +59,9 @@ class Layout:
 def describe_request(settings: Settings, model: Plan, layout: Layout, backend: str) -> dict[str, Any]:
     """What determines the pictures beside the axes, as far as it is known before torch is imported."""
     base = layout.base
+    guidance = {name: getattr(base, name) for name in ("guidance_start", "guidance_end", "guidance_rescale")}
     chosen = {
+        **{name: value for name, value in guidance.items() if value != FIELDS[name].default},
         "scheduler": settings.scheduler,
         "dtype": None if settings.dtype == "auto" else settings.dtype,
         "backend": None if backend == AUTO else [backend] * len(layout.sweep.sizes),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ipa_cli import cache
 from ipa_cli.config import Settings
-from ipa_cli.engine import encodings
+from ipa_cli.engine import encodings, graphs
 from ipa_cli.engine.content import LRU, of_conditions, of_images, of_text
 from ipa_cli.engine.engine import Engine
 from ipa_cli.images import reference
@@ -104,6 +104,45 @@ def test_a_batch_is_drawn_in_one_call_a_step(engine, calls):
     assert calls["unet"] == 10
     for number in range(3):
         assert abs(np.asarray(one_by_one[number], int) - np.asarray(at_once[number], int)).max() <= 1
+
+
+def test_steps_without_guidance_take_half_the_batch(engine, monkeypatch):
+    batches = []
+    hook = engine.model.unet.register_forward_pre_hook(lambda _, args: batches.append(args[0].sample.shape[0]))
+    try:
+        in_part = request(engine, steps=5, guidance_start=0.2, guidance_end=0.8, num_images=2, batch_size=2)
+        ready = engine.prepare(in_part)
+        assert ready.facts["unguided"]["origin"] == "uncompiled" and not batches
+        engine.draw(in_part)
+        assert batches == [2, 4, 4, 4, 2]
+        del batches[:]
+        engine.time_step(in_part)
+        assert batches == [4, 2]  # both are warm then
+        del batches[:]
+        engine.draw(request(engine, steps=2, guidance_scale=1.0, guidance_start=0.5))
+        assert batches == [1, 1]
+    finally:
+        hook.remove()
+    made = []
+    monkeypatch.setattr(graphs, "prepare", lambda unet, wanted, *_: made.append(wanted.example.sample.shape[0]))
+    engine.compile(in_part, {})
+    assert made == [4, 2]
+    engine.compile(replace(in_part, guidance_start=0.0, guidance_end=1.0), {})
+    assert made == [4, 2, 4]
+
+
+def test_a_guidance_interval_goes_with_batches_masks_and_windows_of_adapters(engine):
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    asked = request(engine, plain("red"), steps=4, num_images=3, guidance_start=0.25, guidance_end=0.75, ip_end=0.5)
+    (prompt,) = asked.image_prompts
+    asked = replace(asked, image_prompts=(replace(prompt, masks=(reference.of_image(mask, as_mask=True),)),))
+    one_by_one, at_once = engine.draw(asked).images, engine.draw(replace(asked, batch_size=2)).images
+    for number in range(3):
+        assert abs(np.asarray(one_by_one[number], int) - np.asarray(at_once[number], int)).max() <= 1
+    without = replace(asked, guidance_start=0.0, guidance_end=1.0)
+    assert (pixels(engine, asked) != pixels(engine, without)).any()
+    assert (pixels(engine, asked) == np.asarray(one_by_one[0], int)).all()
 
 
 def test_weights_and_masks_are_content_and_scales_are_not(engine):

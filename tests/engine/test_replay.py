@@ -58,7 +58,12 @@ def test_so_does_one_that_left_everything_to_the_model_and_chance(ipa, world, mo
     assert (world.cwd / "again.png").read_bytes() == (world.cwd / "cat.png").read_bytes()
 
 
-@pytest.mark.parametrize("flags", [("--scheduler", "ddim"), ("--ip-adapter", "none"), ("--dtype", "bfloat16")])
+GUIDANCE = ("--guidance-start", 0.25, "--guidance-end", 0.75, "--guidance-rescale", 0.7, "--steps", 4)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--scheduler", "ddim"), ("--ip-adapter", "none"), ("--dtype", "bfloat16"), GUIDANCE]
+)
 def test_so_do_unusual_settings(ipa, world, flags):
     assert ipa("generate", *FAST, *flags, "--output", "cat.png").exit_code == 0
     ran = ipa("generate", "--from", "cat.png", "--output", "again.png")

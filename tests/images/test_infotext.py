@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ipa_cli.images.infotext import parameters_text, parse_parameters
+from ipa_cli.images.infotext import parameters_text, parse_parameters, settings_of
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.models.schedulers import SCHEDULERS
 from tests.images.carried import SETTINGS, png_with
@@ -42,6 +42,14 @@ def a1111(text: str) -> dict[str, str]:
         size = re.match(r"^(\d+)x(\d+)$", value)
         result |= {f"{name}-1": size[1], f"{name}-2": size[2]} if size else {name: value}
     return result
+
+
+def test_guidance_is_written_where_it_is_unusual():
+    assert not {"Skip Early CFG", "Guidance End", "Guidance Rescale"} & a1111(parameters_text(SETTINGS)).keys()
+    unusual = {"guidance_start": 0.2, "guidance_end": 0.8, "guidance_rescale": 0.7}
+    text = parameters_text({**SETTINGS, **unusual})
+    assert a1111(text) | {"Skip Early CFG": "0.2", "Guidance End": "0.8", "Guidance Rescale": "0.7"} == a1111(text)
+    assert settings_of(parse_parameters(text)) | unusual == settings_of(parse_parameters(text))
 
 
 def writable(text: str) -> str:

@@ -113,6 +113,29 @@ def test_steps_outside_start_and_end_have_no_reference(ipa, diffusers_pipeline):
     assert abs(ours(ipa, 0.8) - expected).max() > 1
 
 
+@pytest.mark.parametrize(("start", "end", "guided"), [(0.25, 0.75, (1, 2)), (0, 0.5, (0, 1)), (0.5, 1, (2, 3))])
+def test_steps_outside_the_guidance_interval_have_none(ipa, diffusers_pipeline, start, end, guided):
+    """With a guidance scale of (nearly) 1 diffusers' steps come to the positive half alone."""
+    none = 1 + 1e-9
+
+    def switch(pipeline, step: int, *_) -> dict:
+        pipeline._guidance_scale = 5.0 if step + 1 in guided else none  # for the step that follows
+        return {}
+
+    first = 5.0 if 0 in guided else none
+    expected = theirs(diffusers_pipeline, 0.6, callback_on_step_end=switch, guidance_scale=first)
+    assert abs(ours(ipa, 0.6, "--guidance-start", start, "--guidance-end", end) - expected).max() <= 1
+    assert abs(ours(ipa, 0.6) - expected).max() > 1
+
+
+@pytest.mark.parametrize("rescale", [0.7, 1.0])
+def test_rescaled_guidance_is_diffusers(ipa, diffusers_pipeline, rescale):
+    expected = theirs(diffusers_pipeline, 0.6, guidance_rescale=rescale, guidance_scale=9.0)
+    flags = ("--guidance-scale", 9, "--guidance-rescale", rescale)
+    assert abs(ours(ipa, 0.6, *flags) - expected).max() <= 1
+    assert abs(ours(ipa, 0.6, *flags[:2]) - expected).max() > 1
+
+
 @pytest.fixture
 def pictures(world) -> list[Path]:
     """Three square reference pictures unlike each other, and one that is wide."""

@@ -108,6 +108,8 @@ def test_a_picture_named_twice_is_read_once_and_one_in_memory_is_not_read(pictur
     [
         ({"ip_start": 0.5, "ip_end": 0.5}, "from 0.5 to 0.5 of the steps"),
         ({"ip_start": 0.6, "ip_end": 0.7, "steps": 2}, "none of the 2 steps lies wholly between 0.6 and 0.7"),
+        ({"guidance_start": 0.6, "guidance_end": 0.7, "steps": 2}, "none of the 2 steps lies wholly between 0.6"),
+        ({"guidance_start": 0.6, "guidance_end": 0.5}, "guidance would act from 0.6 to 0.5 of the steps"),
         ({"ip_layers": '{"down": 1}', "ip_mode": "style"}, "both choose layers"),
         ({"image_weight": (1.0, 0.5), "image": (REFERENCE,)}, "2 image weights for 1 reference picture"),
         ({"image_weight": (0.0,), "image": (REFERENCE,)}, "all image weights are 0"),
