@@ -24,7 +24,7 @@ from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import UsageError
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline.prompts import warn_of_spelling
+from ipa_cli.pipeline import prompts
 from ipa_cli.pipeline.task import load_references, make_request
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Engine:
         image: Source | Sequence[Source] | None = None,
         scale: float | None = None,
         negative_prompt: str | None = None,
+        prompt_syntax: str | None = None,
         width: int | None = None,
         height: int | None = None,
         steps: int | None = None,
@@ -151,7 +152,7 @@ class Engine:
         schedulers.check(asked.scheduler)
         request = make_request(asked, engine.plan, load_references(asked, reporter, in_memory))
         diffusers_schedulers.check_steps(request.scheduler, engine.plan, request.steps)
-        warn_of_spelling((request.prompt, request.negative_prompt), reporter)
+        prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)
         timings = {

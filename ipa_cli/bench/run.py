@@ -19,7 +19,7 @@ from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_settings
 from ipa_cli.config.values import settings_as_json
 from ipa_cli.hardware import cores
-from ipa_cli.pipeline.prompts import warn_of_spelling
+from ipa_cli.pipeline import prompts
 from ipa_cli.result import Reporter
 
 UNFINISHED, INTERRUPTED, OUT_OF_TIME = "not finished", "interrupted", "out of time"
@@ -67,7 +67,8 @@ def bench(
     unfinished bench of the same workload left in `folder` (see `files.unfinished`): this one continues it with its
     graphs.
     """
-    warn_of_spelling((workload.settings.prompt or "", workload.settings.negative_prompt), reporter)
+    asked = workload.settings
+    prompts.review((asked.prompt or "", asked.negative_prompt), asked.prompt_syntax, reporter)
     started = time.monotonic()
     ends = math.inf if limits.budget is None else started + limits.budget
     results = replace(_begin(workload, specs, earlier or {}), runs=limits.runs)

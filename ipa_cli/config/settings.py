@@ -83,6 +83,12 @@ class Settings:
 
     prompt: str | None = _setting(PICTURE, "what to draw", None, checks.prompt, of_model=True)
     negative_prompt: str = _setting(PICTURE, "what to keep out of the picture", "", checks.prompt)
+    prompt_syntax: str = _setting(
+        PICTURE,
+        "how prompts are read: a1111 or comfyui for weights such as (fox:1.3), or literal",
+        "a1111",
+        Choice(("a1111", "comfyui", "literal")),
+    )
     image: tuple[str, ...] = _setting(
         REFERENCE,
         "reference image: a file, folder, pattern, URL or - for stdin; repeatable",

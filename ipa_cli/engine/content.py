@@ -42,7 +42,7 @@ class LRU(Generic[Value]):
 
 def of_text(request: Request) -> Hashable:
     """What the encoded prompts of a request depend on."""
-    texts = request.prompt, request.negative_prompt if request.guided else None
+    texts = request.prompt, request.negative_prompt if request.guided else None, request.prompt_syntax
     return texts, tuple((lora.file.sha256, lora.text_weight) for lora in request.loras if lora.changes_text)
 
 

@@ -99,9 +99,7 @@ class Encodings:
             self._check_encoders()
             self._loras.merge_into_text_encoders(request.loras)
             with self._access.working("encoding", *model.text_encoders):
-                return conditioning.encode_text(
-                    model, request.prompt, request.negative_prompt, request.guided, self._access.device, self._reporter
-                )
+                return conditioning.encode_text(model, request, self._access.device, self._reporter)
 
         def images() -> list[Tensor]:
             self._check_encoders()

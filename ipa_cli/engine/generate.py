@@ -153,7 +153,8 @@ def _checked(
     loaded = load_references(settings, reporter)
     plan = make_plan(settings)
     requests = make_requests(settings, plan, loaded, several, lora.load(settings.lora, plan, reporter))
-    prompts.warn_of_spelling([text for one in requests for text in (one.prompt, one.negative_prompt)], reporter)
+    texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
+    prompts.review(texts, requests[0].prompt_syntax, reporter)
     if recorded is not None:
         replay.check_same(recorded, settings, requests[0].references, reporter)
     fields = [name_fields(request, number) for request in requests for number in range(len(request.seeds))]

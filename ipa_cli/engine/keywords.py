@@ -28,6 +28,7 @@ class RequestSettings(TypedDict, total=False):
     image: Source | Sequence[Source] | None
     scale: float | None
     negative_prompt: str | None
+    prompt_syntax: str | None
     width: int | None
     height: int | None
     steps: int | None

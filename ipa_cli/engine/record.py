@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
 # Settings that a picture records as they came out, for itself alone, ...
 CAME_OUT = (
-    *("prompt", "negative_prompt", "image", "scale", "steps", "guidance_scale", "height", "width", "seed"),
+    *(
+        "prompt",
+        "negative_prompt",
+        "prompt_syntax",
+        "image",
+        "scale",
+        "steps",
+        "guidance_scale",
+        "height",
+        "width",
+        "seed",
+    ),
     *("guidance_start", "guidance_end", "guidance_rescale"),
     *("model", "load_format", "variant", "revision", "backend", "device", "dtype"),
 )
@@ -40,6 +51,7 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
     recorded = {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
+        "prompt_syntax": request.prompt_syntax,
         "width": request.width,
         "height": request.height,
         "steps": request.steps,

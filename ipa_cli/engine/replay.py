@@ -19,6 +19,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
 from ipa_cli.images.reference import Reference
 from ipa_cli.models import architectures, schedulers
+from ipa_cli.models.prompts.syntax import A1111, COMFYUI, LITERAL
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import STDIN
 
@@ -151,6 +152,7 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
         values["scale"] = adapters[0].get("scale")
     if "scheduler" not in asked:
         _put_scheduler(values, left_out, chunk.get("scheduler"), schedulers.names("class_name"))
+    values.setdefault("prompt_syntax", LITERAL)  # pictures from before there was another
     values["num_images"] = 1
     return Recorded(path, values, tuple(left_out), tuple(used))
 
@@ -184,21 +186,27 @@ def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
     return values, left_out
 
 
-# Name of a picture's text -> its reader; the first one present is used.
-_READERS = {"invokeai_metadata": invokeai.read, "parameters": _a1111, "prompt": comfyui.read}
+# Name of a picture's text -> its reader, and the syntax of its prompts; the first one present is used.
+_READERS = {
+    "invokeai_metadata": (invokeai.read, LITERAL),  # compel's syntax, which none here is
+    "parameters": (_a1111, A1111),
+    "prompt": (comfyui.read, COMFYUI),
+}
 
 
 def _foreign(path: Path, texts: Mapping[str, str]) -> Recorded:
     name = next(name for name in _READERS if texts.get(name, "").strip())
+    read, syntax = _READERS[name]
     try:
-        values, left_out = _READERS[name](texts[name])
+        values, left_out = read(texts[name])
     except ValueError as error:
         raise IpaError(
             f"{path}: its text `{name}` is not understood: {error}", "say what to draw with flags"
         ) from error
     said = [" ".join(text.split())[:120] for text in left_out[:MOST_LEFT_OUT]]
     more = len(left_out) - len(said)
-    return Recorded(path, {**values, "num_images": 1}, (*said, f"{more} more") if more else tuple(said))
+    values = {"prompt_syntax": syntax, **values, "num_images": 1}
+    return Recorded(path, values, (*said, f"{more} more") if more else tuple(said))
 
 
 def _put_scheduler(values: dict[str, Any], left_out: list[str], written: Any, names: Mapping[str, str]) -> None:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ipa_cli import __version__
+from ipa_cli.models.prompts import syntax
 from ipa_cli.models.schedulers import SCHEDULERS, names
 
 
 def parameters_text(settings: Mapping[str, Any]) -> str:
     """Write settings as the text A1111's web UI puts into chunk `parameters`.
 
-    Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `scheduler` (ours
-    or diffusers' class), `guidance_start`, `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and
-    `adapters`, a list of {`model`, `scale`, `start`, `end`}, where they are set.
+    Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `prompt_syntax` (A1111's
+    unless given, into which both are brought), `scheduler` (ours or diffusers' class), `guidance_start`, `guidance_end`,
+    `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`, `start`, `end`}, where
+    they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
@@ -39,11 +41,15 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         for number, adapter in enumerate(settings.get("adapters") or ())
     ]
     pairs += [(label, settings[key]) for label, key in _EXTRAS if settings.get(key)]
+    written, as_a1111 = settings.get("prompt_syntax") or syntax.A1111, syntax.as_a1111
+    prompts = [as_a1111(settings.get(name) or "", written) for name in ("prompt", "negative_prompt")]
+    if any(syntax.is_marked(text) for text in prompts):
+        pairs.append((_SYNTAX, syntax.A1111))
     pairs.append(("Version", f"ipa {__version__}"))
 
-    lines = [_plain(settings.get("prompt") or "")]
-    if settings.get("negative_prompt"):
-        lines.append(f"Negative prompt: {_plain(settings['negative_prompt'])}")
+    lines = [_plain(prompts[0])]
+    if prompts[1]:
+        lines.append(f"Negative prompt: {_plain(prompts[1])}")
     lines.append(", ".join(f"{key}: {_quoted(_plain(value))}" for key, value in pairs))
     return "\n".join(lines)
 
@@ -81,6 +87,7 @@ def parse_parameters(text: str) -> dict[str, str]:
     return parsed
 
 
+_SYNTAX = "Prompt syntax"  # in pictures of ipa whose prompts have brackets: earlier versions wrote those as they were
 # Beyond what A1111 itself writes there, but for "Skip Early CFG".
 _EXTRAS = (("Backend", "backend"), ("Graph", "graph"))
 _GUIDANCE = (
@@ -153,6 +160,8 @@ def settings_of(parsed: Mapping[str, str]) -> dict[str, Any]:
                 settings[key] = reader(parsed[label])
             except ValueError:
                 continue  # not what A1111 writes there
+    if parsed.get("Version", "").startswith("ipa ") and _SYNTAX not in parsed:
+        settings["prompt_syntax"] = syntax.LITERAL
     return settings
 
 
@@ -178,6 +187,7 @@ def _scheduler(sampler: str) -> str:
 _READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("prompt", "Prompt", str),
     ("negative_prompt", "Negative prompt", str),
+    ("prompt_syntax", _SYNTAX, str),
     ("steps", "Steps", int),
     ("scheduler", "Sampler", _scheduler),
     ("guidance_scale", "CFG scale", _finite),

@@ -132,6 +132,7 @@ def _comment(comment: bytes) -> str:
 _TYPES: dict[str, tuple[type, ...]] = {
     "prompt": (str,),
     "negative_prompt": (str,),
+    "prompt_syntax": (str,),
     "steps": (int,),
     "scheduler": (str,),
     "guidance_scale": (int, float),

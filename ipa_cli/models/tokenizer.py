@@ -21,7 +21,7 @@ class Tokenizer:
         limit: int = 77,
     ):
         import tokenizers
-        from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+        from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
         bpe = models.BPE(
             vocab=dict(ids),
@@ -47,20 +47,18 @@ class Tokenizer:
         made.add_tokens(list(added))
         number: Any = made.token_to_id
         self.pad: int = number(special["pad_token"])
-        bos, eos = ((special[name], number(special[name])) for name in ("bos_token", "eos_token"))
-        made.post_processor = processors.RobertaProcessing(eos, bos, False, False)
+        self.bos: int = number(special["bos_token"])
+        self.eos: int = number(special["eos_token"])
         self.model_max_length = limit
         self._made: Any = made
 
     def ids(self, text: str) -> list[int]:
-        """All ids, between those that begin and end a text."""
+        """The ids of a text, without those that begin and end it."""
         return self._made.encode(text).ids
 
-    def window(self, ids: Sequence[int]) -> list[int]:
-        """As many of all ids of a text as the encoder takes: cut before the end, or padded."""
-        if len(ids) > self.model_max_length:
-            return [*ids[: self.model_max_length - 1], ids[-1]]
-        return [*ids, *[self.pad] * (self.model_max_length - len(ids))]
+    def number(self, token: str) -> int | None:
+        """The id of a token, None where there is none."""
+        return self._made.token_to_id(token)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids, as people write it."""

@@ -39,6 +39,10 @@ VISION: Mapping[str, Any] = {
 }
 
 
+# Embeddings, (hidden,), in place of those of some tokens, by their row and position: textual inversion.
+Vectors = Mapping[tuple[int, int], Tensor]
+
+
 class TextStates(NamedTuple):
     """What a text encoder says of token ids (B, tokens)."""
 
@@ -129,8 +133,11 @@ class TextEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+    def forward(self, ids: Tensor, vectors: Vectors = {}) -> Tensor:
+        tokens = self.token_embedding(ids)
+        for at, vector in vectors.items():
+            tokens[at] = vector.to(tokens.device, tokens.dtype)
+        return tokens + self.position_embedding.weight[: ids.shape[1]]
 
 
 class TextTransformer(nn.Module):
@@ -149,8 +156,9 @@ class TextEncoder(nn.Module):
         self.text_model = TextTransformer(config)
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False) if projected else None
 
-    def forward(self, ids: Tensor) -> TextStates:
-        penultimate, states = self.text_model.encoder(self.text_model.embeddings(ids), causal=True)
+    def forward(self, ids: Tensor, vectors: Vectors = {}) -> TextStates:
+        """The states of ids (B, tokens); `vectors` replace the embeddings of tokens, see `Vectors`."""
+        penultimate, states = self.text_model.encoder(self.text_model.embeddings(ids, vectors), causal=True)
         last = self.text_model.final_layer_norm(states)
         # Configurations from before the end had a number of its own say 2: the end is then the highest number.
         ends = ids.int() if self.config.eos_token_id == 2 else (ids == self.config.eos_token_id).int()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
-from ipa_cli.models.architectures.base import PromptEmbeds
+from ipa_cli.models.architectures.base import PromptEmbeds, Text
+from ipa_cli.models.prompts import chunks, syntax
 from ipa_cli.result import Reporter
 from ipa_cli.unet import layers
 
@@ -24,24 +26,53 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def encode_text(
-    model: Model, prompt: str, negative_prompt: str, guided: bool, device: torch.device, reporter: Reporter
-) -> PromptEmbeds:
-    """Both prompts as the architecture encodes them, see `PromptEmbeds`; B is 2 with guidance."""
+def encode_text(model: Model, request: Request, device: torch.device, reporter: Reporter) -> PromptEmbeds:
+    """Both prompts as the architecture encodes them, see `PromptEmbeds`; B is 2 with guidance.
+
+    The shorter of both is filled up with chunks of the empty prompt. Warns which words of a literal prompt do not fit.
+    """
     import torch
 
-    encode = model.architecture.encode_prompt
-    positive = encode(model, "prompt", prompt, device, reporter)
-    if not guided:
+    zeros = not request.negative_prompt and model.zeros_for_empty_prompt
+    texts = {"prompt": request.prompt}
+    if request.guided and not zeros:
+        texts["negative prompt"] = request.negative_prompt
+    found = {
+        name: Text(syntax.parse(text, request.prompt_syntax), _vectors(model, request)) for name, text in texts.items()
+    }
+    counts = [_count(model, name, text, reporter) for name, text in found.items()]
+    positive, *negative = [
+        model.architecture.encode_prompt(model, replace(text, chunks=max(counts)), device) for text in found.values()
+    ]
+    if not request.guided:
         return positive
-    if not negative_prompt and model.zeros_for_empty_prompt:
-        pairs = [(torch.zeros_like(states), states) for states in positive if states is not None]
-    else:
-        negative = encode(model, "negative prompt", negative_prompt, device, reporter)
+    if negative:
         pairs = [
-            (one, other) for one, other in zip(negative, positive, strict=True) if one is not None and other is not None
+            (one, two) for one, two in zip(negative[0], positive, strict=True) if one is not None and two is not None
         ]
+    else:
+        pairs = [(torch.zeros_like(states), states) for states in positive if states is not None]
     return PromptEmbeds(*map(torch.cat, pairs))
+
+
+def _count(model: Model, name: str, text: Text, reporter: Reporter) -> int:
+    """The number of chunks of a prompt, with a word on more than one and on what is left out."""
+    tokenizer = model.tokenizers[0]
+    found, lost = chunks.chunked(text.prompt, tokenizer, text.vectors[0] if text.vectors else {})
+    if lost:
+        limit = tokenizer.model_max_length - 2
+        reporter.warn(f"the {name} is longer than {limit} tokens; left out: {tokenizer.text(lost)}")
+    if len(found) > 1:
+        reporter.note(
+            f"the {name} takes {len(found)} chunks of {tokenizer.model_max_length} tokens; "
+            "each number of chunks has compiled graphs of its own"
+        )
+    return len(found)
+
+
+def _vectors(model: Model, request: Request) -> list[dict[str, Tensor]]:
+    """The textual inversions of a request, for each text encoder, by every word that stands for one."""
+    return []
 
 
 def encode_images(

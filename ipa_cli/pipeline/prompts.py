@@ -1,4 +1,4 @@
-"""Reading prompts from flags, files, stdin and lists, and warning of syntax of other programs."""
+"""Reading prompts from flags, files, stdin and lists, and reviewing their syntax."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from ipa_cli.config import ConfigError, checked
 from ipa_cli.config.values import from_json
 from ipa_cli.errors import IpaError, suggest
+from ipa_cli.models.prompts import syntax
 from ipa_cli.result import Reporter
 from ipa_cli.system import inputs
 from ipa_cli.system.inputs import STDIN
@@ -22,16 +23,17 @@ _LINE_END = re.compile(r"\r\n|\r|\n")  # and no other: JSON may hold U+2028, a p
 _JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 _JSON_BEGINS = re.compile(r'(\[\s*\{?|\{)\s*("|$)')  # neither [star] nor {a|b}, which other programs read
 
-_WITHOUT_MEANING = re.compile(
-    r"""\([^()]*:\s*-?[\d.]+\s*\)      # (red star:1.4)
-    | \(\([^()]*\)\)                   # ((red star))
-    | \[[^\[\]]+\]                     # [red star], [red:blue:0.5]
-    | <\w+:[^<>]*>                     # <lora:name:0.8>
-    | \bembedding:[\w.-]+             # ComfyUI's textual inversion
-    | \b(?:BREAK|AND)\b
-    """,
-    re.VERBOSE,
-)
+_WEIGHTS = r"\([^()]*:\s*-?[\d.]+\s*\)|\(\([^()]*\)\)"  # (red star:1.4), ((red star))
+_SQUARES = r"\[[^\[\]]+\]"  # [red star], [red:blue:0.5]
+_TAGS = r"<\w+:[^<>]*>"  # <lora:name:0.8>
+_EMBEDDINGS = r"\bembedding:[\w.-]+"
+_WORDS = r"\b(?:BREAK|AND)\b"
+# What each syntax reads as plain words, and others do not.
+_PLAIN = {
+    syntax.A1111: re.compile(_TAGS),
+    syntax.COMFYUI: re.compile(f"{_SQUARES}|{_TAGS}|{_WORDS}"),
+    syntax.LITERAL: re.compile(f"{_WEIGHTS}|{_SQUARES}|{_TAGS}|{_EMBEDDINGS}|{_WORDS}"),
+}
 
 
 def typed(words: Sequence[str]) -> list[str]:
@@ -58,12 +60,18 @@ def listed(source: str) -> list[dict[str, Any]]:
     return [{"prompt": checked("prompt", line, name, ConfigError)} for _, line in lines]
 
 
-def warn_of_spelling(texts: Iterable[str], reporter: Reporter) -> None:
-    """Warn once of syntax for other programs, which is read as plain words here."""
-    found = dict.fromkeys(found for text in texts for found in _WITHOUT_MEANING.findall(text))
+def review(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:
+    """Look for what is wrong with prompts in this syntax; warn once of what is written for another.
+
+    Raises UsageError for a prompt that would be misread.
+    """
+    texts = list(dict.fromkeys(texts))
+    for remark in dict.fromkeys(remark for text in texts for remark in syntax.parse(text, chosen).remarks):
+        reporter.warn(f"in a prompt, {remark}")
+    found = dict.fromkeys(found for text in texts for found in _PLAIN[chosen].findall(text))
     if found:
         shown = ", ".join(list(found)[:5]) + (", …" if len(found) > 5 else "")
-        reporter.warn(f"in a prompt, weights, LoRAs, embeddings, BREAK and AND are read as plain words: {shown}")
+        reporter.warn(f"in a prompt, read as plain words (--prompt-syntax {chosen}): {shown}")
 
 
 def _written(word: str) -> str:

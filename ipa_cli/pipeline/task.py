@@ -15,6 +15,7 @@ from ipa_cli.images import reference
 from ipa_cli.images.mask import HALF
 from ipa_cli.images.reference import Reference
 from ipa_cli.models.plan import has_reference
+from ipa_cli.models.prompts import syntax
 from ipa_cli.pipeline import image_embeds
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.result import Reporter
@@ -90,6 +91,7 @@ class Request:
     guidance_start: float = 0.0  # fractions of the steps: guidance acts in those that lie wholly between
     guidance_end: float = 1.0
     guidance_rescale: float = 0.0
+    prompt_syntax: str = syntax.A1111
 
     @property
     def guided(self) -> bool:
@@ -215,6 +217,7 @@ def make_request(
         guidance_start=settings.guidance_start,
         guidance_end=settings.guidance_end,
         guidance_rescale=settings.guidance_rescale,
+        prompt_syntax=settings.prompt_syntax,
     )
 
 

@@ -18,7 +18,7 @@ from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
 from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
-from ipa_cli.pipeline.prompts import warn_of_spelling
+from ipa_cli.pipeline import prompts
 from ipa_cli.pipeline.task import Request, load_references, make_request
 from ipa_cli.serve.limits import Limits, check
 
@@ -80,7 +80,7 @@ def make(
     diffusers_schedulers.check_steps(request.scheduler, plan, request.steps)
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
-    warn_of_spelling((request.prompt, request.negative_prompt), reporter)
+    prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
     return wanted, request
 
 

@@ -17,7 +17,7 @@ from ipa_cli.engine.generate import note_model
 from ipa_cli.errors import UsageError
 from ipa_cli.models import schedulers
 from ipa_cli.models.plan import Plan, make_plan
-from ipa_cli.pipeline.prompts import warn_of_spelling
+from ipa_cli.pipeline import prompts
 from ipa_cli.pipeline.task import check_masks, load_references, make_request
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import difference, draw, journal, outputs, plan, reference_sets
@@ -127,7 +127,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         axes.sizes or ((base.width, base.height),),
         axes.seeds or base.seeds,
     )
-    warn_of_spelling((*sweep.prompts, base.negative_prompt), reporter)
+    prompts.review((*sweep.prompts, base.negative_prompt), base.prompt_syntax, reporter)
     for width, height in sweep.sizes:
         check_masks(base.image_prompts, width, height)
     return settings, model, Layout(base, sweep, references)

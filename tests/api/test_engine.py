@@ -252,7 +252,7 @@ def test_bars_are_shown_unless_switched_off(world, capsys):
 
 def test_warnings_are_pythons(engine):
     with pytest.warns(UserWarning, match="read as plain words"):
-        engine.draw("a (red:1.4) star", **SMALL)
+        engine.draw("a (red:1.4) star", prompt_syntax="literal", **SMALL)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        engine.draw("a red star", **SMALL)
+        engine.draw("a (red:1.4) star", **SMALL)

@@ -281,10 +281,22 @@ def test_every_prompt_is_drawn_with_the_same_seeds(ipa, world, stdin):
 
 
 @pytest.mark.slow
-def test_what_a_prompt_cannot_say_yet_is_reported_once(ipa, world):
+def test_what_a_literal_prompt_does_not_say_is_reported_once(ipa, world):
     words = "(a red star:1.4) BREAK " + "and a very blue one " * 20
-    ran = ipa("generate", *FAST, "-p", words, "-p", "[a dot]", "--negative-prompt", words, "--quiet")
-    assert ran.stderr.count("read as plain words: (a red star:1.4), BREAK, [a dot]") == 1
+    ran = ipa(
+        "generate",
+        *FAST,
+        "-p",
+        words,
+        "-p",
+        "[a dot]",
+        "--negative-prompt",
+        words,
+        "--quiet",
+        "--prompt-syntax",
+        "literal",
+    )
+    assert ran.stderr.count("read as plain words (--prompt-syntax literal): (a red star:1.4), BREAK, [a dot]") == 1
     assert ran.stderr.count("the prompt is longer than") == 1 and "left out:" in ran.stderr
 
 

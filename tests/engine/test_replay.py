@@ -325,3 +325,24 @@ def test_no_picture_makes_ipa_read_stdin_or_search_the_disk(ipa, world, asked, m
     changed(world, "cat.png", settings=asked)
     ran = ipa("generate", "--from", "changed.png", "--json")
     assert ran.exit_code == 1 and message in ran.error()["message"] and "name the file with" in ran.error()["hint"]
+
+
+def test_a_picture_from_before_there_were_weights_is_drawn_literally(world):
+    old = {"schema_version": 1, "prompt": "a (red:1.4) star", "steps": 2}
+    path = carrying(world.cwd / "old.png", ipa=old)
+    assert replay.read(path).values["prompt_syntax"] == "literal"
+    path = carrying(world.cwd / "new.png", ipa={**old, "prompt_syntax": "comfyui"})
+    assert replay.read(path).values["prompt_syntax"] == "comfyui"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("Version: v1.10", "a1111"),
+        ("Version: ipa 0.1", "literal"),
+        ("Prompt syntax: a1111, Version: ipa 0.1", "a1111"),
+    ],
+)
+def test_the_text_of_a1111_is_in_its_syntax_unless_an_earlier_ipa_wrote_it(world, more, expected):
+    text = f"a (red:1.4) star\nSteps: 2, CFG scale: 4, Seed: 3, Size: 64x64, {more}"
+    assert replay.read(carrying(world.cwd / "other.png", parameters=text)).values["prompt_syntax"] == expected

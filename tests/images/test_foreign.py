@@ -114,7 +114,7 @@ def carrying(path: Path, **chunks: str) -> Path:
 
 def test_a_graph_of_comfyui_is_followed(tmp_path):
     recorded = replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(GRAPH), workflow="{}"))
-    assert recorded.values == {**COMMON, "num_images": 1}
+    assert recorded.values == {**COMMON, "num_images": 1, "prompt_syntax": "comfyui"}
     assert recorded.left_out == (
         "model sd_xl_base_1.0.safetensors (name one with --model)",
         "scheduler karras",
@@ -193,7 +193,7 @@ def test_what_a_picture_began_with_is_reported():
 
 def test_metadata_of_invokeai_are_read(tmp_path):
     recorded = replay.read(carrying(tmp_path / "a.png", invokeai_metadata=json.dumps(INVOKE), invokeai_graph="{}"))
-    assert recorded.values == {**COMMON, "num_images": 1}
+    assert recorded.values == {**COMMON, "num_images": 1, "prompt_syntax": "literal"}
     assert recorded.left_out == (
         "model stable-diffusion-xl-base (name one with --model)",
         "reference picture 7f3a.png (name it with --image)",

@@ -143,3 +143,15 @@ def test_diffusers_class_names_get_the_samplers_name():
     text = parameters_text({**SETTINGS, "scheduler": "DPMSolverMultistepScheduler"})
     assert parse_parameters(text)["Sampler"] == "DPM++ 2M"
     assert parse_parameters(parameters_text({**SETTINGS, "scheduler": "mine"}))["Sampler"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("a1111", "a (red:1.4) fox [x]"), ("comfyui", r"a (red:1.4) fox \[x\]"), ("literal", r"a \(red:1.4\) fox \[x\]")],
+)
+def test_prompts_are_in_the_syntax_of_a1111(written, expected):
+    prompts = {"prompt": "a (red:1.4) fox [x]", "negative_prompt": "(blue)", "prompt_syntax": written}
+    parsed = parse_parameters(parameters_text({**SETTINGS, **prompts}))
+    assert parsed["Prompt"] == expected and parsed["Prompt syntax"] == "a1111"
+    assert parsed["Negative prompt"] == {"a1111": "(blue)", "comfyui": "(blue:1.1)", "literal": r"\(blue\)"}[written]
+    assert "Prompt syntax" not in parse_parameters(parameters_text({**SETTINGS, "prompt": "a fox"}))

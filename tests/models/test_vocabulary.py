@@ -4,6 +4,8 @@ import pytest
 
 from ipa_cli.models import vocabulary
 from ipa_cli.models.location import folder_location
+from ipa_cli.models.prompts import chunks
+from ipa_cli.models.prompts.syntax import LITERAL, parse
 from tests.zoo.layouts import DEMO
 
 PRESETS = DEMO.parent / "presets"
@@ -20,8 +22,9 @@ def test_the_shipped_tokenizers_are_those_that_transformers_makes():
         for text in texts:
             asked = {"padding": "max_length", "max_length": 77, "truncation": True}
             ids = theirs(text).input_ids
-            assert ours.ids(text) == ids and ours.text(ids) == theirs.decode(ids)
-            assert ours.window(ids) == theirs(text, **asked).input_ids
+            assert [ours.bos, *ours.ids(text), ours.eos] == ids and ours.text(ids) == theirs.decode(ids)
+            (chunk,), _ = chunks.chunked(parse(text, LITERAL), ours, {})
+            assert list(chunk.ids) == theirs(text, **asked).input_ids
 
 
 @pytest.mark.parametrize("kept", [("vocab.json", "merges.txt"), ("tokenizer.json", "tokenizer_config.json")])
@@ -41,4 +44,4 @@ def test_tokens_added_after_training_are_known(tmp_path, kept):
         (folder / "added_tokens.json").write_text('{"<dog>": 756, "<cat-toy>": 755}')
     ours = vocabulary.tokenizer(vocabulary.read(folder_location(tmp_path), "tokenizer", {"vocab_size": 757}))
     text = "a <cat-toy> and <dog>s"
-    assert ours.ids(text) == theirs(text).input_ids and 755 in ours.ids(text)
+    assert [ours.bos, *ours.ids(text), ours.eos] == theirs(text).input_ids and 755 in ours.ids(text)

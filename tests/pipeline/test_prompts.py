@@ -107,24 +107,41 @@ class Warned(NullReporter):
 
 
 @pytest.mark.parametrize(
-    "spelling",
+    ("syntax", "spelling"),
     [
-        *("(red star:1.4)", "(a:.5)", "((red star))", "[red star]", "[red:blue:0.5]", "<lora:x:0.8>"),
-        *("<hypernet:a:1>", "embedding:easynegative", "BREAK", "AND"),
+        *(("literal", one) for one in ("(red star:1.4)", "(a:.5)", "((red star))", "[red star]", "[red:blue:0.5]")),
+        *(("literal", one) for one in ("<lora:x:0.8>", "embedding:easynegative", "BREAK", "AND")),
+        *(("comfyui", one) for one in ("[red star]", "<lora:x:0.8>", "BREAK", "AND")),
+        ("a1111", "<hypernet:a:1>"),
     ],
 )
-def test_what_is_spelt_for_other_programs_is_reported_once(spelling):
+def test_what_is_spelt_for_other_programs_is_reported_once(syntax, spelling):
     reporter = Warned()
-    prompts.warn_of_spelling([f"a fox, {spelling}, in the snow", spelling], reporter)
-    assert len(reporter.said) == 1 and reporter.said[0].endswith(f"are read as plain words: {spelling}")
+    prompts.review([f"a fox, {spelling}, in the snow", spelling], syntax, reporter)
+    assert reporter.said == [f"in a prompt, read as plain words (--prompt-syntax {syntax}): {spelling}"]
 
 
-def test_plain_prompts_give_no_warning():
+@pytest.mark.parametrize("syntax", ["a1111", "comfyui", "literal"])
+def test_plain_prompts_give_no_warning(syntax):
     reporter = Warned()
-    prompts.warn_of_spelling(
-        ["a cat (Siamese), 16:9, 3 < 4 and a BREAKFAST: SAND [", "Mr. Fox: 'no' (at 10:30 pm)"], reporter
+    prompts.review(
+        ["a cat (Siamese), 16:9, 3 < 4 and a BREAKFAST: SAND", "Mr. Fox: 'no' (at 10:30 pm)"], syntax, reporter
     )
     assert reporter.said == []
+
+
+def test_what_may_surprise_is_told_once_for_all_prompts():
+    reporter = Warned()
+    prompts.review(["a (fox", "a cat (in the snow", "(a) cat"], "a1111", reporter)
+    assert reporter.said == ["in a prompt, a ( is not closed: its weight reaches to the end"]
+
+
+@pytest.mark.parametrize("command", ["generate", "sweep-scale"])
+@pytest.mark.parametrize("flags", [("--prompt", "a [red:blue:0.5] star"), ("--negative-prompt", "(dull:9000)")])
+def test_a_prompt_that_would_be_misread_is_refused_before_a_model_is_loaded(ipa, command, flags):
+    ran = ipa(command, *flags, *(("--scales", "0,1") if command == "sweep-scale" else ()))
+    assert ran.exit_code == 2 and "loading" not in ran.stderr
+    assert "scheduled words" in ran.stderr or "the weight 9000 of 'dull'" in ran.stderr
 
 
 @pytest.mark.parametrize("command", ["generate", "sweep-scale"])

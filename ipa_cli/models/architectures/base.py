@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ipa_cli.models.prompts.syntax import Prompt
     from ipa_cli.models.tokenizer import Tokenizer
     from ipa_cli.networks.clip import TextEncoder
-    from ipa_cli.result import Reporter
     from ipa_cli.unet.inputs import AddedConditions
 
 IP_ADAPTERS = "h94/IP-Adapter"  # on the hub
@@ -34,6 +34,18 @@ class TextParts(Protocol):
 
     @property
     def text_encoders(self) -> Sequence[TextEncoder]: ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """A parsed prompt, and how many chunks it takes up at least.
+
+    vectors: for each text encoder, textual inversion as (tokens, hidden) by the words that it stands for.
+    """
+
+    prompt: Prompt
+    vectors: Sequence[Mapping[str, Tensor]] = ()
+    chunks: int = 1
 
 
 class PromptEmbeds(NamedTuple):
@@ -133,13 +145,8 @@ class Architecture(Protocol):
     def checkpoint_scheduler(self, names: Container[str]) -> Mapping[str, Any]:
         """What the names of a checkpoint's tensors say of its scheduler, as settings of diffusers'."""
 
-    def encode_prompt(
-        self, model: TextParts, name: str, prompt: str, device: torch.device, reporter: Reporter
-    ) -> PromptEmbeds:
-        """Encode one prompt as diffusers' pipeline does, B 1, by the tokenizers and text encoders of `model`.
-
-        Warns which words no longer fit; `name` says whose they are, "prompt" or "negative prompt".
-        """
+    def encode_prompt(self, model: TextParts, text: Text, device: torch.device) -> PromptEmbeds:
+        """Encode one prompt as diffusers' pipeline does, B 1, by the tokenizers and text encoders of `model`."""
 
     def added_conditions(self, pooled: Tensor | None, width: int, height: int) -> AddedConditions | None:
         """What the UNet takes beside the prompt, for a picture of this size in pixels; None if it takes nothing."""

@@ -6,13 +6,11 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.models.architectures import clip
-from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds, TextParts
+from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds, Text, TextParts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from ipa_cli.result import Reporter
 
 
 class StableDiffusion15:
@@ -70,11 +68,9 @@ class StableDiffusion15:
         """Its checkpoints mark nothing."""
         return {}
 
-    def encode_prompt(
-        self, model: TextParts, name: str, prompt: str, device: torch.device, reporter: Reporter
-    ) -> PromptEmbeds:
+    def encode_prompt(self, model: TextParts, text: Text, device: torch.device) -> PromptEmbeds:
         """The last hidden state, normed, as the text encoder gives it in the end."""
-        encoded = clip.encode(model, 0, name, prompt, device, reporter)
+        encoded = clip.encode(model, 0, text, device)
         return PromptEmbeds(encoded.last)
 
     def added_conditions(self, pooled: Tensor | None, width: int, height: int) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.models.architectures import clip
-from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds, TextParts
+from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds, Text, TextParts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ipa_cli.result import Reporter
     from ipa_cli.unet.inputs import AddedConditions
 
 
@@ -86,14 +85,12 @@ class StableDiffusionXL:
             changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return changes
 
-    def encode_prompt(
-        self, model: TextParts, name: str, prompt: str, device: torch.device, reporter: Reporter
-    ) -> PromptEmbeds:
+    def encode_prompt(self, model: TextParts, text: Text, device: torch.device) -> PromptEmbeds:
         """The last hidden state but one of both encoders, side by side; the second's projection is the pooled one."""
         import torch
 
-        first = clip.encode(model, 0, name, prompt, device, reporter)
-        second = clip.encode(model, 1, name, prompt, device)  # its window is the same
+        first = clip.encode(model, 0, text, device)
+        second = clip.encode(model, 1, text, device)
         hidden = torch.cat([first.penultimate, second.penultimate], dim=-1)
         return PromptEmbeds(hidden, second.pooled)
 

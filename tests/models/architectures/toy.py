@@ -34,8 +34,8 @@ class Toy(StableDiffusion15):
     def fits_unet(self, config):
         return config.get("in_channels") == CHANNELS
 
-    def encode_prompt(self, model, name, prompt, device, reporter):
-        encoded = clip.encode(model, 0, name, prompt, device, reporter)
+    def encode_prompt(self, model, text, device):
+        encoded = clip.encode(model, 0, text, device)
         return PromptEmbeds(encoded.last, encoded.pooled)
 
     def added_conditions(self, pooled: Any, width: int, height: int) -> AddedConditions:
