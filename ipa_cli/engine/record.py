@@ -19,18 +19,8 @@ if TYPE_CHECKING:
 
 # Settings that a picture records as they came out, for itself alone, ...
 CAME_OUT = (
-    *(
-        "prompt",
-        "negative_prompt",
-        "prompt_syntax",
-        "image",
-        "scale",
-        "steps",
-        "guidance_scale",
-        "height",
-        "width",
-        "seed",
-    ),
+    *("prompt", "negative_prompt", "prompt_syntax"),
+    *("image", "scale", "steps", "guidance_scale", "height", "width", "seed"),
     *("guidance_start", "guidance_end", "guidance_rescale"),
     *("model", "load_format", "variant", "revision", "backend", "device", "dtype"),
 )

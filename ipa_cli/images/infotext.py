@@ -16,10 +16,10 @@ from ipa_cli.models.schedulers import SCHEDULERS, names
 def parameters_text(settings: Mapping[str, Any]) -> str:
     """Write settings as the text A1111's web UI puts into chunk `parameters`.
 
-    Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `prompt_syntax` (A1111's
-    unless given, into which both are brought), `scheduler` (ours or diffusers' class), `guidance_start`, `guidance_end`,
-    `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`, `start`, `end`}, where
-    they are set.
+    Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `prompt_syntax`
+    (A1111's unless given, into which both are brought), `scheduler` (ours or diffusers' class), `guidance_start`,
+    `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`,
+    `start`, `end`}, where they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.

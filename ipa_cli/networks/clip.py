@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ VISION: Mapping[str, Any] = {
 
 # Embeddings, (hidden,), in place of those of some tokens, by their row and position: textual inversion.
 Vectors = Mapping[tuple[int, int], Tensor]
+NO_VECTORS: Vectors = MappingProxyType({})
 
 
 class TextStates(NamedTuple):
@@ -133,7 +135,7 @@ class TextEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, ids: Tensor, vectors: Vectors = {}) -> Tensor:
+    def forward(self, ids: Tensor, vectors: Vectors = NO_VECTORS) -> Tensor:
         tokens = self.token_embedding(ids)
         for at, vector in vectors.items():
             tokens[at] = vector.to(tokens.device, tokens.dtype)
@@ -156,7 +158,7 @@ class TextEncoder(nn.Module):
         self.text_model = TextTransformer(config)
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False) if projected else None
 
-    def forward(self, ids: Tensor, vectors: Vectors = {}) -> TextStates:
+    def forward(self, ids: Tensor, vectors: Vectors = NO_VECTORS) -> TextStates:
         """The states of ids (B, tokens); `vectors` replace the embeddings of tokens, see `Vectors`."""
         penultimate, states = self.text_model.encoder(self.text_model.embeddings(ids, vectors), causal=True)
         last = self.text_model.final_layer_norm(states)

@@ -47,12 +47,10 @@ def encode_text(model: Model, request: Request, device: torch.device, reporter: 
     if not request.guided:
         return positive
     if negative:
-        pairs = [
-            (one, two) for one, two in zip(negative[0], positive, strict=True) if one is not None and two is not None
-        ]
+        pairs = list(zip(negative[0], positive, strict=True))
     else:
-        pairs = [(torch.zeros_like(states), states) for states in positive if states is not None]
-    return PromptEmbeds(*map(torch.cat, pairs))
+        pairs = [(None if states is None else torch.zeros_like(states), states) for states in positive]
+    return PromptEmbeds(*(torch.cat([one, two]) for one, two in pairs if one is not None and two is not None))
 
 
 def _count(model: Model, name: str, text: Text, reporter: Reporter) -> int:

@@ -1,12 +1,12 @@
-"""Prompts as people write them: text to weighted fragments, in the syntax of A1111's web UI or of ComfyUI, or literally.
+"""Prompts as people write them: text to weighted fragments, by A1111's syntax, by ComfyUI's, or literally.
 
-| | A1111 | ComfyUI |
-|---|---|---|
-| `(word)`, `(word:1.3)` | weight 1.1, 1.3; nested weights are multiplied | the same, but an inner `(word:1.3)` is 1.3 whatever is around it |
-| `[word]` | weight 1 / 1.1 | plain text |
-| `BREAK` | the text after it begins a new chunk | plain text |
-| `\\(`, `\\)` | brackets as text, and so `\\[`, `\\]`, `\\\\` | brackets as text |
-| `[a:b:0.5]`, `[a|b]` | refused: the prompt would change from step to step | plain text |
+`(word)` weighs 1.1, `(word:1.3)` weighs 1.3.
+
+A1111: nested weights are multiplied. `[word]` weighs 1 / 1.1. The text after `BREAK` begins a new chunk. Backslashes
+make brackets text: `\\(`, `\\)`, `\\[`, `\\]`, `\\\\`. `[a:b:0.5]` and `[a|b]`, which change from step to step, are
+refused.
+
+ComfyUI: an inner `(word:1.3)` weighs 1.3 whatever is around it. Of the rest only `\\(` and `\\)` are more than text.
 """
 
 from __future__ import annotations
