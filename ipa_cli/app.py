@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache as remembered
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -151,7 +154,19 @@ def main(interruption: Interruption) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     if "COMP_WORDS" in os.environ:
         _join_flags_and_values()
-    sys.exit(run(sys.argv[1:], interruption))
+    _exit(run(sys.argv[1:], interruption))
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process: as Python does, but without taking torch's modules apart, which takes half a second."""
+    if "torch" not in sys.modules:
+        sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError, ValueError):  # a reader that is gone; what the result lacks then was reported
+            stream.flush()
+    os._exit(code)
 
 
 def _join_flags_and_values() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -9,9 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ipa_cli.backends.base import Denoiser
 from ipa_cli.unet.inputs import Context, UNetInputs, tensors
+
+MOST = 16  # graphs that one denoiser keeps: those replayed last
+_POOLS: Any = WeakIdKeyDictionary()  # first weight of a UNet -> the memory of all graphs that call it
 
 
 class _Captured(NamedTuple):
@@ -28,21 +33,18 @@ class _Held(NamedTuple):
 class CudaGraphs:
     """A `Denoiser` that captures `call` once per input shape and replays it, bit-equal to `call`.
 
-    The graphs share one memory pool, and those that differ in picture size alone share the buffers of the
-    context, which is copied only when its keys and values change. Weights are read where they are: changing one
-    in place is followed, replacing its tensor is not.
+    All graphs that call one UNet share a memory pool, since one of them runs at a time and its output is copied. Those
+    that differ in picture size alone share the buffers of the context, which is copied only when its keys and values
+    change. Weights are read where they are: changing one in place is followed, replacing its tensor is not.
+    `captures` counts the graphs captured so far.
     """
 
-    def __init__(self, call: Denoiser):
+    def __init__(self, call: Denoiser, unet: torch.nn.Module):
         self._call = call
-        self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: dict[tuple, _Captured] = {}
+        self._pool = _POOLS.setdefault(next(unet.parameters()), torch.cuda.graph_pool_handle())
+        self._graphs: OrderedDict[tuple, _Captured] = OrderedDict()
         self._contexts: dict[tuple, _Held] = {}
-
-    @property
-    def captures(self) -> int:
-        """How many graphs have been captured so far."""
-        return len(self._graphs)
+        self.captures = 0
 
     @torch.no_grad()
     def __call__(self, inputs: UNetInputs) -> Tensor:
@@ -51,12 +53,22 @@ class CudaGraphs:
         values = tensors(changing)
         key = (id(context), *changing, *_shapes(values))
         if key not in self._graphs:
+            self._make_room(context)
             self._graphs[key] = self._capture(replace(inputs, context=context))
+            self.captures += 1
+        self._graphs.move_to_end(key)
         captured = self._graphs[key]
         for buffer, value in zip(captured.buffers, values, strict=True):
             buffer.copy_(value)
         captured.graph.replay()
         return captured.output.clone()
+
+    def _make_room(self, needed: Context) -> None:
+        """Let go of the graphs not replayed for longest, and of contexts that no graph reads."""
+        while len(self._graphs) >= MOST:
+            self._graphs.popitem(last=False)
+        read = {id(needed), *(key[0] for key in self._graphs)}
+        self._contexts = {shape: held for shape, held in self._contexts.items() if id(held.context) in read}
 
     def _hold(self, context: Context) -> Context:
         values = _without_scale(context)

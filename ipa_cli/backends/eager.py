@@ -63,4 +63,4 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
         return call
     from ipa_cli.backends.cuda_graph import CudaGraphs
 
-    return CudaGraphs(call)
+    return CudaGraphs(call, unet)

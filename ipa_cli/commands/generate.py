@@ -77,11 +77,13 @@ def generate(
     from ipa_cli.engine import generate as drawing
     from ipa_cli.engine import replay
     from ipa_cli.engine.store import temporary_files
+    from ipa_cli.hardware import preload
     from ipa_cli.images.filenames import FORMATS
     from ipa_cli.pipeline import prompts
     from ipa_cli.system import inputs
 
     given = context.params
+    preload.start(cuda=given["device"] in (None, "auto", "cuda"))
     if size is not None:
         if (given["width"], given["height"]) != (None, None):
             raise UsageError("--size and --width or --height are both given", "leave out one or the other")

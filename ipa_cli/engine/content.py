@@ -35,6 +35,10 @@ class LRU(Generic[Value]):
         self._values.move_to_end(key)
         return self._values[key]
 
+    def values(self) -> list[Value]:
+        """All values, the one not used for longest first."""
+        return list(self._values.values())
+
     def clear(self) -> None:
         """Forget all values."""
         self._values.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ipa_cli.config import Settings
 from ipa_cli.engine import graphs, schedules
 from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities, resolve
+from ipa_cli.engine.content import LRU
 from ipa_cli.engine.encodings import Encodings, distinct
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.store import graph_store
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ipa_cli.models.loader import Model
     from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.unet.inputs import UNetInputs
+
+SHAPES = 16  # shapes of inputs whose graphs are kept open, and tables of steps: those used last
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Engine:
         self.offload = "none" if self.device.type == "cpu" else settings.offload
         self._access = Access(self.device, self.offload, settings.vae_tiling)
         self._encodings: Encodings
-        self._ready: dict[Hashable, Ready] = {}
+        self._ready: LRU[Ready] = LRU(SHAPES)
         self._schedules: dict[tuple[str | None, int], Schedule] = {}
 
     @classmethod
@@ -226,11 +229,17 @@ class Engine:
         context = conditions.context
         tokens = (context.text[0].shape, *(adapter[0].shape for adapter in context.image), bool(context.mask))
         shape = (request.width, request.height, *tokens)
-        if shape not in self._ready:
+        made = []
+
+        def prepare() -> Ready:
             with self._access.working("preparing"), self._opening():
-                self._ready[shape] = self._prepare(request, conditions, backend or self._backend)
-            self._access.publish(graphs=tuple({"backend": ready.backend, **ready.facts} for ready in self._opened()))
-        return self._ready[shape]
+                made.append(self._prepare(request, conditions, backend or self._backend))
+            return made[0]
+
+        ready = self._ready.get(shape, prepare)
+        if made:
+            self._access.publish(graphs=tuple({"backend": one.backend, **one.facts} for one in self._opened()))
+        return ready
 
     def _opened(self) -> list[Ready]:
         """Each graph once, whatever number of shapes it serves."""
@@ -346,6 +355,8 @@ class Engine:
             found = schedules.find(self.settings, self.plan, name, steps, self.reporter)
             if not isinstance(found, Schedule):
                 return found
+            while len(self._schedules) >= SHAPES:
+                self._schedules.pop(next(iter(self._schedules)))
             self._schedules[name, steps] = found
         return self._schedules[name, steps]
 

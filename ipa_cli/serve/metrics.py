@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from ipa_cli.serve import jobs
 
@@ -25,8 +25,10 @@ class Metrics:
         self.waiting = Gauge("ipa_jobs_waiting", "Jobs in the queue.", registry=registry)
         self.drawing = Gauge("ipa_jobs_drawing", "Jobs that are drawn now.", registry=registry)
         self.memory = Gauge("ipa_memory_peak_bytes", "Most memory used so far.", ["device"], registry=registry)
+        self.reserved = Gauge("ipa_memory_reserved_bytes", "Most memory held on a GPU.", ["device"], registry=registry)
         self.queued = Histogram("ipa_job_queued_seconds", "Time in the queue.", buckets=SECONDS, registry=registry)
         self.total = Histogram("ipa_job_seconds", "Time from request to picture.", buckets=SECONDS, registry=registry)
+        ProcessCollector(registry=registry)
 
     def count(self, job: Job) -> None:
         """Count a job that has ended."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ipa_cli.backends import eager
+from ipa_cli.backends import cuda_graph, eager
 from ipa_cli.unet.attention import project
 from tests.unets import difference, embeddings, example, moved, tiny
 
@@ -52,3 +52,20 @@ def test_cuda_graph_is_bit_equal_and_follows_every_input():
     assert torch.equal(graph(first), plain(first))
     unet.conv_out.weight.mul_(2)
     assert torch.equal(graph(first), plain(first))
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_of_many_shapes_keep_memory_flat():
+    unet, adapters = tiny()
+    shapes = [(side, 8 * (1 + side % 3)) for side in range(8, 8 + 3 * cuda_graph.MOST, 2)]
+    inputs = [moved(example(unet, adapters, *shape), torch.float32) for shape in shapes]
+    unet.to("cuda")
+    plain = eager.load(unet, None, eager.options({"cuda_graph": False}))
+    graph = eager.load(unet, None, eager.options(None))
+    held = []
+    for _ in range(3):
+        for one in inputs:
+            assert torch.equal(graph(one), plain(one))
+        held.append(torch.cuda.memory_reserved())
+    assert len(graph._graphs) == cuda_graph.MOST and graph.captures == 3 * len(inputs)
+    assert held[2] <= held[1]

@@ -44,7 +44,7 @@ def load(unet: Any, folder: Path, options: Mapping[str, Any]) -> Denoiser:
         check_size(inputs.sample, plan)
         return run_parts(unet, compiled, inputs, lambda name, given: calls[name](given))
 
-    return CudaGraphs(call) if unet.device.type == "cuda" and options["cuda_graph"] else call
+    return CudaGraphs(call, unet) if unet.device.type == "cuda" and options["cuda_graph"] else call
 
 
 def _read_plan(folder: Path, parts: Mapping[str, Part]) -> tuple[dict[str, Any], list[Region]]:

@@ -39,8 +39,10 @@ async def metrics(http: Request) -> Response:
     service.metrics.waiting.set(len(service.queue))
     service.metrics.drawing.set(sum(worker.job is not None for worker in service.workers))
     for worker in service.workers:
-        peak = worker.engine.memory()["peak_gib"] * 2**30
-        service.metrics.memory.labels(str(worker.engine.device)).set(peak)
+        used, device = worker.engine.memory(), str(worker.engine.device)
+        service.metrics.memory.labels(device).set(used["peak_gib"] * 2**30)
+        if "reserved_gib" in used:
+            service.metrics.reserved.labels(device).set(used["reserved_gib"] * 2**30)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
