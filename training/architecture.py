@@ -21,8 +21,8 @@ from training import captions
 TEXT_WIDTH = 64
 CONTEXT = 2 * TEXT_WIDTH
 POOLED = 128
-IMAGE_EMBED = 128
-IMAGE_TOKENS = 4
+IMAGE_EMBED = 256
+IMAGE_TOKENS = 4  # as diffusers takes them of an adapter with one linear projection
 IMAGE_SIZE = 128
 MAX_TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -66,12 +66,12 @@ TEXT = {
     "projection_dim": POOLED,
 }
 VISION = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
+    "hidden_size": 160,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 5,
     "image_size": IMAGE_SIZE,
-    "patch_size": 16,
+    "patch_size": 8,
     "projection_dim": IMAGE_EMBED,
 }
 #: SDXL's schedule, but ending in more noise: at 32 x 32 latents SDXL's own end still shows the mean colour. There a

@@ -1,7 +1,8 @@
-"""Measure a trained demo model with plain diffusers: `python -m training.evaluate OUT`.
+"""Measure a trained demo model with plain diffusers: `python -m training.evaluate OUT --photographs FOLDER`.
 
-Styles, palettes and seeds are not those of training. Prints the figures, writes them to OUT/figures.json and a sheet
-of pictures to OUT/sheet.png.
+References of three kinds: scenes of the program in styles kept from training, pictures of generators kept from
+training, photographs that training never saw. Prints the figures as a table, writes them to OUT/figures.json and
+sheets of pictures to OUT/sheet.png and OUT/photographs.png.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from training import captions, measure, scenes
+from training import captions, colours, measure, scenes
+from training import references as generators
 from training.captions import NONE
-from training.train import judged_pictures, latents_of
+from training.train import judged_pictures
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 REFERENCES = 16
@@ -84,11 +86,108 @@ def references(n: int, generator, mode: int = scenes.SCENE) -> tuple[scenes.Styl
     return style, scenes.reference(content, style, modes, 256, generator, scenes.TEXTURE_UNIT)
 
 
-def nearest_is_right(pictures: Tensor, shown: Tensor, own: Tensor) -> tuple[float, float]:
-    """Share of pictures whose nearest reference is their own, and the mean distance to their own."""
-    distance = measure.style_distance(measure.style_features(pictures), measure.style_features(shown))
-    mine = distance.gather(1, own[:, None]).mean().item()
-    return (distance.argmin(1) == own).float().mean().item(), mine
+@dataclass(frozen=True)
+class Kind:
+    """References of one kind: REFERENCES pictures (N, 3, 256, 256), and their embeddings."""
+
+    name: str
+    shown: Tensor
+    embeds: Tensor
+
+
+def kinds_of(pipe, photographs: Path | None, generator) -> list[Kind]:
+    shown = {
+        "program": references(REFERENCES, generator)[1],
+        "held-out": generators.held_out(REFERENCES, 256, generator),
+    }
+    if photographs:
+        files = sorted(photographs.glob("*.jpg"))[:REFERENCES]
+        shown["photographs"] = torch.stack([generators.load_picture(path, 256, generator.device) for path in files])
+    return [Kind(name, pictures, embeds(pipe, pictures)) for name, pictures in shown.items()]
+
+
+def measured(kind: Kind, made: Tensor, judge, shapes: Tensor, own: Tensor) -> dict[str, float]:
+    """Shares of pictures: with the right shape, empty, nearest of all references to their own; mean distances to it.
+
+    distance: of style; lab: CIE76, between the ground asked (the reference's largest colour) and drawn.
+    """
+    predicted = torch.cat([judge(part)["kind"].argmax(1) for part in made.split(256)])
+    distance = measure.style_distance(measure.style_features(made), measure.style_features(kind.shown))
+    asked = colours.lab(colours.palette(kind.shown)[0][:, 0])[own]
+    values = {
+        "shape": (predicted == shapes).float(),
+        "empty": (predicted == measure.EMPTY).float(),
+        "recognised": (distance.argmin(1) == own).float(),
+        "distance": distance.gather(1, own[:, None]),
+        "lab": (colours.lab(colours.ground(made)) - asked).norm(dim=-1),
+    }
+    return {name: value.mean().item() for name, value in values.items()}
+
+
+@torch.no_grad()
+def evaluate(pipe, judge, kinds: list[Kind], samples: int, steps: int, guidance: float, generator) -> dict:
+    """All figures; `samples`: pictures of each kind at each scale, four times as many for the search for empty ones."""
+    device = generator.device
+    figures: dict = {"samples": samples, "steps": steps, "guidance_scale": guidance, "scales": {}}
+
+    def asked(n: int) -> tuple[list[str], Tensor, Tensor]:
+        """Captions of one shape each, the shapes, and the reference that each picture has."""
+        row = torch.arange(n, device=device)
+        content = captions.sample_content(n, generator)
+        free, shapes = torch.full_like(content.kind, NONE), row // 2 % len(captions.KINDS)
+        rest = dict.fromkeys(("second", "relation", "colour", "ground"), free)
+        content = replace(content, kind=shapes, count=torch.ones_like(free), **rest)
+        return captions.captions(content, SEED), shapes, row % REFERENCES
+
+    prompts, shapes, own = asked(samples)
+    for scale in SCALES:
+        for kind in kinds:
+            if scale not in (0.0, 0.5, 1.0) and kind.name != "program":
+                continue
+            made = generate(pipe, prompts, kind.embeds[own], scale, guidance, steps, SEED)
+            figures["scales"][f"{scale} {kind.name}"] = measured(kind, made, judge, shapes, own)
+    prompts, shapes, own = asked(4 * samples)
+    thirds = torch.cat([kind.embeds for kind in kinds])
+    each = thirds[torch.arange(len(prompts), device=device) % len(thirds)]
+    made = generate(pipe, prompts, each, 0.5, guidance, steps, SEED + 2)
+    predicted = torch.cat([judge(part)["kind"].argmax(1) for part in made.split(256)])
+    figures["empty"] = {"pictures": len(made), "empty": int((predicted == measure.EMPTY).sum().item())}
+
+    # Black on black cannot be judged: the grounds here are the references', and none is stated.
+    row = torch.arange(samples, device=device)
+    content = captions.sample_content(samples, generator)
+    free = torch.full_like(content.kind, NONE)
+    kind, colour, count = row // 2 % len(captions.KINDS), row % len(captions.COLOURS), 1 + row // 3 % 4
+    rest = dict.fromkeys(("second", "relation", "ground", "place", "size"), free)
+    prompts = captions.captions(replace(content, kind=kind, colour=colour, count=count, **rest), SEED)
+    figures["stated"] = {}
+    for scale in (0.0, 0.5, 1.0):
+        seen = kinds[0].embeds[row % REFERENCES]
+        predicted = judge(generate(pipe, prompts, seen, scale, guidance, steps, SEED + 1))
+        goals = {"kind": kind, "count": count - 1, "colour": colour}
+        figures["stated"][scale] = {
+            name: (predicted[name].argmax(1) == goal).float().mean().item() for name, goal in goals.items()
+        }
+    return figures
+
+
+def table(name: str, figures: dict) -> str:
+    """The figures of one model, a line for each scale and kind of reference."""
+    lines = [
+        f"{name}: {figures['samples']} pictures a line, {figures['steps']} steps, guidance {figures['guidance_scale']}",
+        "scale references    shape  empty  recognised  distance  Lab",
+    ]
+    for key, row in figures["scales"].items():
+        scale, kind = key.split()
+        lines.append(
+            f"{scale:5} {kind:12} {percent(row['shape']):>7} {percent(row['empty']):>6}"
+            f" {percent(row['recognised']):>11} {row['distance']:>9.3f} {row['lab']:>5.1f}"
+        )
+    lines.append("empty at 0.5: {empty} of {pictures}".format(**figures["empty"]))
+    for scale, row in figures["stated"].items():
+        shares = ", ".join(f"{key} {percent(value)}" for key, value in row.items())
+        lines.append(f"stated, scale {scale}: {shares}")
+    return "\n".join(lines)
 
 
 def percent(value: float) -> str:
@@ -96,86 +195,10 @@ def percent(value: float) -> str:
 
 
 @torch.no_grad()
-def evaluate(pipe, judge, samples: int, steps: int, guidance: float, generator) -> dict:
-    """All figures; `samples`: pictures at each scale."""
-    device = generator.device
-    figures: dict = {"samples": samples, "steps": steps, "guidance_scale": guidance}
-
-    pictures, content = judged_pictures(4 * samples, generator, held_out=True)
-    predicted = {k: v.argmax(1) for k, v in judge(pictures).items()}
-    coloured = content.colour != NONE
-    figures["classifier"] = {
-        "kind": (predicted["kind"] == content.kind).float().mean().item(),
-        "count": (predicted["count"] + 1 == content.count).float().mean().item(),
-        "colour": (predicted["colour"] == content.colour)[coloured].float().mean().item(),
-    }
-    print("classifier on rendered pictures:", figures["classifier"], flush=True)
-
-    style, shown = references(REFERENCES, generator)
-    own = torch.arange(samples, device=device) % REFERENCES
-    image_embeds = embeds(pipe, shown)[own]
-    content = captions.sample_content(samples, generator)
-    free = torch.full_like(content.kind, NONE)
-    kind = torch.arange(samples, device=device) // 2 % len(captions.KINDS)
-    content = replace(content, kind=kind, second=free, relation=free, colour=free, ground=free)
-    single = replace(content, count=torch.ones_like(kind))
-    prompts = captions.captions(single, SEED)
-    rendered = scenes.draw(single, style.take(own), 256, 256, generator)
-    latents = latents_of(rendered).to(pipe.vae.dtype).split(64)
-    decoded = torch.cat([pipe.vae.decode(part).sample for part in latents]).float().div(2).add(0.5).clamp(0, 1)
-    for name, pictures in (("rendered", rendered), ("decoded", decoded)):  # what a perfect base could reach
-        drawn = (judge(pictures)["kind"].argmax(1) == kind).float().mean().item()
-        right, distance = nearest_is_right(pictures, shown, own)
-        figures[name] = {"shape": drawn, "recognised": right, "distance": distance}
-        print(
-            f"{name} in the style itself: shape {percent(drawn)}, recognised {percent(right)}, distance {distance:.4f}",
-            flush=True,
-        )
-    figures["scales"] = {}
-    for scale in SCALES:
-        made = generate(pipe, prompts, image_embeds, scale, guidance, steps, SEED)
-        drawn = (judge(made)["kind"].argmax(1) == kind).float().mean().item()
-        right, distance = nearest_is_right(made, shown, own)
-        figures["scales"][scale] = {"shape": drawn, "recognised": right, "distance": distance}
-        print(
-            f"scale {scale:4}: shape {percent(drawn)}, recognised {percent(right)}, distance {distance:.4f}", flush=True
-        )
-
-    for name, mode in (("swatch", scenes.SWATCH), ("photo-like", scenes.PHOTO)):
-        _, others = references(REFERENCES, generator, mode)
-        made = generate(pipe, prompts, embeds(pipe, others)[own], 1.0, guidance, steps, SEED)
-        right, distance = nearest_is_right(made, others, own)
-        drawn = (judge(made)["kind"].argmax(1) == kind).float().mean().item()
-        figures[name] = {"shape": drawn, "recognised": right, "distance": distance}
-        print(f"{name} references, scale 1: shape {percent(drawn)}, recognised {percent(right)}", flush=True)
-
-    # Black on black cannot be judged: the grounds here are the references', and none is stated.
-    colour = torch.arange(samples, device=device) % len(captions.COLOURS)
-    count = 1 + torch.arange(samples, device=device) // 3 % 4
-    stated = replace(content, colour=colour, count=count, place=free, size=free)
-    prompts = captions.captions(stated, SEED)
-    figures["stated"] = {}
-    for scale in (0.0, 0.5, 1.0):
-        predicted = judge(generate(pipe, prompts, image_embeds, scale, guidance, steps, SEED + 1))
-        share = {
-            "kind": (predicted["kind"].argmax(1) == kind).float().mean().item(),
-            "count": (predicted["count"].argmax(1) + 1 == count).float().mean().item(),
-            "colour": (predicted["colour"].argmax(1) == colour).float().mean().item(),
-        }
-        figures["stated"][scale] = share
-        text = ", ".join(f"{k} {percent(v)}" for k, v in share.items())
-        print(f"colour and count stated, scale {scale}: {text}", flush=True)
-    return figures
-
-
-@torch.no_grad()
-def sheet(pipe, steps: int, guidance: float, generator, cell: int = 128):
-    """Six references (four scenes, a swatch, one like a photograph) down, two prompts at five scales across."""
+def sheet(pipe, shown: Tensor, steps: int, guidance: float, cell: int = 128):
+    """References down, two prompts at five scales across."""
     from PIL import Image, ImageDraw
 
-    shown = [references(4, generator)[1]]
-    shown += [references(1, generator, mode)[1] for mode in (scenes.SWATCH, scenes.PHOTO)]
-    shown = torch.cat(shown)
     rows = len(shown)
     seen = embeds(pipe, shown)
     columns = [shown]
@@ -196,31 +219,55 @@ def sheet(pipe, steps: int, guidance: float, generator, cell: int = 128):
     return page
 
 
+#: The photographs of the sheet, free for everybody (CC0 or in the public domain).
+SHEET_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "retina", "rocket")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the folder that training wrote")
-    parser.add_argument("--samples", type=int, default=320, help="pictures at each scale")
+    parser.add_argument("--samples", type=int, default=128, help="pictures of each kind of reference at each scale")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, nargs="+", default=[2.5], help="the first counts, others are shown")
-    parser.add_argument("--model", type=Path, help="another model folder than OUT/demo")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[2.5], help="the first has the sheets")
+    parser.add_argument("--photographs", type=Path, help="folder of photographs (.jpg) that training never saw")
+    parser.add_argument("--model", type=Path, nargs="+", help="other model folders than OUT/demo, one after the other")
     options = parser.parse_args()
     begun = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    generator = torch.Generator(device).manual_seed(SEED)
-    pipe = load(
-        options.model or options.out / "demo", device, torch.float16 if device.type == "cuda" else torch.float32
-    )
     judge = measure.Judge().to(device)
     judge.load_state_dict(torch.load(options.out / "judge.pt", map_location=device, weights_only=True)["judge"])
     judge.eval()
-    guidance, *others = options.guidance
-    sheet(pipe, options.steps, guidance, generator).save(options.out / "sheet.png", optimize=True)
-    figures = evaluate(pipe, judge, options.samples, options.steps, guidance, generator)
-    (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    for other in others:
-        print(f"guidance {other}:")
-        evaluate(pipe, judge, options.samples, options.steps, other, generator)
+    tables, everything = [], {}
+    with torch.no_grad():
+        generator = torch.Generator(device).manual_seed(SEED)
+        pictures, content = judged_pictures(2 * options.samples, generator, held_out=True)
+        right = (judge(pictures)["kind"].argmax(1) == content.kind).float().mean().item()
+    tables.append(f"classifier on rendered pictures: {percent(right)}")
+    for place, folder in enumerate(options.model or [options.out / "demo"]):
+        pipe = load(folder, device, torch.float16 if device.type == "cuda" else torch.float32)
+        for guidance in options.guidance:
+            generator = torch.Generator(device).manual_seed(SEED)
+            with torch.no_grad():
+                kinds = kinds_of(pipe, options.photographs, generator)
+            if not place and guidance == options.guidance[0]:
+                sheets(pipe, kinds, options, guidance, device)
+            figures = evaluate(pipe, judge, kinds, options.samples, options.steps, guidance, generator)
+            everything[f"{folder} {guidance}"] = figures
+            (options.out / "figures.json").write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+            tables.append(table(str(folder), figures))
+            print(tables[-1], flush=True)
+    print("\n\n".join(["", *tables]))
     print(f"evaluated in {time.time() - begun:.0f} s", flush=True)
+
+
+def sheets(pipe, kinds: list[Kind], options, guidance: float, device) -> None:
+    """Six references of the program and of generators; six photographs."""
+    shown = torch.cat([kinds[0].shown[:3], kinds[1].shown[:3]])
+    sheet(pipe, shown, options.steps, guidance).save(options.out / "sheet.png", optimize=True)
+    if options.photographs:
+        files = [options.photographs / f"{name}.jpg" for name in SHEET_PHOTOGRAPHS]
+        shown = torch.stack([generators.load_picture(path, 256, device) for path in files])
+        sheet(pipe, shown, options.steps, guidance).save(options.out / "photographs.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from training.captions import COLOURS, COUNTS, KINDS
 
 SIDE = 128
+#: The kind of a picture without a shape.
+EMPTY = len(KINDS)
 
 
 def colour_histogram(pictures: Tensor, bins: int) -> Tensor:
@@ -106,7 +108,7 @@ class Judge(nn.Module):
         self.heads = nn.ModuleDict(
             {
                 name: nn.Sequential(nn.Linear(3 * previous, 256), nn.ReLU(), nn.Linear(256, len(classes)))
-                for name, classes in (("kind", KINDS), ("count", COUNTS), ("colour", COLOURS))
+                for name, classes in (("kind", (*KINDS, "nothing")), ("count", COUNTS), ("colour", COLOURS))
             }
         )
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from training.denoising import latents_of
 from training.evaluate import SEED, embeds, generate, load, pil, references
-from training.train import assemble, latents_of
+from training.train import assemble
 
 PROMPTS = (
     "a large circle in the middle",

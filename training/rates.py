@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from training import architecture
-from training.train import denoising_loss, noise_levels
+from training.denoising import denoising_loss, noise_levels
 from training.trainer import WORK, Trainer, compiled
 
 

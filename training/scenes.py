@@ -17,8 +17,8 @@ from torch import Tensor
 
 from training.captions import BESIDE, COLOURS, KINDS, NONE, UNDER, Content
 
-FILLS = ("solid", "stripes", "checks", "dots", "gradient", "brush")
-SOLID, STRIPES, CHECKS, DOTS, GRADIENT, BRUSH = range(6)
+FILLS = ("solid", "stripes", "checks", "dots", "gradient", "brush", "mottle")
+SOLID, STRIPES, CHECKS, DOTS, GRADIENT, BRUSH, MOTTLE = range(7)
 SLOTS = 4
 TEXTURE_UNIT = 256
 HUE_BINS = 12
@@ -95,12 +95,12 @@ def sample_styles(n: int, generator: torch.Generator, held_out: bool = False) ->
         vary=chance(0.4),
         line=line,
         line_width=width,
-        fill=choice(0.22, 0.18, 0.14, 0.16, 0.12, 0.18),
-        period=uniform(0.08, 0.14),
+        fill=choice(0.22, 0.18, 0.14, 0.16, 0.12, 0.12, 0.06),
+        period=uniform(math.log(0.08), math.log(0.28)).exp(),
         angle=uniform(0, math.pi),
         phase=uniform(0, 1, 2),
-        backdrop=choice(0.35, 0.12, 0.1, 0.1, 0.18, 0.15),
-        back_period=uniform(0.1, 0.25),
+        backdrop=choice(0.35, 0.12, 0.1, 0.1, 0.15, 0.1, 0.08),
+        back_period=uniform(math.log(0.08), math.log(0.3)).exp(),
         back_angle=uniform(0, math.pi),
         back_strength=uniform(0.5, 1.0),
         noise=torch.rand(n, 2, 24, 24, generator=generator, device=device),
@@ -118,10 +118,10 @@ def settle(content: Content, style: Style) -> Content:
     palette = torch.tensor(list(COLOURS.values()), device=style.ground.device)
     ground = torch.where((content.ground == NONE)[:, None], style.ground, palette[content.ground])
     stated = content.ground != NONE
-    hidden = stated & (_distance(style.inks, ground[:, None]).amin(1) < 0.4)
+    hidden = stated & (distance(style.inks, ground[:, None]).amin(1) < 0.4)
     kept = torch.where(hidden, NONE, content.ground)
     ground = torch.where(hidden[:, None], style.ground, ground)
-    clash = (content.colour != NONE) & (_distance(palette[content.colour], ground) < 0.4)
+    clash = (content.colour != NONE) & (distance(palette[content.colour], ground) < 0.4)
     return replace(content, ground=kept, colour=torch.where(clash, NONE, content.colour))
 
 
@@ -179,7 +179,7 @@ def abstract(style: Style, photo: Tensor, height: int, width: int, generator, de
     varied = torch.lerp(torch.lerp(inks[:, 1].expand_as(canvas), inks[:, 0], low), inks[:, 2], high)
     ink = torch.where(style.vary[:, None, None, None], varied, inks[:, 0])
     other = torch.lerp(ink, style.partner[..., None, None], style.blend[:, None, None, None])
-    threshold = 0.6 * torch.rand(n, 1, 1, generator=generator, device=device) - 0.1
+    threshold = 0.15 + 0.5 * torch.rand(n, 1, 1, generator=generator, device=device)  # the ground has the larger part
     cover = (area - threshold).div(soft).add(0.5).clamp(0, 1)[:, None]
     canvas = torch.lerp(canvas, torch.lerp(ink, other, fill[:, None]), cover)
     lit = canvas * (1 + 0.25 * grain[:, None]) + 0.05 * grain[:, None]
@@ -202,12 +202,12 @@ def reference(content: Content, style: Style, mode: Tensor, size: int, generator
 
 
 def sample_modes(n: int, generator: torch.Generator) -> Tensor:
-    weights = torch.tensor([0.7, 0.15, 0.15], device=generator.device)
+    weights = torch.tensor([0.78, 0.22, 0.0], device=generator.device)
     return torch.multinomial(weights, n, replacement=True, generator=generator)
 
 
 def _is_smooth(fill: Tensor) -> Tensor:
-    return (fill == SOLID) | (fill == GRADIENT) | (fill == BRUSH)
+    return (fill == SOLID) | (fill == GRADIENT) | (fill == BRUSH) | (fill == MOTTLE)
 
 
 # Colours
@@ -226,7 +226,7 @@ def _colours(n, generator, ground=False) -> Tensor:
 
 def _contrasting(ground, least, generator, tries=8) -> Tensor:
     drawn = _colours(tries * len(ground), generator).unflatten(0, (len(ground), tries))
-    far = _distance(drawn, ground[:, None])
+    far = distance(drawn, ground[:, None])
     first = torch.where((far > least).any(1), (far > least).long().argmax(1), far.argmax(1))
     return drawn[torch.arange(len(ground), device=ground.device), first]
 
@@ -235,11 +235,56 @@ def _nearby(colour, generator) -> Tensor:
     return (colour + 0.5 * (torch.rand(colour.shape, generator=generator, device=colour.device) - 0.5)).clamp(0, 1)
 
 
-def _distance(a, b) -> Tensor:
+def distance(a, b) -> Tensor:
     """How different two colours look: brightness counts most."""
     difference = a - b
     luma = difference @ torch.tensor([0.30, 0.59, 0.11], device=a.device)
     return (luma.square() * 1.5 + 0.5 * difference.square().mean(-1)).sqrt() * 1.2
+
+
+def apart(colour: Tensor, ground: Tensor, least: float) -> Tensor:
+    """Colours (..., 3) that look at least `least` unlike their grounds: made lighter or darker where they do not."""
+    luma = (ground @ torch.tensor([0.30, 0.59, 0.11], device=ground.device))[..., None]
+    end = torch.where(luma > 0.5, 0.0, 1.0).expand_as(colour)
+    moved = colour
+    for part in (0.15, 0.3, 0.45, 0.6, 0.75):
+        near = (distance(moved, ground) < least)[..., None]
+        moved = torch.where(near, torch.lerp(colour, end, part), moved)
+    return moved
+
+
+def between(own: Style, given: Style, scale: Tensor, generator) -> Style:
+    """Styles on the way from `own` (scale 0) to `given` (scale 1), for scale (N,).
+
+    Ground, shapes, and the patterns of each pass over at different scales, drawn at random; colours gradually. Where
+    the pattern stands stays `own`'s.
+    """
+    n, device = len(own), scale.device
+    start = torch.rand(n, 4, generator=generator, device=device)
+    weight = ((1 - (1 - scale) ** 1.5)[:, None] * 1.4 - 0.2 - start).div(0.4).add(0.5).clamp(0, 1)
+    weight = torch.where(scale[:, None] >= 1, 1.0, torch.where(scale[:, None] <= 0, 0.0, weight))
+    back, front, fill, backdrop = weight.unbind(1)
+
+    def mixed(name, part):
+        a, b = getattr(own, name), getattr(given, name)
+        return torch.lerp(a, b, part.view(-1, *[1] * (a.ndim - 1)))
+
+    def chosen(name, part):
+        return torch.where(part > 0.5, getattr(given, name), getattr(own, name))
+
+    ground, ground2 = mixed("ground", back), mixed("ground2", back)
+    return replace(
+        own,
+        ground=ground,
+        ground2=ground2,
+        inks=apart(mixed("inks", front), ground[:, None].expand(-1, 3, -1), 0.3),
+        partner=mixed("partner", front),
+        line=mixed("line", front),
+        line_width=chosen("line_width", front),
+        vary=chosen("vary", front),
+        **{name: chosen(name, fill) for name in ("fill", "period", "angle", "blend")},
+        **{name: chosen(name, backdrop) for name in ("backdrop", "back_period", "back_angle", "back_strength")},
+    )
 
 
 def _hue(rgb) -> Tensor:
@@ -253,6 +298,11 @@ def _from_hsv(hue, saturation, value) -> Tensor:
 
 
 # Textures
+
+
+def grounds(style: Style, height: int, width: int, density: float = TEXTURE_UNIT) -> Tensor:
+    """(N, 3, height, width): the styles' grounds, with nothing on them."""
+    return _backdrop(style, height, width, density)
 
 
 def _pixels(height, width, unit, device):
@@ -282,16 +332,22 @@ def _texture(style, height, width, density, front) -> Tensor:
     sharp = period * density  # pixels in a period
     cos_a, cos_b = (2 * math.pi * a).cos(), (2 * math.pi * b).cos()
     stripes = ((cos_a - 0.2) * sharp / 6 + 0.5).clamp(0, 1)
-    checks = (cos_a * cos_b * sharp / 6 + 0.5).clamp(0, 1)
+    # The ground's first colour has the larger part of its pattern.
+    less = 0.0 if front else 0.12
+    checks = ((cos_a * cos_b - less) * sharp / 6 + 0.5).clamp(0, 1)
     off_a, off_b = a - a.round(), b - b.round()
     dots = ((0.3 - (off_a.square() + off_b.square() + 1e-8).sqrt()) * sharp + 0.5).clamp(0, 1)
-    gradient = (0.5 + 0.9 * u * density / min(height, width)).clamp(0, 1)
+    gradient = (0.5 - 1.5 * less + 0.9 * u * density / min(height, width)).clamp(0, 1)
     tile = style.noise[:, :1] if front else style.noise[:, 1:]
     grid = torch.stack([u * 0.9, v * 3.0], -1)  # strokes: long along u
     brush = F.grid_sample(tile, grid, mode="bilinear", padding_mode="reflection", align_corners=False)[:, 0]
-    brush = ((brush - 0.5) * 2.5 + 0.5).clamp(0, 1)
+    brush = ((brush - 0.5) * 2.5 + 0.5 - less).clamp(0, 1)
+    grid = torch.stack([u, v], -1) / period[..., None] / 6  # half a period for each cell of the tile
+    mottle = F.grid_sample(tile, grid, mode="bilinear", padding_mode="reflection", align_corners=False)[:, 0]
+    mottle = ((mottle - 0.52) * 4 + 0.5 - 2 * less).clamp(0, 1)
     out = torch.zeros_like(stripes)
-    for index, value in ((STRIPES, stripes), (CHECKS, checks), (DOTS, dots), (GRADIENT, gradient), (BRUSH, brush)):
+    patterns = {STRIPES: stripes, CHECKS: checks, DOTS: dots, GRADIENT: gradient, BRUSH: brush, MOTTLE: mottle}
+    for index, value in patterns.items():
         out = torch.where(kind == index, value, out)
     return out
 

@@ -1,204 +1,65 @@
 """Train the demo model from nothing: `python -m training.train OUT`, then `python -m training.evaluate OUT`.
 
-Stages: the image encoder, the classifier that judges, the picture autoencoder, the text encoders, the base, the
-adapter. Each ends after its steps or its seconds, whichever comes first, and writes its weights at once; a stage whose
-weights OUT already holds is skipped, unless `--again` names it, which goes on from them. Base and adapter also write
-what they have every half minute: a run that was cut goes on from there.
+Stages: the classifier that judges, the picture autoencoder, the text encoders, the base, the image encoder, and the
+adapter with base and image encoder. Each ends after its steps or its seconds, whichever comes first, and writes its
+weights at once; a stage whose weights OUT already holds is skipped, unless `--again` names it, which goes on from them.
+Base and adapter also write what they have every half minute: a run that was cut goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import architecture, captions, measure, scenes
+from training import architecture, captions, measure, pools, references, scenes, styling
 from training.captions import NONE, Content
-from training.scenes import Style
+from training.denoising import check, denoising_loss, latents_of, noise_levels
+from training.plan import FULL, HALF, MODEST, SMOKE, STAGES, USUAL, Plan
+from training.pools import Batches, Pool, encode_text, tokenise
 from training.trainer import WORK, Clock, Trainer, compiled
-
-STAGES = ("image_encoder", "judge", "vae", "text", "base", "adapter")
-#: Sizes seen in training, as shares of the usual height and width: the usual one, the one to begin with, others.
-SIZES = ((1, 1), (0.5, 0.5), (0.75, 0.75), (1, 1.25), (1.25, 1))
-USUAL, HALF = 0, 1
-IMAGE_MEAN, IMAGE_STD = architecture.PREPROCESSOR["image_mean"], architecture.PREPROCESSOR["image_std"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The size of the training: steps and seconds by stage, numbers of pictures, batch sizes.
-
-    early: the share of base and adapter spent on pictures of half the size (a quarter of the work, in batches twice as
-    large): what words mean and where things stand is learnt there.
-    """
-
-    steps: dict[str, int]
-    seconds: dict[str, float]
-    size: int
-    pictures: int
-    other_pictures: int
-    reference_styles: int
-    batch: int
-    small_batch: int
-    chunk: int
-    early: float
-    compile: bool
-
-
-FULL = Plan(
-    steps={"image_encoder": 6000, "judge": 2500, "vae": 6000, "text": 1500, "base": 60000, "adapter": 20000},
-    seconds={"image_encoder": 40, "judge": 40, "vae": 100, "text": 15, "base": 480, "adapter": 150},
-    size=256,
-    pictures=192_000,
-    other_pictures=12_000,
-    reference_styles=60_000,
-    batch=256,
-    small_batch=96,
-    chunk=400,
-    early=0.4,
-    compile=True,
-)
-SMOKE = Plan(
-    steps=dict.fromkeys(FULL.steps, 2),
-    seconds=dict.fromkeys(FULL.seconds, 60.0),
-    size=128,
-    pictures=24,
-    other_pictures=4,
-    reference_styles=12,
-    batch=8,
-    small_batch=4,
-    chunk=8,
-    early=0.5,
-    compile=False,
-)
-#: What two CPU cores can do in half an hour: the same path, smaller pictures, a rough result.
-MODEST = Plan(
-    steps=FULL.steps,
-    seconds={"image_encoder": 300, "judge": 120, "text": 60, "base": 880, "adapter": 560, "vae": 330},
-    size=128,
-    pictures=8_000,
-    other_pictures=600,
-    reference_styles=4_000,
-    batch=24,
-    small_batch=12,
-    chunk=40,
-    early=0.5,
-    compile=False,
-)
-
-
-# Stage 2: the image encoder
-
-
-def normalised(pictures: Tensor) -> Tensor:
-    """What CLIP's image processor makes of pictures in 0 to 1."""
-    return torch.stack([(pictures[:, i] - IMAGE_MEAN[i]) / IMAGE_STD[i] for i in range(3)], 1)
-
-
-def style_targets(style: Style) -> tuple[Tensor, Tensor]:
-    """The parameters of the style that its pictures show, as numbers (N, 28) and as classes (N, 2)."""
-    angles = torch.stack([style.angle, style.back_angle], 1) * 2
-    patterned = (style.fill != scenes.SOLID).float()[:, None], (style.backdrop != scenes.SOLID).float()[:, None]
-    numbers = [style.ground, style.ground2 * patterned[1], style.inks.flatten(1), style.partner * patterned[0]]
-    numbers += [style.line * (style.line_width > 0)[:, None], 40 * style.line_width[:, None]]
-    numbers += [10 * style.period[:, None] * patterned[0], 5 * style.back_period[:, None] * patterned[1]]
-    numbers += [angles[:, :1].cos() * patterned[0], angles[:, :1].sin() * patterned[0]]
-    numbers += [angles[:, 1:].cos() * patterned[1], angles[:, 1:].sin() * patterned[1]]
-    return torch.cat(numbers, 1), torch.stack([style.fill, style.backdrop], 1)
-
-
-def train_image_encoder(encoder, plan: Plan, generator) -> None:
-    device = generator.device
-    n, size = plan.reference_styles, architecture.IMAGE_SIZE
-    views = torch.empty(n, 2, 3, size, size, dtype=torch.uint8, device=device)
-    numbers, classes, colours, textures = [], [], [[], []], [[], []]
-    for start in range(0, n, plan.chunk):
-        count = min(plan.chunk, n - start)
-        style = scenes.sample_styles(count, generator)
-        for view in range(2):
-            content = captions.sample_content(count, generator)
-            mode = scenes.sample_modes(count, generator) * (view > 0)
-            picture = scenes.reference(content, style, mode, size, generator, density=size)
-            views[start : start + count, view] = (picture * 255).round().byte()
-            colours[view].append(measure.colour_histogram(picture, 5).sqrt())
-            textures[view].append(measure.texture_energy(picture.to(WORK)))
-        a, b = style_targets(style)
-        numbers.append(a)
-        classes.append(b)
-    numbers, classes = torch.cat(numbers), torch.cat(classes)
-    colours = torch.stack([torch.cat(c) for c in colours], 1)
-    textures = torch.stack([torch.cat(t) for t in textures], 1)
-    mean, std = (f(numbers, 0) for f in (torch.mean, torch.std))
-    texture_mean, texture_std = textures.mean((0, 1)), textures.std((0, 1))
-    heads = nn.ModuleDict(
-        {
-            "numbers": nn.Linear(architecture.IMAGE_EMBED, numbers.shape[1]),
-            "classes": nn.Linear(architecture.IMAGE_EMBED, 2 * len(scenes.FILLS)),
-            "colours": nn.Linear(architecture.IMAGE_EMBED, colours.shape[-1]),
-            "textures": nn.Linear(architecture.IMAGE_EMBED, textures.shape[-1]),
-            "same": nn.Linear(architecture.IMAGE_EMBED, 64),
-        }
-    ).to(device)
-    trainer = Trainer([encoder, heads], 1.5e-3, decay=0.01)
-    batch = min(1024, n)
-    target = torch.arange(batch, device=device)
-
-    def loss_of(pictures, numbers, classes, colours, textures):
-        embeds = encoder(pixel_values=normalised(pictures).to(WORK)).image_embeds
-        predicted = {name: head(embeds).float() for name, head in heads.items()}
-        numbers_loss = F.smooth_l1_loss(predicted["numbers"], numbers)
-        classes_loss = F.cross_entropy(predicted["classes"].view(-1, len(scenes.FILLS)), classes)
-        colours_loss = F.mse_loss(predicted["colours"], colours) * 100
-        textures_loss = F.smooth_l1_loss(predicted["textures"], textures)
-        same = F.normalize(predicted["same"], dim=-1).view(batch, 2, -1)
-        logits = same[:, 0] @ same[:, 1].T * 12
-        same_loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        # Of about unit size, so that the adapter's projection starts well.
-        size_loss = (embeds.float().square().mean() - 1).square() * 0.01
-        return numbers_loss * 2 + classes_loss + colours_loss + textures_loss + 0.3 * same_loss + size_loss
-
-    clock = Clock("image_encoder", plan.steps["image_encoder"], plan.seconds["image_encoder"])
-    for step, spent in clock:
-        index = torch.randint(n, (batch,), generator=generator, device=device)
-        loss = trainer.step(
-            loss_of,
-            spent,
-            views[index].flatten(0, 1).float() / 255,
-            ((numbers[index] - mean) / (std + 1e-3)).repeat_interleave(2, 0),
-            classes[index].repeat_interleave(2, 0).flatten(),
-            colours[index].flatten(0, 1),
-            ((textures[index] - texture_mean) / (texture_std + 1e-3)).flatten(0, 1),
-        )
-        clock.log(step, loss)
-    trainer.finish()
-
 
 # The classifier that judges
 
 
 def judged_pictures(n: int, generator, held_out: bool) -> tuple[Tensor, Content]:
-    """Pictures with one kind of shape each, and what they show."""
-    style = scenes.sample_styles(n, generator, held_out)
+    """Pictures of 256 pixels with one kind of shape each, and what they show."""
+    return _drawn(scenes.sample_styles(n, generator, held_out), generator)
+
+
+def _drawn(style: scenes.Style, generator) -> tuple[Tensor, Content]:
+    n = len(style)
     content = captions.sample_content(n, generator)
     content = Content(**{**vars(content), "second": torch.full_like(content.second, NONE)})
     content = scenes.settle(content, style)
     return scenes.draw(content, style, 256, 256, generator), content
 
 
-def train_judge(judge, plan: Plan, generator) -> None:
+def train_judge(judge, plan: Plan, generator, photographs) -> None:
     device = generator.device
     n = min(plan.pictures, 40_000)
     pool = torch.empty(n, 3, 128, 128, dtype=torch.uint8, device=device)
     labels = []
     for start in range(0, n, plan.chunk):
-        pictures, content = judged_pictures(min(plan.chunk, n - start), generator, held_out=False)
+        style = pools.drawn_references(min(plan.chunk, n - start), generator, photographs)[1]
+        pictures, content = _drawn(style, generator)
+        empty = torch.rand(len(style), generator=generator, device=device) < 0.08
+        pictures = torch.where(empty[:, None, None, None], scenes.grounds(style, 256, 256), pictures)
+        content = replace(
+            content,
+            kind=torch.where(empty, measure.EMPTY, content.kind),
+            count=torch.where(empty, NONE + 1, content.count),
+            colour=torch.where(empty, NONE, content.colour),
+        )
         small = F.interpolate(pictures, (128, 128), mode="area")
         pool[start : start + len(small)] = (small * 255).round().byte()
         labels.append(torch.stack([content.kind, content.count - 1, content.colour], 1))
@@ -218,7 +79,7 @@ def train_judge(judge, plan: Plan, generator) -> None:
             for i, name in enumerate(("kind", "count", "colour"))
         ]
         optimizer.zero_grad()
-        losses[0].add(losses[1]).add(torch.nan_to_num(losses[2])).backward()
+        losses[0].add(torch.nan_to_num(losses[1])).add(torch.nan_to_num(losses[2])).backward()
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * (1 - spent)
         optimizer.step()
@@ -226,94 +87,7 @@ def train_judge(judge, plan: Plan, generator) -> None:
     judge.eval()
 
 
-# Stage 3: the base
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Pictures of one size: latents (N, 4, h, w), the output of the text encoders for the captions, and the styles."""
-
-    height: int
-    width: int
-    latents: Tensor
-    tokens: Tensor
-    content: Content
-    style: Style
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-
-#: Brightness and two colour differences of a block of 8 x 8 pixels, each brought to about unit deviation.
-COLOUR_AXES = ((0.577, 0.577, 0.577), (0.707, -0.707, 0.0), (0.408, 0.408, -0.816))
-AXIS_GAIN = (1.2, 2.2, 2.2)
-
-
-def latents_of(pictures: Tensor) -> Tensor:
-    """(N, 4, h/8, w/8) of pictures in 0 to 1: mean colour of each block of 8 x 8 pixels, and its unevenness.
-
-    Given by a formula instead of learnt: a smooth space in which colours are plain, ready before any training.
-    """
-    return latents_of_half(F.avg_pool2d(pictures, 2))
-
-
-def latents_of_half(pictures: Tensor) -> Tensor:
-    """The latents of the picture twice as large."""
-    axes = torch.stack([sum(w * pictures[:, i] for i, w in enumerate(axis)) for axis in COLOUR_AXES], 1)
-    mean = F.avg_pool2d(axes, 4)
-    bright = axes[:, :1] - F.interpolate(mean[:, :1], scale_factor=4, mode="nearest")
-    uneven = F.avg_pool2d(bright.square(), 4).clamp(min=1e-6).sqrt()
-    offset = sum(COLOUR_AXES[0]) / 2
-    planes = [(mean[:, i : i + 1] - (offset if i == 0 else 0)) * 2 * AXIS_GAIN[i] for i in range(3)]
-    return torch.cat([*planes, uneven * 8 - 0.5], 1)
-
-
-def tokenise(texts: list[str]) -> Tensor:
-    """(N, 77): as the tokenizers do it, for texts of known words (and for those they are a hundred times slower)."""
-    vocabulary, _ = architecture.tokenizer_files()
-    end = vocabulary[architecture.END]
-    known = {word: vocabulary[word + "</w>"] for word in captions.lexicon()}
-    rows = []
-    for text in texts:
-        ids = [vocabulary[architecture.START], *(known[word] for word in text.replace(",", " ,").split()), end]
-        rows.append(ids + [end] * (architecture.MAX_TOKENS - len(ids)))
-    return torch.tensor(rows)
-
-
-def drawn_pool(n: int, height: int, width: int, plan: Plan, generator) -> Pool:
-    latents, tokens, contents, styles = [], [], [], []
-    for start in range(0, n, 4 * plan.chunk):
-        count = min(4 * plan.chunk, n - start)
-        style = scenes.sample_styles(count, generator)
-        content = scenes.settle(captions.sample_content(count, generator), style)
-        half = scenes.draw(content, style, height // 2, width // 2, generator, scenes.TEXTURE_UNIT / 2)
-        latents.append(latents_of_half(half).to(WORK))
-        tokens.append(tokenise(captions.captions(content, generator.initial_seed() + start)))
-        contents.append(content)
-        styles.append(style)
-    joined = [
-        kind(*(torch.cat([getattr(row, name) for row in rows]) for name in vars(rows[0])))
-        for kind, rows in ((Content, contents), (Style, styles))
-    ]
-    return Pool(height, width, torch.cat(latents), torch.cat(tokens).to(generator.device), *joined)
-
-
-def pools(plan: Plan, generator) -> list[Pool]:
-    begun = time.time()
-    result = []
-    for number, (high, wide) in enumerate(SIZES):
-        count = plan.pictures if number in (USUAL, HALF) else plan.other_pictures
-        result.append(drawn_pool(count, int(high * plan.size), int(wide * plan.size), plan, generator))
-    spread = result[USUAL].latents.float().std((0, 2, 3)).tolist()
-    print(f"[pools] {sum(map(len, result))} pictures in {time.time() - begun:.0f} s, deviations {spread}", flush=True)
-    return result
-
-
-def encode_text(first, second, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 77, context) and (B, pooled), as SDXL's pipeline makes them."""
-    one = first(input_ids=tokens, output_hidden_states=True)
-    two = second(input_ids=tokens, output_hidden_states=True)
-    return torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1), two.text_embeds
+# Text encoders and base
 
 
 def train_text(first, second, pool: Pool, plan: Plan, generator) -> None:
@@ -351,121 +125,11 @@ def train_text(first, second, pool: Pool, plan: Plan, generator) -> None:
     print(f"[text] predicted correctly: {', '.join(shares)}", flush=True)
 
 
-def noise_levels(device) -> Tensor:
-    """(1000,): the share of the signal's power left at each timestep."""
-    c = architecture.SCHEDULER
-    betas = torch.linspace(c["beta_start"] ** 0.5, c["beta_end"] ** 0.5, c["num_train_timesteps"], device=device)
-    return (1 - betas.square()).cumprod(0)
-
-
-def denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids) -> Tensor:
-    """(B,): squared error of the predicted velocity (Salimans and Ho 2022); `context`: what the network attends to."""
-    alpha = alphas[timestep][:, None, None, None]
-    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-    added = {"text_embeds": pooled, "time_ids": time_ids}
-    predicted = net(noisy.to(WORK), timestep, context, added_cond_kwargs=added).sample.float()
-    return (predicted - velocity).square().mean((1, 2, 3))
-
-
-class Batches:
-    """Latents with their words, already encoded, in batches of one size each."""
-
-    def __init__(self, first, second, all_pools: list[Pool], plan: Plan, generator):
-        self.pools, self.plan, self.generator = all_pools, plan, generator
-        self.device = generator.device
-        for module in (first, second):
-            module.to(WORK)
-        self.texts = [self._encode(first, second, pool.tokens) for pool in all_pools]
-        self.empty = self._encode(first, second, tokenise([""]).to(self.device))
-        for module in (first, second):
-            module.float()
-        self.time_ids = [
-            torch.tensor([[p.height, p.width, 0, 0, p.height, p.width]], device=self.device, dtype=WORK)
-            for p in all_pools
-        ]
-        #: Never drawn from in training: the first of each pool.
-        self.kept = max(2, min(256, len(all_pools[USUAL]) // 16))
-
-    @staticmethod
-    @torch.no_grad()
-    def _encode(first, second, tokens):
-        parts = [encode_text(first, second, part) for part in tokens.split(4000)]
-        return [torch.cat(part) for part in zip(*parts, strict=True)]
-
-    def number(self, step: int, spent: float) -> int:
-        """Which size this step has: half the usual one early on, then that one, and one batch in four of another."""
-        if spent < self.plan.early:
-            return HALF
-        return 1 + step // 4 % (len(SIZES) - 1) if step % 4 == 3 else USUAL
-
-    def size(self, number: int) -> int:
-        return self.plan.batch * (2 if number == HALF else 1)
-
-    def draw(self, number: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Index in the pool, and (latents, noise, timestep, hidden, pooled, time_ids).
-
-        All chance is here, none inside the recorded step.
-        """
-        # Other sizes are seldom seen; libraries do not try all their kernels for them.
-        torch.backends.cudnn.benchmark = number in (USUAL, HALF)
-        n, device, generator = self.size(number), self.device, self.generator
-        kept, count = min(self.kept, len(self.pools[number]) // 2), len(self.pools[number])
-        index = torch.randint(kept, count, (n,), generator=generator, device=device)
-        latents, hidden, pooled, time_ids = self.at(number, index)
-        noise = torch.randn(latents.shape, generator=generator, device=device)
-        # Spread evenly over the batch, as far as chance allows.
-        place = torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)
-        timestep = (place / n * 1000).long().clamp(max=999)
-        return index, (latents, noise, timestep, hidden, pooled, time_ids)
-
-    def at(self, number: int, index: Tensor) -> tuple[Tensor, ...]:
-        """(latents, hidden, pooled, time_ids)."""
-        hidden, pooled = self.texts[number]
-        time_ids = self.time_ids[number].repeat(len(index), 1)
-        return self.pools[number].latents[index].float(), hidden[index], pooled[index], time_ids
-
-    def chance(self, n: int) -> Tensor:
-        return torch.rand(n, generator=self.generator, device=self.device)
-
-    def without_words(self, hidden: Tensor, pooled: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-        """Words left out where `which` (B,): half of them zeros, half the empty caption, as guidance uses either."""
-        blank = (self.chance(len(which)) < 0.5).to(hidden.dtype)
-        hidden = torch.where(which[:, None, None], self.empty[0] * blank[:, None, None], hidden)
-        return hidden, torch.where(which[:, None], self.empty[1] * blank[:, None], pooled)
-
-
-#: Times at which the check looks: nearly clean, where shapes are decided, where the layout is, nearly noise.
-CHECK_TIMES = (150, 450, 700, 900)
-
-
-@torch.no_grad()
-def check(name: str, net, batches: Batches, number: int, alphas, conditions: Callable) -> None:
-    """Print the error on pictures kept from training at fixed noise, given the right condition and another's.
-
-    `conditions(number, index, other)` -> (context, pooled) for the pictures `index`, from those of `other`.
-    """
-    index = torch.arange(min(batches.kept, len(batches.pools[number]) // 2), device=batches.device)
-    latents, *_, time_ids = batches.at(number, index)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
-    right, wrong = [], []
-    for time_ in CHECK_TIMES:
-        timestep = torch.full_like(index, time_)
-        for errors, other in ((right, index), (wrong, index.roll(1))):
-            context, pooled = conditions(number, index, other)
-            error = denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids)
-            errors.append(error.mean().item())
-    more = " ".join(f"{100 * (b / a - 1):+.1f} %" for a, b in zip(right, wrong, strict=True))
-    own = " ".join(f"{a:.4f}" for a in right)
-    size = f"{batches.pools[number].height} pixels"
-    print(f"[{name}] check, {size}, times {CHECK_TIMES}: {own}; with another's condition: {more}", flush=True)
-
-
-def quick(unet, batches: Batches) -> Callable:
+def quick(unet, batches: Batches, context: Any) -> Callable:
     """The network compiled by torch.compile for pictures of the usual size, which take most of the time."""
-    _, (latents, _, timestep, hidden, pooled, time_ids) = batches.draw(USUAL)
+    _, (latents, _, timestep, _, pooled, time_ids) = batches.draw(USUAL)
     added = {"text_embeds": pooled, "time_ids": time_ids}
-    return compiled(unet, (latents.to(WORK), timestep, hidden), {"added_cond_kwargs": added})
+    return compiled(unet, (latents.to(WORK), timestep, context), {"added_cond_kwargs": added})
 
 
 def train_base(unet, batches: Batches, plan: Plan, again: bool, save: Callable) -> None:
@@ -483,7 +147,7 @@ def train_base(unet, batches: Batches, plan: Plan, again: bool, save: Callable) 
     for step, spent in clock:
         number = batches.number(step, spent)
         if net is unet and number == USUAL and plan.compile and batches.device.type == "cuda":
-            net = quick(unet, batches)
+            net = quick(unet, batches, batches.draw(USUAL)[1][3])
         _, (*noised, hidden, pooled, time_ids) = batches.draw(number)
         words = batches.without_words(hidden, pooled, batches.chance(len(hidden)) < 0.1)
         clock.log(step, trainer.step(loss_of, spent, *noised, *words, time_ids))
@@ -494,82 +158,6 @@ def train_base(unet, batches: Batches, plan: Plan, again: bool, save: Callable) 
     with trainer.averaged():
         check("base", unet, batches, USUAL, alphas, conditions)
     trainer.finish()
-
-
-# Stage 4: the adapter
-
-
-class PairedAttention:
-    """Cross-attention to (text, image tokens), as the IP-Adapter has it, at scale 1."""
-
-    def __init__(self, key: nn.Linear, value: nn.Linear):
-        self.key, self.value = key, value
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
-        text, image = encoder_hidden_states
-
-        def heads(x):
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-        query = heads(attn.to_q(hidden_states))
-        out = F.scaled_dot_product_attention(query, heads(attn.to_k(text)), heads(attn.to_v(text)))
-        out = out + F.scaled_dot_product_attention(query, heads(self.key(image)), heads(self.value(image)))
-        return attn.to_out[0](out.transpose(1, 2).flatten(2))
-
-
-def with_images(processors: dict, adapter) -> dict:
-    """The attention processors, those of the cross-attention layers replaced by `adapter`'s."""
-    pairs = iter(zip(adapter.to_k, adapter.to_v, strict=True))
-    return {name: PairedAttention(*next(pairs)) if "attn2" in name else kept for name, kept in processors.items()}
-
-
-@torch.no_grad()
-def reference_embeds(encoder, pool: Pool, plan: Plan, generator) -> Tensor:
-    """(N, embed): for each picture of the pool, another picture in its style, as the image encoder sees it."""
-    size, rows = architecture.IMAGE_SIZE, []
-    encoder.to(WORK)
-    for start in range(0, len(pool), 4 * plan.chunk):
-        style = pool.style.take(slice(start, start + 4 * plan.chunk))
-        content = captions.sample_content(len(style), generator)
-        mode = scenes.sample_modes(len(style), generator)
-        picture = scenes.reference(content, style, mode, size, generator, density=size)
-        rows.append(encoder(pixel_values=normalised(picture).to(WORK)).image_embeds)
-    return torch.cat(rows)
-
-
-def train_adapter(adapter, unet, encoder, batches: Batches, plan: Plan, again: bool, save: Callable) -> None:
-    embeds = [reference_embeds(encoder, pool, plan, batches.generator) for pool in batches.pools]
-    unet.to(WORK).requires_grad_(False)
-    kept = dict(unet.attn_processors)
-    trainer = Trainer([adapter], 1.5e-3 if not again else 7e-4)
-    unet.set_attn_processor(with_images(kept, adapter))
-    alphas = noise_levels(batches.device)
-
-    def loss_of(latents, noise, timestep, hidden, pooled, time_ids, image):
-        context = hidden, adapter(image)
-        return denoising_loss(unet, latents, noise, timestep, alphas, context, pooled, time_ids).mean()
-
-    def conditions(number, index, other):
-        _, hidden, pooled, _ = batches.at(number, index)
-        return (hidden, adapter(embeds[number][other])), pooled
-
-    clock = Clock("adapter", plan.steps["adapter"], plan.seconds["adapter"])
-    for step, spent in clock:
-        index, (*noised, hidden, pooled, time_ids) = batches.draw(number := batches.number(step, spent))
-        # Dropped, as in IP-Adapter: the picture, both, the words.
-        chance = batches.chance(len(index))
-        words = batches.without_words(hidden, pooled, (chance >= 0.07) & (chance < 0.17))
-        image = embeds[number][index] * (chance >= 0.12).to(WORK)[:, None]
-        clock.log(step, trainer.step(loss_of, spent, *noised, *words, time_ids, image))
-        if clock.due():
-            save({"adapter": trainer.averages(adapter)})
-            with trainer.averaged():
-                check("adapter", unet, batches, HALF if spent < plan.early else USUAL, alphas, conditions)
-    with trainer.averaged():
-        check("adapter", unet, batches, USUAL, alphas, conditions)
-    trainer.finish()
-    unet.set_attn_processor(kept)
-    unet.float()
 
 
 # The picture autoencoder
@@ -636,9 +224,12 @@ def main() -> None:
     parser.add_argument("--modest", action="store_true", help="half an hour without a GPU, a rough result")
     parser.add_argument("--seconds", default="", help="other limits, for example base=120,adapter=60")
     parser.add_argument("--stages", default=",".join(STAGES), help="which to do, for example text,base")
+    parser.add_argument("--until", type=float, default=math.inf, help="seconds in all after which the adapter ends")
     parser.add_argument("--batch", type=int, help="another batch size for base and adapter")
     parser.add_argument("--early", type=float, help="another share of base and adapter at half the size")
     parser.add_argument("--no-compile", action="store_true", help="the base as it is, without torch.compile")
+    parser.add_argument("--photographs", type=Path, help="folder of grey .jpg files, which references are made of too")
+    parser.add_argument("--start", type=Path, help="a model folder whose VAE, text encoders and base are taken")
     parser.add_argument("--again", default="", help="stages to go on with, for example base,adapter")
     options = parser.parse_args()
     plan = SMOKE if options.smoke else MODEST if options.modest else FULL
@@ -652,10 +243,28 @@ def main() -> None:
         compile=plan.compile and not options.no_compile,
     )
     named = (tuple(filter(None, names.split(","))) for names in (options.stages, options.again))
-    run(options.out, options.seed, plan, *named)
+    if options.start and not (options.out / "base.pt").exists():
+        begin_from(options.start, options.out)
+    run(options.out, options.seed, plan, *named, photographs=options.photographs, until=options.until)
 
 
-def run(out: Path, seed: int, plan: Plan, stages: tuple[str, ...] = STAGES, again: tuple[str, ...] = ()) -> None:
+#: The networks that a stage trains, where they are not one of its name.
+NETWORKS = {
+    "text": ("text_encoder", "text_encoder_2"),
+    "base": ("unet",),
+    "adapter": ("unet", "adapter", "image_encoder"),
+}
+
+
+def run(
+    out: Path,
+    seed: int,
+    plan: Plan,
+    stages: tuple[str, ...] = STAGES,
+    again: tuple[str, ...] = (),
+    photographs: Path | None = None,
+    until: float = math.inf,
+) -> None:
     begun = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -664,37 +273,38 @@ def run(out: Path, seed: int, plan: Plan, stages: tuple[str, ...] = STAGES, agai
     for model in models.values():
         model.to(device)
     out.mkdir(parents=True, exist_ok=True)
-    groups = {"text": ("text_encoder", "text_encoder_2"), "base": ("unet",)}
+    given = references.Photographs(photographs, device) if photographs else None
     cache: dict = {}
 
-    def pools_of(generator):
+    def drawn(generator):
         if "pools" not in cache:
-            cache["pools"] = pools(plan, generator)
+            cache["pools"] = pools.pools(plan, generator, given)
         return cache["pools"]
 
     def batches(generator):
         if "batches" not in cache:
             texts = models["text_encoder"], models["text_encoder_2"]
-            cache["batches"] = Batches(*texts, pools_of(generator), plan, generator)
+            cache["batches"] = Batches(*texts, drawn(generator), plan, generator)
         return cache["batches"]
 
     def train(stage: str, generator, repeat: bool, save: Callable) -> None:
         if stage == "vae":
             train_vae(models["vae"], plan, generator)
-        elif stage == "image_encoder":
-            train_image_encoder(models["image_encoder"], plan, generator)
         elif stage == "judge":
-            train_judge(models["judge"], plan, generator)
+            train_judge(models["judge"], plan, generator, given)
         elif stage == "text":
-            train_text(models["text_encoder"], models["text_encoder_2"], pools_of(generator)[0], plan, generator)
+            train_text(models["text_encoder"], models["text_encoder_2"], drawn(generator)[USUAL], plan, generator)
         elif stage == "base":
             train_base(models["unet"], batches(generator), plan, repeat, save)
+        elif stage == "image_encoder":
+            styling.train_image_encoder(models["image_encoder"], drawn(generator)[USUAL], plan, generator)
         else:
-            load("image_encoder")  # another process may have trained it meanwhile
             if not repeat:  # its keys and values begin as the trained base's
                 models["adapter"] = architecture.Adapter(models["unet"]).to(device)
-            parts = models["adapter"], models["unet"], models["image_encoder"]
-            train_adapter(*parts, batches(generator), plan, repeat, save)
+            ready = batches(generator)
+            left = max(1.0, min(plan.seconds[stage], until - (time.time() - begun)))
+            limited = replace(plan, seconds={**plan.seconds, stage: left})
+            styling.train_adapter(models, ready, limited, repeat, save, quick)
 
     def load(stage: str) -> Path | None:
         held = next((p for p in (out / f"{stage}.partial.pt", out / f"{stage}.pt") if p.exists()), None)
@@ -704,18 +314,34 @@ def run(out: Path, seed: int, plan: Plan, stages: tuple[str, ...] = STAGES, agai
         return held
 
     for number, stage in enumerate(STAGES):
-        names = groups.get(stage, (stage,))
         path, cut = out / f"{stage}.pt", out / f"{stage}.partial.pt"
         held = load(stage)
         if stage in stages and (held != path or stage in again):
             torch.manual_seed(seed + number)
             generator = torch.Generator(device).manual_seed(1000 * seed + 17 * number + (500 if held else 0))
             train(stage, generator, bool(held), partial(_write, cut))
-            _write(path, {name: models[name].state_dict() for name in names})
+            _write(path, {name: models[name].state_dict() for name in NETWORKS.get(stage, (stage,))})
             cut.unlink(missing_ok=True)
             print(f"[{stage}] written after {time.time() - begun:.0f} s", flush=True)
     size = assemble(out)
     print(f"{size:,} bytes of weights in {out / 'demo'}, {time.time() - begun:.0f} s in all", flush=True)
+
+
+def begin_from(folder: Path, out: Path) -> None:
+    """Write the stages vae, text and base from a model folder."""
+    from safetensors.torch import load_file
+
+    files = {"unet": "unet/diffusion_pytorch_model", "vae": "vae/diffusion_pytorch_model"}
+    models = architecture.parts()
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in ("vae", "text", "base"):
+        states = {}
+        for name in NETWORKS.get(stage, (stage,)):
+            found = load_file(folder / f"{files.get(name, name + '/model')}.safetensors")
+            wanted = models[name].state_dict().keys()
+            bare = {k.removeprefix("text_model."): v for k, v in found.items()}
+            states[name] = found if found.keys() == wanted else {k: bare[k.removeprefix("text_model.")] for k in wanted}
+        _write(out / f"{stage}.pt", states)
 
 
 def assemble(out: Path) -> int:
