@@ -26,6 +26,7 @@ WITH_TORCH = {
     "models/vae/channels_last",
     *(name for name in MODULES if name.startswith("backends/")),
 }
+WITH_ONEFLOW = {"backends/oneflow/conversion", "backends/oneflow/graph"}
 # The rooms, one floor a line, from the top: a module imports from its own room and from the floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
@@ -119,7 +120,7 @@ def test_the_rules_below_see_the_package():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_heavy_packages_are_imported_only_where_they_are_needed(module):
-    allowed = {"torch"} if module in WITH_TORCH else set()
+    allowed = ({"torch"} if module in WITH_TORCH else set()) | ({"oneflow"} if module in WITH_ONEFLOW else set())
     assert packages(module, top_level=True) & HEAVY <= allowed
 
 

@@ -19,7 +19,7 @@ MODULES = {
     "eager": "ipa_cli.backends.eager",
     "inductor": "ipa_cli.backends.inductor.backend",
     "nexfort": "ipa_cli.backends.onediff.nexfort",
-    "oneflow": "ipa_cli.backends.onediff.oneflow",
+    "oneflow": "ipa_cli.backends.oneflow.backend",
 }
 AUTO = "auto"  # PREFERRED where a graph is in the cache or worth compiling, else UNCOMPILED
 PREFERRED, UNCOMPILED = "inductor", "eager"
@@ -76,6 +76,16 @@ def require_device(name: str, device: str) -> None:
         raise UsageError(
             f"the backend {name} does not run on {device}",
             f"use --device {' or '.join(known)}, or --backend {UNCOMPILED}",
+        )
+
+
+def require_dtype(name: str, dtype: str) -> None:
+    """Raise UsageError unless the backend called `name` computes in this dtype, as torch names it."""
+    known = (dtype,) if name == AUTO else get(name).CAPABILITIES.dtypes
+    if dtype not in known:
+        raise UsageError(
+            f"the backend {name} does not compute in {dtype}",
+            f"use --dtype {' or '.join(known)}, or --backend {UNCOMPILED}",
         )
 
 

@@ -26,6 +26,7 @@ class Capabilities:
     """What a backend can do; other code asks this and never looks at a backend's name. The defaults deny."""
 
     devices: tuple[str, ...]  # device types as torch names them
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")  # of the UNet
     compiles: bool = False  # `compile` writes a graph that the cache keeps
     code_folders: tuple[str, ...] = ()  # of `ipa_cli`: their code shapes the graphs, so its digest is in their keys
     load_options: tuple[str, ...] = ()  # options that `load` alone reads, so that they are in no key

@@ -9,6 +9,7 @@ from ipa_cli.backends import AUTO
 from ipa_cli.backends.base import check_fp8
 from ipa_cli.config import Settings
 from ipa_cli.engine import graphs
+from ipa_cli.hardware import devices
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ def check_capabilities(settings: Settings, device: torch.device, offload: str) -
     if name == AUTO:  # it chooses a backend that can
         return
     backends.require_device(name, device.type)
+    backends.require_dtype(name, str(devices.pick_dtype(settings.dtype, device)).removeprefix("torch."))
     asked = {"offload": offload != "none", "batch": settings.batch_size > 1}
     backends.require(name, *(capability for capability, wanted in asked.items() if wanted))
     backend = backends.get(name)

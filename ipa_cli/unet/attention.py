@@ -72,6 +72,14 @@ def layers(unet: Any) -> list[str]:
     return [name for name, _ in unet.named_modules() if name.endswith(".attn2")]
 
 
+def set_processors(unet: Any) -> None:
+    """Give every attention layer of `unet` the processor that it needs."""
+    order = {name: layer for layer, name in enumerate(layers(unet))}
+    for name, module in unet.named_modules():
+        if name.endswith((".attn1", ".attn2")):
+            module.processor = CrossAttention(order[name]) if name in order else SelfAttention()
+
+
 def install(unet: Any, adapters: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> Adapters:
     """Set the processors of `unet` and return the adapters' weights, on its device and in its dtype.
 
@@ -80,12 +88,12 @@ def install(unet: Any, adapters: Sequence[Mapping[str, Mapping[str, Tensor]]]) -
     The LoRA of FaceID adapters is not looked at.
     """
     names = layers(unet)
-    order = {name: layer for layer, name in enumerate(names)}
-    to_kv = [[_key_value_weight(unet, state["ip_adapter"], name, order[name]) for name in names] for state in adapters]
+    to_kv = [
+        [_key_value_weight(unet, state["ip_adapter"], name, layer) for layer, name in enumerate(names)]
+        for state in adapters
+    ]
     projections = [image_projection.of_file(state["image_proj"]) for state in adapters]
-    for name, module in unet.named_modules():
-        if name.endswith((".attn1", ".attn2")):
-            module.processor = CrossAttention(order[name]) if name in order else SelfAttention()
+    set_processors(unet)
     return Adapters(projections, to_kv).to(device=unet.device, dtype=unet.dtype).eval().requires_grad_(False)
 
 

@@ -30,7 +30,7 @@ from tests.test_layering import MODULES as FILES
 from tests.test_layering import texts
 from tests.unets import difference, example, residuals, tiny, twice
 
-FACTS = ("devices", "code_folders", "load_options")  # the other capabilities can be denied
+FACTS = ("devices", "dtypes", "code_folders", "load_options")  # the other capabilities can be denied
 DENIABLE = [field.name for field in dataclasses.fields(Capabilities) if field.name not in FACTS]
 FAST = ("--steps", 1, "--width", 64, "--height", 64, "--warmup", 0)
 
@@ -125,10 +125,14 @@ def denoiser(request):
         backend, (unet, adapters) = backends.get(name), tiny()
         if not backend.CAPABILITIES.compiles:
             return unet, adapters, backend.load(unet, None, backend.options(None))
-        if name != backends.PREFERRED:
-            pytest.skip("tested in tests/backends/onediff")
-        folder = Path(request.getfixturevalue("compiled").graph["path"])
-        return unet, adapters, backend.load(unet, folder, backend.options({"dynamic": list(SPAN)}))
+        if MODULES[name].startswith("ipa_cli.backends.onediff"):
+            pytest.skip("compiles for minutes: tested in tests/backends/onediff")
+        if name == backends.PREFERRED:
+            folder = Path(request.getfixturevalue("compiled").graph["path"])
+            return unet, adapters, backend.load(unet, folder, backend.options({"dynamic": list(SPAN)}))
+        folder, options = request.getfixturevalue("tmp_path"), backend.options(None)
+        backend.compile(unet, example(unet, adapters), folder, options, print)
+        return unet, adapters, backend.load(unet, folder, options)
 
     return make
 
@@ -213,6 +217,7 @@ def test_a_backend_draws_once_it_is_in_the_table(ipa, world, in_the_table):
         (("--precision", "fp8"), {}, "minimal has no fp8", "inductor"),
         (("--batch-size", 2, "--num-images", 2), {}, "minimal draws one picture per call", "eager or inductor"),
         ((), {"devices": ("cuda",)}, "minimal does not run on cpu", "eager"),
+        (("--dtype", "float16"), {"dtypes": ("float32",)}, "minimal does not compute in float16", "eager"),
     ],
 )
 def test_what_a_backend_cannot_do_is_refused_before_weights_are_read(

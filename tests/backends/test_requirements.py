@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from ipa_cli import backends
 from ipa_cli.backends import requirements
-from ipa_cli.backends.onediff import oneflow
 
 WORKING = {
     "torch": "2.3.1+cu121",
@@ -16,12 +15,14 @@ WORKING = {
     "huggingface_hub": "0.25.2",
     "nexfort": "0.1.dev262",
     "onediff": "1.2.0",
-    "oneflow": "0.9.1.dev20240802+cu121",
+    "oneflow": "0.9.0",
+    "nvidia-cublas-cu11": "11.11.3.6",
+    "nvidia-cudnn-cu11": "8.9.6.50",
     "triton": "2.3.1",
 }
 
 
-def problem(backend, versions, python=(3, 11)):
+def problem(backend, versions, python=(3, 10)):
     return requirements.problem(backend, backends.get(backend).REQUIREMENTS, versions, python)
 
 
@@ -42,7 +43,10 @@ def test_the_set_that_was_seen_working_lacks_nothing():
         ("nexfort", "transformers", "4.45.1", "transformers>=4.44,<4.45 (4.45.1 is installed)"),
         ("nexfort", "numpy", "2.0.0", "numpy<2 (2.0.0 is installed)"),
         ("nexfort", "huggingface_hub", "0.26.0", "huggingface_hub<0.26 (0.26.0 is installed)"),
-        ("oneflow", "oneflow", "0.9.0", "PyPI's 0.9.0 lacks oneflow.framework.args_tree"),
+        ("oneflow", "oneflow", "0.9.1.dev20240802+cu121", "oneflow==0.9.0 (0.9.1.dev20240802+cu121 is installed)"),
+        ("oneflow", "nvidia-cudnn-cu11", None, "nvidia-cudnn-cu11>=8.5,<9 (not installed)"),
+        ("oneflow", "nvidia-cublas-cu11", None, "nvidia-cublas-cu11>=11.10,<12 (not installed)"),
+        ("oneflow", "numpy", "2.2.6", "numpy<2 (2.2.6 is installed; OneFlow 0.9.0 stops while it is imported)"),
         ("inductor", "torch", "2.7.1", "torch>=2.8 (2.7.1 is installed)"),
         ("eager", "torch", None, "torch>=2.3 (not installed)"),
     ],
@@ -60,13 +64,10 @@ def test_everything_missing_is_named_at_once():
     assert all(package.name in found.message for package in backends.get("nexfort").REQUIREMENTS.packages)
 
 
-def test_a_python_without_builds_is_named_before_all_else():
-    found = problem("nexfort", WORKING, (3, 12))
-    assert "3.12" in found.message and "3.11" in found.message
-
-
-def test_oneflow_names_where_its_builds_are_published():
-    assert oneflow.BUILDS in problem("oneflow", {}).hint
+@pytest.mark.parametrize(("backend", "newest", "newer"), [("nexfort", "3.11", (3, 12)), ("oneflow", "3.10", (3, 11))])
+def test_a_python_without_builds_is_named_before_all_else(backend, newest, newer):
+    found = problem(backend, WORKING, newer)
+    assert f"3.{newer[1]}" in found.message and newest in found.message
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ WORKING = {
     "nexfort": "0.1.dev262",
     "onediff": "1.2.0",
     "onediffx": "1.2.0",
-    "oneflow": "0.9.1.dev20240802+cu121",
+    "oneflow": "0.9.0",
+    "nvidia-cublas-cu11": "11.11.3.6",
+    "nvidia-cudnn-cu11": "8.9.6.50",
     "triton": "2.3.1",
 }
 

@@ -1,7 +1,10 @@
 """Python, torch and backends, by their metadata and by running them."""
 
+from dataclasses import replace
+
 import pytest
 
+from ipa_cli.backends.oneflow import backend
 from ipa_cli.doctor import software
 from ipa_cli.hardware.gpu import Driver
 from tests.doctor.samples import GPU, WORKING
@@ -35,15 +38,21 @@ def test_fewer_gpus_in_torch_than_in_the_driver_is_a_failure():
     assert check.status == "failure" and "of 99 GPUs" in check.found
 
 
-def test_a_backend_nobody_asked_for_may_be_absent_but_not_wrong():
+@pytest.fixture
+def any_python(monkeypatch):
+    """OneFlow as if it had builds for this Python."""
+    monkeypatch.setattr(backend, "REQUIREMENTS", replace(backend.REQUIREMENTS, newest_python=None))
+
+
+def test_a_backend_nobody_asked_for_may_be_absent_but_not_wrong(any_python):
     absent = {**WORKING, "oneflow": None}
     assert software.check_backend("oneflow", absent, False, False).status == "skipped"
     assert software.check_backend("oneflow", absent, True, False).status == "failure"
-    wrong = software.check_backend("oneflow", {**WORKING, "oneflow": "0.9.0"}, False, False)
+    wrong = software.check_backend("oneflow", {**WORKING, "oneflow": "0.8.0"}, False, False)
     assert wrong.status == "failure" and not wrong.asked
 
 
-def test_a_backend_with_the_right_versions_must_also_import(monkeypatch, tmp_path):
+def test_a_backend_with_the_right_versions_must_also_import(any_python, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert software.check_backend("oneflow", WORKING, True, False).status == "ok"
     check = software.check_backend("oneflow", WORKING, True, True)

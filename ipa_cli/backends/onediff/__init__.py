@@ -1,1 +1,1 @@
-"""The compilers that OneDiff brings: nexfort and OneFlow."""
+"""nexfort, the compiler that OneDiff brings."""

@@ -1,4 +1,4 @@
-"""The UNet with nothing but tensors and lists of them as named arguments, as onediff's compilers want it."""
+"""The UNet with nothing but tensors and lists of them as named arguments, as onediff wants it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from ipa_cli.unet.inputs import AddedConditions, Context, UNetInputs
 
 class FlatInputsUNet(nn.Module):
     """The UNet as a module; what changes between calls, the scale too, is an argument."""
-
-    context: Any = Context  # what the attention processors are handed
 
     def __init__(self, unet: Any):
         super().__init__()
@@ -30,7 +28,7 @@ class FlatInputsUNet(nn.Module):
         time_ids: Tensor | None = None,
     ) -> Tensor:
         added = None if text_embeds is None or time_ids is None else AddedConditions(text_embeds, time_ids)
-        return self.unet(UNetInputs(sample, timestep, self.context(text=text, image=image, scale=scale), added))
+        return self.unet(UNetInputs(sample, timestep, Context(text, image, scale), added))
 
 
 def flatten_inputs(inputs: UNetInputs) -> dict[str, Any]:

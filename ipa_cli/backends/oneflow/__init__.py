@@ -1,0 +1,1 @@
+"""OneFlow, OneDiff's older compiler, as PyPI has it and without onediff."""
