@@ -46,6 +46,7 @@ WRITERS = {
     "backends/inductor/compilation": "the workspace of a graph",
     "backends/inductor/worker_pool": "the workspace of a graph",
     "backends/onediff/nexfort": "a temporary folder of this process",
+    "backends/oneflow/backend": "the workspace of a graph; /dev/null in place of stderr",
     "cache/archive": "the workspace of an import, O_EXCL and O_NOFOLLOW",
     "cache/building": "the workspace of a graph; the journal of its uses, O_NOFOLLOW",
     "cache/checking": "the private copies of a graph, O_EXCL",
