@@ -130,6 +130,7 @@ def isolated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A world of its own in `folder`, for as long as `monkeypatch` lasts."""
     home, cwd = folder / "home", folder / "work"
     home.mkdir()
+    (home / ".run").mkdir(mode=0o700)
     cwd.mkdir()
     for name in list(os.environ):
         if name.startswith(("IPA_", "XDG_", "FORCE_COLOR")):
@@ -139,6 +140,7 @@ def isolated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         "XDG_CONFIG_HOME": str(home / ".config"),
         "XDG_CACHE_HOME": str(home / ".cache"),
         "XDG_STATE_HOME": STATE,
+        "XDG_RUNTIME_DIR": str(home / ".run"),
         "HF_HOME": HUB_CACHE,
         "HF_ENDPOINT": ENDPOINT,
         "NO_COLOR": "1",

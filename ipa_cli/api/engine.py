@@ -25,7 +25,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline import prompts
-from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.pipeline.task import InMemory, load_references, make_request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -150,7 +150,7 @@ class Engine:
         if (asked.image or asked.embeds) and not engine.plan.adapters:
             raise UsageError("no adapter is loaded that could follow a reference", 'ipa.open("sdxl", adapter="own")')
         schedulers.check(asked.scheduler)
-        request = make_request(asked, engine.plan, load_references(asked, reporter, in_memory))
+        request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)))
         diffusers_schedulers.check_steps(request.scheduler, engine.plan, request.steps)
         prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
         ready = engine.prepare(request)

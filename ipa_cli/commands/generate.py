@@ -16,7 +16,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.result import Block, KeyValues, Picture, Result
 
 if TYPE_CHECKING:
-    from ipa_cli.engine.generate import Generated
+    from ipa_cli.engine.generated import Generated
 
 
 class Format(str, Enum):
@@ -76,6 +76,7 @@ def generate(
     """Draw pictures from a prompt and a reference picture."""
     from ipa_cli.engine import generate as drawing
     from ipa_cli.engine import replay
+    from ipa_cli.engine.generated import STDOUT, Form
     from ipa_cli.engine.store import temporary_files
     from ipa_cli.hardware import preload
     from ipa_cli.images.filenames import FORMATS
@@ -100,9 +101,9 @@ def generate(
         replay.check_places(recorded, resolved, allow_fetch, context.obj)
     if resolved.settings.preview:
         context.obj.check_preview()
-    if resolved.settings.output == drawing.STDOUT:
+    if resolved.settings.output == STDOUT:
         context.obj.check_stdout_takes_bytes()
-    form = drawing.Form(FORMATS[f".{format.value}"] if format else None, quality)
+    form = Form(FORMATS[f".{format.value}"] if format else None, quality)
     with temporary_files(resolved.settings):
         done = drawing.generate(resolved.settings, context.obj, force, context.obj.live, recorded, several, form)
     paths = tuple(image.path for image in done.images if image.path)

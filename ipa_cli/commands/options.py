@@ -20,6 +20,8 @@ from ipa_cli.config.values import element_type, expected, flag_of
 from ipa_cli.errors import UsageError
 
 ALL = tuple(sorted(config.FIELDS, key=lambda name: PANELS.index(config.FIELDS[name].metadata["panel"])))
+HERE = tuple(name for name in ALL if name not in ("server", "server_token_file"))  # of commands that draw here
+ELSEWHERE = ("sweep-scale", "embed", "compile", "bench")  # commands that no server runs
 OF_MODEL = tuple(name for name in ALL if config.FIELDS[name].metadata["panel"] == MODEL)
 
 
@@ -84,6 +86,8 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
         context.obj.warn(str(ignored))
     if resolved.ignored:
         context.obj.note(config.TRUST_HINT)
+    if context.info_name in ELSEWHERE and resolved.settings.server not in (None, "none"):
+        context.obj.note(f"this runs here: the server of {resolved.sources['server']} is for `ipa generate`")
     if "model" in context.params:
         config.check_together(resolved)
         of_project = [name for name, source in resolved.sources.items() if source.kind == "project"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result
 
 OF_A_REQUEST = ("prompt", "seed", "num_images", "output", "preview")
-SETTINGS = tuple(name for name in options.ALL if name not in OF_A_REQUEST)
+SETTINGS = tuple(name for name in options.HERE if name not in OF_A_REQUEST)
 NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 
 
@@ -73,10 +74,10 @@ def serve(
     except ValueError as error:
         raise UsageError(f"--max-upload: {error}", "such as 64MB") from None
     token = None if token_file is None else _token(token_file)
-    resolved = options.settings(context)
-    with temporary_files(resolved.settings):
+    settings = replace(options.settings(context).settings, server=None, server_token_file=None)
+    with temporary_files(settings):
         serve(
-            resolved.settings,
+            settings,
             context.obj,
             Address(host, port, token, tuple(allow_origin or ())),
             Limits(max_queue, max_pixels, max_steps, max_pictures, upload),

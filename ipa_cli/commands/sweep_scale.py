@@ -21,7 +21,7 @@ DEFAULT_FOLDER = Path("ipa-sweep")
 # Not those that are varied, and those of single pictures.
 SETTINGS = tuple(
     name
-    for name in options.ALL
+    for name in options.HERE
     if name not in ("prompt", "image", "image_weight", "embeds", "height", "width", "seed", "num_images", "batch_size")
     and name not in ("output", "preview")
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from ipa_cli.errors import suggest
 
@@ -54,6 +55,22 @@ def inside(value: str) -> str | None:
     """A check that a name stays inside its repository."""
     outside = value.startswith("/") or ".." in value.split("/")
     return "expected a name inside the repository" if outside else unicode(value)
+
+
+def server(value: str) -> str | None:
+    """A check of what draws: auto, none, or the address of a server, without a secret in it."""
+    if value in ("auto", "none"):
+        return None
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"not an address: {error}"
+    if parts.scheme not in ("http", "https") or not host or not value.isascii() or any(map(str.isspace, value)):
+        return "expected auto, none or an address such as http://127.0.0.1:8188"
+    if parts.username is not None or parts.query or parts.fragment:
+        return "expected an address alone; the token is in the file that server_token_file names"
+    return None
 
 
 def each(check: Check) -> Check:

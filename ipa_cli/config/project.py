@@ -108,7 +108,7 @@ def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
 def _refusal(name: str, value: Any, path: Path) -> str | None:
     """Why an untrusted file may not set `name` to `value`, None if it may."""
     if FIELDS[name].metadata["kind"] == OWN:
-        return "it chooses code or compiled graphs"
+        return "it chooses code, compiled graphs or a server"
     problems: list[str] = []
 
     def look(name: str, text: str) -> str:

@@ -28,7 +28,7 @@ MODES = ("full", "style", "layout", "style-layout")
 # Who may set a setting, and how its value is written into files for others: each setting is one of these kinds.
 PLAIN = "plain"  # any file; it describes the picture or the machine, and is written as it is
 PLACE = "place"  # names a file, folder, hub repository or address: a project's file only what lies beside it
-OWN = "own"  # chooses code, or compiled graphs and how many to keep: a project's file only once it is trusted
+OWN = "own"  # chooses code, compiled graphs and how many to keep, or a server: a project's file only once it is trusted
 
 # Headings of the help, in their order.
 PANELS = PICTURE, REFERENCE, OUTPUT, MODEL, MACHINE = "Picture", "Reference", "Output", "Model", "Machine"
@@ -263,6 +263,18 @@ class Settings:
     cache_dir: Path | None = _setting(MACHINE, "folder of compiled graphs", kind=OWN, metavar="FOLDER")
     cache_max_size: str = _setting(
         MACHINE, "graphs beyond this size are removed, least recently used first", "20GB", kind=OWN, metavar="SIZE"
+    )
+    server: str | None = _setting(
+        MACHINE,
+        "draw on a running `ipa serve`: its address, or auto for one of yours; none draws here",
+        None,
+        checks.server,
+        kind=OWN,
+        metavar="URL",
+        words=("auto", "none"),
+    )
+    server_token_file: Path | None = _setting(
+        MACHINE, "file with the token that the server asks for", kind=OWN, metavar="FILE"
     )
     output: str | None = _setting(
         OUTPUT,

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,10 @@ from ipa_cli.config import Settings
 from ipa_cli.engine import replay, schedules
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Drawing, Engine
+from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.record import adapter_name, record
-from ipa_cli.errors import UsageError
-from ipa_cli.images import encode, filenames
+from ipa_cli.images import encode
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
@@ -32,48 +31,6 @@ if TYPE_CHECKING:
 
     from ipa_cli.models.plan import Plan
 
-STDOUT = "-"
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A picture on disk, or without a path in `Generated.stdout`."""
-
-    path: Path | None
-    prompt: str
-    seed: int
-    scale: float
-    width: int
-    height: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What `ipa generate` did: pictures, times in seconds, memory in GiB (`timing.memory`)."""
-
-    images: tuple[Drawn, ...]
-    timings: Mapping[str, float]
-    memory: Mapping[str, float]
-    backend: str
-    graph: Mapping[str, Any]
-    device: str
-    dtype: str
-    model: str
-    adapter: str | None
-    prompt: str | None  # None: each picture has one of its own
-    steps: int
-    references: tuple[str, ...] = field(default=())  # pictures and files of embeddings
-    stdout: bytes | None = None  # the one picture of `--output -`
-
-
-@dataclass(frozen=True)
-class Form:
-    """How pictures are written: Pillow's name of the format (None: by the file's suffix), and quality, 1 to 100."""
-
-    format: str | None = None
-    quality: int | None = None
-
 
 def generate(
     settings: Settings,
@@ -82,7 +39,7 @@ def generate(
     shows_bars: bool,
     recorded: replay.Recorded | None = None,
     several: Sequence[Mapping[str, Any]] = (),
-    form: Form = Form(),
+    form: Form = AS_NAMED,
 ) -> Generated:
     """Draw and write the pictures `settings` ask for; all that can be wrong is looked for before the long work.
 
@@ -147,7 +104,7 @@ def _checked(
     """The model, the requests, and a path for every picture: all that can be found wrong before the model is loaded."""
     schedulers.check(settings.scheduler)
     check_backend(settings.backend, settings.precision)
-    _plan_paths(settings, [{"seed": 0, "scale": 0, "index": 0, "prompt": ""}] * settings.num_images, force, form)
+    plan_paths(settings, [NO_FIELDS] * settings.num_images, force, form)
     if recorded is not None:
         replay.check_there(recorded, settings)
     loaded = load_references(settings, reporter)
@@ -156,11 +113,11 @@ def _checked(
     texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
     prompts.review(texts, requests[0].prompt_syntax, reporter)
     if recorded is not None:
-        replay.check_same(recorded, settings, requests[0].references, reporter)
+        replay.check_same(recorded, settings, {one.sha256 for one in requests[0].references}, reporter)
     fields = [name_fields(request, number) for request in requests for number in range(len(request.seeds))]
-    paths = _plan_paths(settings, [{**each, "index": index} for index, each in enumerate(fields)], force, form)
+    paths = plan_paths(settings, [{**each, "index": index} for index, each in enumerate(fields)], force, form)
     longest = max((one.prompt + one.negative_prompt for one in requests), key=len)
-    for format in {_format(path, form) for path in paths}:
+    for format in {format_of(path, form) for path in paths}:
         encode.check(format, form.quality, longest)
     for path in {path if force else path.parent: path for path in paths if path}.values():
         files.check_writable(path, replacing=force)
@@ -179,7 +136,9 @@ def _draw_and_save(
         for request in requests:
             own = list(islice(next_paths, len(request.seeds)))
             for numbers in request.batches:
-                drawing = engine.draw_batch(request, numbers, ", ".join(dict.fromkeys(_name(own[n]) for n in numbers)))
+                drawing = engine.draw_batch(
+                    request, numbers, ", ".join(dict.fromkeys(name_of(own[n]) for n in numbers))
+                )
                 drawn.append(drawing)
                 for number, image in drawing.images.items():
                     kept = record(engine, engine.settings, ready, request, number)
@@ -190,32 +149,13 @@ def _draw_and_save(
     return drawn, [future.result() for future in saving]
 
 
-def _plan_paths(
-    settings: Settings, fields: Sequence[Mapping[str, Any]], force: bool, form: Form
-) -> Sequence[Path | None]:
-    """A path for every picture; None is stdout, which takes one alone."""
-    if settings.output != STDOUT:
-        return filenames.plan_paths(settings.output, fields, force, form.format)
-    if len(fields) > 1:
-        raise UsageError(f"stdout takes one picture, not {len(fields)}", "name files, such as --output cat.png")
-    return [None]
-
-
-def _format(path: Path | None, form: Form) -> str:
-    return filenames.FORMATS[path.suffix.lower()] if path else form.format or "PNG"
-
-
-def _name(path: Path | None) -> str:
-    return path.name if path else "stdout"
-
-
 def _save(
     request: Request, number: int, image: Image, path: Path | None, kept: Mapping[str, Any], force: bool, form: Form
 ) -> tuple[Drawn, float, bytes | None]:
     """The picture on disk, seconds, and the file itself when it is for stdout."""
     began, data = time.perf_counter(), None
     if path is None:
-        data = encode.encode(image, kept, _format(path, form), form.quality)
+        data = encode.encode(image, kept, format_of(path, form), form.quality)
         digest = hashlib.sha256(data).hexdigest()
     else:
         path, digest = encode.save(path, image, kept, force, form.quality)

@@ -50,7 +50,7 @@ class RequestSettings(TypedDict, total=False):
     adapter: Sequence[Mapping[str, Any]] | None
 
 
-NOT_HERE = ("output", "preview")  # of the command line alone
+NOT_HERE = ("output", "preview", "server", "server_token_file")  # of the command line alone
 JSON = ("compile_options", "ip_layers")  # given as JSON, or as what it stands for
 
 
@@ -80,9 +80,9 @@ def of_adapters(adapter: str | Sequence[str] | None) -> dict[str, Any]:
     return {SETTINGS[name]: value for name in stated if (value := getattr(one, name)) is not None}
 
 
-def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, dict[str, Reference]]:
+def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, dict[tuple[str, bool], Reference]]:
     """`settings` with those `given` for a request in their place, and the pictures among them that are in memory."""
-    in_memory: dict[str, Reference] = {}
+    in_memory: dict[tuple[str, bool], Reference] = {}
     values = keywords({name: value for name, value in _named(given, in_memory).items() if name != "adapter"})
     for name, value in values.items():
         checked(name, value, flag_of(name))
@@ -95,7 +95,7 @@ def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, 
 
 
 def _adapters(
-    loaded: Sequence[AdapterConfig], given: Sequence[Mapping[str, Any]], in_memory: dict[str, Reference]
+    loaded: Sequence[AdapterConfig], given: Sequence[Mapping[str, Any]], in_memory: dict[tuple[str, bool], Reference]
 ) -> tuple[AdapterConfig, ...]:
     """The loaded adapters with what is given for each of them, by the keys of `--adapter`."""
     if len(given) != len(loaded):
@@ -114,14 +114,15 @@ def _adapters(
     return tuple(found)
 
 
-def _named(given: Mapping[str, Any], in_memory: dict[str, Reference]) -> dict[str, Any]:
+def _named(given: Mapping[str, Any], in_memory: dict[tuple[str, bool], Reference]) -> dict[str, Any]:
     """`given` with names in place of pictures that have none, which join those `in_memory`."""
 
     def named(name: str, picture: Any) -> Any:
         if not hasattr(picture, "tobytes") or not hasattr(picture, "mode"):
             return picture
-        loaded = reference.of_image(picture, as_mask=name == "mask")
-        in_memory[loaded.source] = loaded
+        as_mask = name == "mask"
+        loaded = reference.of_image(picture, as_mask)
+        in_memory[loaded.source, as_mask] = loaded
         return loaded.source
 
     values = dict(given)

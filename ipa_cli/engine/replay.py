@@ -6,18 +6,18 @@ understood are left out, with a note.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ipa_cli import backends
+from ipa_cli.backends import AUTO
 from ipa_cli.config import FIELDS, OWN, Layer, Resolved, Settings, Source, repositories, with_places
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.record import CAME_OUT, asked_settings
 from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
-from ipa_cli.images.reference import Reference
 from ipa_cli.models import architectures, schedulers
 from ipa_cli.models.prompts.syntax import A1111, COMFYUI, LITERAL
 from ipa_cli.result import Reporter
@@ -56,8 +56,13 @@ def read(path: Path) -> Recorded:
     return _foreign(path, texts)
 
 
-def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> Layer:
-    """The picture's settings that apply on this machine, with notes on what is left out and why."""
+def layer(
+    recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter, machine: Mapping[str, Any] | None = None
+) -> Layer:
+    """The picture's settings that apply on this machine, with notes on what is left out and why.
+
+    `machine` are those settings `OF_THE_MACHINE` that another one draws with, in place of this one.
+    """
     values, left_out = dict(recorded.values), list(recorded.left_out)
     for name in UNTRUSTED:
         if values.pop(name, None) is not None and flags.get(name) is None:
@@ -66,7 +71,10 @@ def layer(recorded: Recorded, flags: Mapping[str, Any], reporter: Reporter) -> L
         left_out += [name for name in REFERENCES if values.pop(name, None) and not flags.get(name)]
     if left_out:
         reporter.note(f"{recorded.path}: left out: {', '.join(left_out)}")
-    _fit_to_machine(recorded.path, values, flags, reporter)
+    if machine is None:
+        _fit_to_machine(recorded.path, values, flags, reporter)
+    else:
+        _fit_to_another(recorded.path, values, machine, reporter)
     return Layer(Source("picture", f"picture {recorded.path}"), values)
 
 
@@ -111,9 +119,8 @@ def check_there(recorded: Recorded, settings: Settings) -> None:
             ) from error
 
 
-def check_same(recorded: Recorded, settings: Settings, loaded: Sequence[Reference], reporter: Reporter) -> None:
-    """Warn if a reference picture has changed since."""
-    here = {picture.sha256 for picture in loaded}
+def check_same(recorded: Recorded, settings: Settings, here: Collection[str], reporter: Reporter) -> None:
+    """Warn if a reference picture has changed since: if its digest is not among those `here`."""
     own = [
         (source, digest)
         for source, digest in recorded.references
@@ -234,6 +241,15 @@ def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any]
             del values["backend"]
             values.pop("precision", None)
             reporter.warn(f"{path} was drawn by a backend that is not available: {problem.message}; another is used")
+
+
+def _fit_to_another(path: Path, values: dict[str, Any], machine: Mapping[str, Any], reporter: Reporter) -> None:
+    """Leave out what the other machine draws with in any case, with a warning where it is something else."""
+    there = {name: values.pop(name, None) for name in OF_THE_MACHINE}
+    differing = [name for name in OF_THE_MACHINE if there[name] not in (None, machine[name], AUTO)]
+    if differing:
+        lost, here = (", ".join(str(one[name]) for name in differing) for one in (there, machine))
+        reporter.warn(f"{path} was drawn with {lost}, and the server has {here}: the new picture will differ slightly")
 
 
 def _device_here(there: Any, flag: str | None) -> Any:

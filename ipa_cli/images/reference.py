@@ -112,7 +112,8 @@ def of_bytes(data: bytes, name: str, as_mask: bool = False) -> Reference:
 
     Raises IpaError naming it when it is not a whole picture of a known format, or too large.
     """
-    return _seen(data, name, name, mask.levels if as_mask else colour.on_white)
+    shown = "stdin" if name == STDIN else name
+    return _seen(data, name, shown, mask.levels if as_mask else colour.on_white)
 
 
 def _load(name: str, seen: Callable[[Image, list[str]], Image]) -> Reference:

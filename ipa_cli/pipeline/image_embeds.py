@@ -28,15 +28,18 @@ class Embeds:
     negative: Any
 
 
-def read(name: str, adapter: AdapterPlan) -> Embeds:
-    """Read and check embeddings for `adapter`. Raises IpaError when they are broken or were made for another."""
+def read(name: str, adapter: AdapterPlan, data: bytes | None = None) -> Embeds:
+    """Read and check embeddings for `adapter`; `data` is the file, where it is in memory.
+
+    Raises IpaError when they are broken or were made for another.
+    """
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     path = Path(name)
     again = f"make them anew: ipa embed cat.png --output {path.name}"
-    data = inputs.read(name, MAX_BYTES, "a file of embeddings")
+    data = inputs.read(name, MAX_BYTES, "a file of embeddings") if data is None else data
     try:
         tensors = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: numbers that numpy has not

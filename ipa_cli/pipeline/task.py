@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
@@ -18,6 +17,7 @@ from ipa_cli.models.plan import has_reference
 from ipa_cli.models.prompts import syntax
 from ipa_cli.pipeline import image_embeds
 from ipa_cli.pipeline.image_embeds import Embeds
+from ipa_cli.pipeline.spread import random_seed, spread
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import check_stdin
 from ipa_cli.unet import layers
@@ -28,16 +28,14 @@ if TYPE_CHECKING:
     from ipa_cli.models.lora.lora import Lora
     from ipa_cli.models.plan import Plan
 
-SEEDS = 2**32
-MOST_PICTURES = 10_000
-
 
 @dataclass(frozen=True)
 class AdapterImages:
-    """The reference images and masks of one adapter, loaded."""
+    """The reference images and masks of one adapter, loaded; `embeds` is its file of embeddings, if in memory."""
 
     references: tuple[Reference, ...] = ()
     masks: tuple[Reference, ...] = ()
+    embeds: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -129,32 +127,50 @@ class Request:
         return tuple(source for image_prompt in self.image_prompts for source in image_prompt.sources)
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """What came without a place on disk, by name: pictures, each with whether it is a mask, and files of embeddings.
+
+    `members` are the pictures that a name stands for, where they are more than itself.
+    """
+
+    pictures: Mapping[tuple[str, bool], Reference] = field(default_factory=dict)
+    embeds: Mapping[str, bytes] = field(default_factory=dict)
+    members: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return (name, False) in self.pictures or (name, True) in self.pictures
+
+
 def load_references(
-    settings: Settings, reporter: Reporter, in_memory: Mapping[str, Reference] | None = None
+    settings: Settings, reporter: Reporter, in_memory: InMemory | None = None
 ) -> tuple[AdapterImages, ...]:
     """The reference images and masks of every adapter, each checked and read once, with notes on conversions.
 
-    Images whose names are `in_memory` are not read from disk.
+    What is `in_memory` is not read from disk.
     """
-    there = in_memory or {}
+    in_memory = in_memory or InMemory()
     each = settings.adapters
-    pictures = [name for one in each for name in (*one.image, *one.mask)]
-    check_stdin([*pictures, *(one.embeds for one in each)])
+    typed = [name for one in each for name in (*one.image, *one.mask)]
+    check_stdin([*typed, *(one.embeds for one in each)])
     members = {
-        name: [name] if name in there else reference.expand(name, reporter.note) for name in dict.fromkeys(pictures)
+        name: in_memory.members.get(name) or ([name] if name in in_memory else reference.expand(name, reporter.note))
+        for name in dict.fromkeys(typed)
     }
 
-    def read_once(typed: Sequence[Sequence[str]], load: Callable[[str], Reference]) -> list[tuple[Reference, ...]]:
+    def read_once(typed: Sequence[Sequence[str]], as_mask: bool) -> list[tuple[Reference, ...]]:
+        load = reference.load_mask if as_mask else reference.load
         names = [[member for name in many for member in members[name]] for many in typed]
-        found = {name: there.get(name) or load(name) for name in dict.fromkeys(name for many in names for name in many)}
+        each_once = dict.fromkeys(name for many in names for name in many)
+        found = {name: in_memory.pictures.get((name, as_mask)) or load(name) for name in each_once}
         for picture in found.values():
             for remark in picture.notes:
                 reporter.note(f"{picture.source}: {remark}")
         return [tuple(found[name] for name in many) for many in names]
 
-    references = read_once([one.image for one in each], reference.load)
-    masks = read_once([one.mask for one in each], reference.load_mask)
-    return tuple(map(AdapterImages, references, masks))
+    references = read_once([one.image for one in each], as_mask=False)
+    masks = read_once([one.mask for one in each], as_mask=True)
+    return tuple(map(AdapterImages, references, masks, [in_memory.embeds.get(one.embeds or "") for one in each]))
 
 
 def make_requests(
@@ -166,24 +182,17 @@ def make_requests(
 ) -> tuple[Request, ...]:
     """A request for each of `prompts`, settings in place of the others (`prompts.OF_A_LINE`); without any, just one.
 
-    Each draws all its pictures from the first seed on, so that they can be compared. All have the same batch size, so
-    that one graph serves them.
+    See `spread`.
     """
-    if settings.seed is None:
-        settings = replace(settings, seed=secrets.randbelow(SEEDS))
-    each = [replace(settings, **values) for values in prompts] or [settings]
-    pictures = sum(one.num_images for one in each)
-    if pictures > MOST_PICTURES:
-        raise UsageError(f"that makes {pictures} pictures; at most {MOST_PICTURES} are drawn at once", "split the list")
+    each = spread(settings, prompts)
     first = make_request(each[0], plan, loaded, loras)
-    size = min(settings.batch_size, max(one.num_images for one in each))
     return tuple(
         replace(
             first,
             prompt=_prompt(one, plan),
             negative_prompt=one.negative_prompt,
             seeds=_seeds(one),
-            batch_size=size,
+            batch_size=one.batch_size,
         )
         for one in each
     )
@@ -236,7 +245,7 @@ def _prompt(settings: Settings, plan: Plan) -> str:
 
 
 def _seeds(settings: Settings) -> tuple[int, ...]:
-    first = secrets.randbelow(SEEDS) if settings.seed is None else settings.seed
+    first = random_seed() if settings.seed is None else settings.seed
     return tuple(range(first, first + settings.num_images))
 
 
@@ -278,7 +287,7 @@ def _image_prompt(
     start, end = config.start, config.end
     _check_span(start, end, steps, "the reference", "ip")
     references = loaded.references
-    encoded = None if config.embeds is None else image_embeds.read(config.embeds, adapter)
+    encoded = None if config.embeds is None else image_embeds.read(config.embeds, adapter, loaded.embeds)
     if encoded is None and not references:
         if "reference" not in plan.defaults:
             raise UsageError("an adapter has no reference picture", f"give it one, such as {EXAMPLE}")

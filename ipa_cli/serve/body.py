@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -28,17 +28,24 @@ class _Base(BaseModel):
     image: list[str] | None = Field(None, description=f"reference images: {PICTURE}")
     mask: list[str] | None = Field(None, description=f"masks, white where the reference acts: {PICTURE}")
     adapter: list[dict[str, Any]] | None = Field(None, description="a mapping for each of several loaded adapters")
-    files: dict[str, str] = Field({}, description="pictures in base64 by a name, which the picture records")
+    embeds: str | None = Field(None, description="name in `files` of image embeddings, in place of reference images")
+    files: dict[str, str] = Field({}, description="files in base64 by a name, which the picture records")
     format: str = Field("png", description="png, jpg, webp or avif")
+    members: dict[str, list[str]] = Field(
+        {}, description="names in `files` that one name stands for, such as a folder's"
+    )
+    defaults: Literal["server", "ipa"] = Field(
+        "server", description="what settings are that are not given: as the server was started, or as without flags"
+    )
     quality: int | None = Field(None, ge=1, le=100, description="of JPEG, WebP and AVIF")
 
 
 Body = create_model("Body", __base__=_Base, **{name: _field(name) for name in PLAIN_SETTINGS})  # type: ignore[call-overload]
-OWN = ("files", "format", "quality")
+OWN = ("files", "members", "format", "quality", "defaults")
 
 
 def asked(body: Any) -> Asked:
     """What a body asks for. Raises UsageError for what is no picture, and no format."""
     values = {name: value for name, value in body.model_dump().items() if value is not None and name not in OWN}
     files = {name: decoded(text) for name, text in body.files.items()}
-    return Asked(values, files, picture_format(body.format), body.quality)
+    return Asked(values, files, picture_format(body.format), body.quality, body.members, body.defaults == "ipa")

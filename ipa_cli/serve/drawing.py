@@ -6,11 +6,12 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, Settings
+from ipa_cli.config.adapters import KEYS, SETTINGS
 from ipa_cli.config.settings import PICTURE, PLAIN, REFERENCE
 from ipa_cli.engine import keywords
 from ipa_cli.errors import UsageError
@@ -19,10 +20,11 @@ from ipa_cli.images.filenames import FORMATS
 from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.pipeline import prompts
-from ipa_cli.pipeline.task import Request, load_references, make_request
+from ipa_cli.pipeline.task import InMemory, Request, load_references, make_request
 from ipa_cli.serve.limits import Limits, check
 
 if TYPE_CHECKING:
+    from ipa_cli.models.lora.lora import Lora
     from ipa_cli.models.plan import Plan
     from ipa_cli.result import Reporter
 
@@ -41,47 +43,73 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 class Asked:
     """What a request asks for, whatever API it came by.
 
-    `values` are settings by name; those of `PICTURES` hold names, of which `files` has the bytes.
+    `values` are settings by name; those of `PICTURES` hold names, of which `files` has the bytes. Those that are not
+    given are as the server was started, or with `bare` as `ipa generate` has them without any flag. `members` are the
+    files that a name stands for.
     """
 
     values: Mapping[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
     format: str = "PNG"
     quality: int | None = None
+    members: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    bare: bool = False
 
 
 def make(
-    asked: Asked, settings: Settings, plan: Plan, limits: Limits, reporter: Reporter, allow_fetch: bool
+    asked: Asked,
+    settings: Settings,
+    plan: Plan,
+    limits: Limits,
+    reporter: Reporter,
+    allow_fetch: bool,
+    loras: tuple[Lora, ...] = (),
 ) -> tuple[Settings, Request]:
     """The settings and the request that `asked` means on an engine that was opened with `settings`.
 
     Raises UsageError and IpaError for what is wrong, before anything is drawn.
     """
-    given = dict(asked.values)
-    in_memory: dict[str, Reference] = {}
-    for name in PICTURES:
-        if given.get(name) is not None:
-            given[name] = [_named(one, name == "mask", asked.files, in_memory, allow_fetch) for one in given[name]]
+    pictures: dict[tuple[str, bool], Reference] = {}
+
+    def named(mapping: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: [_named(one, key == "mask", asked, pictures, allow_fetch) for one in _listed(value)]
+            if key in PICTURES and value is not None
+            else value
+            for key, value in mapping.items()
+        }
+
+    given = named(asked.values)
     if given.get("adapter") is not None:
-        given["adapter"] = [
-            {
-                key: [_named(one, key == "mask", asked.files, in_memory, allow_fetch) for one in _listed(value)]
-                if key in PICTURES
-                else value
-                for key, value in mapping.items()
-            }
-            for mapping in given["adapter"]
-        ]
+        given["adapter"] = [named(mapping) for mapping in given["adapter"]]
+    for mapping in (given, *(given.get("adapter") or ())):
+        if mapping.get("embeds") is not None and mapping["embeds"] not in asked.files:
+            raise UsageError("image embeddings are not among the files of the request", "send them in base64")
     if given.get("image") and not plan.adapters:
         raise UsageError("no adapter is loaded that could follow a reference", "start the server with --ip-adapter")
-    wanted, _ = keywords.of_request(settings, {**given, "num_images": given.get("num_images") or 1})
+    given["num_images"] = given.get("num_images") or 1
+    wanted, _ = keywords.of_request(_bare(settings) if asked.bare else settings, given)
     schedulers.check(wanted.scheduler)
-    request = make_request(wanted, plan, load_references(wanted, reporter, in_memory))
+    in_memory = InMemory(pictures, asked.files, asked.members)
+    request = make_request(wanted, plan, load_references(wanted, reporter, in_memory), loras)
+    if asked.bare:  # one of several requests, which have a batch size in common
+        request = replace(request, batch_size=wanted.batch_size)
     diffusers_schedulers.check_steps(request.scheduler, plan, request.steps)
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
     prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
     return wanted, request
+
+
+def _bare(settings: Settings) -> Settings:
+    """The same model, adapters and LoRAs with the defaults of all that describes a picture."""
+    own = ("adapter", "lora", "lora_dir")
+    plain: dict[str, Any] = {
+        name: one.default for name, one in FIELDS.items() if one.metadata["panel"] in (PICTURE, REFERENCE)
+    }
+    keys: dict[str, Any] = {key: FIELDS[SETTINGS[key]].default for key in KEYS if key != "encoder"}
+    adapters = tuple(replace(one, **keys, stated=one.stated & {"encoder"}) for one in settings.adapter)
+    return replace(settings, **{name: plain[name] for name in plain if name not in own}, adapter=adapters)
 
 
 def picture_format(name: str) -> str:
@@ -106,13 +134,19 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _named(
-    text: Any, as_mask: bool, files: Mapping[str, bytes], in_memory: dict[str, Reference], allow_fetch: bool
+    text: Any, as_mask: bool, asked: Asked, pictures: dict[tuple[str, bool], Reference], allow_fetch: bool
 ) -> str:
-    """The name of a picture, which joins those `in_memory`; nothing is read from the server's disk."""
+    """The name of what joins `pictures`, those in memory; nothing is read from the server's disk."""
     if not isinstance(text, str):
         raise UsageError("a picture of the request is not text", "send it in base64, or as a file")
-    if text in files:
-        data, name = files[text], text
+    if text in asked.members:
+        for member in asked.members[text]:
+            if member not in asked.files:
+                raise UsageError(f"{text} stands for {member}, which is not among the files", "send it in base64")
+            pictures[member, as_mask] = of_bytes(asked.files[member], member, as_mask)
+        return text
+    if text in asked.files:
+        data, name = asked.files[text], text
     elif _ADDRESS.match(text):
         if not allow_fetch:
             raise UsageError(
@@ -122,8 +156,5 @@ def _named(
     else:
         data = decoded(text)
         name = f"{'mask' if as_mask else 'picture'} {hashlib.sha256(data).hexdigest()[:12]}"
-    kind = "L" if as_mask else "RGB"
-    if name in in_memory and in_memory[name].image.mode != kind:
-        raise UsageError(f"{name} is a reference and a mask", "send it twice, under two names")
-    in_memory[name] = of_bytes(data, name, as_mask)
+    pictures[name, as_mask] = of_bytes(data, name, as_mask)
     return name

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class State:
     timings: Mapping[str, float] = field(default_factory=dict)
     graph: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, float] = field(default_factory=dict)
+    device: str = ""
     error: BaseException | None = None
     started: float | None = None
     ended: float | None = None
@@ -92,14 +94,15 @@ class Job:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def changes(self) -> AsyncIterator[State]:
-        """The state now, and each time it has changed, until the job has ended."""
+    async def changes(self, every: float | None = None) -> AsyncIterator[State]:
+        """The state now, and each time it has changed, and `every` so many seconds, until the job has ended."""
         while True:
             changed, state = self._changed, self.state
             yield state
             if state.status in ENDED:
                 return
-            await changed.wait()
+            with suppress(TimeoutError, asyncio.TimeoutError):  # the same since Python 3.11
+                await asyncio.wait_for(changed.wait(), every)
 
     async def ended(self) -> State:
         """The last state, once it is reached."""

@@ -40,7 +40,7 @@ def check(request: Request, limits: Limits) -> None:
     for count, most, what, flag in (
         (pixels, limits.pixels, "pixels a picture", "--max-pixels"),
         (request.steps, limits.steps, "steps", "--max-steps"),
-        (len(request.seeds), limits.pictures, "pictures", "--max-pictures"),
+        (max(len(request.seeds), request.batch_size), limits.pictures, "pictures", "--max-pictures"),
     ):
         if count > most:
             raise UsageError(f"{count} {what}: this server draws at most {most}", f"ask for less; {flag} sets it")

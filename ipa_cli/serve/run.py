@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from ipa_cli.config import Settings
+from ipa_cli.config import Settings, servers
+from ipa_cli.config.privacy import public_name
 from ipa_cli.engine import keywords
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.models import schedulers
+from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline.task import Request, load_references, make_request
+from ipa_cli.pipeline.task import InMemory, Request, load_references, make_request
 from ipa_cli.result import NullReporter, Reporter
 from ipa_cli.serve import worker
 from ipa_cli.serve.app import make_app
@@ -67,7 +69,8 @@ def serve(
     check_backend(settings.backend, settings.precision)
     plan = make_plan(settings, references_later=True)
     devices = tuple(devices) or (settings.device,)
-    service = Service(settings, plan, limits, reporter, Metrics(), devices, allow_fetch)
+    loras = lora.load(settings.lora, plan, reporter)
+    service = Service(settings, plan, limits, reporter, Metrics(), devices, allow_fetch, loras=loras)
     stopped = threading.Event()
 
     def failed(error: BaseException) -> None:
@@ -75,7 +78,7 @@ def serve(
         stopped.set()
 
     app = make_app(service, address.host, address.token, address.origins)
-    with listening(address) as (server_socket, url):
+    with listening(address) as (server_socket, url), ExitStack() as lasting:
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -87,6 +90,7 @@ def serve(
             )
         )
         http = worker.start(lambda: server.run([server_socket]), failed, "http")
+        lasting.enter_context(_announced(url, address.token, plan, reporter))
         reporter.note(f"listening on {url}")
         workers = [
             worker.start(partial(_draw, service, device, warm), failed, f"engine {device}") for device in devices
@@ -101,6 +105,17 @@ def serve(
             http.join()
     if service.failure is not None:
         raise service.failure
+
+
+@contextmanager
+def _announced(url: str, token: str | None, plan: Plan, reporter: Reporter) -> Iterator[None]:
+    """Let `--server auto` of this user find the server; a note where it cannot."""
+    with ExitStack() as lasting:
+        try:
+            lasting.enter_context(servers.announced(url, token, public_name(plan.name)))
+        except IpaError as error:
+            reporter.note(f"`--server auto` does not find this server: {error.message}")
+        yield
 
 
 def _draw(service: Service, device: str, warm: Sequence[tuple[int, int]]) -> None:
@@ -131,7 +146,7 @@ def _example(settings: Settings, plan: Plan, size: Mapping[str, int | None]) -> 
         grey = Image.new("RGB", (64, 64), "grey")
         given.update({"adapter": [{"image": grey}] * len(settings.adapter)} if settings.adapter else {"image": grey})
     wanted, in_memory = keywords.of_request(settings, given)
-    return make_request(wanted, plan, load_references(wanted, NullReporter(), in_memory))
+    return make_request(wanted, plan, load_references(wanted, NullReporter(), InMemory(in_memory)))
 
 
 @contextmanager

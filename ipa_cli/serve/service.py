@@ -21,6 +21,7 @@ from ipa_cli.serve.queue import Queue
 if TYPE_CHECKING:
     from starlette.requests import Request as HTTPRequest
 
+    from ipa_cli.models.lora.lora import Lora
     from ipa_cli.models.plan import Plan
     from ipa_cli.result import Reporter
     from ipa_cli.serve.metrics import Metrics
@@ -40,6 +41,7 @@ class Service:
     metrics: Metrics
     devices: Sequence[str]
     allow_fetch: bool = False
+    loras: tuple[Lora, ...] = ()
     started: float = field(default_factory=time.time)
     workers: list[Worker] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
@@ -61,7 +63,7 @@ class Service:
         """
         heard = Heard()
         settings, request = await run_in_threadpool(
-            drawing.make, asked, self.settings, self.plan, self.limits, heard, self.allow_fetch
+            drawing.make, asked, self.settings, self.plan, self.limits, heard, self.allow_fetch, self.loras
         )
         job = Job(
             request, settings, client, asyncio.get_running_loop(), asked.format, asked.quality, self.metrics.count

@@ -108,7 +108,11 @@ class Worker:
         self.job = self._reporter.job = job
         try:
             ready = self.engine.prepare(job.request)
-            job.publish(graph={"backend": ready.backend, **ready.facts})
+            job.publish(
+                graph={"backend": ready.backend, **ready.facts},
+                device=str(self.engine.device),
+                timings={"prepare_s": time.time() - began},
+            )
             drawn: list[Drawing] = []
             encoding: list[Future[jobs.Picture]] = []
             for numbers in job.request.batches:
@@ -153,6 +157,7 @@ def _finish(job: Job, drawn: Sequence[Drawing], encoding: Sequence[Future[jobs.P
         return
     steps_s, steps = sum(one.steps_s for one in drawn), sum(one.steps for one in drawn)
     timings = {
+        **job.state.timings,
         "queued_s": began - job.created,
         "steps_s": steps_s,
         "decode_s": sum(one.decode_s for one in drawn),

@@ -86,6 +86,15 @@ def create(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> Path:
     raise AssertionError("unreachable")
 
 
+def write_private(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> None:
+    """Write a file that this user alone can read, in place of a regular one; raises as `replace`."""
+    with _translate_errors(path, elsewhere), _beside(path, 0o600) as (file, temporary):
+        file.write(data)
+        _sync(file)
+        _plain(path)
+        temporary.replace(path)
+
+
 def append(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> None:
     """Append to a regular file or create it; `data` is synced when this returns. Raises IpaError."""
     with _translate_errors(path, elsewhere):
@@ -156,12 +165,12 @@ def _plain(path: Path) -> os.stat_result | None:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
+def _beside(path: Path, mode: int = 0o666) -> Iterator[tuple[IO[bytes], Path]]:
     _make(path.parent)
     temporary = path.parent / f".ipa-{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
-        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
             yield file, temporary
     finally:
         with suppress(OSError):  # or it would hide why the write failed

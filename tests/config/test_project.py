@@ -34,7 +34,9 @@ def test_every_setting_is_classified():
     """A new setting is plain only when no value of it can choose code, a place to write, or a server."""
     kinds = {name: field.metadata["kind"] for name, field in config.FIELDS.items()}
     assert set(kinds.values()) == {"plain", "place", "own"}
-    assert {name for name, kind in kinds.items() if kind == "own"} == {"compile_options", "cache_dir", "cache_max_size"}
+    assert {name for name, kind in kinds.items() if kind == "own"} == {
+        *("compile_options", "cache_dir", "cache_max_size", "server", "server_token_file")
+    }
     places = {"image", "embeds", "mask", "adapter", "model", "vae", "ip_adapter", "image_encoder", "output"}
     places |= {"lora", "lora_dir"}
     assert {name for name, kind in kinds.items() if kind == "place"} == places

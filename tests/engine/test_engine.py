@@ -19,7 +19,7 @@ from ipa_cli.engine.content import LRU, of_conditions, of_images, of_text
 from ipa_cli.engine.engine import SHAPES, Engine
 from ipa_cli.images import reference
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.pipeline.task import InMemory, load_references, make_request
 from ipa_cli.result import NullReporter
 
 pytestmark = pytest.mark.slow
@@ -54,9 +54,9 @@ def calls(engine):
 
 def request(engine, picture: Image.Image | None = None, **changes):
     """A request by settings, whose reference is the model's own or `picture`."""
-    loaded = {} if picture is None else {"picture": reference.of_image(picture)}
-    settings = replace(engine.settings, image=tuple(loaded), **changes)
-    return make_request(settings, engine.plan, load_references(settings, NullReporter(), loaded))
+    loaded = {} if picture is None else {("picture", False): reference.of_image(picture)}
+    settings = replace(engine.settings, image=tuple(name for name, _ in loaded), **changes)
+    return make_request(settings, engine.plan, load_references(settings, NullReporter(), InMemory(loaded)))
 
 
 def pixels(engine, asked) -> np.ndarray:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ipa_cli import __version__
+from ipa_cli.config.comparison import told
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.serve import answers
 from ipa_cli.serve.limits import Refused
@@ -26,10 +27,16 @@ async def healthz() -> Response:
 async def readyz(http: Request) -> Response:
     """Whether every engine is loaded and requests are taken; 503 otherwise."""
     service: Service = http.app.state.service
-    if not service.ready:
-        doing = "shutting down" if service.draining else "loading"
-        raise Refused(f"the server is {doing}", "ask again", 503)
+    _check_ready(service)
     return answers.ok(about(service))
+
+
+@router.get("/v1/server")
+async def server(http: Request) -> Response:
+    """The same, with the settings of the model and the machine that it was started with; 503 while it loads."""
+    service: Service = http.app.state.service
+    _check_ready(service)
+    return answers.ok({**about(service), "settings": told(service.settings)})
 
 
 @router.get("/metrics")
@@ -44,6 +51,12 @@ async def metrics(http: Request) -> Response:
         if "reserved_gib" in used:
             service.metrics.reserved.labels(device).set(used["reserved_gib"] * 2**30)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _check_ready(service: Service) -> None:
+    if not service.ready:
+        doing = "shutting down" if service.draining else "loading"
+        raise Refused(f"the server is {doing}", "try again in a moment", 503)
 
 
 def about(service: Service) -> dict[str, Any]:

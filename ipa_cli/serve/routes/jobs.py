@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from ipa_cli.config.privacy import public_text
+from ipa_cli.config.privacy import public_name, public_text
 from ipa_cli.errors import IpaError
 from ipa_cli.serve import answers
 from ipa_cli.serve.body import Body, asked
@@ -18,6 +18,7 @@ from ipa_cli.serve.limits import Refused
 from ipa_cli.serve.service import Service, outcome
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+HEARTBEAT = 5.0  # seconds between two events at most, so that a client sees whether the server is still there
 
 
 @router.post("", status_code=202)
@@ -37,12 +38,12 @@ async def show(http: Request, id: str) -> Response:
 
 @router.get("/{id}/events")
 async def events(http: Request, id: str) -> Response:
-    """The job each time it changes, as server-sent events, until it has ended."""
+    """The job each time it changes, and every few seconds, as server-sent events, until it has ended."""
     service = _service(http)
     job = _job(service, id)
 
     async def stream() -> AsyncIterator[str]:
-        async for state in job.changes():
+        async for state in job.changes(HEARTBEAT):
             yield f"event: {state.status}\ndata: {json.dumps(described(service, job, state))}\n\n"
 
     return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -96,6 +97,13 @@ def described(service: Service, job: Job, state: State | None = None) -> dict[st
         "timings": dict(state.timings),
         "graph": dict(state.graph),
         "memory": dict(state.memory),
+        "device": state.device,
+        "request": {
+            "prompt": job.request.prompt,
+            "scale": job.request.scale,
+            "steps": job.request.steps,
+            "references": [{"source": public_name(one.source), "sha256": one.sha256} for one in job.request.sources],
+        },
         "error": None if state.error is None else _error(state.error),
     }
 

@@ -1,0 +1,83 @@
+"""Settings that a server is started with and no request changes: how it tells them, and how they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ipa_cli.config.adapters import AdapterConfig
+from ipa_cli.config.places import exists
+from ipa_cli.config.privacy import public_name
+from ipa_cli.config.project import with_places
+from ipa_cli.config.settings import FIELDS, MACHINE, MODEL, Settings
+from ipa_cli.config.sources import Resolved
+from ipa_cli.config.values import as_json, flag_of
+
+# Settings of the process that draws: where it keeps things, and not what it draws or how.
+OF_THE_PROCESS = ("warmup", "cache_dir", "cache_max_size", "server", "server_token_file")
+COMPARED = (
+    *(name for name, one in FIELDS.items() if one.metadata["panel"] in (MODEL, MACHINE) and name not in OF_THE_PROCESS),
+    *("adapter", "lora", "lora_dir"),
+)
+AUTO = "auto"  # leaves the choice to whoever draws
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that `where` gives another value than the server has; both as text."""
+
+    name: str
+    where: str
+    asked: str
+    there: str
+
+
+def told(settings: Settings) -> dict[str, Any]:
+    """The compared settings as JSON: paths that exist here in full, the home folder as `~`, and no secrets."""
+    plain = replace(settings, adapter=tuple(_location(one) for one in settings.adapter))
+    return {name: as_json(with_places(name, getattr(plain, name), _in_full)) for name in COMPARED}
+
+
+def differences(
+    resolved: Resolved, there: Mapping[str, Any], devices: Sequence[str], dtypes: Sequence[str]
+) -> list[Difference]:
+    """How given settings differ from those of a server as `told`, which draws on `devices` with `dtypes`.
+
+    Settings that nothing gives are the server's to choose, but for adapters: each has references of its own.
+    """
+    asked, found = told(resolved.settings), []
+    for name in COMPARED:
+        source = resolved.sources[name]
+        if source.kind == "default" and (name != "adapter" or not there.get(name)):
+            continue
+        here = {"device": list(devices), "dtype": list(dtypes)}.get(name, [there.get(name)])
+        if asked[name] != AUTO and not all(_same(name, asked[name], one) for one in here):
+            where = source.where if source.kind in ("flag", "env") else f"{flag_of(name)} ({source.where})"
+            found.append(Difference(name, where, _text(asked[name]), _text(here[0] if len(here) == 1 else here)))
+    return found
+
+
+def _same(name: str, asked: Any, there: Any) -> bool:
+    if name != "device":
+        return bool(asked == there)
+    kind, _, number = str(there).partition(":")
+    return asked in (there, kind, f"{kind}:{number or 0}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    return {None: "none", True: "yes", False: "no"}.get(value, str(value))
+
+
+def _location(adapter: AdapterConfig) -> AdapterConfig:
+    """An adapter without what requests say of it."""
+    return replace(adapter, stated=adapter.stated & {"encoder"})
+
+
+def _in_full(name: str, place: str) -> str:
+    if place in FIELDS[name].metadata["words"] or not exists(place):
+        return public_name(place)
+    return public_name(str(Path(place).expanduser().resolve()))

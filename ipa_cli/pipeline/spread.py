@@ -1,0 +1,35 @@
+"""Settings of several prompts, each of which is a request of its own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError
+
+SEEDS = 2**32
+MOST_PICTURES = 10_000
+
+
+def spread(settings: Settings, prompts: Sequence[Mapping[str, Any]] = ()) -> tuple[Settings, ...]:
+    """The settings of a request for each of `prompts`, settings in place of the others; without any, of just one.
+
+    Each draws all its pictures from the first seed on, so that they can be compared. All have the same batch size, so
+    that one graph serves them. Raises UsageError for too many pictures.
+    """
+    if settings.seed is None:
+        settings = replace(settings, seed=random_seed())
+    each = [replace(settings, **values) for values in prompts] or [settings]
+    pictures = sum(one.num_images for one in each)
+    if pictures > MOST_PICTURES:
+        raise UsageError(f"that makes {pictures} pictures; at most {MOST_PICTURES} are drawn at once", "split the list")
+    size = min(settings.batch_size, max(one.num_images for one in each))
+    return tuple(replace(one, batch_size=size) for one in each)
+
+
+def random_seed() -> int:
+    """A seed for who gives none."""
+    return secrets.randbelow(SEEDS)
