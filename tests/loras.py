@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+import ipa_cli
 
 
 def matrices(weight: Tensor, rank: int, seed: int, strength: float) -> dict[str, Tensor]:
@@ -50,7 +53,56 @@ def peft(
     return found
 
 
+def demo_unet() -> nn.Module:
+    """The UNet of the demo model, without values."""
+    from ipa_cli.networks.common import without_weights
+    from ipa_cli.unet.model import UNet
+
+    with without_weights():
+        return UNet(json.loads((Path(ipa_cli.__file__).parent / "demo/unet/config.json").read_text()))
+
+
+def of_demo(seed: int = 0) -> dict[str, Tensor]:
+    """A LoRA that fits the demo model's UNet and changes two of its layers a little."""
+    ends = ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.attentions.0.proj_in")
+    shapes = {name: weight.shape for name, weight in modules(demo_unet(), ends).items()}
+    found = {}
+    for name, shape in shapes.items():
+        pair = matrices(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), 4, seed, 0.1)
+        found[f"unet.{name}.lora_A.weight"], found[f"unet.{name}.lora_B.weight"] = pair["down"], pair["up"]
+    return found
+
+
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
     """A `.safetensors` file."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata or {}))
     return path
+
+
+def kohya(tensors: Mapping[str, Tensor], names: Mapping[str, str], alpha: float | None = None) -> dict[str, Tensor]:
+    """The tensors of `peft` as kohya's trainers write them; `names` are theirs by part and module."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        module, _, kind = name.removesuffix(".weight").rpartition(".")
+        found[f"{names[module]}.{'lora_down' if kind == 'lora_A' else 'lora_up'}.weight"] = tensor
+        if alpha is not None:
+            found[f"{names[module]}.alpha"] = torch.tensor(alpha)
+    return found
+
+
+def kohya_names(parts: Mapping[str, nn.Module]) -> dict[str, str]:
+    """kohya's name of every module of SDXL: by LDM's names in the UNet."""
+    from ipa_cli.models.lora import names
+
+    found = {}
+    for part, root in parts.items():
+        for name, module in root.named_modules():
+            if getattr(module, "weight", None) is None:
+                continue
+            if part == "unet":
+                up = [hasattr(block, "attentions") for block in root.up_blocks]
+                *_, ldm, _ = names.of_unet(name, root.config.layers_per_block, up)
+                found[f"{part}.{name}"] = ldm
+            else:
+                found[f"{part}.{name}"] = names.of_text_encoder(part, name, True)[1]
+    return found

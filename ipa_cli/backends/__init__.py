@@ -31,6 +31,7 @@ _DENIALS = {
     "masks": ("takes no masks", "leave out --mask"),
     "control_residuals": ("takes no ControlNet", ""),
     "fp8": ("has no fp8", "leave out --precision"),
+    "loras": ("does not follow weights that change", "leave out --lora"),
     "offload": ("needs its weights to stay on the GPU", "leave out --offload"),
     "batch": ("draws one picture per call", "leave out --batch-size"),
     "dynamic_sizes": ("compiles for one size only", "leave out --dynamic"),

@@ -34,6 +34,7 @@ class Capabilities:
     control_residuals: bool = False  # what a ControlNet adds, `UNetInputs.control`
     fp8: tuple[int, int] | None = None  # from which CUDA compute capability on; has the option `precision`
     offload: bool = False  # weights may move between calls
+    loras: bool = False  # weights that change in place between calls count from the next call on
     batch: bool = False  # one call may serve several pictures
     dynamic_sizes: bool = False  # one graph may serve a range of sizes; has the option `dynamic`
 

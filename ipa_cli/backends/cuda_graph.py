@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -35,12 +35,12 @@ class CudaGraphs:
 
     All graphs that call one UNet share a memory pool, since one of them runs at a time and its output is copied. Those
     that differ in picture size alone share the buffers of the context, which is copied only when its keys and values
-    change. Weights are read where they are: changing one in place is followed, replacing its tensor is not.
-    `captures` counts the graphs captured so far.
+    change. Weights are read where they are: changing one in place is followed, replacing its tensor is not; `refresh`
+    is called first each time, for what `call` makes of weights beforehand. `captures` counts the graphs captured so far.
     """
 
-    def __init__(self, call: Denoiser, unet: torch.nn.Module):
-        self._call = call
+    def __init__(self, call: Denoiser, unet: torch.nn.Module, refresh: Callable[[], None] | None = None):
+        self._call, self._refresh = call, refresh
         self._pool = _POOLS.setdefault(next(unet.parameters()), torch.cuda.graph_pool_handle())
         self._graphs: OrderedDict[tuple, _Captured] = OrderedDict()
         self._contexts: dict[tuple, _Held] = {}
@@ -48,6 +48,8 @@ class CudaGraphs:
 
     @torch.no_grad()
     def __call__(self, inputs: UNetInputs) -> Tensor:
+        if self._refresh is not None:
+            self._refresh()
         context = self._hold(inputs.context)
         changing = _changing(inputs)
         values = tensors(changing)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ipa_cli.unet.inputs import UNetInputs
 
 CAPABILITIES = Capabilities(
-    devices=("cpu", "cuda", "mps"), masks=True, control_residuals=True, offload=True, batch=True
+    devices=("cpu", "cuda", "mps"), masks=True, control_residuals=True, offload=True, loras=True, batch=True
 )
 REQUIREMENTS = Requirements(
     COMMON,

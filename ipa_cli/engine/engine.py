@@ -249,6 +249,8 @@ class Engine:
         settings, unet, opened = self.settings, self.model.unet, self._opened()
         if request.batch_size > 1 and backend != AUTO:  # it chooses a backend that can
             backends.require(backend, "batch")
+        if request.loras:
+            backends.require(backend, "loras")
         if self.offload != "none":
             backends.require(backend, "offload")
             if opened:

@@ -214,6 +214,8 @@ def make_request(
     _check_span(settings.guidance_start, settings.guidance_end, chosen["steps"], "guidance", "guidance")
     if any(image_prompt.masks for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
+    if loras:
+        backends.require(settings.backend, "loras")
     return Request(
         prompt,
         settings.negative_prompt,

@@ -24,6 +24,7 @@ from ipa_cli.config import Settings
 from ipa_cli.engine.backend_choice import check_capabilities
 from ipa_cli.errors import UsageError
 from ipa_cli.models import loader
+from tests import loras
 from tests.backends import minimal
 from tests.compiled import SPAN
 from tests.test_layering import MODULES as FILES
@@ -183,6 +184,27 @@ def test_it_does_what_it_states(name, denoiser):
         assert expected.shape != call(inputs).shape or difference(expected, call(inputs)) > 1e-3, what
 
 
+@every_backend
+def test_weights_that_change_in_place_count_where_loras_are_stated(name, denoiser):
+    if not backends.get(name).CAPABILITIES.loras:
+        pytest.skip("it denies them")
+    unet, adapters, call = denoiser(name)
+    inputs = example(unet, adapters)
+    before = call(inputs)
+    changed = [module.weight for module in unet.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
+    kept = [weight.detach().clone() for weight in changed]
+    try:
+        with torch.no_grad():
+            for weight in changed:
+                weight.mul_(1.1)
+            assert difference(call(inputs), unet(inputs)) < 1e-4 and difference(call(inputs), before) > 1e-2
+    finally:
+        with torch.no_grad():
+            for weight, one in zip(changed, kept, strict=True):
+                weight.copy_(one)
+    assert torch.equal(call(inputs), before)
+
+
 # --- what is denied ------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +238,7 @@ def test_a_backend_draws_once_it_is_in_the_table(ipa, world, in_the_table):
         (("--mask", "mask.png"), {}, "minimal takes no masks", "eager or inductor"),
         (("--precision", "fp8"), {}, "minimal has no fp8", "inductor"),
         (("--batch-size", 2, "--num-images", 2), {}, "minimal draws one picture per call", "eager or inductor"),
+        (("--lora", "lora.safetensors"), {}, "minimal does not follow weights that change", "eager or inductor"),
         ((), {"devices": ("cuda",)}, "minimal does not run on cpu", "eager"),
         (("--dtype", "float16"), {"dtypes": ("float32",)}, "minimal does not compute in float16", "eager"),
     ],
@@ -226,6 +249,7 @@ def test_what_a_backend_cannot_do_is_refused_before_weights_are_read(
     in_the_table(**capabilities)
     monkeypatch.setattr(loader, "load", lambda *_, **__: pytest.fail("weights are read"))
     Image.new("L", (64, 64), 255).save(world.cwd / "mask.png")
+    loras.write(world.cwd / "lora.safetensors", loras.of_demo())
     ran = ipa("generate", *FAST, "--backend", "minimal", "--device", "cpu", *flags, "--json")
     assert ran.exit_code == 2, ran.stdout + ran.stderr
     assert words in ran.error()["message"] and f"--backend {other}" in ran.error()["hint"]

@@ -30,6 +30,7 @@ CAPABILITIES = Capabilities(
     masks=True,
     control_residuals=True,
     fp8=(8, 9),
+    loras=True,
     batch=True,
     dynamic_sizes=True,
 )

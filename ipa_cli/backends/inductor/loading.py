@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ipa_cli.backends.base import LATENT_FACTOR, Denoiser
 from ipa_cli.backends.cuda_graph import CudaGraphs
 from ipa_cli.backends.inductor import fp8
 from ipa_cli.backends.inductor.kernel_options import KernelOptions
-from ipa_cli.backends.inductor.partition import Part, aligned, partition, run_parts
+from ipa_cli.backends.inductor.partition import Part, Weight, aligned, partition, run_parts
 from ipa_cli.backends.inductor.regions import Layout, Region
 from ipa_cli.backends.inductor.worker import open_package
 from ipa_cli.errors import IpaError
@@ -44,7 +44,24 @@ def load(unet: Any, folder: Path, options: Mapping[str, Any]) -> Denoiser:
         check_size(inputs.sample, plan)
         return run_parts(unet, compiled, inputs, lambda name, given: calls[name](given))
 
-    return CudaGraphs(call, unet) if unet.device.type == "cuda" and options["cuda_graph"] else call
+    if unet.device.type != "cuda" or not options["cuda_graph"]:
+        return call
+    weights = [weight for part in compiled.values() for weight in part.weights.values() if weight.transform]
+    return CudaGraphs(call, unet, _refresher(weights))
+
+
+def _refresher(weights: Sequence[Weight]) -> Callable[[], None]:
+    """Brings transformed weights up to date where the UNet's own have changed: a CUDA graph does not look at those."""
+    seen: list[list[int]] = []
+
+    def refresh() -> None:
+        versions = [weight.versions for weight in weights]
+        if versions != seen:
+            for weight in weights:
+                weight.read()
+            seen[:] = versions
+
+    return refresh
 
 
 def _read_plan(folder: Path, parts: Mapping[str, Part]) -> tuple[dict[str, Any], list[Region]]:

@@ -38,6 +38,11 @@ class Weight(NamedTuple):
             return weight_transforms.transformed(sources, self.transform, self._plain)
         return self._plain()
 
+    @property
+    def versions(self) -> list[int]:
+        """Numbers that change when the parameter does."""
+        return [weight_transforms.version(getattr(owner, self.attribute)) for owner in self.owners]
+
     def _plain(self) -> Tensor:
         if len(self.owners) == 1:
             return aligned(getattr(self.owners[0], self.attribute))

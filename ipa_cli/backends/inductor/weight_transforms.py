@@ -1,4 +1,7 @@
-"""Weights in another form than the UNet has them, made once and again only when the UNet's own have changed."""
+"""Weights in another form than the UNet has them, made once and again only when the UNet's own have changed.
+
+They stay where they are in memory: CUDA graphs remember addresses.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,19 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def version(weight: Tensor) -> int:
+    """A number that changes when a weight is changed in place."""
+    return 0 if weight.is_inference() else weight._version
+
+
 def transformed(sources: Sequence[Tensor], transform: str, read: Callable[[], Tensor]) -> Tensor:
     """The result of a transform for the weight that `read` puts together from `sources`."""
-    state = [(source.data_ptr(), 0 if source.is_inference() else source._version) for source in sources]
+    state = [(source.data_ptr(), version(source)) for source in sources]
     known = _cache.setdefault(sources[0], {})
-    if transform not in known or known[transform][0] != state:
-        known[transform] = state, TRANSFORMS[transform](read().detach())
+    before, made = known.get(transform, (None, None))
+    if before != state:
+        new = TRANSFORMS[transform](read().detach())
+        if made is not None and (made.device, made.shape) == (new.device, new.shape):
+            new = made.copy_(new)
+        known[transform] = state, new
     return known[transform][1]

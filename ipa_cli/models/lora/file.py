@@ -27,14 +27,12 @@ OTHER_FILE = "use another file, or another copy of it"
 
 # The ends of names, and which tensor of a change they mark; the first that fits counts.
 _DOWN_UP = (
-    *((f"{dot}lora{way}.weight", part) for dot in "._" for way, part in ((".down", "down"), (".up", "up"))),
+    *((f".lora.{part}.weight", part) for part in ("down", "up")),
     *((f".lora_linear_layer.{part}.weight", part) for part in ("down", "up")),
     *((f".lora_{part}.weight", part) for part in ("down", "up", "mid")),
-    *(
-        (f".lora_{letter}{name}.weight", part)
-        for letter, part in (("A", "down"), ("B", "up"))
-        for name in ("", ".default")
-    ),
+    *((f".lora_A{name}.weight", "down") for name in ("", ".default")),
+    *((f".lora_B{name}.weight", "up") for name in ("", ".default")),
+    *((f".{part}.weight", part) for part in ("down", "up")),  # of attention processors, "….processor.to_q_lora"
 )
 _ENDS: tuple[tuple[str, str], ...] = (
     *_DOWN_UP,

@@ -127,12 +127,12 @@ def test_a_transformed_weight_is_made_again_when_its_source_has_changed():
 
     first = weight_transforms.transformed([layer.weight], "rowwise_scale", read)
     assert weight_transforms.transformed([layer.weight], "rowwise_scale", read) is first and len(calls) == 1
+    before, place = first.clone(), first.data_ptr()
     with torch.no_grad():
         layer.weight.mul_(2)
-    assert (
-        torch.allclose(weight_transforms.transformed([layer.weight], "rowwise_scale", read), 2 * first)
-        and len(calls) == 2
-    )
+    second = weight_transforms.transformed([layer.weight], "rowwise_scale", read)
+    assert torch.allclose(second, 2 * before) and len(calls) == 2
+    assert second.data_ptr() == place, "a CUDA graph that was captured reads the old one"
 
 
 def test_a_subpixel_convolution_equals_upsampling_and_convolving():
