@@ -36,7 +36,7 @@ class CudaGraphs:
     All graphs that call one UNet share a memory pool, since one of them runs at a time and its output is copied. Those
     that differ in picture size alone share the buffers of the context, which is copied only when its keys and values
     change. Weights are read where they are: changing one in place is followed, replacing its tensor is not; `refresh`
-    is called first each time, for what `call` makes of weights beforehand. `captures` counts the graphs captured so far.
+    is called first each time, for what `call` makes of weights beforehand. `captures` counts the captured graphs.
     """
 
     def __init__(self, call: Denoiser, unet: torch.nn.Module, refresh: Callable[[], None] | None = None):
