@@ -84,7 +84,6 @@ def generate(
     from ipa_cli.system import inputs
 
     given = context.params
-    preload.start(cuda=given["device"] in (None, "auto", "cuda"))
     if size is not None:
         if (given["width"], given["height"]) != (None, None):
             raise UsageError("--size and --width or --height are both given", "leave out one or the other")
@@ -97,6 +96,7 @@ def generate(
     recorded = replay.read(source) if source is not None else None
     picture = None if recorded is None else replay.layer(recorded, given, context.obj)
     resolved = options.settings(context, picture)
+    preload.start(cuda=resolved.settings.device in ("auto", "cuda"))
     if recorded is not None:
         replay.check_places(recorded, resolved, allow_fetch, context.obj)
     if resolved.settings.preview:

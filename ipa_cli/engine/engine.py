@@ -19,7 +19,7 @@ from ipa_cli.engine.content import LRU
 from ipa_cli.engine.encodings import Encodings, distinct
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.store import graph_store
-from ipa_cli.hardware import cores, devices, timing
+from ipa_cli.hardware import cores, devices, preload, timing
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.schedule import Schedule
 from ipa_cli.pipeline.task import Request
@@ -121,7 +121,8 @@ class Engine:
             import torch
 
             home = self.device if self.offload == "none" else torch.device("cpu")
-            model = loader.load(self.plan, self.device, home, self.dtype, self.reporter, shows_bars)
+            with preload.first_calls(self.device, self.dtype):
+                model = loader.load(self.plan, self.device, home, self.dtype, self.reporter, shows_bars)
             if self.settings.vae_tiling:
                 model.vae.tiling = True
             if self.offload == "sequential":

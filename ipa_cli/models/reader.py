@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -85,6 +85,7 @@ def _planned(path: Path, names: Collection[str] | None, device: torch.device) ->
         for name, entry in header.items()
         if name != "__metadata__" and (names is None or name in names)
     )
+    _reserve(entries, device)
     file, segments = _File(path, {}), []
     pieces: list[tuple[int, Tensor]] = []
     at = begin = 0  # the segment that is being filled begins at `begin` and ends at `at`
@@ -110,6 +111,18 @@ def _planned(path: Path, names: Collection[str] | None, device: torch.device) ->
             at = stop
     close()
     return file, segments
+
+
+def _reserve(entries: Sequence[tuple[tuple[int, int], str, Any]], device: torch.device) -> None:
+    """Take the memory of all tensors of a file from the driver at once: torch then cuts it up without asking again.
+
+    One piece for each file, so that it can go back to the driver when a whole encoder is dropped.
+    """
+    if device.type == "cuda":
+        with suppress(torch.cuda.OutOfMemoryError):
+            torch.empty(
+                sum(-(-(end - first) // 512) * 512 for (first, end), *_ in entries), dtype=torch.uint8, device=device
+            )
 
 
 def _work(queue: SimpleQueue[_Segment | None], device: torch.device, files: Sequence[_File]) -> None:
