@@ -88,8 +88,8 @@ def sample_scales(n: int, generator) -> Tensor:
 def drawn_pool(n: int, height: int, width: int, plan: Plan, generator, photographs) -> Pool:
     rows: list[tuple[Tensor, ...]] = []
     contents = []
-    for start in range(0, n, 2 * plan.chunk):
-        count = min(2 * plan.chunk, n - start)
+    for start in range(0, n, 4 * plan.chunk):
+        count = min(4 * plan.chunk, n - start)
         shown, asked = drawn_references(count, generator, photographs)
         scale = sample_scales(count, generator)
         style = scenes.between(scenes.sample_styles(count, generator), asked, scale, generator)
