@@ -12,7 +12,7 @@ from ipa_cli import backends
 from ipa_cli.backends import AUTO
 from ipa_cli.cache import StoreError
 from ipa_cli.config import Settings
-from ipa_cli.engine import graphs, schedules
+from ipa_cli.engine import graphs, schedules, together
 from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities, resolve
 from ipa_cli.engine.content import LRU
@@ -323,11 +323,26 @@ class Engine:
 
     def draw_batch(self, request: Request, numbers: Sequence[int], name: str = "") -> Drawing:
         """The pictures of one of `Request.batches`, in one call of the UNet a step."""
-        from ipa_cli.pipeline import denoise, sampler
-
-        seeds = [request.seeds[number] for number in numbers]
         with self._access.lock:
             conditions = self._encodings.conditions(request)
+            return self._draw(request, conditions, [request.seeds[number] for number in numbers], numbers, name)
+
+    def draw_together(self, requests: Sequence[Request]) -> list[Drawing]:
+        """The picture of each of several requests that are `alike`, in one call of the UNet a step where they fit."""
+        with self._access.lock:
+            conditions = together.joined([self._encodings.conditions(each) for each in requests])
+            if conditions is None:
+                return [self.draw(each) for each in requests]
+            seeds = [each.seeds[0] for each in requests]
+            drawn = self._draw(requests[0], conditions, seeds, range(len(seeds)), "")
+            return [replace(drawn, images={0: image}) for image in drawn.images.values()]
+
+    def _draw(
+        self, request: Request, conditions: Conditions, seeds: Sequence[int], numbers: Sequence[int], name: str
+    ) -> Drawing:
+        from ipa_cli.pipeline import denoise, sampler
+
+        with self._access.lock:
             denoiser = self._prepared(request, conditions).denoiser
             half = conditions.unguided
             unguided = None if half is None else self._prepared(request, half).denoiser

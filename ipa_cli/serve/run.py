@@ -128,7 +128,9 @@ def _draw(service: Service, device: str, warm: Sequence[tuple[int, int]]) -> Non
             example = _example(settings, service.plan, {"width": width, "height": height})
             engine.prepare(example)
             engine.warm_up(example)
-        one = Worker(engine, reporter, service.queue)
+            if settings.batch_size > 1:
+                engine.draw_together([example] * settings.batch_size)
+        one = Worker(engine, reporter, service.queue, settings.batch_size)
         service.workers.append(one)
         if service.ready:
             service.reporter.note("ready")

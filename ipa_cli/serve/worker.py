@@ -8,10 +8,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from ipa_cli.engine.record import record
+from ipa_cli.engine.together import alike
 from ipa_cli.errors import IpaError
 from ipa_cli.images import encode
 from ipa_cli.result import Advance, Reporter
@@ -40,20 +41,20 @@ class JobReporter:
 
     def __init__(self, log: Reporter):
         self._log = log
-        self.job: Job | None = None
+        self.jobs: Sequence[Job] = ()
 
     def note(self, text: str) -> None:
-        if self.job is not None:
-            self.job.publish(notes=(*self.job.state.notes, text))
-        else:
+        for job in self.jobs:
+            job.publish(notes=(*job.state.notes, text))
+        if not self.jobs:
             self._log.note(text)
 
     def detail(self, text: str) -> None:
         self._log.detail(text)
 
     def warn(self, text: str) -> None:
-        if self.job is not None:
-            self.job.publish(warnings=(*self.job.state.warnings, text))
+        for job in self.jobs:
+            job.publish(warnings=(*job.state.warnings, text))
         self._log.warn(text)
 
     def bug(self, error: Exception) -> None:
@@ -62,76 +63,87 @@ class JobReporter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
-        if self.job is None:
-            with self._log.stage(name) as doing:
-                yield doing
-        else:
-            self.job.publish(doing=name)
-            yield lambda doing: None
+        for job in self.jobs:
+            job.publish(doing=name)
+        with nullcontext(lambda doing: None) if self.jobs else self._log.stage(name) as doing:
+            yield doing
 
     @contextmanager
     def steps(self, name: str, total: int) -> Iterator[Advance]:
-        job = self.job
-        if job is None:
-            yield lambda: None
-            return
-        job.publish(doing="drawing")
+        for job in self.jobs:
+            job.publish(doing="drawing")
 
         def advance() -> None:
-            if job.cancelled:
+            if self.jobs and all(job.cancelled for job in self.jobs):
                 raise Cancelled
-            job.publish(step=job.state.step + 1)
+            for job in self.jobs:
+                job.publish(step=job.state.step + 1)
 
         yield advance
 
 
 class Worker:
-    """Draws the jobs of a queue on one engine, in the thread that calls `work`; `job` is the one that is drawn."""
+    """Draws the jobs of a queue on one engine, in the thread that calls `work`; `jobs` are those being drawn.
 
-    def __init__(self, engine: Engine, reporter: JobReporter, queue: Queue):
-        self.engine, self._reporter, self._queue = engine, reporter, queue
-        self.job: Job | None = None
+    Up to `batch_size` jobs that fit share the calls of the UNet; fewer are drawn one by one, so that two graphs serve.
+    """
+
+    def __init__(self, engine: Engine, reporter: JobReporter, queue: Queue, batch_size: int = 1):
+        self.engine, self._reporter, self._queue, self._batch_size = engine, reporter, queue, batch_size
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        return self._reporter.jobs
 
     def work(self) -> None:
         """Draw until the queue is closed."""
         with ThreadPoolExecutor(2, "encoder") as encoders:
-            while taken := self._queue.take():
+            while taken := self._queue.take(self._batch_size, fits):
+                wanted = [job for job in taken if not job.cancelled]
                 for job in taken:
-                    self._draw(job, encoders)
+                    if job.cancelled:
+                        job.end(jobs.CANCELLED)
+                together = len(wanted) == self._batch_size > 1
+                for several in [wanted] if together else [[job] for job in wanted]:
+                    self._draw(several, encoders)
 
-    def _draw(self, job: Job, encoders: ThreadPoolExecutor) -> None:
-        if job.cancelled:
-            job.end(jobs.CANCELLED)
-            return
-        began = time.time()
-        job.publish(status=jobs.RUNNING, started=began)
-        self.job = self._reporter.job = job
+    def _draw(self, several: Sequence[Job], encoders: ThreadPoolExecutor) -> None:
+        began, request = time.time(), several[0].request
+        for job in several:
+            job.publish(status=jobs.RUNNING, started=began)
+        self._reporter.jobs = several
         try:
-            ready = self.engine.prepare(job.request)
-            job.publish(
-                graph={"backend": ready.backend, **ready.facts},
-                device=str(self.engine.device),
-                timings={"prepare_s": time.time() - began},
-            )
-            drawn: list[Drawing] = []
-            encoding: list[Future[jobs.Picture]] = []
-            for numbers in job.request.batches:
-                drawing = self.engine.draw_batch(job.request, numbers)
-                drawn.append(drawing)
-                for number, image in drawing.images.items():
-                    encoding.append(encoders.submit(_encoded, self.engine, job, ready, number, image))
+            ready = self.engine.prepare(request)
+            for job in several:
+                job.publish(graph={"backend": ready.backend, **ready.facts})
+            if len(several) > 1:
+                drawn = self.engine.draw_together([job.request for job in several])
+            else:
+                drawn = [self.engine.draw(request)]
         except Cancelled:
-            job.end(jobs.CANCELLED)
+            for job in several:
+                job.end(jobs.CANCELLED)
         except Exception as error:
-            job.end(jobs.FAILED, error=error)
+            for job in several:
+                job.end(jobs.FAILED, error=error)
             if not isinstance(error, IpaError):
                 self._reporter.bug(error)
         else:
-            job.publish(memory=self.engine.memory(), doing="encoding")
-            # The next job is drawn meanwhile.
-            encoders.submit(_finish, job, drawn, encoding, began)
+            for job, drawing in zip(several, drawn, strict=True):
+                job.publish(memory=self.engine.memory(), doing="encoding")
+                # The next job is drawn meanwhile.
+                encoding = [
+                    encoders.submit(_encoded, self.engine, job, ready, number, image)
+                    for number, image in drawing.images.items()
+                ]
+                encoders.submit(_finish, job, drawing, encoding, began)
         finally:
-            self.job = self._reporter.job = None
+            self._reporter.jobs = ()
+
+
+def fits(one: Job, other: Job) -> bool:
+    """Whether two jobs can share the calls of the UNet."""
+    return alike(one.request, other.request)
 
 
 def _encoded(engine: Engine, job: Job, ready: Ready, number: int, image: Image) -> jobs.Picture:
@@ -149,20 +161,22 @@ def _encoded(engine: Engine, job: Job, ready: Ready, number: int, image: Image) 
     )
 
 
-def _finish(job: Job, drawn: Sequence[Drawing], encoding: Sequence[Future[jobs.Picture]], began: float) -> None:
+def _finish(job: Job, drawn: Drawing, encoding: Sequence[Future[jobs.Picture]], began: float) -> None:
+    if job.cancelled:
+        job.end(jobs.CANCELLED)
+        return
     try:
         pictures = tuple(one.result() for one in encoding)
     except Exception as error:
         job.end(jobs.FAILED, error=error)
         return
-    steps_s, steps = sum(one.steps_s for one in drawn), sum(one.steps for one in drawn)
     timings = {
         **job.state.timings,
         "queued_s": began - job.created,
-        "steps_s": steps_s,
-        "decode_s": sum(one.decode_s for one in drawn),
+        "steps_s": drawn.steps_s,
+        "decode_s": drawn.decode_s,
         "total_s": time.time() - job.created,
-        "it_per_s": steps / steps_s if steps_s else 0.0,
+        "it_per_s": drawn.it_per_s,
     }
     job.end(jobs.DONE, pictures=pictures, timings=timings, doing="")
 

@@ -44,7 +44,7 @@ async def metrics(http: Request) -> Response:
     """Figures in Prometheus' text format."""
     service: Service = http.app.state.service
     service.metrics.waiting.set(len(service.queue))
-    service.metrics.drawing.set(sum(worker.job is not None for worker in service.workers))
+    service.metrics.drawing.set(sum(len(worker.jobs) for worker in service.workers))
     for worker in service.workers:
         used, device = worker.engine.memory(), str(worker.engine.device)
         service.metrics.memory.labels(device).set(used["peak_gib"] * 2**30)
