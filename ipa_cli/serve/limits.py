@@ -25,13 +25,11 @@ class Limits:
 
 
 class Refused(IpaError):
-    """A request that the server does not take; `status` is the HTTP status of the answer."""
+    """A request that the server does not take; `status` is the HTTP status of the answer, `code` is OpenAI's word."""
 
-    status = 422
-
-    def __init__(self, message: str, hint: str = "", status: int = 422):
+    def __init__(self, message: str, hint: str = "", status: int = 422, code: str | None = None):
         super().__init__(message, hint)
-        self.status = status
+        self.status, self.code = status, code
 
 
 def check(request: Request, limits: Limits) -> None:

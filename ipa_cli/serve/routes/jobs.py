@@ -9,8 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from ipa_cli.config.privacy import public_name, public_text
-from ipa_cli.errors import IpaError
+from ipa_cli.config.privacy import public_name
 from ipa_cli.serve import answers
 from ipa_cli.serve.body import Body, asked
 from ipa_cli.serve.jobs import DONE, Job, State
@@ -104,15 +103,8 @@ def described(service: Service, job: Job, state: State | None = None) -> dict[st
             "steps": job.request.steps,
             "references": [{"source": public_name(one.source), "sha256": one.sha256} for one in job.request.sources],
         },
-        "error": None if state.error is None else _error(state.error),
+        "error": None if state.error is None else answers.told(state.error),
     }
-
-
-def _error(error: BaseException) -> dict[str, str]:
-    if isinstance(error, IpaError):
-        told = public_text(error.message), public_text(error.hint)
-        return dict(zip(("type", "message", "hint"), (type(error).__name__, *told), strict=True))
-    return {"type": "InternalError", "message": "the server failed", "hint": "its log has the traceback"}
 
 
 def _service(http: Request) -> Service:
