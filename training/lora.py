@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ipa_cli
+from ipa_cli.models import weights
+from ipa_cli.networks import image_projection
 from training import captions, scenes
-from training.architecture import IMAGE_SIZE, Adapter
 from training.captions import COLOURS, NONE, Content
 from training.denoising import denoising_loss, latents_of_half, noise_levels
 from training.evaluate import SEED, embeds, generate, load, pil, references
@@ -53,6 +54,29 @@ def outlined(content: Content, style: Style, height: int, width: int, generator,
     return scenes.draw(replace(content, colour=none, ground=none), drawn, height, width, generator, density)
 
 
+class Shipped(nn.Module):
+    """The adapter of the demo model: embeddings to tokens, and the products for keys and values of each layer."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        state = weights.load_adapter(file)
+        self.projection = image_projection.of_file(state["image_proj"])
+        layers = range(len(state["ip_adapter"]) // 2)
+        self.to_k, self.to_v = (
+            nn.ModuleList(_linear(state["ip_adapter"][f"{2 * n + 1}.to_{kind}_ip.weight"]) for n in layers)
+            for kind in "kv"
+        )
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        return self.projection(embeds)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight.data = weight.float()
+    return layer
+
+
 class LowRank(nn.Module):
     """What is added to a product or a convolution; nothing before it is trained."""
 
@@ -83,7 +107,7 @@ def batches(pipe, encoder, n: int, side: int, generator) -> Iterator[tuple[Tenso
     The reference is another scene or a swatch in the style that gives the colours; it is missing in a third of the
     cases, and so are the words in a tenth.
     """
-    device = generator.device
+    device, size = generator.device, encoder.config.image_size
     time_ids = torch.tensor([[side, side, 0, 0, side, side]], device=device, dtype=WORK).repeat(n, 1)
     number = 0
     while True:
@@ -95,7 +119,7 @@ def batches(pipe, encoder, n: int, side: int, generator) -> Iterator[tuple[Tenso
         tokens = tokenise(captions.captions(content, generator.initial_seed() + number)).to(device)
         hidden, pooled = (part.to(WORK) for part in encode_text(pipe.text_encoder, pipe.text_encoder_2, tokens))
         other, mode = captions.sample_content(n, generator), scenes.sample_modes(n, generator)
-        shown = scenes.reference(other, style, mode, IMAGE_SIZE, generator, density=IMAGE_SIZE)
+        shown = scenes.reference(other, style, mode, size, generator, density=size)
         image = encoder(pixel_values=normalised(shown)).image_embeds.to(WORK)
         chance = torch.rand(2, n, generator=generator, device=device)
         image = image * (chance[0] > 0.33)[:, None]
@@ -108,7 +132,6 @@ def batches(pipe, encoder, n: int, side: int, generator) -> Iterator[tuple[Tenso
 def train(device: torch.device, seconds: float, n: int, rank: int, seed: int) -> dict[str, Tensor]:
     """The trained LoRA by diffusers' names, in float16; the first third of the time on pictures of half the size."""
     from diffusers import StableDiffusionXLPipeline
-    from safetensors.torch import load_file
     from transformers import CLIPVisionModelWithProjection
 
     torch.manual_seed(seed)
@@ -116,8 +139,7 @@ def train(device: torch.device, seconds: float, n: int, rank: int, seed: int) ->
     pipe = StableDiffusionXLPipeline.from_pretrained(DEMO).to(device)
     encoder = CLIPVisionModelWithProjection.from_pretrained(DEMO / "ip_adapter" / "image_encoder").to(device)
     unet = pipe.unet.to(WORK).requires_grad_(False)
-    adapter = Adapter(unet)
-    adapter.load_published_state(load_file(DEMO / "ip_adapter" / "ip-adapter.safetensors"))
+    adapter = Shipped(DEMO / "ip_adapter" / "ip-adapter.safetensors")
     adapter.to(device, WORK).requires_grad_(False)
     unet.set_attn_processor(with_images(dict(unet.attn_processors), adapter))
     lora = lora_of(unet, rank).to(device)

@@ -27,7 +27,7 @@ CAME_OUT = (
 # ... and those that say nothing of how it looks. All others are recorded as they were asked for.
 NOT_OF_THE_PICTURE = (
     *("num_images", "batch_size", "output", "preview", "warmup", "compile", "offload", "vae_slicing"),
-    *("cache_dir", "cache_max_size", "server", "server_token_file"),
+    *("cache_dir", "cache_max_size", "server", "server_token_file", "lora_dir"),
 )
 
 
@@ -60,7 +60,10 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "backend": ready.backend,
         "graph": ready.entry.id if ready.entry else None,
         "adapters": _adapter_record(engine.plan, request),
-        "settings": public_settings(replace(settings, adapter=adapters), asked_settings()),
+        **({"loras": _lora_record(request)} if request.loras else {}),
+        "settings": public_settings(
+            replace(settings, adapter=adapters, lora=tuple(lora.config for lora in request.loras)), asked_settings()
+        ),
         **({} if of_flag is None else {"scale": of_flag}),  # so that --scale can say another
     }
     return public(recorded)
@@ -87,6 +90,19 @@ def _name(plan: Plan, adapter: AdapterPlan) -> str:
     if plan.name == "demo" and adapter.location == plan.location:
         return "demo"
     return public_name(f"{adapter.location}/{adapter.file}")
+
+
+def _lora_record(request: Request) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": public_name(lora.file.name),
+            "sha256": lora.file.sha256,
+            "data_sha256": lora.file.data_sha256,
+            "weight": lora.weight,
+            "text_weight": lora.text_weight,
+        }
+        for lora in request.loras
+    ]
 
 
 def _adapter_record(plan: Plan, request: Request) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ understood are left out, with a note.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ipa_cli.engine.record import CAME_OUT, asked_settings
 from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
 from ipa_cli.models import architectures, schedulers
+from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.prompts.syntax import A1111, COMFYUI, LITERAL
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import STDIN
@@ -31,7 +32,7 @@ MOST_LEFT_OUT = 20  # named one by one; a ComfyUI graph may have thousands
 # Three ways to give references: a flag for one replaces what the picture has of the others.
 REFERENCES = ("image", "embeds", "adapter")
 # Known keys that are not settings.
-RECORDS = ("schema_version", "scheduler", "graph", "adapters", "settings")
+RECORDS = ("schema_version", "scheduler", "graph", "adapters", "loras", "settings")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Recorded:
     values: Mapping[str, Any]
     left_out: tuple[str, ...]
     references: tuple[tuple[str | None, str | None], ...] = ()
+    loras: tuple[tuple[str, str], ...] = ()  # name and SHA-256 of each
 
 
 def read(path: Path) -> Recorded:
@@ -132,6 +134,14 @@ def check_same(recorded: Recorded, settings: Settings, here: Collection[str], re
             reporter.warn(f"{name} has changed since {recorded.path} was drawn: the new picture will differ")
 
 
+def check_same_loras(recorded: Recorded, loaded: Sequence[Lora], reporter: Reporter) -> None:
+    """Warn if the file of a LoRA has changed since."""
+    here = {lora.file.name: lora.file.sha256 for lora in loaded}
+    for name, digest in recorded.loras:
+        if here.get(name, digest) != digest:
+            reporter.warn(f"the LoRA {name} has changed since {recorded.path} was drawn: the new picture will differ")
+
+
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
     images = {text for one in settings.adapters for text in one.image}
     return [(source, digest) for source, digest in recorded.references if source and source in images]
@@ -161,13 +171,19 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
         _put_scheduler(values, left_out, chunk.get("scheduler"), schedulers.names("class_name"))
     values.setdefault("prompt_syntax", LITERAL)  # pictures from before there was another
     values["num_images"] = 1
-    return Recorded(path, values, tuple(left_out), tuple(used))
+    return Recorded(path, values, tuple(left_out), tuple(used), _loras(path, chunk.get("loras")))
 
 
 def _list(path: Path, value: Any) -> list[Any]:
     if value is not None and not isinstance(value, list):
         raise IpaError(f"{path}: its `ipa` chunk is damaged: images", "use another copy of the picture")
     return value or []
+
+
+def _loras(path: Path, value: Any) -> tuple[tuple[str, str], ...]:
+    """Name and digest of each LoRA, as far as they are there."""
+    found = ((one.get("name"), one.get("sha256")) for one in _list(path, value) if isinstance(one, dict))
+    return tuple((name, digest) for name, digest in found if isinstance(name, str) and isinstance(digest, str))
 
 
 def _reference(path: Path, image: Any) -> tuple[str | None, str | None]:

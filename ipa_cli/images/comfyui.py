@@ -90,7 +90,7 @@ def _put_models(graph: Graph, sampler: Node, values: dict[str, Any], left_out: l
             if isinstance(inputs.get(name), str):
                 left_out.insert(0, f"model {inputs[name]} (name one with --model)")
         if isinstance(inputs.get("lora_name"), str):
-            left_out.append(f"lora {inputs['lora_name']}")
+            left_out.append(_lora(inputs))
         if kind.startswith("IPAdapter") and "image" in inputs:
             adapters += 1
             picture = _find(graph, node, ("image",), ("image", "images", "pixels"), str)
@@ -99,6 +99,15 @@ def _put_models(graph: Graph, sampler: Node, values: dict[str, Any], left_out: l
                 _put_adapter(graph, node, values, left_out)
     if adapters > 1:
         left_out.append(f"the scales of {adapters - 1} more IP-Adapters")
+
+
+def _lora(inputs: Mapping[str, Any]) -> str:
+    """What to type for a LoraLoader node: it names a file in a folder of ComfyUI's, not where that is."""
+    weight, text = (as_kind(inputs.get(f"strength_{part}"), float) for part in ("model", "clip"))
+    said = "".join(
+        f",{key}={value:g}" for key, value in (("weight", weight), ("text_weight", text)) if value is not None
+    )
+    return f"lora {inputs['lora_name']} (add --lora FILE{said})"
 
 
 def _put_adapter(graph: Graph, node: Node, values: dict[str, Any], left_out: list[str]) -> None:

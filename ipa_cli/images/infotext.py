@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ipa_cli import __version__
+from ipa_cli.models.lora.tags import written as written_tag
 from ipa_cli.models.prompts import syntax
 from ipa_cli.models.schedulers import SCHEDULERS, names
 
@@ -19,7 +20,7 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `prompt_syntax`
     (A1111's unless given, into which both are brought), `scheduler` (ours or diffusers' class), `guidance_start`,
     `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`,
-    `start`, `end`}, where they are set.
+    `start`, `end`}, and `loras`, a list of {`name`, `weight`, `text_weight`, `data_sha256`}, where they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
@@ -43,6 +44,11 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     pairs += [(label, settings[key]) for label, key in _EXTRAS if settings.get(key)]
     written, as_a1111 = settings.get("prompt_syntax") or syntax.A1111, syntax.as_a1111
     prompts = [as_a1111(settings.get(name) or "", written) for name in ("prompt", "negative_prompt")]
+    loras = settings.get("loras") or ()
+    if loras:
+        tags = [written_tag(one["name"], one["weight"], one["text_weight"]) for one in loras]
+        prompts[0] = " ".join([prompts[0], *tags])
+        pairs.append(("Lora hashes", ", ".join(f"{_named(one)}: {one['data_sha256'][:12]}" for one in loras)))
     if any(syntax.is_marked(text) for text in prompts):
         pairs.append((_SYNTAX, syntax.A1111))
     pairs.append(("Version", f"ipa {__version__}"))
@@ -135,6 +141,10 @@ def _unquoted(text: str) -> str:
         except ValueError:
             return text
     return text
+
+
+def _named(lora: Mapping[str, Any]) -> str:
+    return re.sub(r"[,:]", "_", str(lora["name"]))
 
 
 def _control_unit(adapter: Mapping[str, Any]) -> str:

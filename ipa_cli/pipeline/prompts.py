@@ -71,7 +71,8 @@ def review(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:
     found = dict.fromkeys(found for text in texts for found in _PLAIN[chosen].findall(text))
     if found:
         shown = ", ".join(list(found)[:5]) + (", …" if len(found) > 5 else "")
-        reporter.warn(f"in a prompt, read as plain words (--prompt-syntax {chosen}): {shown}")
+        known = "; --lora-dir names the folder of LoRAs" if any(one.startswith("<lora:") for one in found) else ""
+        reporter.warn(f"in a prompt, read as plain words (--prompt-syntax {chosen}): {shown}{known}")
 
 
 def _written(word: str) -> str:

@@ -13,19 +13,21 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import reference
 from ipa_cli.images.mask import HALF
 from ipa_cli.images.reference import Reference
+from ipa_cli.models.lora import tags
+from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import has_reference
 from ipa_cli.models.prompts import syntax
+from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.pipeline import image_embeds
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.pipeline.spread import random_seed, spread
-from ipa_cli.result import Reporter
+from ipa_cli.result import NullReporter, Reporter
 from ipa_cli.system.inputs import check_stdin
 from ipa_cli.unet import layers
 from ipa_cli.unet.layers import Pattern
 
 if TYPE_CHECKING:
     from ipa_cli.models.ip_adapter.plan import AdapterPlan
-    from ipa_cli.models.lora.lora import Lora
     from ipa_cli.models.plan import Plan
 
 
@@ -186,24 +188,32 @@ def make_requests(
     """
     each = spread(settings, prompts)
     first = make_request(each[0], plan, loaded, loras)
-    return tuple(
-        replace(
-            first,
-            prompt=_prompt(one, plan),
-            negative_prompt=one.negative_prompt,
-            seeds=_seeds(one),
-            batch_size=one.batch_size,
-        )
-        for one in each
-    )
+    found = []
+    for one in each:
+        prompt, own = with_tags(one, plan, loras)
+        same = replace(first, prompt=prompt, negative_prompt=one.negative_prompt, loras=own)
+        found.append(replace(same, seeds=_seeds(one), batch_size=one.batch_size))
+    return tuple(found)
+
+
+def with_tags(settings: Settings, plan: Plan, loras: tuple[Lora, ...]) -> tuple[str, tuple[Lora, ...]]:
+    """The prompt without its LoRAs, and these behind the others; in A1111's syntax, where there is a folder for them.
+
+    Raises UsageError and ModelError for one that is not found or does not fit.
+    """
+    prompt = _prompt(settings, plan)
+    if settings.lora_dir is None or settings.prompt_syntax != A1111:
+        return prompt, loras
+    prompt, found = tags.split(prompt, settings.lora_dir)
+    return prompt, (*loras, *load(found, plan, NullReporter()))
 
 
 def make_request(
     settings: Settings, plan: Plan, loaded: Sequence[AdapterImages], loras: tuple[Lora, ...] = ()
 ) -> Request:
-    """Fill in what the user left open from the model's defaults."""
+    """Fill in what the user left open from the model's defaults; `loras` are those of the settings, loaded."""
     chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
-    prompt, seeds = _prompt(settings, plan), _seeds(settings)
+    (prompt, loras), seeds = with_tags(settings, plan, loras), _seeds(settings)
     followed = settings.adapter or has_reference(settings.adapters[0], plan.defaults)
     each = zip(settings.adapters, loaded, strict=True) if plan.adapters and followed else ()
     image_prompts = tuple(

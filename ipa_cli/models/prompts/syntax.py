@@ -40,7 +40,6 @@ _A1111 = re.compile(
 )
 _COMFYUI = re.compile(r"\\(?P<text>[()])|(?P<mark>[()])|[^\\()]+|\\")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE)
-_TAG = re.compile(r"<(\w+):([^<>]+)>")
 
 
 class Fragment(NamedTuple):
@@ -69,11 +68,6 @@ def parse(text: str, syntax: str) -> Prompt:
     if syntax == LITERAL:
         return Prompt(((Fragment(text),),), syntax)
     return _a1111(text) if syntax == A1111 else _comfyui(text)
-
-
-def without_tags(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """A prompt without its tags, and of each the kind and what follows: `<lora:name:0.8>` is ("lora", "name:0.8")."""
-    return _TAG.sub("", text), tuple((tag[1], tag[2]) for tag in _TAG.finditer(text))
 
 
 def is_marked(text: str) -> bool:

@@ -19,7 +19,6 @@ from ipa_cli.models.prompts.syntax import (
     as_a1111,
     is_marked,
     parse,
-    without_tags,
 )
 
 UP, DOWN = 1.1, 1 / 1.1
@@ -127,11 +126,6 @@ def test_what_would_be_misread_is_refused(text, syntax, message):
 def test_what_may_surprise_is_remarked(text, syntax, remark):
     assert [said[: len(remark)] for said in parse(text, syntax).remarks] == [remark]
     assert parse("a fox, (red), \\(x\\)", syntax).remarks == ()
-
-
-def test_tags_leave_the_prompt():
-    tags = (("lora", "fur:0.8"), ("lora", "snow:1:0.5"))
-    assert without_tags("a fox <lora:fur:0.8>, 3 < 4 <lora:snow:1:0.5>") == ("a fox , 3 < 4 ", tags)
 
 
 @pytest.mark.parametrize("syntax", [COMFYUI, LITERAL])
