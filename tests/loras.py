@@ -62,13 +62,13 @@ def demo_unet() -> nn.Module:
         return UNet(json.loads((Path(ipa_cli.__file__).parent / "demo/unet/config.json").read_text()))
 
 
-def of_demo(seed: int = 0) -> dict[str, Tensor]:
+def of_demo(seed: int = 0, strength: float = 0.1) -> dict[str, Tensor]:
     """A LoRA that fits the demo model's UNet and changes two of its layers a little."""
     ends = ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.attentions.0.proj_in")
     shapes = {name: weight.shape for name, weight in modules(demo_unet(), ends).items()}
     found = {}
     for name, shape in shapes.items():
-        pair = matrices(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), 4, seed, 0.1)
+        pair = matrices(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), 4, seed, strength)
         found[f"unet.{name}.lora_A.weight"], found[f"unet.{name}.lora_B.weight"] = pair["down"], pair["up"]
     return found
 

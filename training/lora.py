@@ -102,10 +102,10 @@ def lora_of(unet: nn.Module, rank: int) -> nn.ModuleDict:
 
 @torch.no_grad()
 def batches(pipe, encoder, n: int, side: int, generator) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of n pictures: latents, noise, timestep, hidden, pooled, time_ids, and the embedding of a reference.
+    """Batches of n pictures: latents, noise, timestep, hidden, pooled, time_ids, embedding of a reference, scale.
 
-    The reference is another scene or a swatch in the style that gives the colours; it is missing in a third of the
-    cases, and so are the words in a tenth.
+    The reference is another scene or a swatch in the style that gives the colours; its scale is 0 in a third of the
+    cases, and the words are missing in a tenth.
     """
     device, size = generator.device, encoder.config.image_size
     time_ids = torch.tensor([[side, side, 0, 0, side, side]], device=device, dtype=WORK).repeat(n, 1)
@@ -122,11 +122,11 @@ def batches(pipe, encoder, n: int, side: int, generator) -> Iterator[tuple[Tenso
         shown = scenes.reference(other, style, mode, size, generator, density=size)
         image = encoder(pixel_values=normalised(shown)).image_embeds.to(WORK)
         chance = torch.rand(2, n, generator=generator, device=device)
-        image = image * (chance[0] > 0.33)[:, None]
+        scale = (chance[0] > 0.33).to(WORK)
         hidden, pooled = hidden * (chance[1] > 0.1)[:, None, None], pooled * (chance[1] > 0.1)[:, None]
         noise = torch.randn(latents.shape, generator=generator, device=device)
         place = torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)
-        yield latents, noise, (place / n * 1000).long().clamp(max=999), hidden, pooled, time_ids, image
+        yield latents, noise, (place / n * 1000).long().clamp(max=999), hidden, pooled, time_ids, image, scale
 
 
 def train(device: torch.device, seconds: float, n: int, rank: int, seed: int) -> dict[str, Tensor]:
@@ -147,8 +147,8 @@ def train(device: torch.device, seconds: float, n: int, rank: int, seed: int) ->
     alphas = noise_levels(device)
     drawn = {side: batches(pipe, encoder, n, side, generator) for side in (128, 256)}
 
-    def loss_of(latents, noise, timestep, hidden, pooled, time_ids, image):
-        context = hidden, adapter(image)
+    def loss_of(latents, noise, timestep, hidden, pooled, time_ids, image, scale):
+        context = hidden, adapter(image), scale
         return denoising_loss(unet, latents, noise, timestep, alphas, context, pooled, time_ids).mean()
 
     clock = Clock(NAME, 1_000_000, seconds)

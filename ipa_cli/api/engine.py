@@ -23,6 +23,7 @@ from ipa_cli.engine.record import adapter_name, record
 from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import UsageError
 from ipa_cli.models import diffusers_schedulers, schedulers
+from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline import prompts
 from ipa_cli.pipeline.task import InMemory, load_references, make_request
@@ -135,12 +136,14 @@ class Engine:
         ip_start: float | None = None,
         ip_end: float | None = None,
         adapter: Sequence[Mapping[str, Any]] | None = None,
+        lora: str | Path | Sequence[str | Path] | None = None,
     ) -> Picture | list[Picture]:
         """Draw one picture, or with `num_images` a list of them, each with the next seed.
 
         Every argument is the setting of that name, see `ipa generate --help`; what is None is as the engine was opened,
         else the model's. `image` and `mask` are paths, addresses or PIL images, `embeds` is a file of `ipa embed`.
-        Where several adapters are loaded, `adapter` has a mapping for each, with the keys of `--adapter`.
+        Where several adapters are loaded, `adapter` has a mapping for each, with the keys of `--adapter`. `lora` is
+        what `--lora` takes, or a list of it; [] is none.
 
         Raises UsageError and IpaError as the command line does, before the long work where it can.
         """
@@ -150,7 +153,8 @@ class Engine:
         if (asked.image or asked.embeds) and not engine.plan.adapters:
             raise UsageError("no adapter is loaded that could follow a reference", 'ipa.open("sdxl", adapter="own")')
         schedulers.check(asked.scheduler)
-        request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)))
+        loras = load(asked.lora, engine.plan, reporter)
+        request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)), loras)
         diffusers_schedulers.check_steps(request.scheduler, engine.plan, request.steps)
         prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
         ready = engine.prepare(request)

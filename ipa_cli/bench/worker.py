@@ -31,6 +31,7 @@ from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import timing
 from ipa_cli.models import schedulers
+from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.pipeline.task import Request, load_references, make_request
 from ipa_cli.result import NullReporter
@@ -126,7 +127,8 @@ def _open(settings: Settings, batch: int, reporter: SendingReporter) -> tuple[En
     plan = make_plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
     settings = replace(settings, num_images=batch, batch_size=batch)
-    request = make_request(settings, plan, load_references(settings, reporter))
+    loras = load(settings.lora, plan, reporter)
+    request = make_request(settings, plan, load_references(settings, reporter), loras)
     schedulers.check(settings.scheduler)
     schedules.find(settings, plan, settings.scheduler, request.steps, reporter)
     return Engine.open(settings, plan, reporter, alone=True), request

@@ -60,6 +60,10 @@ def sweep_scale(
             "--size", help="width x height, such as 1024x768; repeatable", metavar="WxH", autocompletion=options.SIZES
         ),
     ] = None,
+    lora_weights: Annotated[
+        str | None,
+        _axis("--lora-weights", help="factors of all LoRAs' weights, such as 0,0.5,1; one row each", metavar="LIST"),
+    ] = None,
     seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable", metavar="N")] = None,
     folder: Annotated[
         Path,
@@ -83,6 +87,7 @@ def sweep_scale(
         tuple(map(plan.parse_size, sizes or ())),
         tuple(seeds or ()),
         tuple(encoded or ()),
+        plan.make_lora_weights(lora_weights),
     )
     if encoded:
         context.params["embeds"] = encoded[0]

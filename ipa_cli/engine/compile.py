@@ -13,6 +13,7 @@ from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import UsageError
+from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import DEMO, Plan, make_plan
 from ipa_cli.pipeline.task import load_references, make_request
 from ipa_cli.result import Reporter
@@ -76,6 +77,8 @@ def compile(
     settings = replace(settings, backend=name, prompt=settings.prompt or "", seed=0)
     plan = make_plan(settings)
     loaded = load_references(settings, reporter)
+    if lora.load(settings.lora, plan, reporter):
+        reporter.note("a LoRA needs no graph of its own: it is merged into the weights, which a graph takes as inputs")
     store = graph_store(settings)
     if not cache.scan_backend(store, name):  # a graph that is there takes no room, and no right to write
         cache.check_storable(store)

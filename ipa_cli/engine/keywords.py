@@ -48,6 +48,7 @@ class RequestSettings(TypedDict, total=False):
     ip_start: float | None
     ip_end: float | None
     adapter: Sequence[Mapping[str, Any]] | None
+    lora: str | Path | Sequence[str | Path] | None
 
 
 NOT_HERE = ("output", "preview", "server", "server_token_file")  # of the command line alone

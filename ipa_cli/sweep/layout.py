@@ -13,6 +13,7 @@ from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.record import adapter_name, scheduler_name
+from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.plan import Plan
 from ipa_cli.pipeline.task import Request
 from ipa_cli.sweep import journal, reference_sets
@@ -27,18 +28,24 @@ Size = tuple[int, int]  # width and height in pixels
 
 @dataclass(frozen=True)
 class Layout:
-    """A sweep with what its points have in common: `base`, and a reference set for each reference of the sweep."""
+    """A sweep with what its points have in common: `base`, and a reference set for each reference of the sweep.
+
+    `texts` are its prompts without their LoRAs, and these.
+    """
 
     base: Request
     sweep: Sweep
     reference_sets: tuple[ReferenceSet, ...]
+    texts: tuple[tuple[str, tuple[Lora, ...]], ...]
 
     def request(self, row: Row, scale: float = 1.0) -> Request:
         """One picture, as its file records it."""
+        prompt, loras = self.texts[row.prompt]
         return replace(
             self.base,
             image_prompts=self.reference_sets[row.reference].at(scale),
-            prompt=self.sweep.prompts[row.prompt],
+            prompt=prompt,
+            loras=tuple(lora.times(row.lora_weight) for lora in loras),
             width=row.width,
             height=row.height,
             seeds=(row.seed,),
@@ -79,10 +86,17 @@ def describe_request(settings: Settings, model: Plan, layout: Layout, backend: s
         "vae": settings.vae,
         "adapter": adapter_name(model),
         "vae_tiling": settings.vae_tiling,
+        **_loras(layout),
         **reference_sets.describe(settings, layout.reference_sets),
         "ipa": __version__,
         **{name: value for name, value in chosen.items() if value is not None},
     }
+
+
+def _loras(layout: Layout) -> dict[str, Any]:
+    """The LoRAs of each prompt, where there are any."""
+    each = [[[lora.file.sha256, lora.weight, lora.text_weight] for lora in loras] for _, loras in layout.texts]
+    return {"loras": each} if any(each) else {}
 
 
 def describe_engine(engine: Engine, layout: Layout, graphs: Mapping[Size, Ready]) -> dict[str, Any]:

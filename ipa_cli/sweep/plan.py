@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import FIELDS
+from ipa_cli.config.loras import WEIGHT
 from ipa_cli.config.units import parse_picture_size, plural
 from ipa_cli.errors import UsageError
 from ipa_cli.images.filenames import slug
@@ -32,6 +33,7 @@ class Row:
     width: int
     height: int
     seed: int
+    lora_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,25 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The axes of a sweep; the rows and points are their cross product, the scale changing fastest."""
+    """The axes of a sweep; the rows and points are their cross product, the scale changing fastest.
+
+    `lora_weights` multiply the weights of all LoRAs.
+    """
 
     scales: tuple[float, ...]
     references: tuple[str, ...]
     prompts: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     seeds: tuple[int, ...]
+    lora_weights: tuple[float, ...] = (1.0,)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        axes = product(range(len(self.references)), range(len(self.prompts)), self.sizes, self.seeds)
-        return tuple(Row(n, image, prompt, *size, seed) for n, (image, prompt, size, seed) in enumerate(axes, 1))
+        numbers = range(len(self.references)), range(len(self.prompts))
+        axes = product(*numbers, self.sizes, self.seeds, self.lora_weights)
+        return tuple(
+            Row(n, image, text, *size, seed, lora) for n, (image, text, size, seed, lora) in enumerate(axes, 1)
+        )
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
@@ -81,6 +90,7 @@ class Sweep:
             (self.prompts, "prompt"),
             (self.sizes, "size"),
             (self.seeds, "seed"),
+            (self.lora_weights, "LoRA weight"),
         ]
         shown = [plural(len(axis), word) for axis, word in axes if len(axis) > 1 or word in ("scale", "reference")]
         return f"{' × '.join(shown)} = {plural(len(self.points), 'picture')}"
@@ -92,6 +102,7 @@ def make(
     prompts: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     seeds: Sequence[int],
+    lora_weights: Sequence[float] = (1.0,),
 ) -> Sweep:
     """Put the axes together. Raises UsageError for an entry given twice, and for more than `MAX_POINTS` points.
 
@@ -101,12 +112,13 @@ def make(
         (prompts, "--prompt", str),
         (sizes, "--size", lambda size: f"{size[0]}x{size[1]}"),
         (seeds, "--seed", str),
+        (lora_weights, "--lora-weights", format_scale),
     ):
         _no_duplicates(axis, flag, show)
-    points = math.prod(map(len, (scales, references, prompts, sizes, seeds)))
+    points = math.prod(map(len, (scales, references, prompts, sizes, seeds, lora_weights)))
     if points > MAX_POINTS:
         raise UsageError(f"that makes {points} pictures; a sweep has at most {MAX_POINTS}", "split it into several")
-    return Sweep(tuple(scales), tuple(references), tuple(prompts), tuple(sizes), tuple(seeds))
+    return Sweep(tuple(scales), tuple(references), tuple(prompts), tuple(sizes), tuple(seeds), tuple(lora_weights))
 
 
 def make_scales(listed: str | None, first: float | None, last: float | None, number: int | None) -> tuple[float, ...]:
@@ -133,6 +145,18 @@ def make_scales(listed: str | None, first: float | None, last: float | None, num
             raise UsageError(f"--scales {scale!r}: more than {DECIMALS} decimal places", EXAMPLE)
     _no_duplicates(scales, "--scales", format_scale)
     return tuple(sorted(scales))
+
+
+def make_lora_weights(listed: str | None) -> tuple[float, ...]:
+    """The numbers of "0,0.5,1", which multiply the weights of all LoRAs; 1 alone by default. Raises UsageError."""
+    if listed is None:
+        return (1.0,)
+    example = "--lora-weights 0,0.5,1"
+    found = [_number(entry.strip(), listed, "--lora-weights", example) for entry in listed.split(",")]
+    for weight in found:
+        if problem := WEIGHT(weight):
+            raise UsageError(f"--lora-weights {listed}: {problem}", example)
+    return tuple(found)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -180,12 +204,12 @@ def _range(first: float, last: float, number: int) -> tuple[float, ...]:
     return tuple(scales)
 
 
-def _number(entry: str, listed: str) -> float:
+def _number(entry: str, listed: str, flag: str = "--scales", example: str = EXAMPLE) -> float:
     try:
         return float(entry) + 0.0  # minus zero is zero
     except ValueError:
         what = f"'{entry}' is not a number" if entry else "an entry is empty"
-        raise UsageError(f"--scales {listed}: {what}", EXAMPLE) from None
+        raise UsageError(f"{flag} {listed}: {what}", example) from None
 
 
 def _check(name: str, value: Any, where: str, example: str) -> None:

@@ -16,9 +16,10 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.generate import note_model
 from ipa_cli.errors import UsageError
 from ipa_cli.models import schedulers
+from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.pipeline import prompts
-from ipa_cli.pipeline.task import check_masks, load_references, make_request
+from ipa_cli.pipeline.task import check_masks, load_references, make_request, with_tags
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import difference, draw, journal, outputs, plan, reference_sets
 from ipa_cli.sweep.difference import Change, Frozen
@@ -37,6 +38,7 @@ class Axes:
     sizes: tuple[Size, ...] = ()
     seeds: tuple[int, ...] = ()
     embeds: tuple[str, ...] = ()
+    lora_weights: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     model = make_plan(settings)
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
-    base = make_request(settings, model, load_references(settings, reporter))
+    loras = load(settings.lora, model, reporter)
+    base = make_request(settings, model, load_references(settings, reporter), loras)
     schedules.find(settings, model, base.scheduler, base.steps, reporter)
     references = reference_sets.make(settings, model, base, embeds)
     sweep = plan.make(
@@ -126,11 +129,16 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         axes.prompts or (base.prompt,),
         axes.sizes or ((base.width, base.height),),
         axes.seeds or base.seeds,
+        axes.lora_weights,
     )
-    prompts.review((*sweep.prompts, base.negative_prompt), base.prompt_syntax, reporter)
+    texts = tuple(with_tags(replace(settings, prompt=prompt), model, loras) for prompt in axes.prompts)
+    texts = texts or ((base.prompt, base.loras),)
+    if axes.lora_weights != (1.0,) and not any(found for _, found in texts):
+        raise UsageError("--lora-weights is given and there is no LoRA", "add --lora FILE")
+    prompts.review((*(text for text, _ in texts), base.negative_prompt), base.prompt_syntax, reporter)
     for width, height in sweep.sizes:
         check_masks(base.image_prompts, width, height)
-    return settings, model, Layout(base, sweep, references)
+    return settings, model, Layout(base, sweep, references, texts)
 
 
 def _at_first_point(settings: Settings, axes: Axes) -> Settings:

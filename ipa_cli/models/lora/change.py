@@ -66,7 +66,7 @@ def merged(weight: Tensor, changes: Sequence[tuple[Change, float]], device: torc
 def rank(kind: str, tensors: Mapping[str, Tensor]) -> int | None:
     """The rank that alpha is divided by; None for a product of whole matrices."""
     named = {"LoRA": ("down",), "LoHa": ("hada_w1_b",), "LoKr": ("lokr_w1_b", "lokr_w2_b")}[kind]
-    return next((tensors[name].shape[0] for name in named if name in tensors), None)
+    return next((tensors[name].shape[0] for name in named if name in tensors and tensors[name].ndim), None)
 
 
 def _magnitude(wanted: Tensor, weight: Tensor) -> Tensor:
@@ -113,4 +113,4 @@ def _lokr(parts: Mapping[str, Tensor]) -> Tensor:
         second = (parts["lokr_w2_a"].flatten(1) @ parts["lokr_w2_b"].flatten(1)).reshape(
             len(parts["lokr_w2_a"]), *parts["lokr_w2_b"].shape[1:]
         )
-    return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second)
+    return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())

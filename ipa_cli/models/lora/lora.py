@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ipa_cli.config import LoraConfig
 from ipa_cli.models.lora import find, targets
@@ -19,6 +19,12 @@ class Lora:
 
     config: LoraConfig
     file: LoraFile
+
+    def times(self, factor: float) -> Lora:
+        """The same LoRA with its weights multiplied."""
+        text = self.config.text_weight
+        text = None if text is None else text * factor
+        return replace(self, config=replace(self.config, weight=self.weight * factor, text_weight=text))
 
     @property
     def weight(self) -> float:
