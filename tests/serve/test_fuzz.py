@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
 def answered() -> Service:
     """A service whose jobs are done as soon as they are taken, each with the same small picture."""
     settings = Settings()
-    service = Service(settings, make_plan(settings, references_later=True), Limits(), NullReporter(), Metrics(), ("cpu",))
+    service = Service(
+        settings, make_plan(settings, references_later=True), Limits(), NullReporter(), Metrics(), ("cpu",)
+    )
     picture = jobs.Picture(encoded(Image.new("RGB", (8, 8))), "image/png", "0" * 64, "", 0, 0.0, 8, 8)
     timings = dict.fromkeys(("queued_s", "steps_s", "decode_s", "total_s", "it_per_s"), 0.0)
 

@@ -118,3 +118,16 @@ def test_a_server_that_anybody_could_use_is_not_started(ipa, flags, said):
     Path("short").write_text("abc")
     done = ipa("serve", *flags)
     assert done.exit_code == 2 and said in done.stderr
+
+
+def test_two_engines_draw_from_one_queue(world):
+    with serving(world.environ, world.cwd, ["--devices", "cpu,cpu"]) as server, server.client() as client:
+        server.wait_until_ready()
+        assert len(client.get("/readyz").json()["data"]["engines"]) == 2
+        sent = [client.post("/v1/jobs", json={"steps": 30, "seed": 1}).json()["data"] for _ in range(2)]
+        states = sent
+        while [one["status"] for one in states] != ["running", "running"]:
+            assert not {"done", "failed"} & {one["status"] for one in states}
+            states = [client.get(f"/v1/jobs/{job['id']}").json()["data"] for job in sent]
+        digests = {ended(client, job)["pictures"][0]["sha256"] for job in sent}
+        assert len(digests) == 1
