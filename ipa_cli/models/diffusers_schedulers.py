@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from ipa_cli.models.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
+
+_IMPORTING = threading.Lock()
 
 # Steps that each of them can do, whatever the model; to find out of others takes importing diffusers, for seconds.
 USUAL = range(4, 51)
@@ -71,7 +74,7 @@ def create(name: str | None, plan: Plan) -> Any:
     settings in it that exclude each other.
     """
     own = of_model(plan.configs["scheduler"], plan.architecture, plan.checkpoint.scheduler if plan.checkpoint else None)
-    return own if name is None else getattr(_diffusers(), SCHEDULERS[name].class_name).from_config(own.config)
+    return own if name is None else _class(SCHEDULERS[name].class_name).from_config(own.config)
 
 
 def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Mapping[str, Any] | None = None) -> Any:
@@ -80,8 +83,7 @@ def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Map
     `config` is what `configurations.scheduler` takes. Raises ModelError where this diffusers does not know it, or finds
     settings in it that exclude each other.
     """
-    diffusers = _diffusers()
-    kind = getattr(diffusers, config["_class_name"], None)
+    kind = _class(config["_class_name"])
     if kind is None:
         raise ModelError(f"this diffusers has no {config['_class_name']}, which the model wants", "upgrade diffusers")
     for one in SCHEDULERS.values():
@@ -95,10 +97,14 @@ def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Map
     return kind.from_config(scheduler.config, **right) if right else scheduler
 
 
-def _diffusers() -> Any:
-    """The package, kept from logging advice about what nobody here needs."""
-    import diffusers
-    from diffusers.utils import logging
+def _class(name: str) -> Any:
+    """A class of diffusers, None for a name that it does not have; it is kept from logging advice nobody here needs.
 
-    logging.set_verbosity_error()
-    return diffusers
+    One thread at a time: modules of diffusers import each other in circles, and another thread would see them half done.
+    """
+    with _IMPORTING:
+        import diffusers
+        from diffusers.utils import logging
+
+        logging.set_verbosity_error()
+        return getattr(diffusers, name, None)
