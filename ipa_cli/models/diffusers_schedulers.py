@@ -100,7 +100,7 @@ def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Map
 def _class(name: str) -> Any:
     """A class of diffusers, None for a name that it does not have; it is kept from logging advice nobody here needs.
 
-    One thread at a time: modules of diffusers import each other in circles, and another thread would see them half done.
+    One thread at a time: its modules import each other in circles, and another thread would see them half done.
     """
     with _IMPORTING:
         import diffusers
