@@ -22,7 +22,7 @@ def to_oneflow(unet: Any) -> Any:
     """A `unet.model.UNet` as a OneFlow module that shares the memory of its weights."""
     copies: dict[str, ModuleType] = {}
     model, attention = (_with_oneflow(name, copies) for name in ("ipa_cli.unet.model", "ipa_cli.unet.attention"))
-    with _without_initial_values():
+    with _without_weights():
         converted = model.UNet(unet.config).eval()
     modules = dict(converted.named_modules())
     for name, weight in unet.named_parameters():
@@ -80,15 +80,20 @@ TORCH = _Module(oneflow, nn=_Module(oneflow.nn, functional=_functional))
 
 
 @contextmanager
-def _without_initial_values() -> Iterator[None]:
-    """As `networks.common.without_weights`, for OneFlow: random values for billions of weights take minutes."""
+def _without_weights() -> Iterator[None]:
+    """Make modules whose weights are still to come, as in `networks.common`: theirs would fill the memory once more."""
     nn = oneflow.nn
     kinds: tuple[Any, ...] = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
     before = [kind.reset_parameters for kind in kinds]
     for kind in kinds:
-        kind.reset_parameters = lambda module: None
+        kind.reset_parameters = _drop_weights
     try:
         yield
     finally:
         for kind, method in zip(kinds, before, strict=True):
             kind.reset_parameters = method
+
+
+def _drop_weights(module: Any) -> None:
+    for name, _ in list(module.named_parameters()):
+        setattr(module, name, oneflow.nn.Parameter(oneflow.empty(1), requires_grad=False))
