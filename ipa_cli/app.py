@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import typer
 
 from ipa_cli import __version__
-from ipa_cli.commands import bench, cache, compile, config, doctor, embed, generate, serve, sweep_scale
+from ipa_cli.commands import bench, cache, compile, config, doctor, embed, generate, samplers, serve, sweep_scale
 from ipa_cli.commands.base import App, echo
 from ipa_cli.errors import IpaError, OutputError, UsageError
 from ipa_cli.output import BUG_EXIT_CODE, Terminal
@@ -64,6 +64,7 @@ app.command(
     example="ipa bench --backends eager,inductor --size 1024x1024 --output bench",
 )(bench.bench)
 app.command("serve", example="ipa serve --model sdxl --warm 1024x1024,832x1216")(serve.serve)
+app.command("samplers", example="ipa samplers --json")(samplers.samplers)
 app.command("doctor", example="ipa doctor --backend inductor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")

@@ -259,6 +259,7 @@ WORDS = [  # wrong in themselves
     "cache clear --max-size much",
     "config sho",
     "doctor --device",
+    "samplers eulr",
     "serve --host 0.0.0.0",
     "serve --warm big",
     "serve --max-upload much",

@@ -66,7 +66,7 @@ def open(
     for ignored in resolved.ignored:
         reporter.warn(str(ignored))
     asked = resolved.settings
-    schedulers.check(asked.scheduler)
+    schedulers.choose(asked.scheduler, asked.schedule, asked.eta)
     check_backend(asked.backend, asked.precision)
     plan = make_plan(asked, references_later=True)
     with ExitStack() as stack:
@@ -125,6 +125,9 @@ class Engine:
         guidance_end: float | None = None,
         guidance_rescale: float | None = None,
         scheduler: str | None = None,
+        schedule: str | None = None,
+        eta: float | None = None,
+        preset: str | None = None,
         seed: int | None = None,
         batch_size: int | None = None,
         image_weight: float | Sequence[float] | None = None,
@@ -152,10 +155,10 @@ class Engine:
         asked, in_memory = by_keyword.of_request(engine.settings, {**given, "num_images": num_images or 1})
         if (asked.image or asked.embeds) and not engine.plan.adapters:
             raise UsageError("no adapter is loaded that could follow a reference", 'ipa.open("sdxl", adapter="own")')
-        schedulers.check(asked.scheduler)
+        schedulers.choose(asked.scheduler, asked.schedule, asked.eta)
         loras = load(asked.lora, engine.plan, reporter)
         request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)), loras)
-        diffusers_schedulers.check_steps(request.scheduler, engine.plan, request.steps)
+        diffusers_schedulers.check_steps(request.sampling, engine.plan, request.steps)
         prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)

@@ -129,8 +129,8 @@ def _open(settings: Settings, batch: int, reporter: SendingReporter) -> tuple[En
     settings = replace(settings, num_images=batch, batch_size=batch)
     loras = load(settings.lora, plan, reporter)
     request = make_request(settings, plan, load_references(settings, reporter), loras)
-    schedulers.check(settings.scheduler)
-    schedules.find(settings, plan, settings.scheduler, request.steps, reporter)
+    schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
+    schedules.find(settings, plan, request.sampling, request.steps, reporter)
     return Engine.open(settings, plan, reporter, alone=True), request
 
 

@@ -102,12 +102,12 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
 @cache
 def _setting(name: str) -> TyperOption:
     field, kind = config.FIELDS[name], expected(name)[0]
-    long, short = flag_of(name), field.metadata["short"]
+    long, short, also = flag_of(name), field.metadata["short"], field.metadata["also"]
     if kind is bool:
         long += f"/--no-{long[2:]}"
     element = element_type(name)
     return TyperOption(
-        param_decls=[long, short] if short else [long],
+        param_decls=[name, *filter(None, (also, long, short))],
         type=element if element in (int, float, bool) else str,
         is_flag=kind is bool,
         multiple=kind is tuple,
@@ -139,6 +139,7 @@ def _completion(name: str) -> Callable[..., list[str]] | None:
     words = config.FIELDS[name].metadata["words"]
     named: dict[str, Callable[[], Iterable[str]]] = {
         "scheduler": _schedulers,
+        "schedule": _schedules,
         "backend": lambda: ("auto", *backends()),
         "compile_options": _presets,
     }
@@ -159,3 +160,9 @@ def _schedulers() -> Iterable[str]:
     from ipa_cli.models import schedulers
 
     return schedulers.SCHEDULERS
+
+
+def _schedules() -> Iterable[str]:
+    from ipa_cli.models import schedulers
+
+    return schedulers.SCHEDULES

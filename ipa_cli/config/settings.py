@@ -23,6 +23,7 @@ EXPLAINED = "`ipa generate --help` explains every setting"
 EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
 # The miniature that comes along, and the folders of configurations: `models.architectures` has the table.
 MODELS = ("demo", *sorted(path.parent.name for path in Path(__file__).parents[1].glob("presets/*/model_index.json")))
+FEW_STEP = ("few-step", *("lcm", "tcd", "turbo", "lightning", "hyper-sd", "hyper-sd-cfg", "hyper-sd-unet", "dmd2"))
 MODES = ("full", "style", "layout", "style-layout")
 
 # Who may set a setting, and how its value is written into files for others: each setting is one of these kinds.
@@ -60,8 +61,12 @@ def _setting(
     metavar: str | None = None,
     words: tuple[str, ...] = (),
     of_model: bool = False,
+    also: str | None = None,
 ) -> Any:
-    """A setting: `short` is its one-letter flag, `words` are completed by the shell, `of_model` defaults vary."""
+    """A setting: `short` is its one-letter flag, `also` another long one, which help names first.
+
+    `words` are completed by the shell, `of_model` defaults vary.
+    """
     return field(
         default=default,
         metadata={
@@ -73,6 +78,7 @@ def _setting(
             "metavar": metavar,
             "words": words or (check if isinstance(check, Choice) else ()),
             "of_model": of_model,
+            "also": also,
         },
     )
 
@@ -167,7 +173,31 @@ class Settings:
     )
     batch_size: int = _setting(PICTURE, "number of pictures drawn at once", 1, between(1, 64))
     scheduler: str | None = _setting(
-        PICTURE, "sampler: euler, euler-a, ddim, dpm++, unipc, …", metavar="NAME", of_model=True
+        PICTURE,
+        "sampler by its name in diffusers, A1111 or ComfyUI, such as 'DPM++ 2M Karras'; `ipa samplers` lists them",
+        metavar="NAME",
+        of_model=True,
+        also="--sampler",
+    )
+    schedule: str | None = _setting(
+        PICTURE,
+        "where the sampler's steps lie: karras, exponential, beta, trailing, sgm_uniform, …",
+        metavar="NAME",
+        of_model=True,
+    )
+    eta: float | None = _setting(
+        PICTURE,
+        "share of fresh noise that the samplers ddim and tcd add in each step",
+        None,
+        between(0, 1),
+        of_model=True,
+    )
+    preset: str | None = _setting(
+        PICTURE,
+        "sampler, steps and guidance of a model for a few steps: few-step (by its name), lcm, turbo, lightning, …",
+        None,
+        Choice(FEW_STEP),
+        metavar="NAME",
     )
     lora: tuple[LoraConfig, ...] = _setting(
         PICTURE,

@@ -22,6 +22,7 @@ from ipa_cli.engine.store import graph_store
 from ipa_cli.hardware import cores, devices, preload, timing
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.schedule import Schedule
+from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
@@ -75,7 +76,7 @@ class Engine:
         self._access = Access(self.device, self.offload, settings.vae_tiling)
         self._encodings: Encodings
         self._ready: LRU[Ready] = LRU(SHAPES)
-        self._schedules: dict[tuple[str | None, int], Schedule] = {}
+        self._schedules: dict[tuple[Sampling, int], Schedule] = {}
 
     @classmethod
     def open(
@@ -347,7 +348,7 @@ class Engine:
             half = conditions.unguided
             unguided = None if half is None else self._prepared(request, half).denoiser
             clock = timing.StepClock(self.device)
-            steps = sampler.of(self._schedule(request.scheduler, request.steps), request.steps, seeds)
+            steps = sampler.of(self._schedule(request.sampling, request.steps), request.sampling, request.steps, seeds)
             calls = len(steps.timesteps)
             with self.reporter.steps(name, calls) as advance, self._access.working("drawing", self.model.unet):
                 self._access.publish(step=0, steps=calls)
@@ -367,16 +368,16 @@ class Engine:
             self._access.publish(drawn=self._access.state.drawn + len(found))
             return Drawing(found, calls, clock.seconds, decode_s)
 
-    def _schedule(self, name: str | None, steps: int) -> Any:
+    def _schedule(self, sampling: Sampling, steps: int) -> Any:
         """See `schedules.find`; tables are kept, a diffusers scheduler serves once."""
-        if (name, steps) not in self._schedules:
-            found = schedules.find(self.settings, self.plan, name, steps, self.reporter)
+        if (sampling, steps) not in self._schedules:
+            found = schedules.find(self.settings, self.plan, sampling, steps, self.reporter)
             if not isinstance(found, Schedule):
                 return found
             while len(self._schedules) >= SHAPES:
                 self._schedules.pop(next(iter(self._schedules)))
-            self._schedules[name, steps] = found
-        return self._schedules[name, steps]
+            self._schedules[sampling, steps] = found
+        return self._schedules[sampling, steps]
 
     def _noise(self, request: Request, seeds: Sequence[int]) -> Tensor:
         from ipa_cli.pipeline.denoise import initial_noise

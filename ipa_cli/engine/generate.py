@@ -21,7 +21,7 @@ from ipa_cli.images import encode
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline import prompts
+from ipa_cli.pipeline import prompts, sampling
 from ipa_cli.pipeline.task import Request, load_references, make_requests, name_fields
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
@@ -102,7 +102,7 @@ def _checked(
     form: Form,
 ) -> tuple[Plan, tuple[Request, ...], Sequence[Path | None]]:
     """The model, the requests, and a path for every picture: all that can be found wrong before the model is loaded."""
-    schedulers.check(settings.scheduler)
+    schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
     check_backend(settings.backend, settings.precision)
     plan_paths(settings, [NO_FIELDS] * settings.num_images, force, form)
     if recorded is not None:
@@ -122,7 +122,9 @@ def _checked(
         encode.check(format, form.quality, longest)
     for path in {path if force else path.parent: path for path in paths if path}.values():
         files.check_writable(path, replacing=force)
-    schedules.find(settings, plan, requests[0].scheduler, requests[0].steps, reporter)
+    if (advice := sampling.advice(settings, plan, requests[0].loras)) is not None:
+        reporter.warn(advice)
+    schedules.find(settings, plan, requests[0].sampling, requests[0].steps, reporter)
     return plan, requests, paths
 
 

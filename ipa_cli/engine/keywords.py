@@ -37,6 +37,9 @@ class RequestSettings(TypedDict, total=False):
     guidance_end: float | None
     guidance_rescale: float | None
     scheduler: str | None
+    schedule: str | None
+    eta: float | None
+    preset: str | None
     seed: int | None
     batch_size: int | None
     image_weight: float | Sequence[float] | None

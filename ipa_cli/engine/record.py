@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public, public_name, public_settings
+from ipa_cli.pipeline.sampling import own_scheduler
 
 if TYPE_CHECKING:
     from ipa_cli.engine.engine import Engine
@@ -51,6 +52,8 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "guidance_rescale": request.guidance_rescale,
         "seed": request.seeds[number],
         "scheduler": scheduler_name(engine, request),
+        "schedule": request.sampling.schedule,
+        "eta": request.sampling.eta,
         "model": public_name(engine.plan.name),
         "load_format": settings.load_format,
         "revision": settings.revision,
@@ -62,7 +65,13 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "adapters": _adapter_record(engine.plan, request),
         **({"loras": _lora_record(request)} if request.loras else {}),
         "settings": public_settings(
-            replace(settings, adapter=adapters, lora=tuple(lora.config for lora in request.loras)), asked_settings()
+            replace(
+                settings,
+                adapter=adapters,
+                lora=tuple(lora.config for lora in request.loras),
+                preset=request.preset,
+            ),
+            asked_settings(),
         ),
         **({} if of_flag is None else {"scale": of_flag}),  # so that --scale can say another
     }
@@ -76,7 +85,7 @@ def asked_settings() -> tuple[str, ...]:
 
 def scheduler_name(engine: Engine, request: Request) -> str:
     """The scheduler asked for, else the class of the model's own."""
-    return request.scheduler or str(engine.plan.configs["scheduler"]["_class_name"])
+    return request.sampling.scheduler or own_scheduler(engine.plan)
 
 
 def adapter_name(plan: Plan) -> str | None:

@@ -32,7 +32,7 @@ MOST_LEFT_OUT = 20  # named one by one; a ComfyUI graph may have thousands
 # Three ways to give references: a flag for one replaces what the picture has of the others.
 REFERENCES = ("image", "embeds", "adapter")
 # Known keys that are not settings.
-RECORDS = ("schema_version", "scheduler", "graph", "adapters", "loras", "settings")
+RECORDS = ("schema_version", "scheduler", "schedule", "eta", "graph", "adapters", "loras", "settings")
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     elif adapters:
         values["scale"] = adapters[0].get("scale")
     if "scheduler" not in asked:
-        _put_scheduler(values, left_out, chunk.get("scheduler"), schedulers.names("class_name"))
+        drawn, unknown = schedulers.of_program(chunk.get("scheduler"), None)
+        values, left_out = {**values, **drawn}, [*left_out, *unknown]
     values.setdefault("prompt_syntax", LITERAL)  # pictures from before there was another
     values["num_images"] = 1
     return Recorded(path, values, tuple(left_out), tuple(used), _loras(path, chunk.get("loras")))
@@ -201,7 +202,7 @@ def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
     parsed = infotext.parse_parameters(text)
     values, unread = infotext.settings_of(parsed), infotext.unread(parsed)
     left_out = [f"{label} {value}".strip() for label, value in unread.items()]
-    _put_scheduler(values, left_out, values.pop("scheduler", None), {name: name for name in schedulers.SCHEDULERS})
+    left_out += schedulers.of_program(parsed.get("Sampler"), parsed.get("Schedule type"))[1]
     model = values.get("model")
     if model is not None and model not in architectures.presets() and not unread.get("Version", "").startswith("ipa "):
         del values["model"]  # another program's name for a file of its own
@@ -230,13 +231,6 @@ def _foreign(path: Path, texts: Mapping[str, str]) -> Recorded:
     more = len(left_out) - len(said)
     values = {"prompt_syntax": syntax, **values, "num_images": 1}
     return Recorded(path, values, (*said, f"{more} more") if more else tuple(said))
-
-
-def _put_scheduler(values: dict[str, Any], left_out: list[str], written: Any, names: Mapping[str, str]) -> None:
-    if written in names:
-        values["scheduler"] = names[written]
-    elif written is not None:
-        left_out.append(f"scheduler {written} (choose one with --scheduler)")
 
 
 # --- what applies here ----------------------------------------------------------------------------------------

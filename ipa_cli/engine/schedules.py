@@ -15,6 +15,7 @@ from ipa_cli.models import diffusers_schedulers, schedule
 from ipa_cli.models.architectures.base import PRESETS
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.schedule import NotLinear, Schedule
+from ipa_cli.models.schedulers import Sampling
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
 from ipa_cli.system.inputs import read_bytes
@@ -24,12 +25,12 @@ SHIPPED = PRESETS / "schedules.json"
 MOST_BYTES = 4 << 20
 
 
-def find(settings: Settings, plan: Plan, name: str | None, steps: int, reporter: Reporter) -> Schedule | Any:
-    """The steps of the sampler `name`, or of the model's own; a diffusers scheduler where no table can say them.
+def find(settings: Settings, plan: Plan, sampling: Sampling, steps: int, reporter: Reporter) -> Schedule | Any:
+    """The steps of a sampler, as a table; a diffusers scheduler where no table can say them.
 
     Raises ModelError for a scheduler that cannot be made, UsageError for steps that it cannot do.
     """
-    facts = diffusers_schedulers.facts(plan, name, steps)
+    facts = diffusers_schedulers.facts(plan, sampling, steps)
     shipped = json.loads(SHIPPED.read_text(encoding="utf-8")).get(digest(facts))
     found = schedule.from_json(json.dumps(shipped)) if shipped else None
     if found is not None:
@@ -38,13 +39,13 @@ def find(settings: Settings, plan: Plan, name: str | None, steps: int, reporter:
     kept = _kept(path) if path else None
     if kept is not None:
         return kept
-    reporter.detail(f"working out the steps of {name or 'the model’s scheduler'} with diffusers")
-    diffusers_schedulers.check_steps(name, plan, steps)
-    scheduler = diffusers_schedulers.create(name, plan)
+    reporter.detail(f"working out the steps of {sampling.scheduler or 'the model’s scheduler'} with diffusers")
+    diffusers_schedulers.check_steps(sampling, plan, steps)
+    scheduler = diffusers_schedulers.create(sampling, plan)
     try:
-        made = schedule.of_scheduler(scheduler, steps)
+        made = schedule.of_scheduler(scheduler, lambda fresh: diffusers_schedulers.begin(fresh, sampling, steps))
     except NotLinear:
-        return diffusers_schedulers.create(name, plan)
+        return diffusers_schedulers.create(sampling, plan)
     try:
         if path is not None:
             files.make_folder(path.parent)

@@ -21,7 +21,6 @@ MODES = {
     "composition": "layout",
     "style and composition": "style-layout",
 }
-PLAIN_SPACING = ("normal", "simple")  # the spacing of steps that our schedulers have
 # Names of inputs to follow to other nodes, by what is searched.
 _TEXT = ("text", "text_g", "string", "value", "conditioning", "conditioning_1", "conditioning_to", "guider")
 _MODEL = ("model", "guider")
@@ -60,13 +59,9 @@ def _put_sampler(graph: Graph, sampler: Node, values: dict[str, Any], left_out: 
     name = _find(graph, sampler, ("sampler_name",), ("sampler", "sampler_name"), str)
     spacing = _find(graph, sampler, ("scheduler",), ("sigmas", "scheduler"), str)
     denoise = _find(graph, sampler, ("denoise",), ("sigmas", "denoise"), float)
-    known = schedulers.names("comfyui")
-    if name in known:
-        values["scheduler"] = known[name]
-    elif name is not None:
-        left_out.append(f"sampler {name} (choose one with --scheduler)")
-    if spacing not in (None, *PLAIN_SPACING):
-        left_out.append(f"scheduler {spacing}")
+    sampling, unknown = schedulers.of_program(name, spacing, comfyui=True)
+    values.update(sampling)
+    left_out += unknown
     if denoise not in (None, 1.0):
         left_out.append(f"denoise {denoise:g}")
 

@@ -11,16 +11,17 @@ from typing import Any
 from ipa_cli import __version__
 from ipa_cli.models.lora.tags import written as written_tag
 from ipa_cli.models.prompts import syntax
-from ipa_cli.models.schedulers import SCHEDULERS, names
+from ipa_cli.models.schedulers import SCHEDULERS, SCHEDULES, names, of_program
 
 
 def parameters_text(settings: Mapping[str, Any]) -> str:
     """Write settings as the text A1111's web UI puts into chunk `parameters`.
 
     Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `prompt_syntax`
-    (A1111's unless given, into which both are brought), `scheduler` (ours or diffusers' class), `guidance_start`,
-    `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of {`model`, `scale`,
-    `start`, `end`}, and `loras`, a list of {`name`, `weight`, `text_weight`, `data_sha256`}, where they are set.
+    (A1111's unless given, into which both are brought), `scheduler` (ours or diffusers' class), `schedule`, `eta`,
+    `guidance_start`, `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of
+    {`model`, `scale`, `start`, `end`}, and `loras`, a list of {`name`, `weight`, `text_weight`, `data_sha256`}, where
+    they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
@@ -28,11 +29,16 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     pairs: list[tuple[str, Any]] = [("Steps", settings["steps"])]
     if settings.get("scheduler"):
         pairs.append(("Sampler", _sampler(settings["scheduler"])))
+    place = SCHEDULES.get(settings.get("schedule") or "")
+    if place is not None and place.a1111 is not None:
+        pairs.append(("Schedule type", place.a1111))
     pairs += [
         ("CFG scale", settings["guidance_scale"]),
         ("Seed", settings["seed"]),
         ("Size", f"{settings['width']}x{settings['height']}"),
     ]
+    if settings.get("eta") is not None:
+        pairs.append(("Eta DDIM" if settings.get("scheduler") == "ddim" else "Eta", settings["eta"]))
     guidance = [(label, settings.get(key, off), off) for label, key, off in _GUIDANCE]
     pairs += [(label, value) for label, value, off in guidance if value != off]
     if settings.get("model"):
@@ -172,13 +178,17 @@ def settings_of(parsed: Mapping[str, str]) -> dict[str, Any]:
                 continue  # not what A1111 writes there
     if parsed.get("Version", "").startswith("ipa ") and _SYNTAX not in parsed:
         settings["prompt_syntax"] = syntax.LITERAL
-    return settings
+    sampling, _ = of_program(parsed.get("Sampler"), parsed.get("Schedule type"))
+    if sampling.get("scheduler") != "ddim":
+        settings.pop("eta", None)  # of another sampler
+    return {**settings, **sampling}
 
 
 def unread(parsed: Mapping[str, str]) -> dict[str, str]:
     """What `parse_parameters` found beyond `settings_of`: its names and values."""
     taken = settings_of(parsed)
     labels = {label for key, label, _ in _READERS if key in taken or not parsed.get(label)}
+    labels |= {"Sampler", "Schedule type"}  # `schedulers.of_program` says what of these is left out
     return {label: value for label, value in parsed.items() if label not in labels}
 
 
@@ -189,18 +199,14 @@ def _finite(text: str) -> float:
     return number
 
 
-def _scheduler(sampler: str) -> str:
-    return names("a1111").get(sampler, sampler)
-
-
 # Setting, A1111's name of it, and how its text is read.
 _READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("prompt", "Prompt", str),
     ("negative_prompt", "Negative prompt", str),
     ("prompt_syntax", _SYNTAX, str),
     ("steps", "Steps", int),
-    ("scheduler", "Sampler", _scheduler),
     ("guidance_scale", "CFG scale", _finite),
+    ("eta", "Eta DDIM", _finite),
     ("guidance_start", "Skip Early CFG", _finite),
     ("guidance_end", "Guidance End", _finite),
     ("guidance_rescale", "Guidance Rescale", _finite),

@@ -31,12 +31,9 @@ def read(text: str) -> tuple[dict[str, Any], list[str]]:
     if isinstance(found.get("model"), dict):
         name = found["model"].get("name") or found["model"].get("model_name")
         left_out.append(f"model {name} (name one with --model)")
-    scheduler = as_kind(found.get("scheduler"), str)
-    ours = schedulers.names("invokeai")  # a `_k` at the end stands for Karras' spacing, which ours do not have
-    if scheduler in ours:
-        values["scheduler"] = ours[scheduler]
-    elif scheduler is not None:
-        left_out.append(f"scheduler {scheduler} (choose one with --scheduler)")
+    sampling, unknown = schedulers.of_program(as_kind(found.get("scheduler"), str), None)
+    values.update(sampling)
+    left_out += unknown
     adapters = found.get("ipAdapters")
     for number, adapter in enumerate(adapters if isinstance(adapters, list) else []):
         if isinstance(adapter, dict):

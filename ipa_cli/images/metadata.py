@@ -135,6 +135,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "prompt_syntax": (str,),
     "steps": (int,),
     "scheduler": (str,),
+    "schedule": (str,),
+    "eta": (int, float),
     "guidance_scale": (int, float),
     "guidance_start": (int, float),
     "guidance_end": (int, float),

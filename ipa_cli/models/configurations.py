@@ -181,7 +181,7 @@ SCHEDULER: Mapping[str, Field] = {
 }
 
 # The schedulers that a model may have: those of diffusers that predict noise, velocity or the picture from latents.
-SCHEDULERS = frozenset(schedulers.names("class_name")) | {
+SCHEDULERS = frozenset(schedulers.names("class_name")) - {"SASolverScheduler"} | {
     f"{name}Scheduler"
     for name in ("DDPM", "TCD", "DEISMultistep", "DPMSolverSinglestep", "EDMEuler", "EDMDPMSolverMultistep")
 }

@@ -1,4 +1,4 @@
-"""diffusers' schedulers for a model: its own, or another by the name people type."""
+"""diffusers' schedulers for a model: its own, or another, with the settings that a `Sampling` names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.errors import UsageError
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.location import ModelError
-from ipa_cli.models.schedulers import SCHEDULERS
+from ipa_cli.models.schedulers import SCHEDULERS, Sampling
 
 if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
@@ -23,33 +23,44 @@ USUAL = range(4, 51)
 MOST = 1000
 
 
-def facts(plan: Plan, name: str | None, steps: int) -> str:
+def facts(plan: Plan, sampling: Sampling, steps: int) -> str:
     """All that decides what a scheduler does, as JSON."""
     changes = plan.checkpoint.scheduler if plan.checkpoint else {}
+    asked = {"settings": sampling.settings, "eta": sampling.eta, "timesteps": sampling.timesteps}
     found = {
         "config": {**plan.configs["scheduler"], **changes},
         "architecture": plan.architecture.name,
-        "sampler": SCHEDULERS[name].class_name if name else None,
+        "sampler": SCHEDULERS[sampling.scheduler].class_name if sampling.scheduler else None,
         "steps": steps,
+        **{name: value for name, value in asked.items() if value not in (None, {})},
     }
     return json.dumps(found, sort_keys=True)
 
 
-def check_steps(name: str | None, plan: Plan, steps: int) -> None:
-    """Raise UsageError unless the scheduler `name`, or the model's own, can do so many steps: it is tried out."""
-    if steps in USUAL:
+def check_steps(sampling: Sampling, plan: Plan, steps: int) -> None:
+    """Raise UsageError unless the scheduler of `sampling` can do so many steps: it is tried out."""
+    if steps in USUAL or sampling.timesteps is not None:
         return
 
     def good(count: int) -> bool:
-        return works(create(name, plan), count)
+        return works(create(sampling, plan), count)
 
     if not good(steps):
         low, high = next(filter(good, range(1, MOST))), next(filter(good, range(MOST, 0, -1)))
-        called = name or plan.configs["scheduler"]["_class_name"]
+        called = sampling.scheduler or plan.configs["scheduler"]["_class_name"]
         raise UsageError(
-            f"the scheduler {called} cannot do {steps} step{'s' * (steps > 1)}",
-            f"choose --steps from {low} to {high}, or another --scheduler",
+            f"the sampler {called} cannot do {steps} step{'s' * (steps > 1)}",
+            f"choose --steps from {low} to {high}, or another --sampler",
         )
+
+
+def begin(scheduler: Any, sampling: Sampling, steps: int) -> dict[str, Any]:
+    """Set the timesteps of a scheduler; what else its every step is given."""
+    if sampling.timesteps is None:
+        scheduler.set_timesteps(steps)
+    else:
+        scheduler.set_timesteps(timesteps=list(sampling.timesteps))
+    return {} if sampling.eta is None else {"eta": sampling.eta}
 
 
 def works(scheduler: Any, steps: int) -> bool:
@@ -67,14 +78,24 @@ def works(scheduler: Any, steps: int) -> bool:
     return bool(latents.isfinite().all())
 
 
-def create(name: str | None, plan: Plan) -> Any:
-    """A fresh diffusers scheduler: the model's own, or `name` with the noise schedule of the model's own.
+def create(sampling: Sampling, plan: Plan) -> Any:
+    """A fresh diffusers scheduler: the model's own, or another with the betas and what else the model's own says.
 
     As diffusers' pipeline of the architecture has it. Raises ModelError where this diffusers does not know it, or finds
     settings in it that exclude each other.
     """
     own = of_model(plan.configs["scheduler"], plan.architecture, plan.checkpoint.scheduler if plan.checkpoint else None)
-    return own if name is None else _class(SCHEDULERS[name].class_name).from_config(own.config)
+    name, settings = sampling.scheduler, sampling.settings
+    if name is None and not settings:
+        return own
+    kind = type(own) if name is None else _class(SCHEDULERS[name].class_name)
+    if kind is None:
+        raise ModelError(f"this diffusers has no sampler {name}", "pip install --upgrade diffusers")
+    try:
+        return kind.from_config(own.config, **settings)
+    except (ValueError, NotImplementedError) as error:
+        what = f"the model's {type(own).__name__} and the sampler asked for do not go together"
+        raise ModelError(f"{what}: {error}", "choose another --sampler or --schedule") from error
 
 
 def of_model(config: Mapping[str, Any], architecture: Architecture, changes: Mapping[str, Any] | None = None) -> Any:

@@ -54,14 +54,17 @@ class NotLinear(Exception):
     """The scheduler is no recurrence: it clips, or draws its noise in a way of its own."""
 
 
-def of_scheduler(scheduler: Any, steps: int) -> Schedule:
-    """The schedule of a diffusers scheduler for so many steps. Raises NotLinear."""
+def of_scheduler(scheduler: Any, begin: Callable[[Any], dict[str, Any]]) -> Schedule:
+    """The schedule of a diffusers scheduler. Raises NotLinear.
+
+    `begin` sets its timesteps, and returns what else each step is given.
+    """
     import numpy as np
     import torch
 
     if any(scheduler.config.get(name) for name in ("clip_sample", "thresholding")):
         raise NotLinear
-    scheduler.set_timesteps(steps)
+    more = begin(scheduler)
     calls = len(scheduler.timesteps)
     # Coefficients of the first noise, of each prediction, of each fresh noise; some schedulers want four dimensions.
     unit = torch.eye(1 + 2 * calls, dtype=torch.float64)[:, None, :, None, None]
@@ -76,7 +79,7 @@ def of_scheduler(scheduler: Any, steps: int) -> Schedule:
     with _noise_from(scheduler, fresh):
         for call, timestep in enumerate(scheduler.timesteps):
             scales.append(_ratio(scheduler.scale_model_input(rows[-1].clone(), timestep), rows[-1]))
-            after = scheduler.step(unit[1 + call].clone(), timestep, rows[-1].clone(), return_dict=False)[0]
+            after = scheduler.step(unit[1 + call].clone(), timestep, rows[-1].clone(), **more, return_dict=False)[0]
             rows.append(after.double())
     if len(draws) != len(set(draws)):
         raise NotLinear
@@ -88,7 +91,7 @@ def of_scheduler(scheduler: Any, steps: int) -> Schedule:
             for call in range(calls)
         ),
     )
-    _try(found, scheduler, steps)
+    _try(found, scheduler, begin)
     return found
 
 
@@ -135,7 +138,7 @@ def _noise_from(scheduler: Any, fresh: Callable[..., Tensor]) -> Iterator[None]:
         module.randn_tensor = before
 
 
-def _try(schedule: Schedule, scheduler: Any, steps: int) -> None:
+def _try(schedule: Schedule, scheduler: Any, begin: Callable[[Any], dict[str, Any]]) -> None:
     """Raise NotLinear unless table and scheduler come to the same from noise, with something like a UNet."""
     import torch
 
@@ -146,12 +149,12 @@ def _try(schedule: Schedule, scheduler: Any, steps: int) -> None:
     def predict(given: Tensor, timestep: float) -> Tensor:
         return torch.tanh(0.7 * given + timestep / 1000)
 
-    scheduler.set_timesteps(steps)
+    more = begin(scheduler)
     expected = noise[0] * float(scheduler.init_noise_sigma)
     with _noise_from(scheduler, lambda *_, **__: noise[1 + number].clone()):
         for number, timestep in enumerate(scheduler.timesteps):  # noqa: B007
             given = scheduler.scale_model_input(expected, timestep)
-            expected = scheduler.step(predict(given, float(timestep)), timestep, expected, return_dict=False)[0]
+            expected = scheduler.step(predict(given, float(timestep)), timestep, expected, **more, return_dict=False)[0]
             expected = expected.double()
     latents: list[Tensor] = [noise[0] * schedule.init_noise_sigma]
     predictions: list[Tensor] = []

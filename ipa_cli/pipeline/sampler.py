@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ipa_cli.models.diffusers_schedulers import begin
 from ipa_cli.models.schedule import Schedule, combined
+from ipa_cli.models.schedulers import Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +30,11 @@ class Sampler(Protocol):
         """The latents after a step; on a GPU nothing waits for the device."""
 
 
-def of(found: Schedule | Any, steps: int, seeds: Sequence[int]) -> Sampler:
+def of(found: Schedule | Any, sampling: Sampling, steps: int, seeds: Sequence[int]) -> Sampler:
     """The sampler of a table, or of a diffusers scheduler where there is none; a picture for each seed."""
-    return TableSampler(found, seeds) if isinstance(found, Schedule) else SchedulerSampler(found, steps, seeds)
+    if isinstance(found, Schedule):
+        return TableSampler(found, seeds)
+    return SchedulerSampler(found, sampling, steps, seeds)
 
 
 class TableSampler:
@@ -66,15 +70,16 @@ class TableSampler:
 class SchedulerSampler:
     """A diffusers scheduler that is no table. It keeps its numbers on the CPU, as scalars of the kernels it starts."""
 
-    def __init__(self, scheduler: Any, steps: int, seeds: Sequence[int]):
+    def __init__(self, scheduler: Any, sampling: Sampling, steps: int, seeds: Sequence[int]):
+        if "noise_sampler_seed" in scheduler.config:  # a Brownian tree for each picture
+            scheduler = type(scheduler).from_config(scheduler.config, noise_sampler_seed=list(seeds))
         self.scheduler, self.seeds = scheduler, seeds
-        scheduler.set_timesteps(steps)
+        self._extra = begin(scheduler, sampling, steps)
         self.timesteps: Sequence[float] = [float(timestep) for timestep in scheduler.timesteps]
-        self._extra: dict[str, Any] = {}
 
     def begin(self, noise: Tensor) -> Tensor:
         if "generator" in inspect.signature(self.scheduler.step).parameters:
-            self._extra = {"generator": [_after_the_noise(seed, noise) for seed in self.seeds]}
+            self._extra["generator"] = [_after_the_noise(seed, noise) for seed in self.seeds]
         return noise * self.scheduler.init_noise_sigma
 
     def scaled(self, latents: Tensor, step: int) -> Tensor:

@@ -18,7 +18,8 @@ from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import has_reference
 from ipa_cli.models.prompts import syntax
 from ipa_cli.models.prompts.syntax import A1111
-from ipa_cli.pipeline import image_embeds
+from ipa_cli.models.schedulers import Sampling
+from ipa_cli.pipeline import image_embeds, sampling
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.pipeline.spread import random_seed, spread
 from ipa_cli.result import NullReporter, Reporter
@@ -84,9 +85,10 @@ class Request:
     height: int
     steps: int
     guidance_scale: float
-    scheduler: str | None  # None: the model's own
+    sampling: Sampling
     seeds: tuple[int, ...]
     batch_size: int = 1
+    preset: str | None = None  # in `few_steps.TABLE`, where it was asked for
     loras: tuple[Lora, ...] = ()
     guidance_start: float = 0.0  # fractions of the steps: guidance acts in those that lie wholly between
     guidance_end: float = 1.0
@@ -212,16 +214,17 @@ def make_request(
     settings: Settings, plan: Plan, loaded: Sequence[AdapterImages], loras: tuple[Lora, ...] = ()
 ) -> Request:
     """Fill in what the user left open from the model's defaults; `loras` are those of the settings, loaded."""
-    chosen = {name: _chosen(settings, plan, name) for name in ("width", "height", "steps", "guidance_scale")}
+    chosen = {name: _chosen(settings, plan, name) for name in ("width", "height")}
     (prompt, loras), seeds = with_tags(settings, plan, loras), _seeds(settings)
+    how = sampling.choose(settings, plan, loras)
     followed = settings.adapter or has_reference(settings.adapters[0], plan.defaults)
     each = zip(settings.adapters, loaded, strict=True) if plan.adapters and followed else ()
     image_prompts = tuple(
-        _image_prompt(one, plan, adapter, pictures, chosen["steps"])
+        _image_prompt(one, plan, adapter, pictures, how.steps)
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
     check_masks(image_prompts, chosen["width"], chosen["height"])
-    _check_span(settings.guidance_start, settings.guidance_end, chosen["steps"], "guidance", "guidance")
+    _check_span(settings.guidance_start, settings.guidance_end, how.steps, "guidance", "guidance")
     if any(image_prompt.masks for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
     if loras:
@@ -231,7 +234,10 @@ def make_request(
         settings.negative_prompt,
         image_prompts,
         **chosen,
-        scheduler=settings.scheduler,
+        steps=how.steps,
+        guidance_scale=how.guidance_scale,
+        sampling=how.sampling,
+        preset=how.preset,
         seeds=seeds,
         batch_size=min(settings.batch_size, len(seeds)),
         loras=loras,

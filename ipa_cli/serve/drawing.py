@@ -89,12 +89,12 @@ def make(
         raise UsageError("no adapter is loaded that could follow a reference", "start the server with --ip-adapter")
     given["num_images"] = given.get("num_images") or 1
     wanted, _ = keywords.of_request(_bare(settings) if asked.bare else settings, given)
-    schedulers.check(wanted.scheduler)
+    schedulers.choose(wanted.scheduler, wanted.schedule, wanted.eta)
     in_memory = InMemory(pictures, asked.files, asked.members)
     request = make_request(wanted, plan, load_references(wanted, reporter, in_memory), loras)
     if asked.bare:  # one of several requests, which have a batch size in common
         request = replace(request, batch_size=wanted.batch_size)
-    diffusers_schedulers.check_steps(request.scheduler, plan, request.steps)
+    diffusers_schedulers.check_steps(request.sampling, plan, request.steps)
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
     prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)

@@ -65,7 +65,7 @@ def serve(
     """
     if address.token is None and address.host not in LOOPBACK:
         raise UsageError(f"{address.host} is not loopback: whoever reaches it could draw", "give a --token-file")
-    schedulers.check(settings.scheduler)
+    schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
     check_backend(settings.backend, settings.precision)
     plan = make_plan(settings, references_later=True)
     devices = tuple(devices) or (settings.device,)

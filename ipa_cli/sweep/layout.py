@@ -66,9 +66,9 @@ class Layout:
 def describe_request(settings: Settings, model: Plan, layout: Layout, backend: str) -> dict[str, Any]:
     """What determines the pictures beside the axes, as far as it is known before torch is imported."""
     base = layout.base
-    guidance = {name: getattr(base, name) for name in ("guidance_start", "guidance_end", "guidance_rescale")}
+    unusual = ("guidance_start", "guidance_end", "guidance_rescale", "schedule", "eta", "preset")
     chosen = {
-        **{name: value for name, value in guidance.items() if value != FIELDS[name].default},
+        **{name: getattr(settings, name) for name in unusual if getattr(settings, name) != FIELDS[name].default},
         "scheduler": settings.scheduler,
         "dtype": None if settings.dtype == "auto" else settings.dtype,
         "backend": None if backend == AUTO else [backend] * len(layout.sweep.sizes),

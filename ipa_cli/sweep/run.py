@@ -70,7 +70,7 @@ def sweep_scale(
     """Draw every point that is missing and leave the folder complete; a failing point does not stop the others."""
     if resume and force:
         raise UsageError("--resume and --force contradict each other", "leave one of them out")
-    schedulers.check(settings.scheduler)
+    schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
     backend = check_backend(settings.backend, settings.precision)
     existing = None if force else journal.read_description(folder)
     if existing is not None and not axes.seeds and settings.seed is None:
@@ -121,7 +121,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     loras = load(settings.lora, model, reporter)
     base = make_request(settings, model, load_references(settings, reporter), loras)
-    schedules.find(settings, model, base.scheduler, base.steps, reporter)
+    schedules.find(settings, model, base.sampling, base.steps, reporter)
     references = reference_sets.make(settings, model, base, embeds)
     sweep = plan.make(
         axes.scales,

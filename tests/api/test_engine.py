@@ -170,7 +170,7 @@ def test_without_an_adapter_a_reference_is_refused(world):
         ({"width": 65}, "--width 65: expected a multiple of 8"),
         ({"ip_mode": "styl"}, "did you mean 'style'"),
         ({"image": 7}, "expected a list of strings"),
-        ({"scheduler": "eular"}, "unknown scheduler 'eular'; did you mean 'euler'"),
+        ({"scheduler": "eular"}, "unknown sampler 'eular'; did you mean 'euler'"),
         ({"image": "cat.png", "embeds": "cat.safetensors"}, "--image and --embeds are both given"),
     ],
 )

@@ -43,7 +43,7 @@ def test_every_setting_is_classified():
     words = {name for name in config.FIELDS if element_type(name) is str and kinds[name] == "plain"}
     words -= {name for name in words if isinstance(config.FIELDS[name].metadata["check"], config.Choice)}
     assert words == {
-        *("prompt", "negative_prompt", "ip_layers", "scheduler", "backend", "device"),
+        *("prompt", "negative_prompt", "ip_layers", "scheduler", "schedule", "backend", "device"),
         *("variant", "revision", "ip_adapter_subfolder", "ip_adapter_weight_name"),
     }
 

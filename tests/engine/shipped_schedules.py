@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 from ipa_cli.config import Settings
 from ipa_cli.engine import schedules
@@ -11,8 +12,10 @@ from ipa_cli.models.architectures.base import PRESETS
 from ipa_cli.models.configurations import scheduler as taken
 from ipa_cli.models.location import Location, read_json
 from ipa_cli.models.plan import Plan, make_plan
+from ipa_cli.models.schedulers import Sampling
 
 STEPS = (20, 25, 30, 40, 50)
+OWN = Sampling()
 
 
 def plans() -> Iterator[Plan]:
@@ -32,8 +35,9 @@ def tables() -> dict[str, object]:
     found = {}
     for plan in plans():
         for steps in STEPS:
-            made = schedule.of_scheduler(diffusers_schedulers.create(None, plan), steps)
-            found[schedules.digest(diffusers_schedulers.facts(plan, None, steps))] = json.loads(schedule.to_json(made))
+            scheduler, begin = diffusers_schedulers.create(OWN, plan), partial(diffusers_schedulers.begin, steps=steps)
+            made = schedule.of_scheduler(scheduler, partial(begin, sampling=OWN))
+            found[schedules.digest(diffusers_schedulers.facts(plan, OWN, steps))] = json.loads(schedule.to_json(made))
     return found
 
 

@@ -11,6 +11,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models import diffusers_schedulers, schedule
 from ipa_cli.models.plan import make_plan
 from ipa_cli.models.schedule import Schedule
+from ipa_cli.models.schedulers import Sampling
 from ipa_cli.result import NullReporter
 from tests.engine.shipped_schedules import tables
 
@@ -29,7 +30,7 @@ def test_those_in_the_package_are_what_diffusers_does():
 
 def find(steps, name=None):
     settings = Settings()
-    return schedules.find(settings, make_plan(settings), name, steps, NullReporter())
+    return schedules.find(settings, make_plan(settings), Sampling(name), steps, NullReporter())
 
 
 def test_a_table_is_worked_out_once(world, monkeypatch):

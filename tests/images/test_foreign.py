@@ -117,7 +117,7 @@ def test_a_graph_of_comfyui_is_followed(tmp_path):
     assert recorded.values == {**COMMON, "num_images": 1, "prompt_syntax": "comfyui"}
     assert recorded.left_out == (
         "model sd_xl_base_1.0.safetensors (name one with --model)",
-        "scheduler karras",
+        "schedule karras",
         "reference picture cat.png (name it with --image)",
     )
 
@@ -168,7 +168,7 @@ def test_a_sampler_in_parts_is_put_together():
     }
     values, left_out = comfyui.read(json.dumps(graph))
     wanted = {"prompt": "a red fox", "negative_prompt": "blurry", "seed": 77, "steps": 9, "guidance_scale": 3.5}
-    assert values == {**wanted, "scheduler": "dpm++", "width": 832, "height": 1216}
+    assert values == {**wanted, "scheduler": "dpm++", "schedule": "trailing", "width": 832, "height": 1216}
     assert left_out == ["model sd_xl_base_1.0.safetensors (name one with --model)", "denoise 0.5"]
 
 
@@ -204,11 +204,10 @@ def test_metadata_of_invokeai_are_read(tmp_path):
 def test_metadata_of_invokeai_3_are_read():
     old = {**INVOKE, "model": {"model_name": "amix", "base_model": "sd-1"}, "scheduler": "dpmpp_2m_sde_k"}
     values, left_out = invokeai.read(json.dumps(old))
+    assert (values["scheduler"], values["schedule"]) == ("dpm++-2m-sde", "karras")
+    values, left_out = invokeai.read(json.dumps({**old, "scheduler": "dpmpp_9m"}))
     assert "scheduler" not in values
-    assert left_out[:2] == [
-        "model amix (name one with --model)",
-        "scheduler dpmpp_2m_sde_k (choose one with --scheduler)",
-    ]
+    assert left_out[:2] == ["model amix (name one with --model)", "sampler dpmpp_9m (choose one with --sampler)"]
 
 
 def exif_of(comment: bytes) -> bytes:

@@ -7,10 +7,11 @@ import diffusers
 import pytest
 import torch
 
-from ipa_cli.models import schedule
+from ipa_cli.models import diffusers_schedulers, schedule
 from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.architectures.base import PRESETS
 from ipa_cli.models.schedule import NotLinear
+from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import sampler
 
 CONFIG = json.loads((PRESETS / SDXL.preset / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
@@ -37,6 +38,10 @@ def made(name, settings):
     return getattr(diffusers, f"{name}Scheduler").from_config({**CONFIG, **settings})
 
 
+def table_of(scheduler, steps):
+    return schedule.of_scheduler(scheduler, lambda fresh: diffusers_schedulers.begin(fresh, Sampling(), steps))
+
+
 def predict(given, timestep):
     return torch.tanh(0.7 * given + timestep / 1000)
 
@@ -45,11 +50,11 @@ def predict(given, timestep):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_table_draws_what_the_scheduler_draws(name, settings, steps):
-    table = schedule.from_json(schedule.to_json(schedule.of_scheduler(made(name, settings), steps)))
+    table = schedule.from_json(schedule.to_json(table_of(made(name, settings), steps)))
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     ends = []
     for found in (table, made(name, settings)):
-        chosen = sampler.of(found, steps, seeds=(5, 6))
+        chosen = sampler.of(found, Sampling(), steps, seeds=(5, 6))
         latents = chosen.begin(noise)
         for step, timestep in enumerate(chosen.timesteps):
             given = chosen.scaled(latents, step)
@@ -65,7 +70,7 @@ def test_fresh_noise_is_drawn_after_the_first_of_the_seed(name):
     assert "generator" in inspect.signature(scheduler.step).parameters
     generator = torch.Generator().manual_seed(5)
     latents = torch.randn(1, 4, 8, 8, generator=generator)
-    chosen = sampler.of(schedule.of_scheduler(made(name, {}), steps), steps, seeds=(5,))
+    chosen = sampler.of(table_of(made(name, {}), steps), Sampling(), steps, seeds=(5,))
     ours = chosen.begin(latents)
     scheduler.set_timesteps(steps)
     latents = latents * scheduler.init_noise_sigma
@@ -79,7 +84,7 @@ def test_fresh_noise_is_drawn_after_the_first_of_the_seed(name):
 @pytest.mark.parametrize("settings", [{"clip_sample": True}, {"thresholding": True}])
 def test_a_scheduler_that_clips_has_no_table(settings):
     with pytest.raises(NotLinear):
-        schedule.of_scheduler(made("DDIM", settings), 10)
+        table_of(made("DDIM", settings), 10)
 
 
 STEP = {"timestep": 1, "scale": 1, "latents": [1], "predictions": [1], "noise": None}

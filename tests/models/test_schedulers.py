@@ -14,6 +14,7 @@ from ipa_cli.models import configurations, diffusers_schedulers, schedulers
 from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import DEMO, make_plan
+from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import sampler
 from ipa_cli.result import NullReporter
 
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.slow
 
 HERE = [name for name, one in schedulers.SCHEDULERS.items() if one.needs is None or find_spec(one.needs)]
 # What each can do of 1 to 1000 steps with the noise schedule of SDXL, the demo's and SD 1.5's.
-RANGES = {"lcm": (1, 50), "pndm": (4, 999), "ddim": (1, 999), "dpm++": (1, 998), "unipc": (1, 998)}
-SAMPLER = {"sampler_name": "deis", "latent_image": ["5", 0], "seed": 1, "steps": 2, "cfg": 4.0}
+RANGES = {"lcm": (1, 50), "tcd": (1, 50), "pndm": (4, 999), "ddim": (1, 999), "dpm++": (1, 998), "unipc": (1, 998)}
+SAMPLER = {"sampler_name": "deis_3", "latent_image": ["5", 0], "seed": 1, "steps": 2, "cfg": 4.0}
 OF_SD15 = {"pndm": (1, 999), "dpm++": (1, 999), "unipc": (1, 999)}
 
 
@@ -33,8 +34,8 @@ def plans():
 
 @pytest.mark.parametrize(("name", "calls"), [("euler", 6), ("ddim", 6), ("dpm++", 6), ("pndm", 7), ("heun", 11)])
 def test_a_sampler_has_a_step_for_each_call_of_the_unet(world, plans, name, calls):
-    found = schedules.find(Settings(), plans[1], name, 6, NullReporter())
-    assert len(sampler.of(found, 6, seeds=(1,)).timesteps) == calls
+    found = schedules.find(Settings(), plans[1], Sampling(name), 6, NullReporter())
+    assert len(sampler.of(found, Sampling(name), 6, seeds=(1,)).timesteps) == calls
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -43,13 +44,16 @@ def test_steps_that_a_scheduler_cannot_do_are_refused(name, plans):
         low, high = ranges.get(name, (1, 1000))
         for steps in (1, 3, 51, *((high, high + 1) if name in RANGES else ())):
             if low <= steps <= high:
-                diffusers_schedulers.check_steps(name, plan, steps)
+                diffusers_schedulers.check_steps(Sampling(name), plan, steps)
                 continue
             with pytest.raises(UsageError, match=f"cannot do {steps} step") as refused:
-                diffusers_schedulers.check_steps(name, plan, steps)
+                diffusers_schedulers.check_steps(Sampling(name), plan, steps)
             assert name in refused.value.message
             assert refused.value.hint.startswith(f"choose --steps from {low} to {high},")
-        assert all(diffusers_schedulers.works(diffusers_schedulers.create(name, plan), steps) for steps in (4, 25, 50))
+        assert all(
+            diffusers_schedulers.works(diffusers_schedulers.create(Sampling(name), plan), steps)
+            for steps in (4, 25, 50)
+        )
 
 
 def test_they_are_refused_before_anything_is_loaded(ipa):
@@ -69,19 +73,13 @@ def test_a_model_whose_own_scheduler_needs_another_package_says_so(monkeypatch):
 
 
 def test_a_scheduler_is_one_line_of_the_table(ipa, world, monkeypatch):
-    deis = schedulers.Scheduler("DEISMultistepScheduler", a1111="DEIS", invokeai="deis", comfyui="deis")
-    monkeypatch.setitem(schedulers.SCHEDULERS, "deis", deis)
-    drawn = ipa("generate", "--scheduler", "deis", "--steps", 2, "--seed", 1, "-o", "deis.png", "--json")
+    lone = schedulers.Scheduler("DEISMultistepScheduler", "DEIS 3", ("deis_3",), (), ("karras",), {"solver_order": 3})
+    monkeypatch.setitem(schedulers.SCHEDULERS, "deis-3", lone)
+    drawn = ipa("generate", "--sampler", "DEIS 3 Karras", "--steps", 4, "--seed", 1, "-o", "deis.png", "--json")
     assert drawn.exit_code == 0, drawn.stderr
-    assert "Sampler: DEIS," in metadata.texts(world.cwd / "deis.png")["parameters"]
+    assert "Sampler: DEIS 3, Schedule type: Karras," in metadata.texts(world.cwd / "deis.png")["parameters"]
     again = ipa("generate", "--from", "deis.png", "-o", "again.png", "--json")
     assert again.exit_code == 0, again.stderr
     assert Image.open(world.cwd / "again.png").tobytes() == Image.open(world.cwd / "deis.png").tobytes()
-    assert comfyui.read(json.dumps({"3": {"class_type": "KSampler", "inputs": SAMPLER}}))[0]["scheduler"] == "deis"
-    assert "deis" in ipa("generate", "--scheduler", "eular").stderr
-
-
-def test_no_two_schedulers_have_the_same_name_in_another_program():
-    for field in ("class_name", "a1111", "invokeai", "comfyui"):
-        named = [getattr(one, field) for one in schedulers.SCHEDULERS.values() if getattr(one, field) is not None]
-        assert len(named) == len(set(named)) == len(schedulers.names(field))
+    assert comfyui.read(json.dumps({"3": {"class_type": "KSampler", "inputs": SAMPLER}}))[0]["scheduler"] == "deis-3"
+    assert "did you mean 'deis-3'?" in ipa("generate", "--scheduler", "deiss3").stderr

@@ -14,7 +14,7 @@ from ipa_cli.engine import schedules
 from ipa_cli.hardware.timing import StepClock
 from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.plan import make_plan
-from ipa_cli.models.schedulers import SCHEDULERS
+from ipa_cli.models.schedulers import SCHEDULERS, Sampling
 from ipa_cli.models.vae import channels_last, fp16
 from ipa_cli.networks.autoencoder import AutoencoderKL
 from ipa_cli.pipeline import sampler
@@ -271,7 +271,9 @@ def test_schedulers_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, na
     import diffusers
 
     before = diffusers_pipeline.scheduler
-    diffusers_pipeline.scheduler = getattr(diffusers, SCHEDULERS[name].class_name).from_config(before.config)
+    diffusers_pipeline.scheduler = getattr(diffusers, SCHEDULERS[name].class_name).from_config(
+        before.config, **SCHEDULERS[name].settings
+    )
     try:
         expected = theirs(diffusers_pipeline, 0.6)
     finally:
@@ -288,9 +290,9 @@ def test_no_step_waits_for_the_device(world, name):
 
     context = Context([of(2, 4, 2, 77, 8)], [[of(2, 4, 2, 4, 8)]], of(1, 1))
     conditions = Conditions(SDXL, context, of(4, 16), spans=((0.0, 0.5),))
-    request = Request("", "", (), 64, 64, 6, 5.0, name, (1, 2), batch_size=2)
-    found = schedules.find(Settings(), make_plan(Settings()), name, 6, NullReporter())
-    steps = sampler.of(found, 6, (1, 2))
+    request = Request("", "", (), 64, 64, 6, 5.0, Sampling(name), (1, 2), batch_size=2)
+    found = schedules.find(Settings(), make_plan(Settings()), Sampling(name), 6, NullReporter())
+    steps = sampler.of(found, Sampling(name), 6, (1, 2))
     clock = StepClock(torch.device("meta"))
     latents = denoise(request, conditions, lambda given: given.sample * 2, steps, of(2, 4, 8, 8), clock, int)
     assert latents.shape == (2, 4, 8, 8)

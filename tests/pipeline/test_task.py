@@ -9,6 +9,7 @@ from ipa_cli.config import Settings
 from ipa_cli.config.adapter_options import parse
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.models.plan import DEMO, make_plan
+from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import task
 from ipa_cli.result import NullReporter
 from tests.zoo.layouts import linked
@@ -40,12 +41,12 @@ def test_what_is_left_open_comes_from_the_model():
     for name in ("width", "height", "steps", "guidance_scale", "prompt"):
         assert getattr(made, name) == plan.defaults[name]
     assert made.scale == plan.defaults["scale"] and [one.source for one in made.references] == [REFERENCE]
-    assert made.seeds == (5,) and made.scheduler is None and made.batch_size == 1
+    assert made.seeds == (5,) and made.sampling == Sampling() and made.batch_size == 1
 
 
 def test_what_is_said_counts_even_where_it_is_zero():
     made = request(seed=5, scale=0.0, guidance_scale=0.0, prompt="", width=64, height=72, steps=1, scheduler="ddim")
-    assert (made.scale, made.guidance_scale, made.prompt, made.scheduler) == (0.0, 0.0, "", "ddim")
+    assert (made.scale, made.guidance_scale, made.prompt, made.sampling.scheduler) == (0.0, 0.0, "", "ddim")
     assert (made.width, made.height, made.steps) == (64, 72, 1)
 
 
