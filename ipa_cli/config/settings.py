@@ -187,10 +187,9 @@ class Settings:
     )
     eta: float | None = _setting(
         PICTURE,
-        "share of fresh noise that the samplers ddim and tcd add in each step",
+        "share of fresh noise that the samplers ddim and tcd add in each step; 0 unless given",
         None,
         between(0, 1),
-        of_model=True,
     )
     preset: str | None = _setting(
         PICTURE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 from collections.abc import Mapping
@@ -60,7 +61,8 @@ def begin(scheduler: Any, sampling: Sampling, steps: int) -> dict[str, Any]:
         scheduler.set_timesteps(steps)
     else:
         scheduler.set_timesteps(timesteps=list(sampling.timesteps))
-    return {} if sampling.eta is None else {"eta": sampling.eta}
+    takes = inspect.signature(scheduler.step).parameters
+    return {"eta": sampling.eta or 0.0} if "eta" in takes else {}  # 0 unless given, as in diffusers' pipelines
 
 
 def works(scheduler: Any, steps: int) -> bool:

@@ -130,8 +130,8 @@ FOREIGN = (
 class Sampling:
     """How a picture goes from step to step: names in `SCHEDULERS` and `SCHEDULES`, None for the model's own.
 
-    `eta` is how much fresh noise DDIM (0 to 1) and TCD add, None for diffusers' default; `timesteps` stand in place of
-    those that the scheduler would choose; `prediction_type` in place of the model's.
+    `eta` is the share of fresh noise that DDIM and TCD add, None is 0 as in diffusers' pipelines; `timesteps` stand in
+    place of those that the scheduler would choose, `prediction_type` in place of the model's.
     """
 
     scheduler: str | None = None

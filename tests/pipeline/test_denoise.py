@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 PROMPT = "a large star in the middle"
 STEPS, SIDE, SEED = 4, 128, 3
+TRAILING = {"timestep_spacing": "trailing"}
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +280,41 @@ def test_schedulers_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, na
     finally:
         diffusers_pipeline.scheduler = before
     assert abs(ours(ipa, 0.6, "--scheduler", name) - expected).max() <= 1
+
+
+AS_IN_DIFFUSERS = [
+    (("--sampler", "DPM++ 2M Karras"), ("DPMSolverMultistep", {"use_karras_sigmas": True}), {}),
+    (("--sampler", "euler_k"), ("EulerDiscrete", {"use_karras_sigmas": True, "timestep_spacing": "linspace"}), {}),
+    (("--sampler", "Euler a", "--schedule", "sgm_uniform"), ("EulerAncestralDiscrete", TRAILING), {}),
+    (
+        ("--sampler", "DPM++ 2M SDE Exponential"),
+        ("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++", "use_exponential_sigmas": True}),
+        {},
+    ),
+    (("--sampler", "ddim", "--eta", 1), ("DDIM", {}), {"eta": 1.0}),
+    (("--preset", "tcd"), ("TCD", {}), {"eta": 0.3, "guidance_scale": 0.0}),
+    (("--preset", "lightning"), ("EulerDiscrete", TRAILING), {"guidance_scale": 0.0}),
+    (("--preset", "dmd2"), ("LCM", {}), {"timesteps": [999, 749, 499, 249], "guidance_scale": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("flags", "made", "changes"), AS_IN_DIFFUSERS, ids=lambda given: str(given)[:40])
+def test_samplers_with_their_schedules_draw_what_they_draw_in_diffusers(ipa, diffusers_pipeline, flags, made, changes):
+    import diffusers
+
+    before, (kind, settings) = diffusers_pipeline.scheduler, made
+    diffusers_pipeline.scheduler = getattr(diffusers, f"{kind}Scheduler").from_config(before.config, **settings)
+    try:
+        expected = theirs(diffusers_pipeline, 0.6, **changes)
+    finally:
+        diffusers_pipeline.scheduler = before
+    (image,) = ipa(
+        *("generate", "--width", SIDE, "--height", SIDE, "--steps", STEPS, "--warmup", 0, "--prompt", PROMPT),
+        *("--seed", SEED, "--backend", "eager", "--scale", 0.6, *flags, "--json"),
+        *(() if "guidance_scale" in changes else ("--guidance-scale", 5)),
+    ).data()["images"]
+    with Image.open(image["path"]) as picture:
+        assert abs(np.asarray(picture, dtype=int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("name", [name for name, one in SCHEDULERS.items() if one.needs is None])
