@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests.chromium import browser  # noqa: F401 - a fixture of all
 from tests.hubs import ENDPOINT
 
 if TYPE_CHECKING:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from ipa_cli.errors import suggest
 
-MAX_SIDE = 8192
+MIN_SIDE, MAX_SIDE, SIDE_STEP = 64, 8192, 8
 MAX_PROMPT = 100_000  # characters
 
 Check = Callable[[Any], "str | None"]
@@ -21,22 +22,26 @@ class Choice(tuple[str, ...]):
         return None if value in self else f"expected one of {', '.join(self)}{suggest(value, self)}"
 
 
-def between(low: float, high: float) -> Check:
+@dataclass(frozen=True)
+class between:
     """A check that a number lies in a range, its ends included."""
 
-    def check(value: float) -> str | None:
-        return None if low <= value <= high else f"expected a number from {low} to {high}"  # NaN fails too
+    low: float
+    high: float
 
-    return check
+    def __call__(self, value: float) -> str | None:
+        if self.low <= value <= self.high:  # NaN fails
+            return None
+        return f"expected a number from {self.low} to {self.high}"
 
 
 def side(value: int) -> str | None:
     """A check of a picture's width or height in pixels."""
-    if not 64 <= value <= MAX_SIDE:
-        return f"expected pixels from 64 to {MAX_SIDE}"
-    if value % 8:
-        lower = max(64, value // 8 * 8)
-        return f"expected a multiple of 8, for example {lower} or {lower + 8}"
+    if not MIN_SIDE <= value <= MAX_SIDE:
+        return f"expected pixels from {MIN_SIDE} to {MAX_SIDE}"
+    if value % SIDE_STEP:
+        lower = max(MIN_SIDE, value // SIDE_STEP * SIDE_STEP)
+        return f"expected a multiple of {SIDE_STEP}, for example {lower} or {lower + SIDE_STEP}"
     return None
 
 

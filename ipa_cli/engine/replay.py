@@ -50,9 +50,12 @@ class Recorded:
     loras: tuple[tuple[str, str], ...] = ()  # name and SHA-256 of each
 
 
-def read(path: Path) -> Recorded:
-    """The settings in a picture of ipa or another program. Raises IpaError if none can be read."""
-    texts = metadata.texts(path)
+def read(path: Path, data: bytes | None = None) -> Recorded:
+    """The settings in a picture of ipa or another program; `data` is the file, where it is in memory.
+
+    Raises IpaError if none can be read.
+    """
+    texts = metadata.texts(path, data)
     if "ipa" in texts:
         return _ours(path, metadata.own_settings(path, texts["ipa"]))
     return _foreign(path, texts)

@@ -38,15 +38,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     return own_settings(path, found["ipa"]) if "ipa" in found else settings_of(parse_parameters(found["parameters"]))
 
 
-def texts(path: Path) -> dict[str, str]:
-    """The texts of a picture that are known here, by `NAMES`; at least one.
+def texts(path: Path, data: bytes | None = None) -> dict[str, str]:
+    """The texts of a picture that are known here, by `NAMES`; at least one. `data` is the file, where it is in memory.
 
     Of several of the same name the last counts, as in the programs that write them. Raises IpaError when the file
     cannot be read, is not such a picture, or has none of them or too large a one.
     """
     from PIL import Image, UnidentifiedImageError
 
-    data = inputs.read_bytes(path, FILE_BYTES, "a picture")
+    if data is None:
+        data = inputs.read_bytes(path, FILE_BYTES, "a picture")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF, which is then not read

@@ -163,6 +163,11 @@ def names(field: str) -> dict[str, str]:
     return found
 
 
+def installed(known: Mapping[str, Scheduler | NoiseSchedule]) -> list[str]:
+    """The names of those that have what they need: of `SCHEDULERS` or of `SCHEDULES`."""
+    return [name for name, one in known.items() if one.needs is None or find_spec(one.needs) is not None]
+
+
 def find(text: str) -> tuple[str, str | None] | None:
     """The sampler that `text` names, and the schedule that is a part of it ("DPM++ 2M Karras", "euler_k").
 

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ipa_cli.config import FIELDS
+from ipa_cli.config import FIELDS, checks
 from ipa_cli.config.values import element_type, expected
+from ipa_cli.models import schedulers
 from ipa_cli.serve.drawing import PLAIN_SETTINGS, Asked, decoded, picture_format
 
 PICTURE = "base64, with or without data:image/…;base64, before it, or a name in `files`"
+SAMPLING = {"scheduler": schedulers.SCHEDULERS, "schedule": schedulers.SCHEDULES}
 LAYERS = "ip_layers"  # JSON, which a body holds as it is
 
 
@@ -19,7 +21,21 @@ def _field(name: str) -> tuple[Any, Any]:
     typed: Any = list[each] if kind is tuple else kind  # type: ignore[valid-type]
     if name == LAYERS:
         typed = dict[str, Any] | str
-    return typed | None, Field(None, description=FIELDS[name].metadata["help"])
+    return typed | None, Field(None, description=FIELDS[name].metadata["help"], json_schema_extra=_allowed(name))
+
+
+def _allowed(name: str) -> dict[str, Any]:
+    """What the schema says of the values that a setting may have; the check itself is that of the setting."""
+    check = FIELDS[name].metadata["check"]
+    if name in SAMPLING:
+        return {"examples": schedulers.installed(SAMPLING[name])}  # other spellings are understood too
+    if isinstance(check, checks.Choice):
+        return {"enum": [*check, None]}
+    if isinstance(check, checks.between):
+        return {"minimum": check.low, "maximum": check.high}
+    if check is checks.side:
+        return {"minimum": checks.MIN_SIDE, "maximum": checks.MAX_SIDE, "multipleOf": checks.SIDE_STEP}
+    return {}
 
 
 class _Base(BaseModel):

@@ -25,12 +25,21 @@ class Guard:
 
     A page of another site can make a browser send requests to loopback, also under a name that it makes resolve there:
     so on loopback the host must be one of `LOOPBACK`, and an origin, where one is sent, must be the server's own or one
-    of `origins`.
+    of `origins`. `OPEN` and `public` are the paths that need no token, each in full.
     """
 
-    def __init__(self, app: ASGIApp, refuse: Any, token: str | None, host: str, origins: Collection[str]):
+    def __init__(
+        self,
+        app: ASGIApp,
+        refuse: Any,
+        token: str | None,
+        host: str,
+        origins: Collection[str],
+        public: Collection[str],
+    ):
         self._app, self._refuse = app, refuse
         self._token, self._local, self._origins = token, host in LOOPBACK, frozenset(origins)
+        self._open = frozenset((*OPEN, *public))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -47,7 +56,7 @@ class Guard:
             return Refused("this server answers on loopback alone", "ask for http://127.0.0.1", 403)
         if origin is not None and origin not in self._origins and urlsplit(origin).netloc != host:
             return Refused(f"pages of {origin[:100]} may not ask this server", "start it with --allow-origin", 403)
-        if self._token is None or path in OPEN or _is(self._token, headers.get("authorization", "")):
+        if self._token is None or path in self._open or _is(self._token, headers.get("authorization", "")):
             return None
         return Refused("a token is needed", "send the header Authorization: Bearer TOKEN", 401)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,32 +19,9 @@ import pytest
 from ipa_cli.sweep import image_data, journal
 from tests.sweep.folders import FAILURE, draw, finish, make
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = (
     "<script>window.hacked = 1</script>\"'><img src=x onerror='window.hacked = 1'> &amp; {{ title }} {% raw %} ${title}"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="the page is tested with Playwright: pip install playwright"
-    )
-    if CHROMIUM is None:
-        pytest.skip("no Chromium to test the page: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 @contextmanager

@@ -9,8 +9,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ipa_cli import __version__
 from ipa_cli.config.comparison import told
+from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.record import adapter_name
+from ipa_cli.models.plan import has_reference
 from ipa_cli.serve import answers
+from ipa_cli.serve.drawing import PLAIN_SETTINGS
 from ipa_cli.serve.limits import Refused
 from ipa_cli.serve.service import Service
 
@@ -60,14 +63,17 @@ def _check_ready(service: Service) -> None:
 
 
 def about(service: Service) -> dict[str, Any]:
-    """The model, its adapters, the defaults of pictures, the limits, and what each engine is at."""
-    defaults = service.plan.defaults
+    """The model, its adapters, what a request gets that does not say, the limits, and what each engine is at."""
+    settings, plan = service.settings, service.plan
     return {
         "version": __version__,
-        "model": service.plan.name,
-        "adapter": adapter_name(service.plan),
+        "model": public_name(plan.name),
+        "adapter": adapter_name(plan),
+        "adapters": len(plan.adapters),
+        "reference": any(has_reference(one, plan.defaults) for one in settings.adapters),
         "defaults": {
-            name: defaults.get(name) for name in ("prompt", "width", "height", "steps", "guidance_scale", "scale")
+            name: plan.defaults.get(name) if value is None else value
+            for name, value in ((name, getattr(settings, name)) for name in PLAIN_SETTINGS)
         },
         "limits": vars(service.limits),
         "queue": len(service.queue),

@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from ipa_cli.config.privacy import public_name
 from ipa_cli.serve import answers
 from ipa_cli.serve.body import Body, asked
+from ipa_cli.serve.command_line import command_line
 from ipa_cli.serve.jobs import DONE, Job, State
 from ipa_cli.serve.limits import Refused
 from ipa_cli.serve.service import Service, outcome
@@ -90,6 +91,7 @@ def described(service: Service, job: Job, state: State | None = None) -> dict[st
             {
                 "url": f"/v1/jobs/{job.id}/pictures/{number}",
                 **{name: value for name, value in vars(one).items() if name != "data"},
+                "command": command_line(job.settings, one.seed),
             }
             for number, one in enumerate(state.pictures)
         ],

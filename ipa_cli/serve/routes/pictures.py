@@ -1,0 +1,42 @@
+"""What a picture says of how it was drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from ipa_cli.config.privacy import public
+from ipa_cli.engine import replay
+from ipa_cli.serve import answers
+from ipa_cli.serve.drawing import PLAIN_SETTINGS
+
+router = APIRouter(prefix="/v1/pictures", tags=["pictures"])
+NAME = Path("the picture")  # in messages
+A_FILE = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
+
+
+@router.post("/settings", openapi_extra=A_FILE)
+async def settings(http: Request) -> Response:
+    """The settings in a picture that `ipa` or another program drew, as far as a request may set them.
+
+    The body is the file: PNG, JPEG, WebP or AVIF. `left_out` are the others, `references` the reference pictures.
+    """
+    recorded = await run_in_threadpool(replay.read, NAME, await http.body())
+    values: dict[str, Any] = {
+        name: value
+        for name, value in recorded.values.items()
+        if name in PLAIN_SETTINGS and value is not None and name not in ("num_images", "batch_size")
+    }
+    return answers.ok(
+        public(
+            {
+                "settings": values,
+                "model": recorded.values.get("model"),
+                "left_out": list(recorded.left_out),
+                "references": [{"source": source, "sha256": digest} for source, digest in recorded.references],
+            }
+        )
+    )
