@@ -53,9 +53,9 @@ def test_the_settings_in_a_picture_are_read(client):
 
 
 @pytest.mark.parametrize(("data", "said"), [(b"", "not a readable picture"), (png("teal"), "no settings in it")])
-def test_a_picture_without_settings_is_refused(client, data, said):
-    answer = client.post("/v1/pictures/settings", content=data)
-    assert answer.status_code == 422 and said in answer.json()["error"]["message"]
+def test_a_picture_without_settings_has_none_with_the_reason(client, data, said):
+    read = client.post("/v1/pictures/settings", content=data).json()["data"]
+    assert read["settings"] is None and said in read["why"]
 
 
 def test_the_facts_have_the_defaults_that_a_request_gets(client):

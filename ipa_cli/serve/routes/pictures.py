@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from ipa_cli.config.privacy import public
+from ipa_cli.config.privacy import public, public_text
 from ipa_cli.engine import replay
+from ipa_cli.errors import IpaError
 from ipa_cli.serve import answers
 from ipa_cli.serve.drawing import PLAIN_SETTINGS
 
@@ -20,11 +21,15 @@ A_FILE = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"
 
 @router.post("/settings", openapi_extra=A_FILE)
 async def settings(http: Request) -> Response:
-    """The settings in a picture that `ipa` or another program drew, as far as a request may set them.
+    """The settings in a picture that `ipa` or another program drew, as far as a request may set them; null without any.
 
-    The body is the file: PNG, JPEG, WebP or AVIF. `left_out` are the others, `references` the reference pictures.
+    The body is the file: PNG, JPEG, WebP or AVIF. `why` says what is missing, `left_out` are settings that a request
+    may not set, `references` the reference pictures.
     """
-    recorded = await run_in_threadpool(replay.read, NAME, await http.body())
+    try:
+        recorded = await run_in_threadpool(replay.read, NAME, await http.body())
+    except IpaError as failure:
+        return answers.ok({"settings": None, "why": public_text(failure.message)})
     values: dict[str, Any] = {
         name: value
         for name, value in recorded.values.items()
@@ -34,6 +39,7 @@ async def settings(http: Request) -> Response:
         public(
             {
                 "settings": values,
+                "why": None,
                 "model": recorded.values.get("model"),
                 "left_out": list(recorded.left_out),
                 "references": [{"source": source, "sha256": digest} for source, digest in recorded.references],

@@ -240,12 +240,13 @@ async function dropped(files, asReference) {
   if (files.length === 0) return say("That is no picture");
   if (files.length === 1 && !asReference) {
     try {
-      return bringBack(files[0].name, await data("/v1/pictures/settings", { method: "POST", body: files[0] }));
-    } catch {
-      // It has no settings in it that can be read: like most pictures, it is a reference.
+      const read = await data("/v1/pictures/settings", { method: "POST", body: files[0] });
+      if (read.settings) return bringBack(files[0].name, read);
+    } catch (error) {
+      return fail(error.message || "The server cannot be reached", error.hint);
     }
   }
-  await addReferences(files);
+  await addReferences(files); // like most pictures, they have no settings in them
 }
 
 function bringBack(name, read) {
