@@ -159,7 +159,7 @@ class Engine:
         loras = load(asked.lora, engine.plan, reporter)
         request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)), loras)
         diffusers_schedulers.check_steps(request.sampling, engine.plan, request.steps)
-        prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
+        prompts.review((request.prompt, request.negative_prompt), request, reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)
         timings = {

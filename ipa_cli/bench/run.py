@@ -68,7 +68,7 @@ def bench(
     graphs.
     """
     asked = workload.settings
-    prompts.review((asked.prompt or "", asked.negative_prompt), asked.prompt_syntax, reporter)
+    prompts.check((asked.prompt or "", asked.negative_prompt), asked.prompt_syntax, reporter)
     started = time.monotonic()
     ends = math.inf if limits.budget is None else started + limits.budget
     results = replace(_begin(workload, specs, earlier or {}), runs=limits.runs)

@@ -2,6 +2,7 @@
 
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import MAX_SIDE, Choice
+from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.files import FILE_NAME, project_file, user_file
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded, is_file
@@ -19,6 +20,7 @@ __all__ = [
     "AdapterConfig",
     "Choice",
     "ConfigError",
+    "EmbeddingConfig",
     "Ignored",
     "Layer",
     "LoraConfig",

@@ -15,6 +15,7 @@ from ipa_cli.config.adapters import OWN as OWN_OF_ADAPTER
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import Check, Choice, between, short
+from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import at_home, expanded
 from ipa_cli.errors import IpaError, UsageError
@@ -204,6 +205,16 @@ class Settings:
         (),
         kind=PLACE,
         metavar="SPEC",
+    )
+    embedding: tuple[EmbeddingConfig, ...] = _setting(
+        PICTURE,
+        "textual inversion: a file or hub id (owner/name:file), such as style.safetensors,token=<style>; repeatable",
+        (),
+        kind=PLACE,
+        metavar="SPEC",
+    )
+    embedding_dir: str | None = _setting(
+        PICTURE, "folder in which embedding:name in a prompt finds its file", kind=PLACE, metavar="FOLDER"
     )
     lora_dir: str | None = _setting(
         PICTURE, "folder in which <lora:name:0.8> in a prompt finds its file", kind=PLACE, metavar="FOLDER"

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import adapter_options, loras
+from ipa_cli.config import adapter_options, embeddings, loras
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import quoted, short
+from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded
 from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, Settings
@@ -19,7 +20,11 @@ from ipa_cli.errors import IpaError, UsageError
 
 _TYPES = typing.get_type_hints(Settings)
 # Elements of lists that have a syntax of their own, and what reads it.
-PARSED: Mapping[type, Callable[..., Any]] = {AdapterConfig: adapter_options.parse, LoraConfig: loras.parse}
+PARSED: Mapping[type, Callable[..., Any]] = {
+    AdapterConfig: adapter_options.parse,
+    LoraConfig: loras.parse,
+    EmbeddingConfig: embeddings.parse,
+}
 
 
 def flag_of(name: str) -> str:

@@ -47,7 +47,8 @@ class LRU(Generic[Value]):
 def of_text(request: Request) -> Hashable:
     """What the encoded prompts of a request depend on."""
     texts = request.prompt, request.negative_prompt if request.guided else None, request.prompt_syntax
-    return texts, tuple((lora.file.sha256, lora.text_weight) for lora in request.loras if lora.changes_text)
+    embeddings = tuple((one.words, one.sha256) for one in request.embeddings)
+    return texts, embeddings, tuple((lora.file.sha256, lora.text_weight) for lora in request.loras if lora.changes_text)
 
 
 def of_images(request: Request) -> Hashable:

@@ -111,10 +111,11 @@ def _checked(
     plan = make_plan(settings)
     requests = make_requests(settings, plan, loaded, several, lora.load(settings.lora, plan, reporter))
     texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
-    prompts.review(texts, requests[0].prompt_syntax, reporter)
+    prompts.review(texts, requests[0], reporter)
     if recorded is not None:
         replay.check_same(recorded, settings, {one.sha256 for one in requests[0].references}, reporter)
         replay.check_same_loras(recorded, requests[0].loras, reporter)
+        replay.check_embeddings(recorded, requests[0], reporter)
     fields = [name_fields(request, number) for request in requests for number in range(len(request.seeds))]
     paths = plan_paths(settings, [{**each, "index": index} for index, each in enumerate(fields)], force, form)
     longest = max((one.prompt + one.negative_prompt for one in requests), key=len)

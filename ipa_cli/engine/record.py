@@ -28,7 +28,7 @@ CAME_OUT = (
 # ... and those that say nothing of how it looks. All others are recorded as they were asked for.
 NOT_OF_THE_PICTURE = (
     *("num_images", "batch_size", "output", "preview", "warmup", "compile", "offload", "vae_slicing"),
-    *("cache_dir", "cache_max_size", "server", "server_token_file", "lora_dir"),
+    *("cache_dir", "cache_max_size", "server", "server_token_file", "lora_dir", "embedding_dir"),
 )
 
 
@@ -63,6 +63,11 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "backend": ready.backend,
         "graph": ready.entry.id if ready.entry else None,
         "adapters": _adapter_record(engine.plan, request),
+        "embeddings": [
+            {"word": embedding.words[0], "source": public_name(embedding.source), "sha256": embedding.sha256}
+            for embedding in request.embeddings
+            if embedding.is_in((request.prompt, request.negative_prompt))
+        ],
         **({"loras": _lora_record(request)} if request.loras else {}),
         "settings": public_settings(
             replace(

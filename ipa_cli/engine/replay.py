@@ -7,7 +7,7 @@ understood are left out, with a note.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
 from ipa_cli.models import architectures, schedulers
 from ipa_cli.models.lora.lora import Lora
-from ipa_cli.models.prompts.syntax import A1111, COMFYUI, LITERAL
+from ipa_cli.models.prompts.syntax import A1111, COMFYUI, LITERAL, whole_words
+from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import STDIN
 
@@ -32,7 +33,7 @@ MOST_LEFT_OUT = 20  # named one by one; a ComfyUI graph may have thousands
 # Three ways to give references: a flag for one replaces what the picture has of the others.
 REFERENCES = ("image", "embeds", "adapter")
 # Known keys that are not settings.
-RECORDS = ("schema_version", "scheduler", "schedule", "eta", "graph", "adapters", "loras", "settings")
+RECORDS = ("schema_version", "scheduler", "schedule", "eta", "graph", "adapters", "loras", "embeddings", "settings")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Recorded:
     left_out: tuple[str, ...]
     references: tuple[tuple[str | None, str | None], ...] = ()
     loras: tuple[tuple[str, str], ...] = ()  # name and SHA-256 of each
+    embeddings: Mapping[str, str] = field(default_factory=dict)  # digests by the word in the prompt
 
 
 def read(path: Path, data: bytes | None = None) -> Recorded:
@@ -124,6 +126,15 @@ def check_there(recorded: Recorded, settings: Settings) -> None:
             ) from error
 
 
+def check_embeddings(recorded: Recorded, request: Request, reporter: Reporter) -> None:
+    """Warn if another embedding, or none, stands for a word of a prompt."""
+    words = {word.lower(): one.sha256 for one in request.embeddings for word in one.words}
+    texts = request.prompt, request.negative_prompt
+    for word, known in recorded.embeddings.items():
+        if words.get(word.lower()) != known and any(whole_words([word]).search(text) for text in texts):
+            reporter.warn(f"{word} is another embedding than when {recorded.path} was drawn, or none")
+
+
 def check_same(recorded: Recorded, settings: Settings, here: Collection[str], reporter: Reporter) -> None:
     """Warn if a reference picture has changed since: if its digest is not among those `here`."""
     own = [
@@ -175,7 +186,11 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
         values, left_out = {**values, **drawn}, [*left_out, *unknown]
     values.setdefault("prompt_syntax", LITERAL)  # pictures from before there was another
     values["num_images"] = 1
-    return Recorded(path, values, tuple(left_out), tuple(used), _loras(path, chunk.get("loras")))
+    found = [
+        (one.get("word"), one.get("sha256")) for one in _list(path, chunk.get("embeddings")) if isinstance(one, dict)
+    ]
+    digests = {word: digest for word, digest in found if isinstance(word, str) and isinstance(digest, str)}
+    return Recorded(path, values, tuple(left_out), tuple(used), _loras(path, chunk.get("loras")), digests)
 
 
 def _list(path: Path, value: Any) -> list[Any]:

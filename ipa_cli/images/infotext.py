@@ -47,6 +47,9 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         (f"ControlNet {number}", _control_unit(adapter))
         for number, adapter in enumerate(settings.get("adapters") or ())
     ]
+    if settings.get("embeddings"):
+        hashes = (f"{one['word'].removeprefix('embedding:')}: {one['sha256'][:12]}" for one in settings["embeddings"])
+        pairs.append(("TI hashes", ", ".join(hashes)))
     pairs += [(label, settings[key]) for label, key in _EXTRAS if settings.get(key)]
     written, as_a1111 = settings.get("prompt_syntax") or syntax.A1111, syntax.as_a1111
     prompts = [as_a1111(settings.get(name) or "", written) for name in ("prompt", "negative_prompt")]

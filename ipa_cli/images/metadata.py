@@ -149,6 +149,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "backend": (str,),
     "graph": (str,),
     "adapters": (list,),
+    "embeddings": (list,),
 }
 
 

@@ -156,13 +156,14 @@ def _part(name: str) -> str | None:
     return part if part in ("image_proj", "ip_adapter") else None
 
 
-def of_bytes(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+def of_bytes(path: Path, data: bytes, only_tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors in a weight file's content, and its metadata, which a pickle has not.
 
-    Raises WeightsError for a broken file, and for a pickle of anything but tensors.
+    Raises WeightsError for a broken file, and for a pickle of anything but tensors, and of text and numbers where it
+    need not hold `only_tensors`.
     """
     if path.suffix in PICKLES:
-        return _pickled(path, "cpu", data), {}
+        return _pickled(path, "cpu", data, () if only_tensors else (str, int, float, type(None))), {}
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -174,10 +175,10 @@ def of_bytes(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]
     return tensors, header.get("__metadata__") or {}
 
 
-def _pickled(path: Path, device: str, data: bytes | None = None) -> dict[str, Tensor]:
+def _pickled(path: Path, device: str, data: bytes | None = None, beside: tuple[type, ...] = ()) -> dict[str, Tensor]:
     """The tensors of a pickle by their names, those of a table in it as "table.name"; `data` is its content if known.
 
-    Raises WeightsError for one that holds anything else.
+    Values of the types `beside` are left out. Raises WeightsError for a pickle that holds anything else.
     """
     import io
     import pickle
@@ -197,6 +198,7 @@ def _pickled(path: Path, device: str, data: bytes | None = None) -> dict[str, Te
     found: dict[str, Tensor] = {}
     for name, value in loaded.items() if isinstance(loaded, Mapping) else ():
         found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+    found = {name: value for name, value in found.items() if type(value) not in beside}
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
             raise WeightsError(f"{path} holds more than tensors: {str(name)[:80]!r}", "use its .safetensors version")

@@ -70,7 +70,8 @@ def _count(model: Model, name: str, text: Text, reporter: Reporter) -> int:
 
 def _vectors(model: Model, request: Request) -> list[dict[str, Tensor]]:
     """The textual inversions of a request, for each text encoder, by every word that stands for one."""
-    return []
+    parts = range(len(model.text_encoders)) if request.embeddings else ()
+    return [{word: one.vectors[part] for one in request.embeddings for word in one.words} for part in parts]
 
 
 def encode_images(

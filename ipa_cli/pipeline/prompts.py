@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import ConfigError, checked
 from ipa_cli.config.values import from_json
@@ -14,6 +14,9 @@ from ipa_cli.models.prompts import syntax
 from ipa_cli.result import Reporter
 from ipa_cli.system import inputs
 from ipa_cli.system.inputs import STDIN
+
+if TYPE_CHECKING:
+    from ipa_cli.pipeline.task import Request
 
 LIST_BYTES = 16_000_000
 # Settings that an object in a list may have.
@@ -60,12 +63,23 @@ def listed(source: str) -> list[dict[str, Any]]:
     return [{"prompt": checked("prompt", line, name, ConfigError)} for _, line in lines]
 
 
-def review(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:
-    """Look for what is wrong with prompts in this syntax; warn once of what is written for another.
+def review(texts: Iterable[str], request: Request, reporter: Reporter) -> None:
+    """Look at prompts in the syntax of a request, and at its embeddings, and say once what may surprise.
 
     Raises UsageError for a prompt that would be misread.
     """
     texts = list(dict.fromkeys(texts))
+    check(texts, request.prompt_syntax, reporter)
+    for embedding in request.embeddings:
+        word, count = embedding.words[0], len(embedding.vectors[0])
+        if embedding.is_in(texts):
+            reporter.note(f"{word} in a prompt is the embedding {embedding.source}, {count} tokens")
+        else:
+            reporter.warn(f"the embedding {embedding.source} is not used: {word} is in no prompt")
+
+
+def check(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:
+    """Warn once of what in prompts is written for another syntax. Raises UsageError for what would be misread."""
     for remark in dict.fromkeys(remark for text in texts for remark in syntax.parse(text, chosen).remarks):
         reporter.warn(f"in a prompt, {remark}")
     found = dict.fromkeys(found for text in texts for found in _PLAIN[chosen].findall(text))

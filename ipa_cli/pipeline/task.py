@@ -16,7 +16,8 @@ from ipa_cli.images.reference import Reference
 from ipa_cli.models.lora import tags
 from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import has_reference
-from ipa_cli.models.prompts import syntax
+from ipa_cli.models.prompts import embeddings, syntax
+from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import image_embeds, sampling
@@ -94,6 +95,7 @@ class Request:
     guidance_end: float = 1.0
     guidance_rescale: float = 0.0
     prompt_syntax: str = syntax.A1111
+    embeddings: tuple[Embedding, ...] = ()  # textual inversion, at least those that its prompts name
 
     @property
     def guided(self) -> bool:
@@ -195,7 +197,9 @@ def make_requests(
         prompt, own = with_tags(one, plan, loras)
         same = replace(first, prompt=prompt, negative_prompt=one.negative_prompt, loras=own)
         found.append(replace(same, seeds=_seeds(one), batch_size=one.batch_size))
-    return tuple(found)
+    texts = [text for one in found for text in (one.prompt, one.negative_prompt)]
+    known = embeddings.of_prompts(settings, plan, texts)
+    return tuple(replace(one, embeddings=known) for one in found)
 
 
 def with_tags(settings: Settings, plan: Plan, loras: tuple[Lora, ...]) -> tuple[str, tuple[Lora, ...]]:
@@ -245,6 +249,7 @@ def make_request(
         guidance_end=settings.guidance_end,
         guidance_rescale=settings.guidance_rescale,
         prompt_syntax=settings.prompt_syntax,
+        embeddings=embeddings.of_prompts(settings, plan, (prompt, settings.negative_prompt)),
     )
 
 

@@ -97,7 +97,7 @@ def make(
     diffusers_schedulers.check_steps(request.sampling, plan, request.steps)
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
-    prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
+    prompts.review((request.prompt, request.negative_prompt), request, reporter)
     return wanted, request
 
 

@@ -77,6 +77,7 @@ def describe_request(settings: Settings, model: Plan, layout: Layout, backend: s
         journal.REFERENCE_DIGESTS: [digest for references in layout.reference_sets for digest in references.digests],
         "negative_prompt": base.negative_prompt,
         "prompt_syntax": base.prompt_syntax,
+        "embeddings": [embedding.sha256 for embedding in base.embeddings],
         "steps": base.steps,
         "guidance_scale": base.guidance_scale,
         "model": public_name(model.name),

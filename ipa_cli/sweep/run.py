@@ -18,6 +18,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import Plan, make_plan
+from ipa_cli.models.prompts import embeddings
 from ipa_cli.pipeline import prompts
 from ipa_cli.pipeline.task import check_masks, load_references, make_request, with_tags
 from ipa_cli.result import Reporter
@@ -135,7 +136,9 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     texts = texts or ((base.prompt, base.loras),)
     if axes.lora_weights != (1.0,) and not any(found for _, found in texts):
         raise UsageError("--lora-weights is given and there is no LoRA", "add --lora FILE")
-    prompts.review((*(text for text, _ in texts), base.negative_prompt), base.prompt_syntax, reporter)
+    words = (*(text for text, _ in texts), base.negative_prompt)
+    base = replace(base, embeddings=embeddings.of_prompts(settings, model, words))
+    prompts.review(words, base, reporter)
     for width, height in sweep.sizes:
         check_masks(base.image_prompts, width, height)
     return settings, model, Layout(base, sweep, references, texts)

@@ -26,12 +26,13 @@ def own(world):
             ["a.safetensors,weight=0.5", "me/style:b.safetensors"],
             ("a.safetensors,weight=0.5", "me/style:b.safetensors"),
         ),
+        ("embedding", ["a.pt,token=<x>", "me/toy:b.pt"], ("a.pt,token=<x>", "me/toy:b.pt")),
     ],
 )
 def test_what_is_set_is_read_back(ipa, world, own, name, words, value):
     assert ipa("config", "set", name, *words, "--json").data()["path"] == str(own)
     read = getattr(resolve({}).settings, name.replace("-", "_"))
-    assert (tuple(map(str, read)) if name in ("adapter", "lora") else read) == value
+    assert (tuple(map(str, read)) if name in ("adapter", "lora", "embedding") else read) == value
     got = ipa("config", "get", name, "--json").data()
     assert (got["source"], got["where"]) == ("user", str(own))
     assert ipa("config", "unset", name, "--json").data()["changed"] is True

@@ -91,6 +91,8 @@ def test_no_setting_tells_a_secret(world, name):
         values += [f"own,image={ADDRESS},scale=0.5,mask={world.home}/m.png", f"{world.home}/a:b/c,embeds={ADDRESS}"]
     if name == "lora":
         values += [f"{world.home}/a:b/c,weight=0.5"]
+    if name == "embedding":
+        values += [f"{world.home}/a:b/c,token=<x>"]
     for value in values:
         parse = PARSED.get(element_type(name))
         one = value if parse is None else parse(value, name)

@@ -38,7 +38,7 @@ def test_every_setting_is_classified():
         *("compile_options", "cache_dir", "cache_max_size", "server", "server_token_file")
     }
     places = {"image", "embeds", "mask", "adapter", "model", "vae", "ip_adapter", "image_encoder", "output"}
-    places |= {"lora", "lora_dir"}
+    places |= {"lora", "lora_dir", "embedding", "embedding_dir"}
     assert {name for name, kind in kinds.items() if kind == "place"} == places
     words = {name for name in config.FIELDS if element_type(name) is str and kinds[name] == "plain"}
     words -= {name for name in words if isinstance(config.FIELDS[name].metadata["check"], config.Choice)}
@@ -58,11 +58,15 @@ def test_every_setting_is_classified():
             f'{name} = "{ADDRESS}"'
             for name in ("image", "mask", "embeds", "model", "vae", "ip_adapter", "image_encoder", "output")
         ),
-        *(f'{name} = "{ADDRESS}"' for name in ("lora", "lora_dir")),
+        *(f'{name} = "{ADDRESS}"' for name in ("lora", "lora_dir", "embedding", "embedding_dir")),
         'lora = ["styles/a.safetensors,weight=0.5", "../b.safetensors"]',
         'lora = "/loras:a.safetensors"',
         'lora_dir = "~/loras"',
         'lora_dir = ".."',
+        'embedding = ["a.safetensors", "../b.safetensors,token=x"]',
+        'embedding = "./link,token=x"',
+        'embedding_dir = "~/embeddings"',
+        'embedding_dir = "./link"',
         'image = ["inside.png", "/etc/hostname"]',
         'image = "data:image/png;base64,AAAA"',
         'adapter = "own,image=-"',

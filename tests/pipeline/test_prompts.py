@@ -117,14 +117,14 @@ class Warned(NullReporter):
 )
 def test_what_is_spelt_for_other_programs_is_reported_once(syntax, spelling):
     reporter = Warned()
-    prompts.review([f"a fox, {spelling}, in the snow", spelling], syntax, reporter)
+    prompts.check([f"a fox, {spelling}, in the snow", spelling], syntax, reporter)
     assert reporter.said == [f"in a prompt, read as plain words (--prompt-syntax {syntax}): {spelling}"]
 
 
 @pytest.mark.parametrize("syntax", ["a1111", "comfyui", "literal"])
 def test_plain_prompts_give_no_warning(syntax):
     reporter = Warned()
-    prompts.review(
+    prompts.check(
         ["a cat (Siamese), 16:9, 3 < 4 and a BREAKFAST: SAND", "Mr. Fox: 'no' (at 10:30 pm)"], syntax, reporter
     )
     assert reporter.said == []
@@ -132,7 +132,7 @@ def test_plain_prompts_give_no_warning(syntax):
 
 def test_what_may_surprise_is_told_once_for_all_prompts():
     reporter = Warned()
-    prompts.review(["a (fox", "a cat (in the snow", "(a) cat"], "a1111", reporter)
+    prompts.check(["a (fox", "a cat (in the snow", "(a) cat"], "a1111", reporter)
     assert reporter.said == ["in a prompt, a ( is not closed: its weight reaches to the end"]
 
 

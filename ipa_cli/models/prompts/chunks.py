@@ -6,13 +6,12 @@ seven tokens together; literal prompts have one chunk, as in diffusers' pipeline
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipa_cli.models.prompts import syntax
-from ipa_cli.models.prompts.syntax import Prompt
+from ipa_cli.models.prompts.syntax import Prompt, whole_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,19 +74,13 @@ def empty(tokenizer: Tokenizer) -> Chunk:
     return _window((), tokenizer)
 
 
-def words(names: Sequence[str]) -> re.Pattern[str]:
-    """A pattern of whole words, the longest first, in any case."""
-    each = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return re.compile(rf"(?<!\w)({each})(?!\w)", re.IGNORECASE)
-
-
 def _pieces(
     section: Sequence[syntax.Fragment], tokenizer: Tokenizer, vectors: Mapping[str, Tensor]
 ) -> Iterator[list[Token]]:
     by_name = {name.lower(): found for name, found in vectors.items()}
     for text, weight in section:
         # `split` with a group gives text and names in turn.
-        for number, part in enumerate(words(list(vectors)).split(text) if vectors else [text]):
+        for number, part in enumerate(whole_words(list(vectors)).split(text) if vectors else [text]):
             if number % 2:
                 yield [Token(0, weight, vector) for vector in by_name[part.lower()]]
             else:

@@ -70,6 +70,16 @@ def parse(text: str, syntax: str) -> Prompt:
     return _a1111(text) if syntax == A1111 else _comfyui(text)
 
 
+def whole_words(names: Sequence[str]) -> re.Pattern[str]:
+    """A pattern of whole words in any case, the longest first, as its one group."""
+
+    def whole(name: str) -> str:
+        before, after = (r"\b" if re.match(r"\w", name[at]) else "" for at in (0, -1))
+        return f"{before}{re.escape(name)}{after}"
+
+    return re.compile(f"({'|'.join(map(whole, sorted(names, key=len, reverse=True)))})", re.IGNORECASE)
+
+
 def is_marked(text: str) -> bool:
     """Whether A1111's syntax reads a text as anything but plain words."""
     return re.search(r"[()\[\]\\]|\b(BREAK|AND)\b", text) is not None
