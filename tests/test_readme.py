@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from safetensors.numpy import save
 
 import ipa_cli
 from ipa_cli.errors import IpaError
@@ -88,6 +90,10 @@ def readers_folder(world, monkeypatch):
         mask = Image.new("L", (64, 64))
         ImageDraw.Draw(mask).rectangle(box, fill="white")
         mask.save(name)
+    embedding = save({name: np.ones((2, 64), "float32") for name in ("clip_l", "clip_g")})
+    for path in (Path("bad.safetensors"), world.home / "embeddings" / "bad.safetensors"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(embedding)
     for name, value in QUICK.items():
         monkeypatch.setenv(name, value)
     shutil.rmtree(HUB_CACHE, ignore_errors=True)
@@ -98,7 +104,8 @@ def readers_folder(world, monkeypatch):
         for name, data in whole.items()
         if name not in model
     }
-    with serving(Hub({"stabilityai/stable-diffusion-xl-base-1.0": model, "h94/IP-Adapter": adapter})):
+    others = {"h94/IP-Adapter": adapter, "me/toy": {"learned.safetensors": embedding}}
+    with serving(Hub({"stabilityai/stable-diffusion-xl-base-1.0": model, **others})):
         yield world
 
 
