@@ -112,6 +112,7 @@ def _checked(
     requests = make_requests(settings, plan, loaded, several, lora.load(settings.lora, plan, reporter))
     texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
     prompts.review(texts, requests[0], reporter)
+    prompts.warn_of_unused(texts, requests[0], reporter)
     if recorded is not None:
         replay.check_same(recorded, settings, {one.sha256 for one in requests[0].references}, reporter)
         replay.check_same_loras(recorded, requests[0].loras, reporter)

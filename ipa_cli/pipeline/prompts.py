@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import ConfigError, checked
@@ -74,8 +74,13 @@ def review(texts: Iterable[str], request: Request, reporter: Reporter) -> None:
         word, count = embedding.words[0], len(embedding.vectors[0])
         if embedding.is_in(texts):
             reporter.note(f"{word} in a prompt is the embedding {embedding.source}, {count} tokens")
-        else:
-            reporter.warn(f"the embedding {embedding.source} is not used: {word} is in no prompt")
+
+
+def warn_of_unused(texts: Collection[str], request: Request, reporter: Reporter) -> None:
+    """Warn of embeddings that are in no prompt."""
+    for embedding in request.embeddings:
+        if not embedding.is_in(texts):
+            reporter.warn(f"the embedding {embedding.source} is not used: {embedding.words[0]} is in no prompt")
 
 
 def check(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:

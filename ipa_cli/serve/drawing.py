@@ -102,8 +102,8 @@ def make(
 
 
 def _bare(settings: Settings) -> Settings:
-    """The same model, adapters and LoRAs with the defaults of all that describes a picture."""
-    own = ("adapter", "lora", "lora_dir")
+    """The same model, adapters, LoRAs and embeddings with the defaults of all that describes a picture."""
+    own = ("adapter", "lora", "lora_dir", "embedding", "embedding_dir")
     plain: dict[str, Any] = {
         name: one.default for name, one in FIELDS.items() if one.metadata["panel"] in (PICTURE, REFERENCE)
     }

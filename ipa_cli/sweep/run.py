@@ -139,6 +139,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     words = (*(text for text, _ in texts), base.negative_prompt)
     base = replace(base, embeddings=embeddings.of_prompts(settings, model, words))
     prompts.review(words, base, reporter)
+    prompts.warn_of_unused(words, base, reporter)
     for width, height in sweep.sizes:
         check_masks(base.image_prompts, width, height)
     return settings, model, Layout(base, sweep, references, texts)

@@ -47,7 +47,6 @@ class Embedding:
     words: tuple[str, ...]
     source: str
     sha256: str
-    asked: bool  # by `--embedding`, and not found by its name in a prompt
     vectors: tuple[Tensor, ...] = field(compare=False, repr=False)  # (tokens, hidden)
 
     def is_in(self, texts: Iterable[str]) -> bool:
@@ -75,7 +74,7 @@ def of_prompts(settings: Settings, plan: Plan, texts: Iterable[str]) -> tuple[Em
         prompts = [syntax.parse(text, settings.prompt_syntax) for text in dict.fromkeys(texts)]
         for word, path in _in_folder(settings, prompts, taken):
             sha256, _, vectors = _read(path, plan)
-            found.append(Embedding((word,), str(path), sha256, False, vectors))
+            found.append(Embedding((word,), str(path), sha256, vectors))
     return tuple(found)
 
 
@@ -84,9 +83,7 @@ def _named(config: EmbeddingConfig, plan: Plan) -> Embedding:
     sha256, own, vectors = _read(path, plan)
     token = config.token or own or path.stem
     spelled = (token, f"embedding:{token}", f"embedding:{path.stem}")
-    return Embedding(
-        tuple({word.lower(): word for word in spelled}.values()), str(config), sha256, True, vectors
-    )
+    return Embedding(tuple({word.lower(): word for word in spelled}.values()), str(config), sha256, vectors)
 
 
 # --- finding --------------------------------------------------------------------------------------------------------

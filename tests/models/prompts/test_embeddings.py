@@ -83,7 +83,7 @@ def test_files_of_sd15_are_read(tmp_path, sd15, name, content, words, count):
     path = tmp_path / name
     save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
     (found,) = loaded(sd15, str(path))
-    assert set(words) <= set(found.words) and found.asked
+    assert set(words) <= set(found.words)
     assert [tuple(vectors.shape) for vectors in found.vectors] == [(count, 768)]
 
 
@@ -203,7 +203,7 @@ def test_prompts_name_files_of_the_folder(sdxl, folder, syntax, prompt, words):
     expected = {"embedding:EasyNegative", "embedding:bad-hands-5.safetensors"} if words is None else words
     found = loaded(sdxl, prompt=prompt, folder=folder, syntax=syntax)
     assert {word for one in found for word in one.words} == expected
-    assert all(one.is_in([prompt]) and not one.asked for one in found)
+    assert all(one.is_in([prompt]) for one in found)
 
 
 @pytest.mark.parametrize("name", ["../out", "..", "/etc/hostname", "sub/../../out", "..\\out", "gone", "notes.txt"])
