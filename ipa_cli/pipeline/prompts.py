@@ -90,7 +90,8 @@ def check(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:
     found = dict.fromkeys(found for text in texts for found in _PLAIN[chosen].findall(text))
     if found:
         shown = ", ".join(list(found)[:5]) + (", …" if len(found) > 5 else "")
-        known = "; --lora-dir names the folder of LoRAs" if any(one.startswith("<lora:") for one in found) else ""
+        is_lora = chosen == syntax.A1111 and any(one.startswith("<lora:") for one in found)
+        known = "; --lora-dir names the folder of LoRAs" if is_lora else ""
         reporter.warn(f"in a prompt, read as plain words (--prompt-syntax {chosen}): {shown}{known}")
 
 

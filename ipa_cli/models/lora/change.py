@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,19 @@ class Change:
         if product.numel() != math.prod(shape) or product.shape[0] != shape[0]:
             raise ValueError(f"{tuple(product.shape)} for a weight of {tuple(shape)}")
         return product.reshape(tuple(shape)) * self.scale
+
+
+@lru_cache(maxsize=4096)
+def fits(kind: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], weight: tuple[int, ...]) -> bool:
+    """Whether matrices of these shapes, by name, can be added to a weight; a file has few kinds of them."""
+    import torch
+
+    nowhere = torch.device("meta")
+    try:
+        Change(kind, {name: torch.empty(shape, device=nowhere) for name, shape in shapes}, 1.0).added(weight, nowhere)
+    except (ValueError, RuntimeError, IndexError):
+        return False
+    return True
 
 
 def merged(weight: Tensor, changes: Sequence[tuple[Change, float]], device: torch.device) -> Tensor:

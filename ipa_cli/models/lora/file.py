@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.models import weights
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.lora import family, names
-from ipa_cli.models.lora.change import KINDS, Change, rank
+from ipa_cli.models.lora.change import KINDS, Change, fits, rank
 from ipa_cli.models.lora.targets import Targets
 from ipa_cli.system import inputs
 
@@ -87,6 +88,18 @@ def read(path: Path, targets: Targets, architecture: str) -> LoraFile:
 @lru_cache(maxsize=4)
 def _read(path: Path, _: tuple[int, ...] | None, targets: Targets, architecture: str) -> LoraFile:
     data = inputs.read_bytes(path, MOST_BYTES, "a LoRA")
+    header = 0 if path.suffix in weights.PICKLES else 8 + int.from_bytes(data[:8], "little")
+    with ThreadPoolExecutor(2) as pool:  # meanwhile: hashing 200 MB takes as long as all else
+        digests = [pool.submit(hashlib.sha256, part) for part in (data, memoryview(data)[header:])]
+        changes, unused = _changes(path, data, targets, architecture)
+        whole, body = (digest.result().hexdigest() for digest in digests)
+    return LoraFile(path.stem, whole, body, changes, unused)
+
+
+def _changes(
+    path: Path, data: bytes, targets: Targets, architecture: str
+) -> tuple[dict[str, dict[str, Change]], tuple[str, ...]]:
+    """What a file's content changes by part and module, and the names of tensors that change nothing."""
     tensors, metadata = weights.of_bytes(path, data)
     parsed, unused = _sorted(path, tensors, metadata, targets, architecture)
     scales = _of_peft(metadata)
@@ -95,13 +108,9 @@ def _read(path: Path, _: tuple[int, ...] | None, targets: Targets, architecture:
         change = _change(path, f"{part}.{module}", found, scales.get(part, {}), targets.shapes[part, module])
         changes.setdefault(part, {})[module] = change
     if not changes:
-        raise ModelError(
-            f"{path} holds no LoRA: it has no lora_down and lora_up, lora_A and lora_B, or the like", OTHER_FILE
-        )
-    digest = hashlib.sha256(data).hexdigest()
-    header = 8 + int.from_bytes(data[:8], "little") if path.suffix not in weights.PICKLES else 0
-    body = hashlib.sha256(memoryview(data)[header:]).hexdigest() if header else digest
-    return LoraFile(path.stem, digest, body, changes, unused)
+        what = "it has no lora_down and lora_up, lora_A and lora_B, or the like"
+        raise ModelError(f"{path} holds no LoRA: {what}", OTHER_FILE)
+    return changes, unused
 
 
 def _sorted(
@@ -150,7 +159,6 @@ def _change(
     path: Path, module: str, found: dict[str, Tensor], of_peft: Mapping[str, Any], shape: tuple[int, ...]
 ) -> Change:
     """The change of one weight. Raises ModelError for one that is not whole, not finite or does not fit."""
-    import torch
 
     alpha, magnitude = found.pop("alpha", None), found.pop("magnitude", None)
     names_found = found.keys()
@@ -165,23 +173,28 @@ def _change(
     for tensor in tensors:
         if not (tensor.is_floating_point() or tensor is alpha):
             raise ModelError(f"{path}: {module} holds {str(tensor.dtype)[6:]}, not floating-point numbers", OTHER_FILE)
-        if not torch.isfinite(tensor.float()).all():
-            raise ModelError(f"{path} is broken: {module} has NaN or infinity in it", OTHER_FILE)
         if not tensor.numel():
             raise ModelError(f"{path} is empty: {module} has rank 0", OTHER_FILE)
+        if not _is_finite(tensor):
+            raise ModelError(f"{path} is broken: {module} has NaN or infinity in it", OTHER_FILE)
     if alpha is not None and alpha.numel() != 1:
         raise ModelError(f"{path}: alpha of {module} is not one number", OTHER_FILE)
     if magnitude is not None and magnitude.numel() not in shape[:2]:
         raise ModelError(f"{path} does not fit: {magnitude.numel()} magnitudes of {module}, {shape}", OTHER_FILE)
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in found.items())
+    if not fits(kind, shapes, shape):
+        said = ", ".join(f"{name} {one}" for name, one in shapes)
+        raise ModelError(f"{path} does not fit: {module} is {shape}, its {kind} has {said}", OTHER_FILE)
     scale = _scale(None if alpha is None else float(alpha), rank(kind, found), module.partition(".")[2], of_peft)
-    change = Change(kind, found, scale, magnitude)
-    try:
-        with torch.device("meta"):
-            change.added(shape, torch.device("meta"))
-    except (ValueError, RuntimeError, KeyError, IndexError) as error:
-        sizes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in found.items())
-        raise ModelError(f"{path} does not fit: {module} is {shape}, its {kind} has {sizes}", OTHER_FILE) from error
-    return change
+    return Change(kind, found, scale, magnitude)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite: either shows as the smallest or largest, which is found fast."""
+    import torch
+
+    ends = torch.aminmax(tensor if tensor.dtype.itemsize > 1 else tensor.float())
+    return math.isfinite(ends.min) and math.isfinite(ends.max)
 
 
 def _scale(alpha: float | None, rank: int | None, module: str, of_peft: Mapping[str, Any]) -> float:
