@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("app", "api"),
     ("commands", "output"),
-    ("sweep", "bench", "serve", "doctor"),
+    ("sweep", "bench", "serve", "client", "doctor"),
     ("engine",),
     ("pipeline", "cache"),
     ("backends", "images"),

@@ -16,7 +16,13 @@ from ipa_cli.errors import UsageError
 from ipa_cli.result import Block, KeyValues, Picture, Result
 
 if TYPE_CHECKING:
-    from ipa_cli.engine.generated import Generated
+    from collections.abc import Mapping, Sequence
+
+    from ipa_cli.client.find import Server
+    from ipa_cli.config import Resolved
+    from ipa_cli.engine.generated import Form, Generated
+    from ipa_cli.engine.replay import Recorded
+    from ipa_cli.output import Terminal
 
 
 class Format(str, Enum):
@@ -74,16 +80,20 @@ def generate(
     force: options.Force = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
-    from ipa_cli.engine import generate as drawing
     from ipa_cli.engine import replay
     from ipa_cli.engine.generated import STDOUT, Form
-    from ipa_cli.engine.store import temporary_files
     from ipa_cli.hardware import preload
     from ipa_cli.images.filenames import FORMATS
     from ipa_cli.pipeline import prompts
     from ipa_cli.system import inputs
 
     given = context.params
+<<<<<<< HEAD
+=======
+    elsewhere = options.resolved(context)
+    if elsewhere.settings.server in (None, "none"):
+        preload.start(cuda=given["device"] in (None, "auto", "cuda"))
+>>>>>>> d776093 (Client: `ipa generate --server` draws by a running server and writes the same files)
     if size is not None:
         if (given["width"], given["height"]) != (None, None):
             raise UsageError("--size and --width or --height are both given", "leave out one or the other")
@@ -94,7 +104,9 @@ def generate(
     if len(several) == 1:
         given.update(several.pop())
     recorded = replay.read(source) if source is not None else None
-    picture = None if recorded is None else replay.layer(recorded, given, context.obj)
+    server = _server(elsewhere)
+    machine = None if server is None else server.machine
+    picture = None if recorded is None else replay.layer(recorded, given, context.obj, machine)
     resolved = options.settings(context, picture)
     preload.start(cuda=resolved.settings.device in ("auto", "cuda"))
     if recorded is not None:
@@ -104,10 +116,38 @@ def generate(
     if resolved.settings.output == STDOUT:
         context.obj.check_stdout_takes_bytes()
     form = Form(FORMATS[f".{format.value}"] if format else None, quality)
-    with temporary_files(resolved.settings):
-        done = drawing.generate(resolved.settings, context.obj, force, context.obj.live, recorded, several, form)
+    if server is None:
+        done = _here(resolved, context.obj, force, recorded, several, form)
+    else:
+        from ipa_cli.client.generate import generate as at_server
+
+        done = at_server(server, resolved, context.obj, force, recorded, several, form)
     paths = tuple(image.path for image in done.images if image.path)
     return Result("generate", _data(done), _blocks(done, resolved.settings.preview), paths=paths, stdout=done.stdout)
+
+
+def _server(resolved: Resolved) -> Server | None:
+    """The server that the settings name, which is ready; None to draw here."""
+    if resolved.settings.server in (None, "none"):
+        return None
+    from ipa_cli.client.find import connected
+
+    return connected(resolved)
+
+
+def _here(
+    resolved: Resolved,
+    reporter: Terminal,
+    force: bool,
+    recorded: Recorded | None,
+    several: Sequence[Mapping[str, Any]],
+    form: Form,
+) -> Generated:
+    from ipa_cli.engine.generate import generate
+    from ipa_cli.engine.store import temporary_files
+
+    with temporary_files(resolved.settings):
+        return generate(resolved.settings, reporter, force, reporter.live, recorded, several, form)
 
 
 def _data(done: Generated) -> dict[str, Any]:
@@ -124,6 +164,7 @@ def _data(done: Generated) -> dict[str, Any]:
         "prompt": done.prompt,
         "references": list(done.references),
         "steps": done.steps,
+        "server": done.server,
     }
 
 
@@ -138,17 +179,14 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
     steps = plural(done.steps, "step")
     drawn = steps if count == 1 else f"{count} pictures of {steps}"
     compiled = f", compile {times['graph_compile_s']:.1f}" if times["graph_compile_s"] else ""
+    loading = f"load {times['load_s']:.1f}{compiled}, warm-up {times['warmup_s']:.1f}, " if done.server is None else ""
     facts = (
         ("prompt", "one for each picture" if done.prompt is None else done.prompt or "-"),
         ("reference", ", ".join(done.references) or "none"),
-        ("model", f"{done.model} on {done.device}, {done.dtype}"),
+        ("model", f"{done.model} on {done.device}, {done.dtype}" + (f", at {done.server}" if done.server else "")),
         ("backend", f"{done.backend}: {done.graph['why']}"),
         ("speed", f"{times['it_per_s']:.1f} it/s, {drawn} in {times['steps_s']:.2f} s"),
-        (
-            "time",
-            f"{times['e2e_s']:.1f} s total; load {times['load_s']:.1f}{compiled}, warm-up {times['warmup_s']:.1f}, "
-            f"draw and save {times['inference_s']:.1f}",
-        ),
+        ("time", f"{times['e2e_s']:.1f} s total; {loading}draw and save {times['inference_s']:.1f}"),
         ("memory", f"{done.memory['peak_gib']:.2f} GiB peak"),
     )
     return (*blocks, KeyValues(facts))

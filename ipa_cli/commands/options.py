@@ -71,29 +71,34 @@ def check_not_stdout(path: Path | None, what: str, example: str) -> None:
         raise UsageError(f"{what} cannot be written to stdout", f"name a file or folder, such as {example}")
 
 
-def settings(context: typer.Context, picture: config.Layer | None = None) -> config.Resolved:
-    """The settings a command works with: its flags over a picture's, environment, files and defaults."""
+def resolved(context: typer.Context, picture: config.Layer | None = None) -> config.Resolved:
+    """The settings of a command, without a word on any of them."""
     flags = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in context.params.items()
         if name in config.FIELDS
     }
-    resolved = config.resolve(flags, picture=picture)
-    for name, source in resolved.sources.items():
+    return config.resolve(flags, picture=picture)
+
+
+def settings(context: typer.Context, picture: config.Layer | None = None) -> config.Resolved:
+    """The settings a command works with: its flags over a picture's, environment, files and defaults."""
+    found = resolved(context, picture)
+    for name, source in found.sources.items():
         if source.kind != "default":
-            context.obj.detail(f"{name} = {getattr(resolved.settings, name)} ({source})")
-    for ignored in resolved.ignored:
+            context.obj.detail(f"{name} = {getattr(found.settings, name)} ({source})")
+    for ignored in found.ignored:
         context.obj.warn(str(ignored))
-    if resolved.ignored:
+    if found.ignored:
         context.obj.note(config.TRUST_HINT)
-    if context.info_name in ELSEWHERE and resolved.settings.server not in (None, "none"):
-        context.obj.note(f"this runs here: the server of {resolved.sources['server']} is for `ipa generate`")
+    if context.info_name in ELSEWHERE and found.settings.server not in (None, "none"):
+        context.obj.note(f"this runs here: the server of {found.sources['server']} is for `ipa generate`")
     if "model" in context.params:
-        config.check_together(resolved)
-        of_project = [name for name, source in resolved.sources.items() if source.kind == "project"]
-        for repository in config.repositories(resolved.settings, of_project):
+        config.check_together(found)
+        of_project = [name for name, source in found.sources.items() if source.kind == "project"]
+        for repository in config.repositories(found.settings, of_project):
             context.obj.note(f"{repository} comes from the hub: {config.project_file()} names it")
-    return resolved
+    return found
 
 
 # --- the flag of a setting --------------------------------------------------------------------------------------------

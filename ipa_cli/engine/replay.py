@@ -156,6 +156,15 @@ def check_same_loras(recorded: Recorded, loaded: Sequence[Lora], reporter: Repor
             reporter.warn(f"the LoRA {name} has changed since {recorded.path} was drawn: the new picture will differ")
 
 
+def check_backend(recorded: Recorded, used: str, reporter: Reporter) -> None:
+    """Warn if another backend than the recorded one has drawn the new picture."""
+    before = recorded.values.get("backend")
+    if before not in (None, AUTO, used):
+        reporter.warn(
+            f"{recorded.path} was drawn by the backend {before}, the new picture by {used}: it differs slightly"
+        )
+
+
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
     images = {text for one in settings.adapters for text in one.image}
     return [(source, digest) for source, digest in recorded.references if source and source in images]
@@ -274,7 +283,7 @@ def _fit_to_machine(path: Path, values: dict[str, Any], flags: Mapping[str, Any]
 def _fit_to_another(path: Path, values: dict[str, Any], machine: Mapping[str, Any], reporter: Reporter) -> None:
     """Leave out what the other machine draws with in any case, with a warning where it is something else."""
     there = {name: values.pop(name, None) for name in OF_THE_MACHINE}
-    differing = [name for name in OF_THE_MACHINE if there[name] not in (None, machine[name], AUTO)]
+    differing = [name for name in OF_THE_MACHINE if there[name] not in (None, machine[name]) and machine[name] != AUTO]
     if differing:
         lost, here = (", ".join(str(one[name]) for name in differing) for one in (there, machine))
         reporter.warn(f"{path} was drawn with {lost}, and the server has {here}: the new picture will differ slightly")

@@ -112,20 +112,26 @@ def of_bytes(data: bytes, name: str, as_mask: bool = False) -> Reference:
 
     Raises IpaError naming it when it is not a whole picture of a known format, or too large.
     """
-    shown = "stdin" if name == STDIN else name
-    return _seen(data, name, shown, mask.levels if as_mask else colour.on_white)
+    return _seen(data, name, _shown(name), mask.levels if as_mask else colour.on_white)
+
+
+def read(name: str) -> tuple[str, bytes]:
+    """A picture's source and the bytes found there, unchecked; raises as `load` for what cannot be read."""
+    if name == STDIN:
+        return name, inputs.read_stdin(FILE_BYTES, "a picture")
+    if _SCHEME.match(name):
+        source = web_address(name)
+        return source, fetch(source)
+    return name, _read(_path(name))
 
 
 def _load(name: str, seen: Callable[[Image, list[str]], Image]) -> Reference:
-    source, shown = name, name
-    if name == STDIN:
-        shown, data = "stdin", inputs.read_stdin(FILE_BYTES, "a picture")
-    elif _SCHEME.match(name):
-        shown = source = web_address(name)
-        data = fetch(source)
-    else:
-        data = _read(_path(name))
-    return _seen(data, source, shown, seen)
+    source, data = read(name)
+    return _seen(data, source, _shown(source), seen)
+
+
+def _shown(source: str) -> str:
+    return "stdin" if source == STDIN else source
 
 
 def _seen(data: bytes, source: str, shown: str, seen: Callable[[Image, list[str]], Image]) -> Reference:

@@ -56,6 +56,8 @@ class State:
 class Job:
     """A request from the queue to its pictures; `client` is whom the queue is fair to; `ended` hears of its end.
 
+    With `alone` no other job shares its calls of the UNet, which rounds otherwise in a larger batch.
+
     The state is replaced as a whole by whoever works on the job; `changes` follows it from the server's event loop.
     """
 
@@ -68,11 +70,13 @@ class Job:
         format: str = "PNG",
         quality: int | None = None,
         ended: Callable[[Job], None] = lambda job: None,
+        alone: bool = False,
     ):
         self.id = secrets.token_urlsafe(16)
         self.request, self.settings, self.client = request, settings, client
         self.format, self.quality = format, quality
         self._ended = ended
+        self.alone = alone
         self.created = time.time()
         self.cancelled = False
         self.state = State(steps=request.steps * len(request.batches))

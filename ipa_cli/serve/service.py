@@ -65,9 +65,8 @@ class Service:
         settings, request = await run_in_threadpool(
             drawing.make, asked, self.settings, self.plan, self.limits, heard, self.allow_fetch, self.loras
         )
-        job = Job(
-            request, settings, client, asyncio.get_running_loop(), asked.format, asked.quality, self.metrics.count
-        )
+        loop, counted = asyncio.get_running_loop(), self.metrics.count
+        job = Job(request, settings, client, loop, asked.format, asked.quality, counted, alone=asked.bare)
         job.publish(notes=tuple(heard.notes), warnings=tuple(heard.warnings))
         self.queue.put(job)
         self.ledger.add(job)

@@ -115,7 +115,11 @@ class Worker:
         try:
             ready = self.engine.prepare(request)
             for job in several:
-                job.publish(graph={"backend": ready.backend, **ready.facts})
+                job.publish(
+                    graph={"backend": ready.backend, **ready.facts},
+                    device=str(self.engine.device),
+                    timings={"prepare_s": time.time() - began},
+                )
             if len(several) > 1:
                 drawn = self.engine.draw_together([job.request for job in several])
             else:
@@ -143,7 +147,7 @@ class Worker:
 
 def fits(one: Job, other: Job) -> bool:
     """Whether two jobs can share the calls of the UNet."""
-    return alike(one.request, other.request)
+    return not one.alone and not other.alone and alike(one.request, other.request)
 
 
 def _encoded(engine: Engine, job: Job, ready: Ready, number: int, image: Image) -> jobs.Picture:

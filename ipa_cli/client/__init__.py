@@ -1,0 +1,1 @@
+"""`--server`: what `ipa generate` does, drawn by a running `ipa serve`."""

@@ -1,0 +1,143 @@
+"""What a command asks for, as the body of a request: settings, and files by the names that pictures record."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.config import FIELDS, AdapterConfig, Settings
+from ipa_cli.config.adapters import KEYS
+from ipa_cli.config.privacy import public_name
+from ipa_cli.config.settings import PICTURE, PLAIN, REFERENCE
+from ipa_cli.config.values import as_json
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images import reference
+from ipa_cli.pipeline.image_embeds import MAX_BYTES
+from ipa_cli.system import inputs
+
+if TYPE_CHECKING:
+    from ipa_cli.engine.generated import Form
+    from ipa_cli.result import Reporter
+
+PICTURES = ("image", "mask")
+ENVELOPE = 1 << 16  # bytes of a body beside its files, prompts and names
+
+
+@dataclass
+class Files:
+    """Files that are sent along, in base64 by the names that pictures record, and what each name stands for."""
+
+    data: dict[str, str] = field(default_factory=dict)
+    members: dict[str, list[str]] = field(default_factory=dict)
+
+    def picture(self, typed: str, reporter: Reporter) -> str:
+        """Add the pictures that a name means, and return the name that is recorded."""
+        name = public_name(typed)
+        members = []
+        for member in reference.expand(typed, reporter.note):
+            source, data = reference.read(member)
+            members.append(self._add(public_name(source), data))
+        self._same(name, self.members.setdefault(name, members) == members)
+        return name
+
+    def embeds(self, typed: str) -> str:
+        """Add a file of image embeddings, and return the name that is recorded."""
+        return self._add(public_name(typed), inputs.read(typed, MAX_BYTES, "a file of embeddings"))
+
+    def _add(self, name: str, data: bytes) -> str:
+        text = base64.b64encode(data).decode()
+        self._same(name, self.data.setdefault(name, text) == text)
+        return name
+
+    def _same(self, name: str, same: bool) -> None:
+        if not same:
+            raise UsageError(
+                f"two references are {name} once secrets are left out of their addresses",
+                "download them, name the files",
+            )
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The references, masks and embeddings of a command, as a body names them, and their files."""
+
+    named: Mapping[str, Any]
+    files: Files
+
+
+def read(settings: Settings, reporter: Reporter) -> Carried:
+    """Read all files that the settings name, each once. Raises IpaError for one that cannot be read."""
+    files = Files()
+    named: dict[str, Any] = {}
+    inputs.check_stdin([*(name for one in settings.adapters for name in (*one.image, *one.mask, one.embeds))])
+    for name in PICTURES:
+        if typed := getattr(settings, name):
+            named[name] = [files.picture(one, reporter) for one in typed]
+    if settings.embeds is not None:
+        named["embeds"] = files.embeds(settings.embeds)
+    if settings.adapter:
+        named["adapter"] = [_mapping(one, files, reporter) for one in settings.adapter]
+    return Carried(named, files)
+
+
+def _mapping(adapter: AdapterConfig, files: Files, reporter: Reporter) -> dict[str, Any]:
+    """What one `--adapter` states of each request."""
+    stated = {key: getattr(adapter, key) for key in KEYS if key in adapter.stated and key != "encoder"}
+    for key, value in stated.items():
+        if key in PICTURES:
+            stated[key] = [files.picture(one, reporter) for one in value]
+        elif key == "embeds":
+            stated[key] = files.embeds(value)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in stated.items()}
+
+
+def bodies(each: Sequence[Settings], carried: Carried, form: Form, most: int) -> Iterator[tuple[range, dict[str, Any]]]:
+    """The numbers of some pictures, among all, and the body that asks for them: whole batches, at most `most`.
+
+    `each` are the settings of all requests, as `spread` gives them, `form` has the format.
+    """
+    at = 0
+    for settings in each:
+        size = settings.batch_size
+        step = max(size, most // size * size)
+        for first in range(0, settings.num_images, step):
+            count = min(step, settings.num_images - first)
+            assert settings.seed is not None
+            own = replace(settings, seed=settings.seed + first, num_images=count)
+            yield range(at, at + count), _body(own, carried, form)
+            at += count
+
+
+def _body(settings: Settings, carried: Carried, form: Form) -> dict[str, Any]:
+    plain = {
+        name: as_json(getattr(settings, name)) for name in _plain() if getattr(settings, name) != FIELDS[name].default
+    }
+    quality = {} if form.quality is None else {"quality": form.quality}
+    return {
+        "defaults": "ipa",
+        "format": str(form.format).lower(),
+        **quality,
+        **plain,
+        **carried.named,
+        "files": carried.files.data,
+        "members": carried.files.members,
+    }
+
+
+def _plain() -> Iterable[str]:
+    """Settings that describe a picture and name no place."""
+    for name, one in FIELDS.items():
+        if one.metadata["panel"] in (PICTURE, REFERENCE) and one.metadata["kind"] == PLAIN:
+            yield name
+
+
+def check_size(carried: Carried, limit: int) -> None:
+    """Raise IpaError for files that together are more than a server takes."""
+    size = sum(map(len, carried.files.data.values())) + ENVELOPE
+    if size > limit:
+        raise IpaError(
+            f"the references make a request of {size / 1e6:.0f} MB, the server takes {limit / 1e6:.0f}",
+            "make them smaller, or start the server with a larger --max-upload",
+        )
