@@ -1,4 +1,4 @@
-"""What the files in deploy/ and the examples in docs/serve.md name is there: flags, variables, paths, extras, routes."""
+"""What deploy/ and the examples in docs/serve.md name is there: flags, variables, paths, extras, routes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 UNIT = (ROOT / "deploy" / "ipa-serve.service").read_text(encoding="utf-8")
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
-OPEN = ("/healthz", "/readyz")
 
 
 def flags_of_serve() -> set[str]:

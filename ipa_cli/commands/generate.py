@@ -88,12 +88,6 @@ def generate(
     from ipa_cli.system import inputs
 
     given = context.params
-<<<<<<< HEAD
-=======
-    elsewhere = options.resolved(context)
-    if elsewhere.settings.server in (None, "none"):
-        preload.start(cuda=given["device"] in (None, "auto", "cuda"))
->>>>>>> d776093 (Client: `ipa generate --server` draws by a running server and writes the same files)
     if size is not None:
         if (given["width"], given["height"]) != (None, None):
             raise UsageError("--size and --width or --height are both given", "leave out one or the other")
@@ -104,11 +98,12 @@ def generate(
     if len(several) == 1:
         given.update(several.pop())
     recorded = replay.read(source) if source is not None else None
-    server = _server(elsewhere)
+    server = _server(options.resolved(context))
     machine = None if server is None else server.machine
     picture = None if recorded is None else replay.layer(recorded, given, context.obj, machine)
     resolved = options.settings(context, picture)
-    preload.start(cuda=resolved.settings.device in ("auto", "cuda"))
+    if server is None:
+        preload.start(cuda=resolved.settings.device in ("auto", "cuda"))
     if recorded is not None:
         replay.check_places(recorded, resolved, allow_fetch, context.obj)
     if resolved.settings.preview:

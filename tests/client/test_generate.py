@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -107,8 +108,8 @@ def test_several_adapters_each_have_their_references(ipa, world, pictures):
         assert "own" in plain.error()["message"] and plain.exit_code == 1
 
 
-def test_a_reference_from_the_web_is_fetched_here_and_sent(ipa, served, pictures):
-    handler = partial(SimpleHTTPRequestHandler, directory=os.getcwd())
+def test_a_reference_from_the_web_is_fetched_here_and_sent(ipa, world, served, pictures):
+    handler = partial(SimpleHTTPRequestHandler, directory=world.cwd)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{web.server_port}/cat.png?token=hunter2hunter2"
@@ -118,18 +119,17 @@ def test_a_reference_from_the_web_is_fetched_here_and_sent(ipa, served, pictures
     assert told["references"] == [address.partition("?")[0]] and "hunter2" not in served.server.stderr
 
 
-def test_stdin_and_stdout_serve_as_without_a_server(ipa, ipa_process, served, pictures, stdin):
-    with open("cat.png", "rb") as file:
+def test_stdin_and_stdout_serve_as_without_a_server(ipa, world, served, pictures, stdin):
+    with Path("cat.png").open("rb") as file:
         stdin(file.fileno())
         assert ipa("generate", *FAST, "--seed", 1, "-i", "-", "-o", "a.png", "--server", served.url).exit_code == 0
-    with open("cat.png", "rb") as file:
+    with Path("cat.png").open("rb") as file:
         stdin(file.fileno())
         assert ipa("generate", *FAST, "--seed", 1, "-i", "-", "-o", "b.png").exit_code == 0
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
-    os.system(
-        f"{os.sys.executable} -m ipa_cli generate --steps 2 --size 64x64 --seed 1 -i cat.png -o - -q "
-        f"--server {served.url} > c.png"
-    )
+    typed = [*FAST, "--seed", 1, "-i", "cat.png", "-o", "-", "--server", served.url]
+    command = [sys.executable, "-m", "ipa_cli", "generate", *map(str, typed)]
+    Path("c.png").write_bytes(subprocess.run(command, env=world.environ, capture_output=True, check=True).stdout)
     assert ipa("generate", *FAST, "--seed", 1, "-i", "cat.png", "-o", "d.png").exit_code == 0
     assert Path("c.png").read_bytes() == Path("d.png").read_bytes()
 
