@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import ipa_cli
 from ipa_cli.errors import IpaError
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, folder, serving
+from tests.serve import server
 
 pytestmark = pytest.mark.slow
 
@@ -115,13 +118,22 @@ def test_there_is_something_to_run():
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_commands_work_as_pasted(ipa, readers_folder, monkeypatch, block):
-    for command in block.commands:
-        arguments = words(command)
-        with monkeypatch.context() as stopping:
-            if arguments[0] in LONG:
-                stopping.setattr(LONG[arguments[0]], lambda *_, **__: (_ for _ in ()).throw(IpaError(REACHED)))
-            ran = ipa(*arguments)
-        wanted = REACHED if arguments[0] in LONG else ""
-        if "fp8" in command and NEEDS_GPU in ran.stderr:
-            continue
-        assert ran.exit_code == bool(wanted) and wanted in ran.stderr, f"{block}: {command}\n{ran.stdout}{ran.stderr}"
+    with ExitStack() as servers:
+        for command in block.commands:
+            arguments = words(command)
+            if arguments[-1] == "&":
+                running = server.serving(dict(os.environ), Path.cwd(), arguments[1:-1])
+                servers.enter_context(running).wait_until_ready()
+            else:
+                run(ipa, monkeypatch, arguments, f"{block}: {command}")
+
+
+def run(ipa, monkeypatch, arguments, where):
+    with monkeypatch.context() as stopping:
+        if arguments[0] in LONG:
+            stopping.setattr(LONG[arguments[0]], lambda *_, **__: (_ for _ in ()).throw(IpaError(REACHED)))
+        ran = ipa(*arguments)
+    wanted = REACHED if arguments[0] in LONG else ""
+    if "fp8" in where and NEEDS_GPU in ran.stderr:
+        return
+    assert ran.exit_code == bool(wanted) and wanted in ran.stderr, f"{where}\n{ran.stdout}{ran.stderr}"
