@@ -49,11 +49,7 @@ class Server:
         """Raise IpaError where it would draw otherwise than asked, UsageError for a flag that says nothing to it."""
         if found := self.differences(resolved):
             one = found[0]
-            flag = f"--{one.name.replace('_', '-')}"
-            raise IpaError(
-                f"{one.where} asks for {one.asked}, and the server at {self.url} has {one.there}",
-                f"start it with {flag} {one.asked}, or leave {flag} out; --server none draws here",
-            )
+            raise IpaError(f"{one.where} asks for {one.asked}, and the server at {self.url} has {one.there}", one.hint)
         for name in OF_THE_PROCESS:
             if resolved.sources[name].kind == "flag":
                 flag = resolved.sources[name].where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,6 @@ from ipa_cli.result import Result
 
 OF_A_REQUEST = ("prompt", "seed", "num_images", "output", "preview")
 SETTINGS = tuple(name for name in options.HERE if name not in OF_A_REQUEST)
-NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 
 
 @options.with_settings(*SETTINGS)
@@ -63,7 +61,9 @@ def serve(
     ] = None,
 ) -> Result:
     """Keep a model loaded, and draw for others over HTTP."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    from ipa_cli.hardware import packages
+
+    if missing := packages.missing_to_serve():
         raise IpaError(f"a server needs {', '.join(missing)}", 'pip install "ipa-cli[serve]"')
     from ipa_cli.engine.store import temporary_files
     from ipa_cli.serve.limits import Limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from ipa_cli.config.places import exists
 from ipa_cli.config.privacy import public_name
 from ipa_cli.config.project import with_places
 from ipa_cli.config.settings import FIELDS, MACHINE, MODEL, Settings
-from ipa_cli.config.sources import Resolved
+from ipa_cli.config.sources import Resolved, Source
 from ipa_cli.config.values import as_json, flag_of
 
 # Settings of the process that draws: where it keeps things, and not what it draws or how.
@@ -26,12 +27,13 @@ AUTO = "auto"  # leaves the choice to whoever draws
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that `where` gives another value than the server has; both as text."""
+    """A setting that `where` gives another value than the server has; both as text, and what to do about it."""
 
     name: str
     where: str
     asked: str
     there: str
+    hint: str
 
 
 def told(settings: Settings) -> dict[str, Any]:
@@ -54,9 +56,23 @@ def differences(
             continue
         here = {"device": list(devices), "dtype": list(dtypes)}.get(name, [there.get(name)])
         if asked[name] != AUTO and not all(_same(name, asked[name], one) for one in here):
-            where = source.where if source.kind in ("flag", "env") else f"{flag_of(name)} ({source.where})"
-            found.append(Difference(name, where, _text(asked[name]), _text(here[0] if len(here) == 1 else here)))
+            named = {"flag": source.where, "env": source.where, "default": "the command"}
+            where = named.get(source.kind, f"{flag_of(name)} ({source.where})")
+            values = (_text(asked[name]), _text(here[0] if len(here) == 1 else here))
+            found.append(Difference(name, where, *values, _hint(name, source, asked[name])))
     return found
+
+
+def _hint(name: str, source: Source, asked: Any) -> str:
+    flag = flag_of(name)
+    if isinstance(asked, bool):
+        typed = flag if asked else f"--no-{flag[2:]}"
+    else:
+        several = asked if isinstance(asked, list) else [asked]
+        typed = " ".join(f"{flag} {shlex.quote(str(one))}" for one in several)
+    started = f"start the server with {typed}, " if typed else "start the server without --adapter, "
+    undo = {"flag": f"leave {flag} out", "env": f"unset {source.where}", "default": f"give the same {flag}"}
+    return started + undo.get(source.kind, f"type another {flag}") + ", or --server none to draw here"
 
 
 def _same(name: str, asked: Any, there: Any) -> bool:
@@ -69,7 +85,7 @@ def _same(name: str, asked: Any, there: Any) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "none"
-    return {None: "none", True: "yes", False: "no"}.get(value, str(value))
+    return {None: "the default", True: "yes", False: "no"}.get(value, str(value))
 
 
 def _location(adapter: AdapterConfig) -> AdapterConfig:

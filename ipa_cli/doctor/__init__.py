@@ -57,6 +57,11 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
         checks.append(setup.check_model(settings, bool(asked & setup.MODEL)))
     checks.append(places.graphs(settings, "cache_dir" in asked))
     checks += [places.models(environ), reached, hub.token(environ), settings_check]
-    checks += [setup.check_completion(environ), machine.check_temporary(), machine.check_lists(machine.started_with())]
+    checks += [
+        setup.check_completion(environ),
+        setup.check_server(),
+        machine.check_temporary(),
+        machine.check_lists(machine.started_with()),
+    ]
     checks.append(machine.check_cores(cores.others(began), environ))
     return checks

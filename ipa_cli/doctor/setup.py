@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli import config
-from ipa_cli.config import Resolved, Settings, Source
+from ipa_cli.config import Resolved, Settings, Source, servers
 from ipa_cli.config.privacy import public_text
 from ipa_cli.doctor.check import Check
 from ipa_cli.doctor.places import expand
 from ipa_cli.errors import IpaError
+from ipa_cli.hardware import packages
 from ipa_cli.models import configurations
 from ipa_cli.models.plan import make_plan
 
 # Users may not want these values in an issue: only the name and the source are shown.
-PRIVATE = {"prompt", "negative_prompt", "image", "output"}
+PRIVATE = {"prompt", "negative_prompt", "image", "output", "server", "server_token_file"}
 MODEL = {
     "model",
     "load_format",
@@ -101,6 +102,16 @@ def check_completion(environ: Mapping[str, str]) -> Check:
     if found is None:
         return Check(name, "skipped", f"not installed for {shell}", "`ipa --install-completion`")
     return Check(name, "ok", f"installed for {shell} ({found})")
+
+
+def check_server() -> Check:
+    """Can `ipa serve` run, and which servers of this user do?"""
+    missing, running = packages.missing_to_serve(), servers.running()
+    if running:
+        return Check("server", "ok", f"running: {', '.join(f'{one.url} ({one.model})' for one in running)}")
+    if missing:
+        return Check("server", "skipped", f"{', '.join(missing)} not installed", '`pip install "ipa-cli[serve]"`')
+    return Check("server", "ok", "installed; none of yours is running")
 
 
 def _shown(resolved: Resolved, name: str) -> str:

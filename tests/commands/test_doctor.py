@@ -36,6 +36,7 @@ NAMES = {
     "hub token",
     "settings",
     "shell completion",
+    "server",
     "temporary files",
     "search paths",
     "processor",

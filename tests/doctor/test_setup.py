@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from ipa_cli import config
+from ipa_cli.config import servers
 from ipa_cli.doctor import setup
 from ipa_cli.doctor.check import Check
 from ipa_cli.errors import UsageError
+from ipa_cli.hardware import packages
 from ipa_cli.models import configurations
 from ipa_cli.models.plan import make_plan
 
@@ -36,6 +38,15 @@ def test_a_corrupt_file_fails_its_check_alone(world, content):
     assert check.status == "failure" and "ipa.toml" in check.found + check.advice
     assert resolved.settings == config.Settings(backend="inductor")
     assert resolved.sources["backend"].kind == "flag" and resolved.sources["model"].kind == "default"
+
+
+def test_a_server_that_runs_is_named_without_its_token(world, monkeypatch):
+    with servers.announced("http://127.0.0.1:8188", "0123456789abcdef", "demo"):
+        check = setup.check_server()
+    assert check == Check("server", "ok", "running: http://127.0.0.1:8188 (demo)")
+    assert setup.check_server().found == "installed; none of yours is running"
+    monkeypatch.setattr(packages, "SERVE", ("no_such_module",))
+    assert setup.check_server().advice == '`pip install "ipa-cli[serve]"`'
 
 
 def test_a_wrong_flag_is_wrong_usage(world):
