@@ -15,6 +15,8 @@ from ipa_cli.config import Resolved, Settings
 from ipa_cli.config.comparison import AUTO
 from ipa_cli.engine import replay
 from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths
+from ipa_cli.models.lora import tags
+from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.pipeline.spread import spread
 from ipa_cli.system import files
 
@@ -90,12 +92,18 @@ def _paths(
     fields: list[dict[str, Any]] = []
     for one in each:
         for number in range(one.num_images):
-            prompt = request["prompt"] if one.prompt is None else one.prompt
+            prompt = request["prompt"] if one.prompt is None else _shown(one.prompt, one)
             seed = (one.seed or 0) + number
             fields.append({"seed": seed, "scale": request["scale"], "index": len(fields), "prompt": prompt})
     paths = plan_paths(settings, fields, force, form)
     _check_writable(paths, force)
     return paths
+
+
+def _shown(prompt: str, settings: Settings) -> str:
+    """A prompt as file names have it."""
+    tagged = settings.lora_dir is not None and settings.prompt_syntax == A1111
+    return tags.without(prompt) if tagged else prompt
 
 
 def _check_writable(paths: Sequence[Path | None], force: bool) -> None:

@@ -24,22 +24,23 @@ class Jobs:
     def __init__(self, server: Connection, reporter: Reporter):
         self._server, self._reporter = server, reporter
         self._said: set[str] = set()
-        self._open: list[str] = []
+        self._open = 0
 
     def send(self, body: Any) -> Mapping[str, Any]:
         """A new job; waits, with a word, while the server's queue is full. Raises what is wrong with the request."""
+        self._open += 1  # before it is sent: what interrupts this may come after the server has it
         waiting = False
         while True:
             try:
-                job = self._server.ask("POST", "/v1/jobs", body)
+                return self._server.ask("POST", "/v1/jobs", body)
             except Busy as busy:
                 if not waiting:
                     self._reporter.note(f"the server is busy: {busy.message}; trying again every {busy.seconds:g} s")
                 waiting = True
                 time.sleep(busy.seconds)
-            else:
-                self._open.append(job["id"])
-                return job
+            except IpaError:
+                self._open -= 1
+                raise
 
     def follow(self, job: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         """The last state of a job that is done; `name` is that of its bar. Raises what made it fail."""
@@ -57,7 +58,7 @@ class Jobs:
             while state["status"] not in ENDED:
                 state = next(events)
                 at = _advanced(at, state["step"], advance)
-        self._open.remove(job["id"])
+        self._open -= 1
         if state["error"] is not None:
             raise raised(state["error"])
         if state["status"] == "cancelled":
@@ -73,9 +74,9 @@ class Jobs:
 
     def cancel(self) -> None:
         """End the jobs that have not ended."""
-        for id in self._open:
+        if self._open:
             with suppress(IpaError):
-                self._server.ask("DELETE", f"/v1/jobs/{id}", seconds=CANCEL_S)
+                self._server.ask("DELETE", "/v1/jobs", seconds=CANCEL_S)
 
     def _events(self, id: str) -> Iterator[Mapping[str, Any]]:
         """The states of a job; notes and warnings in them are said."""

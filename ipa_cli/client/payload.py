@@ -117,6 +117,7 @@ def _body(settings: Settings, carried: Carried, form: Form) -> dict[str, Any]:
     quality = {} if form.quality is None else {"quality": form.quality}
     return {
         "defaults": "ipa",
+        "lora_tags": settings.lora_dir is not None,
         "format": str(form.format).lower(),
         **quality,
         **plain,

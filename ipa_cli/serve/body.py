@@ -53,15 +53,20 @@ class _Base(BaseModel):
     defaults: Literal["server", "ipa"] = Field(
         "server", description="what settings are that are not given: as the server was started, or as without flags"
     )
+    lora_tags: bool | None = Field(
+        None, description="whether <lora:name:0.8> in a prompt finds a file in the server's --lora-dir, if it has one"
+    )
     quality: int | None = Field(None, ge=1, le=100, description="of JPEG, WebP and AVIF")
 
 
 Body = create_model("Body", __base__=_Base, **{name: _field(name) for name in PLAIN_SETTINGS})  # type: ignore[call-overload]
-OWN = ("files", "members", "format", "quality", "defaults")
+OWN = ("files", "members", "format", "quality", "defaults", "lora_tags")
 
 
 def asked(body: Any) -> Asked:
     """What a body asks for. Raises UsageError for what is no picture, and no format."""
     values = {name: value for name, value in body.model_dump().items() if value is not None and name not in OWN}
     files = {name: decoded(text) for name, text in body.files.items()}
-    return Asked(values, files, picture_format(body.format), body.quality, body.members, body.defaults == "ipa")
+    bare = body.defaults == "ipa"
+    tags = not bare if body.lora_tags is None else body.lora_tags
+    return Asked(values, files, picture_format(body.format), body.quality, body.members, bare, tags)

@@ -19,7 +19,7 @@ from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
 from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
-from ipa_cli.pipeline import prompts
+from ipa_cli.pipeline import prompts, sampling
 from ipa_cli.pipeline.task import InMemory, Request, load_references, make_request
 from ipa_cli.serve.limits import Limits, check
 
@@ -45,7 +45,7 @@ class Asked:
 
     `values` are settings by name; those of `PICTURES` hold names, of which `files` has the bytes. Those that are not
     given are as the server was started, or with `bare` as `ipa generate` has them without any flag. `members` are the
-    files that a name stands for.
+    files that a name stands for, `lora_tags` says whether those in a prompt act.
     """
 
     values: Mapping[str, Any]
@@ -54,6 +54,7 @@ class Asked:
     quality: int | None = None
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     bare: bool = False
+    lora_tags: bool = True
 
 
 def make(
@@ -88,7 +89,8 @@ def make(
     if given.get("image") and not plan.adapters:
         raise UsageError("no adapter is loaded that could follow a reference", "start the server with --ip-adapter")
     given["num_images"] = given.get("num_images") or 1
-    wanted, _ = keywords.of_request(_bare(settings) if asked.bare else settings, given)
+    base = _bare(settings) if asked.bare else settings
+    wanted, _ = keywords.of_request(base if asked.lora_tags else replace(base, lora_dir=None), given)
     schedulers.choose(wanted.scheduler, wanted.schedule, wanted.eta)
     in_memory = InMemory(pictures, asked.files, asked.members)
     request = make_request(wanted, plan, load_references(wanted, reporter, in_memory), loras)
@@ -97,7 +99,13 @@ def make(
     diffusers_schedulers.check_steps(request.sampling, plan, request.steps)
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
+<<<<<<< HEAD
     prompts.review((request.prompt, request.negative_prompt), request, reporter)
+=======
+    prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
+    if (advice := sampling.advice(wanted, plan, request.loras)) is not None:
+        reporter.warn(advice)
+>>>>>>> be4215a (Client: LoRAs in prompts act where the client names their folder; the server warns of too many steps as ipa generate does)
     return wanted, request
 
 

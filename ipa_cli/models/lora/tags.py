@@ -31,7 +31,12 @@ def split(prompt: str, folder: str) -> tuple[str, tuple[LoraConfig, ...]]:
     if not is_folder(root):
         raise ModelError(f"there is no folder {root}", "check the path given with --lora-dir")
     found = [_config(tag[1].strip(), tag[2].split(":")[1:], tag[0].strip(), root) for tag in tags]
-    return _TAG.sub("", prompt).strip(), tuple(found)
+    return without(prompt), tuple(found)
+
+
+def without(prompt: str) -> str:
+    """A prompt without its LoRAs."""
+    return _TAG.sub("", prompt).strip() if _TAG.search(prompt) else prompt
 
 
 def written(name: str, weight: float, text_weight: float) -> str:

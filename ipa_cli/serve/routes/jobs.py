@@ -26,6 +26,8 @@ async def create(http: Request, body: Body) -> Response:
     """Send a job; 202 with its id. `events` of it follow it to its pictures."""
     service = _service(http)
     job = await service.submit(asked(body), client_of(http))
+    if await http.is_disconnected():  # and nobody knows the job's id
+        service.cancel(job)
     return answers.ok(described(service, job), 202)
 
 
@@ -68,6 +70,18 @@ async def cancel(http: Request, id: str) -> Response:
     job = _job(service, id)
     service.cancel(job)
     return answers.ok(described(service, job))
+
+
+@router.delete("")
+async def cancel_all(http: Request) -> Response:
+    """End all jobs of the client that the header X-Client-Id names; the answer has their ids."""
+    service, client = _service(http), http.headers.get("x-client-id")
+    if not client:
+        raise UsageError("nothing says whose jobs are to end", "send the header X-Client-Id")
+    own = [job for job in service.ledger if job.client == client and job.state.status not in ENDED]
+    for job in own:
+        service.cancel(job)
+    return answers.ok({"cancelled": [job.id for job in own]})
 
 
 def client_of(http: Request) -> str:
