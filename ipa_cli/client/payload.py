@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ipa_cli.result import Reporter
 
 PICTURES = ("image", "mask")
+FOLDERS = ("lora_dir", "embedding_dir")  # in which names in a prompt find files: the server's, if they are the same
 ENVELOPE = 1 << 16  # bytes of a body beside its files, prompts and names
 
 
@@ -117,7 +118,7 @@ def _body(settings: Settings, carried: Carried, form: Form) -> dict[str, Any]:
     quality = {} if form.quality is None else {"quality": form.quality}
     return {
         "defaults": "ipa",
-        "lora_tags": settings.lora_dir is not None,
+        "folders": [name for name in FOLDERS if getattr(settings, name) is not None],
         "format": str(form.format).lower(),
         **quality,
         **plain,

@@ -20,7 +20,7 @@ from ipa_cli.config.values import as_json, flag_of
 OF_THE_PROCESS = ("warmup", "cache_dir", "cache_max_size", "server", "server_token_file")
 COMPARED = (
     *(name for name, one in FIELDS.items() if one.metadata["panel"] in (MODEL, MACHINE) and name not in OF_THE_PROCESS),
-    *("adapter", "lora", "lora_dir"),
+    *("adapter", "lora", "lora_dir", "embedding", "embedding_dir"),
 )
 AUTO = "auto"  # leaves the choice to whoever draws
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from ipa_cli.config import FIELDS, checks
 from ipa_cli.config.values import element_type, expected
 from ipa_cli.models import schedulers
-from ipa_cli.serve.drawing import PLAIN_SETTINGS, Asked, decoded, picture_format
+from ipa_cli.serve.drawing import FOLDERS, PLAIN_SETTINGS, Asked, decoded, picture_format
 
 PICTURE = "base64, with or without data:image/…;base64, before it, or a name in `files`"
 SAMPLING = {"scheduler": schedulers.SCHEDULERS, "schedule": schedulers.SCHEDULES}
@@ -53,20 +53,20 @@ class _Base(BaseModel):
     defaults: Literal["server", "ipa"] = Field(
         "server", description="what settings are that are not given: as the server was started, or as without flags"
     )
-    lora_tags: bool | None = Field(
-        None, description="whether <lora:name:0.8> in a prompt finds a file in the server's --lora-dir, if it has one"
+    folders: list[Literal["lora_dir", "embedding_dir"]] | None = Field(
+        None, description="the server's folders in which names in a prompt find files: all that it has, or these alone"
     )
     quality: int | None = Field(None, ge=1, le=100, description="of JPEG, WebP and AVIF")
 
 
 Body = create_model("Body", __base__=_Base, **{name: _field(name) for name in PLAIN_SETTINGS})  # type: ignore[call-overload]
-OWN = ("files", "members", "format", "quality", "defaults", "lora_tags")
+OWN = ("files", "members", "format", "quality", "defaults", "folders")
 
 
 def asked(body: Any) -> Asked:
     """What a body asks for. Raises UsageError for what is no picture, and no format."""
     values = {name: value for name, value in body.model_dump().items() if value is not None and name not in OWN}
     files = {name: decoded(text) for name, text in body.files.items()}
-    bare = body.defaults == "ipa"
-    tags = not bare if body.lora_tags is None else body.lora_tags
-    return Asked(values, files, picture_format(body.format), body.quality, body.members, bare, tags)
+    folders = FOLDERS if body.folders is None else body.folders
+    form = picture_format(body.format), body.quality
+    return Asked(values, files, *form, body.members, body.defaults == "ipa", folders)

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
     from ipa_cli.result import Reporter
 
+FOLDERS = ("lora_dir", "embedding_dir")  # in which names in a prompt find files
 PICTURES = ("image", "mask")  # settings whose values are pictures
 # What a request may set: all that describes the picture and names no place.
 PLAIN_SETTINGS = tuple(
@@ -45,7 +46,7 @@ class Asked:
 
     `values` are settings by name; those of `PICTURES` hold names, of which `files` has the bytes. Those that are not
     given are as the server was started, or with `bare` as `ipa generate` has them without any flag. `members` are the
-    files that a name stands for, `lora_tags` says whether those in a prompt act.
+    files that a name stands for, `folders` are those in which names in a prompt find files.
     """
 
     values: Mapping[str, Any]
@@ -54,7 +55,7 @@ class Asked:
     quality: int | None = None
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     bare: bool = False
-    lora_tags: bool = True
+    folders: Collection[str] = FOLDERS
 
 
 def make(
@@ -90,7 +91,8 @@ def make(
         raise UsageError("no adapter is loaded that could follow a reference", "start the server with --ip-adapter")
     given["num_images"] = given.get("num_images") or 1
     base = _bare(settings) if asked.bare else settings
-    wanted, _ = keywords.of_request(base if asked.lora_tags else replace(base, lora_dir=None), given)
+    without: dict[str, Any] = dict.fromkeys(name for name in FOLDERS if name not in asked.folders)
+    wanted, _ = keywords.of_request(replace(base, **without), given)
     schedulers.choose(wanted.scheduler, wanted.schedule, wanted.eta)
     in_memory = InMemory(pictures, asked.files, asked.members)
     request = make_request(wanted, plan, load_references(wanted, reporter, in_memory), loras)
@@ -99,19 +101,15 @@ def make(
     diffusers_schedulers.check_steps(request.sampling, plan, request.steps)
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
-<<<<<<< HEAD
     prompts.review((request.prompt, request.negative_prompt), request, reporter)
-=======
-    prompts.review((request.prompt, request.negative_prompt), request.prompt_syntax, reporter)
     if (advice := sampling.advice(wanted, plan, request.loras)) is not None:
         reporter.warn(advice)
->>>>>>> be4215a (Client: LoRAs in prompts act where the client names their folder; the server warns of too many steps as ipa generate does)
     return wanted, request
 
 
 def _bare(settings: Settings) -> Settings:
     """The same model, adapters, LoRAs and embeddings with the defaults of all that describes a picture."""
-    own = ("adapter", "lora", "lora_dir", "embedding", "embedding_dir")
+    own = ("adapter", "lora", "embedding", *FOLDERS)
     plain: dict[str, Any] = {
         name: one.default for name, one in FIELDS.items() if one.metadata["panel"] in (PICTURE, REFERENCE)
     }

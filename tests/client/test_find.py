@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -188,10 +189,21 @@ def test_ctrl_c_cancels_the_job_at_the_server(ipa_process, served):
     ran = ipa_process("generate", *long, interrupt_at="drawing at")
     assert ran.exit_code == 130 and not Path("a.png").exists()
     with served.server.client() as client:
-        told = client.get("/v1/server").json()["data"]
-        assert told["queue"] == 0
-        text = client.get("/metrics").text
-    assert "ipa_jobs_drawing 0.0" in text or 'ipa_jobs_total{status="cancelled"}' in text
+        while "ipa_jobs_drawing 0.0" not in client.get("/metrics").text:  # the step that it was at
+            time.sleep(0.1)
+        assert client.get("/v1/server").json()["data"]["queue"] == 0
+
+
+def test_all_jobs_of_a_client_and_no_others_end_together(served):
+    with served.server.client() as client:
+        one, other = (
+            client.post("/v1/jobs", json={"steps": 150}, headers={"X-Client-Id": name}).json()["data"]["id"]
+            for name in ("one", "other")
+        )
+        assert client.delete("/v1/jobs").status_code == 422
+        ended = client.delete("/v1/jobs", headers={"X-Client-Id": "one"}).json()["data"]["cancelled"]
+        assert ended == [one]
+        assert client.delete("/v1/jobs", headers={"X-Client-Id": "other"}).json()["data"]["cancelled"] == [other]
 
 
 def test_a_server_that_dies_while_it_draws_is_an_error_in_one_line(ipa_process, world):

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from ipa_cli.config.privacy import public_name
+from ipa_cli.errors import UsageError
 from ipa_cli.serve import answers
 from ipa_cli.serve.body import Body, asked
 from ipa_cli.serve.command_line import command_line
-from ipa_cli.serve.jobs import DONE, Job, State
+from ipa_cli.serve.jobs import DONE, ENDED, Job, State
 from ipa_cli.serve.limits import Refused
 from ipa_cli.serve.service import Service, outcome
 
