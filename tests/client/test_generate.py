@@ -200,3 +200,21 @@ def test_a_picture_from_elsewhere_is_drawn_with_what_the_server_has(ipa, served,
     assert again.exit_code == 0
     assert "was drawn with bfloat16, and the server has float32" in again.stderr
     assert json.loads(Image.open("b.png").text["ipa"])["dtype"] == "float32"
+
+
+def test_loras_of_the_server_act_and_those_in_a_prompt_where_both_name_their_folder(ipa, world, pictures):
+    from tests import loras
+
+    Path("loras").mkdir()
+    for number, name in enumerate(("a", "b")):
+        loras.write(Path("loras", f"{name}.safetensors"), loras.of_demo(number))
+    named = ("--lora", "loras/a.safetensors,weight=0.5", "--lora-dir", "loras")
+    with serving(world.environ, world.cwd, named) as server:
+        server.wait_until_ready()
+        prompt = ("--prompt", "star <lora:b:0.7>", "--seed", 1, "-o", "OUT/{prompt}.png")
+        (here, _), (there, _) = both(ipa, server.url, *named, *prompt)
+        assert there == here and list(here) == ["star.png"]
+        (file,) = (path for path in Path("there").iterdir())
+        assert len(json.loads(Image.open(file).text["ipa"])["loras"]) == 2
+        plain = ipa("generate", *FAST, "--server", server.url, "--prompt", "star <lora:b:0.7>", "-o", "a.png")
+        assert plain.exit_code == 0 and len(json.loads(Image.open("a.png").text["ipa"])["loras"]) == 1
