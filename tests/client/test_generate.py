@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ipa_cli.client.payload import PICTURES
+from ipa_cli.client.payload import FOLDERS, PICTURES
 from ipa_cli.config import FIELDS
 from ipa_cli.config.comparison import COMPARED
 from ipa_cli.config.settings import PICTURE, PLACE, REFERENCE
@@ -155,7 +155,8 @@ def test_every_setting_of_a_picture_is_sent_or_compared():
         for name, one in FIELDS.items()
         if one.metadata["panel"] in (PICTURE, REFERENCE) and one.metadata["kind"] == PLACE
     }
-    assert places == {*PICTURES, "embeds", "adapter", "lora", "lora_dir"} and {"lora", "lora_dir"} <= set(COMPARED)
+    compared = {"adapter", "lora", "embedding", *FOLDERS}
+    assert places == {*PICTURES, "embeds", *compared} and compared <= set(COMPARED)
 
 
 def test_what_the_server_says_is_said_here(ipa, served, pictures):
