@@ -25,7 +25,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline import prompts
+from ipa_cli.pipeline import prompts, sampling
 from ipa_cli.pipeline.task import InMemory, load_references, make_request
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ class Engine:
         loras = load(asked.lora, engine.plan, reporter)
         request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)), loras)
         diffusers_schedulers.check_steps(request.sampling, engine.plan, request.steps)
+        if (advice := sampling.advice(asked, engine.plan, request.loras)) is not None:
+            reporter.warn(advice)
         prompts.review((request.prompt, request.negative_prompt), request, reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)

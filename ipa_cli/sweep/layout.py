@@ -66,10 +66,13 @@ class Layout:
 def describe_request(settings: Settings, model: Plan, layout: Layout, backend: str) -> dict[str, Any]:
     """What determines the pictures beside the axes, as far as it is known before torch is imported."""
     base = layout.base
-    unusual = ("guidance_start", "guidance_end", "guidance_rescale", "schedule", "eta", "preset")
+    guidance = {name: getattr(base, name) for name in ("guidance_start", "guidance_end", "guidance_rescale")}
     chosen = {
-        **{name: getattr(settings, name) for name in unusual if getattr(settings, name) != FIELDS[name].default},
-        "scheduler": settings.scheduler,
+        **{name: value for name, value in guidance.items() if value != FIELDS[name].default},
+        "scheduler": base.sampling.scheduler,
+        "schedule": base.sampling.schedule,
+        "eta": base.sampling.eta,
+        "preset": base.preset,
         "dtype": None if settings.dtype == "auto" else settings.dtype,
         "backend": None if backend == AUTO else [backend] * len(layout.sweep.sizes),
     }

@@ -19,7 +19,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
-from ipa_cli.pipeline import prompts
+from ipa_cli.pipeline import prompts, sampling
 from ipa_cli.pipeline.task import check_masks, load_references, make_request, with_tags
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import difference, draw, journal, outputs, plan, reference_sets
@@ -122,6 +122,8 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     loras = load(settings.lora, model, reporter)
     base = make_request(settings, model, load_references(settings, reporter), loras)
+    if (advice := sampling.advice(settings, model, base.loras)) is not None:
+        reporter.warn(advice)
     schedules.find(settings, model, base.sampling, base.steps, reporter)
     references = reference_sets.make(settings, model, base, embeds)
     sweep = plan.make(

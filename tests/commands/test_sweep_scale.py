@@ -234,6 +234,20 @@ def test_a_finished_sweep_is_not_drawn_again_and_keeps_its_random_seed(ipa, refe
         assert refused.exit_code == 1 and f'→ "{said}"' in refused.error()["message"]
 
 
+def test_samplers_and_guidance_are_part_of_a_sweep(ipa, references):
+    sampled = ("--sampler", "DPM++ 2M Karras", "--guidance-end", 0.5, "--steps", 4)
+    flags = ("sweep-scale", *QUICK[2:], *references[:2], "--scales", "0,1", "--output", "s")
+    done = ipa(*flags, *sampled, "--json").data()
+    assert done["drawn"] == 2 and done["recompiles"] == 0
+    plan = done["plan"]
+    assert (plan["scheduler"], plan["schedule"], plan["guidance_end"]) == ("dpm++", "karras", 0.5)
+    assert ipa(*flags, *sampled, "--resume", "--json").data()["drawn"] == 0
+    same = ("--sampler", "dpmpp_2m", "--schedule", "karras", *sampled[2:])
+    assert ipa(*flags, *same, "--resume", "--json").data()["drawn"] == 0
+    other = ipa(*flags, "--sampler", "euler", *sampled[2:], "--resume", "--json").error()
+    assert "another sweep: scheduler" in other["message"]
+
+
 def test_layers_of_an_earlier_run_are_not_left_out_silently(ipa, references):
     flags = ("sweep-scale", "--scales", "0,1", *references, *QUICK, "-o", "out")
     assert ipa(*flags, "--ip-mode", "style").exit_code == 0
