@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 import ipa_cli
 from ipa_cli.errors import IpaError
+from tests import loras
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, folder, serving
 from tests.serve import server
@@ -97,6 +98,10 @@ def readers_folder(world, monkeypatch):
     for path in (Path("bad.safetensors"), world.home / "embeddings" / "bad.safetensors"):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(embedding)
+    lora = loras.of_demo()
+    for name in ("style.safetensors", "ink.safetensors", "loras/ink.safetensors"):
+        Path(name).parent.mkdir(exist_ok=True)
+        loras.write(Path(name), lora)
     for name, value in QUICK.items():
         monkeypatch.setenv(name, value)
     shutil.rmtree(HUB_CACHE, ignore_errors=True)
@@ -108,6 +113,7 @@ def readers_folder(world, monkeypatch):
         if name not in model
     }
     others = {"h94/IP-Adapter": adapter, "me/toy": {"learned.safetensors": embedding}}
+    others["me/style"] = {"style.safetensors": Path("style.safetensors").read_bytes()}
     with serving(Hub({"stabilityai/stable-diffusion-xl-base-1.0": model, **others})):
         yield world
 
