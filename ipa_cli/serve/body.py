@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -12,7 +13,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.serve.drawing import FOLDERS, PLAIN_SETTINGS, Asked, decoded, picture_format
 
 PICTURE = "base64, with or without data:image/…;base64, before it, or a name in `files`"
-SAMPLING = {"scheduler": schedulers.SCHEDULERS, "schedule": schedulers.SCHEDULES}
+SAMPLING: dict[str, Mapping[str, Any]] = {"scheduler": schedulers.SCHEDULERS, "schedule": schedulers.SCHEDULES}
 LAYERS = "ip_layers"  # JSON, which a body holds as it is
 
 

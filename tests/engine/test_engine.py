@@ -344,3 +344,19 @@ def test_several_prompts_are_encoded_before_the_encoders_go(tmp_path, monkeypatc
     pictures = [pixels(engine, one) for one in (*asked, *asked)]
     assert all((first == second).all() for first, second in zip(pictures[:3], pictures[3:], strict=True))
     assert (pictures[0] != pictures[1]).any()
+
+
+@pytest.mark.gpu
+def test_both_kinds_of_steps_replay_a_cuda_graph_of_their_own(tmp_path):
+    settings = replace(BASE, device="cuda", cache_dir=tmp_path, steps=5, guidance_start=0.2, guidance_end=0.8)
+    drawing = Engine.open(settings, make_plan(settings), NullReporter())
+    asked = request(drawing, plain("red"))
+    ready = drawing.prepare(asked)
+    drawing.time_step(asked)
+    captured = [one.denoiser.captures for one in (ready, ready.unguided)]
+    first = pixels(drawing, asked)
+    strong = pixels(drawing, request(drawing, plain("red"), scale=1.0))
+    assert captured == [one.denoiser.captures for one in (ready, ready.unguided)]
+    assert (first == pixels(drawing, asked)).all() and (first != strong).any()
+    on_cpu = Engine.open(replace(settings, device="cpu"), drawing.plan, NullReporter())
+    assert abs(first - pixels(on_cpu, request(on_cpu, plain("red")))).mean() < 2  # half against float32
