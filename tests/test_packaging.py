@@ -49,6 +49,7 @@ def test_the_wheel_carries_code_demo_and_presets_and_no_tests(built, wheel):
         "ipa_cli/presets/sdxl/unet/config.json",
         "ipa_cli/presets/tokenizer/merges.txt",
         *(f"ipa_cli/sweep/templates/page.{kind}" for kind in ("html", "css", "js")),
+        *(f"ipa_cli/serve/static/{name}" for name in ("index.html", "docs.html", "style.css", "page.js")),
     } <= names
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"ipa_cli"}
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
