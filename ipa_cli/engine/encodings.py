@@ -116,6 +116,7 @@ class Encodings:
         import torch
 
         model, nothing = self.model, torch.device("meta")
+        self._loras.forget_text_encoders()
         if self._access.offload == "none":
             unused = [*model.text_encoders, *distinct(model.image_encoders)]
             for module in [*unused, model.adapters] if joined else unused:

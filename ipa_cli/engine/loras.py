@@ -31,6 +31,10 @@ class Loras:
         """Have the text encoders changed by these LoRAs alone."""
         self._merge(self._text, loras)
 
+    def forget_text_encoders(self) -> None:
+        """Let go of the text encoders, which leave memory, and of what was kept of their weights."""
+        self._text = []
+
     def _merge(self, modules: Sequence[MergedModule], loras: Sequence[Lora]) -> None:
         differing = [module for module in modules if module.differs(loras)]
         if differing:

@@ -17,6 +17,7 @@ from PIL import Image
 import ipa_cli
 from ipa_cli.engine import engine as core
 from ipa_cli.engine.keywords import RequestSettings
+from tests import loras
 
 pytestmark = pytest.mark.slow
 REFERENCE = Path(ipa_cli.__file__).parent / "demo" / "reference.png"
@@ -73,6 +74,17 @@ def test_a_picture_is_that_of_the_command_line_byte_for_byte(engine, ipa, world)
     assert picture.save("api.png") == Path("api.png")
     assert (world.cwd / "api.png").read_bytes() == (world.cwd / "command.png").read_bytes()
     assert (picture.prompt, picture.seed, picture.scale, picture.size) == ("a star", 7, 0.4, (64, 64))
+
+
+def test_loras_come_with_each_picture(engine, ipa, world):
+    loras.write(world.cwd / "style.safetensors", loras.of_demo(strength=1.0))
+    said = "style.safetensors,weight=0.5"
+    assert ipa("generate", *FLAGS, "--lora", said, "-p", "a star", "-o", "a.png").exit_code == 0
+    plain = engine.draw("a star", **SMALL)
+    styled = engine.draw("a star", lora=said, **SMALL)
+    assert styled.save("b.png") and (world.cwd / "a.png").read_bytes() == (world.cwd / "b.png").read_bytes()
+    assert styled.image.tobytes() != plain.image.tobytes()
+    assert engine.draw("a star", lora=[], **SMALL).image.tobytes() == plain.image.tobytes()
 
 
 def test_a_saved_picture_is_drawn_again_by_the_command_line(engine, ipa, world):

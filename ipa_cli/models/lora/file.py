@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli.config.checks import short
 from ipa_cli.models import weights
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.lora import family, names
@@ -69,6 +70,7 @@ class LoraFile:
     data_sha256: str = field(compare=False)
     changes: Mapping[str, Mapping[str, Change]] = field(compare=False, repr=False)
     unused: tuple[str, ...] = field(default=(), compare=False)
+    trigger: str = field(default="", compare=False)  # words of a prompt that it was trained with, as its metadata says
 
 
 def read(path: Path, targets: Targets, architecture: str) -> LoraFile:
@@ -91,16 +93,16 @@ def _read(path: Path, _: tuple[int, ...] | None, targets: Targets, architecture:
     header = 0 if path.suffix in weights.PICKLES else 8 + int.from_bytes(data[:8], "little")
     with ThreadPoolExecutor(2) as pool:  # meanwhile: hashing 200 MB takes as long as all else
         digests = [pool.submit(hashlib.sha256, part) for part in (data, memoryview(data)[header:])]
-        changes, unused = _changes(path, data, targets, architecture)
+        tensors, metadata = weights.of_bytes(path, data)
+        changes, unused = _changes(path, tensors, metadata, targets, architecture)
         whole, body = (digest.result().hexdigest() for digest in digests)
-    return LoraFile(path.stem, whole, body, changes, unused)
+    return LoraFile(path.stem, whole, body, changes, unused, short(metadata.get("modelspec.trigger_phrase", "")))
 
 
 def _changes(
-    path: Path, data: bytes, targets: Targets, architecture: str
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], targets: Targets, architecture: str
 ) -> tuple[dict[str, dict[str, Change]], tuple[str, ...]]:
-    """What a file's content changes by part and module, and the names of tensors that change nothing."""
-    tensors, metadata = weights.of_bytes(path, data)
+    """What a file's tensors change by part and module, and the names of those that change nothing."""
     parsed, unused = _sorted(path, tensors, metadata, targets, architecture)
     scales = _of_peft(metadata)
     changes: dict[str, dict[str, Change]] = {}

@@ -57,6 +57,8 @@ def load(configs: Sequence[LoraConfig], plan: Plan, reporter: Reporter) -> tuple
     found = tuple(Lora(config, read(path, known, name)) for config, path in zip(configs, paths, strict=True))
     for unused in dict.fromkeys((lora.file.name, lora.file.unused) for lora in found if lora.file.unused):
         reporter.warn(_said(*unused))
+    for name, trigger in dict.fromkeys((lora.file.name, lora.file.trigger) for lora in found if lora.file.trigger):
+        reporter.note(f"{name} was trained with the words: {trigger}")
     return found
 
 

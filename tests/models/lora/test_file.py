@@ -58,8 +58,9 @@ def of_demo(**changed: torch.Tensor | None) -> dict[str, torch.Tensor]:
 
 
 def test_a_file_is_known_by_its_digest_and_by_a1111s(tmp_path, demo):
-    path = loras.write(tmp_path / "style.safetensors", of_demo(), {"a": "b"})
+    path = loras.write(tmp_path / "style.safetensors", of_demo(), {"modelspec.trigger_phrase": "in ink"})
     found, data = read(path, *demo), path.read_bytes()
+    assert found.trigger == "in ink"
     assert found.name == "style" and found.sha256 == hashlib.sha256(data).hexdigest()
     header = 8 + int.from_bytes(data[:8], "little")
     assert found.data_sha256 == hashlib.sha256(data[header:]).hexdigest()
