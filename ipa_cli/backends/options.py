@@ -62,3 +62,17 @@ def check_sizes(backend: str, sizes: Any) -> None:
             f"{backend}'s option dynamic is {sizes!r}",
             "give the smallest and largest size in pixels, multiples of 8 from 64 to 8192, such as [256, 1536]",
         )
+
+
+def check_tokens(backend: str, tokens: Any) -> None:
+    """Raise UsageError unless the option `text` is None or the smallest and largest number of text tokens."""
+    if tokens is not None and not (
+        isinstance(tokens, list | tuple)
+        and len(tokens) == 2
+        and all(type(count) is int for count in tokens)
+        and 2 <= tokens[0] < tokens[1] <= 4096
+    ):
+        raise UsageError(
+            f"{backend}'s option text is {tokens!r}",
+            "give the smallest and largest number of tokens, 77 for each chunk of a prompt, such as [77, 308]",
+        )

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ipa_cli.backends.base import Backend, Denoiser
     from ipa_cli.unet.inputs import UNetInputs
 
-# Facts in which a graph may differ from the one wanted and still serve, as long as it covers the picture's size.
-SIZE = ("width", "height", "options.dynamic")
-HOW = ("width", "height", "options")
+# Facts in which a graph may differ from the one wanted and still serve, as long as it covers size and text.
+SIZE = ("width", "height", "options.dynamic", "text tokens", "options.text")
+HOW = ("width", "height", "options", "text tokens")
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
 COMPILING = 512 << 20  # bytes that must be free on disk; 307 MB were seen in use, by two processes for the miniature
 
@@ -51,6 +51,11 @@ class Wanted:
         """Width and height of the picture in pixels."""
         height, width = self.example.sample.shape[-2:]
         return width * self.latent_factor, height * self.latent_factor
+
+    @property
+    def text_tokens(self) -> int:
+        """How many tokens the prompt has, with those that fill up its chunks."""
+        return self.example.context.text[0].shape[3]
 
     @property
     def compile_options(self) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def key(unet: Any, wanted: Wanted) -> GraphKey:
         "unet": _plain(dict(unet.config)),
         "dtype": str(unet.dtype).removeprefix("torch."),
         "batch": batch,
-        "text tokens": example.context.text[0].shape[3],
+        "text tokens": wanted.text_tokens if not options.get("text") else "{}..{}".format(*options["text"]),
         "image tokens": [adapter[0].shape[3] for adapter in example.context.image],
         **({"masks": True} if example.context.mask else {}),
         "options": _plain(options),
@@ -335,7 +340,14 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
         return False
     if made.get("precision") != wanted.options.get("precision"):
         return False  # it shows in the pictures
-    if wanted.options.get("dynamic"):  # a whole range is wanted: only its own graph serves it
+    if wanted.options.get("dynamic") or wanted.options.get("text"):  # only a graph of its own serves a whole range
+        return False
+    texts = made.get("text")
+    if not (
+        texts[0] <= wanted.text_tokens <= texts[1]
+        if texts
+        else entry.key.factors.get("text tokens") == wanted.text_tokens
+    ):
         return False
     width, height = wanted.size
     span = _span(entry)

@@ -26,8 +26,10 @@ def store(tmp_path):
     return Store(tmp_path / "cache")
 
 
-def wanted(unet, options=None, size=(16, 16), masks=False):
+def wanted(unet, options=None, size=(16, 16), masks=False, chunks=1):
     inputs = example(*unet, *size)
+    text = [torch.cat([one] * chunks, 3) for one in inputs.context.text]
+    inputs = replace(inputs, context=inputs.context._replace(text=text))
     if masks:
         mask = [[torch.ones(1, 1, 4, 1)] * inputs.context.scale.shape[1]]
         inputs = replace(inputs, context=inputs.context._replace(mask=mask))
@@ -66,6 +68,15 @@ def test_a_range_serves_the_sizes_within(store, unet):
     kept = keep(store, unet, '{"dynamic": [64, 256]}')
     assert found(store, unet) == found(store, unet, size=(32, 8)) == kept.id
     assert found(store, unet, size=(33, 16)) is None
+
+
+def test_a_longer_prompt_wants_a_graph_of_its_own_or_one_for_a_range(store, unet):
+    short = keep(store, unet)
+    tokens = wanted(unet).text_tokens
+    assert found(store, unet) == short.id and found(store, unet, chunks=2) is None
+    ranged = keep(store, unet, f'{{"text": [{tokens}, {2 * tokens}]}}')
+    assert found(store, unet, chunks=2) == ranged.id and found(store, unet, chunks=3) is None
+    assert found(store, unet, f'{{"text": [{tokens}, {3 * tokens}]}}') is None
 
 
 def test_masks_and_their_lack_want_graphs_of_their_own(store, unet):

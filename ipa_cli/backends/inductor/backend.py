@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.backends.base import Capabilities, Denoiser, Report, check_fp8
 from ipa_cli.backends.inductor import worker_pool
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, KERNELS, LINEAR
-from ipa_cli.backends.options import check_sizes, read_options
+from ipa_cli.backends.options import check_sizes, check_tokens, read_options
 from ipa_cli.backends.requirements import COMMON, Package, Requirements
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import packages
@@ -49,6 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "precision": "half",  # or "fp8" for the layers below
         "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],  # convolutions on Hopper alone
         "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
+        "text": None,  # [smallest, largest] number of text tokens, such as [77, 308]; None: the example's alone
         "inductor": {},  # further settings of torch._inductor.config, by name
     }
 }
@@ -87,6 +88,7 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         if strange:
             raise UsageError(f"inductor's option {name} has {strange[0]!r}", f"known: {', '.join(known)}")
     check_sizes("inductor", chosen["dynamic"])
+    check_tokens("inductor", chosen["text"])
     _check_settings(chosen["inductor"])
     return chosen
 

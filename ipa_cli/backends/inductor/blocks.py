@@ -305,7 +305,9 @@ class FusedCrossAttention:
         from ipa_cli.backends.inductor.kernels import attention
 
         text, images, scale, _masks = encoder_hidden_states
-        return attn.to_out[0](attention.cross_attention(attn.to_q(hidden_states), text[0], images[0][0], scale))
+        own, any_text = text[0], not isinstance(text[0].shape[3], int)
+        query = attn.to_q(hidden_states)
+        return attn.to_out[0](attention.cross_attention(query, own, images[0][0], scale, any_text=any_text))
 
 
 def _on_meta(module: nn.Module) -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from ipa_cli.backends.base import LATENT_FACTOR, Report
 from ipa_cli.backends.inductor import regions, worker_pool
-from ipa_cli.backends.inductor.loading import PLAN, check_size, kernel_options
+from ipa_cli.backends.inductor.loading import PLAN, check_size, check_text, kernel_options
 from ipa_cli.backends.inductor.partition import partition
 from ipa_cli.backends.inductor.regions import Region
 from ipa_cli.errors import UsageError
@@ -31,6 +31,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
         raise UsageError("a graph for a range of sizes takes no masks", "leave out --mask, or compile for one size")
     if options["dynamic"] is not None:
         check_size(example.sample, options)
+    check_text(example.context, options)
     unet.to(memory_format=torch.channels_last)
     parts = partition(unet, kernel_options(options, unet.device), example.context)
     count = _worker_count(unet)
@@ -45,7 +46,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
         for region in found:
             report(f"tracing {region.name}")
             part, sizes = parts[region.parts[0]], _latent_sizes(region, example, options)
-            exported = regions.export(part, region, sizes)
+            exported = regions.export(part, region, sizes, options["text"])
             exported._example_inputs = None  # the weights: the workers make up their own
             program = Path(work, f"{region.name}.program.pt2")
             torch.export.save(exported, program)
@@ -65,6 +66,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     plan = {
         "sample": list(example.sample.shape),
         "dynamic": options["dynamic"],
+        "text": options["text"],
         "regions": [region._asdict() for region in found],
     }
     (folder / PLAN).write_text(json.dumps(plan))

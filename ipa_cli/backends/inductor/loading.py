@@ -19,7 +19,7 @@ from ipa_cli.backends.inductor.partition import Part, Weight, aligned, partition
 from ipa_cli.backends.inductor.regions import Layout, Region
 from ipa_cli.backends.inductor.worker import open_package
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.inputs import UNetInputs
+from ipa_cli.unet.inputs import Context, UNetInputs
 
 PLAN = "graph.json"
 
@@ -35,13 +35,14 @@ def load(unet: Any, folder: Path, options: Mapping[str, Any]) -> Denoiser:
     calls: dict[str, Any] = {}
     for region in found:
         run = _open(folder / f"{region.name}.pt2", unet.device)
-        calls |= {name: _call(run, region, parts[name], plan["dynamic"] is not None) for name in region.parts}
+        calls |= {name: _call(run, region, parts[name], plan) for name in region.parts}
 
     compiled = {name: parts[name] for name in calls}
 
     @torch.no_grad()
     def call(inputs: UNetInputs) -> Tensor:
         check_size(inputs.sample, plan)
+        check_text(inputs.context, plan)
         return run_parts(unet, compiled, inputs, lambda name, given: calls[name](given))
 
     if unet.device.type != "cuda" or not options["cuda_graph"]:
@@ -71,7 +72,12 @@ def _read_plan(folder: Path, parts: Mapping[str, Part]) -> tuple[dict[str, Any],
         found = [Region(*(region[field] for field in Region._fields)) for region in plan["regions"]]
         fits = all(len(region.weight_layouts) == len(parts[name].weights) for region in found for name in region.parts)
         layouts = [Layout.from_json(layout) for region in found for layout in (*region.weight_layouts, *region.inputs)]
-        sizes = [*plan["sample"], *(plan["dynamic"] or ()), *(side for layout in layouts for side in layout.shape)]
+        sizes = [
+            *plan["sample"],
+            *(plan["dynamic"] or ()),
+            *(plan["text"] or ()),
+            *(side for layout in layouts for side in layout.shape),
+        ]
         fits = fits and len(plan["sample"]) == 4 and set(map(type, sizes)) == {int}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise IpaError(f"the graph is not as ipa writes it: {error!r}", "`ipa cache clear` removes it") from error
@@ -90,13 +96,17 @@ def _open(package: Path, device: torch.device) -> Any:
         ) from error
 
 
-def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
+def _call(run: Any, region: Region, part: Part, plan: Mapping[str, Any]) -> Any:
     """The compiled code with the weights of `part`; checks what it does not check itself: shapes, strides, dtypes."""
 
-    def what(layout: Layout) -> tuple:
-        return layout.of_any_size() if dynamic else tuple(layout)
+    text = region.text if plan["text"] else None
 
-    expected = [what(Layout.from_json(layout)) for layout in region.inputs]
+    def what(number: int, layout: Layout) -> tuple:
+        if number == text:
+            return layout.of_any_text()
+        return layout.of_any_size() if plan["dynamic"] else tuple(layout)
+
+    expected = [what(number, Layout.from_json(layout)) for number, layout in enumerate(region.inputs)]
     for (name, weight), layout in zip(part.weights.items(), region.weight_layouts, strict=True):
         found, wanted = Layout.of(weight.read()), Layout.from_json(layout)
         if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
@@ -107,7 +117,7 @@ def _call(run: Any, region: Region, part: Part, dynamic: bool) -> Any:
 
     def call(inputs: list[Tensor]) -> list[Tensor]:
         inputs = [aligned(tensor) for tensor in inputs]
-        layouts = [what(Layout.of(tensor)) for tensor in inputs]
+        layouts = [what(number, Layout.of(tensor)) for number, tensor in enumerate(inputs)]
         if layouts != expected:
             raise ValueError(f"{part.name} was compiled for {expected}, not {layouts}")
         return run([*(weight.read() for weight in part.weights.values()), *inputs])
@@ -139,4 +149,14 @@ def check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:
         raise IpaError(
             f"this graph is for {wanted}, not {width}x{height}",
             f"type ipa compile --size {width}x{height}, or ipa compile --dynamic",
+        )
+
+
+def check_text(context: Context, plan: Mapping[str, Any]) -> None:
+    """Raise IpaError unless a graph for a range of text tokens serves those of a context."""
+    tokens = context.text[0].shape[3]
+    if plan["text"] and not plan["text"][0] <= tokens <= plan["text"][1]:
+        raise IpaError(
+            "this graph is for {} to {} text tokens, not ".format(*plan["text"]) + str(tokens),
+            "choose a range with the compile option text, 77 tokens for each chunk of a prompt",
         )

@@ -44,6 +44,10 @@ class Layout(NamedTuple):
             return (self.shape[0], self.shape[1 if len(self.shape) == 4 else 2], len(self.shape), self.dtype)
         return tuple(self)
 
+    def of_any_text(self) -> tuple:
+        """The same of keys and values, (2, B, heads, tokens, d), without the number of tokens."""
+        return (*self.shape[:3], self.shape[4], self.dtype)
+
 
 class Region(NamedTuple):
     """One kind of part, and the names of all that are of the kind. Its function takes the weights, then the inputs."""
@@ -52,6 +56,11 @@ class Region(NamedTuple):
     parts: tuple[str, ...]
     weight_layouts: tuple[Layout, ...]
     inputs: tuple[Layout, ...]
+
+    @property
+    def text(self) -> int | None:
+        """Which input holds the keys and values of the text: the first with five axes."""
+        return next((number for number, (shape, *_) in enumerate(self.inputs) if len(shape) == 5), None)
 
 
 def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs, dynamic: bool) -> list[Region]:
@@ -83,20 +92,26 @@ def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs, dynamic: boo
     return sorted(regions, key=lambda region: -len(region.weight_layouts))  # what takes longest to compile first
 
 
-def export(part: Part, region: Region, sizes: Sequence[int] | None) -> Any:
-    """Trace a region; `sizes` are the smallest and largest height or width of its picture, None for a fixed one."""
+def export(part: Part, region: Region, sizes: Sequence[int] | None, text: Sequence[int] | None = None) -> Any:
+    """Trace a region.
+
+    sizes: the smallest and largest height or width of its picture, None for a fixed one. text: the smallest and largest
+    number of text tokens, None for a fixed one.
+    """
     weights = [weight.read() for weight in part.weights.values()]
     inputs = [
         torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device=weights[0].device)
         for shape, stride, dtype in region.inputs
     ]
-    shapes: Any = None
+    moving: dict[int, Any] = {}
     if sizes is not None:
         low, high = sizes
         picture = {2: torch.export.Dim("height", min=low, max=high), 3: torch.export.Dim("width", min=low, max=high)}
-        states = {1: torch.export.Dim("pixels", min=low * low, max=high * high)}
-        moving: dict[int, Any] = {4: picture, 3: states}
-        shapes = ([None] * len(weights), [moving.get(tensor.ndim) for tensor in inputs])
+        moving = {4: picture, 3: {1: torch.export.Dim("pixels", min=low * low, max=high * high)}}
+    each: list[Any] = [moving.get(tensor.ndim) for tensor in inputs]
+    if text is not None and region.text is not None:
+        each[region.text] = {3: torch.export.Dim("text", min=text[0], max=text[1])}
+    shapes: Any = ([None] * len(weights), each) if any(each) else None
     with torch.no_grad():
         return torch.export.export(_Functional(part), (weights, inputs), dynamic_shapes=shapes, strict=False)
 

@@ -45,8 +45,9 @@ for batch, pixels, heads, depth, text, image, rows, block in [
 ]:
     given = normal(batch, pixels, heads * depth), *(normal(2, batch, heads, tokens, depth) for tokens in (text, image))
     scale = torch.tensor([0.37, 9.0], device=device)  # its first number counts
-    got = attention.cross_attention(*given, scale, rows=rows, text_block=block)
-    check(got, attention.plain_cross_attention(*(tensor.float() for tensor in given), scale))
+    for any_text in (False, True):
+        got = attention.cross_attention(*given, scale, rows=rows, text_block=block, any_text=any_text)
+        check(got, attention.plain_cross_attention(*(tensor.float() for tensor in given), scale))
 for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
     both = normal(rows, 2 * width)
     values, scale = feed_forward.gate_quantize(both)

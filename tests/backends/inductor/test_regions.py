@@ -29,13 +29,13 @@ pytestmark = pytest.mark.slow
 OPTIONS = KernelOptions(fuse_upsample=True)
 
 
-def traced(unet, inputs, sizes):
+def traced(unet, inputs, sizes, tokens=None):
     """The parts of a UNet, and what runs each by its kind's traced program."""
     split = partition.partition(unet, OPTIONS, inputs.context)
     programs = {}
     for region in regions.find(unet, split, inputs, sizes is not None):
         limits = sizes if len(region.inputs[0].shape) > 2 else None
-        program = regions.export(split[region.parts[0]], region, limits).module()
+        program = regions.export(split[region.parts[0]], region, limits, tokens).module()
         programs |= dict.fromkeys(region.parts, program)
     assert programs.keys() == split.keys()
 
@@ -66,6 +66,18 @@ def test_parts_do_what_the_unet_does(adapters, sizes):
             for name, weight in unet.named_parameters():
                 if "resnets.0.conv1" in name or "ff.net.2" in name or "attn1.to_k" in name:
                     weight.mul_(1.1)  # one program serves many modules and any weights
+            assert difference(partition.run_parts(unet, split, given, run), unet(given)) < 1e-5
+
+
+@pytest.mark.parametrize(("adapters", "sizes"), [(0, None), (1, (2, 32))])
+def test_one_program_serves_every_number_of_text_tokens(adapters, sizes):
+    unet, inputs = scene(adapters)
+    count = inputs.context.text[0].shape[3]
+    split, run = traced(unet, inputs, sizes, (count, 4 * count))
+    for chunks in (1, 2, 4):
+        text = [torch.randn_like(torch.cat([one] * chunks, 3)) for one in inputs.context.text]
+        given = unet_inputs(inputs.context._replace(text=text), 16, 16)
+        with torch.no_grad():
             assert difference(partition.run_parts(unet, split, given, run), unet(given)) < 1e-5
 
 
