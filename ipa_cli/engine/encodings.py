@@ -39,9 +39,12 @@ class Encodings:
         """Encode the prompts and references of `requests`, which are all kept from now on.
 
         With `drop_encoders` the encoders then leave memory, and only these requests, or others with the same prompts
-        and references, can be drawn; nor do the adapters' weights stay where all share their keys and values.
+        and references, can be drawn; nor do the adapters' weights stay where all share their keys and values. Where all
+        have the same LoRAs, these are merged to stay.
         """
         with self._access.lock:
+            if drop_encoders and len({request.loras for request in requests}) == 1:
+                self._loras.stay()
             self._texts.size = max(self._texts.size, len(requests))
             self._images.size = max(self._images.size, len(requests))
             for request in requests:

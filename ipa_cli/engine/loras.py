@@ -31,6 +31,11 @@ class Loras:
         """Have the text encoders changed by these LoRAs alone."""
         self._merge(self._text, loras)
 
+    def stay(self) -> None:
+        """What is merged next stays: nothing else will be asked for, and no base of the weights is kept."""
+        for module in (self._unet, *self._text):
+            module.restorable = False
+
     def forget_text_encoders(self) -> None:
         """Let go of the text encoders, which leave memory, and of what was kept of their weights."""
         self._text = []

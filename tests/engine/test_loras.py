@@ -177,3 +177,15 @@ def test_weights_that_are_offloaded_layer_by_layer_are_merged_where_they_wait(fi
     for one in (expected, merged):
         one.merge(())
     assert torch.equal(waiting, before)
+
+
+def test_loras_that_all_pictures_share_stay_and_nothing_is_kept_of_the_weights(engine, files):
+    """As `ipa generate` has them, which draws nothing else."""
+    other = Engine.open(engine.settings, engine.plan, NullReporter())
+    a, b = LoraConfig(str(files["a"])), LoraConfig(str(files["b"]))
+    asked = request(other, a)
+    other.encode([asked, replace(asked, seeds=(8,))], drop_encoders=True)
+    assert not other._encodings._loras._unet._base
+    assert (pixels(other, asked) == pixels(engine, request(engine, a))).all()
+    with pytest.raises(RuntimeError, match="merged to stay"):
+        other.draw(replace(asked, loras=request(other, b).loras))

@@ -24,11 +24,12 @@ class MergedModule:
     """One part of a model, a UNet or text encoder, and what is merged into it.
 
     Weights are computed on `device`, wherever they live, in float32, and rounded once. They change where they lie:
-    CUDA graphs remember addresses.
+    CUDA graphs remember addresses. Without `restorable` the first LoRAs stay, and no base is kept.
     """
 
     def __init__(self, part: str, module: Any, device: torch.device):
         self._part, self._module, self._device = part, module, device
+        self.restorable = True
         self._merged: tuple[tuple[str, float], ...] = ()
         self._base: dict[str, Tensor] = {}
 
@@ -40,6 +41,8 @@ class MergedModule:
         """Have these LoRAs merged and no others. Nothing at all is merged where that fails."""
         import torch
 
+        if self._merged and not self.restorable:
+            raise RuntimeError("other LoRAs were merged to stay")
         changes: dict[str, list[tuple[Change, float]]] = {}
         for lora in loras:
             if strength := lora.strength(self._part):
@@ -59,9 +62,9 @@ class MergedModule:
 
     def _change(self, name: str, changes: Sequence[tuple[Change, float]], keeper: torch.device) -> None:
         weight = self._weight(name)
-        if name not in self._base:
+        if name not in self._base and self.restorable:
             self._base[name] = weight.detach().to(keeper, copy=True)
-        base = self._base[name]
+        base = self._base.get(name, weight)
         if changes:
             weight.copy_(change.merged(base, changes, self._device))  # rounds
         else:
@@ -72,7 +75,7 @@ class MergedModule:
         """Where the base of these weights is kept."""
         import torch
 
-        if self._device.type != "cuda":
+        if not self.restorable or not names or self._weight(names[0]).device.type != "cuda":
             return torch.device("cpu")
         free, _ = torch.cuda.mem_get_info(self._device)
         unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
