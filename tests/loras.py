@@ -20,7 +20,7 @@ def matrices(weight: Tensor, rank: int, seed: int, strength: float) -> dict[str,
     down = torch.randn(rank, *weight.shape[1:], generator=generator) * given**-0.5
     up = torch.randn(out, rank, *[1] * (weight.ndim - 2), generator=generator)
     product = up.flatten(1) @ down.flatten(1)
-    return {"down": down, "up": up * (strength * weight.float().norm() / product.norm())}
+    return {"down": down, "up": up * (strength * float(weight.float().norm()) / float(product.norm()))}
 
 
 def modules(root: nn.Module, wanted: Iterable[str]) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         tags = [written_tag(one["name"], one["weight"], one["text_weight"]) for one in loras]
         prompts[0] = " ".join([prompts[0], *tags])
         pairs.append(("Lora hashes", ", ".join(f"{_named(one)}: {one['data_sha256'][:12]}" for one in loras)))
-    if any(syntax.is_marked(text) for text in prompts):
+    if loras or any(syntax.is_marked(text) for text in prompts):
         pairs.append((_SYNTAX, syntax.A1111))
     pairs.append(("Version", f"ipa {__version__}"))
 

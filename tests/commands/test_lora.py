@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ipa_cli.engine.engine import Engine
+from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.models import loader
 from tests import hubs, loras
@@ -127,6 +128,18 @@ def test_what_is_wrong_is_said_before_weights_are_read(ipa, world, style, monkey
     ran = ipa("generate", "--device", "cpu", *FAST[:-2], *flags, "--json")
     assert words in ran.error()["message"] and ran.exit_code == code, ran.stdout
     assert "\n" not in ran.error()["message"]
+
+
+def test_compiling_checks_a_lora_and_needs_nothing_for_it(ipa, world, style, monkeypatch):
+    ran = ipa("compile", "--device", "cpu", "--lora", "nowhere.safetensors", "--json")
+    assert "there is no LoRA" in ran.error()["message"]
+
+    def stop(*_, **__):
+        raise IpaError("weights are read")
+
+    monkeypatch.setattr(loader, "load", stop)
+    ran = ipa("compile", "--device", "cpu", "--lora", "style.safetensors")
+    assert "a LoRA needs no graph of its own" in ran.stderr and "weights are read" in ran.stderr
 
 
 def test_a_foreign_picture_names_no_address(ipa, world, style):

@@ -155,3 +155,14 @@ def test_prompts_are_in_the_syntax_of_a1111(written, expected):
     assert parsed["Prompt"] == expected and parsed["Prompt syntax"] == "a1111"
     assert parsed["Negative prompt"] == {"a1111": "(blue)", "comfyui": "(blue:1.1)", "literal": r"\(blue\)"}[written]
     assert "Prompt syntax" not in parse_parameters(parameters_text({**SETTINGS, "prompt": "a fox"}))
+
+
+def test_loras_are_tags_behind_the_prompt_and_hashes():
+    asked = {"steps": 1, "guidance_scale": 2.0, "seed": 3, "width": 64, "height": 64, "prompt": "a fox"}
+    ink = {"name": "ink", "weight": 0.8, "text_weight": 0.8, "data_sha256": "0123456789abcdef"}
+    fur = {"name": "a:b,c", "weight": 1.0, "text_weight": 0.5, "data_sha256": "fedcba9876543210"}
+    text = parameters_text({**asked, "loras": [ink, fur]})
+    parsed = parse_parameters(text)
+    assert parsed["Prompt"] == "a fox <lora:ink:0.8> <lora:a_b_c:0.5:1>"
+    assert parsed["Lora hashes"] == "ink: 0123456789ab, a_b_c: fedcba987654"
+    assert settings_of(parsed)["prompt_syntax"] == "a1111"  # in which the tags are read
