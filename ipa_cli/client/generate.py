@@ -13,16 +13,14 @@ from ipa_cli.client.find import Server
 from ipa_cli.client.jobs import Jobs
 from ipa_cli.config import Resolved, Settings
 from ipa_cli.config.comparison import AUTO
-from ipa_cli.engine import replay
 from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths
-from ipa_cli.models.lora import tags
-from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.pipeline.spread import spread
 from ipa_cli.system import files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ipa_cli.engine.replay import Recorded
     from ipa_cli.result import Reporter
 
 AT_ONCE = 2  # jobs at the server: it draws one while the pictures of the other are fetched and written
@@ -43,7 +41,7 @@ def generate(
     resolved: Resolved,
     reporter: Reporter,
     force: bool,
-    recorded: replay.Recorded | None = None,
+    recorded: Recorded | None = None,
     several: Sequence[Mapping[str, Any]] = (),
     form: Form = AS_NAMED,
 ) -> Generated:
@@ -57,6 +55,8 @@ def generate(
     planned = plan_paths(settings, [NO_FIELDS] * settings.num_images, force, form)
     _check_writable(planned, force)
     if recorded is not None:
+        from ipa_cli.engine import replay
+
         replay.check_there(recorded, settings)
     carried = payload.read(settings, reporter)
     payload.check_size(carried, server.about["limits"]["upload"])
@@ -102,8 +102,11 @@ def _paths(
 
 def _shown(prompt: str, settings: Settings) -> str:
     """A prompt as file names have it."""
-    tagged = settings.lora_dir is not None and settings.prompt_syntax == A1111
-    return tags.without(prompt) if tagged else prompt
+    if settings.lora_dir is None or settings.prompt_syntax != "a1111":
+        return prompt
+    from ipa_cli.models.lora import tags
+
+    return tags.without(prompt)
 
 
 def _check_writable(paths: Sequence[Path | None], force: bool) -> None:
@@ -111,12 +114,12 @@ def _check_writable(paths: Sequence[Path | None], force: bool) -> None:
         files.check_writable(path, replacing=force)
 
 
-def _remark(
-    recorded: replay.Recorded | None, settings: Settings, request: Mapping[str, Any], reporter: Reporter
-) -> None:
+def _remark(recorded: Recorded | None, settings: Settings, request: Mapping[str, Any], reporter: Reporter) -> None:
     """Say what people should know of their references."""
     digests = {one["sha256"] for one in request["references"]}
     if recorded is not None:
+        from ipa_cli.engine import replay
+
         replay.check_same(recorded, settings, digests, reporter)
     if not digests:
         reporter.note("no reference picture: drawing from the prompt alone (add one with --image)")

@@ -80,11 +80,8 @@ def generate(
     force: options.Force = False,
 ) -> Result:
     """Draw pictures from a prompt and a reference picture."""
-    from ipa_cli.engine import replay
     from ipa_cli.engine.generated import STDOUT, Form
-    from ipa_cli.hardware import preload
     from ipa_cli.images.filenames import FORMATS
-    from ipa_cli.pipeline import prompts
     from ipa_cli.system import inputs
 
     given = context.params
@@ -93,16 +90,19 @@ def generate(
             raise UsageError("--size and --width or --height are both given", "leave out one or the other")
         given["width"], given["height"] = parse_picture_size(size)
     inputs.check_stdin((*(words or ()), prompts_from, *(given["image"] or ()), *(given["mask"] or ()), given["embeds"]))
-    several: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts.typed(words or ())]
-    several += prompts.listed(prompts_from) if prompts_from is not None else ()
+    several = _prompts(words or (), prompts_from)
     if len(several) == 1:
         given.update(several.pop())
-    recorded = replay.read(source) if source is not None else None
-    server = _server(options.resolved(context))
-    machine = None if server is None else server.machine
-    picture = None if recorded is None else replay.layer(recorded, given, context.obj, machine)
+    server, recorded, picture = _server(options.resolved(context)), None, None
+    if source is not None:  # imported only then: it takes a third of the time of a command that a server draws for
+        from ipa_cli.engine import replay
+
+        recorded = replay.read(source)
+        picture = replay.layer(recorded, given, context.obj, None if server is None else server.machine)
     resolved = options.settings(context, picture)
     if server is None:
+        from ipa_cli.hardware import preload
+
         preload.start(cuda=resolved.settings.device in ("auto", "cuda"))
     if recorded is not None:
         replay.check_places(recorded, resolved, allow_fetch, context.obj)
@@ -119,6 +119,18 @@ def generate(
         done = at_server(server, resolved, context.obj, force, recorded, several, form)
     paths = tuple(image.path for image in done.images if image.path)
     return Result("generate", _data(done), _blocks(done, resolved.settings.preview), paths=paths, stdout=done.stdout)
+
+
+def _prompts(words: Sequence[str], source: str | None) -> list[dict[str, Any]]:
+    """The prompts of the command line and of a list, each with its settings."""
+    if not words and source is None:
+        return []
+    from ipa_cli.pipeline import prompts
+
+    return [
+        *({"prompt": prompt} for prompt in prompts.typed(words)),
+        *(prompts.listed(source) if source is not None else ()),
+    ]
 
 
 def _server(resolved: Resolved) -> Server | None:
