@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ipa_cli.engine.replay import Recorded
     from ipa_cli.result import Reporter
 
-AT_ONCE = 2  # jobs at the server: it draws one while the pictures of the other are fetched and written
-
 
 @dataclass
 class _Done:
@@ -74,7 +72,7 @@ def generate(
                 request = sent[0][1]["request"]
                 paths = _paths(settings, each, request, force, form)
                 _remark(recorded, settings, request, reporter)
-            if len(sent) == AT_ONCE:
+            if len(sent) > len(server.about["engines"]):  # it draws on all of them while pictures are fetched
                 _finish(jobs, *sent.popleft(), paths, force, done)
         while sent:
             _finish(jobs, *sent.popleft(), paths, force, done)

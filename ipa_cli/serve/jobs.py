@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ipa_cli.config import Settings
-    from ipa_cli.pipeline.task import Request
+    from ipa_cli.pipeline.task import ImagePrompt, Request
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -89,9 +89,10 @@ class Job:
             self._loop.call_soon_threadsafe(self._wake)
 
     def end(self, status: str, **changes: Any) -> None:
-        """Publish the last state, unless the job has ended already."""
+        """Publish the last state, unless the job has ended already; of its references the names are kept."""
         if self.state.status not in ENDED:
             self.publish(status=status, ended=time.time(), **changes)
+            self.request = _without_pixels(self.request)
             self._ended(self)
 
     def _wake(self) -> None:
@@ -144,6 +145,18 @@ class Ledger:
     def forget(self, job: Job) -> None:
         """Forget a job whose pictures were handed over."""
         self._jobs.pop(job.id, None)
+
+
+def _without_pixels(request: Request) -> Request:
+    def light(prompt: ImagePrompt) -> ImagePrompt:
+        nothing: dict[str, Any] = {"image": None}
+        references, masks = (
+            tuple(replace(one, **nothing) for one in many) for many in (prompt.references, prompt.masks)
+        )
+        embeds = None if prompt.embeds is None else replace(prompt.embeds, positive=None, negative=None)
+        return replace(prompt, references=references, masks=masks, embeds=embeds)
+
+    return replace(request, image_prompts=tuple(map(light, request.image_prompts)))
 
 
 def _size(job: Job) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -12,6 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ipa_cli.config import Settings
+from ipa_cli.models.plan import make_plan
+from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.result import NullReporter
+from ipa_cli.serve import jobs
 from tests.serve.server import serving
 
 pytestmark = pytest.mark.slow
@@ -131,3 +137,15 @@ def test_two_engines_draw_from_one_queue(world):
             states = [client.get(f"/v1/jobs/{job['id']}").json()["data"] for job in sent]
         digests = {ended(client, job)["pictures"][0]["sha256"] for job in sent}
         assert len(digests) == 1
+
+
+def test_an_ended_job_keeps_the_names_of_its_references_and_not_their_pixels(world):
+    Path("cat.png").write_bytes(png("teal"))
+    settings = Settings(image=("cat.png",), seed=1)
+    request = make_request(settings, make_plan(settings), load_references(settings, NullReporter()))
+    loop = asyncio.new_event_loop()
+    job = jobs.Job(request, settings, "client", loop)
+    loop.close()
+    job.end(jobs.DONE)
+    (reference,) = job.request.references
+    assert reference.image is None and (reference.source, len(reference.sha256)) == ("cat.png", 64)
