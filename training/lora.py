@@ -143,7 +143,7 @@ def train(device: torch.device, seconds: float, n: int, rank: int, seed: int) ->
     adapter.to(device, WORK).requires_grad_(False)
     unet.set_attn_processor(with_images(dict(unet.attn_processors), adapter))
     lora = lora_of(unet, rank).to(device)
-    trainer = Trainer([lora], 4e-3)
+    trainer = Trainer([lora], 2e-3)
     alphas = noise_levels(device)
     drawn = {side: batches(pipe, encoder, n, side, generator) for side in (128, 256)}
 
