@@ -45,8 +45,8 @@ _MARKS = (
     ("hyper-sd-unet", r"hyper[-_ ]?sd.*unet"),
     ("hyper-sd", r"hyper[-_ ]?sd"),
     ("dmd2", r"dmd2"),
-    ("lightning", r"lightning"),
-    ("turbo", r"turbo"),
+    ("lightning", r"^(?=.*(xl|sd1|step))(?=.*lightning)"),  # and not a style of that name
+    ("turbo", r"^(?=.*(xl|sd1|step))(?=.*turbo)"),
     ("tcd", r"(?<![a-z])tcd(?![a-z])"),
     ("lcm", r"(?<![a-z])lcm(?![a-z])|latent[-_ ]consistency"),
 )

@@ -246,3 +246,28 @@ def test_a_size_outside_of_the_range_is_reported_before_loading(world, ipa) -> N
     said = ipa("compile", "--model", model, "--dynamic", "512..1536", "--size", "256x512", "--json")
     assert said.exit_code == 2 and "256x512 is outside of 512..1536" in said.error()["message"]
     assert "loading" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "batches"),
+    [
+        ((), [2]),
+        (("--guidance-scale", 1), [1]),
+        (("--preset", "lightning"), [1]),
+        (("--guidance-end", 0.5, "--batch-size", 2), [4, 2]),
+    ],
+)
+def test_guidance_decides_which_graphs_are_compiled(asked, batches, world, ipa, monkeypatch) -> None:
+    from ipa_cli.engine import compile as compiling
+    from ipa_cli.engine import graphs
+
+    made = []
+
+    def prepare(unet: object, wanted: graphs.Wanted, *rest: object) -> None:
+        made.append(wanted.example.sample.shape[0])
+
+    monkeypatch.setattr(graphs, "prepare", prepare)
+    monkeypatch.setattr(compiling, "_graph", lambda *_: 1 / 0)
+    model = tiny_model.write(world.cwd / "model")
+    assert ipa("compile", "--model", model, "--load-format", "dummy", "--size", "64x64", *asked).exit_code == 70
+    assert made == batches

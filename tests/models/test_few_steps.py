@@ -32,7 +32,14 @@ FILES = [
 ]
 OTHERS = [
     *("stabilityai/stable-diffusion-xl-base-1.0", "sd_xl_base_1.0.safetensors", "demo", "style.safetensors"),
-    *("lightning/models/sdxl/base.safetensors", "calcmodel.safetensors", "", "/"),
+    *(
+        "lightning-bolts.safetensors",
+        "turbo_engines/style",
+        "lightning/models/sdxl/base.safetensors",
+        "calcmodel.safetensors",
+        "",
+        "/",
+    ),
 ]
 
 
@@ -118,7 +125,7 @@ def test_where_nothing_says_what_it_is_the_kind_is_asked_for():
         ("sdxl-turbo", 30, 7.0, True),
         ("sdxl-turbo", 4, 5.0, True),
         ("sdxl-turbo", 4, 1.5, False),
-        ("dreamshaper-lightning", 30, 1.0, True),
+        ("dreamshaperXL-lightning", 30, 1.0, True),
         ("Hyper-SDXL-8steps-CFG", 8, 5.0, False),
         ("Hyper-SDXL-8steps-CFG", 30, 5.0, True),
         ("sdxl-base", 30, 7.0, False),
