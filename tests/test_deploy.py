@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from ipa_cli.app import app
 from ipa_cli.config import FIELDS
@@ -32,10 +33,17 @@ def directives(name: str) -> list[str]:
     return re.findall(rf"^{name}=(.*)$", UNIT, re.MULTILINE)
 
 
+def pod() -> dict:
+    """The example for Kubernetes."""
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return yaml.safe_load(block)
+
+
 def commands() -> dict[str, list[str]]:
     """The arguments of `ipa serve` in each file."""
     (unit,) = directives("ExecStart")
     found = {"unit": shlex.split(unit)[1:], "image": json.loads(re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.M)[0])}
+    found["pod"] = pod()["containers"][0]["args"]
     for number, line in enumerate(re.findall(r"ipa serve (--.*)", PAGE + DOCKERFILE)):
         found[f"line {number}"] = ["serve", *shlex.split(re.split(r" [<|&#`]|`", line)[0])]
     return found
@@ -69,8 +77,18 @@ def test_what_is_copied_and_installed_is_there():
 def test_health_is_asked_where_no_token_is_needed():
     from ipa_cli.serve.guard import OPEN as OF_THE_GUARD
 
-    probes = re.findall(r"path: (/\w+)", PAGE)
-    assert probes and {*probes, *re.findall(r"http://127\.0\.0\.1:8188(/\w+)", DOCKERFILE)} <= set(OF_THE_GUARD)
+    container = pod()["containers"][0]
+    probes = {container[f"{name}Probe"]["httpGet"]["path"] for name in ("liveness", "readiness")}
+    assert len(probes) == 2 and {*probes, *re.findall(r"http://127\.0\.0\.1:8188(/\w+)", DOCKERFILE)} <= set(
+        OF_THE_GUARD
+    )
+
+
+def test_the_pod_runs_as_the_user_and_with_the_volume_of_the_image():
+    container = pod()["containers"][0]
+    assert f"--uid {container['securityContext']['runAsUser']} " in DOCKERFILE
+    assert container["volumeMounts"][0]["mountPath"] == re.findall(r"^VOLUME (\S+)$", DOCKERFILE, re.M)[0]
+    assert f"EXPOSE {container['ports'][0]['containerPort']}\n" in DOCKERFILE
 
 
 def test_the_unit_ends_as_the_server_does():
