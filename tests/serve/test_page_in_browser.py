@@ -400,6 +400,32 @@ def test_a_token_is_asked_for_and_kept_by_the_tab(browser, world):
         assert "Authorization: Bearer $TOKEN" in tab.locator("article pre").first.inner_text()
 
 
+@pytest.mark.parametrize(
+    ("flags", "said", "scale"),
+    [
+        (["--ip-adapter", "none"], "no adapter that could follow a reference", False),
+        (["--adapter", "own,mode=layout", "--adapter", "own,mode=style"], "2 adapters", True),
+    ],
+)
+def test_without_an_adapter_there_is_no_scale_and_several_draw_with_their_references(
+    browser, world, flags, said, scale
+):
+    with serving(world.environ, world.cwd, flags) as server:
+        server.wait_until_ready()
+        with opened(browser, server.url) as tab:
+            small(tab)
+            assert said in tab.locator("#reference-hint").inner_text()
+            assert tab.locator("#well").is_hidden()
+            assert tab.locator("#scale").is_enabled() == scale
+            draw(tab)
+            assert ("scale" in tab.locator("#history button").get_attribute("aria-label")) == scale
+            if scale:
+                first = tab.evaluate(SHOWN)
+                move(tab, 1.4)
+                drawn(tab, 2)
+                assert tab.evaluate(SHOWN) != first
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1440])
 @pytest.mark.parametrize("path", ["/", "/docs"])

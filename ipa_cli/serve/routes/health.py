@@ -70,7 +70,7 @@ def about(service: Service) -> dict[str, Any]:
         "model": public_name(plan.name),
         "adapter": adapter_name(plan),
         "adapters": len(plan.adapters),
-        "reference": any(has_reference(one, plan.defaults) for one in settings.adapters),
+        "reference": bool(plan.adapters) and any(has_reference(one, plan.defaults) for one in settings.adapters),
         "defaults": {
             name: plan.defaults.get(name) if value is None else value
             for name, value in ((name, getattr(settings, name)) for name in PLAIN_SETTINGS)

@@ -155,7 +155,7 @@ function entryOf(order, job, picture, blob) {
     file: `ipa-${seed}.png`,
     alt: picture.prompt,
     short: order.used.length || facts.reference ? `${order.scale}` : `${seed}`,
-    label: `scale ${order.scale}, seed ${seed}`,
+    label: facts.adapters ? `scale ${order.scale}, seed ${seed}` : `seed ${seed}`,
     size: `${picture.width} × ${picture.height}`,
     timings: job.timings,
     backend: job.graph.backend,
