@@ -18,7 +18,7 @@ from ipa_cli.models import weights
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.lora import family, names
 from ipa_cli.models.lora.change import KINDS, Change, fits, rank
-from ipa_cli.models.lora.targets import Targets
+from ipa_cli.models.lora.targets import UNET, Targets
 from ipa_cli.system import inputs
 
 if TYPE_CHECKING:
@@ -161,7 +161,6 @@ def _change(
     path: Path, module: str, found: dict[str, Tensor], of_peft: Mapping[str, Any], shape: tuple[int, ...]
 ) -> Change:
     """The change of one weight. Raises ModelError for one that is not whole, not finite or does not fit."""
-
     alpha, magnitude = found.pop("alpha", None), found.pop("magnitude", None)
     names_found = found.keys()
     kind = next(
@@ -220,9 +219,9 @@ def _of_peft(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         return {}
     found: dict[str, dict[str, Any]] = {}
     for key, value in said.items() if isinstance(said, dict) else ():
-        part, _, name = key.partition(".")
+        part, _, name = key.rpartition(".")
         if name in _PEFT and _PEFT[name](value):
-            found.setdefault(part, {})[name] = value
+            found.setdefault(part or UNET, {})[name] = value
     return found
 
 

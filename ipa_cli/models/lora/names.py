@@ -54,7 +54,7 @@ def of_ldm(module: str, layers: int, transformers: Sequence[bool]) -> str | None
 
 def of_unet(module: str, layers: int, transformers: Sequence[bool]) -> list[str]:
     """All names of a UNet's module."""
-    names = [f"unet.{module}", module, f"base_model.model.{module}", f"lora_unet_{_joined(module)}"]
+    names = [f"unet.{module}", module, f"lora_unet_{_joined(module)}"]
     ldm = of_ldm(module, layers, transformers)
     return names if ldm is None else [*names, f"lora_unet_{_joined(ldm)}", f"diffusion_model.{ldm}"]
 

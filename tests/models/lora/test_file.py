@@ -177,6 +177,7 @@ def test_tensors_of_no_weight_are_named(tmp_path, demo):
         ({"unet.lora_alpha": 8, "unet.use_rslora": True}, 4.0),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"attn1.to_q": 2}}, 0.5),
         ({"unet.lora_alpha": "much"}, 1.0),
+        ({"lora_alpha": 8}, 2.0),  # of a UNet saved by itself
         ({"text_encoder.lora_alpha": 8}, 1.0),
     ],
 )
