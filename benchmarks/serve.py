@@ -1,6 +1,6 @@
 """`ipa serve` on one GPU or CPU: how long a request takes, how many pictures clients get, and what memory does.
 
-    python benchmarks/serve.py --model FOLDER [--parts one,clients,loop,memory] [--requests 200]
+    python benchmarks/serve.py --model FOLDER [--parts one,clients,loop,memory] [--requests 200] [flags of ipa serve]
 
 `one`: requests one after the other, 30 steps, each with a new prompt; `clients`: 16 at once, 20 steps; `loop`: the same
 pictures in one process by `ipa_cli.open`; `memory`: requests of mixed size and scale. Prints a short table last; a JSON
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +31,7 @@ from benchmarks.timed_process import Record  # noqa: E402
 REFERENCE = ROOT / "ipa_cli" / "demo" / "reference.png"
 CLIENTS, EACH = 16, 4
 SIZES = ((1024, 1024), (832, 1216), (512, 512), (1216, 832), (768, 768))
-TINY = ((256, 256), (192, 256), (128, 128), (256, 192), (64, 64))
+TINY = ((128, 128), (64, 128), (64, 64), (128, 64), (96, 96))
 LOOP = """
 import json, sys, time, io
 import ipa_cli
@@ -114,14 +114,16 @@ def at_once(url: str, steps: int) -> dict[str, Any]:
     return {"pictures_per_s": len(took) / (time.perf_counter() - began)}
 
 
-def memory(url: str, count: int, tiny: bool) -> dict[str, Any]:
-    """Memory in bytes after each fifth of `count` mixed requests."""
+def memory(url: str, count: int, tiny: bool, loras: Sequence[str]) -> dict[str, Any]:
+    """Memory in MiB after each tenth of `count` requests of mixed size, steps, scale and LoRAs."""
     held: list[dict[str, float]] = []
     for number in range(count):
         width, height = (TINY if tiny else SIZES)[number % 5]
         prompt = f"a fox, number {number % 97}"
+        if loras and number % 3:
+            prompt += f" <lora:{loras[number % len(loras)]}:{number % 4 / 4 + 0.1}>"
         ask(url, prompt=prompt, seed=number, width=width, height=height, steps=2 + number % 3, scale=number % 11 / 10)
-        if (number + 1) % max(1, count // 5) == 0:
+        if (number + 1) % max(1, count // 10) == 0:
             with urlopen(f"{url}/metrics") as answer:
                 text = answer.read().decode()
             names = ("process_resident_memory_bytes", "ipa_memory_reserved_bytes", "ipa_memory_peak_bytes")
@@ -135,10 +137,10 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--parts", default="one,clients,loop,memory")
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--precision", default="half")
-    given = parser.parse_args()
+    parser.add_argument("--loras", help="names in the folder of --lora-dir, for prompts of the part memory")
+    given, flags = parser.parse_known_args()
     parts, tiny, record = given.parts.split(","), given.model == "demo", Record("serve.json")
-    common = ("--model", given.model, "--image", str(REFERENCE), "--precision", given.precision)
+    common = ("--model", given.model, "--image", str(REFERENCE), *flags)
     rows: list[str] = []
     if {"one", "clients"} & set(parts):
         with serving(*common) as (url, ready_s):
@@ -162,7 +164,9 @@ def main() -> None:
         rows.append(f"a loop in one process: {float(done.stdout):.3f} pictures/s")
     if "memory" in parts:
         with serving(*common, "--no-compile") as (url, _):
-            record.add("memory", found := memory(url, given.requests, tiny))
+            record.add(
+                "memory", found := memory(url, given.requests, tiny, given.loras.split(",") if given.loras else ())
+            )
         rows += [f"{name}, MiB: {values}" for name, values in found.items()]
     print(*rows, sep="\n")
 
