@@ -67,7 +67,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     """Build the graph for inputs like `example` and write it into the empty `folder`."""
     from torch.utils import _pytree as pytree
 
-    _import_quietly()
+    _import_oneflow()
     from ipa_cli.backends.oneflow import graph
     from ipa_cli.backends.oneflow.conversion import to_oneflow
 
@@ -81,7 +81,7 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     """The graph in `folder`, which reads the weights of `unet` where they are."""
     import torch
 
-    _import_quietly()
+    _import_oneflow()
     from ipa_cli.backends.oneflow.graph import FILE, Graph
     from ipa_cli.unet.inputs import tensors
 
@@ -95,9 +95,11 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     return call
 
 
-def _import_quietly() -> None:
+def _import_oneflow() -> None:
     """Import OneFlow without its native code's words on stderr: no GPU, no InfiniBand. Errors are exceptions."""
     os.environ.setdefault("GLOG_minloglevel", "3")
+    # oneDNN adds and multiplies tensors by its reference code: a call of the demo model takes 2.5 times as long.
+    os.environ.setdefault("ONEFLOW_ENABLE_ONEDNN_OPTS", "0")
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("w") as nowhere:
