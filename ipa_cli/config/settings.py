@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import checks
+from ipa_cli.config import checks, padding
 from ipa_cli.config.adapters import OWN as OWN_OF_ADAPTER
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
@@ -95,6 +95,24 @@ class Settings:
         "how prompts are read: a1111 or comfyui for weights such as (fox:1.3), or literal",
         "a1111",
         Choice(("a1111", "comfyui", "literal")),
+    )
+    init_image: str | None = _setting(
+        PICTURE, "picture to begin with in place of noise: a file, URL or - for stdin", kind=PLACE, metavar="IMAGE"
+    )
+    strength: float | None = _setting(
+        PICTURE,
+        "how much of the init image is redrawn, 0 to 1 [default: 0.6, with a mask or a border 1]",
+        None,
+        between(0, 1),
+    )
+    inpaint_mask: str | None = _setting(
+        PICTURE, "image that is white where the init image is redrawn, and black where not", kind=PLACE, metavar="IMAGE"
+    )
+    mask_blur: float = _setting(
+        PICTURE, "pixels by which the edge of what is redrawn is softened", 0.0, between(0, 256)
+    )
+    pad: str | None = _setting(
+        PICTURE, "border to draw around the init image, such as left=128,top=64", None, padding.check, metavar="SIDES"
     )
     image: tuple[str, ...] = _setting(
         REFERENCE,

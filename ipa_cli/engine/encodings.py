@@ -14,11 +14,14 @@ from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ipa_cli.models.architectures.base import PromptEmbeds
     from ipa_cli.models.loader import Model
     from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.pipeline.init_image import Init
+    from ipa_cli.pipeline.start import Encoded, Start
 
 ENCODED = 64  # encoded prompts, and as many encoded sets of references, that are kept: less than 2 MB each
 CONDITIONED = 2  # sets of keys and values that are kept: 51 MB each for SDXL and one picture
@@ -34,6 +37,7 @@ class Encodings:
         self._images: LRU[list[Tensor]] = LRU(ENCODED)
         self._conditions: LRU[Conditions] = LRU(CONDITIONED)
         self._halves: LRU[Conditions] = LRU(CONDITIONED)  # positive halves of the same
+        self._begun_with: LRU[Encoded] = LRU(CONDITIONED)
 
     def encode(self, requests: Sequence[Request], drop_encoders: bool = False) -> None:
         """Encode the prompts and references of `requests`, which are all kept from now on.
@@ -87,10 +91,35 @@ class Encodings:
 
             return at_scale(made, half and at_scale(half))
 
+    def start(self, request: Request, seeds: Sequence[int], dtype: torch.dtype) -> Start:
+        """What the steps of pictures with these seeds begin with."""
+        from ipa_cli.pipeline import start
+
+        model, device = self.model, self._access.device
+        if request.init is None:
+            return start.from_noise(request, seeds, model.architecture, device, dtype)
+        encoded = self._init(request.init, dtype)
+        return start.from_image(request, encoded, seeds, model.architecture, model.vae, device, dtype)
+
+    def _init(self, init: Init, dtype: torch.dtype) -> Encoded:
+        from ipa_cli.pipeline import start
+
+        model = self.model
+
+        def encode() -> Encoded:
+            inpainting = model.unet.config.in_channels > model.architecture.latent_channels
+            wide = model.architecture.vae_overflows_in_fp16(model.vae.config)
+            factor = model.architecture.latent_factor
+            with self._access.working("encoding", model.vae):
+                return start.encode(model.vae, init, factor, inpainting, wide, self._access.device, dtype)
+
+        with self._access.lock:
+            return self._begun_with.get(init.picture.digest, encode)
+
     def forget(self) -> None:
         """Let go of all that is encoded: the next request is encoded anew."""
         with self._access.lock:
-            for kept in (self._texts, self._images, self._conditions, self._halves):
+            for kept in (self._texts, self._images, self._conditions, self._halves, self._begun_with):
                 kept.clear()
 
     def _encoded(self, request: Request) -> tuple[PromptEmbeds, list[Tensor]]:

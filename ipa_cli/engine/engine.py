@@ -222,10 +222,12 @@ class Engine:
     def _example(self, request: Request, conditions: Conditions) -> UNetInputs:
         import torch
 
+        from ipa_cli.pipeline import start
         from ipa_cli.pipeline.denoise import unet_inputs
 
         timestep = torch.tensor(500.0, device=self.device)
-        return unet_inputs(request, conditions, self._noise(request, request.seeds[:1]), timestep)
+        sample = start.example(request, self.model.architecture, self.model.unet, self.device, self.dtype)
+        return unet_inputs(request, conditions, sample, timestep)
 
     def _prepared(self, request: Request, conditions: Conditions, backend: str | None = None) -> Ready:
         context = conditions.context
@@ -348,7 +350,9 @@ class Engine:
             half = conditions.unguided
             unguided = None if half is None else self._prepared(request, half).denoiser
             clock = timing.StepClock(self.device)
-            steps = sampler.of(self._schedule(request.sampling, request.steps), request.sampling, request.steps, seeds)
+            start = self._encodings.start(request, seeds, self.dtype)
+            schedule = self._schedule(request.sampling, request.steps)
+            steps = sampler.of(schedule, request.sampling, request.steps, start.generators)
             calls = len(steps.timesteps)
             with self.reporter.steps(name, calls) as advance, self._access.working("drawing", self.model.unet):
                 self._access.publish(step=0, steps=calls)
@@ -357,12 +361,13 @@ class Engine:
                     self._access.publish(step=self._access.state.step + 1)
                     advance()
 
-                noise = self._noise(request, seeds)
-                latents = denoise.denoise(request, conditions, denoiser, steps, noise, clock, stepped, unguided)
+                latents = denoise.denoise(request, conditions, denoiser, steps, start, clock, stepped, unguided)
                 timing.synchronize(self.device)
             began = time.perf_counter()
             with self._access.working("decoding", self.model.vae):
                 images = denoise.decode(self.model.vae, latents, self.reporter.warn)
+            if request.init is not None:
+                images = [request.init.picture.over(image) for image in images]
             decode_s = time.perf_counter() - began
             found = dict(zip(numbers, images, strict=True))
             self._access.publish(drawn=self._access.state.drawn + len(found))
@@ -378,8 +383,3 @@ class Engine:
                 self._schedules.pop(next(iter(self._schedules)))
             self._schedules[sampling, steps] = found
         return self._schedules[sampling, steps]
-
-    def _noise(self, request: Request, seeds: Sequence[int]) -> Tensor:
-        from ipa_cli.pipeline.denoise import initial_noise
-
-        return initial_noise(request, seeds, self.model.architecture, self.device, self.dtype)

@@ -21,7 +21,7 @@ from ipa_cli.images import encode
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline import prompts, sampling
+from ipa_cli.pipeline import init_image, prompts, sampling
 from ipa_cli.pipeline.task import Request, load_references, make_requests, name_fields
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
@@ -77,7 +77,7 @@ def generate(
             "decode_s": sum(drawing.decode_s for drawing in drawn),
             "save_s": sum(seconds for _, seconds, _ in saved),
             "e2e_s": ended - started,
-            "it_per_s": first.steps * len(drawn) / step_seconds if step_seconds else 0.0,
+            "it_per_s": first.steps_taken * len(drawn) / step_seconds if step_seconds else 0.0,
         },
         memory=engine.memory(),
         backend=ready.backend,
@@ -110,6 +110,9 @@ def _checked(
     loaded = load_references(settings, reporter)
     plan = make_plan(settings)
     requests = make_requests(settings, plan, loaded, several, lora.load(settings.lora, plan, reporter))
+    init_image.check_model(requests[0].init, plan)
+    if requests[0].init is not None:
+        init_image.note_size(requests[0].init, reporter)
     texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
     prompts.review(texts, requests[0], reporter)
     prompts.warn_of_unused(texts, requests[0], reporter)

@@ -43,7 +43,12 @@ def find(settings: Settings, plan: Plan, sampling: Sampling, steps: int, reporte
     diffusers_schedulers.check_steps(sampling, plan, steps)
     scheduler = diffusers_schedulers.create(sampling, plan)
     try:
-        made = schedule.of_scheduler(scheduler, lambda fresh: diffusers_schedulers.begin(fresh, sampling, steps))
+        made = schedule.of_scheduler(
+            scheduler,
+            lambda fresh: diffusers_schedulers.begin(fresh, sampling, steps),
+            mixed=sampling.start is not None,
+            blended=sampling.blended,
+        )
     except NotLinear:
         return diffusers_schedulers.create(sampling, plan)
     try:

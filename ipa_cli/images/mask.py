@@ -9,6 +9,7 @@ from ipa_cli.images import colour
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+EVERYWHERE = "as a mask it is white everywhere and has no effect"
 HALF = 128  # from here on a level counts, as in diffusers' `IPAdapterMaskProcessor`
 
 
@@ -34,7 +35,7 @@ def levels(image: Image, notes: list[str]) -> Image:
         notes += [*on_white, "as a mask it counts where it is light, not where it is coloured"]
         return lightness
     elif any(brightest.histogram()[HALF:]):
-        notes += [*on_white, "as a mask it is white everywhere and has no effect"]
+        notes += [*on_white, EVERYWHERE]
     return brightest
 
 

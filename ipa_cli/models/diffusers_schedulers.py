@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ def facts(plan: Plan, sampling: Sampling, steps: int) -> str:
     """All that decides what a scheduler does, as JSON."""
     changes = plan.checkpoint.scheduler if plan.checkpoint else {}
     asked = {"settings": sampling.settings, "eta": sampling.eta, "timesteps": sampling.timesteps}
+    asked |= {"start": sampling.start, "blended": sampling.blended or None}
     found = {
         "config": {**plan.configs["scheduler"], **changes},
         "architecture": plan.architecture.name,
@@ -55,14 +56,21 @@ def check_steps(sampling: Sampling, plan: Plan, steps: int) -> None:
         )
 
 
-def begin(scheduler: Any, sampling: Sampling, steps: int) -> dict[str, Any]:
-    """Set the timesteps of a scheduler; what else its every step is given."""
+def begin(scheduler: Any, sampling: Sampling, steps: int) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Set the timesteps of a scheduler; returns those that are gone through, and what else its every step is given.
+
+    With a picture to begin with the first are left out, as in `get_timesteps` of diffusers' pipelines.
+    """
     if sampling.timesteps is None:
         scheduler.set_timesteps(steps)
     else:
         scheduler.set_timesteps(timesteps=list(sampling.timesteps))
+    left_out = (sampling.start or 0) * scheduler.order
+    if sampling.start is not None and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(left_out)
     takes = inspect.signature(scheduler.step).parameters
-    return {"eta": sampling.eta or 0.0} if "eta" in takes else {}  # 0 unless given, as in diffusers' pipelines
+    more = {"eta": sampling.eta or 0.0} if "eta" in takes else {}  # 0 unless given, as in diffusers' pipelines
+    return scheduler.timesteps[left_out:], more
 
 
 def works(scheduler: Any, steps: int) -> bool:

@@ -44,55 +44,79 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps; latents begin as noise times `init_noise_sigma`."""
+    """The steps; latents begin as noise times `init_noise_sigma`.
+
+    With a picture to begin with, `mixes` has the factors of its latents and of the noise, with which they are as noisy
+    as those before the first step, and as those after each.
+    """
 
     init_noise_sigma: float
     steps: tuple[Step, ...]
+    mixes: tuple[tuple[float, float], ...] = ()
 
 
 class NotLinear(Exception):
     """The scheduler is no recurrence: it clips, or draws its noise in a way of its own."""
 
 
-def of_scheduler(scheduler: Any, begin: Callable[[Any], dict[str, Any]]) -> Schedule:
+Begin = Callable[[Any], "tuple[Sequence[Any], dict[str, Any]]"]
+
+
+def of_scheduler(scheduler: Any, begin: Begin, mixed: bool = False, blended: bool = False) -> Schedule:
     """The schedule of a diffusers scheduler. Raises NotLinear.
 
-    `begin` sets its timesteps, and returns what else each step is given.
+    `begin` sets its timesteps, and returns them with what else each step is given. `mixed` adds `Schedule.mixes`.
+    `blended` is for latents that change between the steps: none is then told from the one before it.
     """
     import numpy as np
     import torch
 
     if any(scheduler.config.get(name) for name in ("clip_sample", "thresholding")):
         raise NotLinear
-    more = begin(scheduler)
-    calls = len(scheduler.timesteps)
-    # Coefficients of the first noise, of each prediction, of each fresh noise; some schedulers want four dimensions.
-    unit = torch.eye(1 + 2 * calls, dtype=torch.float64)[:, None, :, None, None]
+    timesteps, more = begin(scheduler)
+    calls = len(timesteps)
+    # Coefficients of the first noise, of each prediction, of each fresh noise, and of latents that are not told from
+    # others; some schedulers want four dimensions.
+    unit = torch.eye(1 + (3 if blended else 2) * calls, dtype=torch.float64)[:, None, :, None, None]
     draws: list[int] = []
     scales: list[float] = []
-    rows = [unit[0] * float(scheduler.init_noise_sigma)]
+    given, rows = [unit[0] * (1.0 if mixed else float(scheduler.init_noise_sigma))], []
+    mixes = [mix(scheduler, timesteps[0])] if mixed else []
 
     def fresh(*_: Any, **__: Any) -> Tensor:
         draws.append(len(scales) - 1)
         return unit[calls + len(scales)].clone()
 
     with _noise_from(scheduler, fresh):
-        for call, timestep in enumerate(scheduler.timesteps):
-            scales.append(_ratio(scheduler.scale_model_input(rows[-1].clone(), timestep), rows[-1]))
-            after = scheduler.step(unit[1 + call].clone(), timestep, rows[-1].clone(), **more, return_dict=False)[0]
+        for call, timestep in enumerate(timesteps):
+            scales.append(_ratio(scheduler.scale_model_input(given[-1].clone(), timestep), given[-1]))
+            after = scheduler.step(unit[1 + call].clone(), timestep, given[-1].clone(), **more, return_dict=False)[0]
             rows.append(after.double())
+            given.append(unit[1 + 2 * calls + call] if blended else rows[-1])
+            if mixed:
+                mixes.append(mix(scheduler, timesteps[call + 1]) if call + 1 < calls else (1.0, 0.0))
     if len(draws) != len(set(draws)):
         raise NotLinear
-    table = np.stack([row.flatten().numpy() for row in rows])
+    before, table = (np.stack([row.flatten().numpy() for row in each]) for each in (given, rows))
     found = Schedule(
         float(scheduler.init_noise_sigma),
         tuple(
-            Step(float(scheduler.timesteps[call]), scales[call], *_fit(table, call, calls, call in draws))
+            Step(float(timesteps[call]), scales[call], *_fit(before, table[call], call, calls, call in draws))
             for call in range(calls)
         ),
+        tuple(mixes),
     )
-    _try(found, scheduler, begin)
+    _try(found, scheduler, begin, blended)
     return found
+
+
+def mix(scheduler: Any, timestep: Any) -> tuple[float, float]:
+    """The factors of a picture's latents and of noise with which a scheduler makes it as noisy as at a timestep."""
+    import torch
+
+    image, noise = torch.eye(2, dtype=torch.float64)[:, None, :, None, None]
+    found = scheduler.add_noise(image, noise, timestep[None]).flatten().tolist()
+    return found[0], found[1]
 
 
 def _ratio(scaled: Tensor, latents: Tensor) -> float:
@@ -104,17 +128,19 @@ def _ratio(scaled: Tensor, latents: Tensor) -> float:
     return ratio
 
 
-def _fit(table: Any, call: int, calls: int, draws: bool) -> tuple[tuple[float, ...], tuple[float, ...], float | None]:
-    """The latents after a call by those before it and the predictions so far."""
+def _fit(
+    before: Any, after: Any, call: int, calls: int, draws: bool
+) -> tuple[tuple[float, ...], tuple[float, ...], float | None]:
+    """The latents after a call by those before each call and the predictions so far."""
     import numpy as np
 
-    wanted = table[call + 1].copy()
+    wanted = after.copy()
     noise = float(wanted[1 + calls + call]) if draws else None
     wanted[1 + calls + call] = 0
     for back, many in REACH:
         back, many = min(back, call + 1), min(many, call + 1)
-        latents = [table[call - k] for k in range(back)]
-        predictions = [np.eye(1, table.shape[1], 1 + call - k)[0] for k in range(many)]
+        latents = [before[call - k] for k in range(back)]
+        predictions = [np.eye(1, len(wanted), 1 + call - k)[0] for k in range(many)]
         basis = np.stack([*latents, *predictions], axis=1)
         size = np.abs(basis).max(0)
         solution = np.linalg.lstsq(basis / size, wanted, rcond=1e-12)[0] / size
@@ -138,30 +164,34 @@ def _noise_from(scheduler: Any, fresh: Callable[..., Tensor]) -> Iterator[None]:
         module.randn_tensor = before
 
 
-def _try(schedule: Schedule, scheduler: Any, begin: Callable[[Any], dict[str, Any]]) -> None:
+def _try(schedule: Schedule, scheduler: Any, begin: Begin, blended: bool) -> None:
     """Raise NotLinear unless table and scheduler come to the same from noise, with something like a UNet."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2 + len(schedule.steps), 1, 4, 4, 4, generator=generator, dtype=torch.float64)
+    noise, others = torch.randn(2, 2 + len(schedule.steps), 1, 4, 4, 4, generator=generator, dtype=torch.float64)
     number = 0
 
     def predict(given: Tensor, timestep: float) -> Tensor:
         return torch.tanh(0.7 * given + timestep / 1000)
 
-    more = begin(scheduler)
-    expected = noise[0] * float(scheduler.init_noise_sigma)
+    def blend(latents: Tensor, number: int) -> Tensor:
+        return (latents + others[number]) / 2 if blended else latents
+
+    timesteps, more = begin(scheduler)
+    level = math.hypot(*schedule.mixes[0]) if schedule.mixes else schedule.init_noise_sigma
+    expected = noise[0] * level
     with _noise_from(scheduler, lambda *_, **__: noise[1 + number].clone()):
-        for number, timestep in enumerate(scheduler.timesteps):  # noqa: B007
+        for number, timestep in enumerate(timesteps):
             given = scheduler.scale_model_input(expected, timestep)
             expected = scheduler.step(predict(given, float(timestep)), timestep, expected, **more, return_dict=False)[0]
-            expected = expected.double()
-    latents: list[Tensor] = [noise[0] * schedule.init_noise_sigma]
+            expected = blend(expected.double(), number)
+    latents: list[Tensor] = [noise[0] * level]
     predictions: list[Tensor] = []
     for number, step in enumerate(schedule.steps):
         predictions.insert(0, predict(latents[0] * step.scale, step.timestep))
         after = combined(step, latents, predictions)
-        latents.insert(0, after if step.noise is None else after + step.noise * noise[1 + number])
+        latents.insert(0, blend(after if step.noise is None else after + step.noise * noise[1 + number], number))
     if not bool((latents[0] - expected).norm() <= ALIKE * expected.norm()):
         raise NotLinear
 
@@ -190,13 +220,15 @@ def from_json(text: str) -> Schedule | None:
         if read.pop("format") != FORMAT:
             return None
         steps = tuple(_step(step) for step in read["steps"])
-        schedule = Schedule(float(read["init_noise_sigma"]), steps)
+        mixes = tuple((float(image), float(noise)) for image, noise in read.get("mixes", ()))
+        schedule = Schedule(float(read["init_noise_sigma"]), steps, mixes)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     numbers = [schedule.init_noise_sigma]
     for step in steps:
         numbers += [step.timestep, step.scale, *step.latents, *step.predictions, step.noise or 0.0]
-    right = all(map(math.isfinite, numbers)) and 0 < len(steps) <= MOST_CALLS
+    numbers += [number for pair in mixes for number in pair]
+    right = all(map(math.isfinite, numbers)) and 0 < len(steps) <= MOST_CALLS and len(mixes) in (0, len(steps) + 1)
     return schedule if right and all(any((*step.latents, *step.predictions)) for step in steps) else None
 
 

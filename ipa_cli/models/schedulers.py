@@ -131,7 +131,9 @@ class Sampling:
     """How a picture goes from step to step: names in `SCHEDULERS` and `SCHEDULES`, None for the model's own.
 
     `eta` is the share of fresh noise that DDIM and TCD add, None is 0 as in diffusers' pipelines; `timesteps` stand in
-    place of those that the scheduler would choose, `prediction_type` in place of the model's.
+    place of those that the scheduler would choose, `prediction_type` in place of the model's. `start` is the number of
+    steps that are left out with a picture to begin with, None without one; `blended` says that the latents of that
+    picture join those after each step.
     """
 
     scheduler: str | None = None
@@ -139,6 +141,8 @@ class Sampling:
     eta: float | None = None
     timesteps: tuple[int, ...] | None = None
     prediction_type: str | None = None
+    start: int | None = None
+    blended: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ipa_cli.backends.base import Denoiser
     from ipa_cli.models.architectures.base import Architecture
     from ipa_cli.pipeline.sampler import Sampler
+    from ipa_cli.pipeline.start import Start
     from ipa_cli.pipeline.task import Request
     from ipa_cli.unet.inputs import Context, UNetInputs
 
@@ -91,50 +92,43 @@ def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timest
     return UNetInputs(sample.repeat(batch // len(sample), 1, 1, 1), timestep, conditions.context, added)
 
 
-def initial_noise(
-    request: Request, seeds: Sequence[int], architecture: Architecture, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """(seeds, channels, h, w) of noise drawn on the CPU, so that a seed means the same on every device."""
-    import torch
-
-    factor = architecture.latent_factor
-    shape = (1, architecture.latent_channels, request.height // factor, request.width // factor)
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return torch.cat([torch.randn(shape, generator=each, dtype=dtype) for each in generators]).to(device)
-
-
 def denoise(
     request: Request,
     conditions: Conditions,
     denoiser: Denoiser,
     sampler: Sampler,
-    noise: Tensor,
+    start: Start,
     clock: StepClock,
     advance: Callable[[], None],
     unguided: Denoiser | None = None,
 ) -> Tensor:
-    """Go through the sampler's steps from pure noise, (pictures, 4, h, w); returns the latents of the pictures.
+    """Go through the sampler's steps; returns the latents of the pictures, (pictures, channels, h, w).
 
-    With guidance in part of the steps, the others call `unguided` with `Conditions.unguided`.
+    With guidance in part of the steps, the others call `unguided` with `Conditions.unguided`. Where an area of a
+    picture is redrawn, the rest of it, as noisy as they are, joins the latents after each step.
     """
     import torch
 
-    timesteps = torch.tensor(sampler.timesteps, device=noise.device)
+    timesteps = torch.tensor(sampler.timesteps, device=start.noise.device)
     scale = scales(conditions, len(timesteps))
-    latents = sampler.begin(noise)
+    latents = sampler.begin(start.noise, None if request.init is None or request.init.from_noise else start.image)
     guided = request.guided_steps(len(timesteps))
-    calls = {request.guided: (denoiser, unet_inputs(request, conditions, latents, timesteps[0]))}
+    calls = {request.guided: (denoiser, unet_inputs(request, conditions, start.seen(latents), timesteps[0]))}
     if conditions.unguided is not None and unguided is not None:
-        calls[False] = unguided, unet_inputs(request, conditions.unguided, latents, timesteps[0])
+        calls[False] = unguided, unet_inputs(request, conditions.unguided, start.seen(latents), timesteps[0])
     clock.mark()
     for step in range(len(timesteps)):
         call, template = calls[guided[step]]
-        sample = sampler.scaled(latents, step).repeat(len(template.sample) // len(latents), 1, 1, 1)
+        sample = start.seen(sampler.scaled(latents, step))
+        sample = sample.repeat(len(template.sample) // len(latents), 1, 1, 1)
         context = template.context._replace(scale=scale[step])
         predicted = call(replace(template, sample=sample, timestep=timesteps[step], context=context))
         if guided[step]:
             predicted = _guided(predicted, request.guidance_scale, request.guidance_rescale)
         latents = sampler.after(latents, predicted, step)
+        if start.mask is not None and start.image is not None:
+            kept = sampler.noisy(start.image, start.noise, step)
+            latents = (1 - start.mask) * kept + start.mask * latents
         clock.mark()
         advance()
     return latents

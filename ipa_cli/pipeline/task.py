@@ -20,8 +20,9 @@ from ipa_cli.models.prompts import embeddings, syntax
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
-from ipa_cli.pipeline import image_embeds, sampling
+from ipa_cli.pipeline import image_embeds, init_image, sampling
 from ipa_cli.pipeline.image_embeds import Embeds
+from ipa_cli.pipeline.init_image import Init
 from ipa_cli.pipeline.spread import random_seed, spread
 from ipa_cli.result import NullReporter, Reporter
 from ipa_cli.system.inputs import check_stdin
@@ -40,6 +41,14 @@ class AdapterImages:
     references: tuple[Reference, ...] = ()
     masks: tuple[Reference, ...] = ()
     embeds: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The pictures of a request: those of each adapter, and the one to begin with."""
+
+    adapters: tuple[AdapterImages, ...] = ()
+    init: init_image.Loaded | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,12 @@ class Request:
     guidance_rescale: float = 0.0
     prompt_syntax: str = syntax.A1111
     embeddings: tuple[Embedding, ...] = ()  # textual inversion, at least those that its prompts name
+    init: Init | None = None
+
+    @property
+    def steps_taken(self) -> int:
+        """How many of the steps are gone through: fewer where a picture to begin with stays in part."""
+        return self.steps - (self.sampling.start or 0)
 
     @property
     def guided(self) -> bool:
@@ -150,15 +165,16 @@ class InMemory:
 
 def load_references(
     settings: Settings, reporter: Reporter, in_memory: InMemory | None = None
-) -> tuple[AdapterImages, ...]:
-    """The reference images and masks of every adapter, each checked and read once, with notes on conversions.
+) -> Loaded:
+    """All pictures that the settings name, each checked and read once, with notes on conversions.
 
     What is `in_memory` is not read from disk.
     """
     in_memory = in_memory or InMemory()
     each = settings.adapters
     typed = [name for one in each for name in (*one.image, *one.mask)]
-    check_stdin([*typed, *(one.embeds for one in each)])
+    check_stdin([*typed, *(one.embeds for one in each), settings.init_image, settings.inpaint_mask])
+    init = init_image.load(settings, in_memory.pictures, reporter)
     members = {
         name: in_memory.members.get(name) or ([name] if name in in_memory else reference.expand(name, reporter.note))
         for name in dict.fromkeys(typed)
@@ -176,13 +192,14 @@ def load_references(
 
     references = read_once([one.image for one in each], as_mask=False)
     masks = read_once([one.mask for one in each], as_mask=True)
-    return tuple(map(AdapterImages, references, masks, [in_memory.embeds.get(one.embeds or "") for one in each]))
+    embeds = [in_memory.embeds.get(one.embeds or "") for one in each]
+    return Loaded(tuple(map(AdapterImages, references, masks, embeds)), init)
 
 
 def make_requests(
     settings: Settings,
     plan: Plan,
-    loaded: Sequence[AdapterImages],
+    loaded: Loaded,
     prompts: Sequence[Mapping[str, Any]] = (),
     loras: tuple[Lora, ...] = (),
 ) -> tuple[Request, ...]:
@@ -215,20 +232,26 @@ def with_tags(settings: Settings, plan: Plan, loras: tuple[Lora, ...]) -> tuple[
 
 
 def make_request(
-    settings: Settings, plan: Plan, loaded: Sequence[AdapterImages], loras: tuple[Lora, ...] = ()
+    settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lora, ...] = ()
 ) -> Request:
     """Fill in what the user left open from the model's defaults; `loras` are those of the settings, loaded."""
-    chosen = {name: _chosen(settings, plan, name) for name in ("width", "height")}
+    if loaded.init is None:
+        width, height = (_chosen(settings, plan, name) for name in ("width", "height"))
+    else:
+        width, height = init_image.size(settings, plan, loaded.init)
     (prompt, loras), seeds = with_tags(settings, plan, loras), _seeds(settings)
     how = sampling.choose(settings, plan, loras)
+    init = None if loaded.init is None else init_image.make(settings, plan, loaded.init, (width, height))
+    init_image.check_model(init, plan)
+    taken = how.steps if init is None else init_image.steps_taken(init, how.steps)
     followed = settings.adapter or has_reference(settings.adapters[0], plan.defaults)
-    each = zip(settings.adapters, loaded, strict=True) if plan.adapters and followed else ()
+    each = zip(settings.adapters, loaded.adapters, strict=True) if plan.adapters and followed else ()
     image_prompts = tuple(
-        _image_prompt(one, plan, adapter, pictures, how.steps)
+        _image_prompt(one, plan, adapter, pictures, taken)
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
-    check_masks(image_prompts, chosen["width"], chosen["height"])
-    _check_span(settings.guidance_start, settings.guidance_end, how.steps, "guidance", "guidance")
+    check_masks(image_prompts, width, height)
+    _check_span(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
     if any(image_prompt.masks for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
     if loras:
@@ -237,10 +260,11 @@ def make_request(
         prompt,
         settings.negative_prompt,
         image_prompts,
-        **chosen,
+        width=width,
+        height=height,
         steps=how.steps,
         guidance_scale=how.guidance_scale,
-        sampling=how.sampling,
+        sampling=init_image.sampled(init, plan, how.sampling, how.steps),
         preset=how.preset,
         seeds=seeds,
         batch_size=min(settings.batch_size, len(seeds)),
@@ -250,6 +274,7 @@ def make_request(
         guidance_rescale=settings.guidance_rescale,
         prompt_syntax=settings.prompt_syntax,
         embeddings=embeddings.of_prompts(settings, plan, (prompt, settings.negative_prompt)),
+        init=init,
     )
 
 

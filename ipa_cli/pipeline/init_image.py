@@ -1,0 +1,194 @@
+"""The picture that drawing begins with, from settings: read, checked, brought to size, and how much of it is redrawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ipa_cli.config import Settings, padding
+from ipa_cli.config.checks import MAX_SIDE
+from ipa_cli.config.padding import Padding
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images import init_image, reference
+from ipa_cli.images.init_image import InitImage
+from ipa_cli.images.mask import EVERYWHERE
+from ipa_cli.images.reference import Reference
+from ipa_cli.models.schedulers import Sampling
+from ipa_cli.result import Reporter
+
+if TYPE_CHECKING:
+    from ipa_cli.models.plan import Plan
+
+STRENGTH = 0.6  # unless given; with a mask or a border all of the area is redrawn
+SMALLEST = 64  # pixels a side
+LARGER = 4  # times the pixels that the model draws by itself: a picture with more is scaled down unless a size is given
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The picture and its mask as they were read."""
+
+    image: Reference
+    mask: Reference | None = None
+
+
+@dataclass(frozen=True)
+class Init:
+    """A picture to begin with at the size of the request, of which `strength` says how much noise covers it.
+
+    With strength 1 where only an area is redrawn, drawing begins with noise alone, as in diffusers.
+    """
+
+    picture: InitImage
+    strength: float
+    loaded: Loaded = field(compare=False)
+    pad: str | None = None
+    mask_blur: float = 0.0
+
+    @property
+    def from_noise(self) -> bool:
+        """Whether the first latents have nothing of the picture."""
+        return self.picture.area is not None and self.strength == 1
+
+
+def load(
+    settings: Settings, in_memory: Mapping[tuple[str, bool], Reference], reporter: Reporter
+) -> Loaded | None:
+    """Read and check the picture and the mask that the settings name; None where they name no picture.
+
+    Raises UsageError for a mask or a border without a picture, IpaError for what cannot be read or does not fit.
+    """
+    name, mask = settings.init_image, settings.inpaint_mask
+    if name is None:
+        for flag, value in (("--inpaint-mask", mask), ("--pad", settings.pad)):
+            if value is not None:
+                raise UsageError(f"{flag} is given and no picture to begin with", "name it with --init-image")
+        if settings.strength is not None:
+            reporter.note("the strength has no effect without --init-image")
+        return None
+    if mask is None and settings.pad is None and settings.mask_blur:
+        reporter.note("the mask blur has no effect without --inpaint-mask or --pad")
+    image = in_memory.get((name, False)) or _read(name, reference.load, "--init-image")
+    area = None if mask is None else in_memory.get((mask, True)) or _read(mask, reference.load_mask, "--inpaint-mask")
+    for picture in filter(None, (image, area)):
+        for remark in picture.notes:
+            if remark != EVERYWHERE:
+                reporter.note(f"{picture.source}: {remark}")
+    if area is not None:
+        init_image.check_mask(area, image)
+        if area.image.getextrema()[0] == 255:
+            reporter.note(f"the inpaint mask {area.source} is white everywhere: the whole picture is redrawn")
+    return Loaded(image, area)
+
+
+def _read(name: str, load: Callable[[str], Reference], flag: str) -> Reference:
+    found = reference.expand(name)
+    if len(found) > 1:
+        raise UsageError(f"{flag} {name} stands for {len(found)} pictures", f"name one: {found[0]}")
+    return load(found[0])
+
+
+def size(settings: Settings, plan: Plan, loaded: Loaded) -> tuple[int, int]:
+    """Width and height of the picture: as set, else those of the picture to begin with, with its border.
+
+    Raises UsageError for sides out of range.
+    """
+    border, image = _padding(settings), loaded.image
+    native = plan.defaults["width"] * plan.defaults["height"]
+    width, height = init_image.size_of(image, border, LARGER * native, MAX_SIDE)
+    if settings.width is not None and settings.height is not None:
+        width, height = settings.width, settings.height
+    elif settings.width is not None:
+        width, height = settings.width, _other(settings.width - border.width, image.height / image.width) + border.height
+    elif settings.height is not None:
+        width, height = _other(settings.height - border.height, image.width / image.height) + border.width, settings.height
+    inner = width - border.width, height - border.height
+    if min(inner) < SMALLEST:
+        raise UsageError(
+            f"the init image would be {inner[0]}x{inner[1]}: at least {SMALLEST} pixels a side",
+            f"choose a larger --size{'; it includes the border of --pad' if any(border) else ''}",
+        )
+    if max(width, height) > MAX_SIDE:
+        raise UsageError(f"the picture would be {width}x{height}: at most {MAX_SIDE} pixels a side", "choose a --size")
+    return width, height
+
+
+def note_size(made: Init, reporter: Reporter) -> None:
+    """Say so where the picture to begin with is scaled or cut."""
+    given, border = made.loaded.image, _border(made.pad)
+    inner = made.picture.image.width - border.width, made.picture.image.height - border.height
+    if (given.width, given.height) != inner:
+        spare = given.width - inner[0], given.height - inner[1]
+        cut = all(0 <= one < init_image.STEP for one in spare)
+        how = "cut to multiples of 8" if cut else "scaled, and cut where the proportions differ; --size chooses another"
+        reporter.note(f"the init image, {given.width}x{given.height}, is drawn over at {inner[0]}x{inner[1]}: {how}")
+
+
+def make(settings: Settings, plan: Plan, loaded: Loaded, wanted: tuple[int, int]) -> Init:
+    """The picture at the size that is drawn. Raises IpaError for a mask with next to nothing in it."""
+    picture = init_image.make(loaded.image, loaded.mask, wanted, _padding(settings), settings.mask_blur)
+    if picture.area is not None:
+        import numpy as np
+
+        factor, area = plan.architecture.latent_factor, np.asarray(picture.area)
+        if area.min() == 255 and not has_mask_inputs(plan):
+            picture = init_image.make(loaded.image, None, wanted, _padding(settings), 0)
+        elif not (area[::factor, ::factor] >= init_image.HALF).any():
+            raise IpaError(
+                f"the white of the inpaint mask is too small at {wanted[0]}x{wanted[1]}",
+                f"it must cover some square of {factor} pixels, after --mask-blur",
+            )
+    strength = settings.strength
+    if strength is None:
+        strength = STRENGTH if picture.area is None else 1.0
+    return Init(picture, strength, loaded, settings.pad, settings.mask_blur)
+
+
+def steps_taken(made: Init, steps: int) -> int:
+    """How many of the steps are gone through, as `get_timesteps` of diffusers' pipelines counts them.
+
+    Raises UsageError where none is left.
+    """
+    taken = min(int(steps * made.strength), steps)
+    if taken < 1:
+        raise UsageError(
+            f"a strength of {made.strength:g} leaves none of {steps} step{'s' * (steps > 1)}",
+            f"choose a --strength from {math.ceil(1000 / steps) / 1000:g} to 1, or more --steps",
+        )
+    return taken
+
+
+def sampled(made: Init | None, plan: Plan, sampling: Sampling, steps: int) -> Sampling:
+    """The sampling of a picture that begins with another: from the middle, blended where an area alone is redrawn."""
+    if made is None:
+        return sampling
+    blended = made.picture.area is not None and not has_mask_inputs(plan)
+    return replace(sampling, start=steps - steps_taken(made, steps), blended=blended)
+
+
+def has_mask_inputs(plan: Plan) -> bool:
+    """Whether the UNet was made for inpainting: beside the latents it takes a mask and those of the masked picture."""
+    return bool(plan.unet_config.get("in_channels", 4) == 2 * plan.architecture.latent_channels + 1)
+
+
+def check_model(made: Init | None, plan: Plan) -> None:
+    """Raise UsageError for a model that was made for inpainting where nothing says what to redraw."""
+    if has_mask_inputs(plan) and (made is None or made.picture.area is None):
+        raise UsageError(
+            f"the model {plan.name} is made for inpainting and wants a mask",
+            "--init-image photo.png --inpaint-mask mask.png, or another model",
+        )
+
+
+def _padding(settings: Settings) -> Padding:
+    return _border(settings.pad)
+
+
+def _border(pad: str | None) -> Padding:
+    return Padding() if pad is None else padding.parse(pad)
+
+
+def _other(side: int, ratio: float) -> int:
+    return max(init_image.STEP, round(side * ratio / init_image.STEP) * init_image.STEP)
