@@ -26,6 +26,7 @@ from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline import prompts, sampling
+from ipa_cli.pipeline.init_image import check_model
 from ipa_cli.pipeline.task import InMemory, load_references, make_request
 
 if TYPE_CHECKING:
@@ -134,6 +135,11 @@ class Engine:
         embeds: str | Path | None = None,
         fit: str | None = None,
         mask: Source | Sequence[Source] | None = None,
+        init_image: Source | None = None,
+        strength: float | None = None,
+        inpaint_mask: Source | None = None,
+        mask_blur: float | None = None,
+        pad: str | None = None,
         ip_mode: str | None = None,
         ip_layers: str | Mapping[str, Any] | None = None,
         ip_start: float | None = None,
@@ -144,7 +150,8 @@ class Engine:
         """Draw one picture, or with `num_images` a list of them, each with the next seed.
 
         Every argument is the setting of that name, see `ipa generate --help`; what is None is as the engine was opened,
-        else the model's. `image` and `mask` are paths, addresses or PIL images, `embeds` is a file of `ipa embed`.
+        else the model's. `image`, `mask`, `init_image` and `inpaint_mask` are paths, addresses or PIL images, `embeds`
+        is a file of `ipa embed`.
         Where several adapters are loaded, `adapter` has a mapping for each, with the keys of `--adapter`. `lora` is
         what `--lora` takes, or a list of it; [] is none.
 
@@ -159,6 +166,7 @@ class Engine:
         loras = load(asked.lora, engine.plan, reporter)
         request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)), loras)
         diffusers_schedulers.check_steps(request.sampling, engine.plan, request.steps)
+        check_model(request.init, engine.plan)
         if (advice := sampling.advice(asked, engine.plan, request.loras)) is not None:
             reporter.warn(advice)
         prompts.review((request.prompt, request.negative_prompt), request, reporter)

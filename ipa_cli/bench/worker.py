@@ -33,6 +33,7 @@ from ipa_cli.hardware import timing
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import DEMO, make_plan
+from ipa_cli.pipeline.init_image import check_model
 from ipa_cli.pipeline.task import Request, load_references, make_request
 from ipa_cli.result import NullReporter
 from ipa_cli.system import child
@@ -130,6 +131,7 @@ def _open(settings: Settings, batch: int, reporter: SendingReporter) -> tuple[En
     loras = load(settings.lora, plan, reporter)
     request = make_request(settings, plan, load_references(settings, reporter), loras)
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
+    check_model(request.init, plan)
     schedules.find(settings, plan, request.sampling, request.steps, reporter)
     return Engine.open(settings, plan, reporter, alone=True), request
 

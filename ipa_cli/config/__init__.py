@@ -1,6 +1,7 @@
 """Settings, and their values from flags, environment and files."""
 
 from ipa_cli.config.adapters import AdapterConfig
+from ipa_cli.config.cache import cache_dir, cache_limit
 from ipa_cli.config.checks import MAX_SIDE, Choice
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.files import FILE_NAME, project_file, user_file
@@ -8,7 +9,7 @@ from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import HINT as TRUST_HINT
 from ipa_cli.config.project import Ignored, repositories, trust, untrust, with_places
-from ipa_cli.config.settings import FIELDS, OWN, ConfigError, Settings, cache_dir, cache_limit, checked, collecting
+from ipa_cli.config.settings import FIELDS, OWN, ConfigError, Settings, checked, collecting
 from ipa_cli.config.sources import Layer, Resolved, Source, check_together, resolve
 
 __all__ = [

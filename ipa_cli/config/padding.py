@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ipa_cli.config.checks import SIDE_STEP
+
 MOST = 4096
 EXAMPLE = "left=128,top=64"
 
@@ -36,9 +38,10 @@ def parse(text: str) -> Padding:
             raise ValueError(f"expected sides such as {EXAMPLE}; the sides are {', '.join(Padding._fields)}")
         if side in found:
             raise ValueError(f"{side} is given twice")
-        if not (pixels.isascii() and pixels.isdigit() and len(pixels) < 6) or int(pixels) > MOST or int(pixels) % 8:
-            raise ValueError(f"{side}: expected pixels up to {MOST}, a multiple of 8, such as {side}=128")
-        found[side] = int(pixels)
+        number = int(pixels) if pixels.isascii() and pixels.isdigit() and len(pixels) < 6 else MOST + 1
+        if number > MOST or number % SIDE_STEP:
+            raise ValueError(f"{side}: expected pixels up to {MOST}, a multiple of {SIDE_STEP}, such as {side}=128")
+        found[side] = number
     if not any(found.values()):
         raise ValueError(f"it adds nothing; expected sides such as {EXAMPLE}")
     return Padding(**found)

@@ -117,7 +117,7 @@ def _checked(
     prompts.review(texts, requests[0], reporter)
     prompts.warn_of_unused(texts, requests[0], reporter)
     if recorded is not None:
-        replay.check_same(recorded, settings, {one.sha256 for one in requests[0].references}, reporter)
+        replay.check_same(recorded, settings, requests[0].digests, reporter)
         replay.check_same_loras(recorded, requests[0].loras, reporter)
         replay.check_embeddings(recorded, requests[0], reporter)
     fields = [name_fields(request, number) for request in requests for number in range(len(request.seeds))]

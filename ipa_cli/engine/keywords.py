@@ -26,6 +26,11 @@ class RequestSettings(TypedDict, total=False):
     """The settings of a request, but for its prompt and the number of pictures, as `Engine.draw` takes them."""
 
     image: Source | Sequence[Source] | None
+    init_image: Source | None
+    strength: float | None
+    inpaint_mask: Source | None
+    mask_blur: float | None
+    pad: str | None
     scale: float | None
     negative_prompt: str | None
     prompt_syntax: str | None
@@ -55,6 +60,7 @@ class RequestSettings(TypedDict, total=False):
 
 
 NOT_HERE = ("output", "preview", "server", "server_token_file")  # of the command line alone
+MASKS = ("mask", "inpaint_mask")  # pictures in grey
 JSON = ("compile_options", "ip_layers")  # given as JSON, or as what it stands for
 
 
@@ -124,7 +130,7 @@ def _named(given: Mapping[str, Any], in_memory: dict[tuple[str, bool], Reference
     def named(name: str, picture: Any) -> Any:
         if not hasattr(picture, "tobytes") or not hasattr(picture, "mode"):
             return picture
-        as_mask = name == "mask"
+        as_mask = name in MASKS
         loaded = reference.of_image(picture, as_mask)
         in_memory[loaded.source, as_mask] = loaded
         return loaded.source
@@ -135,4 +141,6 @@ def _named(given: Mapping[str, Any], in_memory: dict[tuple[str, bool], Reference
         if value is not None:
             several = value if isinstance(value, list | tuple) else [value]
             values[name] = [named(name, one) for one in several]
+    for name in ("init_image", "inpaint_mask"):
+        values.update({name: named(name, values[name])} if values.get(name) is not None else {})
     return values

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ipa_cli.images.reference import Reference
     from ipa_cli.models.ip_adapter.plan import AdapterPlan
     from ipa_cli.models.plan import Plan
+    from ipa_cli.pipeline.init_image import Init
     from ipa_cli.pipeline.task import Request
 
 # Settings that a picture records as they came out, for itself alone, ...
@@ -69,9 +70,11 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
             if embedding.is_in((request.prompt, request.negative_prompt))
         ],
         **({"loras": _lora_record(request)} if request.loras else {}),
+        **({"init": init_record(request.init)} if request.init else {}),
         "settings": public_settings(
             replace(
                 settings,
+                strength=request.init.strength if request.init else None,
                 adapter=adapters,
                 lora=tuple(lora.config for lora in request.loras),
                 preset=request.preset,
@@ -104,6 +107,16 @@ def _name(plan: Plan, adapter: AdapterPlan) -> str:
     if plan.name == "demo" and adapter.location == plan.location:
         return "demo"
     return public_name(f"{adapter.location}/{adapter.file}")
+
+
+def init_record(init: Init) -> dict[str, Any]:
+    """The picture that drawing began with, its mask, and what the text for other programs says of them."""
+    images = filter(None, (init.loaded.image, init.loaded.mask))
+    return {
+        "strength": init.strength,
+        "mask_blur": init.mask_blur,
+        "images": [{"source": public_name(one.source), "sha256": one.sha256} for one in images],
+    }
 
 
 def _lora_record(request: Request) -> list[dict[str, Any]]:

@@ -33,7 +33,12 @@ MOST_LEFT_OUT = 20  # named one by one; a ComfyUI graph may have thousands
 # Three ways to give references: a flag for one replaces what the picture has of the others.
 REFERENCES = ("image", "embeds", "adapter")
 # Known keys that are not settings.
-RECORDS = ("schema_version", "scheduler", "schedule", "eta", "graph", "adapters", "loras", "embeddings", "settings")
+RECORDS = (
+    *("schema_version", "scheduler", "schedule", "eta", "graph", "adapters", "loras", "embeddings", "init"),
+    "settings",
+)
+# Settings that say something with a picture to begin with alone.
+OF_AN_INIT_IMAGE = ("strength", "mask_blur")
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,9 @@ def layer(
             left_out.append(f"{name} (give them with --{name.replace('_', '-')})")
     if any(flags.get(name) for name in REFERENCES):
         left_out += [name for name in REFERENCES if values.pop(name, None) and not flags.get(name)]
+    if not (values.get("init_image") or flags.get("init_image")):
+        found = {name: values.pop(name, None) for name in OF_AN_INIT_IMAGE}
+        left_out += [f"{name} {value} (add --init-image)" for name, value in found.items() if value]
     if left_out:
         reporter.note(f"{recorded.path}: left out: {', '.join(left_out)}")
     if machine is None:
@@ -98,7 +106,7 @@ def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter
         flag = f"name the file with --{name}"
         if place == STDIN:
             raise IpaError(f"{name} {place} of {recorded.path} came from stdin", flag)
-        if name in ("image", "mask") and reference.is_pattern(place):
+        if name in ("image", "mask", "init_image", "inpaint_mask") and reference.is_pattern(place):
             raise IpaError(f"{name} {place} of {recorded.path} is a pattern, not one picture", flag)
         return place
 
@@ -121,8 +129,11 @@ def check_there(recorded: Recorded, settings: Settings) -> None:
         try:
             reference.expand(source)
         except IpaError as error:
+            of_init = {settings.init_image: "--init-image", settings.inpaint_mask: "--inpaint-mask"}
+            what = "a reference picture" if source not in of_init else "the init image or its mask"
             raise IpaError(
-                f"a reference picture of {recorded.path} is missing: {error.message}", "name the file with --image"
+                f"{what} of {recorded.path} is missing: {error.message}",
+                f"name the file with {of_init.get(source, '--image')}",
             ) from error
 
 
@@ -166,7 +177,7 @@ def check_backend(recorded: Recorded, used: str, reporter: Reporter) -> None:
 
 
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
-    images = {text for one in settings.adapters for text in one.image}
+    images = {text for one in settings.adapters for text in one.image} | {settings.init_image, settings.inpaint_mask}
     return [(source, digest) for source, digest in recorded.references if source and source in images]
 
 
@@ -185,6 +196,8 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
 
     adapters = chunk.get("adapters") or []
     used = [_reference(path, image) for adapter in adapters for image in _list(path, adapter.get("images"))]
+    init = chunk.get("init")
+    begun_with = _list(path, init.get("images")) if isinstance(init, dict) else []
     values["image"] = [source for source, _ in used if source is not None]
     if asked.get("adapter"):
         del values["image"]  # its adapters have their own images and scales
@@ -199,6 +212,7 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
         (one.get("word"), one.get("sha256")) for one in _list(path, chunk.get("embeddings")) if isinstance(one, dict)
     ]
     digests = {word: digest for word, digest in found if isinstance(word, str) and isinstance(digest, str)}
+    used += [_reference(path, image) for image in begun_with]
     return Recorded(path, values, tuple(left_out), tuple(used), _loras(path, chunk.get("loras")), digests)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ipa_cli.config.checks import SIDE_STEP
 from ipa_cli.config.padding import Padding
 from ipa_cli.errors import IpaError
 from ipa_cli.images.mask import HALF
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ipa_cli.images.reference import Reference
 
 ALIKE = 0.02  # how much the proportions of picture and mask may differ
-STEP = 8  # sides are multiples of it
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class InitImage:
         return drawn if self.area is None else Image.composite(drawn, self.image, self.area)
 
 
-def make(
-    given: Reference, mask: Reference | None, size: tuple[int, int], padding: Padding, blur: float
-) -> InitImage:
+def make(given: Reference, mask: Reference | None, size: tuple[int, int], padding: Padding, blur: float) -> InitImage:
     """The picture `given`, without the border inside of `size`, scaled and cut to its middle where it has another size.
 
     The border is white in the area; it is filled with the pixels of the edge, blurred towards the outside. `blur` is
@@ -67,7 +65,7 @@ def size_of(given: Reference, padding: Padding, most_pixels: int, longest: int) 
     scale = min(1.0, longest / max(width, height))
     if width * height > most_pixels:
         scale = min(scale, (most_pixels / 4 / (width * height)) ** 0.5)
-    width, height = (round(side * scale) // STEP * STEP for side in (width, height))
+    width, height = (round(side * scale) // SIDE_STEP * SIDE_STEP for side in (width, height))
     return width + padding.width, height + padding.height
 
 
@@ -79,7 +77,7 @@ def fitted(image: Image, size: tuple[int, int]) -> Image:
     from PIL import Image, ImageOps
 
     spare = image.width - size[0], image.height - size[1]
-    if all(0 <= one < STEP for one in spare):
+    if all(0 <= one < SIDE_STEP for one in spare):
         left, top = spare[0] // 2, spare[1] // 2
         return image.crop((left, top, left + size[0], top + size[1]))
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)

@@ -11,7 +11,6 @@ from ipa_cli.hardware.timing import StepClock
 from ipa_cli.pipeline.task import counts
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
     from torch import Tensor
 

@@ -1,19 +1,18 @@
-"""The picture that drawing begins with, from settings: read, checked, brought to size, and how much of it is redrawn."""
+"""The picture that drawing begins with, from settings: checked, brought to size, and how much of it is redrawn."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ipa_cli.config import Settings, padding
-from ipa_cli.config.checks import MAX_SIDE
+from ipa_cli.config.checks import MAX_SIDE, MIN_SIDE, SIDE_STEP
 from ipa_cli.config.padding import Padding
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.images import init_image, reference
+from ipa_cli.images import init_image
 from ipa_cli.images.init_image import InitImage
-from ipa_cli.images.mask import EVERYWHERE
 from ipa_cli.images.reference import Reference
 from ipa_cli.models.schedulers import Sampling
 from ipa_cli.result import Reporter
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
 
 STRENGTH = 0.6  # unless given; with a mask or a border all of the area is redrawn
-SMALLEST = 64  # pixels a side
 LARGER = 4  # times the pixels that the model draws by itself: a picture with more is scaled down unless a size is given
 
 
@@ -53,41 +51,34 @@ class Init:
         return self.picture.area is not None and self.strength == 1
 
 
-def load(
-    settings: Settings, in_memory: Mapping[tuple[str, bool], Reference], reporter: Reporter
-) -> Loaded | None:
-    """Read and check the picture and the mask that the settings name; None where they name no picture.
+def check_given(settings: Settings, members: Mapping[str, Sequence[str]], reporter: Reporter) -> None:
+    """Raise UsageError for a mask or a border without a picture, and for names of several; `members` has those.
 
-    Raises UsageError for a mask or a border without a picture, IpaError for what cannot be read or does not fit.
+    Says so where a setting has no effect.
     """
-    name, mask = settings.init_image, settings.inpaint_mask
-    if name is None:
-        for flag, value in (("--inpaint-mask", mask), ("--pad", settings.pad)):
+    for flag, name in (("--init-image", settings.init_image), ("--inpaint-mask", settings.inpaint_mask)):
+        if name is not None and len(members[name]) > 1:
+            raise UsageError(f"{flag} {name} stands for {len(members[name])} pictures", f"name one: {members[name][0]}")
+    if settings.init_image is None:
+        for flag, value in (("--inpaint-mask", settings.inpaint_mask), ("--pad", settings.pad)):
             if value is not None:
                 raise UsageError(f"{flag} is given and no picture to begin with", "name it with --init-image")
         if settings.strength is not None:
             reporter.note("the strength has no effect without --init-image")
-        return None
-    if mask is None and settings.pad is None and settings.mask_blur:
+    if settings.mask_blur and settings.inpaint_mask is None and settings.pad is None:
         reporter.note("the mask blur has no effect without --inpaint-mask or --pad")
-    image = in_memory.get((name, False)) or _read(name, reference.load, "--init-image")
-    area = None if mask is None else in_memory.get((mask, True)) or _read(mask, reference.load_mask, "--inpaint-mask")
-    for picture in filter(None, (image, area)):
-        for remark in picture.notes:
-            if remark != EVERYWHERE:
-                reporter.note(f"{picture.source}: {remark}")
-    if area is not None:
-        init_image.check_mask(area, image)
+
+
+def load(image: Sequence[Reference], mask: Sequence[Reference], reporter: Reporter) -> Loaded | None:
+    """The picture and the mask, each at most one; None without a picture.
+
+    Raises IpaError for a mask that is dark or has other proportions.
+    """
+    for area in mask:
+        init_image.check_mask(area, image[0])
         if area.image.getextrema()[0] == 255:
             reporter.note(f"the inpaint mask {area.source} is white everywhere: the whole picture is redrawn")
-    return Loaded(image, area)
-
-
-def _read(name: str, load: Callable[[str], Reference], flag: str) -> Reference:
-    found = reference.expand(name)
-    if len(found) > 1:
-        raise UsageError(f"{flag} {name} stands for {len(found)} pictures", f"name one: {found[0]}")
-    return load(found[0])
+    return Loaded(image[0], mask[0] if mask else None) if image else None
 
 
 def size(settings: Settings, plan: Plan, loaded: Loaded) -> tuple[int, int]:
@@ -98,16 +89,16 @@ def size(settings: Settings, plan: Plan, loaded: Loaded) -> tuple[int, int]:
     border, image = _padding(settings), loaded.image
     native = plan.defaults["width"] * plan.defaults["height"]
     width, height = init_image.size_of(image, border, LARGER * native, MAX_SIDE)
-    if settings.width is not None and settings.height is not None:
-        width, height = settings.width, settings.height
-    elif settings.width is not None:
-        width, height = settings.width, _other(settings.width - border.width, image.height / image.width) + border.height
-    elif settings.height is not None:
-        width, height = _other(settings.height - border.height, image.width / image.height) + border.width, settings.height
+    if settings.width is not None:
+        width = settings.width
+        height = _other(width - border.width, image.height / image.width) + border.height
+    if settings.height is not None:
+        height = settings.height
+        width = settings.width or _other(height - border.height, image.width / image.height) + border.width
     inner = width - border.width, height - border.height
-    if min(inner) < SMALLEST:
+    if min(inner) < MIN_SIDE:
         raise UsageError(
-            f"the init image would be {inner[0]}x{inner[1]}: at least {SMALLEST} pixels a side",
+            f"the init image would be {inner[0]}x{inner[1]}: at least {MIN_SIDE} pixels a side",
             f"choose a larger --size{'; it includes the border of --pad' if any(border) else ''}",
         )
     if max(width, height) > MAX_SIDE:
@@ -121,7 +112,7 @@ def note_size(made: Init, reporter: Reporter) -> None:
     inner = made.picture.image.width - border.width, made.picture.image.height - border.height
     if (given.width, given.height) != inner:
         spare = given.width - inner[0], given.height - inner[1]
-        cut = all(0 <= one < init_image.STEP for one in spare)
+        cut = all(0 <= one < SIDE_STEP for one in spare)
         how = "cut to multiples of 8" if cut else "scaled, and cut where the proportions differ; --size chooses another"
         reporter.note(f"the init image, {given.width}x{given.height}, is drawn over at {inner[0]}x{inner[1]}: {how}")
 
@@ -191,4 +182,4 @@ def _border(pad: str | None) -> Padding:
 
 
 def _other(side: int, ratio: float) -> int:
-    return max(init_image.STEP, round(side * ratio / init_image.STEP) * init_image.STEP)
+    return max(SIDE_STEP, round(side * ratio / SIDE_STEP) * SIDE_STEP)

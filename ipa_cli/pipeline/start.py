@@ -58,7 +58,9 @@ def from_noise(
     return Start(_noise(request, generators, architecture, dtype).to(device), generators)
 
 
-def example(request: Request, architecture: Architecture, unet: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+def example(
+    request: Request, architecture: Architecture, unet: Any, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """Something of the shape that the UNet is given for one picture, without encoding any."""
     import torch
 
@@ -98,7 +100,9 @@ def from_image(
     return Start(noise, generators, image, mask, beside)
 
 
-def encode(vae: Any, init: Init, factor: int, inpainting: bool, wide: bool, device: torch.device, dtype: Any) -> Encoded:
+def encode(
+    vae: Any, init: Init, factor: int, inpainting: bool, wide: bool, device: torch.device, dtype: Any
+) -> Encoded:
     """The moments of a picture's latents, and its mask at their size: as diffusers', by the pixel at each corner.
 
     `inpainting`: for a UNet that sees the masked picture. `wide`: in float32, for a VAE that would leave fp16.

@@ -11,7 +11,7 @@ from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.config.settings import EXAMPLE
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import reference
-from ipa_cli.images.mask import HALF
+from ipa_cli.images.mask import EVERYWHERE, HALF
 from ipa_cli.images.reference import Reference
 from ipa_cli.models.lora import tags
 from ipa_cli.models.lora.lora import Lora, load
@@ -143,6 +143,12 @@ class Request:
         return tuple(picture for image_prompt in self.image_prompts for picture in image_prompt.references)
 
     @property
+    def digests(self) -> set[str]:
+        """The SHA-256 of every picture that it takes."""
+        begun_with = [] if self.init is None else [self.init.loaded.image, self.init.loaded.mask]
+        return {one.sha256 for one in (*self.references, *begun_with) if one is not None}
+
+    @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
         """The reference images of all adapters, or the files of image embeddings in their place."""
         return tuple(source for image_prompt in self.image_prompts for source in image_prompt.sources)
@@ -163,37 +169,38 @@ class InMemory:
         return (name, False) in self.pictures or (name, True) in self.pictures
 
 
-def load_references(
-    settings: Settings, reporter: Reporter, in_memory: InMemory | None = None
-) -> Loaded:
+def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory | None = None) -> Loaded:
     """All pictures that the settings name, each checked and read once, with notes on conversions.
 
     What is `in_memory` is not read from disk.
     """
     in_memory = in_memory or InMemory()
     each = settings.adapters
-    typed = [name for one in each for name in (*one.image, *one.mask)]
-    check_stdin([*typed, *(one.embeds for one in each), settings.init_image, settings.inpaint_mask])
-    init = init_image.load(settings, in_memory.pictures, reporter)
+    init, area = ([] if name is None else [name] for name in (settings.init_image, settings.inpaint_mask))
+    typed = [*init, *area, *(name for one in each for name in (*one.image, *one.mask))]
+    check_stdin([*typed, *(one.embeds for one in each)])
     members = {
         name: in_memory.members.get(name) or ([name] if name in in_memory else reference.expand(name, reporter.note))
         for name in dict.fromkeys(typed)
     }
 
-    def read_once(typed: Sequence[Sequence[str]], as_mask: bool) -> list[tuple[Reference, ...]]:
+    init_image.check_given(settings, members, reporter)
+
+    def read_once(typed: Sequence[Sequence[str]], as_mask: bool, unsaid: str = "") -> list[tuple[Reference, ...]]:
         load = reference.load_mask if as_mask else reference.load
         names = [[member for name in many for member in members[name]] for many in typed]
         each_once = dict.fromkeys(name for many in names for name in many)
         found = {name: in_memory.pictures.get((name, as_mask)) or load(name) for name in each_once}
         for picture in found.values():
-            for remark in picture.notes:
+            for remark in (remark for remark in picture.notes if remark != unsaid):
                 reporter.note(f"{picture.source}: {remark}")
         return [tuple(found[name] for name in many) for many in names]
 
     references = read_once([one.image for one in each], as_mask=False)
     masks = read_once([one.mask for one in each], as_mask=True)
     embeds = [in_memory.embeds.get(one.embeds or "") for one in each]
-    return Loaded(tuple(map(AdapterImages, references, masks, embeds)), init)
+    begun_with = init_image.load(read_once([init], False)[0], read_once([area], True, EVERYWHERE)[0], reporter)
+    return Loaded(tuple(map(AdapterImages, references, masks, embeds)), begun_with)
 
 
 def make_requests(
@@ -231,9 +238,7 @@ def with_tags(settings: Settings, plan: Plan, loras: tuple[Lora, ...]) -> tuple[
     return prompt, (*loras, *load(found, plan, NullReporter()))
 
 
-def make_request(
-    settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lora, ...] = ()
-) -> Request:
+def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lora, ...] = ()) -> Request:
     """Fill in what the user left open from the model's defaults; `loras` are those of the settings, loaded."""
     if loaded.init is None:
         width, height = (_chosen(settings, plan, name) for name in ("width", "height"))

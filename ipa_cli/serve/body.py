@@ -44,6 +44,8 @@ class _Base(BaseModel):
 
     image: list[str] | None = Field(None, description=f"reference images: {PICTURE}")
     mask: list[str] | None = Field(None, description=f"masks, white where the reference acts: {PICTURE}")
+    init_image: str | None = Field(None, description=f"picture to begin with in place of noise: {PICTURE}")
+    inpaint_mask: str | None = Field(None, description=f"mask, white where the init image is redrawn: {PICTURE}")
     adapter: list[dict[str, Any]] | None = Field(None, description="a mapping for each of several loaded adapters")
     embeds: str | None = Field(None, description="name in `files` of image embeddings, in place of reference images")
     files: dict[str, str] = Field({}, description="files in base64 by a name, which the picture records")

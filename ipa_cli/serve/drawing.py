@@ -20,6 +20,7 @@ from ipa_cli.images.filenames import FORMATS
 from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.pipeline import prompts, sampling
+from ipa_cli.pipeline.init_image import check_model
 from ipa_cli.pipeline.task import InMemory, Request, load_references, make_request
 from ipa_cli.serve.limits import Limits, check
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from ipa_cli.result import Reporter
 
 FOLDERS = ("lora_dir", "embedding_dir")  # in which names in a prompt find files
-PICTURES = ("image", "mask")  # settings whose values are pictures
+PICTURES = ("image", "mask")  # settings whose values are pictures, ...
+ONE_PICTURE = ("init_image", "inpaint_mask")  # ... and those with one
 # What a request may set: all that describes the picture and names no place.
 PLAIN_SETTINGS = tuple(
     name
@@ -44,9 +46,9 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 class Asked:
     """What a request asks for, whatever API it came by.
 
-    `values` are settings by name; those of `PICTURES` hold names, of which `files` has the bytes. Those that are not
-    given are as the server was started, or with `bare` as `ipa generate` has them without any flag. `members` are the
-    files that a name stands for, `folders` are those in which names in a prompt find files.
+    `values` are settings by name; those of `PICTURES` and `ONE_PICTURE` hold names, of which `files` has the bytes.
+    Those that are not given are as the server was started, or with `bare` as `ipa generate` has them without any flag.
+    `members` are the files that a name stands for, `folders` are those in which names in a prompt find files.
     """
 
     values: Mapping[str, Any]
@@ -73,11 +75,13 @@ def make(
     """
     pictures: dict[tuple[str, bool], Reference] = {}
 
+    def named_each(key: str, value: Any) -> Any:
+        found = [_named(one, key in keywords.MASKS, asked, pictures, allow_fetch) for one in _listed(value)]
+        return found[0] if key in ONE_PICTURE else found
+
     def named(mapping: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            key: [_named(one, key == "mask", asked, pictures, allow_fetch) for one in _listed(value)]
-            if key in PICTURES and value is not None
-            else value
+            key: named_each(key, value) if key in (*PICTURES, *ONE_PICTURE) and value is not None else value
             for key, value in mapping.items()
         }
 
@@ -99,6 +103,7 @@ def make(
     if asked.bare:  # one of several requests, which have a batch size in common
         request = replace(request, batch_size=wanted.batch_size)
     diffusers_schedulers.check_steps(request.sampling, plan, request.steps)
+    check_model(request.init, plan)
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
     prompts.review((request.prompt, request.negative_prompt), request, reporter)

@@ -53,7 +53,7 @@ def draw_points(
 ) -> Stats:
     """Draw the `missing` points into `folder` and add them to `outcomes`, row by row."""
     step_seconds = _warm_up(engine, layout, reporter)
-    made, steps = graphs_made(graphs), layout.base.steps
+    made, steps = graphs_made(graphs), layout.base.steps_taken
     expected = sum(steps * step_seconds[point.row.width, point.row.height] for point in missing)
     counts = f"{plural(len(missing), 'picture')} to draw, {plural(steps, 'step')} each"
     reporter.note(f"{counts}: about {_duration(expected)}")

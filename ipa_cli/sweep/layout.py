@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ from ipa_cli.backends import AUTO
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.graphs import Ready
-from ipa_cli.engine.record import adapter_name, scheduler_name
+from ipa_cli.engine.record import adapter_name, init_record, scheduler_name
 from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.plan import Plan
+from ipa_cli.pipeline.init_image import Init
 from ipa_cli.pipeline.task import Request
 from ipa_cli.sweep import journal, reference_sets
 from ipa_cli.sweep.plan import Row, Sweep
@@ -30,13 +31,14 @@ Size = tuple[int, int]  # width and height in pixels
 class Layout:
     """A sweep with what its points have in common: `base`, and a reference set for each reference of the sweep.
 
-    `texts` are its prompts without their LoRAs, and these.
+    `texts` are its prompts without their LoRAs, and these. `inits` are the picture to begin with at each size.
     """
 
     base: Request
     sweep: Sweep
     reference_sets: tuple[ReferenceSet, ...]
     texts: tuple[tuple[str, tuple[Lora, ...]], ...]
+    inits: Mapping[Size, Init] = field(default_factory=dict)
 
     def request(self, row: Row, scale: float = 1.0) -> Request:
         """One picture, as its file records it."""
@@ -48,6 +50,7 @@ class Layout:
             loras=tuple(lora.times(row.lora_weight) for lora in loras),
             width=row.width,
             height=row.height,
+            init=self.inits.get((row.width, row.height)),
             seeds=(row.seed,),
             batch_size=1,
         )
@@ -91,6 +94,7 @@ def describe_request(settings: Settings, model: Plan, layout: Layout, backend: s
         "adapter": adapter_name(model),
         "vae_tiling": settings.vae_tiling,
         **_loras(layout),
+        **({"init": init_record(base.init), "pad": base.init.pad} if base.init else {}),
         **reference_sets.describe(settings, layout.reference_sets),
         "ipa": __version__,
         **{name: value for name, value in chosen.items() if value is not None},

@@ -19,7 +19,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
-from ipa_cli.pipeline import prompts, sampling
+from ipa_cli.pipeline import init_image, prompts, sampling
 from ipa_cli.pipeline.task import check_masks, load_references, make_request, with_tags
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import difference, draw, journal, outputs, plan, reference_sets
@@ -121,7 +121,9 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     if model.adapter is None:
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     loras = load(settings.lora, model, reporter)
-    base = make_request(settings, model, load_references(settings, reporter), loras)
+    loaded = load_references(settings, reporter)
+    base = make_request(settings, model, loaded, loras)
+    init_image.check_model(base.init, model)
     if (advice := sampling.advice(settings, model, base.loras)) is not None:
         reporter.warn(advice)
     schedules.find(settings, model, base.sampling, base.steps, reporter)
@@ -144,7 +146,10 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     prompts.warn_of_unused(words, base, reporter)
     for width, height in sweep.sizes:
         check_masks(base.image_prompts, width, height)
-    return settings, model, Layout(base, sweep, references, texts)
+    inits = {size: init_image.make(settings, model, loaded.init, size) for size in sweep.sizes} if loaded.init else {}
+    for init in inits.values():
+        init_image.note_size(init, reporter)
+    return settings, model, Layout(base, sweep, references, texts, inits)
 
 
 def _at_first_point(settings: Settings, axes: Axes) -> Settings:

@@ -17,6 +17,7 @@ from ipa_cli.models.plan import make_plan
 from ipa_cli.models.schedulers import SCHEDULERS, Sampling
 from ipa_cli.pipeline import sampler
 from ipa_cli.result import NullReporter
+from tests.seeds import after_noise
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +91,7 @@ def theirs(scheduler, begin, noise, seed, **more):
 def ours(sampling, steps, noise, seed):
     settings = Settings(model="sdxl", load_format="dummy")
     found = schedules.find(settings, make_plan(settings), sampling, steps, NullReporter())
-    chosen = sampler.of(found, sampling, steps, seeds=(seed,))
+    chosen = sampler.of(found, sampling, steps, after_noise(seed, shape=noise.shape))
     latents = chosen.begin(noise)
     for step, timestep in enumerate(chosen.timesteps):
         latents = chosen.after(latents, predict(chosen.scaled(latents, step), timestep), step)

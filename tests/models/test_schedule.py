@@ -13,6 +13,7 @@ from ipa_cli.models.architectures.base import PRESETS
 from ipa_cli.models.schedule import NotLinear
 from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import sampler
+from tests.seeds import after_noise
 
 CONFIG = json.loads((PRESETS / SDXL.preset / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
 NAMES = (
@@ -54,7 +55,7 @@ def test_a_table_draws_what_the_scheduler_draws(name, settings, steps):
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     ends = []
     for found in (table, made(name, settings)):
-        chosen = sampler.of(found, Sampling(), steps, seeds=(5, 6))
+        chosen = sampler.of(found, Sampling(), steps, after_noise(5, 6))
         latents = chosen.begin(noise)
         for step, timestep in enumerate(chosen.timesteps):
             given = chosen.scaled(latents, step)
@@ -70,7 +71,7 @@ def test_fresh_noise_is_drawn_after_the_first_of_the_seed(name):
     assert "generator" in inspect.signature(scheduler.step).parameters
     generator = torch.Generator().manual_seed(5)
     latents = torch.randn(1, 4, 8, 8, generator=generator)
-    chosen = sampler.of(table_of(made(name, {}), steps), Sampling(), steps, seeds=(5,))
+    chosen = sampler.of(table_of(made(name, {}), steps), Sampling(), steps, after_noise(5))
     ours = chosen.begin(latents)
     scheduler.set_timesteps(steps)
     latents = latents * scheduler.init_noise_sigma

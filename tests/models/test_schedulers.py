@@ -35,7 +35,7 @@ def plans():
 @pytest.mark.parametrize(("name", "calls"), [("euler", 6), ("ddim", 6), ("dpm++", 6), ("pndm", 7), ("heun", 11)])
 def test_a_sampler_has_a_step_for_each_call_of_the_unet(world, plans, name, calls):
     found = schedules.find(Settings(), plans[1], Sampling(name), 6, NullReporter())
-    assert len(sampler.of(found, Sampling(name), 6, seeds=(1,)).timesteps) == calls
+    assert len(sampler.of(found, Sampling(name), 6, ()).timesteps) == calls
 
 
 @pytest.mark.parametrize("name", HERE)

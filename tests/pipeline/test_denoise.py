@@ -19,9 +19,11 @@ from ipa_cli.models.vae import channels_last, fp16
 from ipa_cli.networks.autoencoder import AutoencoderKL
 from ipa_cli.pipeline import sampler
 from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, decode, denoise
+from ipa_cli.pipeline.start import Start
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import NullReporter
 from ipa_cli.unet.inputs import Context
+from tests.seeds import after_noise
 
 pytestmark = pytest.mark.slow
 
@@ -328,9 +330,9 @@ def test_no_step_waits_for_the_device(world, name):
     conditions = Conditions(SDXL, context, of(4, 16), spans=((0.0, 0.5),))
     request = Request("", "", (), 64, 64, 6, 5.0, Sampling(name), (1, 2), batch_size=2)
     found = schedules.find(Settings(), make_plan(Settings()), Sampling(name), 6, NullReporter())
-    steps = sampler.of(found, Sampling(name), 6, (1, 2))
-    clock = StepClock(torch.device("meta"))
-    latents = denoise(request, conditions, lambda given: given.sample * 2, steps, of(2, 4, 8, 8), clock, int)
+    steps = sampler.of(found, Sampling(name), 6, after_noise(1, 2))
+    clock, start = StepClock(torch.device("meta")), Start(of(2, 4, 8, 8), ())
+    latents = denoise(request, conditions, lambda given: given.sample * 2, steps, start, clock, int)
     assert latents.shape == (2, 4, 8, 8)
 
 

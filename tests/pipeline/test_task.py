@@ -97,10 +97,11 @@ def test_a_list_of_too_many_pictures_is_refused():
 
 def test_a_picture_named_twice_is_read_once_and_one_in_memory_is_not_read(pictures):
     given = Settings(image=("white.png", "gone.png"), mask=("white.png",))
-    (seen,) = task.load_references(Settings(image=("white.png",)), NullReporter())
-    (loaded,) = task.load_references(given, NullReporter(), task.InMemory({("gone.png", False): seen.references[0]}))
+    (seen,) = task.load_references(Settings(image=("white.png",)), NullReporter()).adapters
+    in_memory = task.InMemory({("gone.png", False): seen.references[0]})
+    (loaded,) = task.load_references(given, NullReporter(), in_memory).adapters
     assert loaded.references[1] is seen.references[0] and len(loaded.masks) == 1
-    (twice,) = task.load_references(Settings(image=("white.png", "white.png")), NullReporter())
+    (twice,) = task.load_references(Settings(image=("white.png", "white.png")), NullReporter()).adapters
     assert twice.references[0] is twice.references[1]
 
 
