@@ -44,7 +44,7 @@ def test_every_setting_is_classified():
     words -= {name for name in words if isinstance(config.FIELDS[name].metadata["check"], config.Choice)}
     assert words == {
         *("prompt", "negative_prompt", "ip_layers", "scheduler", "schedule", "backend", "device"),
-        *("variant", "revision", "ip_adapter_subfolder", "ip_adapter_weight_name"),
+        *("variant", "revision", "ip_adapter_subfolder", "ip_adapter_weight_name", "pad"),
     }
 
 
@@ -58,6 +58,7 @@ def test_every_setting_is_classified():
             f'{name} = "{ADDRESS}"'
             for name in ("image", "mask", "embeds", "model", "vae", "ip_adapter", "image_encoder", "output")
         ),
+        *(f'{name} = "{ADDRESS}"' for name in ("init_image", "inpaint_mask")),
         *(f'{name} = "{ADDRESS}"' for name in ("lora", "lora_dir", "embedding", "embedding_dir")),
         'lora = ["styles/a.safetensors,weight=0.5", "../b.safetensors"]',
         'lora = "/loras:a.safetensors"',
