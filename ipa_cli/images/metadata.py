@@ -41,31 +41,40 @@ def read_settings(path: Path) -> dict[str, Any]:
 def texts(path: Path, data: bytes | None = None) -> dict[str, str]:
     """The texts of a picture that are known here, by `NAMES`; at least one. `data` is the file, where it is in memory.
 
-    Of several of the same name the last counts, as in the programs that write them. Raises IpaError when the file
-    cannot be read, is not such a picture, or has none of them or too large a one.
+    Raises IpaError as `texts_of`, and when the file cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
-
     if data is None:
         data = inputs.read_bytes(path, FILE_BYTES, "a picture")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF, which is then not read
-            with Image.open(io.BytesIO(data), formats=[name for name in formats() if name in FORMATS]) as image:
-                found = dict(_texts(image))
-    except UnidentifiedImageError as error:
-        hint = "settings are read from PNG, JPEG, WebP and AVIF files"
-        raise IpaError(f"{path} is not a readable picture", hint) from error
-    except (*DAMAGE, Image.DecompressionBombError) as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise IpaError(f"{path} is damaged: {what}", "use another copy of the picture") from error
-    for name, text in found.items():
-        if len(text) > TEXT_LIMIT:
-            raise IpaError(f"{path}: its text `{name}` is too large for settings", "use another picture")
+    found = texts_of(data, str(path))
     if not any(text.strip() for text in found.values()) and "ipa" not in found:
         raise IpaError(
             f"{path} has no settings in it", f"--image {shlex.quote(str(path))} takes it as a reference picture"
         )
+    return found
+
+
+def texts_of(data: bytes, name: str) -> dict[str, str]:
+    """The texts that are known here, by `NAMES`, of a picture from its bytes.
+
+    Of several of the same name the last counts, as in the programs that write them. Raises IpaError, which says `name`,
+    for what is no such picture, and for too large a text.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF, which is then not read
+            with Image.open(io.BytesIO(data), formats=[kind for kind in formats() if kind in FORMATS]) as image:
+                found = dict(_texts(image))
+    except UnidentifiedImageError as error:
+        hint = "settings are read from PNG, JPEG, WebP and AVIF files"
+        raise IpaError(f"{name} is not a readable picture", hint) from error
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise IpaError(f"{name} is damaged: {what}", "use another copy of the picture") from error
+    for kind, text in found.items():
+        if len(text) > TEXT_LIMIT:
+            raise IpaError(f"{name}: its text `{kind}` is too large for settings", "use another picture")
     return found
 
 

@@ -15,7 +15,7 @@ from ipa_cli import __version__
 from ipa_cli.errors import IpaError
 from ipa_cli.serve import answers
 from ipa_cli.serve.guard import Guard, UploadLimit
-from ipa_cli.serve.routes import health, jobs, openai, page, pictures
+from ipa_cli.serve.routes import a1111, health, jobs, openai, page, pictures
 
 if TYPE_CHECKING:
     from starlette.requests import Request as HTTPRequest
@@ -46,7 +46,7 @@ def make_app(service: Service, host: str, token: str | None = None, origins: Col
         },
     )
     app.state.service = service
-    for module in (health, jobs, openai, pictures, page):
+    for module in (health, jobs, openai, a1111, pictures, page):
         app.include_router(module.router)
     return app
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ipa_cli.config import FIELDS, checks
 from ipa_cli.config.values import element_type, expected
@@ -64,6 +65,18 @@ class _Base(BaseModel):
 
 Body = create_model("Body", __base__=_Base, **{name: _field(name) for name in PLAIN_SETTINGS})  # type: ignore[call-overload]
 OWN = ("files", "members", "format", "quality", "defaults", "folders")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], data: Any, where: str | None = None) -> Model:
+    """A part of a request, found `where`. Raises RequestValidationError, as FastAPI does for a body."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        place = () if where is None else (where,)
+        raise RequestValidationError([{**one, "loc": (*place, *one["loc"])} for one in error.errors()]) from None
 
 
 def asked(body: Any) -> Asked:

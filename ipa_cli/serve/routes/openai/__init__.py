@@ -6,15 +6,14 @@ import re
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from ipa_cli.config.checks import short
 from ipa_cli.config.privacy import public_name
 from ipa_cli.errors import UsageError
 from ipa_cli.serve.answers import Answer
+from ipa_cli.serve.body import validated
 from ipa_cli.serve.drawing import Asked
 from ipa_cli.serve.limits import Refused
 from ipa_cli.serve.routes.jobs import client_of
@@ -80,10 +79,7 @@ async def edits(http: Request) -> Response:
     for name in sent.masks:
         sent.files[name] = await run_in_threadpool(form.reference_mask, sent.files[name], name)
         said = ["the mask says where the reference acts; the picture is drawn anew everywhere"]
-    try:
-        body = Generation.model_validate(sent.values)
-    except ValidationError as error:
-        raise RequestValidationError(error.errors()) from None
+    body = validated(Generation, sent.values)
     own = body.ipa.model_dump() if body.ipa is not None else {}
     values = form.where(sent, len(service.settings.adapter), own)
     return await _draw(http, body, asked(body, sent.files, values), "image_edit", said)

@@ -1,0 +1,140 @@
+"""The body of txt2img, and what it asks for here. Clients send all sixty fields, most of them saying nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ipa_cli.config.checks import short
+from ipa_cli.errors import UsageError
+from ipa_cli.serve.drawing import Asked, picture_format
+from ipa_cli.serve.routes.a1111 import options, sampling, units
+from ipa_cli.serve.service import Service
+
+# Fields that would change the picture, and are not offered: all but these values are refused.
+OFF: tuple[Any, ...] = (None, False, 0, -1, "", "None", "none", [], {})
+CHANGING = {
+    "enable_hr": "hires fix",
+    "restore_faces": "face restoration",
+    "tiling": "tiling",
+    "styles": "a style",
+    "subseed_strength": "a variation of the seed",
+    "seed_resize_from_h": "a seed of another size",
+    "seed_resize_from_w": "a seed of another size",
+    "script_name": "a script",
+    "refiner_checkpoint": "a refiner",
+    "s_churn": "churn",
+    "s_min_uncond": "a limit of guidance by noise",
+    "infotext": "an infotext",
+    "disable_extra_networks": "LoRAs as words",
+    "init_images": "img2img",
+    "controlnet_units": "units outside of alwayson_scripts",
+}
+# Fields that say nothing unless one of the others does, or nothing at all here.
+IDLE = frozenset(
+    {
+        *(
+            "do_not_save_samples",
+            "do_not_save_grid",
+            "override_settings_restore_afterwards",
+            "force_task_id",
+            "comments",
+        ),
+        *("subseed", "script_args", "refiner_switch_at", "firstphase_width", "firstphase_height"),
+        *(
+            "denoising_strength",
+            "s_tmin",
+            "s_tmax",
+            "s_noise",
+            "hr_scale",
+            "hr_upscaler",
+            "hr_second_pass_steps",
+            "hr_resize_x",
+        ),
+        *("hr_resize_y", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt"),
+        *("hr_cfg", "hr_additional_modules", "distilled_cfg_scale"),
+    }
+)
+
+
+class TextToImage(BaseModel):
+    """A request for pictures; what is left out is the model's, not A1111's 512x512 and 50 steps."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    seed: int | None = Field(-1, description="-1 is random")
+    steps: int | None = None
+    cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    batch_size: int = Field(1, ge=1, description="pictures drawn at once")
+    n_iter: int = Field(1, ge=1, description="number of batches")
+    sampler_name: str | None = None
+    sampler_index: str | None = Field(None, description="older name of sampler_name")
+    scheduler: str | None = None
+    eta: float | None = None
+    alwayson_scripts: dict[str, Any] | None = Field(None, description="controlnet, with IP-Adapter units")
+    override_settings: dict[str, Any] | None = None
+    send_images: bool = True
+    save_images: bool = Field(False, description="nothing is saved on the server")
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What a body asks for, and what it says that has no effect."""
+
+    asked: Asked
+    warnings: tuple[str, ...]
+
+
+def understood(wanted: TextToImage, service: Service) -> Understood:
+    """What a request means on this server. Raises UsageError and Refused for what is not offered."""
+    extra = wanted.model_extra or {}
+    for name, what in CHANGING.items():
+        if extra.get(name) not in OFF:
+            raise UsageError(f"{name} asks for {what}, which is not offered here", "leave it out")
+    overridden = options.overridden(wanted.override_settings or {}, service)
+    followed = _scripts(wanted.alwayson_scripts or {}, service)
+    values = {
+        "prompt": wanted.prompt,
+        "negative_prompt": wanted.negative_prompt,
+        "seed": None if wanted.seed == -1 else wanted.seed,
+        "steps": wanted.steps,
+        "guidance_scale": wanted.cfg_scale,
+        "width": wanted.width,
+        "height": wanted.height,
+        "batch_size": wanted.batch_size,
+        "num_images": wanted.batch_size * wanted.n_iter,
+        **sampling.settings(wanted.sampler_name or wanted.sampler_index, wanted.scheduler, wanted.eta),
+        **followed.values,
+    }
+    warnings = [*overridden.warnings, *followed.warnings]
+    if wanted.save_images:
+        warnings.append("nothing is saved on the server: save_images has no effect")
+    if unknown := [name for name in extra if name not in CHANGING and name not in IDLE]:
+        warnings.append(f"unknown fields have no effect: {short(', '.join(unknown))}")
+    asked = Asked(
+        {name: value for name, value in values.items() if value is not None},
+        format=picture_format(overridden.format),
+        quality=overridden.quality,
+    )
+    return Understood(asked, tuple(warnings))
+
+
+def _scripts(scripts: Mapping[str, Any], service: Service) -> units.Followed:
+    """What the scripts of a body ask for: only ControlNet's, with IP-Adapters. Raises UsageError for others."""
+    found, idle = units.Followed(), []
+    for name, script in scripts.items():
+        arguments = script.get("args") if isinstance(script, Mapping) else None
+        if name.casefold() == "controlnet":
+            found = units.followed(arguments or (), service)
+        elif any(one not in OFF for one in (arguments.values() if isinstance(arguments, Mapping) else arguments or ())):
+            raise UsageError(f"there is no script '{short(name)}' here", "leave it out of alwayson_scripts")
+        else:
+            idle.append(f"the script {short(name)} has no effect")
+    return units.Followed(found.values, (*found.warnings, *idle))
