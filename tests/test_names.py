@@ -24,11 +24,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("ipa_cli", "tests", "benchmarks", "training")
 FOLDERS = (*OURS, "docs", ".ci", ".github", "completions")
-# First parts of names that belong to somebody else; the last three are tables of pyproject.toml and an option of torch.
+# First parts of names that belong to somebody else; the last ones are tables of pyproject.toml, an option of torch, and
+# what OpenAI's and A1111's APIs call fields and events.
 FOREIGN = re.compile(
     "accelerate|diffusers|huggingface_hub|httpx2|jinja2|nexfort|numpy|oneflow|onediff|PIL|rich|safetensors|skimage|tanh|torch|"
     "transformers|triton|typer|StableDiffusionPipeline|StableDiffusionXLPipeline|project|tool|cpp|"
-    + "|".join(sys.stdlib_module_names)
+    "alwayson_scripts|image_edit|image_generation|" + "|".join(sys.stdlib_module_names)
 )
 SUFFIXES = re.compile("md|py|toml|txt|ya?ml|ipynb|jsonl?|html|css|js|png|jpg|webp|safetensors|bin|npz|j2|whl")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")

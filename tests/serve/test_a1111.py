@@ -147,6 +147,19 @@ def test_another_model_is_not_found_and_its_own_is(api):
     assert api.util_get_current_model() == "demo"
 
 
+def test_samplers_go_by_their_names_there_with_their_schedules_and_eta(api, ipa):
+    common = {"prompt": "a star", "seed": 7, **SMALL}
+    flags = ("--prompt", "a star", "--seed", 7, "--size", "128x128", "--steps", 4, "--guidance-scale", 7)
+    together = api.txt2img(sampler_name="DPM++ 2M Karras", **common)
+    apart = api.txt2img(sampler_name="DPM++ 2M", scheduler="karras", **common)
+    assert sha256(apart) == drawn(ipa, *flags, "--sampler", "dpm++", "--schedule", "karras")
+    assert sha256(together) == sha256(apart) and apart.info["sampler_name"] == "DPM++ 2M"
+    noisy = api.txt2img(sampler_name="DDIM", **common)  # this client sends eta 1
+    assert sha256(noisy) == drawn(ipa, *flags, "--sampler", "ddim", "--eta", 1)
+    assert "eta" in refused(api, sampler_name="Euler a", eta=0.5)
+    assert {"Karras", "Exponential"} <= {one["label"] for one in api.get_schedulers()}
+
+
 def test_img2img_says_what_to_do_instead(api):
     with pytest.raises(RuntimeError, match=r"img2img is not offered yet.*ip-adapter-auto"):
         api.img2img(images=[Image.new("RGB", (64, 64))], prompt="a star", **SMALL)
