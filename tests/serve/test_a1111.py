@@ -160,9 +160,31 @@ def test_samplers_go_by_their_names_there_with_their_schedules_and_eta(api, ipa)
     assert {"Karras", "Exponential"} <= {one["label"] for one in api.get_schedulers()}
 
 
-def test_img2img_says_what_to_do_instead(api):
-    with pytest.raises(RuntimeError, match=r"img2img is not offered yet.*ip-adapter-auto"):
-        api.img2img(images=[Image.new("RGB", (64, 64))], prompt="a star", **SMALL)
+def test_img2img_begins_with_a_picture_and_redraws_where_the_mask_is_white(api, ipa):
+    picture, mask = Image.new("RGB", (128, 128), "teal"), Image.new("L", (128, 128))
+    mask.paste(255, (0, 0, 64, 128))
+    names = []
+    for kind, one in (("picture", picture), ("mask", mask)):
+        data = base64.b64decode(webuiapi.raw_b64_img(one))
+        names.append(f"{kind} {hashlib.sha256(data).hexdigest()[:12]}")
+        Path(names[-1]).write_bytes(data)
+    flags = ("--prompt", "a star", "--seed", 7, "--size", "128x128", "--steps", 4, "--scheduler", "euler-a")
+    flags = (*flags, "--guidance-scale", 7, "--strength", 0.75, "--init-image", names[0])
+    common = {"images": [picture], "prompt": "a star", "seed": 7, **SMALL}
+    begun = api.img2img(**common)
+    assert sha256(begun) == drawn(ipa, *flags) and begun.info["denoising_strength"] == 0.75
+    assert begun.info["ipa"]["warnings"] == []
+    area = api.img2img(mask_image=mask, inpainting_fill=1, inpaint_full_res=False, **common)
+    assert sha256(area) == drawn(ipa, *flags, "--inpaint-mask", names[1], "--mask-blur", 4)
+    for body, said in (
+        ({"mask_image": mask, "inpaint_full_res": False}, "inpainting_fill 0"),
+        ({"mask_image": mask, "inpainting_fill": 1}, "inpaint_full_res True"),
+        ({"initial_noise_multiplier": 0.5}, "initial_noise_multiplier"),
+        ({"images": []}, "0 pictures"),
+        ({"denoising_strength": 2}, "strength"),
+    ):
+        with pytest.raises(RuntimeError, match=said):
+            api.img2img(**{**common, **body})
 
 
 def test_pictures_can_be_left_out_of_the_answer(api):

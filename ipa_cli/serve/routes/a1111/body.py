@@ -84,6 +84,22 @@ class TextToImage(BaseModel):
     save_images: bool = Field(False, description="nothing is saved on the server")
 
 
+class ImageToImage(TextToImage):
+    """A request for pictures that begin with another one."""
+
+    init_images: list[str] | None = Field(None, description="one picture in base64")
+    denoising_strength: float = 0.75
+    mask: str | None = Field(None, description="white where the picture is redrawn")
+    mask_blur: float = 4
+    inpainting_mask_invert: int | None = 0
+    inpainting_fill: int | None = Field(0, description="with a mask only 1, original, is offered")
+    inpaint_full_res: bool | None = Field(True, description="with a mask only false is offered")
+    initial_noise_multiplier: float | None = 1
+
+
+IDLE_OF_INIT = ("resize_mode", "image_cfg_scale", "include_init_images", "inpaint_full_res_padding", "mask_blur_x")
+
+
 @dataclass(frozen=True)
 class Understood:
     """What a body asks for, and what it says that has no effect."""
@@ -100,6 +116,7 @@ def understood(wanted: TextToImage, service: Service) -> Understood:
             raise UsageError(f"{name} asks for {what}, which is not offered here", "leave it out")
     overridden = options.overridden(wanted.override_settings or {}, service)
     followed = _scripts(wanted.alwayson_scripts or {}, service)
+    begun = _init(wanted) if isinstance(wanted, ImageToImage) else {}
     values = {
         "prompt": wanted.prompt,
         "negative_prompt": wanted.negative_prompt,
@@ -112,11 +129,12 @@ def understood(wanted: TextToImage, service: Service) -> Understood:
         "num_images": wanted.batch_size * wanted.n_iter,
         **sampling.settings(wanted.sampler_name or wanted.sampler_index, wanted.scheduler, wanted.eta),
         **followed.values,
+        **begun,
     }
     warnings = [*overridden.warnings, *followed.warnings]
     if wanted.save_images:
         warnings.append("nothing is saved on the server: save_images has no effect")
-    if unknown := [name for name in extra if name not in CHANGING and name not in IDLE]:
+    if unknown := [name for name in extra if name not in (*CHANGING, *IDLE, *(IDLE_OF_INIT if begun else ()))]:
         warnings.append(f"unknown fields have no effect: {short(', '.join(unknown))}")
     asked = Asked(
         {name: value for name, value in values.items() if value is not None},
@@ -124,6 +142,22 @@ def understood(wanted: TextToImage, service: Service) -> Understood:
         quality=overridden.quality,
     )
     return Understood(asked, tuple(warnings))
+
+
+def _init(wanted: ImageToImage) -> dict[str, Any]:
+    """The settings of a picture to begin with. Raises UsageError for other ways to redraw it."""
+    pictures = wanted.init_images or []
+    if len(pictures) != 1:
+        raise UsageError(f"init_images has {len(pictures)} pictures", "send one")
+    if wanted.initial_noise_multiplier not in (None, 1):
+        raise UsageError("initial_noise_multiplier is not offered here", "leave it out, or send 1")
+    begun: dict[str, Any] = {"init_image": pictures[0], "strength": wanted.denoising_strength}
+    if not wanted.mask:
+        return begun
+    for name, offered in (("inpainting_mask_invert", 0), ("inpainting_fill", 1), ("inpaint_full_res", False)):
+        if getattr(wanted, name) not in (None, offered):
+            raise UsageError(f"{name} {getattr(wanted, name)} is not offered here", f"send {offered}")
+    return {**begun, "inpaint_mask": wanted.mask, "mask_blur": wanted.mask_blur}
 
 
 def _scripts(scripts: Mapping[str, Any], service: Service) -> units.Followed:

@@ -10,13 +10,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from ipa_cli.errors import UsageError
 from ipa_cli.images.infotext import parse_parameters
 from ipa_cli.images.metadata import texts_of
 from ipa_cli.serve.answers import Answer
 from ipa_cli.serve.jobs import Job
 from ipa_cli.serve.routes.a1111 import options
-from ipa_cli.serve.routes.a1111.body import TextToImage, Understood, understood
+from ipa_cli.serve.routes.a1111.body import ImageToImage, TextToImage, Understood, understood
 from ipa_cli.serve.routes.jobs import client_of
 from ipa_cli.serve.service import Service
 
@@ -30,12 +29,9 @@ async def txt2img(http: Request, body: TextToImage) -> Response:
 
 
 @router.post("/img2img")
-async def img2img(http: Request, body: TextToImage) -> Response:
-    """Not offered: a reference is not an image to begin with."""
-    raise UsageError(
-        "img2img is not offered yet",
-        "for a reference send txt2img a ControlNet unit with the module ip-adapter-auto",
-    )
+async def img2img(http: Request, body: ImageToImage) -> Response:
+    """Draw pictures that begin with another one."""
+    return await _draw(http, body, understood(body, http.app.state.service))
 
 
 async def _draw(http: Request, body: TextToImage, wanted: Understood) -> Response:
@@ -78,7 +74,7 @@ def _info(service: Service, job: Job, wanted: Understood) -> dict[str, Any]:
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": None,
+        "denoising_strength": None if request.init is None else request.init.strength,
         "extra_generation_params": {},
         "index_of_first_image": 0,
         "infotexts": infotexts,

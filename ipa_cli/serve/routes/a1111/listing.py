@@ -76,7 +76,7 @@ async def scripts(http: Request) -> Response:
     Without that name it sends the units of a request again with the next one.
     """
     there = ["controlnet", "controlnet m2m"] if units.adapters(http.app.state.service) else []
-    return Answer({"txt2img": there, "img2img": []})
+    return Answer({"txt2img": there, "img2img": there})
 
 
 @router.get("/sdapi/v1/cmd-flags")
