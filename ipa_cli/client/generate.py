@@ -114,12 +114,11 @@ def _check_writable(paths: Sequence[Path | None], force: bool) -> None:
 
 def _remark(recorded: Recorded | None, settings: Settings, request: Mapping[str, Any], reporter: Reporter) -> None:
     """Say what people should know of their references."""
-    digests = {one["sha256"] for one in request["references"]}
     if recorded is not None:
         from ipa_cli.engine import replay
 
-        replay.check_same(recorded, settings, digests, reporter)
-    if not digests:
+        replay.check_same(recorded, settings, set(request["digests"]), reporter)
+    if not request["references"]:
         reporter.note("no reference picture: drawing from the prompt alone (add one with --image)")
 
 

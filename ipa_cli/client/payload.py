@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ipa_cli.result import Reporter
 
 PICTURES = ("image", "mask")
+ONE_PICTURE = ("init_image", "inpaint_mask")
 FOLDERS = ("lora_dir", "embedding_dir")  # in which names in a prompt find files: the server's, if they are the same
 ENVELOPE = 1 << 16  # bytes of a body beside its files, prompts and names
 
@@ -72,7 +73,11 @@ def read(settings: Settings, reporter: Reporter) -> Carried:
     """Read all files that the settings name, each once. Raises IpaError for one that cannot be read."""
     files = Files()
     named: dict[str, Any] = {}
-    inputs.check_stdin([*(name for one in settings.adapters for name in (*one.image, *one.mask, one.embeds))])
+    each = [name for one in settings.adapters for name in (*one.image, *one.mask, one.embeds)]
+    inputs.check_stdin([*each, *(getattr(settings, name) for name in ONE_PICTURE)])
+    for name in ONE_PICTURE:
+        if (one := getattr(settings, name)) is not None:
+            named[name] = files.picture(one, reporter)
     for name in PICTURES:
         if typed := getattr(settings, name):
             named[name] = [files.picture(one, reporter) for one in typed]

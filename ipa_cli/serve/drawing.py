@@ -20,7 +20,7 @@ from ipa_cli.images.filenames import FORMATS
 from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.pipeline import prompts, sampling
-from ipa_cli.pipeline.init_image import check_model
+from ipa_cli.pipeline.init_image import check_model, note_size
 from ipa_cli.pipeline.task import InMemory, Request, load_references, make_request
 from ipa_cli.serve.limits import Limits, check
 
@@ -104,6 +104,8 @@ def make(
         request = replace(request, batch_size=wanted.batch_size)
     diffusers_schedulers.check_steps(request.sampling, plan, request.steps)
     check_model(request.init, plan)
+    if request.init is not None:
+        note_size(request.init, reporter)
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
     prompts.review((request.prompt, request.negative_prompt), request, reporter)

@@ -76,10 +76,10 @@ class Job:
         self.request, self.settings, self.client = request, settings, client
         self.format, self.quality = format, quality
         self._ended = ended
-        self.alone = alone
+        self.alone, self.digests = alone, sorted(request.digests)
         self.created = time.time()
         self.cancelled = False
-        self.state = State(steps=request.steps * len(request.batches))
+        self.state = State(steps=request.steps_taken * len(request.batches))
         self._loop, self._changed = loop, asyncio.Event()
 
     def publish(self, **changes: Any) -> None:
@@ -156,7 +156,7 @@ def _without_pixels(request: Request) -> Request:
         embeds = None if prompt.embeds is None else replace(prompt.embeds, positive=None, negative=None)
         return replace(prompt, references=references, masks=masks, embeds=embeds)
 
-    return replace(request, image_prompts=tuple(map(light, request.image_prompts)))
+    return replace(request, image_prompts=tuple(map(light, request.image_prompts)), init=None)
 
 
 def _size(job: Job) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ipa_cli.client.payload import FOLDERS, PICTURES
+from ipa_cli.client.payload import FOLDERS, ONE_PICTURE, PICTURES
 from ipa_cli.config import FIELDS
 from ipa_cli.config.comparison import COMPARED
 from ipa_cli.config.settings import PICTURE, PLACE, REFERENCE
@@ -35,6 +35,7 @@ def pictures(world):
     left.paste(255, (0, 0, 32, 64))
     left.save("left.png")
     left.save("masks/a.png")
+    left.resize((96, 64)).save("wide.png")
     left.rotate(180).save("masks/b.png")
     Image.new("RGB", (64, 64), "olive").save(world.home / "dog.png")
     Path("prompts.jsonl").write_text(
@@ -72,6 +73,8 @@ def both(ipa, url, *flags):
         "--seed 1 --scheduler ddim --guidance-scale 3 --guidance-rescale 0.7 --format jpg --quality 70 -o OUT/",
         "--seed 1 --quality 60 -o OUT/a.webp",
         "--seed 1 -o OUT/a.avif",
+        "--seed 1 --init-image cat.png --inpaint-mask wide.png --mask-blur 2 --image cats -o OUT/a.png",
+        "--seed 1 -n 2 --init-image cat.png --strength 0.5 --steps 4 -o OUT/",
     ],
 )
 def test_the_file_is_the_one_that_is_drawn_here(ipa, served, pictures, flags):
@@ -156,7 +159,7 @@ def test_every_setting_of_a_picture_is_sent_or_compared():
         if one.metadata["panel"] in (PICTURE, REFERENCE) and one.metadata["kind"] == PLACE
     }
     compared = {"adapter", "lora", "embedding", *FOLDERS}
-    assert places == {*PICTURES, "embeds", *compared} and compared <= set(COMPARED)
+    assert places == {*PICTURES, *ONE_PICTURE, "embeds", *compared} and compared <= set(COMPARED)
 
 
 def test_what_the_server_says_is_said_here(ipa, served, pictures):
@@ -173,7 +176,7 @@ def test_what_the_server_says_is_said_here(ipa, served, pictures):
         ("--image text.png", 1),
         ("--image gone.png", 1),
         ("--image cat.png --mask dark.png", 1),
-        ("--image cat.png --mask wide.png", 1),
+        ("--image cat.png --mask flat.png", 1),
         ("--image cat.png --image-weight 1 --image-weight 2", 2),
         ("--scheduler nothing", 2),
         ("--ip-start 0.9 --ip-end 0.1", 2),
@@ -187,7 +190,7 @@ def test_what_the_server_says_is_said_here(ipa, served, pictures):
 def test_what_is_wrong_is_said_as_it_is_here(ipa, served, pictures, flags, exit_code):
     Path("text.png").write_text("hello")
     Image.new("L", (64, 64), 0).save("dark.png")
-    Image.new("L", (64, 32), 255).save("wide.png")
+    Image.new("L", (64, 32), 255).save("flat.png")
     arguments = (*FAST, "--seed", 1, *flags.split())
     here, there = (ipa("generate", *arguments, *more, "--json") for more in ((), ("--server", served.url)))
     assert (here.exit_code, there.exit_code) == (exit_code, exit_code)

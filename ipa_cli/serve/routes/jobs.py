@@ -118,6 +118,7 @@ def described(service: Service, job: Job, state: State | None = None) -> dict[st
             "prompt": job.request.prompt,
             "scale": job.request.scale,
             "steps": job.request.steps,
+            "digests": job.digests,
             "references": [{"source": public_name(one.source), "sha256": one.sha256} for one in job.request.sources],
         },
         "error": None if state.error is None else answers.told(state.error),
