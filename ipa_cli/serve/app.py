@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from ipa_cli import __version__
@@ -36,6 +37,8 @@ def make_app(service: Service, host: str, token: str | None = None, origins: Col
         middleware=[
             Middleware(Counted, metrics=service.metrics),
             Middleware(UploadLimit, limit=service.limits.upload),
+            # Before the guard: what a browser asks first has no token. Without origins nothing is allowed.
+            Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]),
             Middleware(Guard, refuse=answers.foreseen, token=token, host=host, origins=origins, public=page.PATHS),
         ],
         exception_handlers={

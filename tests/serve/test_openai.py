@@ -217,6 +217,22 @@ def test_a_full_queue_a_wrong_key_and_a_large_body_are_the_errors_that_clients_k
                 end.join()
 
 
+def test_a_page_of_an_allowed_site_may_ask_with_its_token_and_read_the_answer(world):
+    Path("token").write_text("0123456789abcdef")
+    site = "https://tool.example"
+    with serving(world.environ, world.cwd, ["--token-file", "token", "--allow-origin", site]) as server:
+        server.wait_until_ready("0123456789abcdef")
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+        with server.client("0123456789abcdef") as client:
+            before = client.options("/v1/images/generations", headers={"Origin": site, **asks, "Authorization": ""})
+            assert before.status_code == 200 and before.headers["access-control-allow-origin"] == site
+            assert "authorization" in before.headers["access-control-allow-headers"].lower()
+            assert client.get("/v1/models", headers={"Origin": site}).headers["access-control-allow-origin"] == site
+            other = client.options("/v1/images/generations", headers={"Origin": "https://evil.example", **asks})
+            assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
+            assert client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_hangs_up_frees_the_engine(api, server, client, stream):
     def cancelled():
