@@ -30,6 +30,7 @@ CAPABILITIES = Capabilities(
     compiles=True,
     code_folders=("backends/oneflow", "unet", "networks"),
     masks=True,
+    loras=True,
     batch=True,
 )
 REQUIREMENTS = Requirements(
