@@ -74,7 +74,7 @@ def _info(service: Service, job: Job, wanted: Understood) -> dict[str, Any]:
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": None if request.init is None else request.init.strength,
+        "denoising_strength": None if job.settings.init_image is None else job.settings.strength,
         "extra_generation_params": {},
         "index_of_first_image": 0,
         "infotexts": infotexts,
