@@ -63,7 +63,8 @@ def _put_sampler(graph: Graph, sampler: Node, values: dict[str, Any], left_out: 
     values.update(sampling)
     left_out += unknown
     if denoise not in (None, 1.0):
-        left_out.append(f"denoise {denoise:g}")
+        total = f" --steps {round(values['steps'] / denoise)}" if values["steps"] and denoise and denoise > 0 else ""
+        left_out.append(f"denoise {denoise:g} (add --init-image IMAGE --strength {denoise:g}{total})")
 
 
 def _put_size(graph: Graph, sampler: Node, values: dict[str, Any], left_out: list[str]) -> None:

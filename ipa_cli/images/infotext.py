@@ -20,8 +20,8 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `prompt_syntax`
     (A1111's unless given, into which both are brought), `scheduler` (ours or diffusers' class), `schedule`, `eta`,
     `guidance_start`, `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of
-    {`model`, `scale`, `start`, `end`}, and `loras`, a list of {`name`, `weight`, `text_weight`, `data_sha256`}, where
-    they are set.
+    {`model`, `scale`, `start`, `end`}, and `loras`, a list of {`name`, `weight`, `text_weight`, `data_sha256`}, and
+    `init`, {`strength`, `mask_blur`} of a picture that was drawn over, where they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
@@ -41,6 +41,8 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         pairs.append(("Eta DDIM" if settings.get("scheduler") == "ddim" else "Eta", settings["eta"]))
     guidance = [(label, settings.get(key, off), off) for label, key, off in _GUIDANCE]
     pairs += [(label, value) for label, value, off in guidance if value != off]
+    init = settings.get("init") or {}
+    pairs += [(label, init[key]) for label, key in _INIT if init.get(key)]
     if settings.get("model"):
         pairs.append(("Model", settings["model"]))
     pairs += [
@@ -110,6 +112,7 @@ _GUIDANCE = (
     ("Guidance End", "guidance_end", 1),
     ("Guidance Rescale", "guidance_rescale", 0),
 )
+_INIT = (("Denoising strength", "strength"), ("Mask blur", "mask_blur"))
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not storable as UTF-8 text of a PNG
 _RUN = re.compile(r"[\w \-/]+")
 _VALUE = re.compile(r':\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -184,6 +187,8 @@ def settings_of(parsed: Mapping[str, str]) -> dict[str, Any]:
     sampling, _ = of_program(parsed.get("Sampler"), parsed.get("Schedule type"))
     if sampling.get("scheduler") != "ddim":
         settings.pop("eta", None)  # of another sampler
+    if any(label.startswith("Hires") for label in parsed):
+        settings.pop("strength", None)  # of a second pass
     return {**settings, **sampling}
 
 
@@ -217,4 +222,5 @@ _READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("width", "Size-1", int),
     ("height", "Size-2", int),
     ("model", "Model", str),
+    *((key, label, _finite) for label, key in _INIT),
 )

@@ -17,6 +17,7 @@ _PLAIN = (
     ("seed", "seed", int),
     ("steps", "steps", int),
     ("guidance_scale", "cfg_scale", float),
+    ("strength", "strength", float),
 )
 _SILENT = ("generation_mode", "app_version", "rand_device", "scheduler", "model", "ipAdapters", "metadata_version")
 

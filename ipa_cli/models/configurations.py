@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipa_cli.models import schedulers
-from ipa_cli.models.architectures.base import Architecture
+from ipa_cli.models.architectures.base import Architecture, latents_of
 from ipa_cli.models.location import ModelError
 
 HINT = "download it again, or use another model"
@@ -261,16 +261,16 @@ def check_together(
 
     And unless the latents are those of the architecture.
     """
-    widths = [text.get("hidden_size", 512) for text in texts]
+    widths, latents = [text.get("hidden_size", 512) for text in texts], latents_of(unet, architecture.latent_channels)
     pairs = {
         "cross_attention_dim of the UNet, hidden_size of its text encoders": (unet["cross_attention_dim"], sum(widths)),
         "in_channels of the UNet, latent_channels of the VAE": (
-            unet.get("in_channels", 4),
+            latents,
             vae.get("latent_channels", 4),
         ),
-        "in_channels, out_channels of the UNet": (unet.get("in_channels", 4), unet.get("out_channels", 4)),
+        "in_channels, out_channels of the UNet": (latents, unet.get("out_channels", 4)),
         f"in_channels of the UNet, latent channels of {architecture.name}": (
-            unet.get("in_channels", 4),
+            latents,
             architecture.latent_channels,
         ),
         f"pixels for each latent pixel of the VAE, of {architecture.name}": (

@@ -77,9 +77,11 @@ def make_plan(settings: Settings, references_later: bool = False) -> Plan:
     if architecture is None:
         raise ModelError(
             f"{settings.model} is not a model of {architectures.names()}: its UNet takes other inputs",
-            f"use --model {' or '.join(architectures.presets())}, or a model derived from one (not for inpainting)",
+            f"use --model {' or '.join(architectures.presets())}, or a model derived from one",
         )
     configs = _configurations(location, architecture, settings.vae is None)
+    if checkpoint is not None:
+        configs["unet"] |= checkpoint.unet
     unet_config = configs["unet"]
     defaults = _defaults(settings, location, unet_config, architecture)
     found = tuple(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.models import architectures, weights
-from ipa_cli.models.architectures.base import PRESETS, Architecture
+from ipa_cli.models.architectures.base import PRESETS, Architecture, latents_of
 from ipa_cli.models.location import Location, ModelError, expanded, is_file, read_json
 
 if TYPE_CHECKING:
@@ -62,13 +62,14 @@ PARTS = (
 class Checkpoint:
     """A `.safetensors` file and the names of its tensors by the part they belong to.
 
-    `scheduler` is what its schedule has that the usual one of the architecture has not.
+    `scheduler` is what its schedule has that the usual one of the architecture has not, `unet` that of its UNet.
     """
 
     path: Path
     parts: Mapping[str, frozenset[str]]
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unet: Mapping[str, Any] = field(default_factory=dict)
 
     def source(self, part: str) -> tuple[Path, frozenset[str]]:
         """The file, and the names of the tensors of one part in it."""
@@ -108,13 +109,13 @@ def read_checkpoint(path: Path) -> tuple[Architecture, Checkpoint]:
     if architecture is None:
         _refuse(path, shapes, PARTS)
         raise ModelError(f"{path} is not a model of {architectures.names()}", WHOLE)
-    _check_unet(path, shapes, architecture)
+    unet = _check_unet(path, shapes, architecture)
     prefixes = architecture.checkpoint_prefixes
     parts = {part: names for part, prefix in prefixes.items() if (names := _under(shapes, prefix))}
     scheduler, notes = _schedule(path, shapes, architecture)
     if _under(shapes, "model_ema."):
         notes += (f"the EMA weights in {path.name} are not read: it holds the usual ones too",)
-    return architecture, Checkpoint(path.absolute(), parts, scheduler, notes)
+    return architecture, Checkpoint(path.absolute(), parts, scheduler, notes, unet)
 
 
 def read_vae(path: Path) -> tuple[Checkpoint, int]:
@@ -187,12 +188,15 @@ def _is_whole(names: Iterable[str], architecture: Architecture) -> bool:
     return all(_under(names, prefixes[part]) for part in ("unet", *architecture.text_encoders))
 
 
-def _check_unet(path: Path, shapes: Shapes, architecture: Architecture) -> None:
-    """Raise ModelError unless the UNet takes what the architecture's takes, and has its blocks."""
+def _check_unet(path: Path, shapes: Shapes, architecture: Architecture) -> Mapping[str, Any]:
+    """Raise ModelError unless the UNet takes what the architecture's takes, and has its blocks.
+
+    Returns what its configuration has that the usual one has not: the channels of a model for inpainting.
+    """
     config = read_json(configurations(architecture), "unet/config.json")
     _, channels, *_ = *shapes.get(f"{UNET}input_blocks.0.0.weight", ()), 0, 0
-    if channels != config["in_channels"]:
-        kind = {9: "inpainting", 8: "editing by instructions", 5: "depth", 7: "upscaling"}.get(channels, "other inputs")
+    if latents_of({"in_channels": channels}, architecture.latent_channels) != config["in_channels"]:
+        kind = {8: "editing by instructions", 5: "depth", 7: "upscaling"}.get(channels, "other inputs")
         raise ModelError(
             f"{path} is an {architecture.name} model for {kind} ({channels} channels)", "use the base model"
         )
@@ -201,6 +205,7 @@ def _check_unet(path: Path, shapes: Shapes, architecture: Architecture) -> None:
             f"{path} has other blocks than {architecture.name}, as SSD-1B and Segmind Vega have",
             "use a model with all of its blocks",
         )
+    return {} if channels == config["in_channels"] else {"in_channels": channels}
 
 
 def _blocks(shapes: Shapes) -> list[tuple[int, int]]:

@@ -161,7 +161,7 @@ def sampled(made: Init | None, plan: Plan, sampling: Sampling, steps: int) -> Sa
 
 def has_mask_inputs(plan: Plan) -> bool:
     """Whether the UNet was made for inpainting: beside the latents it takes a mask and those of the masked picture."""
-    return bool(plan.unet_config.get("in_channels", 4) == 2 * plan.architecture.latent_channels + 1)
+    return bool(plan.unet_config.get("in_channels", 4) != plan.architecture.latent_channels)
 
 
 def check_model(made: Init | None, plan: Plan) -> None:

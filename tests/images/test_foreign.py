@@ -169,7 +169,10 @@ def test_a_sampler_in_parts_is_put_together():
     values, left_out = comfyui.read(json.dumps(graph))
     wanted = {"prompt": "a red fox", "negative_prompt": "blurry", "seed": 77, "steps": 9, "guidance_scale": 3.5}
     assert values == {**wanted, "scheduler": "dpm++", "schedule": "trailing", "width": 832, "height": 1216}
-    assert left_out == ["model sd_xl_base_1.0.safetensors (name one with --model)", "denoise 0.5"]
+    assert left_out == [
+        "model sd_xl_base_1.0.safetensors (name one with --model)",
+        "denoise 0.5 (add --init-image IMAGE --strength 0.5 --steps 18)",
+    ]
 
 
 def test_of_very_many_things_the_first_are_named(tmp_path):
@@ -188,7 +191,9 @@ def test_what_a_picture_began_with_is_reported():
     graph["30"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["10", 0], "vae": ["4", 2]}}
     values, left_out = comfyui.read(json.dumps(graph))
     assert "width" not in values
-    assert {"denoise 0.6", "the initial picture (VAEEncode)"} <= set(left_out)
+    assert {"denoise 0.6 (add --init-image IMAGE --strength 0.6 --steps 33)", "the initial picture (VAEEncode)"} <= set(
+        left_out
+    )
 
 
 def test_metadata_of_invokeai_are_read(tmp_path):

@@ -329,7 +329,7 @@ def test_weights_that_are_no_adapter_are_reported(ipa, bare_model):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"in_channels": 9},  # inpainting
+        {"in_channels": 8},  # editing by instructions
         {"addition_embed_type": None, "cross_attention_dim": 1024},  # SD 2
         {"addition_embed_type": "image"},
         {"encoder_hid_dim_type": "text_proj"},

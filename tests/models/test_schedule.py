@@ -32,6 +32,8 @@ NAMES = (
     "KDPM2AncestralDiscrete",
     "DEISMultistep",
 )
+# Their steps depend on more than the last four latents and predictions once these change in between.
+NEVER_BLENDED = ("UniPCMultistep", "PNDM")
 SETTINGS = ({}, {"use_karras_sigmas": True}, {"timestep_spacing": "trailing"}, {"prediction_type": "v_prediction"})
 
 
@@ -41,6 +43,11 @@ def made(name, settings):
 
 def table_of(scheduler, steps):
     return schedule.of_scheduler(scheduler, lambda fresh: diffusers_schedulers.begin(fresh, Sampling(), steps))
+
+
+def of_middle(scheduler, sampling, steps):
+    begin = lambda fresh: diffusers_schedulers.begin(fresh, sampling, steps)  # noqa: E731
+    return schedule.of_scheduler(scheduler, begin, mixed=True, blended=sampling.blended)
 
 
 def predict(given, timestep):
@@ -62,6 +69,42 @@ def test_a_table_draws_what_the_scheduler_draws(name, settings, steps):
             latents = chosen.after(latents, predict(given, timestep), step)
         ends.append(latents)
     assert (ends[0] - ends[1]).norm() <= 1e-4 * ends[1].norm()
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 19])
+@pytest.mark.parametrize("blended", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_begins_in_the_middle_with_a_picture_as_the_scheduler_does(name, blended, start):
+    """As diffusers' pipelines do: with `set_begin_index`, `add_noise`, and blended after each step."""
+    sampling = Sampling(start=start, blended=blended)
+    try:
+        found = schedule.from_json(schedule.to_json(of_middle(made(name, {}), sampling, 20)))
+    except NotLinear:
+        assert blended and name in NEVER_BLENDED
+        return
+    assert not (blended and name in NEVER_BLENDED and start < 18)
+    scheduler = made(name, {})
+    image, noise, *_ = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    scheduler.set_timesteps(20)
+    timesteps = scheduler.timesteps[start * scheduler.order :]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start * scheduler.order)
+    chosen = sampler.of(found, sampling, 20, after_noise(5, 6))
+    expected, latents = scheduler.add_noise(image, noise, timesteps[:1]), chosen.begin(noise, image)
+    assert chosen.timesteps == [float(timestep) for timestep in timesteps]
+    takes = inspect.signature(scheduler.step).parameters
+    more = {"generator": after_noise(5, 6)} if "generator" in takes else {}
+    more |= {"eta": 0.0} if "eta" in takes else {}
+    for step, timestep in enumerate(timesteps):
+        given = scheduler.scale_model_input(expected, timestep)
+        expected = scheduler.step(predict(given, float(timestep)), timestep, expected, **more, return_dict=False)[0]
+        latents = chosen.after(latents, predict(chosen.scaled(latents, step), float(timestep)), step)
+        last = step + 1 == len(timesteps)
+        if blended:
+            kept = image if last else scheduler.add_noise(image, noise, timesteps[step + 1 : step + 2])
+            expected = (kept + expected) / 2
+            latents = (chosen.noisy(image, noise, step) + latents) / 2
+    assert (latents - expected).norm() <= 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("name", ["EulerAncestralDiscrete", "LCM"])

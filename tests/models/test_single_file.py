@@ -301,7 +301,7 @@ def without(tensors: Tensors, *prefixes: str) -> Tensors:
         ({"emb_params": ONE}, "an embedding"),
         ({"clip_g": ONE, "clip_l": ONE}, "an embedding"),
         ({"x": ONE}, "is not a model of SDXL or SD 1.5"),
-        (outline("sdxl", channels=9), "an SDXL model for inpainting (9 channels)"),
+        (outline("sdxl", channels=5), "an SDXL model for depth (5 channels)"),
         (outline("sd15", channels=8), "an SD 1.5 model for editing by instructions (8 channels)"),
         (outline("sdxl", shorter=1), "SSD-1B"),
         (outline("sdxl") | {f"{UNET}middle_block.0.out_layers.3.weight": torch.tensor(1.0)}, "SSD-1B"),

@@ -155,3 +155,9 @@ class Architecture(Protocol):
 def folders(architecture: Architecture) -> tuple[str, ...]:
     """The folders of a model in diffusers' layout that are read."""
     return (*architecture.text_encoders, *architecture.tokenizers, "unet", "vae", "scheduler")
+
+
+def latents_of(unet: Config, latent_channels: int) -> int:
+    """How many channels of a UNet's input are latents: one made for inpainting takes a mask and as many again."""
+    channels = unet.get("in_channels", 4)
+    return latent_channels if channels == 2 * latent_channels + 1 else channels

@@ -6,7 +6,15 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.models.architectures import clip
-from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds, Text, TextParts
+from ipa_cli.models.architectures.base import (
+    Architecture,
+    Config,
+    IPAdapterFiles,
+    PromptEmbeds,
+    Text,
+    TextParts,
+    latents_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +49,12 @@ class StableDiffusion15:
     open_clip: Container[str] = ()
 
     def fits_unet(self, config: Config) -> bool:
-        """Without added conditions and with four channels; SD 2 has the same parts, and texts of width 1024."""
+        """Without added conditions and with four channels, or nine for inpainting.
+
+        SD 2 has the same parts, and texts of width 1024.
+        """
         added = ("class_embed_type", "encoder_hid_dim_type", "addition_embed_type", "upcast_attention")
-        if config.get("in_channels", 4) != self.latent_channels or any(config.get(key) for key in added):
+        if latents_of(config, self.latent_channels) != self.latent_channels or any(config.get(key) for key in added):
             return False
         return config.get("cross_attention_dim") != 1024
 

@@ -6,7 +6,15 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.models.architectures import clip
-from ipa_cli.models.architectures.base import Architecture, Config, IPAdapterFiles, PromptEmbeds, Text, TextParts
+from ipa_cli.models.architectures.base import (
+    Architecture,
+    Config,
+    IPAdapterFiles,
+    PromptEmbeds,
+    Text,
+    TextParts,
+    latents_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +53,8 @@ class StableDiffusionXL:
     open_clip: Container[str] = ("text_encoder_2",)
 
     def fits_unet(self, config: Config) -> bool:
-        """With the "text_time" conditions and four channels."""
-        if config.get("in_channels", 4) != self.latent_channels:
+        """With the "text_time" conditions and four channels, or nine for inpainting."""
+        if latents_of(config, self.latent_channels) != self.latent_channels:
             return False
         other = config.get("class_embed_type") or config.get("encoder_hid_dim_type")
         return config.get("addition_embed_type") == "text_time" and not other

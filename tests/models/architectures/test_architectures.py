@@ -88,7 +88,7 @@ def test_each_architecture_is_that_of_its_preset(architecture):
 
 
 @pytest.mark.parametrize(
-    "change", [{"in_channels": 9}, {"cross_attention_dim": 1024}, {"class_embed_type": "timestep"}]
+    "change", [{"in_channels": 8}, {"cross_attention_dim": 1024}, {"class_embed_type": "timestep"}]
 )
 def test_a_unet_that_takes_other_inputs_is_of_no_architecture(change):
     assert architectures.of_unet({"cross_attention_dim": 768, **change}) is None
