@@ -191,9 +191,8 @@ def test_what_a_picture_began_with_is_reported():
     graph["30"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["10", 0], "vae": ["4", 2]}}
     values, left_out = comfyui.read(json.dumps(graph))
     assert "width" not in values
-    assert {"denoise 0.6 (add --init-image IMAGE --strength 0.6 --steps 33)", "the initial picture (VAEEncode)"} <= set(
-        left_out
-    )
+    denoise = "denoise 0.6 (add --init-image IMAGE --strength 0.6 --steps 33)"
+    assert {denoise, "the initial picture (VAEEncode)"} <= set(left_out)
 
 
 def test_metadata_of_invokeai_are_read(tmp_path):
