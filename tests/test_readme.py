@@ -127,6 +127,9 @@ def test_commands_work_as_pasted(ipa, readers_folder, monkeypatch, block):
     with ExitStack() as servers:
         for command in block.commands:
             arguments = words(command)
+            if "--pad" in arguments:  # the size is that of the picture with its border
+                monkeypatch.delenv("IPA_WIDTH", raising=False)
+                monkeypatch.delenv("IPA_HEIGHT", raising=False)
             if arguments[-1] == "&":
                 running = server.serving(dict(os.environ), Path.cwd(), arguments[1:-1])
                 servers.enter_context(running).wait_until_ready()

@@ -89,7 +89,8 @@ def generate(
         if (given["width"], given["height"]) != (None, None):
             raise UsageError("--size and --width or --height are both given", "leave out one or the other")
         given["width"], given["height"] = parse_picture_size(size)
-    inputs.check_stdin((*(words or ()), prompts_from, *(given["image"] or ()), *(given["mask"] or ()), given["embeds"]))
+    pictures = (*(given["image"] or ()), *(given["mask"] or ()), given["init_image"], given["inpaint_mask"])
+    inputs.check_stdin((*(words or ()), prompts_from, *pictures, given["embeds"]))
     several = _prompts(words or (), prompts_from)
     if len(several) == 1:
         given.update(several.pop())

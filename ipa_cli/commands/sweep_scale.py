@@ -79,7 +79,9 @@ def sweep_scale(
     from ipa_cli.system.inputs import check_stdin
 
     options.check_not_stdout(folder, "a sweep", "--output sweep")
-    check_stdin((*(prompts or ()), *(image or ()), *(context.params["mask"] or ()), *(encoded or ())))
+    given = context.params
+    pictures = (*(image or ()), *(given["mask"] or ()), given["init_image"], given["inpaint_mask"])
+    check_stdin((*(prompts or ()), *pictures, *(encoded or ())))
     plan.check_seeds(seeds or ())
     axes = run.Axes(
         plan.make_scales(scales, first, last, number),

@@ -14,7 +14,6 @@ from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from ipa_cli.models.architectures.base import PromptEmbeds
@@ -40,7 +39,7 @@ class Encodings:
         self._begun_with: LRU[Encoded] = LRU(CONDITIONED)
 
     def encode(self, requests: Sequence[Request], drop_encoders: bool = False) -> None:
-        """Encode the prompts and references of `requests`, which are all kept from now on.
+        """Encode the prompts and references of `requests`, which are all kept from now on, and what they begin with.
 
         With `drop_encoders` the encoders then leave memory, and only these requests, or others with the same prompts
         and references, can be drawn; nor do the adapters' weights stay where all share their keys and values. Where all
@@ -53,6 +52,8 @@ class Encodings:
             self._images.size = max(self._images.size, len(requests))
             for request in requests:
                 self._encoded(request)
+                if request.init is not None:
+                    self._init(request.init)
             if drop_encoders:
                 self.conditions(requests[0])
                 self._drop_encoders(joined=len(set(map(content.of_conditions, requests))) == 1)
@@ -91,17 +92,17 @@ class Encodings:
 
             return at_scale(made, half and at_scale(half))
 
-    def start(self, request: Request, seeds: Sequence[int], dtype: torch.dtype) -> Start:
+    def start(self, request: Request, seeds: Sequence[int]) -> Start:
         """What the steps of pictures with these seeds begin with."""
         from ipa_cli.pipeline import start
 
-        model, device = self.model, self._access.device
+        model, device, dtype = self.model, self._access.device, self.model.unet.dtype
         if request.init is None:
             return start.from_noise(request, seeds, model.architecture, device, dtype)
-        encoded = self._init(request.init, dtype)
+        encoded = self._init(request.init)
         return start.from_image(request, encoded, seeds, model.architecture, model.vae, device, dtype)
 
-    def _init(self, init: Init, dtype: torch.dtype) -> Encoded:
+    def _init(self, init: Init) -> Encoded:
         from ipa_cli.pipeline import start
 
         model = self.model
@@ -111,7 +112,7 @@ class Encodings:
             wide = model.architecture.vae_overflows_in_fp16(model.vae.config)
             factor = model.architecture.latent_factor
             with self._access.working("encoding", model.vae):
-                return start.encode(model.vae, init, factor, inpainting, wide, self._access.device, dtype)
+                return start.encode(model.vae, init, factor, inpainting, wide, self._access.device, model.unet.dtype)
 
         with self._access.lock:
             return self._begun_with.get(init.picture.digest, encode)

@@ -350,7 +350,7 @@ class Engine:
             half = conditions.unguided
             unguided = None if half is None else self._prepared(request, half).denoiser
             clock = timing.StepClock(self.device)
-            start = self._encodings.start(request, seeds, self.dtype)
+            start = self._encodings.start(request, seeds)
             schedule = self._schedule(request.sampling, request.steps)
             steps = sampler.of(schedule, request.sampling, request.steps, start.generators)
             calls = len(steps.timesteps)
