@@ -51,14 +51,17 @@ class Init:
         return self.picture.area is not None and self.strength == 1
 
 
-def check_given(settings: Settings, members: Mapping[str, Sequence[str]], reporter: Reporter) -> None:
-    """Raise UsageError for a mask or a border without a picture, and for names of several; `members` has those.
+def check_given(settings: Settings, members: Mapping[tuple[str, bool], Sequence[str]], reporter: Reporter) -> None:
+    """Raise UsageError for a mask or a border without a picture, and for names of several.
 
-    Says so where a setting has no effect.
+    `members` has what each name, with whether it is a mask, stands for. Says so where a setting has no effect.
     """
-    for flag, name in (("--init-image", settings.init_image), ("--inpaint-mask", settings.inpaint_mask)):
-        if name is not None and len(members[name]) > 1:
-            raise UsageError(f"{flag} {name} stands for {len(members[name])} pictures", f"name one: {members[name][0]}")
+    for flag, name, as_mask in (
+        ("--init-image", settings.init_image, False),
+        ("--inpaint-mask", settings.inpaint_mask, True),
+    ):
+        if name is not None and len(several := members[name, as_mask]) > 1:
+            raise UsageError(f"{flag} {name} stands for {len(several)} pictures", f"name one: {several[0]}")
     if settings.init_image is None:
         for flag, value in (("--inpaint-mask", settings.inpaint_mask), ("--pad", settings.pad)):
             if value is not None:

@@ -158,15 +158,17 @@ class Request:
 class InMemory:
     """What came without a place on disk, by name: pictures, each with whether it is a mask, and files of embeddings.
 
-    `members` are the pictures that a name stands for, where they are more than itself.
+    `members` are the pictures that a name stands for, where that is not itself; each of them is among `pictures`.
     """
 
     pictures: Mapping[tuple[str, bool], Reference] = field(default_factory=dict)
     embeds: Mapping[str, bytes] = field(default_factory=dict)
-    members: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    members: Mapping[tuple[str, bool], Sequence[str]] = field(default_factory=dict)
 
-    def __contains__(self, name: str) -> bool:
-        return (name, False) in self.pictures or (name, True) in self.pictures
+    def meant(self, name: str, as_mask: bool) -> Sequence[str]:
+        """The pictures that a name stands for; none for a name that is not of these."""
+        itself = [name] if (name, as_mask) in self.pictures else []
+        return self.members.get((name, as_mask), itself)
 
 
 def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory | None = None) -> Loaded:
@@ -177,18 +179,20 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     in_memory = in_memory or InMemory()
     each = settings.adapters
     init, area = ([] if name is None else [name] for name in (settings.init_image, settings.inpaint_mask))
-    typed = [*init, *area, *(name for one in each for name in (*one.image, *one.mask))]
-    check_stdin([*typed, *(one.embeds for one in each)])
+    pictures = [*init, *(name for one in each for name in one.image)]
+    masks_typed = [*area, *(name for one in each for name in one.mask)]
+    check_stdin([*pictures, *masks_typed, *(one.embeds for one in each)])
     members = {
-        name: in_memory.members.get(name) or ([name] if name in in_memory else reference.expand(name, reporter.note))
-        for name in dict.fromkeys(typed)
+        (name, as_mask): in_memory.meant(name, as_mask) or reference.expand(name, reporter.note)
+        for names, as_mask in ((pictures, False), (masks_typed, True))
+        for name in dict.fromkeys(names)
     }
 
     init_image.check_given(settings, members, reporter)
 
     def read_once(typed: Sequence[Sequence[str]], as_mask: bool, unsaid: str = "") -> list[tuple[Reference, ...]]:
         load = reference.load_mask if as_mask else reference.load
-        names = [[member for name in many for member in members[name]] for many in typed]
+        names = [[member for name in many for member in members[name, as_mask]] for many in typed]
         each_once = dict.fromkeys(name for many in names for name in many)
         found = {name: in_memory.pictures.get((name, as_mask)) or load(name) for name in each_once}
         for picture in found.values():

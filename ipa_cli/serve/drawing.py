@@ -73,23 +73,25 @@ def make(
 
     Raises UsageError and IpaError for what is wrong, before anything is drawn.
     """
-    pictures: dict[tuple[str, bool], Reference] = {}
-
-    def named_each(key: str, value: Any) -> Any:
-        found = [_named(one, key in keywords.MASKS, asked, pictures, allow_fetch) for one in _listed(value)]
-        return found[0] if key in ONE_PICTURE else found
+    sent = _Sent()
 
     def named(mapping: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: named_each(key, value) if key in (*PICTURES, *ONE_PICTURE) and value is not None else value
-            for key, value in mapping.items()
-        }
+        found = dict(mapping)
+        for key in PICTURES:
+            if found.get(key) is not None:
+                found[key] = [
+                    _named(one, key in keywords.MASKS, asked, sent, allow_fetch) for one in _listed(found[key])
+                ]
+        return found
 
     given = named(asked.values)
+    for key in ONE_PICTURE:
+        if given.get(key) is not None:
+            given[key] = _named(given[key], key in keywords.MASKS, asked, sent, allow_fetch)
     if given.get("adapter") is not None:
         given["adapter"] = [named(mapping) for mapping in given["adapter"]]
     for mapping in (given, *(given.get("adapter") or ())):
-        if mapping.get("embeds") is not None and mapping["embeds"] not in asked.files:
+        if mapping.get("embeds") is not None and mapping["embeds"] not in list(asked.files):
             raise UsageError("image embeddings are not among the files of the request", "send them in base64")
     if given.get("image") and not plan.adapters:
         raise UsageError("no adapter is loaded that could follow a reference", "start the server with --ip-adapter")
@@ -98,7 +100,7 @@ def make(
     without: dict[str, Any] = dict.fromkeys(name for name in FOLDERS if name not in asked.folders)
     wanted, _ = keywords.of_request(replace(base, **without), given)
     schedulers.choose(wanted.scheduler, wanted.schedule, wanted.eta)
-    in_memory = InMemory(pictures, asked.files, asked.members)
+    in_memory = InMemory(sent.pictures, asked.files, sent.members)
     request = make_request(wanted, plan, load_references(wanted, reporter, in_memory), loras)
     if asked.bare:  # one of several requests, which have a batch size in common
         request = replace(request, batch_size=wanted.batch_size)
@@ -146,17 +148,26 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _named(
-    text: Any, as_mask: bool, asked: Asked, pictures: dict[tuple[str, bool], Reference], allow_fetch: bool
-) -> str:
-    """The name of what joins `pictures`, those in memory; nothing is read from the server's disk."""
+@dataclass(frozen=True)
+class _Sent:
+    """The pictures of a request, and what its names stand for, as `InMemory` has them."""
+
+    pictures: dict[tuple[str, bool], Reference] = field(default_factory=dict)
+    members: dict[tuple[str, bool], Sequence[str]] = field(default_factory=dict)
+
+
+def _named(text: Any, as_mask: bool, asked: Asked, sent: _Sent, allow_fetch: bool) -> str:
+    """The name of what joins the pictures that were `sent`; nothing is read from the server's disk."""
     if not isinstance(text, str):
         raise UsageError("a picture of the request is not text", "send it in base64, or as a file")
     if text in asked.members:
+        if not asked.members[text]:
+            raise UsageError(f"{text} stands for no file", "name those that it stands for in members")
         for member in asked.members[text]:
             if member not in asked.files:
                 raise UsageError(f"{text} stands for {member}, which is not among the files", "send it in base64")
-            pictures[member, as_mask] = of_bytes(asked.files[member], member, as_mask)
+            sent.pictures[member, as_mask] = of_bytes(asked.files[member], member, as_mask)
+        sent.members[text, as_mask] = asked.members[text]
         return text
     if text in asked.files:
         data, name = asked.files[text], text
@@ -169,5 +180,5 @@ def _named(
     else:
         data = decoded(text)
         name = f"{'mask' if as_mask else 'picture'} {hashlib.sha256(data).hexdigest()[:12]}"
-    pictures[name, as_mask] = of_bytes(data, name, as_mask)
+    sent.pictures[name, as_mask] = of_bytes(data, name, as_mask)
     return name

@@ -52,9 +52,9 @@ class Guard:
 
     def _problem(self, path: str, headers: dict[str, str]) -> Refused | None:
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._local and urlsplit(f"//{host}").hostname not in LOOPBACK:
+        if self._local and _name(host) not in LOOPBACK:
             return Refused("this server answers on loopback alone", "ask for http://127.0.0.1", 403)
-        if origin is not None and origin not in self._origins and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in self._origins and origin.partition("://")[2] != host:
             return Refused(f"pages of {origin[:100]} may not ask this server", "start it with --allow-origin", 403)
         if self._token is None or path in self._open or _is(self._token, headers.get("authorization", "")):
             return None
@@ -79,6 +79,14 @@ class UploadLimit:
             return message
 
         await self._app(scope, limited, send)
+
+
+def _name(host: str) -> str | None:
+    """The name in a header `Host`, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:  # half of an IPv6 address
+        return None
 
 
 def _is(token: str, header: str) -> bool:

@@ -130,6 +130,7 @@ def test_units_beyond_the_adapters_and_other_scripts_are_refused(api):
         ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, "CLIP_stop_at_last_layers"),
         ({"override_settings": {"samples_format": "gif"}}, "gif"),
         ({"override_settings": {"jpeg_quality": "x"}}, "jpeg_quality"),
+        ({"alwayson_scripts": {"ADetailer": {"args": 1}}}, "no script 'ADetailer'"),
     ],
 )
 def test_what_would_change_the_picture_and_is_not_offered_is_refused(api, body, said):
@@ -185,6 +186,12 @@ def test_img2img_begins_with_a_picture_and_redraws_where_the_mask_is_white(api, 
     ):
         with pytest.raises(RuntimeError, match=said):
             api.img2img(**{**common, **body})
+
+
+def test_options_that_json_cannot_say_are_no_failure_of_the_server(client):
+    body = b'{"prompt": "x", "width": 64, "height": 64, "steps": 1, "override_settings": {"other": NaN}}'
+    answer = client.post("/sdapi/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
 
 
 def test_pictures_can_be_left_out_of_the_answer(api):

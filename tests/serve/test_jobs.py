@@ -117,6 +117,12 @@ def test_a_token_is_asked_for_everywhere_but_by_health_checks(world):
         assert "0123456789abcdef" not in server.stderr
 
 
+@pytest.mark.parametrize("name", ["Host", "Origin"])
+@pytest.mark.parametrize("value", ["[::", "http://[", "http://[::", "127.0.0.1]", "null", "localhost.evil.example"])
+def test_a_header_that_is_no_address_is_refused(client, name, value):
+    assert client.get("/v1/models", headers={name: value}).status_code == 403
+
+
 @pytest.mark.parametrize(
     ("flags", "said"), [(["--host", "0.0.0.0"], "not loopback"), (["--token-file", "short"], "3 characters")]
 )

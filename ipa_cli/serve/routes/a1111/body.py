@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +160,13 @@ def _init(wanted: ImageToImage) -> dict[str, Any]:
     return {**begun, "inpaint_mask": wanted.mask, "mask_blur": wanted.mask_blur}
 
 
+def _each(arguments: Any) -> Iterable[Any]:
+    """The arguments of a script: those of a list or of a mapping, or the one that is there instead."""
+    if isinstance(arguments, Mapping):
+        return arguments.values()
+    return arguments if isinstance(arguments, list) else (arguments,)
+
+
 def _scripts(scripts: Mapping[str, Any], service: Service) -> units.Followed:
     """What the scripts of a body ask for: only ControlNet's, with IP-Adapters. Raises UsageError for others."""
     found, idle = units.Followed(), []
@@ -167,7 +174,7 @@ def _scripts(scripts: Mapping[str, Any], service: Service) -> units.Followed:
         arguments = script.get("args") if isinstance(script, Mapping) else None
         if name.casefold() == "controlnet":
             found = units.followed(arguments or (), service)
-        elif any(one not in OFF for one in (arguments.values() if isinstance(arguments, Mapping) else arguments or ())):
+        elif any(one not in OFF for one in _each(arguments)):
             raise UsageError(f"there is no script '{short(name)}' here", "leave it out of alwayson_scripts")
         else:
             idle.append(f"the script {short(name)} has no effect")

@@ -41,7 +41,9 @@ async def _draw(http: Request, body: TextToImage, wanted: Understood) -> Respons
     service.ledger.forget(job)
     info = await run_in_threadpool(_info, service, job, wanted)
     images = [base64.b64encode(one.data).decode() for one in job.state.pictures] if body.send_images else []
-    parameters = body.model_dump(include=set(TextToImage.model_fields), exclude={"alwayson_scripts"})
+    parameters = body.model_dump(
+        include=set(TextToImage.model_fields), exclude={"alwayson_scripts", "override_settings"}
+    )
     return Answer({"images": images, "parameters": parameters, "info": json.dumps(info)})
 
 

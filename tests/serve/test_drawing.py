@@ -1,0 +1,70 @@
+"""What a request may say: nothing in it names a file of the server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+
+import pytest
+from PIL import Image
+
+from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError
+from ipa_cli.models.plan import make_plan
+from ipa_cli.result import NullReporter
+from ipa_cli.serve import drawing
+from ipa_cli.serve.drawing import Asked
+from ipa_cli.serve.limits import Limits
+
+
+def made(asked, settings=None):
+    settings = settings or Settings()
+    return drawing.make(asked, settings, make_plan(settings), Limits(), NullReporter(), allow_fetch=False)[1]
+
+
+def png(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def secret(world):
+    """A picture on the server's disk."""
+    path = world.cwd / "secret.png"
+    path.write_bytes(png("red"))
+    return str(path)
+
+
+def test_a_name_that_stands_for_nothing_is_not_looked_for_on_disk(secret):
+    with pytest.raises(UsageError, match="stands for no file"):
+        made(Asked({"prompt": "x", "image": [secret]}, members={secret: []}))
+
+
+def test_a_picture_without_a_name_cannot_be_made_to_stand_for_a_file_on_disk(secret):
+    sent = png("teal")
+    name = f"picture {hashlib.sha256(sent).hexdigest()[:12]}"
+    request = made(Asked({"prompt": "x", "image": [base64.b64encode(sent).decode()]}, members={name: [secret]}))
+    assert request.digests == {hashlib.sha256(sent).hexdigest()}
+
+
+def test_a_mask_cannot_make_the_servers_own_reference_stand_for_another_file(secret, world):
+    (world.cwd / "own.png").write_bytes(png("blue"))
+    asked = Asked({"prompt": "x", "mask": ["own.png"]}, {secret: png("white")}, members={"own.png": [secret]})
+    request = made(asked, Settings(image=("own.png",)))
+    assert request.digests == {hashlib.sha256(png("blue")).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"adapter": [{"embeds": []}]}, "embeddings"),
+        ({"adapter": [{"embeds": {}}]}, "embeddings"),
+        ({"adapter": [{"init_image": []}]}, "unknown key|mappings for"),
+        ({"adapter": [{"image": {}}]}, "not text"),
+    ],
+)
+def test_values_of_another_type_are_refused(world, values, said):
+    with pytest.raises(UsageError, match=said):
+        made(Asked({"prompt": "x", **values}))
