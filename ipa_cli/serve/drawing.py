@@ -20,9 +20,9 @@ from ipa_cli.images.filenames import FORMATS
 from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.pipeline import prompts, sampling
-from ipa_cli.pipeline.init_image import check_model, note_size
+from ipa_cli.pipeline.init_image import check_model, note_size, size
 from ipa_cli.pipeline.task import InMemory, Request, load_references, make_request
-from ipa_cli.serve.limits import Limits, check
+from ipa_cli.serve.limits import Limits, check, check_size
 
 if TYPE_CHECKING:
     from ipa_cli.models.lora.lora import Lora
@@ -101,7 +101,10 @@ def make(
     wanted, _ = keywords.of_request(replace(base, **without), given)
     schedulers.choose(wanted.scheduler, wanted.schedule, wanted.eta)
     in_memory = InMemory(sent.pictures, asked.files, sent.members)
-    request = make_request(wanted, plan, load_references(wanted, reporter, in_memory), loras)
+    loaded = load_references(wanted, reporter, in_memory)
+    if loaded.init is not None:  # it is brought to size with the request
+        check_size(*size(wanted, plan, loaded.init), limits)
+    request = make_request(wanted, plan, loaded, loras)
     if asked.bare:  # one of several requests, which have a batch size in common
         request = replace(request, batch_size=wanted.batch_size)
     diffusers_schedulers.check_steps(request.sampling, plan, request.steps)

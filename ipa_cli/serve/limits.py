@@ -34,11 +34,19 @@ class Refused(IpaError):
 
 def check(request: Request, limits: Limits) -> None:
     """Raise UsageError for a request above the limits."""
-    pixels = request.width * request.height
+    check_size(request.width, request.height, limits)
     for count, most, what, flag in (
-        (pixels, limits.pixels, "pixels a picture", "--max-pixels"),
         (request.steps, limits.steps, "steps", "--max-steps"),
         (max(len(request.seeds), request.batch_size), limits.pictures, "pictures", "--max-pictures"),
     ):
-        if count > most:
-            raise UsageError(f"{count} {what}: this server draws at most {most}", f"ask for less; {flag} sets it")
+        _check(count, most, what, flag)
+
+
+def check_size(width: int, height: int, limits: Limits) -> None:
+    """Raise UsageError for a picture that is too large."""
+    _check(width * height, limits.pixels, "pixels a picture", "--max-pixels")
+
+
+def _check(count: int, most: int, what: str, flag: str) -> None:
+    if count > most:
+        raise UsageError(f"{count} {what}: this server draws at most {most}", f"ask for less; {flag} sets it")

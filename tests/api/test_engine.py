@@ -67,6 +67,21 @@ def test_importing_it_imports_nothing_heavy():
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
+def test_a_picture_and_a_mask_in_memory_are_drawn_over(engine, world):
+    init, mask = Image.new("RGB", (64, 64), "teal"), Image.new("L", (64, 64))
+    mask.paste(255, (32, 0, 64, 64))
+    drawn = engine.draw("a star", init_image=init, inpaint_mask=mask, steps=2, seed=7)
+    assert (pixels(drawn)[:, :32] == pixels(init)[:, :32]).all() and pixels(drawn)[:, 32:].std() > 0
+    over = engine.draw("a star", init_image=init, strength=0.5, steps=2, seed=7, num_images=2, batch_size=2)
+    assert [one.settings["init"]["strength"] for one in over] == [0.5, 0.5]
+    init.save(world.cwd / "init.png")
+    named = engine.draw("a star", init_image="init.png", strength=0.5, steps=2, seed=7)
+    assert abs(pixels(named) - pixels(over[0])).max() <= 1
+    for settings, words in (({"inpaint_mask": mask}, "no picture to begin with"), ({"pad": "x=1"}, "expected sides")):
+        with pytest.raises(ipa_cli.UsageError, match=words):
+            engine.draw("a star", **settings)
+
+
 def test_a_picture_is_that_of_the_command_line_byte_for_byte(engine, ipa, world):
     said = ("--prompt", "a star", "--image", REFERENCE, "--scale", 0.4, "--guidance-scale", 3, "--scheduler", "ddim")
     assert ipa("generate", *FLAGS, *said, "-o", "command.png").exit_code == 0

@@ -52,9 +52,31 @@ def test_a_job_gives_the_very_file_that_generate_writes(client, ipa, world):
     assert data == Path("here.png").read_bytes()
 
 
+def test_a_job_draws_over_a_picture_as_generate_does(client, ipa, world):
+    mask = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).save(mask, "PNG")
+    files = {"cat.png": png("teal"), "area.png": mask.getvalue()}
+    for name, data in files.items():
+        Path(name).write_bytes(data)
+    body = {"prompt": "a red star", "seed": 3, "steps": 4, "strength": 0.5, "mask_blur": 2.0}
+    body |= {"init_image": "cat.png", "inpaint_mask": "area.png", "pad": "left=16"}
+    coded = {name: base64.b64encode(data).decode() for name, data in files.items()}
+    last = ended(client, client.post("/v1/jobs", json={**body, "files": coded}).json()["data"])
+    assert (last["status"], last["step"]) == ("done", 2), last
+    flags = [word for name, value in body.items() for word in (f"--{name.replace('_', '-')}", value)]
+    drawn = ipa("generate", *flags, "--output", "here.png", "--json").data()["images"][0]
+    assert drawn["width"] == 80 and last["pictures"][0]["sha256"] == drawn["sha256"]
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
+        ({"init_image": "/etc/passwd"}, "base64"),
+        ({"inpaint_mask": base64.b64encode(png("white")).decode()}, "no picture to begin with"),
+        ({"init_image": base64.b64encode(png("teal")).decode(), "pad": "left=4096,top=4096"}, "pixels a picture"),
+        ({"init_image": base64.b64encode(png("teal")).decode(), "width": 8192, "height": 8192}, "pixels a picture"),
+        ({"init_image": base64.b64encode(png("teal")).decode(), "strength": 1.5}, "from 0 to 1"),
+        ({"init_image": base64.b64encode(png("teal")).decode(), "strength": 0}, "leaves none"),
         ({"steps": 151}, "at most 150"),
         ({"width": 4096, "height": 4096}, "at most 4194304"),
         ({"num_images": 17}, "at most 16"),
