@@ -248,3 +248,11 @@ def test_every_end_of_a_name_is_found():
     assert len(ends) == len(set(ends))
     for number, end in enumerate(ends):  # an earlier, shorter end would hide it
         assert not any(end.endswith(before) for before in ends[:number])
+
+
+def test_the_lora_that_comes_along_draws_another_picture(ipa):
+    flags = ("generate", "--seed", 8, "--size", "64x64", "--steps", 2, "--json")
+    [plain] = ipa(*flags, "--output", "plain.png").data()["images"]
+    [outlined] = ipa(*flags, "--lora", "demo", "--output", "outlined.png").data()["images"]
+    [again] = ipa("generate", "--from", "outlined.png", "--output", "again.png", "--json").data()["images"]
+    assert plain["sha256"] != outlined["sha256"] == again["sha256"]
