@@ -26,7 +26,10 @@ EXAMPLE = "give a .safetensors file, a folder, or a hub id (owner/name:file)"
 
 
 def find(config: LoraConfig, reporter: Reporter, shows_bars: bool = False) -> Path:
-    """The file of a LoRA on disk; "demo" is the one that comes along. Raises ModelError where there is none, or several; HubError."""
+    """The file of a LoRA on disk; "demo" is the one that comes along.
+
+    Raises ModelError where there is none, or several; HubError.
+    """
     if config.source == DEMO:
         return Path(__file__).parents[2] / "demo" / "lora" / "outlines.safetensors"
     path = expanded(config.source)
