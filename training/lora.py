@@ -21,8 +21,9 @@ from ipa_cli.models import weights
 from ipa_cli.networks import image_projection
 from training import captions, scenes
 from training.captions import COLOURS, NONE, Content
-from training.denoising import denoising_loss, latents_of_half, noise_levels
+from training.denoising import denoising_loss, noise_levels
 from training.evaluate import SEED, embeds, generate, load, pil, references
+from training.latents import latents_of_half
 from training.pools import encode_text, tokenise
 from training.scenes import Style
 from training.styling import normalised, with_images

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training import architecture, captions, colours, references, scenes
 from training.captions import Content
-from training.denoising import latents_of_half
+from training.latents import latents_of_half
 from training.plan import HALF, SIZES, USUAL, Plan
 from training.scenes import Style
 from training.trainer import WORK

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from training.denoising import latents_of
 from training.evaluate import SEED, embeds, generate, load, pil, references
+from training.latents import latents_of
 from training.train import assemble
 
 PROMPTS = (

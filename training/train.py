@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from training import architecture, captions, measure, pools, references, scenes, styling
 from training.captions import NONE, Content
-from training.denoising import check, denoising_loss, latents_of, noise_levels
+from training.denoising import check, denoising_loss, noise_levels
+from training.latents import latents_of
 from training.plan import FULL, HALF, MODEST, SMOKE, STAGES, USUAL, Plan
 from training.pools import Batches, Pool, encode_text, tokenise
 from training.trainer import WORK, Clock, Trainer, compiled
