@@ -170,7 +170,7 @@ def _generated(server: Server, each: Sequence[Settings], done: _Done, total_s: f
         model=server.about["model"],
         adapter=server.about["adapter"],
         prompt=request["prompt"] if len(each) == 1 else None,
-        steps=request["steps"],
+        steps=request["steps_taken"],
         references=tuple(one["source"] for one in request["references"]),
         stdout=done.stdout,
         server=server.url,

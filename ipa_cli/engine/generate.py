@@ -87,7 +87,7 @@ def generate(
         model=plan.name,
         adapter=adapter_name(plan),
         prompt=first.prompt if len(requests) == 1 else None,
-        steps=first.steps,
+        steps=first.steps_taken,
         references=tuple(source.source for source in first.sources),
         stdout=saved[0][2],
     )

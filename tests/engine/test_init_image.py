@@ -137,3 +137,30 @@ def test_one_compiled_graph_serves_pictures_to_begin_with(compiled, world, monke
     drawn += [engine.draw(request(engine, picture(), half(), strength=0.5))]
     assert len(opened) == 1 and [graph["id"] for graph in engine.state.graphs] == [compiled.graph["id"]]
     assert [one.steps for one in drawn] == [4, 1, 2, 4, 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_gpu_draws_over_a_picture_what_a_cpu_does_and_captures_nothing_for_it(tmp_path, dtype):
+    settings = replace(BASE, cache_dir=tmp_path, guidance_scale=5.0, dtype="float32")
+    on_cpu = Engine.open(settings, make_plan(settings), NullReporter())
+    drawing = Engine.open(replace(settings, device="cuda", dtype=dtype), on_cpu.plan, NullReporter())
+    ready = drawing.prepare(request(drawing))
+    drawing.draw(request(drawing))
+    captured = ready.denoiser.captures
+    for changes in ({"strength": 0.5}, {"strength": 1.0}, {"mask": half(), "strength": 0.5}, {"mask": half()}):
+        drawn, expected = (pixels(one, request(one, picture(), **changes)) for one in (drawing, on_cpu))
+        assert abs(drawn - expected).mean() < 4  # half against float32
+    assert ready.denoiser.captures == captured
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_offloaded_weights_encode_a_picture_too(tmp_path, offload):
+    settings = replace(BASE, device="cuda", cache_dir=tmp_path)
+    whole = Engine.open(settings, make_plan(settings), NullReporter())
+    drawing = Engine.open(replace(settings, offload=offload), whole.plan, NullReporter())
+    for asked in ({"strength": 0.5}, {"mask": half(), "mask_blur": 2.0}):
+        drawn, expected = (pixels(one, request(one, picture(), **asked)) for one in (drawing, whole))
+        assert abs(drawn - expected).mean() < 2
+        assert (drawn == pixels(drawing, request(drawing, picture(), **asked))).all()

@@ -118,6 +118,7 @@ def described(service: Service, job: Job, state: State | None = None) -> dict[st
             "prompt": job.request.prompt,
             "scale": job.request.scale,
             "steps": job.request.steps,
+            "steps_taken": job.request.steps_taken,
             "digests": job.digests,
             "references": [{"source": public_name(one.source), "sha256": one.sha256} for one in job.request.sources],
         },
