@@ -28,17 +28,17 @@ def parse(text: str, where: str, error: type[IpaError] = UsageError) -> AdapterC
     if "image" in stated and "embeds" in stated:
         raise error(f"{where} has both image and embeds", "leave one of them out, or give --adapter twice")
     values: dict[str, Any] = {name: FIELDS[setting].default for name, setting in SETTINGS.items()}
-    values |= {**dict(zip(LOCATION, _location(first), strict=True)), **stated}
+    values |= {**dict(zip(LOCATION, _location(first, where, error), strict=True)), **stated}
     for name, value in values.items():
         checked(SETTINGS[name], value, f"{where}: {name}", error)
     return AdapterConfig(**values, stated=frozenset(stated))
 
 
-def _location(text: str) -> tuple[str | None, str | None, str | None]:
+def _location(text: str, where: str, error: type[IpaError]) -> tuple[str | None, str | None, str | None]:
     """Repository or folder, subfolder and file: "owner/name:folder/file", a path, or "own" for the model's own."""
     if text in ("", "own"):
         return None, None, None
-    place, inside = option_text.location(text)
+    place, inside = option_text.location(text, where, error)
     if inside is None:
         return place, None, None
     folder, _, file = inside.rpartition("/")

@@ -44,7 +44,7 @@ def parse(text: str, where: str, error: type[IpaError] = UsageError) -> Embeddin
     token = pairs[0][1] if pairs else None
     if token is not None and not _WORD.fullmatch(token):
         raise error(f"{where}: the token {token!r} is not one word", f"write one without brackets: {EXAMPLE}")
-    source, file = option_text.location(first)
+    source, file = option_text.location(first, where, error)
     problem = "expected a file or repository" if not source else unicode(source)
     if problem := problem or (inside(file) if file is not None else None):
         raise error(f"{where}: {problem}", EXAMPLE)

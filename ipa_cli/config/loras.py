@@ -50,7 +50,7 @@ def parse(text: str, where: str, error: type[IpaError] = UsageError) -> LoraConf
     for key, value in weights.items():
         if problem := WEIGHT(value):
             raise error(f"{where}: {key} {value:g}: {problem}", EXAMPLE)
-    source, file = option_text.location(first)
+    source, file = option_text.location(first, where, error)
     problem = "expected a file, folder or repository" if not source else unicode(source)
     if problem := problem or (inside(file) if file is not None else None):
         raise error(f"{where}: {problem}", EXAMPLE)

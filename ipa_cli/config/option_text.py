@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 
 from ipa_cli.config.checks import short
 from ipa_cli.config.places import exists
 from ipa_cli.errors import IpaError, suggest
 
 _KEY = re.compile(r"[A-Za-z_-]+=")
-_NEXT = re.compile(r",(?=[A-Za-z_-]+=)")
+_NEXT = re.compile(r",\s*(?=[A-Za-z_-]+=)")
 
 
 def split(text: str, known: Collection[str], where: str, error: type[IpaError]) -> tuple[str, list[tuple[str, str]]]:
@@ -33,11 +34,18 @@ def number(text: str, where: str, error: type[IpaError]) -> float:
         raise error(f"{where}={short(text)}: expected a number", "write it with digits, such as 0.5") from None
 
 
-def location(text: str) -> tuple[str, str | None]:
-    """Repository or folder and what is named in it, "owner/name:folder/file"; or a path alone, which may have a ":"."""
+def location(text: str, where: str, error: type[IpaError]) -> tuple[str, str | None]:
+    """Repository or folder and what is named in it, "owner/name:folder/file"; or a path alone, which may have a ":".
+
+    Raises `error` for what is named in a file.
+    """
     place, _, inside = text.rpartition(":")
     if not place or not inside or "://" in text or exists(text):
         return text, None
+    if exists(place, Path.is_file):
+        raise error(
+            f"{where}: ':{short(inside)}' after the file {place}", f"settings follow a comma: {place},key=value"
+        )
     return place, inside
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from ipa_cli.errors import IpaError
+
+FILE_ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".json")
 
 
 def at_home(place: Callable[[str], Path]) -> Path | None:
@@ -25,12 +28,17 @@ def is_file(path: Path | None) -> bool:
         return False
 
 
-def exists(text: str) -> bool:
+def exists(text: str, kind: Callable[[Path], bool] = Path.exists) -> bool:
     """Whether there is a file or folder of this name, `~` being home, as far as the user may look."""
     try:
-        return Path(text).expanduser().exists()
+        return kind(Path(text).expanduser())
     except (OSError, RuntimeError):  # names that are too long, and the home of an unknown user
         return False
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether `text` has the form `owner/name` of a hub repository, and not that of a file."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None and not text.endswith(FILE_ENDINGS)
 
 
 def expanded(path: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import files
-from ipa_cli.config.places import at_home, exists, is_file
+from ipa_cli.config.places import at_home, exists, is_file, is_repo_id
 from ipa_cli.config.settings import FIELDS, OWN, PLACE, Settings
 from ipa_cli.errors import IpaError
 from ipa_cli.system import ownership
@@ -93,7 +93,7 @@ def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
     found: list[str] = []
 
     def look(name: str, text: str) -> str:
-        if name in ON_HUB and "/" in text and not exists(text):
+        if name in ON_HUB and is_repo_id(text.partition(":")[0]) and not exists(text):
             found.append(text)
         return text
 

@@ -161,9 +161,9 @@ def check_same(recorded: Recorded, settings: Settings, here: Collection[str], re
 
 def check_same_loras(recorded: Recorded, loaded: Sequence[Lora], reporter: Reporter) -> None:
     """Warn if the file of a LoRA has changed since."""
-    here = {lora.file.name: lora.file.sha256 for lora in loaded}
+    here = {(lora.file.name, lora.file.sha256) for lora in loaded}
     for name, digest in recorded.loras:
-        if here.get(name, digest) != digest:
+        if (name, digest) not in here and name in dict(here):
             reporter.warn(f"the LoRA {name} has changed since {recorded.path} was drawn: the new picture will differ")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,16 +10,9 @@ from pathlib import Path
 from ipa_cli.errors import IpaError
 from ipa_cli.result import Reporter
 
-FILE_ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".json")
-
 
 class HubError(IpaError):
     """The hub cannot give what was asked for."""
-
-
-def is_repo_id(text: str) -> bool:
-    """Whether `text` has the form `owner/name` of a hub repository, and not that of a file."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None and not text.endswith(FILE_ENDINGS)
 
 
 def cached(repo: str, name: str, revision: str | None) -> Path | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import AdapterConfig, Settings
+from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, hub, single_file
 from ipa_cli.models.architectures.base import Architecture
@@ -122,7 +123,7 @@ def own_defaults(settings: Settings) -> dict[str, Any]:
     preset = single_file.read_checkpoint(file)[0] if file else architectures.of_preset(settings.model)
     if preset is not None:
         location = single_file.configurations(preset)
-    elif hub.is_repo_id(settings.model) and not is_folder(expanded(settings.model)):
+    elif is_repo_id(settings.model) and not is_folder(expanded(settings.model)):
         here = hub.cached(settings.model, "unet/config.json", settings.revision)
         if here is None:
             return dict(DEFAULTS)
@@ -149,7 +150,7 @@ def _locate(settings: Settings) -> Location:
         return _of_diffusers(folder_location(path))
     if path.is_absolute() or settings.model.startswith((".", "~")):
         raise ModelError(f"there is no folder or file {path}", "check the path given with --model")
-    if not hub.is_repo_id(settings.model):
+    if not is_repo_id(settings.model):
         known = ["demo", *architectures.presets()]
         raise UsageError(
             f"unknown model '{settings.model}'{suggest(settings.model, known)}",

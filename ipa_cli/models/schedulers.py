@@ -184,6 +184,8 @@ def find(text: str) -> tuple[str, str | None] | None:
         return None
     if text in exactly or key in known:
         return exactly.get(text, known.get(key, "")), None
+    if key in _schedules():
+        return None  # and no sampler with one: "ddim_uniform"
     for spelling, name in exactly.items():
         rest = text.removeprefix(f"{spelling} ")
         if rest != text and (schedule := find_schedule(rest)) is not None:

@@ -91,7 +91,7 @@ def check(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:
     if found:
         shown = ", ".join(list(found)[:5]) + (", …" if len(found) > 5 else "")
         is_lora = chosen == syntax.A1111 and any(one.startswith("<lora:") for one in found)
-        known = "; --lora-dir names the folder of LoRAs" if is_lora else ""
+        known = "; with --lora-dir those in the prompt, not in the negative one, are found" if is_lora else ""
         reporter.warn(f"in a prompt, read as plain words (--prompt-syntax {chosen}): {shown}{known}")
 
 

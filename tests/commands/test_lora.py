@@ -71,7 +71,7 @@ def test_a_tag_in_a_prompt_is_the_flag(ipa, world, style):
     assert ipa("generate", "--from", "b-0.png", "-o", "c.png").exit_code == 0
     assert pixels(world, "c.png") == pixels(world, "a.png")
     ran = ipa("generate", *FAST, "-p", "a star <lora:style:0.5>", "-o", "d.png")
-    assert "read as plain words" in ran.stderr and "--lora-dir names the folder of LoRAs" in ran.stderr
+    assert "read as plain words" in ran.stderr and "with --lora-dir those in the prompt" in ran.stderr
 
 
 @pytest.mark.slow
@@ -114,6 +114,8 @@ def test_a_lora_comes_from_the_hub(ipa, world, style):
         (("--lora-dir", "several", "-p", "x <lora:c:1>"), "has no LoRA 'c'", 1),
         (("--lora-dir", "several", "-p", "x <lora:a:much>"), "'much' is no weight", 2),
         (("--lora-dir", "several", "-p", "x <lora:../style:1>"), "has no LoRA '../style'", 1),
+        (("--lora-dir", "several", "-p", f"x <lora:{'n' * 300}:1>"), "has no LoRA 'nnn", 1),
+        (("--lora", "style.safetensors:0.8"), "':0.8' after the file style.safetensors", 2),
         (("--lora-dir", "nowhere", "-p", "x <lora:a:1>"), "there is no folder nowhere", 1),
     ],
 )
@@ -149,6 +151,30 @@ def test_a_foreign_picture_names_no_address(ipa, world, style):
     carrying(world.cwd / "a.png", ipa={"schema_version": 1, "settings": asked})
     ran = ipa("generate", "--from", "a.png", "--json")
     assert "contacts no server because of a picture" in ran.error()["message"]
+
+
+def test_files_of_the_same_name_are_told_apart_when_drawn_again(tmp_path):
+    from types import SimpleNamespace
+
+    from ipa_cli.engine.replay import Recorded, check_same_loras
+
+    warned = []
+    recorded = Recorded(tmp_path, {}, (), loras=(("style", "1"), ("style", "2"), ("gone", "3")))
+    loaded = [SimpleNamespace(file=SimpleNamespace(name="style", sha256=digest)) for digest in "12"]
+    check_same_loras(recorded, loaded, SimpleNamespace(warn=warned.append))
+    assert not warned
+    check_same_loras(recorded, loaded[1:], SimpleNamespace(warn=warned.append))
+    assert len(warned) == 1
+
+
+def test_a_file_that_a_picture_names_and_that_is_gone_does_not_come_from_the_hub(ipa, world):
+    from tests.engine.test_replay import carrying
+
+    asked = {"lora": ["loras/ink.safetensors", "me/style"]}
+    carrying(world.cwd / "a.png", ipa={"schema_version": 1, "settings": asked})
+    ran = ipa("generate", "--from", "a.png")
+    assert "there is no LoRA 'loras/ink.safetensors'" in ran.stderr
+    assert "loads from the hub me/style\n" in ran.stderr
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from ipa_cli.errors import UsageError
         ("me/style", LoraConfig("me/style")),
         ("me/style:in/a.safetensors", LoraConfig("me/style", "in/a.safetensors")),
         ("a, b.safetensors,weight=0.8", LoraConfig("a, b.safetensors", weight=0.8)),
+        ("a.safetensors, weight=0.8", LoraConfig("a.safetensors", weight=0.8)),
         ("a.safetensors,weight=-1,text_weight=0", LoraConfig("a.safetensors", None, -1.0, 0.0)),
     ],
 )

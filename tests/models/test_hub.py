@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import ipa_cli
-from ipa_cli.models.hub import is_repo_id
+from ipa_cli.config.places import is_repo_id
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, folder, serving
 

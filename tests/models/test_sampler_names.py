@@ -93,6 +93,7 @@ def test_a_slip_is_suggested_and_another_sampler_is_not(typed, meant):
     ("asked", "words", "hint"),
     [
         (("karras",), "'karras' is a schedule, not a sampler", "--schedule karras"),
+        (("ddim_uniform",), "'ddim_uniform' is a schedule, not a sampler", "--schedule leading"),
         (("lightning",), "unknown sampler 'lightning'", "--preset lightning"),
         (("DPM++ 2M Karras", "beta"), "names the schedule karras, and --schedule says beta", "leave one of them out"),
         (("euler-a", "karras"), "the sampler euler-a has no schedule 'karras'", "choose one of linspace, leading,"),

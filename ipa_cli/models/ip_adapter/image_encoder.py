@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from ipa_cli.config.places import is_repo_id
 from ipa_cli.models import architectures, configurations, hub, weights
 from ipa_cli.models.location import (
     Location,
@@ -56,7 +57,7 @@ def named(text: str) -> Encoder:
     if is_folder(path):
         return _of(folder_location(path), "")
     repo, _, part = text.partition(":")
-    if not hub.is_repo_id(repo):
+    if not is_repo_id(repo):
         raise ModelError(
             f"there is no image encoder '{text}'", "give a .safetensors file, a folder, or a hub id (owner/name:folder)"
         )

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ipa_cli.config import AdapterConfig
+from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, hub, weights
 from ipa_cli.models.architectures.base import PRESETS, Architecture
@@ -103,7 +104,7 @@ def _locate(
         if subfolder is weight_name is None and location.has(str(usual)):  # a copy of h94's repository
             return location, str(usual.parent), usual.name
         return location, subfolder, weight_name
-    if not hub.is_repo_id(config.source):
+    if not is_repo_id(config.source):
         raise ModelError(
             f"there is no adapter '{config.source}'", "give a hub id (owner/name), a folder, a file, or none"
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from ipa_cli.config import LoraConfig
+from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import suggest
-from ipa_cli.models import hub, weights
+from ipa_cli.models import weights
 from ipa_cli.models.location import (
     Location,
     ModelError,
@@ -37,7 +38,7 @@ def find(config: LoraConfig, reporter: Reporter, shows_bars: bool = False) -> Pa
         return _known(path)
     if is_folder(path):
         location = folder_location(path)
-    elif hub.is_repo_id(config.source):
+    elif is_repo_id(config.source):
         location = repository(config.source, None)
     else:
         raise ModelError(f"there is no LoRA '{config.source}'", EXAMPLE)

@@ -11,11 +11,12 @@ from ipa_cli.config import LoraConfig
 from ipa_cli.config.checks import inside, short
 from ipa_cli.config.loras import WEIGHT
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models.location import ModelError, expanded, is_folder
+from ipa_cli.models.location import ModelError, expanded, is_file, is_folder
 from ipa_cli.models.lora.find import SUFFIXES
 
 MOST_FILES = 100_000
-_TAG = re.compile(r"\s*<(?:lora|lyco):([^<>:]+)((?::[^<>:]*)*)>")
+# With the blanks before it, which are looked at once: all of them, from the first.
+_TAG = re.compile(r"(?<!\s)\s*<(?:lora|lyco):([^<>:]+)((?::[^<>:]*)*)>")
 
 
 def split(prompt: str, folder: str) -> tuple[str, tuple[LoraConfig, ...]]:
@@ -69,7 +70,7 @@ def _file(name: str, root: Path) -> Path:
     if inside(name) is None:
         for suffix in ("", *SUFFIXES):
             path = root / f"{name}{suffix}"
-            if path.suffix in SUFFIXES and path.is_file():
+            if path.suffix in SUFFIXES and is_file(path):
                 return path
     everything = list(_files(root))
     found = [path for path in everything if path.stem == name]
@@ -83,11 +84,17 @@ def _file(name: str, root: Path) -> Path:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    count = 0
-    for folder, _, files in os.walk(root):
+    """Those below a folder, links followed, each folder once."""
+    count, seen = 0, set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        count += 1 + len(files)
+        if count > MOST_FILES:
+            raise ModelError(f"{root} has more than {MOST_FILES} files", "--lora-dir names a folder of LoRAs")
+        real = os.path.realpath(folder)
+        if real in seen:  # a link in a circle
+            folders.clear()
+            continue
+        seen.add(real)
         for name in files:
-            count += 1
-            if count > MOST_FILES:
-                raise ModelError(f"{root} has more than {MOST_FILES} files", "--lora-dir names a folder of LoRAs")
             if name.endswith(SUFFIXES):
                 yield Path(folder, name)

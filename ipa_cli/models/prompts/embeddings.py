@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from ipa_cli.config import EmbeddingConfig, Settings
 from ipa_cli.config.checks import short
+from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import suggest
-from ipa_cli.models import hub, weights
+from ipa_cli.models import weights
 from ipa_cli.models.location import ModelError, expanded, fetched, folder_location, is_file, is_folder, repository
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.prompts import syntax
@@ -97,7 +98,7 @@ def _find(config: EmbeddingConfig) -> Path:
         return path
     if is_folder(path):
         location = folder_location(path)
-    elif hub.is_repo_id(config.source):
+    elif is_repo_id(config.source):
         location = repository(config.source, None)
     else:
         raise ModelError(f"there is no embedding '{config.source}'", EXAMPLE)

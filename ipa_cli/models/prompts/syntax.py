@@ -26,7 +26,7 @@ UP, DOWN = 1.1, 1 / 1.1  # what a pair of brackets without a number multiplies b
 MOST = 100.0  # beyond it a weight leaves the range of half precision
 AS_TEXT = "write \\( \\) \\[ \\] for brackets that are text, or use --prompt-syntax literal"
 
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b")
 _AND = re.compile(r"\bAND\b")
 _A1111 = re.compile(
     r"""\\(?P<text>[()\[\]\\]?)
@@ -97,7 +97,7 @@ def as_a1111(text: str, syntax: str) -> str:
 
 def _escaped(text: str) -> str:
     text = re.sub(r"([()\[\]\\])", r"\\\1", text)
-    return _AND.sub(r"A\\ND", _BREAK.sub(lambda word: word[0].replace("BREAK", r"B\REAK"), text))
+    return _AND.sub(r"A\\ND", _BREAK.sub(r"B\\REAK", text))
 
 
 def _merged(fragments: Iterable[Fragment]) -> tuple[Fragment, ...]:
@@ -140,7 +140,7 @@ def _a1111(text: str) -> Prompt:
             escaped = token["text"]
             piece = token[0] if escaped is None else escaped
             weight = products["("][-1] * products["["][-1]
-            first, *others = [piece] if escaped is not None else _BREAK.split(piece)
+            first, *others = [piece] if escaped is not None else _split(piece)
             sections[-1].append(Fragment(first, weight))
             sections += [[Fragment(other, weight)] for other in others]
     fragments = [_merged(fragment for fragment in section if fragment.text) for section in sections]
@@ -149,6 +149,15 @@ def _a1111(text: str) -> Prompt:
     if _AND.search(text):
         remarks = (*remarks, "AND is read as a word: prompts are not joined")
     return Prompt(tuple(one or (Fragment(""),) for one in fragments), A1111, remarks)
+
+
+def _split(text: str) -> list[str]:
+    """What is around each `BREAK`, without the blanks beside it."""
+    first, *others = _BREAK.split(text)
+    if not others:
+        return [first]
+    *inner, last = others
+    return [first.rstrip(), *(one.strip() for one in inner), last.lstrip()]
 
 
 def _brackets(tokens: Sequence[re.Match[str]]) -> tuple[dict[int, float], dict[int, str], tuple[str, ...]]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.models import configurations, hub, single_file
+from ipa_cli.config.places import is_repo_id
+from ipa_cli.models import configurations, single_file
 from ipa_cli.models.location import ModelError, expanded, folder_location, inside, is_folder, read_json, repository
 from ipa_cli.models.single_file import Checkpoint, Part
 
@@ -26,7 +27,7 @@ def named(text: str, own: Mapping[str, Any]) -> Part:
     path = expanded(text)
     if is_folder(path):
         location = folder_location(path)
-    elif hub.is_repo_id(text):
+    elif is_repo_id(text):
         location = repository(text, None)
     else:
         raise ModelError(f"there is no VAE '{text}'", "give a .safetensors file, a folder, or a hub id (owner/name)")

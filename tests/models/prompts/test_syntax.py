@@ -217,7 +217,7 @@ def test_any_text_is_read_or_refused_in_words(text, syntax):
 
 @pytest.mark.parametrize("syntax", [A1111, COMFYUI])
 @pytest.mark.parametrize(
-    "text", ["(a:1.0) " * 12_000, "(" * 50_000, "([" * 30_000 + "a", ")]" * 50_000, "\\" * 100_000]
+    "text", ["(a:1.0) " * 12_000, "(" * 50_000, "([" * 30_000 + "a", ")]" * 50_000, "\\" * 100_000, " " * 100_000]
 )
 def test_long_prompts_take_no_longer_than_their_length_needs(text, syntax):
     began = time.perf_counter()
