@@ -97,6 +97,25 @@ def test_a_file_of_sdxl_draws_as_its_folder_does(ipa, demo):
 
 
 @pytest.mark.slow
+def test_a_file_made_for_inpainting_has_nine_channels_and_draws_with_a_mask(ipa, world, sdxl, miniature):
+    miniature("sdxl", DEMO)
+    first = sdxl[f"{UNET}input_blocks.0.0.weight"]
+    wide = torch.cat([first, torch.zeros_like(first), torch.zeros_like(first[:, :1])], dim=1)
+    path = saved(world.cwd, sdxl | {f"{UNET}input_blocks.0.0.weight": wide})
+    assert load(path).unet.conv_in.in_channels == 9
+    given = Image.new("RGB", (64, 64), "teal")
+    given.save(world.cwd / "given.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (32, 0, 64, 64))
+    mask.save(world.cwd / "mask.png")
+    flags = ("--init-image", "given.png", "--inpaint-mask", "mask.png", "--strength", 1)
+    (image,) = ipa("generate", *SMALL, *ALIKE, *REFERENCE, "--model", path, *flags, "--json").data()["images"]
+    with Image.open(image["path"]) as picture:
+        drawn = np.asarray(picture)
+    assert (drawn[:, :32] == np.asarray(given)[:, :32]).all() and drawn[:, 32:].std() > 5
+
+
+@pytest.mark.slow
 def test_a_file_is_taken_by_every_command(ipa, demo):
     of_model = ("--model", demo, "--ip-adapter", DEMO / "ip_adapter")
     checks = {check["name"]: check for check in ipa("doctor", *of_model, "--json").data()["checks"]}
@@ -265,6 +284,12 @@ def outline(kind: str, *, channels: int = 4, shorter: int = 0) -> Tensors:
     found = {UNET + name: torch.zeros(shape, dtype=torch.uint8) for name, shape in shapes.items()}
     found |= {f"{TEXT[kind]}text_model.x": ONE, f"{VAE}decoder.conv_in.weight": ONE}
     return found | ({f"{TEXT_2}x": ONE} if kind == "sdxl" else {})
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("sdxl", 4), ("sdxl", 9), ("sd15", 9)])
+def test_a_header_tells_what_is_made_for_inpainting(tmp_path, kind, channels):
+    found, checkpoint = single_file.read_checkpoint(saved(tmp_path, outline(kind, channels=channels)))
+    assert found.preset == kind and checkpoint.unet == ({} if channels == 4 else {"in_channels": 9})
 
 
 def without(tensors: Tensors, *prefixes: str) -> Tensors:
