@@ -251,7 +251,6 @@ def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lo
     (prompt, loras), seeds = with_tags(settings, plan, loras), _seeds(settings)
     how = sampling.choose(settings, plan, loras)
     init = None if loaded.init is None else init_image.make(settings, plan, loaded.init, (width, height))
-    init_image.check_model(init, plan)
     taken = how.steps if init is None else init_image.steps_taken(init, how.steps)
     followed = settings.adapter or has_reference(settings.adapters[0], plan.defaults)
     each = zip(settings.adapters, loaded.adapters, strict=True) if plan.adapters and followed else ()

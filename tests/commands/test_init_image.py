@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from ipa_cli.engine import graphs
+from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.models import loader
 
@@ -145,6 +147,23 @@ def test_a_model_made_for_inpainting_wants_a_mask(ipa, world, init, monkeypatch)
     for flags in ((), ("--init-image", "init.png")):
         ran = ipa("generate", *FAST, *model, *flags)
         assert ran.exit_code == 2 and "is made for inpainting and wants a mask" in ran.stderr, ran.stderr
+
+
+@pytest.mark.slow
+def test_a_model_made_for_inpainting_is_compiled_without_a_mask(ipa, world, monkeypatch):
+    from tests import tiny_model
+    from tests.unets import TINY
+
+    shapes = []
+
+    def reached(unet, wanted, *_):
+        shapes.append(tuple(wanted.example.sample.shape))
+        raise IpaError("the work begins here")
+
+    tiny_model.write(world.cwd / "nine", {**TINY, "in_channels": 9})
+    monkeypatch.setattr(graphs, "prepare", reached)
+    ran = ipa("compile", "--model", "nine", "--load-format", "dummy", "--device", "cpu", "--size", "64x64")
+    assert "the work begins here" in ran.stderr and shapes == [(2, 9, 8, 8)], ran.stderr
 
 
 @pytest.mark.slow
