@@ -79,6 +79,7 @@ class Job:
         self.alone, self.digests = alone, sorted(request.digests)
         self.created = time.time()
         self.cancelled = False
+        self.fetched: set[int] = set()  # numbers of the pictures that were sent
         self.state = State(steps=request.steps_taken * len(request.batches))
         self._loop, self._changed = loop, asyncio.Event()
 

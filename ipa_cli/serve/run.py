@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
 
 KEEP_ALIVE = 30  # seconds
+# Longest waits at the end, in seconds: until pictures that were just drawn are fetched, and until answers are read.
+FETCH, SEND = 5, 30
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def serve(
                 log_config=None,
                 access_log=False,
                 timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=SEND,
                 server_header=False,
             )
         )
@@ -101,6 +105,8 @@ def serve(
             service.drain()
             for thread in workers:
                 thread.join()
+            while service.has_unfetched(FETCH):
+                time.sleep(0.05)
             server.should_exit = True
             http.join()
     if service.failure is not None:

@@ -93,6 +93,16 @@ class Service:
         if self.queue.discard(job):
             job.end(jobs.CANCELLED)
 
+    def has_unfetched(self, seconds: float) -> bool:
+        """Whether pictures of the last `seconds` wait for their client, which asks for them once it hears of them."""
+        since = time.time() - seconds
+        return any(
+            job.state.status == jobs.DONE
+            and (job.state.ended or since) > since
+            and len(job.fetched) < len(job.state.pictures)
+            for job in self.ledger
+        )
+
     def drain(self) -> None:
         """Take no more requests, and refuse those that wait; what is drawn goes on."""
         self.draining = True

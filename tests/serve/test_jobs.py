@@ -8,7 +8,10 @@ import hashlib
 import io
 import json
 import signal
+import socket
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -114,7 +117,7 @@ def test_a_job_is_cancelled_between_two_steps(client):
 def test_a_server_finishes_what_it_draws_and_refuses_what_waits_when_it_is_ended(world):
     with serving(world.environ, world.cwd) as server, server.client() as client:
         server.wait_until_ready()
-        first, second = (client.post("/v1/jobs", json={"steps": 40}).json()["data"] for _ in range(2))
+        first, second = (client.post("/v1/jobs", json={"steps": 40, "num_images": 2}).json()["data"] for _ in range(2))
         with client.stream("GET", f"/v1/jobs/{first['id']}/events") as answer:
             lines = (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: "))
             assert next(one for one in lines if one["step"] > 0)["status"] == "running"
@@ -123,8 +126,23 @@ def test_a_server_finishes_what_it_draws_and_refuses_what_waits_when_it_is_ended
                 refused = [json.loads(line[6:]) for line in waiting.iter_lines() if line.startswith("data: ")][-1]
             last = list(lines)[-1]
         assert refused["error"]["message"] == "the server is shutting down"
-        assert last["status"] == "done" and len(last["pictures"]) == 1
+        assert last["status"] == "done" and len(last["pictures"]) == 2
+        for picture in last["pictures"]:
+            time.sleep(0.5)  # a client far away
+            with server.client() as far:
+                assert hashlib.sha256(far.get(picture["url"]).content).hexdigest() == picture["sha256"]
         assert server.process.wait(60) == 143
+
+
+def test_a_request_that_never_ends_does_not_keep_a_server_from_its_end(world):
+    with serving(world.environ, world.cwd) as server, server.client() as client:
+        server.wait_until_ready()
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            head = f"POST /v1/jobs HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert client.get("/healthz").status_code == 200
+            assert server.end() == 143
 
 
 def test_a_token_is_asked_for_everywhere_but_by_health_checks(world):

@@ -61,6 +61,7 @@ async def picture(http: Request, id: str, number: int) -> Response:
     if job.state.status != DONE or not 0 <= number < len(job.state.pictures):
         raise Refused(f"the job has no picture {number}", "wait until it is done", 404)
     found = job.state.pictures[number]
+    job.fetched.add(number)
     return Response(found.data, media_type=found.media_type, headers={"ETag": f'"{found.sha256}"'})
 
 
