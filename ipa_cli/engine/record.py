@@ -67,7 +67,7 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "embeddings": [
             {"word": embedding.words[0], "source": public_name(embedding.source), "sha256": embedding.sha256}
             for embedding in request.embeddings
-            if embedding.is_in((request.prompt, request.negative_prompt))
+            if embedding.is_in((request.prompt, request.negative_prompt), request.prompt_syntax)
         ],
         **({"loras": _lora_record(request)} if request.loras else {}),
         **({"init": init_record(request.init)} if request.init else {}),

@@ -20,7 +20,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
 from ipa_cli.models import architectures, schedulers
 from ipa_cli.models.lora.lora import Lora
-from ipa_cli.models.prompts.syntax import A1111, COMFYUI, LITERAL, whole_words
+from ipa_cli.models.prompts.syntax import A1111, COMFYUI, LITERAL, has_word
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import STDIN
@@ -142,7 +142,7 @@ def check_embeddings(recorded: Recorded, request: Request, reporter: Reporter) -
     words = {word.lower(): one.sha256 for one in request.embeddings for word in one.words}
     texts = request.prompt, request.negative_prompt
     for word, known in recorded.embeddings.items():
-        if words.get(word.lower()) != known and any(whole_words([word]).search(text) for text in texts):
+        if words.get(word.lower()) != known and has_word([word], texts, request.prompt_syntax):
             reporter.warn(f"{word} is another embedding than when {recorded.path} was drawn, or none")
 
 

@@ -72,14 +72,14 @@ def review(texts: Iterable[str], request: Request, reporter: Reporter) -> None:
     check(texts, request.prompt_syntax, reporter)
     for embedding in request.embeddings:
         word, count = embedding.words[0], len(embedding.vectors[0])
-        if embedding.is_in(texts):
+        if embedding.is_in(texts, request.prompt_syntax):
             reporter.note(f"{word} in a prompt is the embedding {embedding.source}, {count} tokens")
 
 
 def warn_of_unused(texts: Collection[str], request: Request, reporter: Reporter) -> None:
     """Warn of embeddings that are in no prompt."""
     for embedding in request.embeddings:
-        if not embedding.is_in(texts):
+        if not embedding.is_in(texts, request.prompt_syntax):
             reporter.warn(f"the embedding {embedding.source} is not used: {embedding.words[0]} is in no prompt")
 
 

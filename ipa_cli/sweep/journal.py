@@ -53,7 +53,7 @@ def describe(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
         "prompts": sweep.prompts,
         "sizes": sweep.sizes,
         "seeds": sweep.seeds,
-        **({"lora_weights": sweep.lora_weights} if len(sweep.lora_weights) > 1 else {}),
+        "lora_weights": None if sweep.lora_weights == (1.0,) else sweep.lora_weights,
         **settings,
     }
     return json.loads(json.dumps(public(plan), allow_nan=False))

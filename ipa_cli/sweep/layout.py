@@ -12,10 +12,11 @@ from ipa_cli.backends import AUTO
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.graphs import Ready
-from ipa_cli.engine.record import adapter_name, init_record, scheduler_name
+from ipa_cli.engine.record import adapter_name, init_record
 from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.plan import Plan
 from ipa_cli.pipeline.init_image import Init
+from ipa_cli.pipeline.sampling import own_scheduler
 from ipa_cli.pipeline.task import Request
 from ipa_cli.sweep import journal, reference_sets
 from ipa_cli.sweep.plan import Row, Sweep
@@ -67,15 +68,13 @@ class Layout:
 
 
 def describe_request(settings: Settings, model: Plan, layout: Layout, backend: str) -> dict[str, Any]:
-    """What determines the pictures beside the axes, as far as it is known before torch is imported."""
+    """What determines the pictures beside the axes, as far as it is known before torch is imported.
+
+    What was not asked for is there too, as None: a sweep that asked for it is another one.
+    """
     base = layout.base
     guidance = {name: getattr(base, name) for name in ("guidance_start", "guidance_end", "guidance_rescale")}
-    chosen = {
-        **{name: value for name, value in guidance.items() if value != FIELDS[name].default},
-        "scheduler": base.sampling.scheduler,
-        "schedule": base.sampling.schedule,
-        "eta": base.sampling.eta,
-        "preset": base.preset,
+    known_later = {
         "dtype": None if settings.dtype == "auto" else settings.dtype,
         "backend": None if backend == AUTO else [backend] * len(layout.sweep.sizes),
     }
@@ -93,18 +92,24 @@ def describe_request(settings: Settings, model: Plan, layout: Layout, backend: s
         "vae": settings.vae,
         "adapter": adapter_name(model),
         "vae_tiling": settings.vae_tiling,
-        **_loras(layout),
-        **({"init": init_record(base.init), "pad": base.init.pad} if base.init else {}),
+        "loras": _loras(layout),
+        "init": init_record(base.init) if base.init else None,
+        "pad": base.init.pad if base.init else None,
+        **{name: None if value == FIELDS[name].default else value for name, value in guidance.items()},
+        "scheduler": base.sampling.scheduler or own_scheduler(model),
+        "schedule": base.sampling.schedule,
+        "eta": base.sampling.eta,
+        "preset": base.preset,
         **reference_sets.describe(settings, layout.reference_sets),
         "ipa": __version__,
-        **{name: value for name, value in chosen.items() if value is not None},
+        **{name: value for name, value in known_later.items() if value is not None},
     }
 
 
-def _loras(layout: Layout) -> dict[str, Any]:
+def _loras(layout: Layout) -> list[Any] | None:
     """The LoRAs of each prompt, where there are any."""
-    each = [[[lora.file.sha256, lora.weight, lora.text_weight] for lora in loras] for _, loras in layout.texts]
-    return {"loras": each} if any(each) else {}
+    each = [[[lora.weight, lora.text_weight, lora.file.sha256[:16]] for lora in loras] for _, loras in layout.texts]
+    return each if any(each) else None
 
 
 def describe_engine(engine: Engine, layout: Layout, graphs: Mapping[Size, Ready]) -> dict[str, Any]:
@@ -113,7 +118,6 @@ def describe_engine(engine: Engine, layout: Layout, graphs: Mapping[Size, Ready]
 
     device, by_size = engine.device, [graphs[size] for size in layout.sweep.sizes]
     return {
-        "scheduler": scheduler_name(engine, layout.base),
         "dtype": str(engine.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "backend": [graph.backend for graph in by_size],

@@ -100,13 +100,11 @@ def describe(settings: Settings, reference_sets: Sequence[ReferenceSet]) -> dict
     def one_or_list(values: Sequence[Any]) -> Any:
         return values[0] if len(values) == 1 else list(values)
 
-    described = {
+    return {
         "ip_mode": one_or_list([image_prompt.mode for image_prompt in image_prompts]),
         "ip_layers": one_or_list([image_prompt.table for image_prompt in image_prompts]),
         "ip_steps": one_or_list([f"{image_prompt.start:g} to {image_prompt.end:g}" for image_prompt in image_prompts]),
         "masks": [mask.sha256 for image_prompt in image_prompts for mask in image_prompt.masks],
         "fit": one_or_list([image_prompt.fit for image_prompt in image_prompts]),
+        "adapters": public_settings(settings, ["adapter"])["adapter"] if settings.adapter else None,
     }
-    if settings.adapter:
-        described["adapters"] = public_settings(settings, ["adapter"])["adapter"]
-    return described

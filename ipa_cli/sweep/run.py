@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import Any
 
 from ipa_cli.backends import AUTO
 from ipa_cli.config import Settings
+from ipa_cli.config.loras import WEIGHT
 from ipa_cli.engine import schedules
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.generate import note_model
 from ipa_cli.errors import UsageError
 from ipa_cli.models import schedulers
-from ipa_cli.models.lora.lora import load
+from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
 from ipa_cli.pipeline import init_image, prompts, sampling
@@ -108,6 +109,17 @@ def sweep_scale(
     return SweepResult(folder, sweep, described, outcomes, changes, frozen, stats)
 
 
+def _check_weights(loras: Sequence[Lora]) -> None:
+    """Raise UsageError for a LoRA that becomes stronger than `--lora` allows: its picture could not be drawn again."""
+    for lora in loras:
+        strongest = max(lora.weight, lora.text_weight, key=abs)
+        if problem := WEIGHT(strongest):
+            raise UsageError(
+                f"--lora-weights multiplies the weight of {lora.file.name} to {strongest:g}: {problem}",
+                "give smaller weights",
+            )
+
+
 def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settings, Plan, Layout]:
     """The settings of the first point, its model, and all points as requests; everything checked before loading."""
     if settings.image_weight or len(settings.mask) > 1:
@@ -140,6 +152,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     texts = texts or ((base.prompt, base.loras),)
     if axes.lora_weights != (1.0,) and not any(found for _, found in texts):
         raise UsageError("--lora-weights is given and there is no LoRA", "add --lora FILE")
+    _check_weights([lora.times(factor) for factor in axes.lora_weights for _, found in texts for lora in found])
     words = (*(text for text, _ in texts), base.negative_prompt)
     base = replace(base, embeddings=embeddings.of_prompts(settings, model, words))
     prompts.review(words, base, reporter)

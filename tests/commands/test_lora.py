@@ -80,10 +80,15 @@ def test_a_sweep_varies_the_weight_without_compiling(ipa, world, style):
     ran = ipa("sweep-scale", *flags, "--lora", "style.safetensors", "--lora-weights", "0,0.5,1", "--json")
     data = ran.data()
     assert len(data["points"]) == 6 and data["recompiles"] == 0
-    assert data["plan"]["lora_weights"] == [0.0, 0.5, 1.0] and data["plan"]["loras"][0][0][1:] == [1.0, 1.0]
+    assert data["plan"]["lora_weights"] == [0.0, 0.5, 1.0] and data["plan"]["loras"][0][0][:2] == [1.0, 1.0]
     assert len({point["sha256"] for point in data["points"]}) == 6
     recorded = read_settings(world.cwd / "sweep" / "pictures" / "row-2-reference-scale-0.png")
     assert recorded["loras"][0]["weight"] == 0.5
+
+
+def test_weights_of_a_sweep_are_those_that_a_lora_may_have(ipa, world, style):
+    flags = ("--scales", "0,1", "--lora", "style.safetensors,weight=2", "--lora-weights", "1,15", "-o", "sweep")
+    assert "weight of style to 30: expected a number" in ipa("sweep-scale", *flags, "--json").error()["message"]
 
 
 @pytest.mark.slow

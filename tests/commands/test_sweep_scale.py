@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 import ipa_cli
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.pipeline import conditioning
-from tests import tiny_model
+from tests import loras, tiny_model
 from tests.unets import FLAT
 
 pytestmark = pytest.mark.slow
@@ -246,6 +246,27 @@ def test_samplers_and_guidance_are_part_of_a_sweep(ipa, references):
     assert ipa(*flags, *same, "--resume", "--json").data()["drawn"] == 0
     other = ipa(*flags, "--sampler", "euler", *sampled[2:], "--resume", "--json").error()
     assert "another sweep: scheduler" in other["message"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (("--guidance-start", 0.5), "guidance start"),
+        (("--sampler", "dpm++"), "scheduler"),
+        (("--schedule", "karras"), "schedule"),
+        (("--preset", "tcd"), "preset"),
+        (("--lora", "style.safetensors"), "loras"),
+        (("--lora", "style.safetensors", "--lora-weights", 0.5), "lora weights"),
+        (("--init-image", "cat.png"), "init"),
+    ],
+)
+def test_what_an_earlier_run_asked_for_is_not_left_out_silently(ipa, references, asked, name):
+    loras.write(Path("style.safetensors"), loras.of_demo())
+    flags = ("sweep-scale", "--scales", "1", *references[:2], *QUICK[2:], "--steps", 2, "-o", "out")
+    assert ipa(*flags, *asked).exit_code == 0
+    left_out = ipa(*flags, "--resume", "--json").error()["message"]
+    assert "out holds another sweep" in left_out and name in left_out
+    assert ipa(*flags, *asked, "--resume", "--json").data()["drawn"] == 0
 
 
 def test_layers_of_an_earlier_run_are_not_left_out_silently(ipa, references):

@@ -50,10 +50,9 @@ class Embedding:
     sha256: str
     vectors: tuple[Tensor, ...] = field(compare=False, repr=False)  # (tokens, hidden)
 
-    def is_in(self, texts: Iterable[str]) -> bool:
-        """Whether one of its words is in one of these texts."""
-        pattern = whole_words(self.words)
-        return any(pattern.search(text) for text in texts)
+    def is_in(self, texts: Iterable[str], chosen: str) -> bool:
+        """Whether one of its words is in one of these prompts, read in the syntax `chosen`."""
+        return syntax.has_word(self.words, texts, chosen)
 
 
 def of_prompts(settings: Settings, plan: Plan, texts: Iterable[str]) -> tuple[Embedding, ...]:

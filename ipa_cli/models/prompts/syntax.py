@@ -80,6 +80,12 @@ def whole_words(names: Sequence[str]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join(map(whole, sorted(names, key=len, reverse=True)))})", re.IGNORECASE)
 
 
+def has_word(words: Sequence[str], texts: Iterable[str], syntax: str) -> bool:
+    """Whether one of these words is in one of these prompts, as a syntax of `SYNTAXES` reads them."""
+    pattern = whole_words(words)
+    return any(pattern.search(fragment.text) for text in texts for fragment in parse(text, syntax).fragments)
+
+
 def is_marked(text: str) -> bool:
     """Whether A1111's syntax reads a text as anything but plain words."""
     return re.search(r"[()\[\]\\]|\b(BREAK|AND)\b", text) is not None

@@ -174,6 +174,7 @@ def folder(tmp_path):
         "in/EasyNegative.safetensors",
         "in/bad-hands-5.safetensors",
         "in/sub/deep.safetensors",
+        "in/fox(2).safetensors",
         "out.safetensors",
     ):
         save_file(of_sdxl(), tmp_path / name)
@@ -189,6 +190,7 @@ def folder(tmp_path):
         ("a1111", "embedding:easynegative is not bad-hands-55", None),
         ("a1111", "(embedding:EasyNegative:1.2), embedding:bad-hands-5.safetensors.", None),
         ("a1111", "a fox", set()),
+        ("a1111", r"a fox\(2\)", {"fox(2)"}),
         ("a1111", "easynegatives", set()),
         ("comfyui", "a fox, embedding:EasyNegative, easynegative", {"embedding:EasyNegative"}),
         ("comfyui", "(embedding:sub/deep:1.2)", {"embedding:sub/deep"}),
@@ -203,7 +205,7 @@ def test_prompts_name_files_of_the_folder(sdxl, folder, syntax, prompt, words):
     expected = {"embedding:EasyNegative", "embedding:bad-hands-5.safetensors"} if words is None else words
     found = loaded(sdxl, prompt=prompt, folder=folder, syntax=syntax)
     assert {word for one in found for word in one.words} == expected
-    assert all(one.is_in([prompt]) for one in found)
+    assert all(one.is_in([prompt], syntax) for one in found)
 
 
 @pytest.mark.parametrize("name", ["../out", "..", "/etc/hostname", "sub/../../out", "..\\out", "gone", "notes.txt"])
