@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import hypothesis
@@ -20,6 +21,8 @@ from ipa_cli.serve.service import Service
 from tests.images.pictures import encoded
 
 pytestmark = pytest.mark.slow
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))  # .ci/serve takes many more
 
 
 def answered() -> Service:
@@ -44,7 +47,7 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(answered(), "t
 
 
 @schema.parametrize()
-@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 def test_no_request_breaks_the_server(case):
     answer = case.call()
     assert answer.status_code != 500, answer.content
