@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.config import files
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import is_trusted, trust
-from ipa_cli.config.settings import FIELDS, ConfigError, checked
+from ipa_cli.config.settings import FIELDS, ConfigError, checked, meant
 from ipa_cli.config.values import as_json, element, expected, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
 from ipa_cli.system import child
@@ -26,7 +26,9 @@ def name_of(key: str) -> str:
     """The setting of a key, written with hyphens or underscores. Raises UsageError if there is none."""
     name = key.replace("-", "_")
     if name not in FIELDS:
-        raise UsageError(f"there is no setting '{key}'{suggest(name, FIELDS)}", "`ipa config show` lists all settings")
+        raise UsageError(
+            f"there is no setting '{key}'{suggest(meant(name), FIELDS)}", "`ipa config show` lists all settings"
+        )
     return name
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ipa_cli.config.checks import short
 from ipa_cli.config.places import at_home, expanded, is_file
-from ipa_cli.config.settings import FIELDS, ConfigError, collecting
+from ipa_cli.config.settings import FIELDS, ConfigError, collecting, meant
 from ipa_cli.config.values import from_toml
 from ipa_cli.errors import IpaError, suggest
 
@@ -63,7 +63,8 @@ def parse(path: Path, data: bytes, problems: list[IpaError] | None = None) -> di
             name = key.replace("-", "_")
             if name not in FIELDS:
                 raise ConfigError(
-                    f"{path}: unknown key '{short(key)}'{suggest(name, FIELDS)}", "`ipa config show` lists every key"
+                    f"{path}: unknown key '{short(key)}'{suggest(meant(name), FIELDS)}",
+                    "`ipa config show` lists every key",
                 )
             if name in values:
                 raise ConfigError(f"{path}: {name} is set twice, with a hyphen and without", f"edit {path}")

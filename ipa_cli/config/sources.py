@@ -26,6 +26,7 @@ from ipa_cli.config.settings import (
     collecting,
     contradicting,
     contradiction,
+    meant,
 )
 from ipa_cli.config.values import PARSED, element, element_type, expected, flag_of, from_json, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
@@ -170,7 +171,7 @@ def _environment(environ: Mapping[str, str], problems: list[IpaError] | None) ->
         with collecting(problems):
             known = [_variable(n) for n in FIELDS]
             raise UsageError(
-                f"unknown environment variable {variable}{suggest(variable, known)}",
+                f"unknown environment variable {variable}{suggest(_variable(meant(name)), known)}",
                 "`ipa config show` lists all settings",
             )
     return {name: text for name, text in found.items() if text}

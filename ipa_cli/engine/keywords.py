@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ipa_cli.config import FIELDS, AdapterConfig, Settings, adapter_options, checked
 from ipa_cli.config.adapters import KEYS, LOCATION, SETTINGS
+from ipa_cli.config.settings import meant
 from ipa_cli.config.values import flag_of, from_python
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.images import reference
@@ -72,7 +73,9 @@ def keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     known = [name for name in FIELDS if name not in NOT_HERE]
     for name in given:
         if name not in known:
-            raise UsageError(f"there is no setting '{name}'{suggest(name, known)}", f"known are {', '.join(known)}")
+            raise UsageError(
+                f"there is no setting '{name}'{suggest(meant(name), known)}", f"known are {', '.join(known)}"
+            )
     return {name: _value(name, value) for name, value in given.items() if value is not None}
 
 
