@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("over a picture, strength 1", {"strength": 1.0}),
     ("a half redrawn, strength 1", {"inpaint": True, "strength": 1.0}),
     ("a half redrawn, strength 0.6, blur 4", {"inpaint": True, "strength": 0.6, "mask_blur": 4.0}),
-    ("a half redrawn, UniPC (a scheduler, no table)", {"inpaint": True, "strength": 0.6, "scheduler": "unipc"}),
+    ("a half redrawn, strength 0.6, UniPC", {"inpaint": True, "strength": 0.6, "scheduler": "unipc"}),
 )
 
 

@@ -37,7 +37,7 @@ def find(settings: Settings, plan: Plan, sampling: Sampling, steps: int, reporte
         return found
     path = _path(settings, facts)
     kept = _kept(path) if path else None
-    if kept is not None:
+    if kept is not None and bool(kept.mixes) == (sampling.start is not None):
         return kept
     reporter.detail(f"working out the steps of {sampling.scheduler or 'the model’s scheduler'} with diffusers")
     diffusers_schedulers.check_steps(sampling, plan, steps)
@@ -47,7 +47,6 @@ def find(settings: Settings, plan: Plan, sampling: Sampling, steps: int, reporte
             scheduler,
             lambda fresh: diffusers_schedulers.begin(fresh, sampling, steps),
             mixed=sampling.start is not None,
-            blended=sampling.blended,
         )
     except NotLinear:
         return diffusers_schedulers.create(sampling, plan)

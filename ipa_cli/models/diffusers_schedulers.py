@@ -28,7 +28,7 @@ def facts(plan: Plan, sampling: Sampling, steps: int) -> str:
     """All that decides what a scheduler does, as JSON."""
     changes = plan.checkpoint.scheduler if plan.checkpoint else {}
     asked = {"settings": sampling.settings, "eta": sampling.eta, "timesteps": sampling.timesteps}
-    asked |= {"start": sampling.start, "blended": sampling.blended or None}
+    asked |= {"start": sampling.start}
     found = {
         "config": {**plan.configs["scheduler"], **changes},
         "architecture": plan.architecture.name,

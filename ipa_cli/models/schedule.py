@@ -62,11 +62,10 @@ class NotLinear(Exception):
 Begin = Callable[[Any], "tuple[Sequence[Any], dict[str, Any]]"]
 
 
-def of_scheduler(scheduler: Any, begin: Begin, mixed: bool = False, blended: bool = False) -> Schedule:
+def of_scheduler(scheduler: Any, begin: Begin, mixed: bool = False) -> Schedule:
     """The schedule of a diffusers scheduler. Raises NotLinear.
 
     `begin` sets its timesteps, and returns them with what else each step is given. `mixed` adds `Schedule.mixes`.
-    `blended` is for latents that change between the steps: none is then told from the one before it.
     """
     import numpy as np
     import torch
@@ -75,12 +74,11 @@ def of_scheduler(scheduler: Any, begin: Begin, mixed: bool = False, blended: boo
         raise NotLinear
     timesteps, more = begin(scheduler)
     calls = len(timesteps)
-    # Coefficients of the first noise, of each prediction, of each fresh noise, and of latents that are not told from
-    # others; some schedulers want four dimensions.
-    unit = torch.eye(1 + (3 if blended else 2) * calls, dtype=torch.float64)[:, None, :, None, None]
+    # Coefficients of the first latents, of each prediction, of each fresh noise; some schedulers want four dimensions.
+    unit = torch.eye(1 + 2 * calls, dtype=torch.float64)[:, None, :, None, None]
     draws: list[int] = []
     scales: list[float] = []
-    given, rows = [unit[0] * (1.0 if mixed else float(scheduler.init_noise_sigma))], []
+    rows = [unit[0] * (1.0 if mixed else float(scheduler.init_noise_sigma))]
     mixes = [mix(scheduler, timesteps[0])] if mixed else []
 
     def fresh(*_: Any, **__: Any) -> Tensor:
@@ -89,24 +87,23 @@ def of_scheduler(scheduler: Any, begin: Begin, mixed: bool = False, blended: boo
 
     with _noise_from(scheduler, fresh):
         for call, timestep in enumerate(timesteps):
-            scales.append(_ratio(scheduler.scale_model_input(given[-1].clone(), timestep), given[-1]))
-            after = scheduler.step(unit[1 + call].clone(), timestep, given[-1].clone(), **more, return_dict=False)[0]
+            scales.append(_ratio(scheduler.scale_model_input(rows[-1].clone(), timestep), rows[-1]))
+            after = scheduler.step(unit[1 + call].clone(), timestep, rows[-1].clone(), **more, return_dict=False)[0]
             rows.append(after.double())
-            given.append(unit[1 + 2 * calls + call] if blended else rows[-1])
             if mixed:
                 mixes.append(mix(scheduler, timesteps[call + 1]) if call + 1 < calls else (1.0, 0.0))
     if len(draws) != len(set(draws)):
         raise NotLinear
-    before, table = (np.stack([row.flatten().numpy() for row in each]) for each in (given, rows))
+    table = np.stack([row.flatten().numpy() for row in rows])
     found = Schedule(
         float(scheduler.init_noise_sigma),
         tuple(
-            Step(float(timesteps[call]), scales[call], *_fit(before, table[call], call, calls, call in draws))
+            Step(float(timesteps[call]), scales[call], *_fit(table, call, calls, call in draws))
             for call in range(calls)
         ),
         tuple(mixes),
     )
-    _try(found, scheduler, begin, blended)
+    _try(found, scheduler, begin)
     return found
 
 
@@ -128,19 +125,17 @@ def _ratio(scaled: Tensor, latents: Tensor) -> float:
     return ratio
 
 
-def _fit(
-    before: Any, after: Any, call: int, calls: int, draws: bool
-) -> tuple[tuple[float, ...], tuple[float, ...], float | None]:
-    """The latents after a call by those before each call and the predictions so far."""
+def _fit(table: Any, call: int, calls: int, draws: bool) -> tuple[tuple[float, ...], tuple[float, ...], float | None]:
+    """The latents after a call by those before it and the predictions so far."""
     import numpy as np
 
-    wanted = after.copy()
+    wanted = table[call + 1].copy()
     noise = float(wanted[1 + calls + call]) if draws else None
     wanted[1 + calls + call] = 0
     for back, many in REACH:
         back, many = min(back, call + 1), min(many, call + 1)
-        latents = [before[call - k] for k in range(back)]
-        predictions = [np.eye(1, len(wanted), 1 + call - k)[0] for k in range(many)]
+        latents = [table[call - k] for k in range(back)]
+        predictions = [np.eye(1, table.shape[1], 1 + call - k)[0] for k in range(many)]
         basis = np.stack([*latents, *predictions], axis=1)
         size = np.abs(basis).max(0)
         solution = np.linalg.lstsq(basis / size, wanted, rcond=1e-12)[0] / size
@@ -164,34 +159,31 @@ def _noise_from(scheduler: Any, fresh: Callable[..., Tensor]) -> Iterator[None]:
         module.randn_tensor = before
 
 
-def _try(schedule: Schedule, scheduler: Any, begin: Begin, blended: bool) -> None:
+def _try(schedule: Schedule, scheduler: Any, begin: Begin) -> None:
     """Raise NotLinear unless table and scheduler come to the same from noise, with something like a UNet."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    noise, others = torch.randn(2, 2 + len(schedule.steps), 1, 4, 4, 4, generator=generator, dtype=torch.float64)
+    noise = torch.randn(2 + len(schedule.steps), 1, 4, 4, 4, generator=generator, dtype=torch.float64)
     number = 0
 
     def predict(given: Tensor, timestep: float) -> Tensor:
         return torch.tanh(0.7 * given + timestep / 1000)
 
-    def blend(latents: Tensor, number: int) -> Tensor:
-        return (latents + others[number]) / 2 if blended else latents
-
     timesteps, more = begin(scheduler)
     level = math.hypot(*schedule.mixes[0]) if schedule.mixes else schedule.init_noise_sigma
     expected = noise[0] * level
     with _noise_from(scheduler, lambda *_, **__: noise[1 + number].clone()):
-        for number, timestep in enumerate(timesteps):
+        for number, timestep in enumerate(timesteps):  # noqa: B007
             given = scheduler.scale_model_input(expected, timestep)
             expected = scheduler.step(predict(given, float(timestep)), timestep, expected, **more, return_dict=False)[0]
-            expected = blend(expected.double(), number)
+            expected = expected.double()
     latents: list[Tensor] = [noise[0] * level]
     predictions: list[Tensor] = []
     for number, step in enumerate(schedule.steps):
         predictions.insert(0, predict(latents[0] * step.scale, step.timestep))
         after = combined(step, latents, predictions)
-        latents.insert(0, blend(after if step.noise is None else after + step.noise * noise[1 + number], number))
+        latents.insert(0, after if step.noise is None else after + step.noise * noise[1 + number])
     if not bool((latents[0] - expected).norm() <= ALIKE * expected.norm()):
         raise NotLinear
 

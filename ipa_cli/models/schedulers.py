@@ -132,8 +132,7 @@ class Sampling:
 
     `eta` is the share of fresh noise that DDIM and TCD add, None is 0 as in diffusers' pipelines; `timesteps` stand in
     place of those that the scheduler would choose, `prediction_type` in place of the model's. `start` is the number of
-    steps that are left out with a picture to begin with, None without one; `blended` says that the latents of that
-    picture join those after each step.
+    steps that are left out with a picture to begin with, None without one.
     """
 
     scheduler: str | None = None
@@ -142,7 +141,6 @@ class Sampling:
     timesteps: tuple[int, ...] | None = None
     prediction_type: str | None = None
     start: int | None = None
-    blended: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:

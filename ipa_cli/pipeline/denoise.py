@@ -126,6 +126,7 @@ def denoise(
             predicted = _guided(predicted, request.guidance_scale, request.guidance_rescale)
         latents = sampler.after(latents, predicted, step)
         if start.mask is not None and start.image is not None:
+            # The mask is 0 or 1, so that the sampler's recurrence still holds where it is 1.
             kept = sampler.noisy(start.image, start.noise, step)
             latents = (1 - start.mask) * kept + start.mask * latents
         clock.mark()

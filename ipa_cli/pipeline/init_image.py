@@ -154,12 +154,9 @@ def steps_taken(made: Init, steps: int) -> int:
     return taken
 
 
-def sampled(made: Init | None, plan: Plan, sampling: Sampling, steps: int) -> Sampling:
-    """The sampling of a picture that begins with another: from the middle, blended where an area alone is redrawn."""
-    if made is None:
-        return sampling
-    blended = made.picture.area is not None and not has_mask_inputs(plan)
-    return replace(sampling, start=steps - steps_taken(made, steps), blended=blended)
+def sampled(made: Init | None, sampling: Sampling, steps: int) -> Sampling:
+    """The sampling of a picture that begins with another: without the steps that its strength leaves out."""
+    return sampling if made is None else replace(sampling, start=steps - steps_taken(made, steps))
 
 
 def has_mask_inputs(plan: Plan) -> bool:

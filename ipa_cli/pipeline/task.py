@@ -272,7 +272,7 @@ def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lo
         height=height,
         steps=how.steps,
         guidance_scale=how.guidance_scale,
-        sampling=init_image.sampled(init, plan, how.sampling, how.steps),
+        sampling=init_image.sampled(init, how.sampling, how.steps),
         preset=how.preset,
         seeds=seeds,
         batch_size=min(settings.batch_size, len(seeds)),
