@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError
 from ipa_cli.models import few_steps, schedulers
 from ipa_cli.models.few_steps import FewSteps
 from ipa_cli.models.schedulers import Sampling
@@ -33,6 +34,14 @@ def choose(settings: Settings, plan: Plan, loras: Sequence[Lora]) -> Chosen:
     guidance = float(few.guidance_scale) if few else plan.defaults["guidance_scale"]
     guidance = guidance if settings.guidance_scale is None else settings.guidance_scale
     return Chosen(_sampling(settings, plan, few, steps), steps, guidance, few.name if few else None)
+
+
+def check_same(settings: Settings, plan: Plan, each: Iterable[Sequence[Lora]]) -> None:
+    """Raise UsageError where the LoRAs of several prompts want different settings: all are drawn with the same."""
+    if len({choose(settings, plan, loras) for loras in each}) > 1:
+        raise UsageError(
+            "the LoRAs of these prompts want different samplers or steps", "draw them apart, or name one kind: --preset"
+        )
 
 
 def advice(settings: Settings, plan: Plan, loras: Sequence[Lora]) -> str | None:

@@ -225,6 +225,7 @@ def make_requests(
         prompt, own = with_tags(one, plan, loras)
         same = replace(first, prompt=prompt, negative_prompt=one.negative_prompt, loras=own)
         found.append(replace(same, seeds=_seeds(one), batch_size=one.batch_size))
+    sampling.check_same(settings, plan, [one.loras for one in found])
     texts = [text for one in found for text in (one.prompt, one.negative_prompt)]
     known = embeddings.of_prompts(settings, plan, texts)
     return tuple(replace(one, embeddings=known) for one in found)
@@ -236,10 +237,12 @@ def with_tags(settings: Settings, plan: Plan, loras: tuple[Lora, ...]) -> tuple[
     Raises UsageError and ModelError for one that is not found or does not fit.
     """
     prompt = _prompt(settings, plan)
-    if settings.lora_dir is None or settings.prompt_syntax != A1111:
-        return prompt, loras
-    prompt, found = tags.split(prompt, settings.lora_dir)
-    return prompt, (*loras, *load(found, plan, NullReporter()))
+    if settings.lora_dir is not None and settings.prompt_syntax == A1111:
+        prompt, found = tags.split(prompt, settings.lora_dir)
+        loras = (*loras, *load(found, plan, NullReporter()))
+    if loras:
+        backends.require(settings.backend, "loras")
+    return prompt, loras
 
 
 def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lora, ...] = ()) -> Request:
@@ -262,8 +265,6 @@ def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lo
     _check_span(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
     if any(image_prompt.masks for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
-    if loras:
-        backends.require(settings.backend, "loras")
     return Request(
         prompt,
         settings.negative_prompt,

@@ -152,6 +152,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     texts = texts or ((base.prompt, base.loras),)
     if axes.lora_weights != (1.0,) and not any(found for _, found in texts):
         raise UsageError("--lora-weights is given and there is no LoRA", "add --lora FILE")
+    sampling.check_same(settings, model, [found for _, found in texts])
     _check_weights([lora.times(factor) for factor in axes.lora_weights for _, found in texts for lora in found])
     words = (*(text for text, _ in texts), base.negative_prompt)
     base = replace(base, embeddings=embeddings.of_prompts(settings, model, words))

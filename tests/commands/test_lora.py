@@ -86,6 +86,22 @@ def test_a_sweep_varies_the_weight_without_compiling(ipa, world, style):
     assert recorded["loras"][0]["weight"] == 0.5
 
 
+@pytest.mark.parametrize("command", [("generate",), ("sweep-scale", "--scales", "0,1")])
+def test_every_prompt_of_several_is_checked_for_its_loras(ipa, world, style, monkeypatch, command):
+    monkeypatch.setattr(loader, "load", lambda *_, **__: pytest.fail("weights are read"))
+    (world.cwd / "loras").mkdir()
+    style.rename(world.cwd / "loras" / "sdxl_lightning_8step.safetensors")
+    (world.cwd / "loras" / "lcm.safetensors").write_bytes(
+        (world.cwd / "loras" / "sdxl_lightning_8step.safetensors").read_bytes()
+    )
+    there = (*command, "--device", "cpu", "--lora-dir", "loras", "--json")
+    fast, slow = "a star <lora:sdxl_lightning_8step:1>", "a star"
+    ran = ipa(*there, "--preset", "few-step", "-p", fast, "-p", slow)
+    assert "neither model nor LoRA says" in ran.error()["message"]
+    ran = ipa(*there, "--preset", "few-step", "-p", fast, "-p", "a star <lora:lcm:1>")
+    assert "want different samplers or steps" in ran.error()["message"]
+
+
 def test_weights_of_a_sweep_are_those_that_a_lora_may_have(ipa, world, style):
     flags = ("--scales", "0,1", "--lora", "style.safetensors,weight=2", "--lora-weights", "1,15", "-o", "sweep")
     assert "weight of style to 30: expected a number" in ipa("sweep-scale", *flags, "--json").error()["message"]
