@@ -1,7 +1,9 @@
 """Our loop against diffusers' own pipeline, on the shipped miniature."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -320,7 +322,8 @@ def test_samplers_with_their_schedules_draw_what_they_draw_in_diffusers(ipa, dif
 
 
 @pytest.mark.parametrize("name", [name for name, one in SCHEDULERS.items() if one.needs is None])
-def test_no_step_waits_for_the_device(world, name):
+@pytest.mark.parametrize("skipped", [None, 2])
+def test_no_step_waits_for_the_device(world, name, skipped):
     """The device "meta" has no numbers: whoever looks at one, for which a GPU must be waited for, fails."""
 
     def of(*shape: int) -> torch.Tensor:
@@ -328,10 +331,14 @@ def test_no_step_waits_for_the_device(world, name):
 
     context = Context([of(2, 4, 2, 77, 8)], [[of(2, 4, 2, 4, 8)]], of(1, 1))
     conditions = Conditions(SDXL, context, of(4, 16), spans=((0.0, 0.5),))
-    request = Request("", "", (), 64, 64, 6, 5.0, Sampling(name), (1, 2), batch_size=2)
-    found = schedules.find(Settings(), make_plan(Settings()), Sampling(name), 6, NullReporter())
-    steps = sampler.of(found, Sampling(name), 6, after_noise(1, 2))
+    sampling = Sampling(name, start=skipped)
+    request = Request("", "", (), 64, 64, 6, 5.0, sampling, (1, 2), batch_size=2)
+    found = schedules.find(Settings(), make_plan(Settings()), sampling, 6, NullReporter())
+    steps = sampler.of(found, sampling, 6, after_noise(1, 2))
     clock, start = StepClock(torch.device("meta")), Start(of(2, 4, 8, 8), ())
+    if skipped is not None:  # a part of a picture is redrawn
+        request = replace(request, init=SimpleNamespace(from_noise=False))
+        start = replace(start, image=of(2, 4, 8, 8), mask=of(1, 1, 8, 8))
     latents = denoise(request, conditions, lambda given: given.sample * 2, steps, start, clock, int)
     assert latents.shape == (2, 4, 8, 8)
 
