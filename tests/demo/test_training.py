@@ -7,7 +7,7 @@ def test_training_reads_captions_as_the_tokenizer_does(pipe):
     import torch
 
     from training import captions
-    from training.train import tokenise
+    from training.pools import tokenise
 
     content = captions.sample_content(64, torch.Generator().manual_seed(0))
     texts = [*captions.captions(content, 0), ""]
@@ -42,22 +42,23 @@ def fresh(tmp_path_factory):
 def test_training_sees_words_sizes_and_noise_as_the_pipeline_does(fresh):
     import torch
 
-    from training import train
+    from training import architecture, denoising, plan, pools
 
     models, pipe = fresh
     text = "two large red stars"
-    told = train.encode_text(models["text_encoder"], models["text_encoder_2"], train.tokenise([text, ""]))
+    told = pools.encode_text(models["text_encoder"], models["text_encoder_2"], pools.tokenise([text, ""]))
     seen = pipe.encode_prompt(text, device="cpu", do_classifier_free_guidance=True, negative_prompt="")
     for mine, (right, blank) in zip(told, (seen[:2], seen[2:]), strict=True):
         torch.testing.assert_close(mine, torch.cat([right, blank]), rtol=1e-4, atol=1e-4)
     assert not pipe.encode_prompt(text, device="cpu", do_classifier_free_guidance=True)[
         1
     ].any()  # zeros, as in training
-    levels = train.noise_levels("cpu")
+    levels = denoising.noise_levels("cpu")
     torch.testing.assert_close(levels, pipe.scheduler.alphas_cumprod, rtol=1e-4, atol=1e-6)
-    size = pipe._get_add_time_ids((192, 320), (0, 0), (192, 320), torch.float32, train.architecture.POOLED)
-    pool = train.drawn_pool(4, 192, 320, train.SMOKE, torch.Generator().manual_seed(0))
-    batches = train.Batches(models["text_encoder"], models["text_encoder_2"], [pool], train.SMOKE, torch.Generator())
+    size = pipe._get_add_time_ids((192, 320), (0, 0), (192, 320), torch.float32, architecture.POOLED)
+    pool = pools.drawn_pool(4, 192, 320, plan.SMOKE, torch.Generator().manual_seed(0), None)
+    encoders, generator = (models["text_encoder"], models["text_encoder_2"]), torch.Generator()
+    batches = pools.Batches(*encoders, [pool] * (plan.USUAL + 1), plan.SMOKE, generator)
     assert torch.equal(batches.at(0, torch.arange(1))[3], size)
     assert pool.latents.shape == (4, 4, 24, 40)
 
@@ -65,12 +66,12 @@ def test_training_sees_words_sizes_and_noise_as_the_pipeline_does(fresh):
 def test_a_network_that_is_right_in_training_samples_the_picture_itself(fresh):
     import torch
 
-    from training import train
+    from training import denoising
 
     _, pipe = fresh
     generator = torch.Generator().manual_seed(1)
     picture, noise = torch.randn(2, 1, 4, 8, 8, generator=generator)
-    levels = train.noise_levels("cpu")
+    levels = denoising.noise_levels("cpu")
 
     class Right:
         """Tells what `denoising_loss` asks for, knowing the picture."""
@@ -82,7 +83,7 @@ def test_a_network_that_is_right_in_training_samples_the_picture_itself(fresh):
 
     for timestep in (10, 500, 990):
         given = picture, noise, torch.tensor([timestep]), levels, None, None, None
-        assert train.denoising_loss(Right(), *given).item() < 1e-4
+        assert denoising.denoising_loss(Right(), *given).item() < 1e-4
     scheduler = pipe.scheduler
     scheduler.set_timesteps(20)
     latents = noise * scheduler.init_noise_sigma
@@ -95,21 +96,22 @@ def test_a_network_that_is_right_in_training_samples_the_picture_itself(fresh):
 def test_the_adapter_is_trained_as_diffusers_runs_it(fresh):
     import torch
 
-    from training import train
+    from training import styling
 
     models, pipe = fresh
     generator = torch.Generator().manual_seed(2)
     sample, hidden = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 77, 128, generator=generator)
-    pooled, embeds = torch.randn(2, 2, 128, generator=generator)
+    pooled = torch.randn(2, 128, generator=generator)
+    embeds = torch.randn(2, models["image_encoder"].config.projection_dim, generator=generator)
     added = {"text_embeds": pooled, "time_ids": torch.full((2, 6), 64.0)}
     unet, adapter, timestep = models["unet"], models["adapter"], torch.tensor([500, 500])
     kept = dict(unet.attn_processors)
     with torch.no_grad():
         without = unet(sample, timestep, hidden, added_cond_kwargs=added).sample
-        unet.set_attn_processor(train.with_images(kept, adapter))
-        mine = unet(sample, timestep, (hidden, adapter(embeds)), added_cond_kwargs=added).sample
+        unet.set_attn_processor(styling.with_images(kept, adapter))
+        mine = unet(sample, timestep, (hidden, adapter(embeds), torch.full((2,), 0.7)), added_cond_kwargs=added).sample
         unet.set_attn_processor(kept)
-        pipe.set_ip_adapter_scale(1.0)
+        pipe.set_ip_adapter_scale(0.7)
         theirs = pipe.unet(
             sample, timestep, hidden, added_cond_kwargs=added | {"image_embeds": [embeds[:, None]]}
         ).sample
