@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ipa_cli.commands import options
+from ipa_cli.config import checked
 from ipa_cli.config.units import parse_picture_size, parse_size
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result
@@ -71,6 +73,8 @@ def serve(
 
     try:
         upload = parse_size(max_upload)
+        if upload == 0:
+            raise ValueError("0 bytes are too few for any request")
     except ValueError as error:
         raise UsageError(f"--max-upload: {error}", "such as 64MB") from None
     token = None if token_file is None else _token(token_file)
@@ -79,13 +83,26 @@ def serve(
         serve(
             settings,
             context.obj,
-            Address(host, port, token, tuple(allow_origin or ())),
+            Address(host, port, token, tuple(map(_origin, allow_origin or ()))),
             Limits(max_queue, max_pixels, max_steps, max_pictures, upload),
-            [parse_picture_size(size) for size in warm.split(",")] if warm else (),
+            [_size(size) for size in warm.split(",")] if warm else (),
             devices.split(",") if devices else (),
             allow_fetch,
         )
     return Result("serve", {})
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = parse_picture_size(text)
+    return checked("width", width, "--warm"), checked("height", height, "--warm")
+
+
+def _origin(address: str) -> str:
+    """An address as browsers send it in the header Origin. Raises UsageError for one that none would send."""
+    origin = address.lower().removesuffix("/")
+    if not re.fullmatch(r"https?://[^/?#@*\s]+", origin):
+        raise UsageError(f"--allow-origin {address}: expected a site", "such as https://pictures.example")
+    return origin
 
 
 def _token(path: Path) -> str:
@@ -93,6 +110,8 @@ def _token(path: Path) -> str:
     from ipa_cli.system.inputs import read
 
     token = read(str(path), 4096, "a token").decode("utf-8", "replace").strip()
+    if not token.isascii() or not token.isprintable():
+        raise UsageError(f"{path} holds no token", "it is one line of ASCII: openssl rand -hex 32 > FILE makes one")
     if len(token) < 16:
         raise UsageError(f"the token in {path} has {len(token)} characters", "openssl rand -hex 32 > FILE makes one")
     return token

@@ -72,8 +72,11 @@ async def _bug(http: HTTPRequest, failure: Exception) -> Response:
     return answers.bug()
 
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
 class Counted:
-    """Counts answers by the template of their route, so that names in addresses make no new series."""
+    """Counts answers by method and by the template of their route; what a client makes up makes no new series."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self._app, self._metrics = app, metrics
@@ -86,7 +89,8 @@ class Counted:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")
-                self._metrics.answers.labels(scope["method"], route, message["status"]).inc()
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self._metrics.answers.labels(method, route, message["status"]).inc()
             await send(message)
 
         await self._app(scope, receive, counted)

@@ -38,6 +38,8 @@ PLAIN_SETTINGS = tuple(
     for name, one in FIELDS.items()
     if one.metadata["panel"] in (PICTURE, REFERENCE) and one.metadata["kind"] == PLAIN
 )
+NAME_LENGTH = 4096  # characters of a file's name, which is kept with the job: as long as paths are
+PIXELS = 256_000_000  # of all pictures of a request, which stay in memory until it is drawn
 _DATA = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
@@ -74,6 +76,9 @@ def make(
     Raises UsageError and IpaError for what is wrong, before anything is drawn.
     """
     sent = _Sent()
+    names = (*asked.files, *asked.members)
+    if any(len(name) > NAME_LENGTH for name in names):
+        raise UsageError(f"a file's name has more than {NAME_LENGTH} characters", "send it by a shorter one")
 
     def named(mapping: Mapping[str, Any]) -> dict[str, Any]:
         found = dict(mapping)
@@ -158,6 +163,16 @@ class _Sent:
     pictures: dict[tuple[str, bool], Reference] = field(default_factory=dict)
     members: dict[tuple[str, bool], Sequence[str]] = field(default_factory=dict)
 
+    def add(self, data: bytes, name: str, as_mask: bool) -> None:
+        """Decode a picture, once. Raises UsageError for more than fit into memory."""
+        if (name, as_mask) in self.pictures:
+            return
+        self.pictures[name, as_mask] = of_bytes(data, name, as_mask)
+        if sum(one.width * one.height for one in self.pictures.values()) > PIXELS:
+            raise UsageError(
+                f"the pictures of the request have more than {PIXELS // 1_000_000} million pixels", "make them smaller"
+            )
+
 
 def _named(text: Any, as_mask: bool, asked: Asked, sent: _Sent, allow_fetch: bool) -> str:
     """The name of what joins the pictures that were `sent`; nothing is read from the server's disk."""
@@ -169,7 +184,7 @@ def _named(text: Any, as_mask: bool, asked: Asked, sent: _Sent, allow_fetch: boo
         for member in asked.members[text]:
             if member not in asked.files:
                 raise UsageError(f"{text} stands for {member}, which is not among the files", "send it in base64")
-            sent.pictures[member, as_mask] = of_bytes(asked.files[member], member, as_mask)
+            sent.add(asked.files[member], member, as_mask)
         sent.members[text, as_mask] = asked.members[text]
         return text
     if text in asked.files:
@@ -183,5 +198,5 @@ def _named(text: Any, as_mask: bool, asked: Asked, sent: _Sent, allow_fetch: boo
     else:
         data = decoded(text)
         name = f"{'mask' if as_mask else 'picture'} {hashlib.sha256(data).hexdigest()[:12]}"
-    sent.pictures[name, as_mask] = of_bytes(data, name, as_mask)
+    sent.add(data, name, as_mask)
     return name

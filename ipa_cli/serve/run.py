@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from ipa_cli.engine import keywords
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.hardware.devices import pick_device
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
@@ -71,6 +73,8 @@ def serve(
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
     check_backend(settings.backend, settings.precision)
     plan = make_plan(settings, references_later=True)
+    for name in devices:
+        pick_device(name)  # before any of them loads
     devices = tuple(devices) or (settings.device,)
     loras = lora.load(settings.lora, plan, reporter)
     service = Service(settings, plan, limits, reporter, Metrics(), devices, allow_fetch, loras=loras)
@@ -165,8 +169,10 @@ def listening(address: Address) -> Iterator[tuple[socket.socket, str]]:
             family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
             made = lasting.enter_context(socket.create_server((address.host, address.port), family=family, backlog=512))
         except OSError as error:
+            # `socket` adds the address, which is there already.
+            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
             raise IpaError(
-                f"{address.host}:{address.port} cannot be listened on: {error.strerror}",
+                f"{address.host}:{address.port} cannot be listened on: {reason}",
                 "choose another --port; 0 is any",
             ) from error
         host, port = made.getsockname()[:2]

@@ -56,6 +56,16 @@ def test_a_mask_cannot_make_the_servers_own_reference_stand_for_another_file(sec
     assert request.digests == {hashlib.sha256(png("blue")).hexdigest()}
 
 
+def test_what_a_request_keeps_in_memory_is_limited(world, monkeypatch):
+    with pytest.raises(UsageError, match="name has more than 4096"):
+        made(Asked({"prompt": "x"}, {"n" * 4097: png("red")}))
+    colours = {colour: png(colour) for colour in ("red", "green", "blue")}
+    monkeypatch.setattr(drawing, "PIXELS", 130)
+    assert made(Asked({"prompt": "x", "image": ["red", "green", "red"]}, colours)).digests
+    with pytest.raises(UsageError, match="million pixels"):
+        made(Asked({"prompt": "x", "image": [*colours]}, colours))
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -157,6 +157,13 @@ def test_a_token_is_asked_for_everywhere_but_by_health_checks(world):
         assert "0123456789abcdef" not in server.stderr
 
 
+def test_methods_that_a_client_makes_up_make_no_new_series(client):
+    for method in ("MADE", "UP"):
+        assert client.request(method, "/healthz").status_code == 405
+    assert 'method="other"' in client.get("/metrics").text
+    assert "MADE" not in client.get("/metrics").text
+
+
 @pytest.mark.parametrize("name", ["Host", "Origin"])
 @pytest.mark.parametrize("value", ["[::", "http://[", "http://[::", "127.0.0.1]", "null", "localhost.evil.example"])
 def test_a_header_that_is_no_address_is_refused(client, name, value):
@@ -164,12 +171,26 @@ def test_a_header_that_is_no_address_is_refused(client, name, value):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"), [(["--host", "0.0.0.0"], "not loopback"), (["--token-file", "short"], "3 characters")]
+    ("flags", "said"),
+    [
+        (["--host", "0.0.0.0"], "not loopback"),
+        (["--token-file", "short"], "3 characters"),
+        (["--token-file", "two-lines"], "holds no token"),
+        (["--token-file", "umlauts"], "holds no token"),
+        (["--max-upload", "0"], "too few"),
+        (["--warm", "64x64,100x100"], "--warm 100"),
+        (["--devices", "cpu,gpu"], "unknown device 'gpu'"),
+        (["--allow-origin", "*"], "expected a site"),
+        (["--allow-origin", "https://pictures.example/page"], "expected a site"),
+        (["--allow-origin", "pictures.example"], "expected a site"),
+    ],
 )
-def test_a_server_that_anybody_could_use_is_not_started(ipa, flags, said):
+def test_a_server_that_nobody_or_anybody_could_use_is_not_started(ipa, flags, said):
     Path("short").write_text("abc")
+    Path("two-lines").write_text("0123456789abcdef\n0123456789abcdef\n")
+    Path("umlauts").write_text("tökentökentökentöken", encoding="utf-8")
     done = ipa("serve", *flags)
-    assert done.exit_code == 2 and said in done.stderr
+    assert done.exit_code == 2 and said in done.stderr and "listening" not in done.stderr
 
 
 def test_two_engines_draw_from_one_queue(world):

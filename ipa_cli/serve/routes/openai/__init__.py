@@ -14,7 +14,7 @@ from ipa_cli.config.privacy import public_name
 from ipa_cli.errors import UsageError
 from ipa_cli.serve.answers import Answer
 from ipa_cli.serve.body import validated
-from ipa_cli.serve.drawing import Asked
+from ipa_cli.serve.drawing import NAME_LENGTH, Asked
 from ipa_cli.serve.limits import Refused
 from ipa_cli.serve.routes.jobs import client_of
 from ipa_cli.serve.routes.openai import answer, form
@@ -89,7 +89,7 @@ async def _draw(http: Request, body: Generation, wanted: Asked, kind: str, said:
     service: Service = http.app.state.service
     said = [*_about_model(service, body.model), *said, *warnings(body)]
     user = body.safety_identifier or body.user
-    client = client_of(http) if user is None or "x-client-id" in http.headers else f"user {user}"
+    client = client_of(http) if user is None or "x-client-id" in http.headers else f"user {user[:NAME_LENGTH]}"
     job = await service.submit(wanted, client)
     if body.stream:
         stream = answer.events(service, job, kind, said)
