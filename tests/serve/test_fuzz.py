@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 import schemathesis
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ipa_cli.config import Settings
 from ipa_cli.models.plan import make_plan
@@ -31,7 +32,9 @@ def answered() -> Service:
     service = Service(
         settings, make_plan(settings, references_later=True), Limits(), NullReporter(), Metrics(), ("cpu",)
     )
-    picture = jobs.Picture(encoded(Image.new("RGB", (8, 8))), "image/png", "0" * 64, "", 0, 0.0, 8, 8)
+    said = PngInfo()
+    said.add_text("parameters", "a star\nSteps: 1, Sampler: Euler")
+    picture = jobs.Picture(encoded(Image.new("RGB", (8, 8)), pnginfo=said), "image/png", "0" * 64, "", 0, 0.0, 8, 8)
     timings = dict.fromkeys(("queued_s", "steps_s", "decode_s", "total_s", "it_per_s"), 0.0)
 
     def work() -> None:
