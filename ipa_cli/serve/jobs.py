@@ -77,6 +77,7 @@ class Job:
         self.format, self.quality = format, quality
         self._ended = ended
         self.alone, self.digests = alone, sorted(request.digests)
+        self.pixels = _pixels(request)
         self.created = time.time()
         self.cancelled = False
         self.fetched: set[int] = set()  # numbers of the pictures that were sent
@@ -158,6 +159,14 @@ def _without_pixels(request: Request) -> Request:
         return replace(prompt, references=references, masks=masks, embeds=embeds)
 
     return replace(request, image_prompts=tuple(map(light, request.image_prompts)), init=None)
+
+
+def _pixels(request: Request) -> int:
+    """Pixels of all pictures that a request holds in memory until it is drawn."""
+    pictures = [one for prompt in request.image_prompts for one in (*prompt.references, *prompt.masks)]
+    if request.init is not None:
+        pictures += filter(None, (request.init.loaded.image, request.init.loaded.mask))
+    return sum(one.width * one.height for one in pictures)
 
 
 def _size(job: Job) -> int:

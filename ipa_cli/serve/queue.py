@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from ipa_cli.serve.jobs import Job
 from ipa_cli.serve.limits import Refused
 
+PIXELS = 512_000_000  # of the pictures of all jobs that wait: about two gigabytes
+
 
 class Queue:
-    """Jobs that wait, in turns of their clients; at most `limit`."""
+    """Jobs that wait, in turns of their clients; at most `limit`, whose pictures have at most `PIXELS`."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -28,8 +30,11 @@ class Queue:
         with self._changed:
             if self._closed:
                 raise Refused("the server is shutting down", "try another server", 503)
-            if sum(map(len, self._waiting.values())) >= self.limit:
+            waiting = list(self._in_turn())
+            if len(waiting) >= self.limit:
                 raise Refused(f"{self.limit} requests are waiting already", "try again later", 429)
+            if waiting and sum(one.pixels for one in (*waiting, job)) > PIXELS:
+                raise Refused("the requests that wait have too many large pictures", "try again later", 429)
             self._waiting.setdefault(job.client, deque()).append(job)
             self._changed.notify()
 

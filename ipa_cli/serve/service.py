@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ipa_cli.serve.metrics import Metrics
     from ipa_cli.serve.worker import Worker
 
+DECODING = 4  # requests whose pictures are decoded at once: each may take a gigabyte
 POLL = 0.25  # seconds between two looks at whether a client is still there
 
 
@@ -50,6 +51,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.limits.queue)
+        self._decoding = asyncio.Semaphore(DECODING)
 
     @property
     def ready(self) -> bool:
@@ -62,9 +64,9 @@ class Service:
         Raises IpaError for what is wrong with it, Refused when nothing more is taken.
         """
         heard = Heard()
-        settings, request = await run_in_threadpool(
-            drawing.make, asked, self.settings, self.plan, self.limits, heard, self.allow_fetch, self.loras
-        )
+        given = (asked, self.settings, self.plan, self.limits, heard, self.allow_fetch, self.loras)
+        async with self._decoding:
+            settings, request = await run_in_threadpool(drawing.make, *given)
         loop, counted = asyncio.get_running_loop(), self.metrics.count
         job = Job(request, settings, client, loop, asked.format, asked.quality, counted, alone=asked.bare)
         job.publish(notes=tuple(heard.notes), warnings=tuple(heard.warnings))

@@ -54,6 +54,7 @@ _REFUSED = (
     (r"\.(on_input)$|\.ia3_", "IA3"),
     (r"\.lora_(up|B)\.bias$|\.lora_bias$", "biases"),
     (r"^lora_controlnet$", "a ControlNet"),
+    (r"\.(scale_weight|scale_input|weight_scale)$", "weights by scaled fp8 numbers"),
 )
 
 

@@ -106,6 +106,7 @@ def test_a_pickle_of_tensors_is_read_and_one_with_code_is_not(tmp_path, demo):
         ),
         ({**of_demo(), "lora_unet_conv_in.diff": torch.zeros(4)}, "whole weights or biases"),
         ({**of_demo(), f"{Q}.oft_blocks": torch.zeros(4)}, "OFT"),
+        ({**of_demo(), f"{Q}.lora_down.scale_weight": torch.ones(1)}, "scaled fp8"),
         ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 96)}, "is a LoRA for FLUX"),
         ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.zeros(4, 96)}, "is a LoRA for FLUX"),
         ({"lora_te3_encoder_block_0.lora_down.weight": torch.zeros(4, 96)}, "is a LoRA for SD 3"),
