@@ -195,6 +195,8 @@ def test_a_server_and_all_it_started_end_with_their_parent(tmp_path, by):
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
+        # A run under nohup ignores SIGHUP, and its children would inherit that.
+        preexec_fn=lambda: by == signal.SIGKILL or signal.signal(by, signal.SIG_DFL),
     ) as parent:
         answers = [json.loads(parent.stdout.readline()) for _ in range(2)]
         parent.send_signal(by)
