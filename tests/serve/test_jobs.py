@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import signal
 import socket
 import time
@@ -134,6 +135,7 @@ def test_a_server_finishes_what_it_draws_and_refuses_what_waits_when_it_is_ended
         assert server.process.wait(60) == 143
 
 
+@pytest.mark.skipif("FUZZ_EXAMPLES" not in os.environ, reason=".ci/serve waits for half a minute, until it gives up")
 def test_a_request_that_never_ends_does_not_keep_a_server_from_its_end(world):
     with serving(world.environ, world.cwd) as server, server.client() as client:
         server.wait_until_ready()
