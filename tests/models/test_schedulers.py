@@ -40,7 +40,8 @@ def test_a_sampler_has_a_step_for_each_call_of_the_unet(world, plans, name, call
 
 @pytest.mark.parametrize("name", HERE)
 def test_steps_that_a_scheduler_cannot_do_are_refused(name, plans):
-    for plan, ranges in zip(plans, (RANGES, {**RANGES, **OF_SD15}), strict=True):
+    both = list(zip(plans, (RANGES, {**RANGES, **OF_SD15}), strict=True))
+    for plan, ranges in both if name in OF_SD15 else both[:1]:
         low, high = ranges.get(name, (1, 1000))
         for steps in (1, 3, 51, *((high, high + 1) if name in RANGES else ())):
             if low <= steps <= high:
