@@ -20,7 +20,7 @@ LIBRARIES = "libtorch_python.so"  # which needs all others
 def start(cuda: bool) -> None:
     """Begin; `cuda`: make the context of the first GPU too. Whatever fails here is reported when torch is used.
 
-    Opening the libraries takes a third of the time of `import torch`, and leaves Python free meanwhile.
+    Opening the libraries takes a quarter of the time of `import torch`, and leaves Python free meanwhile.
     """
     spec = find_spec("torch") if sys.platform == "linux" and "torch" not in sys.modules else None
     if spec is not None and spec.origin is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from ipa_cli.serve.jobs import Job
 from ipa_cli.serve.limits import Refused
 
-PIXELS = 512_000_000  # of the pictures of all jobs that wait: about two gigabytes
+PIXELS = 512_000_000  # of the pictures of all jobs that wait, three bytes each
 
 
 class Queue:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipa_cli.serve.metrics import Metrics
     from ipa_cli.serve.worker import Worker
 
-DECODING = 4  # requests whose pictures are decoded at once: each may take a gigabyte
+DECODING = 4  # requests whose pictures are decoded at once, each with up to `drawing.PIXELS`
 POLL = 0.25  # seconds between two looks at whether a client is still there
 
 
