@@ -12,7 +12,7 @@ from ipa_cli.errors import IpaError, UsageError
 
 KEYS = ("token",)
 EXAMPLE = "--embedding style.safetensors,token=<style>"
-_WORD = re.compile(r"[^\s,()\[\]|:\\]+")
+WORD = re.compile(r"[^\s,()\[\]|:\\]+")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def parse(text: str, where: str, error: type[IpaError] = UsageError) -> Embeddin
     if len(pairs) > 1:
         raise error(f"{where} has a token twice", f"give it once: {EXAMPLE}")
     token = pairs[0][1] if pairs else None
-    if token is not None and not _WORD.fullmatch(token):
+    if token is not None and not WORD.fullmatch(token):
         raise error(f"{where}: the token {token!r} is not one word", f"write one without brackets: {EXAMPLE}")
     source, file = option_text.location(first, where, error)
     problem = "expected a file or repository" if not source else unicode(source)

@@ -365,7 +365,8 @@ class Engine:
                 timing.synchronize(self.device)
             began = time.perf_counter()
             with self._access.working("decoding", self.model.vae):
-                images = denoise.decode(self.model.vae, latents, self.reporter.warn)
+                names = [one.file.name for one in request.loras]
+                images = denoise.decode(self.model.vae, latents, self.reporter.warn, names)
             if request.init is not None:
                 images = [request.init.picture.over(image) for image in images]
             decode_s = time.perf_counter() - began

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ipa_cli import __version__
-from ipa_cli.models.lora.tags import written as written_tag
+from ipa_cli.models.lora import tags
 from ipa_cli.models.prompts import syntax
 from ipa_cli.models.schedulers import SCHEDULERS, SCHEDULES, names, of_program
 
@@ -57,9 +57,11 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     prompts = [as_a1111(settings.get(name) or "", written) for name in ("prompt", "negative_prompt")]
     loras = settings.get("loras") or ()
     if loras:
-        tags = [written_tag(one["name"], one["weight"], one["text_weight"]) for one in loras]
-        prompts[0] = " ".join([prompts[0], *tags])
-        pairs.append(("Lora hashes", ", ".join(f"{_named(one)}: {one['data_sha256'][:12]}" for one in loras)))
+        written_tags = [tags.written(one["name"], one["weight"], one["text_weight"]) for one in loras]
+        prompts[0] = " ".join([prompts[0], *written_tags])
+        pairs.append(
+            ("Lora hashes", ", ".join(f"{tags.named(one['name'])}: {one['data_sha256'][:12]}" for one in loras))
+        )
     if loras or any(syntax.is_marked(text) for text in prompts):
         pairs.append((_SYNTAX, syntax.A1111))
     pairs.append(("Version", f"ipa {__version__}"))
@@ -153,10 +155,6 @@ def _unquoted(text: str) -> str:
         except ValueError:
             return text
     return text
-
-
-def _named(lora: Mapping[str, Any]) -> str:
-    return re.sub(r"[,:]", "_", str(lora["name"]))
 
 
 def _control_unit(adapter: Mapping[str, Any]) -> str:

@@ -24,8 +24,10 @@ class FewSteps:
     prediction_type: str | None = None
 
 
-# By the model cards on the hub. The first of a name is its usual number of steps; a file for another number that is not
-# here has the settings of the first.
+# By the authors' examples or copies of them, SDXL-Turbo's own scheduler, and diffusers' guide for TCD. "hyper-sd-cfg"
+# is unverified: the card read announces it, with a guidance of 5 to 10 and no example; it has the sampler of Hyper-SD's
+# other LoRAs. The first of a name is its usual number of steps; a file for another number that is not here has the
+# settings of the first.
 TABLE = (
     FewSteps("lcm", 4, 0, "lcm"),  # latent-consistency/lcm-lora-sdxl, lcm-lora-sdv1-5
     FewSteps("tcd", 4, 0, "tcd", eta=0.3),  # h1t/TCD-SDXL-LoRA, TCD-SD15-LoRA

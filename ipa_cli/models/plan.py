@@ -14,7 +14,7 @@ from typing import Any
 from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models import architectures, configurations, hub, single_file
+from ipa_cli.models import architectures, configurations, hub, single_file, weights
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.ip_adapter.plan import AdapterPlan, plan_adapter
 from ipa_cli.models.location import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
@@ -163,7 +163,7 @@ def _of_diffusers(location: Location) -> Location:
     """The same location. Raises ModelError for another layout than diffusers'; one-file models in it are named."""
     if location.has("model_index.json"):
         return location
-    files = [name for name in location.files() if name.endswith(single_file.SUFFIXES)]
+    files = [name for name in location.files() if name.endswith(weights.SAFETENSORS)]
     hint = "name the folder above unet/"
     if files and location.folder is not None:
         hint = f"name a file in it: --model {shlex.quote(str(location.folder / files[0]))}"

@@ -96,8 +96,8 @@ class NoiseSchedule:
 
 
 # Karras, exponential and beta span all the model's noise levels, as in A1111 and ComfyUI and by diffusers' table in
-# `api/schedulers/overview`, which also equates SGM uniform and simple with "trailing": at most one timestep of 1000
-# lies between them.
+# `api/schedulers/overview`, which also equates SGM uniform and simple with "trailing": of 1000 timesteps, SGM
+# uniform's are up to 1.5 away from it and simple's up to 1, for 1 to 100 steps.
 SCHEDULES = {
     "karras": NoiseSchedule({"timestep_spacing": "linspace", "use_karras_sigmas": True}, "Karras", ("karras",)),
     "exponential": NoiseSchedule(
@@ -147,8 +147,8 @@ class Sampling:
         """What it changes in the configuration of a scheduler."""
         found: dict[str, Any] = {}
         if self.schedule is not None:
-            taken = _taken(self.scheduler)
-            found |= dict.fromkeys(_FLAGS, False) if taken is None or set(SIGMAS) & set(taken) else {}
+            taken = SIGMAS if self.scheduler is None else SCHEDULERS[self.scheduler].schedules
+            found |= dict.fromkeys(_FLAGS, False) if set(SIGMAS) & set(taken) else {}
             found |= SCHEDULES[self.schedule].settings
         if self.scheduler is not None:
             found |= SCHEDULERS[self.scheduler].settings
@@ -306,10 +306,6 @@ def spellings(name: str | None = None) -> list[str]:
         if name in (None, ours):
             found |= dict.fromkeys((ours, *own_class, one.a1111, *one.comfyui, *one.others))
     return list(found)
-
-
-def _taken(name: str | None) -> tuple[str, ...] | None:
-    return None if name is None else SCHEDULERS[name].schedules
 
 
 def _key(text: str) -> str:

@@ -19,7 +19,6 @@ from ipa_cli.models.location import Location, ModelError, expanded, is_file, rea
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SUFFIXES = (".safetensors", ".sft")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 BLOCK = re.compile(
     re.escape(UNET)
@@ -90,13 +89,13 @@ def path_of(text: str, flag: str = "--model") -> Path | None:
     """The file that a flag names, None for anything else. Raises ModelError for a file of another format."""
     path = expanded(text)
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES and not is_file(path):
+    if suffix in weights.SAFETENSORS and not is_file(path):
         raise ModelError(f"there is no file {path}", f"check the path given with {flag}")
     if suffix in weights.PICKLES and is_file(path):
         raise ModelError(f"{path} is a pickle, which can run code when opened", "use its .safetensors version")
     if suffix == ".gguf":
         raise ModelError(f"{path} is a GGUF file, in which weights are quantised", "use the .safetensors version")
-    return path if suffix in SUFFIXES else None
+    return path if suffix in weights.SAFETENSORS else None
 
 
 def read_checkpoint(path: Path) -> tuple[Architecture, Checkpoint]:

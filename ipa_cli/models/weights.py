@@ -17,14 +17,23 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
-
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 class WeightsError(IpaError):
     """A weight file is broken, unsafe or of another kind."""
+
+
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What differs once a file has changed; None where nobody may look: reading it says what is wrong."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def header(path: Path) -> Mapping[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -149,12 +149,12 @@ def _guided(predicted: Tensor, scale: float, rescale: float) -> Tensor:
     return rescale * alike + (1 - rescale) * joined
 
 
-def decode(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> list[Image.Image]:
+def decode(vae: Any, latents: Tensor, warn: Callable[[str], None], loras: Sequence[str] = ()) -> list[Image.Image]:
     """Turn latents (pictures, 4, h, w) into pictures, one after the other, which takes the memory of one.
 
-    Raises BrokenPicture when they hold NaN or infinity.
+    Raises BrokenPicture, which names the LoRAs they were drawn with, when they hold NaN or infinity.
     """
-    return [_picture(_pixels(vae, one, warn)) for one in latents.split(1)]
+    return [_picture(_pixels(vae, one, warn), loras) for one in latents.split(1)]
 
 
 def _pixels(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> Tensor:
@@ -188,14 +188,16 @@ def _decoded(vae: Any, latents: Tensor) -> Tensor:
         return vae.decode(latents)
 
 
-def _picture(pixels: Tensor) -> Image.Image:
+def _picture(pixels: Tensor, loras: Sequence[str]) -> Image.Image:
     import torch
     from PIL import Image
 
     if not torch.isfinite(pixels).all():
+        drawn = f" with the LoRA{'s' * (len(loras) > 1)} {', '.join(loras)}" if loras else ""
+        weaker = "draw without the LoRA or with a lower weight, or " if loras else ""
         raise BrokenPicture(
-            "the picture came out as NaN or infinity: numbers left the range of the dtype",
-            "try --dtype bfloat16, or --dtype float32",
+            f"the picture{drawn} came out as NaN or infinity: numbers left the range of the dtype",
+            f"{weaker}try --dtype bfloat16, or --dtype float32",
         )
     rounded = pixels[0].clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(rounded.permute(1, 2, 0).contiguous().cpu().numpy())

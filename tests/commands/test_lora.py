@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+import torch
 from PIL import Image
 
 from ipa_cli.engine.engine import Engine
@@ -153,6 +154,14 @@ def test_what_is_wrong_is_said_before_weights_are_read(ipa, world, style, monkey
     assert "\n" not in ran.error()["message"]
 
 
+def test_a_lora_whose_numbers_leave_the_range_is_named(ipa, world):
+    tensors = loras.of_demo()
+    alphas = {name.replace("lora_A.weight", "alpha"): torch.tensor(1e38) for name in tensors if "lora_A" in name}
+    loras.write(world.cwd / "style.safetensors", {**tensors, **alphas})
+    said = ipa("generate", "--device", "cpu", *FAST, "--lora", "style.safetensors", "--json").error()
+    assert "the picture with the LoRA style came out as NaN" in said["message"] and "lower weight" in said["hint"]
+
+
 def test_compiling_checks_a_lora_and_needs_nothing_for_it(ipa, world, style, monkeypatch):
     ran = ipa("compile", "--device", "cpu", "--lora", "nowhere.safetensors", "--json")
     assert "there is no LoRA" in ran.error()["message"]
@@ -201,8 +210,6 @@ def test_a_file_that_a_picture_names_and_that_is_gone_does_not_come_from_the_hub
 @pytest.mark.slow
 def test_a_picture_that_cannot_be_merged_leaves_the_model_as_it_was(world, style, monkeypatch):
     from dataclasses import replace
-
-    import torch
 
     from ipa_cli.config import LoraConfig, Settings
     from ipa_cli.models.lora import change

@@ -80,12 +80,7 @@ def read(path: Path, targets: Targets, architecture: str) -> LoraFile:
     Raises ModelError for one that was made for other models, of an unknown kind, or with matrices that do not fit,
     WeightsError for a broken file, IpaError where it cannot be read.
     """
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        status = None  # reading it says what is wrong
-    state = status and (status.st_ino, status.st_size, status.st_mtime_ns)
-    return _read(path, state, targets, architecture)
+    return _read(path, weights.stamp(path), targets, architecture)
 
 
 @lru_cache(maxsize=4)
@@ -95,6 +90,7 @@ def _read(path: Path, _: tuple[int, ...] | None, targets: Targets, architecture:
     with ThreadPoolExecutor(2) as pool:  # meanwhile: hashing 200 MB takes as long as all else
         digests = [pool.submit(hashlib.sha256, part) for part in (data, memoryview(data)[header:])]
         tensors, metadata = weights.of_bytes(path, data)
+        tensors = {name.removeprefix("state_dict."): tensor for name, tensor in tensors.items()}  # of a checkpoint
         changes, unused = _changes(path, tensors, metadata, targets, architecture)
         whole, body = (digest.result().hexdigest() for digest in digests)
     return LoraFile(path.stem, whole, body, changes, unused, short(metadata.get("modelspec.trigger_phrase", "")))

@@ -12,7 +12,7 @@ from ipa_cli.config.checks import inside, short
 from ipa_cli.config.loras import WEIGHT
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models.location import ModelError, expanded, is_file, is_folder
-from ipa_cli.models.lora.find import SUFFIXES
+from ipa_cli.models.weights import SAFETENSORS
 
 MOST_FILES = 100_000
 # With the blanks before it, which are looked at once: all of them, from the first.
@@ -40,9 +40,14 @@ def without(prompt: str) -> str:
     return _TAG.sub("", prompt).strip() if _TAG.search(prompt) else prompt
 
 
+def named(name: str) -> str:
+    """A name without what ends it in a tag or in A1111's list of hashes."""
+    return re.sub(r"[<>:,]", "_", name)
+
+
 def written(name: str, weight: float, text_weight: float) -> str:
     """The tag of a LoRA, with two numbers where its weights differ."""
-    name = re.sub(r"[<>:,]", "_", name)
+    name = named(name)
     return f"<lora:{name}:{weight:g}>" if weight == text_weight else f"<lora:{name}:{text_weight:g}:{weight:g}>"
 
 
@@ -68,9 +73,9 @@ def _weight(text: str, tag: str) -> float:
 
 def _file(name: str, root: Path) -> Path:
     if inside(name) is None:
-        for suffix in ("", *SUFFIXES):
+        for suffix in ("", *SAFETENSORS):
             path = root / f"{name}{suffix}"
-            if path.suffix in SUFFIXES and is_file(path):
+            if path.suffix in SAFETENSORS and is_file(path):
                 return path
     everything = list(_files(root))
     found = [path for path in everything if path.stem == name]
@@ -96,5 +101,5 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         for name in files:
-            if name.endswith(SUFFIXES):
+            if name.endswith(SAFETENSORS):
                 yield Path(folder, name)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from ipa_cli.config import EmbeddingConfig, Settings
 from ipa_cli.config.checks import short
-from ipa_cli.config.places import is_repo_id
+from ipa_cli.config.embeddings import WORD
 from ipa_cli.errors import suggest
-from ipa_cli.models import weights
-from ipa_cli.models.location import ModelError, expanded, fetched, folder_location, is_file, is_folder, repository
+from ipa_cli.models import named_file, weights
+from ipa_cli.models.location import ModelError, expanded, folder_location, is_file, is_folder
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.prompts import syntax
 from ipa_cli.models.prompts.syntax import Prompt, whole_words
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 32 << 20
 MOST_TOKENS = 75  # of a chunk
-SUFFIXES = (".safetensors", ".sft", *weights.PICKLES)
-USUAL = ("learned_embeds.safetensors", "learned_embeds.bin")  # diffusers' names
-EXAMPLE = "give a .safetensors file, or a hub id (owner/name:file)"
+SUFFIXES = (*weights.SAFETENSORS, *weights.PICKLES)
+# With diffusers' names.
+KIND = named_file.Kind("embedding", "--embedding", ("learned_embeds.safetensors", "learned_embeds.bin"))
 OTHER = "use one that was made for this model"
 # What files call the embeddings of each text encoder.
 _ENCODERS = (("clip_l", "text_encoders_0"), ("clip_g", "text_encoders_1"))
@@ -79,7 +79,7 @@ def of_prompts(settings: Settings, plan: Plan, texts: Iterable[str]) -> tuple[Em
 
 
 def _named(config: EmbeddingConfig, plan: Plan) -> Embedding:
-    path = _find(config)
+    path = named_file.find(KIND, config.source, config.file, NullReporter())
     sha256, own, vectors = _read(path, plan)
     token = config.token or own or path.stem
     spelled = (token, f"embedding:{token}", f"embedding:{path.stem}")
@@ -87,29 +87,6 @@ def _named(config: EmbeddingConfig, plan: Plan) -> Embedding:
 
 
 # --- finding --------------------------------------------------------------------------------------------------------
-
-
-def _find(config: EmbeddingConfig) -> Path:
-    path = expanded(config.source)
-    if is_file(path):
-        if path.suffix.lower() not in SUFFIXES:
-            raise ModelError(f"{path} is no .safetensors file", EXAMPLE)
-        return path
-    if is_folder(path):
-        location = folder_location(path)
-    elif is_repo_id(config.source):
-        location = repository(config.source, None)
-    else:
-        raise ModelError(f"there is no embedding '{config.source}'", EXAMPLE)
-    here = [name for name in location.files() if name.lower().endswith(SUFFIXES)]
-    name = config.file or next((name for name in (*USUAL, *here[: len(here) == 1]) if location.has(name)), None)
-    if name is None:
-        what = f"several files: {', '.join(here[:5])}" if here else "no embedding"
-        raise ModelError(f"{location} holds {what}", EXAMPLE)
-    if not location.has(name) or not name.lower().endswith(SUFFIXES):
-        raise ModelError(f"{location} has no embedding {name}{suggest(name, here)}", EXAMPLE)
-    folder = location.folder or fetched(location, [name], NullReporter(), shows_bars=False)
-    return folder / name
 
 
 def _in_folder(
@@ -164,12 +141,7 @@ def _referred(word: str, name: str, folder: Path | None) -> tuple[str, Path]:
 def _read(path: Path, plan: Plan) -> tuple[str, str | None, tuple[Tensor, ...]]:
     """The digest of a file, the token that it names, and its embeddings for each text encoder of a model."""
     widths = tuple(int(plan.configs[part].get("hidden_size", 512)) for part in plan.architecture.text_encoders)
-    try:
-        status = path.stat()
-        state = (status.st_ino, status.st_size, status.st_mtime_ns)
-    except (OSError, ValueError):
-        state = None  # reading it says what is wrong
-    return _of_file(path, state, widths, plan.architecture.name)
+    return _of_file(path, weights.stamp(path), widths, plan.architecture.name)
 
 
 @lru_cache(maxsize=64)
@@ -200,10 +172,9 @@ def _by_encoder(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str | None, 
     }
     if len(single) != 1:
         names = ", ".join(short(name) for name in list(tensors)[:3]) or "nothing"
-        raise ModelError(f"{path} is no textual inversion: it holds {names}{', …' * (len(tensors) > 3)}", EXAMPLE)
+        raise ModelError(f"{path} is no textual inversion: it holds {names}{', …' * (len(tensors) > 3)}", OTHER)
     ((name, tensor),) = single.items()
-    word = re.fullmatch(r"[^\s,()\[\]|:\\]{1,80}", name)
-    return name if word and name not in _NAMELESS else None, [tensor]
+    return name if len(name) <= 80 and WORD.fullmatch(name) and name not in _NAMELESS else None, [tensor]
 
 
 def _checked(path: Path, tensor: Tensor, width: int, architecture: str) -> Tensor:

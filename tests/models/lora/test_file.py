@@ -70,8 +70,9 @@ def test_a_file_is_known_by_its_digest_and_by_a1111s(tmp_path, demo):
 
 def test_a_pickle_of_tensors_is_read_and_one_with_code_is_not(tmp_path, demo):
     good, evil = tmp_path / "a.bin", tmp_path / "b.bin"
-    torch.save(of_demo(), good)
-    assert read(good, *demo).changes.keys() == {"unet"}
+    for content in (of_demo(), {"state_dict": of_demo()}):
+        torch.save(content, good)
+        assert read(good, *demo).changes["unet"].keys() == {Q[5:], P[5:]}
 
     class Evil:
         def __reduce__(self):

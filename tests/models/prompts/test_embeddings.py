@@ -159,7 +159,7 @@ def test_a_repository_gives_its_only_file_or_the_one_named(sdxl):
         assert "toy" in found.words
         with pytest.raises(ModelError, match=r"me/two holds several files: a\.pt, b\.pt"):
             loaded(sdxl, "me/two")
-        with pytest.raises(ModelError, match=r"me/toy has no embedding tay\.safetensors; did you mean"):
+        with pytest.raises(ModelError, match=r"me/toy has no tay\.safetensors; did you mean"):
             embeddings.of_prompts(Settings(embedding=(EmbeddingConfig("me/toy", "tay.safetensors"),)), sdxl, [""])
 
 

@@ -1,0 +1,80 @@
+"""The weight file that a flag names: a file, one in a folder, or one in a hub repository; fetched if need be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ipa_cli.config.places import is_repo_id
+from ipa_cli.errors import suggest
+from ipa_cli.models import weights
+from ipa_cli.models.location import (
+    Location,
+    ModelError,
+    expanded,
+    fetched,
+    folder_location,
+    is_file,
+    is_folder,
+    repository,
+)
+from ipa_cli.result import Reporter
+
+EXAMPLE = "give a .safetensors file, a folder, or a hub id (owner/name:file)"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is looked for: its name in messages, its flag, and the file names that come before others."""
+
+    name: str
+    flag: str
+    usual: tuple[str, ...]
+
+
+def find(kind: Kind, source: str, file: str | None, reporter: Reporter) -> Path:
+    """The file on disk. Raises ModelError where there is none, or several; HubError."""
+    path = expanded(source)
+    if is_file(path):
+        return _known(path)
+    if is_folder(path):
+        location = folder_location(path)
+    elif is_repo_id(source):
+        location = repository(source, None)
+    else:
+        raise ModelError(f"there is no {kind.name} '{source}'", EXAMPLE)
+    name = _in(location, kind) if file is None else _wanted(location, file)
+    folder = location.folder or fetched(location, [name], reporter, shows_bars=False)
+    return folder / name
+
+
+def _known(path: Path) -> Path:
+    if path.suffix.lower() not in (*weights.SAFETENSORS, *weights.PICKLES):
+        raise ModelError(f"{path} is no .safetensors file", EXAMPLE)
+    return path
+
+
+def _wanted(location: Location, name: str) -> str:
+    if location.has(name):
+        return str(_known(Path(name)))
+    folder = str(PurePosixPath(name).parent)
+    here = location.files("" if folder == "." else folder)
+    raise ModelError(f"{location} has no {name}{suggest(name, here)}", EXAMPLE)
+
+
+def _in(location: Location, kind: Kind) -> str:
+    """A usual name, or the only file; pickles count where there is nothing else."""
+    if usual := next(filter(location.has, kind.usual), None):
+        return usual
+    here = location.files()
+    safetensors, pickles = (
+        [name for name in here if name.lower().endswith(suffixes)]
+        for suffixes in (weights.SAFETENSORS, weights.PICKLES)
+    )
+    found = safetensors or pickles
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(found[:10]) + (", …" if len(found) > 10 else "")
+        raise ModelError(f"{location} holds several files: {shown}", f"choose one: {kind.flag} '{location}:{found[0]}'")
+    raise ModelError(f"{location} holds no {kind.name}", EXAMPLE)
