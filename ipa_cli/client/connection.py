@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from socket import gaierror
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ipa_cli import __version__
+from ipa_cli.client.shapes import ERROR, Shape, fits
 from ipa_cli.config.privacy import public_text
+from ipa_cli.config.requests import LOOPBACK
 from ipa_cli.errors import IpaError, UsageError
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-CONNECT_S, ANSWER_S = 10.0, 120.0  # longest waits; a server says every second that it still draws
+CONNECT_S, ANSWER_S = 10.0, 120.0  # longest waits; events come more often while a server draws
 MOST_BYTES = 1 << 30  # of an answer
 CLIENT = secrets.token_hex(8)  # the server's queue is fair to clients, not to addresses
 USAGE = ("UsageError", "ConfigError")  # errors that are those of what was typed
@@ -54,10 +55,10 @@ class Connection:
                 f"use https, or `{tunnel}` and --server http://127.0.0.1:{parts.port or 80}",
             )
 
-    def ask(self, method: str, path: str, body: Any = None, seconds: float = ANSWER_S) -> Any:
-        """The data of an answer. Raises what the server says is wrong, and IpaError where it cannot be asked."""
+    def ask(self, method: str, path: str, body: Any = None, seconds: float = ANSWER_S, shape: Shape = object) -> Any:
+        """The data of an answer, of this shape. Raises the server's error, and IpaError where it cannot be asked."""
         with self._answer(method, path, body, seconds) as answer:
-            return self._envelope(answer)["data"]
+            return self.checked(self._envelope(answer)["data"], shape)
 
     def file(self, path: str) -> bytes:
         """A file that the server has."""
@@ -66,14 +67,14 @@ class Connection:
                 self._envelope(answer)
             return answer.read(MOST_BYTES)
 
-    def events(self, path: str) -> Iterator[Any]:
-        """The data of server-sent events, as they come."""
+    def events(self, path: str, shape: Shape) -> Iterator[Any]:
+        """The data of server-sent events, each of this shape, as they come."""
         with self._answer("GET", path, None, ANSWER_S) as answer:
             if answer.status != 200:
                 self._envelope(answer)
             while line := answer.readline(MOST_BYTES):
                 if line.startswith(b"data: "):
-                    yield self._json(line[6:])
+                    yield self.checked(self._json(line[6:]), shape)
 
     @contextmanager
     def _answer(self, method: str, path: str, body: Any, seconds: float) -> Iterator[HTTPResponse]:
@@ -89,7 +90,8 @@ class Connection:
         try:
             connection.connect()
             connection.sock.settimeout(seconds)
-            connection.request(method, parts.path.rstrip("/") + path, data, headers)
+            target = quote(parts.path.rstrip("/") + path, safe="/%", errors="replace")
+            connection.request(method, target, data, headers)
             yield connection.getresponse()
         except (OSError, HTTPException) as error:
             raise self._unreachable(error) from error
@@ -117,29 +119,35 @@ class Connection:
                 f"the server at {self.url} asks for a token", "--server-token-file FILE names the file with it"
             )
         found = self._json(data)
-        if not isinstance(found, dict) or not {"status", "data", "error"} <= found.keys():
-            raise self._foreign()
-        if found["status"] == "ok":
-            return found
-        error = found["error"]
+        envelope: dict[str, Any] = self.checked(found, {"status": str, "data": object, "error": (None, ERROR)})
+        if envelope["status"] == "ok":
+            return envelope
+        error = raised(self.checked(envelope["error"], ERROR))
         if answer.status == 429:
-            raise Busy(error["message"], error["hint"], _seconds(answer.headers.get("Retry-After")))
-        raise raised(error)
+            raise Busy(error.message, error.hint, _seconds(answer.headers.get("Retry-After")))
+        raise error
+
+    def checked(self, found: Any, shape: Shape) -> Any:
+        """What was found in an answer. Raises IpaError where it is not what `ipa serve` says."""
+        if not fits(found, shape):
+            raise self.foreign()
+        return found
 
     def _json(self, data: bytes) -> Any:
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
-            raise self._foreign() from None
+            raise self.foreign() from None
 
-    def _foreign(self) -> IpaError:
+    def foreign(self) -> IpaError:
+        """The error of an answer that `ipa serve` does not give."""
         return IpaError(f"what answers at {self.url} is no `ipa serve`", "check the address")
 
 
 def raised(error: dict[str, Any]) -> IpaError:
     """A server's error as ours."""
-    kind = UsageError if error.get("type") in USAGE else IpaError
-    return kind(public_text(str(error.get("message"))), public_text(str(error.get("hint") or "")))
+    kind = UsageError if error["type"] in USAGE else IpaError
+    return kind(public_text(error["message"]), public_text(error["hint"]))
 
 
 def _seconds(text: str | None) -> float:

@@ -9,12 +9,11 @@ from typing import Any
 
 from ipa_cli import __version__
 from ipa_cli.client.connection import HERE, Connection
+from ipa_cli.client.shapes import ABOUT, VERSION
 from ipa_cli.config import Resolved, servers
-from ipa_cli.config.comparison import AUTO, Difference, differences
+from ipa_cli.config.comparison import AUTO, OF_THE_PROCESS, Difference, differences
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.system import inputs
-
-OF_THE_PROCESS = ("warmup", "cache_dir", "cache_max_size")  # flags that say nothing to a server
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,14 @@ def connected(resolved: Resolved) -> Server | None:
 
 
 def _ready(connection: Connection) -> Server:
-    about = connection.ask("GET", "/v1/server", seconds=10)
+    about = connection.ask("GET", "/v1/server", seconds=10, shape=VERSION)
     if about["version"] != __version__:
         raise IpaError(
             f"the server at {connection.url} is ipa {about['version']}, this is {__version__}",
             "restart it with this version: pictures could differ",
         )
+    if not connection.checked(about, ABOUT)["engines"]:
+        raise connection.foreign()
     return Server(connection, about)
 
 

@@ -126,7 +126,7 @@ def _finish(
     jobs: Jobs, numbers: range, job: Mapping[str, Any], paths: Sequence[Path | None], force: bool, done: _Done
 ) -> None:
     """Wait for a job, and write its pictures."""
-    last = jobs.follow(job, ", ".join(name_of(paths[number]) for number in numbers))
+    last = jobs.follow(job, ", ".join(name_of(paths[number]) for number in numbers), len(numbers))
     done.jobs.append(last)
     for number, picture in zip(numbers, last["pictures"], strict=True):
         data, path, began = jobs.picture(picture), paths[number], time.perf_counter()
@@ -144,7 +144,9 @@ def _generated(server: Server, each: Sequence[Settings], done: _Done, total_s: f
     last, request = done.jobs[-1], done.jobs[0]["request"]
     times = {name: sum(job["timings"][name] for job in done.jobs) for name in ("prepare_s", "steps_s", "decode_s")}
     calls = sum(job["steps"] for job in done.jobs)
-    engine = next(one for one in server.about["engines"] if one["device"] == last["device"])
+    dtypes = {one["device"]: one["dtype"] for one in server.about["engines"]}
+    if last["device"] not in dtypes:
+        raise server.connection.foreign()
     return Generated(
         images=tuple(done.images),
         timings={
@@ -166,7 +168,7 @@ def _generated(server: Server, each: Sequence[Settings], done: _Done, total_s: f
         backend=last["graph"]["backend"],
         graph={name: value for name, value in last["graph"].items() if name != "backend"},
         device=last["device"],
-        dtype=engine["dtype"],
+        dtype=dtypes[last["device"]],
         model=server.about["model"],
         adapter=server.about["adapter"],
         prompt=request["prompt"] if len(each) == 1 else None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.client.connection import Busy, Connection, raised
+from ipa_cli.client.shapes import DONE, STATE
 from ipa_cli.errors import IpaError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Jobs:
         waiting = False
         while True:
             try:
-                return self._server.ask("POST", "/v1/jobs", body)
+                return self._server.ask("POST", "/v1/jobs", body, shape=STATE)
             except Busy as busy:
                 if not waiting:
                     self._reporter.note(f"the server is busy: {busy.message}; trying again every {busy.seconds:g} s")
@@ -42,12 +42,12 @@ class Jobs:
                 self._open -= 1
                 raise
 
-    def follow(self, job: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-        """The last state of a job that is done; `name` is that of its bar. Raises what made it fail."""
+    def follow(self, job: Mapping[str, Any], name: str, count: int) -> Mapping[str, Any]:
+        """The last state of a job, with `count` pictures; `name` is that of its bar. Raises what made it fail."""
         events = self._events(job["id"])
         state = next(events)
         if state["status"] == "queued":
-            state = next(events)  # at the latest after a second
+            state = next(events)  # the queue may be empty
         if state["status"] == "queued":
             with self._reporter.stage("waiting for the server") as doing:
                 while state["status"] == "queued":
@@ -63,6 +63,9 @@ class Jobs:
             raise raised(state["error"])
         if state["status"] == "cancelled":
             raise IpaError("the request was cancelled at the server", "try again")
+        self._server.checked(state, DONE)
+        if len(state["pictures"]) != count:
+            raise self._server.foreign()
         return state
 
     def picture(self, picture: Mapping[str, Any]) -> bytes:
@@ -73,14 +76,16 @@ class Jobs:
         return data
 
     def cancel(self) -> None:
-        """End the jobs that have not ended."""
+        """End the jobs that have not ended, with a word where the server does not hear of it."""
         if self._open:
-            with suppress(IpaError):
+            try:
                 self._server.ask("DELETE", "/v1/jobs", seconds=CANCEL_S)
+            except IpaError as error:
+                self._reporter.warn(f"what was sent may be drawn to its end: {error.message}")
 
     def _events(self, id: str) -> Iterator[Mapping[str, Any]]:
         """The states of a job; notes and warnings in them are said."""
-        for state in self._server.events(f"/v1/jobs/{id}/events"):
+        for state in self._server.events(f"/v1/jobs/{id}/events", STATE):
             for say, texts in ((self._reporter.note, state["notes"]), (self._reporter.warn, state["warnings"])):
                 for text in texts:
                     if text not in self._said:

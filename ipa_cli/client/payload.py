@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, AdapterConfig, Settings
 from ipa_cli.config.adapters import KEYS
 from ipa_cli.config.privacy import public_name
-from ipa_cli.config.settings import PICTURE, PLAIN, REFERENCE
+from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES, PLAIN_SETTINGS
 from ipa_cli.config.values import as_json
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import reference
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ipa_cli.engine.generated import Form
     from ipa_cli.result import Reporter
 
-PICTURES = ("image", "mask")
-ONE_PICTURE = ("init_image", "inpaint_mask")
-FOLDERS = ("lora_dir", "embedding_dir")  # in which names in a prompt find files: the server's, if they are the same
 ENVELOPE = 1 << 16  # bytes of a body beside its files, prompts and names
 
 
@@ -118,7 +115,9 @@ def bodies(each: Sequence[Settings], carried: Carried, form: Form, most: int) ->
 
 def _body(settings: Settings, carried: Carried, form: Form) -> dict[str, Any]:
     plain = {
-        name: as_json(getattr(settings, name)) for name in _plain() if getattr(settings, name) != FIELDS[name].default
+        name: as_json(getattr(settings, name))
+        for name in PLAIN_SETTINGS
+        if getattr(settings, name) != FIELDS[name].default
     }
     quality = {} if form.quality is None else {"quality": form.quality}
     return {
@@ -131,13 +130,6 @@ def _body(settings: Settings, carried: Carried, form: Form) -> dict[str, Any]:
         "files": carried.files.data,
         "members": carried.files.members,
     }
-
-
-def _plain() -> Iterable[str]:
-    """Settings that describe a picture and name no place."""
-    for name, one in FIELDS.items():
-        if one.metadata["panel"] in (PICTURE, REFERENCE) and one.metadata["kind"] == PLAIN:
-            yield name
 
 
 def check_size(carried: Carried, limit: int) -> None:

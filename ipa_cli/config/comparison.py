@@ -17,9 +17,10 @@ from ipa_cli.config.sources import Resolved, Source
 from ipa_cli.config.values import as_json, flag_of
 
 # Settings of the process that draws: where it keeps things, and not what it draws or how.
-OF_THE_PROCESS = ("warmup", "cache_dir", "cache_max_size", "server", "server_token_file")
+OF_THE_PROCESS = ("warmup", "cache_dir", "cache_max_size")
+NOT_COMPARED = (*OF_THE_PROCESS, "server", "server_token_file")
 COMPARED = (
-    *(name for name, one in FIELDS.items() if one.metadata["panel"] in (MODEL, MACHINE) and name not in OF_THE_PROCESS),
+    *(name for name, one in FIELDS.items() if one.metadata["panel"] in (MODEL, MACHINE) and name not in NOT_COMPARED),
     *("adapter", "lora", "lora_dir", "embedding", "embedding_dir"),
 )
 AUTO = "auto"  # leaves the choice to whoever draws
@@ -85,7 +86,9 @@ def _same(name: str, asked: Any, there: Any) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "none"
-    return {None: "the default", True: "yes", False: "no"}.get(value, str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "the default" if value is None else str(value)
 
 
 def _location(adapter: AdapterConfig) -> AdapterConfig:

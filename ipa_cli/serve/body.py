@@ -9,9 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ipa_cli.config import FIELDS, checks
+from ipa_cli.config.requests import FOLDERS, PLAIN_SETTINGS
 from ipa_cli.config.values import element_type, expected
 from ipa_cli.models import schedulers
-from ipa_cli.serve.drawing import FOLDERS, PLAIN_SETTINGS, Asked, decoded, picture_format
+from ipa_cli.serve.drawing import Asked, decoded, picture_format
 
 PICTURE = "base64, with or without data:image/…;base64, before it, or a name in `files`"
 SAMPLING: dict[str, Mapping[str, Any]] = {"scheduler": schedulers.SCHEDULERS, "schedule": schedulers.SCHEDULES}
@@ -41,7 +42,7 @@ def _allowed(name: str) -> dict[str, Any]:
 
 
 class _Base(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid")
 
     image: list[str] | None = Field(None, description=f"reference images: {PICTURE}")
     mask: list[str] | None = Field(None, description=f"masks, white where the reference acts: {PICTURE}")

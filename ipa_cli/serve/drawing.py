@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.adapters import KEYS, SETTINGS
-from ipa_cli.config.settings import PICTURE, PLAIN, REFERENCE
+from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES
+from ipa_cli.config.settings import PICTURE, REFERENCE
 from ipa_cli.engine import keywords
 from ipa_cli.errors import UsageError
 from ipa_cli.images import encode
@@ -29,15 +30,6 @@ if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
     from ipa_cli.result import Reporter
 
-FOLDERS = ("lora_dir", "embedding_dir")  # in which names in a prompt find files
-PICTURES = ("image", "mask")  # settings whose values are pictures, ...
-ONE_PICTURE = ("init_image", "inpaint_mask")  # ... and those with one
-# What a request may set: all that describes the picture and names no place.
-PLAIN_SETTINGS = tuple(
-    name
-    for name, one in FIELDS.items()
-    if one.metadata["panel"] in (PICTURE, REFERENCE) and one.metadata["kind"] == PLAIN
-)
 NAME_LENGTH = 4096  # characters of a file's name, which is kept with the job: as long as paths are
 PIXELS = 256_000_000  # of all pictures of a request, which stay in memory until it is drawn
 _DATA = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)

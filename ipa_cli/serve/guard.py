@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 
+from ipa_cli.config.requests import LOOPBACK
 from ipa_cli.serve.limits import Refused
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 OPEN = ("/healthz", "/readyz")  # what a load balancer asks, which has no token
 
 

@@ -16,6 +16,7 @@ import uvicorn
 
 from ipa_cli.config import Settings, servers
 from ipa_cli.config.privacy import public_name
+from ipa_cli.config.requests import LOOPBACK
 from ipa_cli.engine import keywords
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
@@ -28,7 +29,6 @@ from ipa_cli.pipeline.task import InMemory, Request, load_references, make_reque
 from ipa_cli.result import NullReporter, Reporter
 from ipa_cli.serve import worker
 from ipa_cli.serve.app import make_app
-from ipa_cli.serve.guard import LOOPBACK
 from ipa_cli.serve.limits import Limits
 from ipa_cli.serve.metrics import Metrics
 from ipa_cli.serve.service import Service

@@ -17,7 +17,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images import encode
 from ipa_cli.result import Advance, Reporter
 from ipa_cli.serve import jobs
-from ipa_cli.serve.jobs import Job
+from ipa_cli.serve.jobs import Job, Picture
 from ipa_cli.serve.queue import Queue
 
 if TYPE_CHECKING:
@@ -128,10 +128,7 @@ class Worker:
             for job in several:
                 job.end(jobs.CANCELLED)
         except Exception as error:
-            for job in several:
-                job.end(jobs.FAILED, error=error)
-            if not isinstance(error, IpaError):
-                self._reporter.bug(error)
+            self._fail(several, error)
         else:
             for job, drawing in zip(several, drawn, strict=True):
                 job.publish(memory=self.engine.memory(), doing="encoding")
@@ -140,9 +137,34 @@ class Worker:
                     encoders.submit(_encoded, self.engine, job, ready, number, image)
                     for number, image in drawing.images.items()
                 ]
-                encoders.submit(_finish, job, drawing, encoding, began)
+                encoders.submit(self._finish, job, drawing, encoding, began)
         finally:
             self._reporter.jobs = ()
+
+    def _finish(self, job: Job, drawn: Drawing, encoding: Sequence[Future[Picture]], began: float) -> None:
+        if job.cancelled:
+            job.end(jobs.CANCELLED)
+            return
+        try:
+            pictures = tuple(one.result() for one in encoding)
+        except Exception as error:
+            self._fail([job], error)
+            return
+        timings = {
+            **job.state.timings,
+            "queued_s": began - job.created,
+            "steps_s": drawn.steps_s,
+            "decode_s": drawn.decode_s,
+            "total_s": time.time() - job.created,
+            "it_per_s": drawn.it_per_s,
+        }
+        job.end(jobs.DONE, pictures=pictures, timings=timings, doing="")
+
+    def _fail(self, several: Sequence[Job], error: Exception) -> None:
+        for job in several:
+            job.end(jobs.FAILED, error=error)
+        if not isinstance(error, IpaError):
+            self._reporter.bug(error)
 
 
 def fits(one: Job, other: Job) -> bool:
@@ -150,10 +172,10 @@ def fits(one: Job, other: Job) -> bool:
     return not one.alone and not other.alone and alike(one.request, other.request)
 
 
-def _encoded(engine: Engine, job: Job, ready: Ready, number: int, image: Image) -> jobs.Picture:
+def _encoded(engine: Engine, job: Job, ready: Ready, number: int, image: Image) -> Picture:
     request = job.request
     data = encode.encode(image, record(engine, job.settings, ready, request, number), job.format, job.quality)
-    return jobs.Picture(
+    return Picture(
         data,
         MEDIA_TYPES[job.format],
         hashlib.sha256(data).hexdigest(),
@@ -163,26 +185,6 @@ def _encoded(engine: Engine, job: Job, ready: Ready, number: int, image: Image) 
         image.width,
         image.height,
     )
-
-
-def _finish(job: Job, drawn: Drawing, encoding: Sequence[Future[jobs.Picture]], began: float) -> None:
-    if job.cancelled:
-        job.end(jobs.CANCELLED)
-        return
-    try:
-        pictures = tuple(one.result() for one in encoding)
-    except Exception as error:
-        job.end(jobs.FAILED, error=error)
-        return
-    timings = {
-        **job.state.timings,
-        "queued_s": began - job.created,
-        "steps_s": drawn.steps_s,
-        "decode_s": drawn.decode_s,
-        "total_s": time.time() - job.created,
-        "it_per_s": drawn.it_per_s,
-    }
-    job.end(jobs.DONE, pictures=pictures, timings=timings, doing="")
 
 
 def start(work: Callable[[], None], failed: Callable[[BaseException], None], name: str) -> threading.Thread:

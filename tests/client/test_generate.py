@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ipa_cli.client.payload import FOLDERS, ONE_PICTURE, PICTURES
 from ipa_cli.config import FIELDS
 from ipa_cli.config.comparison import COMPARED
+from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES
 from ipa_cli.config.settings import PICTURE, PLACE, REFERENCE
 from tests.serve.server import serving
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ipa_cli.serve.drawing import PLAIN_SETTINGS
+from ipa_cli.config.requests import PLAIN_SETTINGS
 from tests.serve.server import Server, serving
 from tests.serve.test_jobs import png
 

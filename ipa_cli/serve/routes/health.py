@@ -10,10 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from ipa_cli import __version__
 from ipa_cli.config.comparison import told
 from ipa_cli.config.privacy import public_name
+from ipa_cli.config.requests import PLAIN_SETTINGS
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.models.plan import has_reference
 from ipa_cli.serve import answers
-from ipa_cli.serve.drawing import PLAIN_SETTINGS
 from ipa_cli.serve.limits import Refused
 from ipa_cli.serve.service import Service
 

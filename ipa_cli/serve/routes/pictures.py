@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from ipa_cli.config.privacy import public, public_text
+from ipa_cli.config.requests import PLAIN_SETTINGS
 from ipa_cli.engine import replay
 from ipa_cli.errors import IpaError
 from ipa_cli.serve import answers
-from ipa_cli.serve.drawing import PLAIN_SETTINGS
 
 router = APIRouter(prefix="/v1/pictures", tags=["pictures"])
 NAME = Path("the picture")  # in messages

@@ -34,29 +34,12 @@ CHANGING = {
     "controlnet_units": "units outside of alwayson_scripts",
 }
 # Fields that say nothing unless one of the others does, or nothing at all here.
-IDLE = frozenset(
-    {
-        *(
-            "do_not_save_samples",
-            "do_not_save_grid",
-            "override_settings_restore_afterwards",
-            "force_task_id",
-            "comments",
-        ),
-        *("subseed", "script_args", "refiner_switch_at", "firstphase_width", "firstphase_height"),
-        *(
-            "denoising_strength",
-            "s_tmin",
-            "s_tmax",
-            "s_noise",
-            "hr_scale",
-            "hr_upscaler",
-            "hr_second_pass_steps",
-            "hr_resize_x",
-        ),
-        *("hr_resize_y", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt"),
-        *("hr_cfg", "hr_additional_modules", "distilled_cfg_scale"),
-    }
+IDLE = (
+    *("do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards", "force_task_id", "comments"),
+    *("subseed", "script_args", "refiner_switch_at", "firstphase_width", "firstphase_height", "denoising_strength"),
+    *("s_tmin", "s_tmax", "s_noise", "distilled_cfg_scale", "hr_scale", "hr_upscaler", "hr_second_pass_steps"),
+    *("hr_resize_x", "hr_resize_y", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt"),
+    *("hr_negative_prompt", "hr_cfg", "hr_additional_modules"),
 )
 
 

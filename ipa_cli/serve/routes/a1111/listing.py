@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -140,15 +139,15 @@ for _name in EMPTY:
 
 
 def _memory() -> dict[str, Any]:
+    import psutil
     import torch
 
-    page = os.sysconf("SC_PAGE_SIZE")
-    free, total = page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
+    main = psutil.virtual_memory()
     cuda: dict[str, Any] = {"error": "unavailable"}
     if torch.cuda.is_available():
         gpu_free, gpu_total = torch.cuda.mem_get_info()
         cuda = {"system": {"free": gpu_free, "used": gpu_total - gpu_free, "total": gpu_total}}
-    return {"ram": {"free": free, "used": total - free, "total": total}, "cuda": cuda}
+    return {"ram": {"free": main.available, "used": main.total - main.available, "total": main.total}, "cuda": cuda}
 
 
 def _png_info(image: str) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""The thread that draws, with an engine that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from ipa_cli.config import Settings
+from ipa_cli.models.plan import make_plan
+from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.result import NullReporter
+from ipa_cli.serve import jobs
+from ipa_cli.serve.queue import Queue
+from ipa_cli.serve.worker import JobReporter, Worker
+
+
+class Log(NullReporter):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def test_a_picture_that_cannot_be_encoded_leaves_its_traceback_in_the_log(world):
+    settings = Settings(seed=1)
+    request = make_request(settings, make_plan(settings), load_references(settings, NullReporter()))
+    drawing = SimpleNamespace(images={0: None}, steps_s=0.0, decode_s=0.0, it_per_s=0.0)
+    engine = SimpleNamespace(
+        prepare=lambda request: SimpleNamespace(backend="eager", facts={}),
+        draw=lambda request: drawing,
+        memory=dict,
+        device="cpu",
+    )
+    loop, queue, log = asyncio.new_event_loop(), Queue(1), Log()
+    job = jobs.Job(request, settings, "client", loop)
+    job_queue = [[job], []]
+    queue.take = lambda *_: job_queue.pop(0)
+    Worker(engine, JobReporter(log), queue).work()
+    loop.close()
+    assert job.state.status == jobs.FAILED
+    assert len(log.warnings) == 1 and "Traceback" in log.warnings[0]
