@@ -93,7 +93,7 @@ class Connection:
             target = quote(parts.path.rstrip("/") + path, safe="/%", errors="replace")
             connection.request(method, target, data, headers)
             yield connection.getresponse()
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, UnicodeError) as error:
             raise self._unreachable(error) from error
         finally:
             connection.close()
@@ -101,7 +101,7 @@ class Connection:
     def _unreachable(self, error: Exception) -> IpaError:
         if isinstance(error, ConnectionRefusedError):
             return IpaError(f"no server answers at {self.url}", HERE)
-        if isinstance(error, gaierror):
+        if isinstance(error, (gaierror, UnicodeError)):  # a name may be too long for any host
             return IpaError(f"{self.url}: the host cannot be found", "check the address and the network")
         if isinstance(error, ssl.SSLError):
             return IpaError(f"{self.url}: the secure connection failed: {error}", "check its certificate")

@@ -175,3 +175,9 @@ def test_a_setting_of_another_type_is_a_difference_in_one_line(ipa, answers, mon
     monkeypatch.setenv("IPA_VAE", "some/vae")
     ran = drawn(ipa, answers)
     assert ran.exit_code == 1 and ran.error()["message"].startswith("IPA_VAE asks for some/vae")
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 70}.example"])
+def test_a_name_that_no_host_can_have_is_not_found(ipa, world, host):
+    ran = ipa("generate", "-o", "a.png", "--server", f"http://{host}", "--json")
+    assert ran.exit_code == 1 and ran.error()["message"] == f"http://{host}: the host cannot be found"
