@@ -8,23 +8,26 @@ from the cache, or are compiled first. Each row is the median of `repeats` pictu
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 # In place of this folder, whose files have names that libraries look for.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import ipa_cli  # noqa: E402
+from benchmarks.pictures import HEADER, medians, opened, parser  # noqa: E402
 
-ROWS = (
+ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("guidance in every step, 30 steps", {"steps": 30, "guidance_scale": 5.0}),
     ("guidance from 0.2 to 0.8, 30 steps", {"guidance_start": 0.2, "guidance_end": 0.8}),
     ("guidance to 0.5, 30 steps", {"guidance_start": 0.0, "guidance_end": 0.5}),
     ("no guidance, 30 steps", {"guidance_scale": 1.0}),
     ("guidance with rescale, 30 steps", {"guidance_rescale": 0.7}),
-    ("20 steps of DPM++ 2M Karras, from 0.2 to 0.8", {"steps": 20, "guidance_start": 0.2, "guidance_end": 0.8}),
+    (
+        "20 steps of DPM++ 2M Karras, from 0.2 to 0.8",
+        {"steps": 20, "guidance_start": 0.2, "guidance_end": 0.8, "scheduler": "DPM++ 2M Karras"},
+    ),
     ("--preset lightning, 8 steps", {"preset": "lightning", "steps": 8, "guidance_scale": 0.0}),
     ("--preset lightning, 4 steps", {"preset": "lightning", "steps": 4, "guidance_scale": 0.0}),
     ("--preset dmd2, 4 steps", {"preset": "dmd2", "steps": 4, "guidance_scale": 0.0}),
@@ -35,30 +38,20 @@ USUAL = {"steps": 30, "guidance_scale": 5.0}
 
 def main() -> None:
     """Draw all rows with one engine and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="sdxl")
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", default="half")
-    parser.add_argument("--weights", action="store_true")
-    asked = parser.parse_args()
-    more = {} if asked.weights else {"load_format": "dummy"}
+    arguments = parser(__doc__)
+    arguments.add_argument("--precision", default="half")
+    asked = arguments.parse_args()
     size = {"width": asked.size, "height": asked.size}
-    with ipa_cli.open(asked.model, adapter="own", precision=asked.precision, progress=False, **more) as engine:
+    with opened(asked, precision=asked.precision) as engine:
         print(
             f"{asked.model}, {asked.size}x{asked.size}, {asked.precision}, {engine.device}, random={not asked.weights}"
         )
-        print(f"{'':<48} {'steps s':>8} {'it/s':>6} {'total s':>8} {'of all':>7}")
+        print(f"{HEADER} {'of all':>7}")
         whole = 0.0
         for name, row in ROWS:
             settings = {**USUAL, **size, **row}
-            if "DPM++ 2M Karras" in name:
-                settings["scheduler"] = "DPM++ 2M Karras"
-            engine.draw("a red fox in the snow", seed=1, **settings)
-            timings = [engine.draw("a red fox in the snow", seed=1, **settings).timings for _ in range(asked.repeats)]
-            steps, rate, total = (
-                statistics.median(one[key] for one in timings) for key in ("steps_s", "it_per_s", "total_s")
-            )
+            draw = partial(engine.draw, "a red fox in the snow", seed=1, **settings)
+            steps, rate, total = medians(draw, asked.repeats)
             whole = whole or total
             print(f"{name:<48} {steps:8.3f} {rate:6.1f} {total:8.3f} {total / whole:7.0%}")
 

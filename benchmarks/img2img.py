@@ -8,9 +8,8 @@ the cache, or is compiled first. Each row is the median of `repeats` pictures, e
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import ipa_cli  # noqa: E402
+from benchmarks.pictures import HEADER, medians, opened, parser  # noqa: E402
 
 ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("from noise, 30 steps", {}),
@@ -35,14 +35,9 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def main() -> None:
     """Draw all rows with one engine and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="sdxl")
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--weights", action="store_true")
-    asked = parser.parse_args()
-    more = {} if asked.weights else {"load_format": "dummy"}
+    arguments = parser(__doc__)
+    arguments.add_argument("--backend", default="auto")
+    asked = arguments.parse_args()
     size, random = (asked.size, asked.size), np.random.default_rng(0)
     mask = Image.new("L", size)
     mask.paste(255, (asked.size // 2, 0, *size))
@@ -56,16 +51,12 @@ def main() -> None:
             settings["init_image"] = coarse.resize(size, Image.Resampling.BICUBIC)
         return engine.draw("a red fox in the snow", seed=1, **settings)
 
-    with ipa_cli.open(asked.model, adapter="own", backend=asked.backend, progress=False, **more) as engine:
+    with opened(asked, backend=asked.backend) as engine:
         print(f"{asked.model}, {asked.size}x{asked.size}, {engine.device}, random={not asked.weights}")
-        print(f"{'':<48} {'steps s':>8} {'it/s':>6} {'total s':>8} {'peak GiB':>9} {'captured':>9}")
+        print(f"{HEADER} {'peak GiB':>9} {'captured':>9}")
         captures = 0
         for name, row in ROWS:
-            draw(engine, row)
-            timings = [draw(engine, row).timings for _ in range(asked.repeats)]
-            steps, rate, total = (
-                statistics.median(one[key] for one in timings) for key in ("steps_s", "it_per_s", "total_s")
-            )
+            steps, rate, total = medians(partial(draw, engine, row), asked.repeats)
             inner = engine._opened()
             now = sum(getattr(ready.denoiser, "captures", 0) for ready in inner._opened())
             peak = engine.memory()["peak_gib"]

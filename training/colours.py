@@ -35,7 +35,7 @@ def palette(pictures: Tensor) -> tuple[Tensor, Tensor]:
 def clusters(rgb: Tensor) -> tuple[Tensor, Tensor]:
     """As `palette`, of pixels (N, P, 3)."""
     points = lab(rgb)
-    n, rows = len(points), torch.arange(len(points), device=points.device)
+    rows = torch.arange(len(points), device=points.device)
     first = torch.cdist(points, points.median(1, keepdim=True)[0])[..., 0].argmin(1)
     centres = [points[rows, first]]
     nearest = (points - centres[0][:, None]).norm(dim=-1)
@@ -62,7 +62,6 @@ def clusters(rgb: Tensor) -> tuple[Tensor, Tensor]:
             share[:, one] = torch.where(alike, both, share[:, one])
             share[:, other] = torch.where(alike, 0.0, share[:, other])
     order = share.argsort(1, descending=True)
-    assert n == len(order)
     return colour.gather(1, order[..., None].expand(-1, -1, 3)), share.gather(1, order)
 
 

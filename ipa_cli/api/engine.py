@@ -167,8 +167,7 @@ class Engine:
         request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)), loras)
         diffusers_schedulers.check_steps(request.sampling, engine.plan, request.steps)
         check_model(request.init, engine.plan)
-        if (advice := sampling.advice(asked, engine.plan, request.loras)) is not None:
-            reporter.warn(advice)
+        sampling.advise(asked, engine.plan, request.loras, reporter)
         prompts.review((request.prompt, request.negative_prompt), request, reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.unet.inputs import UNetInputs
 
-SHAPES = 16  # shapes of inputs whose graphs are kept open, and tables of steps: those used last
+SHAPES = 16  # shapes of inputs whose graphs are kept open, those used last; tables of steps, those made last
 
 
 @dataclass(frozen=True)
@@ -345,34 +345,33 @@ class Engine:
     ) -> Drawing:
         from ipa_cli.pipeline import denoise, sampler
 
-        with self._access.lock:
-            denoiser = self._prepared(request, conditions).denoiser
-            half = conditions.unguided
-            unguided = None if half is None else self._prepared(request, half).denoiser
-            clock = timing.StepClock(self.device)
-            start = self._encodings.start(request, seeds)
-            schedule = self._schedule(request.sampling, request.steps)
-            steps = sampler.of(schedule, request.sampling, request.steps, start.generators)
-            calls = len(steps.timesteps)
-            with self.reporter.steps(name, calls) as advance, self._access.working("drawing", self.model.unet):
-                self._access.publish(step=0, steps=calls)
+        denoiser = self._prepared(request, conditions).denoiser
+        half = conditions.unguided
+        unguided = None if half is None else self._prepared(request, half).denoiser
+        clock = timing.StepClock(self.device)
+        start = self._encodings.start(request, seeds)
+        schedule = self._schedule(request.sampling, request.steps)
+        steps = sampler.of(schedule, request.sampling, request.steps, start.generators)
+        calls = len(steps.timesteps)
+        with self.reporter.steps(name, calls) as advance, self._access.working("drawing", self.model.unet):
+            self._access.publish(step=0, steps=calls)
 
-                def stepped() -> None:
-                    self._access.publish(step=self._access.state.step + 1)
-                    advance()
+            def stepped() -> None:
+                self._access.publish(step=self._access.state.step + 1)
+                advance()
 
-                latents = denoise.denoise(request, conditions, denoiser, steps, start, clock, stepped, unguided)
-                timing.synchronize(self.device)
-            began = time.perf_counter()
-            with self._access.working("decoding", self.model.vae):
-                names = [one.file.name for one in request.loras]
-                images = denoise.decode(self.model.vae, latents, self.reporter.warn, names)
-            if request.init is not None:
-                images = [request.init.picture.over(image) for image in images]
-            decode_s = time.perf_counter() - began
-            found = dict(zip(numbers, images, strict=True))
-            self._access.publish(drawn=self._access.state.drawn + len(found))
-            return Drawing(found, calls, clock.seconds, decode_s)
+            latents = denoise.denoise(request, conditions, denoiser, steps, start, clock, stepped, unguided)
+            timing.synchronize(self.device)
+        began = time.perf_counter()
+        with self._access.working("decoding", self.model.vae):
+            names = [one.file.name for one in request.loras]
+            images = denoise.decode(self.model.vae, latents, self.reporter.warn, names)
+        if request.init is not None:
+            images = [request.init.picture.over(image) for image in images]
+        decode_s = time.perf_counter() - began
+        found = dict(zip(numbers, images, strict=True))
+        self._access.publish(drawn=self._access.state.drawn + len(found))
+        return Drawing(found, calls, clock.seconds, decode_s)
 
     def _schedule(self, sampling: Sampling, steps: int) -> Any:
         """See `schedules.find`; tables are kept, a diffusers scheduler serves once."""

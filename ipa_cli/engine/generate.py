@@ -127,8 +127,7 @@ def _checked(
         encode.check(format, form.quality, longest)
     for path in {path if force else path.parent: path for path in paths if path}.values():
         files.check_writable(path, replacing=force)
-    if (advice := sampling.advice(settings, plan, requests[0].loras)) is not None:
-        reporter.warn(advice)
+    sampling.advise(settings, plan, requests[0].loras, reporter)
     schedules.find(settings, plan, requests[0].sampling, requests[0].steps, reporter)
     return plan, requests, paths
 

@@ -342,12 +342,8 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
         return False  # it shows in the pictures
     if wanted.options.get("dynamic") or wanted.options.get("text"):  # only a graph of its own serves a whole range
         return False
-    texts = made.get("text")
-    if not (
-        texts[0] <= wanted.text_tokens <= texts[1]
-        if texts
-        else entry.key.factors.get("text tokens") == wanted.text_tokens
-    ):
+    tokens, texts = wanted.text_tokens, made.get("text")
+    if not (texts[0] <= tokens <= texts[1] if texts else entry.key.factors.get("text tokens") == tokens):
         return False
     width, height = wanted.size
     span = _span(entry)

@@ -145,5 +145,6 @@ def _named(given: Mapping[str, Any], in_memory: dict[tuple[str, bool], Reference
             several = value if isinstance(value, list | tuple) else [value]
             values[name] = [named(name, one) for one in several]
     for name in ("init_image", "inpaint_mask"):
-        values.update({name: named(name, values[name])} if values.get(name) is not None else {})
+        if values.get(name) is not None:
+            values[name] = named(name, values[name])
     return values

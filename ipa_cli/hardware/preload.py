@@ -31,7 +31,7 @@ def _load(folder: Path, cuda: bool) -> None:
     with suppress(OSError):
         ctypes.CDLL(str(folder / "lib" / LIBRARIES))
     if cuda:
-        with suppress(OSError, AttributeError):
+        with suppress(OSError):
             driver, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
             if driver.cuInit(0) == 0:
                 driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)  # the one that torch uses
@@ -39,7 +39,10 @@ def _load(folder: Path, cuda: bool) -> None:
 
 @contextmanager
 def first_calls(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Meanwhile, call what loads cuBLAS, cuDNN and attention kernels for the first time, in a thread."""
+    """Meanwhile, call what loads cuBLAS, cuDNN and attention kernels for the first time, in a thread.
+
+    Whatever fails there is reported when the model does the same.
+    """
     if device.type != "cuda":
         yield
         return

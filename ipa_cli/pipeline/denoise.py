@@ -54,31 +54,24 @@ def for_several(conditions: Conditions, pictures: int) -> Conditions:
     """The same conditions for several pictures in one UNet call; with guidance all negative halves come first."""
     if pictures == 1:
         return conditions
-    context, pooled = conditions.context, conditions.pooled
-    return replace(
-        conditions,
-        context=context._replace(
-            text=[pair.repeat_interleave(pictures, dim=1) for pair in context.text],
-            image=[[pair.repeat_interleave(pictures, dim=1) for pair in adapter] for adapter in context.image],
-        ),
-        pooled=None if pooled is None else pooled.repeat_interleave(pictures, dim=0),
-    )
+    return _changed(conditions, lambda tensor, dim: tensor.repeat_interleave(pictures, dim))
 
 
 def positive_half(conditions: Conditions) -> Conditions:
     """The conditions of the same pictures without guidance."""
+    return _changed(conditions, lambda tensor, dim: tensor.chunk(2, dim)[1].contiguous())
 
-    def half(pair: Tensor) -> Tensor:
-        return pair[:, pair.shape[1] // 2 :].contiguous()
 
+def _changed(conditions: Conditions, change: Callable[[Tensor, int], Tensor]) -> Conditions:
+    """Conditions with another batch: `change(tensor, dim)` makes it, where `dim` is the dimension of the batch."""
     context, pooled = conditions.context, conditions.pooled
     return replace(
         conditions,
         context=context._replace(
-            text=[half(pair) for pair in context.text],
-            image=[[half(pair) for pair in adapter] for adapter in context.image],
+            text=[change(pair, 1) for pair in context.text],
+            image=[[change(pair, 1) for pair in adapter] for adapter in context.image],
         ),
-        pooled=None if pooled is None else pooled[len(pooled) // 2 :],
+        pooled=None if pooled is None else change(pooled, 0),
     )
 
 

@@ -89,7 +89,7 @@ def size(settings: Settings, plan: Plan, loaded: Loaded) -> tuple[int, int]:
 
     Raises UsageError for sides out of range.
     """
-    border, image = _padding(settings), loaded.image
+    border, image = _border(settings.pad), loaded.image
     native = plan.defaults["width"] * plan.defaults["height"]
     width, height = init_image.size_of(image, border, LARGER * native, MAX_SIDE)
     if settings.width is not None:
@@ -122,13 +122,13 @@ def note_size(made: Init, reporter: Reporter) -> None:
 
 def make(settings: Settings, plan: Plan, loaded: Loaded, wanted: tuple[int, int]) -> Init:
     """The picture at the size that is drawn. Raises IpaError for a mask with next to nothing in it."""
-    picture = init_image.make(loaded.image, loaded.mask, wanted, _padding(settings), settings.mask_blur)
+    picture = init_image.make(loaded.image, loaded.mask, wanted, _border(settings.pad), settings.mask_blur)
     if picture.area is not None:
         import numpy as np
 
         factor, area = plan.architecture.latent_factor, np.asarray(picture.area)
         if area.min() == 255 and not has_mask_inputs(plan):
-            picture = init_image.make(loaded.image, None, wanted, _padding(settings), 0)
+            picture = init_image.make(loaded.image, None, wanted, _border(settings.pad), 0)
         elif not (area[::factor, ::factor] >= init_image.HALF).any():
             raise IpaError(
                 f"the white of the inpaint mask is too small at {wanted[0]}x{wanted[1]}",
@@ -171,10 +171,6 @@ def check_model(made: Init | None, plan: Plan) -> None:
             f"the model {plan.name} is made for inpainting and wants a mask",
             "--init-image photo.png --inpaint-mask mask.png, or another model",
         )
-
-
-def _padding(settings: Settings) -> Padding:
-    return _border(settings.pad)
 
 
 def _border(pad: str | None) -> Padding:

@@ -11,6 +11,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models import few_steps, schedulers
 from ipa_cli.models.few_steps import FewSteps
 from ipa_cli.models.schedulers import Sampling
+from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
     from ipa_cli.models.lora.lora import Lora
@@ -44,13 +45,15 @@ def check_same(settings: Settings, plan: Plan, each: Iterable[Sequence[Lora]]) -
         )
 
 
-def advice(settings: Settings, plan: Plan, loras: Sequence[Lora]) -> str | None:
-    """A warning where a model for few steps would draw badly, see `few_steps.advice`."""
+def advise(settings: Settings, plan: Plan, loras: Sequence[Lora], reporter: Reporter) -> None:
+    """Warn where a model for few steps would draw badly, see `few_steps.advice`."""
     if settings.preset is not None:
-        return None
+        return
     found = few_steps.recognize(_names(settings, plan, loras), own_scheduler(plan))
     chosen = choose(settings, plan, loras)
-    return few_steps.advice(found, chosen.steps, chosen.guidance_scale)
+    advice = few_steps.advice(found, chosen.steps, chosen.guidance_scale)
+    if advice is not None:
+        reporter.warn(advice)
 
 
 def own_scheduler(plan: Plan) -> str:

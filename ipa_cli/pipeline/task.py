@@ -16,7 +16,7 @@ from ipa_cli.images.reference import Reference
 from ipa_cli.models.lora import tags
 from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import has_reference
-from ipa_cli.models.prompts import embeddings, syntax
+from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
@@ -103,7 +103,7 @@ class Request:
     guidance_start: float = 0.0  # fractions of the steps: guidance acts in those that lie wholly between
     guidance_end: float = 1.0
     guidance_rescale: float = 0.0
-    prompt_syntax: str = syntax.A1111
+    prompt_syntax: str = A1111
     embeddings: tuple[Embedding, ...] = ()  # textual inversion, at least those that its prompts name
     init: Init | None = None
 

@@ -111,8 +111,7 @@ def make(
     check(request, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
     prompts.review((request.prompt, request.negative_prompt), request, reporter)
-    if (advice := sampling.advice(wanted, plan, request.loras)) is not None:
-        reporter.warn(advice)
+    sampling.advise(wanted, plan, request.loras, reporter)
     return wanted, request
 
 

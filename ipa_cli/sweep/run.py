@@ -136,8 +136,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     loaded = load_references(settings, reporter)
     base = make_request(settings, model, loaded, loras)
     init_image.check_model(base.init, model)
-    if (advice := sampling.advice(settings, model, base.loras)) is not None:
-        reporter.warn(advice)
+    sampling.advise(settings, model, base.loras, reporter)
     schedules.find(settings, model, base.sampling, base.steps, reporter)
     references = reference_sets.make(settings, model, base, embeds)
     sweep = plan.make(
