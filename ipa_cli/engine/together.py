@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 
 def alike(one: Request, other: Request) -> bool:
-    """Whether both draw one picture, and differ in their seeds, prompts and references alone."""
-    return len(one.seeds) == len(other.seeds) == 1 and _shared(one) == _shared(other)
+    """Whether both draw one picture without masks, and differ in their seeds, prompts and references alone."""
+    masked = any(prompt.masks for each in (one, other) for prompt in each.image_prompts)
+    return not masked and len(one.seeds) == len(other.seeds) == 1 and _shared(one) == _shared(other)
 
 
 def _shared(request: Request) -> tuple[Any, ...]:
     """What all pictures of a batch have in common."""
     plain = replace(request, prompt="", negative_prompt="", seeds=(), image_prompts=())
     prompts = request.image_prompts
-    acting = [(one.scale, one.pattern, one.start, one.end, len(one.sources), one.embeds is None) for one in prompts]
-    return plain, acting, any(one.masks for one in prompts) and object()  # a mask is equal to no other
+    return plain, [
+        (one.scale, one.pattern, one.start, one.end, len(one.sources), one.embeds is None) for one in prompts
+    ]
 
 
 def joined(each: Sequence[Conditions]) -> Conditions | None:
