@@ -99,7 +99,7 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
 def _import_oneflow() -> None:
     """Import OneFlow without its native code's words on stderr: no GPU, no InfiniBand. Errors are exceptions."""
     os.environ.setdefault("GLOG_minloglevel", "3")
-    # oneDNN adds and multiplies tensors by its slow reference code: a call took 1.1 to 1.5 s of processor time, not 0.4.
+    # oneDNN adds and multiplies tensors by slow code: a call took 1.1 to 1.5 s of processor time, without it 0.4 s.
     os.environ.setdefault("ONEFLOW_ENABLE_ONEDNN_OPTS", "0")
     kept = os.dup(2)
     try:
