@@ -1,6 +1,6 @@
-"""What one call of a UNet takes, by name.
+"""What one call of a UNet, or of a ControlNet beside it, takes, by name.
 
-`UNetInputs` and its optional members are pytrees (`torch.utils._pytree`): what copies, casts, exports or compares
+`UNetInputs`, `ControlInputs` and their optional members are pytrees (`torch.utils._pytree`): what copies, casts, exports or compares
 inputs walks over their tensors with `tree_map`, and an absent member, None, has none.
 """
 
@@ -60,6 +60,22 @@ class UNetInputs:
     control: ControlResiduals | None = None
 
 
+@dataclass(frozen=True)
+class ControlInputs:
+    """One call of a ControlNet, as `UNetInputs`; what it made of its map once is an input of every step.
+
+    The context has the text alone, with the keys and values of the ControlNet's own layers.
+    """
+
+    sample: Tensor  # (B, channels, h, w) in latent pixels
+    timestep: Tensor  # ()
+    context: Context
+    hint: Tensor  # (B, width, h, w), see `ControlNet.hint`
+    scale: Tensor  # (B, 1, 1, 1), float32: what the residuals are multiplied by
+    added: AddedConditions | None = None
+    kind: Tensor | None = None  # (B, time) of a union model
+
+
 def tensors(inputs: Any) -> list[Tensor]:
     """All tensors of inputs, or of a member, in the order of their fields."""
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
@@ -87,5 +103,5 @@ def _register(kind: type) -> None:
     pytree.register_pytree_node(kind, flatten, unflatten, flatten_with_keys_fn=flatten_with_keys)
 
 
-for _kind in (AddedConditions, ControlResiduals, UNetInputs):
+for _kind in (AddedConditions, ControlResiduals, ControlInputs, UNetInputs):
     _register(_kind)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.networks.common import ACTIVATIONS, Config, Downsample2D, Upsample2D
-from ipa_cli.unet.inputs import UNetInputs
+from ipa_cli.unet.inputs import ControlInputs, UNetInputs
 
 # What a configuration means that leaves a field out: `UNet2DConditionModel`'s own defaults.
 DEFAULTS: Mapping[str, Any] = {
@@ -248,10 +248,11 @@ class UpBlock(Block):
         return picture
 
 
-class UNet(nn.Module):
-    """From noisy latents to the noise in them, (B, in_channels, h, w) to (B, out_channels, h, w).
+class Encoder(nn.Module):
+    """What a UNet and a ControlNet have in common: the embedding of the time, the way down, the middle.
 
-    `config` holds the fields of a `UNet2DConditionModel` that `models.configurations` lets through.
+    `config` holds the fields of a `UNet2DConditionModel` or `ControlNetModel` that `models.configurations` lets
+    through.
     """
 
     def __init__(self, config: Mapping[str, Any]):
@@ -261,7 +262,6 @@ class UNet(nn.Module):
         count, time = len(widths), 4 * widths[0]
         heads = _each(config.attention_head_dim, count)  # diffusers' name for their number
         resnets, depths = _each(config.layers_per_block, count), _each(config.transformer_layers_per_block, count)
-        up_depths = config.reverse_transformer_layers_per_block or depths[::-1]
 
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         angles = (config.flip_sin_to_cos, config.freq_shift)
@@ -279,6 +279,59 @@ class UNet(nn.Module):
             before = width
         self.down_blocks = nn.ModuleList(down)
 
+    def _middle(self) -> MidBlock | None:
+        config = self.config
+        if config.mid_block_type is None:
+            return None
+        widths = list(config.block_out_channels)
+        last = _each(_each(config.transformer_layers_per_block, len(widths))[-1], 1)[0]
+        depth = last if "CrossAttn" in config.mid_block_type else None
+        heads = _each(config.attention_head_dim, len(widths))[-1]
+        return MidBlock(widths[-1], depth, heads, 4 * widths[0], config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of its weights."""
+        return self.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.conv_in.weight.device
+
+    def _embedding(self, inputs: UNetInputs | ControlInputs, kind: Tensor | None = None) -> Tensor:
+        """Of the time, of a `kind`, (B, time), and in SDXL of the pooled text and the sizes: (B, time)."""
+        sample, added = inputs.sample, inputs.added
+        emb = self.time_embedding(self.time_proj(inputs.timestep.expand(len(sample))).to(sample.dtype))
+        emb = emb if kind is None else emb + kind
+        if self.config.addition_embed_type != "text_time":
+            return emb
+        if added is None:
+            raise ValueError("this network takes added conditions")
+        sizes = self.add_time_proj(added.time_ids.flatten()).reshape(len(added.text_embeds), -1)
+        return emb + self.add_embedding(torch.cat([added.text_embeds, sizes], dim=-1).to(emb.dtype))
+
+    def _down(self, picture: Tensor, emb: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
+        """The way down: the last states, and those of every skip connection."""
+        skips = [picture]
+        for block in self.down_blocks:
+            picture, more = block(picture, emb, context)
+            skips += more
+        return picture, skips
+
+
+class UNet(Encoder):
+    """From noisy latents to the noise in them, (B, in_channels, h, w) to (B, out_channels, h, w)."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__(config)
+        config = self.config
+        widths = list(config.block_out_channels)
+        count, time = len(widths), 4 * widths[0]
+        heads = _each(config.attention_head_dim, count)
+        resnets, depths = _each(config.layers_per_block, count), _each(config.transformer_layers_per_block, count)
+        up_depths = config.reverse_transformer_layers_per_block or depths[::-1]
+
         up, before = [], widths[-1]
         for number, kind in enumerate(config.up_block_types):
             mirrored = count - 1 - number
@@ -291,34 +344,16 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList(up)
 
         # After the way up, as in diffusers: IP-Adapters count their layers in this order.
-        self.mid_block = None
-        if config.mid_block_type is not None:
-            depth = _each(depths[-1], 1)[0] if "CrossAttn" in config.mid_block_type else None
-            self.mid_block = MidBlock(widths[-1], depth, heads[-1], time, config)
-
+        self.mid_block = self._middle()
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_act = ACTIVATIONS[config.act_fn]()
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of its weights."""
-        return self.conv_in.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return self.conv_in.weight.device
 
     def forward(self, inputs: UNetInputs) -> Tensor:
         """The noise. The context reaches every cross-attention processor as it is."""
         sample = 2 * inputs.sample - 1.0 if self.config.center_input_sample else inputs.sample
         emb, control = self._embedding(inputs), inputs.control
-        picture = self.conv_in(sample)
-        skips = [picture]
-        for block in self.down_blocks:
-            picture, more = block(picture, emb, inputs.context)
-            skips += more
+        picture, skips = self._down(self.conv_in(sample), emb, inputs.context)
         if control is not None:
             skips = [skip + residual for skip, residual in zip(skips, control.down, strict=True)]
         if self.mid_block is not None:
@@ -328,17 +363,6 @@ class UNet(nn.Module):
         for block in self.up_blocks:
             picture = block(picture, emb, inputs.context, skips)
         return self.conv_out(self.conv_act(self.conv_norm_out(picture)))
-
-    def _embedding(self, inputs: UNetInputs) -> Tensor:
-        """Of the time and, in SDXL, of the pooled text and the sizes, (B, time)."""
-        sample, added = inputs.sample, inputs.added
-        emb = self.time_embedding(self.time_proj(inputs.timestep.expand(len(sample))).to(sample.dtype))
-        if self.config.addition_embed_type != "text_time":
-            return emb
-        if added is None:
-            raise ValueError("this UNet takes added conditions")
-        sizes = self.add_time_proj(added.time_ids.flatten()).reshape(len(added.text_embeds), -1)
-        return emb + self.add_embedding(torch.cat([added.text_embeds, sizes], dim=-1).to(emb.dtype))
 
 
 def _each(value: Any, count: int) -> list[Any]:
