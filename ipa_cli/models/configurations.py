@@ -8,92 +8,57 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ipa_cli.models import schedulers
 from ipa_cli.models.architectures.base import Architecture, latents_of
+from ipa_cli.models.fields import Field, either, number, one_of, several, whole
 from ipa_cli.models.location import ModelError
 
 HINT = "download it again, or use another model"
 MOST_LAYERS = 512  # of cross attention; SDXL has 70
 
 
-@dataclass(frozen=True)
-class Field:
-    """What a value may be, and the same in words."""
-
-    fits: Callable[[Any], bool]
-    words: str
-
-
-def _whole(low: int, high: int) -> Field:
-    return Field(lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high}")
-
-
-def _number(low: float, high: float) -> Field:
-    def fits(value: Any) -> bool:
-        return type(value) in (int, float) and low <= value <= high  # NaN is not
-
-    return Field(fits, f"a number from {low:g} to {high:g}")
-
-
-def _one_of(*known: Any) -> Field:
-    words = " or ".join(json.dumps(value) for value in known)
-    return Field(lambda value: any(type(value) is type(one) and value == one for one in known), words)
-
-
-def _either(*fields: Field) -> Field:
-    return Field(lambda value: any(field.fits(value) for field in fields), " or ".join(field.words for field in fields))
-
-
-def _several(each: Field, most: int = 8) -> Field:
-    def fits(value: Any) -> bool:
-        return isinstance(value, list) and 0 < len(value) <= most and all(map(each.fits, value))
-
-    return Field(fits, f"a list of at most {most}, each {each.words}")
-
-
-_FLAG, _NONE = _one_of(True, False), _one_of(None)
-_SWITCH = _either(_FLAG, _NONE)
-_CHANNELS, _DEPTH, _HEADS = _whole(1, 4096), _whole(0, 64), _whole(1, 256)
-_LAYERS = _whole(1, 16)
-_OFF = _one_of(False, None)
-_ACTIVATIONS = _one_of("silu", "swish", "mish", "gelu", "relu")
-_DEPTHS = _either(_DEPTH, _several(_either(_DEPTH, _several(_DEPTH, 16))))
+_FLAG, _NONE = one_of(True, False), one_of(None)
+_SWITCH = either(_FLAG, _NONE)
+_CHANNELS, _DEPTH, _HEADS = whole(1, 4096), whole(0, 64), whole(1, 256)
+_LAYERS = whole(1, 16)
+_OFF = one_of(False, None)
+_ACTIVATIONS = one_of("silu", "swish", "mish", "gelu", "relu")
+_DEPTHS = either(_DEPTH, several(either(_DEPTH, several(_DEPTH, 16))))
 
 UNET: Mapping[str, Field] = {
-    "sample_size": _either(_whole(8, 256), _NONE),
-    "in_channels": _whole(1, 64),
-    "out_channels": _whole(1, 64),
+    "sample_size": either(whole(8, 256), _NONE),
+    "in_channels": whole(1, 64),
+    "out_channels": whole(1, 64),
     "center_input_sample": _FLAG,
     "flip_sin_to_cos": _FLAG,
-    "freq_shift": _number(0, 1),
-    "down_block_types": _several(_one_of("DownBlock2D", "CrossAttnDownBlock2D")),
-    "mid_block_type": _either(_one_of("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"), _NONE),
-    "up_block_types": _several(_one_of("UpBlock2D", "CrossAttnUpBlock2D")),
-    "block_out_channels": _several(_CHANNELS),
-    "layers_per_block": _either(_LAYERS, _several(_LAYERS)),
-    "downsample_padding": _whole(0, 1),
-    "mid_block_scale_factor": _number(1e-3, 1e3),
-    "dropout": _number(0, 1),
+    "freq_shift": number(0, 1),
+    "down_block_types": several(one_of("DownBlock2D", "CrossAttnDownBlock2D")),
+    "mid_block_type": either(one_of("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"), _NONE),
+    "up_block_types": several(one_of("UpBlock2D", "CrossAttnUpBlock2D")),
+    "block_out_channels": several(_CHANNELS),
+    "layers_per_block": either(_LAYERS, several(_LAYERS)),
+    "downsample_padding": whole(0, 1),
+    "mid_block_scale_factor": number(1e-3, 1e3),
+    "dropout": number(0, 1),
     "act_fn": _ACTIVATIONS,
-    "norm_num_groups": _whole(1, 1024),
-    "norm_eps": _number(1e-12, 1),
+    "norm_num_groups": whole(1, 1024),
+    "norm_eps": number(1e-12, 1),
     "cross_attention_dim": _CHANNELS,
     "transformer_layers_per_block": _DEPTHS,
-    "reverse_transformer_layers_per_block": _either(_several(_either(_DEPTH, _several(_DEPTH, 16))), _NONE),
-    "attention_head_dim": _either(_HEADS, _several(_HEADS)),
+    "reverse_transformer_layers_per_block": either(several(either(_DEPTH, several(_DEPTH, 16))), _NONE),
+    "attention_head_dim": either(_HEADS, several(_HEADS)),
     "use_linear_projection": _FLAG,
     "upcast_attention": _SWITCH,
-    "resnet_time_scale_shift": _one_of("default", "scale_shift"),
-    "addition_embed_type": _one_of("text_time", None),
-    "addition_embed_type_num_heads": _whole(1, 1024),
-    "addition_time_embed_dim": _either(_whole(2, 8192), _NONE),
-    "projection_class_embeddings_input_dim": _either(_whole(1, 65536), _NONE),
-    "conv_in_kernel": _one_of(3),
-    "conv_out_kernel": _one_of(3),
+    "resnet_time_scale_shift": one_of("default", "scale_shift"),
+    "addition_embed_type": one_of("text_time", None),
+    "addition_embed_type_num_heads": whole(1, 1024),
+    "addition_time_embed_dim": either(whole(2, 8192), _NONE),
+    "projection_class_embeddings_input_dim": either(whole(1, 65536), _NONE),
+    "conv_in_kernel": one_of(3),
+    "conv_out_kernel": one_of(3),
     # What no processor of ours looks at, or no input is there for.
     **dict.fromkeys(("only_cross_attention", "dual_cross_attention", "mid_block_only_cross_attention"), _OFF),
     **dict.fromkeys(("class_embeddings_concat", "resnet_skip_time_act"), _OFF),
@@ -102,77 +67,77 @@ UNET: Mapping[str, Field] = {
         ("time_embedding_dim", "time_embedding_act_fn", "timestep_post_act", "cross_attention_norm"), _NONE
     ),
     **dict.fromkeys(("time_cond_proj_dim", "num_attention_heads"), _NONE),
-    "time_embedding_type": _one_of("positional"),
-    "attention_type": _one_of("default"),
-    "resnet_out_scale_factor": _one_of(1.0, 1),
+    "time_embedding_type": one_of("positional"),
+    "attention_type": one_of("default"),
+    "resnet_out_scale_factor": one_of(1.0, 1),
 }
 VAE: Mapping[str, Field] = {
-    "in_channels": _one_of(3),
-    "out_channels": _one_of(3),
-    "down_block_types": _several(_one_of("DownEncoderBlock2D")),
-    "up_block_types": _several(_one_of("UpDecoderBlock2D")),
-    "block_out_channels": _several(_CHANNELS),
+    "in_channels": one_of(3),
+    "out_channels": one_of(3),
+    "down_block_types": several(one_of("DownEncoderBlock2D")),
+    "up_block_types": several(one_of("UpDecoderBlock2D")),
+    "block_out_channels": several(_CHANNELS),
     "layers_per_block": _LAYERS,
     "act_fn": _ACTIVATIONS,
-    "latent_channels": _whole(1, 64),
-    "norm_num_groups": _whole(1, 1024),
-    "sample_size": _whole(8, 8192),
-    "scaling_factor": _number(1e-6, 1e6),
+    "latent_channels": whole(1, 64),
+    "norm_num_groups": whole(1, 1024),
+    "sample_size": whole(8, 8192),
+    "scaling_factor": number(1e-6, 1e6),
     "force_upcast": _SWITCH,
     "use_quant_conv": _FLAG,
     "use_post_quant_conv": _FLAG,
     "mid_block_add_attention": _FLAG,
     "shift_factor": _NONE,
-    **dict.fromkeys(("latents_mean", "latents_std"), _either(_several(_number(-1e6, 1e6)), _NONE)),
+    **dict.fromkeys(("latents_mean", "latents_std"), either(several(number(-1e6, 1e6)), _NONE)),
 }
 _CLIP: Mapping[str, Field] = {
     "hidden_size": _CHANNELS,
-    "intermediate_size": _whole(1, 16384),
+    "intermediate_size": whole(1, 16384),
     "projection_dim": _CHANNELS,
-    "num_hidden_layers": _whole(1, 128),
+    "num_hidden_layers": whole(1, 128),
     "num_attention_heads": _HEADS,
-    "hidden_act": _one_of("quick_gelu", "gelu", "gelu_new", "relu", "silu"),
-    "layer_norm_eps": _number(1e-12, 1),
+    "hidden_act": one_of("quick_gelu", "gelu", "gelu_new", "relu", "silu"),
+    "layer_norm_eps": number(1e-12, 1),
 }
-_TOKEN = _either(_whole(0, 1_000_000), _NONE)
+_TOKEN = either(whole(0, 1_000_000), _NONE)
 TEXT: Mapping[str, Field] = {
     **_CLIP,
-    "vocab_size": _whole(3, 1_000_000),
-    "max_position_embeddings": _whole(3, 1024),
+    "vocab_size": whole(3, 1_000_000),
+    "max_position_embeddings": whole(3, 1024),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _TOKEN),
 }
 VISION: Mapping[str, Field] = {
     **_CLIP,
-    "num_channels": _one_of(3),
-    "image_size": _whole(8, 2048),
-    "patch_size": _whole(1, 256),
+    "num_channels": one_of(3),
+    "image_size": whole(8, 2048),
+    "patch_size": whole(1, 256),
 }
 SCHEDULER: Mapping[str, Field] = {
-    "num_train_timesteps": _whole(100, 10_000),
-    "beta_start": _number(0, 1),
-    "beta_end": _number(0, 1),
-    "beta_schedule": _one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
-    "trained_betas": _either(_several(_number(0, 1), 10_000), _NONE),
-    "prediction_type": _one_of("epsilon", "v_prediction", "sample"),
-    "timestep_spacing": _one_of("linspace", "leading", "trailing"),
-    "timestep_type": _one_of("discrete", "continuous"),
-    "interpolation_type": _one_of("linear", "log_linear"),
-    "steps_offset": _whole(0, 100),
-    "algorithm_type": _one_of("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis"),
-    "solver_type": _one_of("midpoint", "heun", "logrho", "bh1", "bh2"),
-    "solver_order": _whole(1, 3),
-    "final_sigmas_type": _one_of("zero", "sigma_min"),
-    "variance_type": _one_of("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", None),
-    "sigma_min": _either(_number(0, 1e6), _NONE),
-    "sigma_max": _either(_number(0, 1e6), _NONE),
-    "original_inference_steps": _whole(1, 1000),
-    "timestep_scaling": _number(0, 1e6),
-    "sigma_data": _number(1e-6, 1e6),
-    "sigma_schedule": _one_of("karras", "exponential"),
-    "rho": _number(1e-3, 1e3),
-    "lambda_min_clipped": _number(-math.inf, 1e3),
-    "disable_corrector": _either(_several(_whole(0, 1000), 1000), _one_of([])),
-    **dict.fromkeys(("dynamic_thresholding_ratio", "clip_sample_range", "sample_max_value"), _number(0, 1e6)),
+    "num_train_timesteps": whole(100, 10_000),
+    "beta_start": number(0, 1),
+    "beta_end": number(0, 1),
+    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "trained_betas": either(several(number(0, 1), 10_000), _NONE),
+    "prediction_type": one_of("epsilon", "v_prediction", "sample"),
+    "timestep_spacing": one_of("linspace", "leading", "trailing"),
+    "timestep_type": one_of("discrete", "continuous"),
+    "interpolation_type": one_of("linear", "log_linear"),
+    "steps_offset": whole(0, 100),
+    "algorithm_type": one_of("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis"),
+    "solver_type": one_of("midpoint", "heun", "logrho", "bh1", "bh2"),
+    "solver_order": whole(1, 3),
+    "final_sigmas_type": one_of("zero", "sigma_min"),
+    "variance_type": one_of("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", None),
+    "sigma_min": either(number(0, 1e6), _NONE),
+    "sigma_max": either(number(0, 1e6), _NONE),
+    "original_inference_steps": whole(1, 1000),
+    "timestep_scaling": number(0, 1e6),
+    "sigma_data": number(1e-6, 1e6),
+    "sigma_schedule": one_of("karras", "exponential"),
+    "rho": number(1e-3, 1e3),
+    "lambda_min_clipped": number(-math.inf, 1e3),
+    "disable_corrector": either(several(whole(0, 1000), 1000), one_of([])),
+    **dict.fromkeys(("dynamic_thresholding_ratio", "clip_sample_range", "sample_max_value"), number(0, 1e6)),
     **dict.fromkeys(("clip_sample", "set_alpha_to_one", "thresholding", "rescale_betas_zero_snr"), _FLAG),
     **dict.fromkeys(("lower_order_final", "euler_at_final", "skip_prk_steps", "predict_x0"), _FLAG),
     **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas"), _SWITCH),

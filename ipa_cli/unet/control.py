@@ -6,6 +6,7 @@ the map alone is made once, by `ControlNet.hint`. Source: https://arxiv.org/abs/
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class ConditioningEmbedding(nn.Module):
     def __init__(self, given: int, out: int, widths: Sequence[int]):
         super().__init__()
         self.conv_in = nn.Conv2d(given, widths[0], 3, padding=1)
-        pairs = zip(widths[:-1], widths[1:], strict=True)
+        pairs = itertools.pairwise(widths)
         layers = [[nn.Conv2d(a, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=1, stride=2)] for a, b in pairs]
         self.blocks = nn.ModuleList(layer for pair in layers for layer in pair)
         self.conv_out = nn.Conv2d(widths[-1], out, 3, padding=1)

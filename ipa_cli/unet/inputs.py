@@ -1,7 +1,7 @@
 """What one call of a UNet, or of a ControlNet beside it, takes, by name.
 
-`UNetInputs`, `ControlInputs` and their optional members are pytrees (`torch.utils._pytree`): what copies, casts, exports or compares
-inputs walks over their tensors with `tree_map`, and an absent member, None, has none.
+`UNetInputs`, `ControlInputs` and their optional members are pytrees (`torch.utils._pytree`): what copies, casts,
+exports or compares inputs walks over their tensors with `tree_map`, and an absent member, None, has none.
 """
 
 from __future__ import annotations

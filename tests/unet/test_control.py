@@ -35,7 +35,7 @@ UNION = {"num_control_type": 3, "num_trans_channel": 32, "num_trans_head": 4, "n
 def made(kind, settings):
     """diffusers' ControlNet with random weights, also where they begin as zeros, and ours with the same."""
     torch.manual_seed(0)
-    theirs = kind(**ENCODER, **settings).eval()
+    theirs = kind(**{**ENCODER, **settings}).eval()
     for weight in theirs.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.1)
