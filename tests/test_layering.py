@@ -20,6 +20,7 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "onediff", "oneflow
 WITH_TORCH = {
     "unet/attention",
     "unet/inputs",
+    "unet/control",
     "unet/model",
     "models/reader",
     *(name for name in MODULES if name.startswith("networks/")),
