@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from ipa_cli.config.settings import PANELS
+from ipa_cli.config.setting import PANELS
 from ipa_cli.errors import OutputError, UsageError
 
 NARROW = 60  # columns; below, the help of a flag stands under it

@@ -10,7 +10,7 @@ import typer
 from ipa_cli import config
 from ipa_cli.commands import options
 from ipa_cli.config import units
-from ipa_cli.config.settings import PICTURE
+from ipa_cli.config.setting import PICTURE
 from ipa_cli.config.units import parse_picture_size, parse_range
 from ipa_cli.result import Result, Table
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipa_cli.commands import options
-from ipa_cli.config.settings import OUTPUT, PICTURE
+from ipa_cli.config.setting import OUTPUT, PICTURE
 from ipa_cli.config.units import parse_picture_size, plural
 from ipa_cli.errors import UsageError
 from ipa_cli.result import Block, KeyValues, Picture, Result

@@ -15,7 +15,7 @@ from typer.core import TyperOption
 
 from ipa_cli import config
 from ipa_cli.commands.base import with_options
-from ipa_cli.config.settings import MODEL, PANELS
+from ipa_cli.config.setting import MODEL, PANELS
 from ipa_cli.config.values import element_type, expected, flag_of
 from ipa_cli.errors import UsageError
 

@@ -10,7 +10,7 @@ import typer
 
 from ipa_cli import config
 from ipa_cli.commands import options
-from ipa_cli.config.settings import OUTPUT
+from ipa_cli.config.setting import OUTPUT
 from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:

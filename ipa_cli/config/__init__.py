@@ -9,7 +9,8 @@ from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import HINT as TRUST_HINT
 from ipa_cli.config.project import Ignored, repositories, trust, untrust, with_places
-from ipa_cli.config.settings import FIELDS, OWN, ConfigError, Settings, checked, collecting
+from ipa_cli.config.setting import OWN
+from ipa_cli.config.settings import FIELDS, ConfigError, Settings, checked, collecting
 from ipa_cli.config.sources import Layer, Resolved, Source, check_together, resolve
 
 __all__ = [

@@ -12,7 +12,8 @@ from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.places import exists
 from ipa_cli.config.privacy import public_name
 from ipa_cli.config.project import with_places
-from ipa_cli.config.settings import FIELDS, MACHINE, MODEL, Settings
+from ipa_cli.config.setting import MACHINE, MODEL
+from ipa_cli.config.settings import FIELDS, Settings
 from ipa_cli.config.sources import Resolved, Source
 from ipa_cli.config.values import as_json, flag_of
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from ipa_cli.config import files
 from ipa_cli.config.places import at_home, exists, is_file, is_repo_id
-from ipa_cli.config.settings import FIELDS, OWN, PLACE, Settings
+from ipa_cli.config.setting import OWN, PLACE
+from ipa_cli.config.settings import FIELDS, Settings
 from ipa_cli.errors import IpaError
 from ipa_cli.system import ownership
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipa_cli.config.settings import FIELDS, PICTURE, PLAIN, REFERENCE
+from ipa_cli.config.setting import PICTURE, PLAIN, REFERENCE
+from ipa_cli.config.settings import FIELDS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PICTURES = ("image", "mask")  # settings whose values are pictures, ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from ipa_cli.config import checks, padding
 from ipa_cli.config.adapters import OWN as OWN_OF_ADAPTER
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
-from ipa_cli.config.checks import Check, Choice, between, short
+from ipa_cli.config.checks import Choice, between, short
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.loras import LoraConfig
+from ipa_cli.config.setting import MACHINE, MODEL, OUTPUT, OWN, PICTURE, PLACE, REFERENCE
+from ipa_cli.config.setting import setting as _setting
 from ipa_cli.errors import IpaError, UsageError
 
 EXPLAINED = "`ipa generate --help` explains every setting"
@@ -25,14 +27,6 @@ EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6
 MODELS = ("demo", *sorted(path.parent.name for path in Path(__file__).parents[1].glob("presets/*/model_index.json")))
 FEW_STEP = ("few-step", *("lcm", "tcd", "turbo", "lightning", "hyper-sd", "hyper-sd-cfg", "hyper-sd-unet", "dmd2"))
 MODES = ("full", "style", "layout", "style-layout")
-
-# Who may set a setting, and how its value is written into files for others: each setting is one of these kinds.
-PLAIN = "plain"  # any file; it describes the picture or the machine, and is written as it is
-PLACE = "place"  # names a file, folder, hub repository or address: a project's file only what lies beside it
-OWN = "own"  # chooses code, compiled graphs and how many to keep, or a server: a project's file only once it is trusted
-
-# Headings of the help, in their order.
-PANELS = PICTURE, REFERENCE, OUTPUT, MODEL, MACHINE = "Picture", "Reference", "Output", "Model", "Machine"
 
 
 class ConfigError(UsageError):
@@ -48,39 +42,6 @@ def collecting(problems: list[IpaError] | None) -> Iterator[None]:
         if problems is None:
             raise
         problems.append(error)
-
-
-def _setting(
-    panel: str,
-    help: str,
-    default: Any = None,
-    check: Check | None = None,
-    *,
-    kind: str = PLAIN,
-    short: str | None = None,
-    metavar: str | None = None,
-    words: tuple[str, ...] = (),
-    of_model: bool = False,
-    also: str | None = None,
-) -> Any:
-    """A setting: `short` is its one-letter flag, `also` another long one, which help names first.
-
-    `words` are completed by the shell, `of_model` defaults vary.
-    """
-    return field(
-        default=default,
-        metadata={
-            "panel": panel,
-            "help": help,
-            "check": check,
-            "kind": kind,
-            "short": short,
-            "metavar": metavar,
-            "words": words or (check if isinstance(check, Choice) else ()),
-            "of_model": of_model,
-            "also": also,
-        },
-    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.adapters import KEYS, SETTINGS
 from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES
-from ipa_cli.config.settings import PICTURE, REFERENCE
+from ipa_cli.config.setting import PICTURE, REFERENCE
 from ipa_cli.engine import keywords
 from ipa_cli.errors import UsageError
 from ipa_cli.images import encode

@@ -16,7 +16,7 @@ from PIL import Image
 from ipa_cli.config import FIELDS
 from ipa_cli.config.comparison import COMPARED
 from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES
-from ipa_cli.config.settings import PICTURE, PLACE, REFERENCE
+from ipa_cli.config.setting import PICTURE, PLACE, REFERENCE
 from tests.serve.server import serving
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ipa_cli.commands import options
 from ipa_cli.config import FIELDS
-from ipa_cli.config.settings import PANELS
+from ipa_cli.config.setting import PANELS
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 BEGIN, END = "<!-- settings: written by `python -m tests.config.test_settings_page` -->", "<!-- end of settings -->"
