@@ -67,3 +67,17 @@ class Upsample2D(nn.Module):
         if size is None:
             return self.conv(F.interpolate(picture, scale_factor=2.0, mode="nearest"))
         return self.conv(F.interpolate(picture, size=tuple(size), mode="nearest"))
+
+
+def subpixel(weight: Tensor) -> Tensor:
+    """The weight of a sub-pixel convolution: the same as doubling a picture (nearest) and convolving it by `weight`.
+
+    weight: (out, in, 3, 3); the result: (4 * out, in, 2, 2), by row and column of the pixel.
+    """
+
+    def halves(wide: Tensor, dim: int) -> list[Tensor]:
+        first, middle, last = wide.unbind(dim)
+        return [torch.stack([first, middle + last], dim), torch.stack([first + middle, last], dim)]
+
+    phases = [both for rows in halves(weight.float(), 2) for both in halves(rows, 3)]
+    return torch.cat(phases).to(weight.dtype).contiguous(memory_format=torch.channels_last)

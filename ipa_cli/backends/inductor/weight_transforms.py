@@ -13,22 +13,9 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ipa_cli.backends.inductor.fp8 import quantize_blockwise, quantize_conv, quantize_rowwise
+from ipa_cli.networks.common import subpixel
 
 _cache: Any = WeakIdKeyDictionary()  # first source -> transform -> (versions of all sources, the transformed weight)
-
-
-def subpixel(weight: Tensor) -> Tensor:
-    """The weight of a sub-pixel convolution: the same as doubling a picture (nearest) and convolving it by `weight`.
-
-    weight: (out, in, 3, 3); the result: (4 * out, in, 2, 2), by row and column of the pixel.
-    """
-
-    def halves(wide: Tensor, dim: int) -> list[Tensor]:
-        first, middle, last = wide.unbind(dim)
-        return [torch.stack([first, middle + last], dim), torch.stack([first + middle, last], dim)]
-
-    phases = [both for rows in halves(weight.float(), 2) for both in halves(rows, 3)]
-    return torch.cat(phases).to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -5,18 +5,63 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ipa_cli.networks import autoencoder
+from ipa_cli.networks.common import Upsample2D, subpixel
+
+ROWS = 4096  # of attention that are computed at once: 128 MiB of scores for 16,384 pixels
 
 
 def convert(vae: Any) -> None:
-    """Lay the decoder's weights out as a GPU's convolutions want them, with norms that are quick in that layout."""
+    """Give the decoder the layout that a GPU's convolutions want, and what is quick in that layout or on a GPU."""
     for module in list(vae.decoder.modules()):
         for name, child in module.named_children():
             if type(child) is nn.GroupNorm:
                 setattr(module, name, GroupNorm.like(child))
             elif isinstance(child, nn.SiLU):
                 child.inplace = True  # it follows a norm, whose output nobody else reads
+            elif type(child) is Upsample2D:
+                module.set_submodule(name, SubpixelUpsample(child))
+            elif type(child) is autoencoder.Attention:
+                child.__class__ = RowwiseAttention
     vae.to(memory_format=torch.channels_last)
+
+
+class RowwiseAttention(autoencoder.Attention):
+    """The decoder's attention as products: no fused kernel of torch's is fast for a head of 512 channels."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        states = self.group_norm(picture).permute(0, 2, 3, 1).flatten(1, 2)
+        query, key, value = self.to_q(states), self.to_k(states).transpose(1, 2), self.to_v(states)
+        scale = query.shape[-1] ** -0.5
+        parts = []
+        for rows in query.split(ROWS, 1):
+            nothing = rows.new_empty(len(rows), rows.shape[1], key.shape[2])
+            scores = torch.baddbmm(nothing, rows, key, beta=0, alpha=scale)  # scaled before it is rounded
+            parts.append(torch.bmm(scores.softmax(-1), value))
+        states = self.to_out[0](torch.cat(parts, 1))
+        return states.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) + picture
+
+
+class SubpixelUpsample(nn.Module):
+    """Doubling a picture and convolving it, as four convolutions of the small one, by 2x2: see `subpixel`."""
+
+    def __init__(self, upsample: Upsample2D):
+        super().__init__()
+        self.weight = nn.Parameter(subpixel(upsample.conv.weight.detach()), requires_grad=False)
+        self.bias = upsample.conv.bias
+
+    def forward(self, picture: Tensor) -> Tensor:
+        batch, _, height, width = picture.shape
+        shape = (batch, 2 * height, 2 * width, self.weight.shape[0] // 4)
+        large = picture.new_empty(shape).permute(0, 3, 1, 2)
+        for number, weight in enumerate(self.weight.chunk(4)):
+            row, column = divmod(number, 2)
+            phase = F.conv2d(picture, weight, self.bias, padding=1)
+            large[:, :, row::2, column::2] = phase[:, :, row : row + height, column : column + width]
+        return large
 
 
 class GroupNorm(nn.GroupNorm):
