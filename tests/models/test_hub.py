@@ -145,10 +145,10 @@ def test_an_adapter_that_does_not_fit_is_reported_by_its_header_alone(ipa, hub):
 def test_an_encoder_that_does_not_fit_is_reported_by_its_configuration_alone(ipa, hub):
     repo = dict(hub.repos["someone/mini-adapter"])
     repo["image_encoder/config.json"] = repo["image_encoder/config.json"].replace(
-        b'"projection_dim": 128', b'"projection_dim": 64'
+        b'"projection_dim": 256', b'"projection_dim": 64'
     )
     hub.repos["someone/mini-adapter"] = repo
-    told(ipa("generate", *FAST, *MINI, "--json"), "ModelError", "takes images of width 128")
+    told(ipa("generate", *FAST, *MINI, "--json"), "ModelError", "takes images of width 256")
     assert not [sent for sent in hub.sent(".safetensors") if sent.count > 100_001]
 
 

@@ -307,7 +307,7 @@ def test_an_adapter_for_fewer_layers_is_reported(ipa, bare_model, adapter):
 def test_an_image_encoder_of_another_width_is_reported(ipa, bare_model, adapter):
     rewrite(adapter / "image_encoder" / "config.json", projection_dim=64)
     ran = ipa("generate", *FAST, *REFERENCE, "--model", bare_model, "--ip-adapter", adapter, "--json")
-    refused(ran, "takes images of width 128", "image_encoder (64)")
+    refused(ran, "takes images of width 256", "image_encoder (64)")
 
 
 def test_a_missing_image_encoder_is_reported(ipa, bare_model, adapter):

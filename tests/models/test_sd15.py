@@ -34,7 +34,7 @@ DEMO = Path(ipa_cli.__file__).parent / "demo"
 PRESETS = DEMO.parent / "presets"
 PROMPT = "a large star in the middle"
 STEPS, SIDE, SEED, GUIDANCE = 4, 64, 3, 4.0
-IMAGE_DIM, HIDDEN_DIM = 128, 128  # of the demo's image encoder
+IMAGE_DIM, HIDDEN_DIM = 256, 160  # of the demo's image encoder
 UNET: dict[str, Any] = {
     "attention_head_dim": 2,
     "block_out_channels": [32, 64],

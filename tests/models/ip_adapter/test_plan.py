@@ -96,7 +96,7 @@ def test_a_training_checkpoint_is_read_under_the_usual_names(tmp_path, tensors, 
 @pytest.fixture
 def comfyui(world, tensors, monkeypatch) -> Path:
     """ComfyUI's folders: the image encoder is one file elsewhere, without a configuration."""
-    monkeypatch.setitem(image_encoder.HEADS, 128, (4, "gelu"))  # of the miniature's
+    monkeypatch.setitem(image_encoder.HEADS, 160, (5, "gelu"))  # of the miniature's
     root = world.cwd / "ComfyUI models"
     (root / "ipadapter").mkdir(parents=True)
     (root / "clip_vision").mkdir()
@@ -121,10 +121,10 @@ def test_an_image_encoder_elsewhere_is_named_as_a_folder(comfyui, kind):
     folder = Path(shutil.copytree(ENCODER, comfyui / "encoder"))
     if kind == "whole CLIP":
         vision = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({"projection_dim": 128, "vision_config": vision}))
+        (folder / "config.json").write_text(json.dumps({"projection_dim": 256, "vision_config": vision}))
     named = str(folder) + "/" * kind.endswith("/")
     plan = make_plan(settings(comfyui / "ipadapter", image_encoder=named))
-    assert plan.adapter.encoder.config["hidden_size"] == 128 and str(plan.adapter.encoder) == str(folder)
+    assert plan.adapter.encoder.config["hidden_size"] == 160 and str(plan.adapter.encoder) == str(folder)
 
 
 def test_a_copy_of_h94_s_repository_gives_the_usual_adapter(world, tensors):
