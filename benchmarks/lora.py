@@ -69,7 +69,8 @@ def ours(chosen: Any, work: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     from ipa_cli.models.lora import file as lora_file
     from ipa_cli.models.lora.lora import load
     from ipa_cli.models.plan import make_plan
-    from ipa_cli.pipeline.task import load_references, make_request
+    from ipa_cli.pipeline.references import load_references
+    from ipa_cli.pipeline.task import make_request
     from ipa_cli.result import NullReporter
 
     gpu, quiet = torch.cuda.is_available(), NullReporter()

@@ -27,7 +27,8 @@ from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline import prompts, sampling
 from ipa_cli.pipeline.init_image import check_model
-from ipa_cli.pipeline.task import InMemory, load_references, make_request
+from ipa_cli.pipeline.references import InMemory, load_references
+from ipa_cli.pipeline.task import make_request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -34,7 +34,8 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.pipeline.init_image import check_model
-from ipa_cli.pipeline.task import Request, load_references, make_request
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import Request, make_request
 from ipa_cli.result import NullReporter
 from ipa_cli.system import child
 

@@ -15,7 +15,8 @@ from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import UsageError
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import DEMO, Plan, make_plan
-from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import Reporter
 
 

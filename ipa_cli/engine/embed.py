@@ -16,7 +16,8 @@ from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.image_embeds import FORMAT
-from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
 

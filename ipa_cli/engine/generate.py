@@ -22,7 +22,8 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline import init_image, prompts, sampling
-from ipa_cli.pipeline.task import Request, load_references, make_requests, name_fields
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import Request, make_requests, name_fields
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
 

@@ -22,7 +22,8 @@ from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.pipeline import prompts, sampling
 from ipa_cli.pipeline.init_image import check_model, note_size, size
-from ipa_cli.pipeline.task import InMemory, Request, load_references, make_request
+from ipa_cli.pipeline.references import InMemory, load_references
+from ipa_cli.pipeline.task import Request, make_request
 from ipa_cli.serve.limits import Limits, check, check_size
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from ipa_cli.hardware.devices import pick_device
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline.task import InMemory, Request, load_references, make_request
+from ipa_cli.pipeline.references import InMemory, load_references
+from ipa_cli.pipeline.task import Request, make_request
 from ipa_cli.result import NullReporter, Reporter
 from ipa_cli.serve import worker
 from ipa_cli.serve.app import make_app

@@ -215,7 +215,8 @@ def test_a_picture_that_cannot_be_merged_leaves_the_model_as_it_was(world, style
     from ipa_cli.models.lora import change
     from ipa_cli.models.lora.lora import load
     from ipa_cli.models.plan import make_plan
-    from ipa_cli.pipeline.task import load_references, make_request
+    from ipa_cli.pipeline.references import load_references
+    from ipa_cli.pipeline.task import make_request
     from ipa_cli.result import NullReporter
 
     settings = Settings(prompt="a star", width=64, height=64, steps=1, seed=1, device="cpu", backend="eager", warmup=0)

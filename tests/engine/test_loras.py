@@ -12,7 +12,8 @@ from ipa_cli.config import LoraConfig, Settings
 from ipa_cli.engine.engine import Engine
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
 from tests import loras
 

@@ -11,7 +11,8 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.together import alike
 from ipa_cli.images import reference
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline.task import InMemory, load_references, make_request
+from ipa_cli.pipeline.references import InMemory, load_references
+from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
 
 pytestmark = pytest.mark.slow

@@ -11,6 +11,7 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import task
+from ipa_cli.pipeline.references import InMemory, load_references
 from ipa_cli.result import NullReporter
 from tests.zoo.layouts import linked
 
@@ -19,7 +20,7 @@ REFERENCE = str(DEMO / "reference.png")
 
 def request(**settings) -> task.Request:
     given = Settings(**settings)
-    return task.make_request(given, make_plan(given), task.load_references(given, NullReporter()))
+    return task.make_request(given, make_plan(given), load_references(given, NullReporter()))
 
 
 def factors(prompt: task.ImagePrompt) -> list[float]:
@@ -77,7 +78,7 @@ def test_the_last_batch_is_filled_up_with_the_last_picture(images, size, batches
 
 def test_every_prompt_begins_with_the_same_seed_and_shares_one_batch_size():
     settings = Settings(batch_size=3, num_images=2)
-    plan, loaded = make_plan(settings), task.load_references(settings, NullReporter())
+    plan, loaded = make_plan(settings), load_references(settings, NullReporter())
     lines = [{"prompt": "a star"}, {"prompt": "a moon", "num_images": 4, "negative_prompt": "red"}, {"seed": 9}]
     made = task.make_requests(settings, plan, loaded, lines)
     assert [one.prompt for one in made] == ["a star", "a moon", plan.defaults["prompt"]]
@@ -89,7 +90,7 @@ def test_every_prompt_begins_with_the_same_seed_and_shares_one_batch_size():
 
 def test_a_list_of_too_many_pictures_is_refused():
     settings = Settings(num_images=5000)
-    plan, loaded = make_plan(settings), task.load_references(settings, NullReporter())
+    plan, loaded = make_plan(settings), load_references(settings, NullReporter())
     assert len(task.make_requests(settings, plan, loaded, [{}, {}])) == 2
     with pytest.raises(UsageError, match="that makes 10001 pictures"):
         task.make_requests(settings, plan, loaded, [{}, {}, {"num_images": 1}])
@@ -97,11 +98,11 @@ def test_a_list_of_too_many_pictures_is_refused():
 
 def test_a_picture_named_twice_is_read_once_and_one_in_memory_is_not_read(pictures):
     given = Settings(image=("white.png", "gone.png"), mask=("white.png",))
-    (seen,) = task.load_references(Settings(image=("white.png",)), NullReporter()).adapters
-    in_memory = task.InMemory({("gone.png", False): seen.references[0]})
-    (loaded,) = task.load_references(given, NullReporter(), in_memory).adapters
+    (seen,) = load_references(Settings(image=("white.png",)), NullReporter()).adapters
+    in_memory = InMemory({("gone.png", False): seen.references[0]})
+    (loaded,) = load_references(given, NullReporter(), in_memory).adapters
     assert loaded.references[1] is seen.references[0] and len(loaded.masks) == 1
-    (twice,) = task.load_references(Settings(image=("white.png", "white.png")), NullReporter()).adapters
+    (twice,) = load_references(Settings(image=("white.png", "white.png")), NullReporter()).adapters
     assert twice.references[0] is twice.references[1]
 
 

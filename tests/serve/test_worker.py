@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 from ipa_cli.config import Settings
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
 from ipa_cli.serve import jobs
 from ipa_cli.serve.queue import Queue

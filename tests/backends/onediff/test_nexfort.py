@@ -142,13 +142,14 @@ def test_the_unet_follows_scales_and_weights_without_compiling(graph, monkeypatc
     from ipa_cli.engine.engine import Engine
     from ipa_cli.models.plan import make_plan
     from ipa_cli.pipeline import task
+    from ipa_cli.pipeline.references import load_references
     from ipa_cli.result import NullReporter
     from tests.unets import difference
 
     settings = Settings(width=SIZE, height=SIZE, seed=7, scale=1.0, device="cpu", cache_dir=graph.cache)
     plan = make_plan(settings)
     engine = Engine.open(settings, plan, NullReporter())
-    example = engine.example_inputs(task.make_request(settings, plan, task.load_references(settings, NullReporter())))
+    example = engine.example_inputs(task.make_request(settings, plan, load_references(settings, NullReporter())))
     unet = engine.model.unet
     denoiser = nexfort.load(unet, graph.folder, nexfort.options(None))
     whole = unet(example).detach()

@@ -1,0 +1,84 @@
+"""The pictures and files that settings name, each checked and read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ipa_cli.config import Settings
+from ipa_cli.images import reference
+from ipa_cli.images.mask import EVERYWHERE
+from ipa_cli.images.reference import Reference
+from ipa_cli.pipeline import init_image
+from ipa_cli.result import Reporter
+from ipa_cli.system.inputs import check_stdin
+
+
+@dataclass(frozen=True)
+class AdapterImages:
+    """The reference images and masks of one adapter, loaded; `embeds` is its file of embeddings, if in memory."""
+
+    references: tuple[Reference, ...] = ()
+    masks: tuple[Reference, ...] = ()
+    embeds: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The pictures of a request: those of each adapter, and the one to begin with."""
+
+    adapters: tuple[AdapterImages, ...] = ()
+    init: init_image.Loaded | None = None
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """What came without a place on disk, by name: pictures, each with whether it is a mask, and files of embeddings.
+
+    `members` are the pictures that a name stands for, where that is not itself; each of them is among `pictures`.
+    """
+
+    pictures: Mapping[tuple[str, bool], Reference] = field(default_factory=dict)
+    embeds: Mapping[str, bytes] = field(default_factory=dict)
+    members: Mapping[tuple[str, bool], Sequence[str]] = field(default_factory=dict)
+
+    def meant(self, name: str, as_mask: bool) -> Sequence[str]:
+        """The pictures that a name stands for; none for a name that is not of these."""
+        itself = [name] if (name, as_mask) in self.pictures else []
+        return self.members.get((name, as_mask), itself)
+
+
+def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory | None = None) -> Loaded:
+    """All pictures that the settings name, each checked and read once, with notes on conversions.
+
+    What is `in_memory` is not read from disk.
+    """
+    in_memory = in_memory or InMemory()
+    each = settings.adapters
+    init, area = ([] if name is None else [name] for name in (settings.init_image, settings.inpaint_mask))
+    pictures = [*init, *(name for one in each for name in one.image)]
+    masks_typed = [*area, *(name for one in each for name in one.mask)]
+    check_stdin([*pictures, *masks_typed, *(one.embeds for one in each)])
+    members = {
+        (name, as_mask): in_memory.meant(name, as_mask) or reference.expand(name, reporter.note)
+        for names, as_mask in ((pictures, False), (masks_typed, True))
+        for name in dict.fromkeys(names)
+    }
+
+    init_image.check_given(settings, members, reporter)
+
+    def read_once(typed: Sequence[Sequence[str]], as_mask: bool, unsaid: str = "") -> list[tuple[Reference, ...]]:
+        load = reference.load_mask if as_mask else reference.load
+        names = [[member for name in many for member in members[name, as_mask]] for many in typed]
+        each_once = dict.fromkeys(name for many in names for name in many)
+        found = {name: in_memory.pictures.get((name, as_mask)) or load(name) for name in each_once}
+        for picture in found.values():
+            for remark in (remark for remark in picture.notes if remark != unsaid):
+                reporter.note(f"{picture.source}: {remark}")
+        return [tuple(found[name] for name in many) for many in names]
+
+    references = read_once([one.image for one in each], as_mask=False)
+    masks = read_once([one.mask for one in each], as_mask=True)
+    embeds = [in_memory.embeds.get(one.embeds or "") for one in each]
+    begun_with = init_image.load(read_once([init], False)[0], read_once([area], True, EVERYWHERE)[0], reporter)
+    return Loaded(tuple(map(AdapterImages, references, masks, embeds)), begun_with)
