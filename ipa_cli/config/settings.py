@@ -17,6 +17,7 @@ from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import Choice, between, short
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.loras import LoraConfig
+from ipa_cli.config.modes import INSTANTSTYLE, MODES
 from ipa_cli.config.setting import MACHINE, MODEL, OUTPUT, OWN, PICTURE, PLACE, REFERENCE
 from ipa_cli.config.setting import setting as _setting
 from ipa_cli.errors import IpaError, UsageError
@@ -26,7 +27,6 @@ EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6
 # The miniature that comes along, and the folders of configurations: `models.architectures` has the table.
 MODELS = ("demo", *sorted(path.parent.name for path in Path(__file__).parents[1].glob("presets/*/model_index.json")))
 FEW_STEP = ("few-step", *("lcm", "tcd", "turbo", "lightning", "hyper-sd", "hyper-sd-cfg", "hyper-sd-unet", "dmd2"))
-MODES = ("full", "style", "layout", "style-layout")
 
 
 class ConfigError(UsageError):
@@ -117,7 +117,11 @@ class Settings:
         of_model=True,
     )
     ip_mode: str = _setting(
-        REFERENCE, f"layers that the reference acts on: {', '.join(MODES)}", "full", Choice(MODES), metavar="MODE"
+        REFERENCE,
+        f"layers that the reference acts on: {', '.join(INSTANTSTYLE)}, or a weight type of ComfyUI such as ease-in",
+        "full",
+        Choice(MODES),
+        metavar="MODE",
     )
     ip_layers: str | None = _setting(
         REFERENCE, "scales by layer as JSON, in diffusers' form; --scale multiplies them", metavar="JSON"

@@ -1,6 +1,7 @@
 """What encoded prompts and references are known by: their content, so that equal requests share them.
 
 Scales, the layers they act on, and the steps in which they count are no part of it: they stay inputs of every call.
+Only layers where the negative half sees a reference are.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def of_images(request: Request) -> Hashable:
 def of_conditions(request: Request) -> Hashable:
     """What the keys and values of a request's layers, and their masks, depend on."""
     masks = tuple(tuple(mask.sha256 for mask in one.masks) for one in request.image_prompts)
-    weights = tuple(one.weights for one in request.image_prompts)
+    weights = tuple((one.weights, tuple(one.on_negative.items())) for one in request.image_prompts)
     size = (request.width, request.height) if any(masks) else None
     loras = acting(request.loras, UNET)  # they change what makes the keys and values of the text
     return of_text(request), of_images(request), weights, masks, size, request.batch_size, loras

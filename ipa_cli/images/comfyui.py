@@ -11,15 +11,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ipa_cli.config.modes import COMFYUI, WEIGHT_TYPES
 from ipa_cli.images.metadata import parse_json
 from ipa_cli.models import schedulers
 
 MODES = {
-    "linear": "full",
-    "standard": "full",
-    "style transfer": "style",
-    "composition": "layout",
-    "style and composition": "style-layout",
+    **dict(zip(COMFYUI, WEIGHT_TYPES, strict=True)),
+    **{"standard": "full", "prompt is more important": "ease-out"},  # of IPAdapterSimple
 }
 # Names of inputs to follow to other nodes, by what is searched.
 _TEXT = ("text", "text_g", "string", "value", "conditioning", "conditioning_1", "conditioning_to", "guider")

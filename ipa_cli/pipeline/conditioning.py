@@ -162,7 +162,28 @@ def join(model: Model, text: PromptEmbeds, images: list[Tensor], request: Reques
     adapters = model.adapters if used else attention.Adapters((), ())
     weights, parts = [one.weights for one in used], [one.parts for one in used]
     context = attention.project(model.unet, adapters, hidden, images, scales(used, names), weights, parts)
+    context = context._replace(image=_on_negative(context.image, used, names, request.guided))
     return Conditions(model.architecture, context._replace(mask=seen), text.pooled, spans(used))
+
+
+def _on_negative(
+    image: list[list[Tensor]], image_prompts: Sequence[ImagePrompt], names: Sequence[str], guided: bool
+) -> list[list[Tensor]]:
+    """The images' keys and values, where layers are `ImagePrompt.on_negative` those of the other half.
+
+    The positive half then has keys and values of zero, of which attention makes zeros.
+    """
+    import torch
+
+    def moved(pair: Tensor) -> Tensor:
+        nothing = torch.zeros_like(pair.chunk(2, 1)[1] if guided else pair)
+        return torch.cat([pair.chunk(2, 1)[1], nothing], 1) if guided else nothing
+
+    rows = [layers.factors(names, one.on_negative) for one in image_prompts for _ in range(one.parts)]
+    return [
+        [moved(pair) if move else pair for pair, move in zip(row, moves, strict=True)]
+        for row, moves in zip(image, rows, strict=True)
+    ]
 
 
 def spans(image_prompts: Sequence[ImagePrompt]) -> tuple[tuple[float, float], ...]:

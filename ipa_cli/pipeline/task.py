@@ -26,8 +26,8 @@ from ipa_cli.pipeline.init_image import Init
 from ipa_cli.pipeline.references import AdapterImages, Loaded
 from ipa_cli.pipeline.spread import random_seed, spread
 from ipa_cli.result import NullReporter
-from ipa_cli.unet import layers
-from ipa_cli.unet.layers import Pattern
+from ipa_cli.unet import layers, weight_types
+from ipa_cli.unet.weight_types import Pattern
 
 if TYPE_CHECKING:
     from ipa_cli.models.ip_adapter.plan import AdapterPlan
@@ -52,6 +52,7 @@ class ImagePrompt:
     fit: str
     embeds: Embeds | None  # in place of references
     masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
+    on_negative: Pattern = field(default_factory=dict)  # 1 where the negative half sees it in place of the positive one
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
@@ -265,8 +266,11 @@ def _image_prompt(
 ) -> ImagePrompt:
     """The references of one adapter, and how strongly they act."""
     known = layers.blocks(plan.unet_config)
+    on_negative: Pattern = {}
     if config.layers is None:
-        pattern, usual = layers.of_mode(config.mode, known), plan.defaults["scale"]
+        sdxl = plan.architecture.preset == "sdxl"
+        pattern, usual = layers.of_mode(config.mode, known, sdxl), plan.defaults["scale"]
+        on_negative = weight_types.on_negative(config.mode, known, sdxl)
     elif config.mode != "full":
         raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
     else:
@@ -302,6 +306,7 @@ def _image_prompt(
         config.fit,
         encoded,
         loaded.masks,
+        on_negative,
     )
 
 

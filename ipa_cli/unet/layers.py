@@ -1,4 +1,4 @@
-"""Which of a UNet's layers an IP-Adapter acts on: InstantStyle's modes, and tables in diffusers' form."""
+"""How strongly an IP-Adapter acts on each layer of a UNet: modes, and tables in diffusers' form."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ipa_cli.config.modes import WEIGHT_TYPES
 from ipa_cli.errors import IpaError, UsageError, suggest
+from ipa_cli.unet import weight_types
+from ipa_cli.unet.weight_types import Pattern
 
-# Per block, such as "down.block_2" or "mid", a factor for each of its attentions; a block not named has zeros.
-Pattern = Mapping[str, tuple[float, ...]]
 EXAMPLE = '\'{"down": {"block_2": [0.0, 1.0]}, "up": {"block_0": [0.0, 1.0, 0.0]}}\''
 
 
@@ -31,12 +32,14 @@ def blocks(unet_config: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def of_mode(mode: str, known: Mapping[str, int]) -> Pattern:
-    """InstantStyle's layers by their position, so that they exist in every UNet.
+def of_mode(mode: str, known: Mapping[str, int], sdxl: bool = True) -> Pattern:
+    """A weight type of ComfyUI, or InstantStyle's layers by their position, so that they exist in every UNet.
 
     Style is the middle attention of the first up block that has any, layout the last attention of the last such
     down block: of SDXL up_blocks.0.attentions.1 and down_blocks.2.attentions.1. Source: diffusers' IP-Adapter guide.
     """
+    if mode in WEIGHT_TYPES:
+        return weight_types.factors(mode, known, sdxl)
     if mode == "full":
         return {block: (1.0,) * count for block, count in known.items()}
     ups, downs = ([block for block in known if block.startswith(part)] for part in ("up.", "down."))

@@ -102,6 +102,7 @@ COMMON = {
     "ip_end": 0.9,
     "ip_mode": "style",
 }
+OF_COMFYUI = {**COMMON, "ip_mode": "style-transfer"}
 
 
 def carrying(path: Path, **chunks: str) -> Path:
@@ -114,7 +115,7 @@ def carrying(path: Path, **chunks: str) -> Path:
 
 def test_a_graph_of_comfyui_is_followed(tmp_path):
     recorded = replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(GRAPH), workflow="{}"))
-    assert recorded.values == {**COMMON, "num_images": 1, "prompt_syntax": "comfyui"}
+    assert recorded.values == {**OF_COMFYUI, "num_images": 1, "prompt_syntax": "comfyui"}
     assert recorded.left_out == (
         "model sd_xl_base_1.0.safetensors (name one with --model)",
         "schedule karras",
@@ -140,7 +141,7 @@ def test_the_first_sampler_and_nodes_between_are_understood():
     graph["6"]["inputs"]["text"] = ["24", 0]
     graph["24"] = {"class_type": "PrimitiveString", "inputs": {"value": "a blue fox"}}
     values, left_out = comfyui.read(json.dumps(graph))
-    assert values == {**COMMON, "prompt": "a blue fox", "seed": 5} and left_out[1] == "1 more samplers"
+    assert values == {**OF_COMFYUI, "prompt": "a blue fox", "seed": 5} and left_out[1] == "1 more samplers"
 
 
 def test_a_sampler_in_parts_is_put_together():

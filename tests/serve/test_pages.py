@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ipa_cli.config import FIELDS, Settings
+from ipa_cli.config.modes import MODES
 from ipa_cli.serve.command_line import command_line
 from ipa_cli.serve.routes.page import FILES, PATHS, STATIC
 from tests.serve.server import serving
@@ -66,7 +67,7 @@ def test_the_facts_have_the_defaults_that_a_request_gets(client):
 
 def test_the_schema_says_what_values_may_be(client):
     fields = client.get("/openapi.json").json()["components"]["schemas"]["Body"]["properties"]
-    assert fields["ip_mode"]["enum"] == ["full", "style", "layout", "style-layout", None]
+    assert fields["ip_mode"]["enum"] == [*MODES, None]
     assert (fields["steps"]["minimum"], fields["steps"]["maximum"]) == (1, 1000)
     assert (fields["width"]["minimum"], fields["width"]["multipleOf"]) == (64, 8)
     assert "euler" in fields["scheduler"]["examples"] and "karras" in fields["schedule"]["examples"]
