@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 
 from ipa_cli.models.lora.lora import acting
 from ipa_cli.models.lora.targets import UNET
-from ipa_cli.pipeline.task import ImagePrompt, Request
+from ipa_cli.pipeline.image_prompt import ImagePrompt
+from ipa_cli.pipeline.task import Request
 
 Value = TypeVar("Value")
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from ipa_cli.models.loader import Model
     from ipa_cli.pipeline.denoise import Conditions
-    from ipa_cli.pipeline.task import ImagePrompt, Request
+    from ipa_cli.pipeline.image_prompt import ImagePrompt
+    from ipa_cli.pipeline.task import Request
 
 # The mean and standard deviation of CLIP's training pictures, by which every IP-Adapter encoder normalises.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware.timing import StepClock
-from ipa_cli.pipeline.task import counts
+from ipa_cli.pipeline.span import counts
 
 if TYPE_CHECKING:
     from PIL import Image

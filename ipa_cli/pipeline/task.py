@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
-from ipa_cli.config import AdapterConfig, Settings
-from ipa_cli.config.settings import EXAMPLE
-from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.images import reference
-from ipa_cli.images.mask import HALF
+from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError
 from ipa_cli.images.reference import Reference
 from ipa_cli.models.lora import tags
 from ipa_cli.models.lora.lora import Lora, load
@@ -20,49 +17,16 @@ from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
-from ipa_cli.pipeline import image_embeds, init_image, sampling
+from ipa_cli.pipeline import image_prompt, init_image, sampling, span
 from ipa_cli.pipeline.image_embeds import Embeds
+from ipa_cli.pipeline.image_prompt import ImagePrompt, check_masks
 from ipa_cli.pipeline.init_image import Init
-from ipa_cli.pipeline.references import AdapterImages, Loaded
+from ipa_cli.pipeline.references import Loaded
 from ipa_cli.pipeline.spread import random_seed, spread
 from ipa_cli.result import NullReporter
-from ipa_cli.unet import layers, weight_types
-from ipa_cli.unet.weight_types import Pattern
 
 if TYPE_CHECKING:
-    from ipa_cli.models.ip_adapter.plan import AdapterPlan
     from ipa_cli.models.plan import Plan
-
-
-@dataclass(frozen=True)
-class ImagePrompt:
-    """What one IP-Adapter adds: on layer i its scale is `scale` times the pattern's factor for i.
-
-    It acts in the steps that lie wholly between `start` and `end`, fractions of all steps.
-    """
-
-    scale: float
-    mode: str
-    table: str | None
-    pattern: Pattern
-    start: float
-    end: float
-    references: tuple[Reference, ...]
-    weights: tuple[float, ...]  # one for each reference
-    fit: str
-    embeds: Embeds | None  # in place of references
-    masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
-    on_negative: Pattern = field(default_factory=dict)  # 1 where the negative half sees it in place of the positive one
-
-    @property
-    def sources(self) -> tuple[Reference | Embeds, ...]:
-        """Its reference images, or the file of image embeddings in their place."""
-        return self.references if self.embeds is None else (self.embeds,)
-
-    @property
-    def parts(self) -> int:
-        """Its number of rows in the context: one for each mask."""
-        return max(1, len(self.masks))
 
 
 @dataclass(frozen=True)
@@ -108,7 +72,9 @@ class Request:
 
     def guided_steps(self, steps: int) -> list[bool]:
         """Which of so many steps have guidance: those in a limited interval, https://arxiv.org/abs/2404.07724."""
-        return [self.guided and counts(self.guidance_start, self.guidance_end, step, steps) for step in range(steps)]
+        return [
+            self.guided and span.counts(self.guidance_start, self.guidance_end, step, steps) for step in range(steps)
+        ]
 
     @property
     def batches(self) -> list[list[int]]:
@@ -189,11 +155,11 @@ def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lo
     followed = settings.adapter or has_reference(settings.adapters[0], plan.defaults)
     each = zip(settings.adapters, loaded.adapters, strict=True) if plan.adapters and followed else ()
     image_prompts = tuple(
-        _image_prompt(one, plan, adapter, pictures, taken)
+        image_prompt.make(one, plan, adapter, pictures, taken)
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
     check_masks(image_prompts, width, height)
-    _check_span(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
+    span.check(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
     if any(image_prompt.masks for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
     return Request(
@@ -237,95 +203,6 @@ def _seeds(settings: Settings) -> tuple[int, ...]:
     return tuple(range(first, first + settings.num_images))
 
 
-def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -> None:
-    """Raise IpaError unless every mask has the proportions of the picture and is white somewhere."""
-    for mask in (mask for image_prompt in image_prompts for mask in image_prompt.masks):
-        if not any(mask.image.histogram()[HALF:]):
-            raise IpaError(
-                f"the mask {mask.source} is dark everywhere",
-                "make it white, or at least lighter than half, where the reference acts",
-            )
-        if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
-            raise IpaError(
-                f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}",
-                "a mask covers the whole picture: give it the proportions of the picture",
-            )
-
-
-def _check_number(masks: Sequence[Reference], images: int) -> None:
-    """Raise UsageError unless there is one mask for all pictures, or one for each."""
-    if len(masks) not in (0, 1, images):
-        raise UsageError(
-            f"{len(masks)} masks for {images} reference picture{'s' * (images > 1)}",
-            "give one --mask for all of them, or one for each",
-        )
-
-
-def _image_prompt(
-    config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: AdapterImages, steps: int
-) -> ImagePrompt:
-    """The references of one adapter, and how strongly they act."""
-    known = layers.blocks(plan.unet_config)
-    on_negative: Pattern = {}
-    if config.layers is None:
-        sdxl = plan.architecture.preset == "sdxl"
-        pattern, usual = layers.of_mode(config.mode, known, sdxl), plan.defaults["scale"]
-        on_negative = weight_types.on_negative(config.mode, known, sdxl)
-    elif config.mode != "full":
-        raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
-    else:
-        pattern, usual = layers.parse(config.layers, known), 1.0  # the table contains the scales
-    start, end = config.start, config.end
-    _check_span(start, end, steps, "the reference", "ip")
-    references = loaded.references
-    encoded = None if config.embeds is None else image_embeds.read(config.embeds, adapter, loaded.embeds)
-    if encoded is None and not references:
-        if "reference" not in plan.defaults:
-            raise UsageError("an adapter has no reference picture", f"give it one, such as {EXAMPLE}")
-        references = (reference.load(plan.defaults["reference"]),)
-    count = len(references) if encoded is None else len(encoded.positive)
-    _check_number(loaded.masks, count)
-    weights = config.weight or (1.0,) * count
-    if len(weights) != count:
-        raise UsageError(
-            f"{len(weights)} image weights for {count} reference pictures",
-            "give one --image-weight for each picture, in their order, or none",
-        )
-    if not any(weights):
-        raise UsageError("all image weights are 0", "use --scale 0 to draw without the references")
-    scale = usual if config.scale is None else config.scale
-    return ImagePrompt(
-        scale,
-        config.mode,
-        config.layers,
-        pattern,
-        start,
-        end,
-        references,
-        tuple(weights),
-        config.fit,
-        encoded,
-        loaded.masks,
-        on_negative,
-    )
-
-
-def _check_span(start: float, end: float, steps: int, what: str, flag: str) -> None:
-    """Raise UsageError unless some step lies wholly between two fractions of the steps."""
-    if start >= end:
-        raise UsageError(f"{what} would act from {start:g} to {end:g} of the steps", f"--{flag}-start 0 --{flag}-end 1")
-    if not any(counts(start, end, step, steps) for step in range(steps)):
-        raise UsageError(
-            f"none of the {steps} steps lies wholly between {start:g} and {end:g}",
-            f"widen --{flag}-start to --{flag}-end",
-        )
-
-
 def name_fields(request: Request, number: int) -> dict[str, Any]:
     """The fields for the file name of picture `number`, see `filenames.plan_paths`."""
     return {"seed": request.seeds[number], "scale": request.scale, "index": number, "prompt": request.prompt}
-
-
-def counts(start: float, end: float, step: int, steps: int) -> bool:
-    """Whether `step`, from 0, lies wholly between two fractions of the steps, as in diffusers' control guidance."""
-    return start <= step / steps and (step + 1) / steps <= end

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ipa_cli.config import Settings
-    from ipa_cli.pipeline.task import ImagePrompt, Request
+    from ipa_cli.pipeline.image_prompt import ImagePrompt
+    from ipa_cli.pipeline.task import Request
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)

@@ -13,7 +13,8 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import Plan
 from ipa_cli.pipeline import image_embeds
 from ipa_cli.pipeline.image_embeds import Embeds
-from ipa_cli.pipeline.task import ImagePrompt, Request
+from ipa_cli.pipeline.image_prompt import ImagePrompt
+from ipa_cli.pipeline.task import Request
 from ipa_cli.sweep import plan
 
 if TYPE_CHECKING:

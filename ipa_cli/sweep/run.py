@@ -21,8 +21,9 @@ from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
 from ipa_cli.pipeline import init_image, prompts, sampling
+from ipa_cli.pipeline.image_prompt import check_masks
 from ipa_cli.pipeline.references import load_references
-from ipa_cli.pipeline.task import check_masks, make_request, with_tags
+from ipa_cli.pipeline.task import make_request, with_tags
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import difference, draw, journal, outputs, plan, reference_sets
 from ipa_cli.sweep.difference import Change, Frozen

@@ -1,13 +1,13 @@
 """ComfyUI's weight types: how strongly an IP-Adapter acts on each attention of a UNet, and on which half.
 
-Source: ComfyUI_IPAdapter_plus, `ipadapter_execute` and `ipadapter_attention`. ComfyUI numbers attentions in the order of
-a step, down, middle, up, from 0: 11 of them in SDXL, 16 in SD 1.5. Its tables for style and composition have these
+Source: ComfyUI_IPAdapter_plus, `ipadapter_execute` and `ipadapter_attention`. ComfyUI numbers attentions in the order
+of a step, down, middle, up, from 0: 11 of them in SDXL, 16 in SD 1.5. Its tables for style and composition have these
 numbers; here they are places, so that UNets with other blocks have them too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ipa_cli.errors import IpaError

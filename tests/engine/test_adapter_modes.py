@@ -72,12 +72,12 @@ def test_precise_style_puts_the_composition_into_the_negative_half(engine):
     with torch.no_grad():
         torch.manual_seed(0)
         sample = torch.randn(1, *inputs.sample.shape[1:]).expand_as(inputs.sample)
-        mixed = engine.model.unet(
-            replace(inputs, sample=sample, context=inputs.context._replace(image=image, mask=()))
-        )
+        mixed = engine.model.unet(replace(inputs, sample=sample, context=inputs.context._replace(image=image, mask=())))
     assert torch.equal(precise[0], mixed[0])
 
 
 def test_without_guidance_a_precise_type_leaves_the_moved_layers_out(engine):
-    one, other = (request(engine, "red", ip_mode=mode, guidance_scale=1.0) for mode in ("style-transfer-precise", "style"))
+    one, other = (
+        request(engine, "red", ip_mode=mode, guidance_scale=1.0) for mode in ("style-transfer-precise", "style")
+    )
     assert torch.equal(noise(engine, one), noise(engine, other))

@@ -11,6 +11,7 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import task
+from ipa_cli.pipeline.image_prompt import ImagePrompt
 from ipa_cli.pipeline.references import InMemory, load_references
 from ipa_cli.result import NullReporter
 from tests.zoo.layouts import linked
@@ -23,7 +24,7 @@ def request(**settings) -> task.Request:
     return task.make_request(given, make_plan(given), load_references(given, NullReporter()))
 
 
-def factors(prompt: task.ImagePrompt) -> list[float]:
+def factors(prompt: ImagePrompt) -> list[float]:
     return [factor for layers in prompt.pattern.values() for factor in layers]
 
 

@@ -1,0 +1,127 @@
+"""What each IP-Adapter adds: its references, and how strongly they act."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ipa_cli.config import AdapterConfig
+from ipa_cli.config.settings import EXAMPLE
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images import reference
+from ipa_cli.images.mask import HALF
+from ipa_cli.images.reference import Reference
+from ipa_cli.pipeline import image_embeds, span
+from ipa_cli.pipeline.image_embeds import Embeds
+from ipa_cli.pipeline.references import AdapterImages
+from ipa_cli.unet import layers, weight_types
+from ipa_cli.unet.weight_types import Pattern
+
+if TYPE_CHECKING:
+    from ipa_cli.models.ip_adapter.plan import AdapterPlan
+    from ipa_cli.models.plan import Plan
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """What one IP-Adapter adds: on layer i its scale is `scale` times the pattern's factor for i.
+
+    It acts in the steps that lie wholly between `start` and `end`, fractions of all steps.
+    """
+
+    scale: float
+    mode: str
+    table: str | None
+    pattern: Pattern
+    start: float
+    end: float
+    references: tuple[Reference, ...]
+    weights: tuple[float, ...]  # one for each reference
+    fit: str
+    embeds: Embeds | None  # in place of references
+    masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
+    on_negative: Pattern = field(
+        default_factory=dict
+    )  # 1 where the negative half sees it, and the positive one nothing
+
+    @property
+    def sources(self) -> tuple[Reference | Embeds, ...]:
+        """Its reference images, or the file of image embeddings in their place."""
+        return self.references if self.embeds is None else (self.embeds,)
+
+    @property
+    def parts(self) -> int:
+        """Its number of rows in the context: one for each mask."""
+        return max(1, len(self.masks))
+
+
+def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -> None:
+    """Raise IpaError unless every mask has the proportions of the picture and is white somewhere."""
+    for mask in (mask for image_prompt in image_prompts for mask in image_prompt.masks):
+        if not any(mask.image.histogram()[HALF:]):
+            raise IpaError(
+                f"the mask {mask.source} is dark everywhere",
+                "make it white, or at least lighter than half, where the reference acts",
+            )
+        if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
+            raise IpaError(
+                f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}",
+                "a mask covers the whole picture: give it the proportions of the picture",
+            )
+
+
+def _check_number(masks: Sequence[Reference], images: int) -> None:
+    """Raise UsageError unless there is one mask for all pictures, or one for each."""
+    if len(masks) not in (0, 1, images):
+        raise UsageError(
+            f"{len(masks)} masks for {images} reference picture{'s' * (images > 1)}",
+            "give one --mask for all of them, or one for each",
+        )
+
+
+def make(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: AdapterImages, steps: int) -> ImagePrompt:
+    """The references of one adapter, and how strongly they act."""
+    known = layers.blocks(plan.unet_config)
+    on_negative: Pattern = {}
+    if config.layers is None:
+        sdxl = plan.architecture.preset == "sdxl"
+        pattern, usual = layers.of_mode(config.mode, known, sdxl), plan.defaults["scale"]
+        on_negative = weight_types.on_negative(config.mode, known, sdxl)
+    elif config.mode != "full":
+        raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
+    else:
+        pattern, usual = layers.parse(config.layers, known), 1.0  # the table contains the scales
+    start, end = config.start, config.end
+    span.check(start, end, steps, "the reference", "ip")
+    references = loaded.references
+    encoded = None if config.embeds is None else image_embeds.read(config.embeds, adapter, loaded.embeds)
+    if encoded is None and not references:
+        if "reference" not in plan.defaults:
+            raise UsageError("an adapter has no reference picture", f"give it one, such as {EXAMPLE}")
+        references = (reference.load(plan.defaults["reference"]),)
+    count = len(references) if encoded is None else len(encoded.positive)
+    _check_number(loaded.masks, count)
+    weights = config.weight or (1.0,) * count
+    if len(weights) != count:
+        raise UsageError(
+            f"{len(weights)} image weights for {count} reference pictures",
+            "give one --image-weight for each picture, in their order, or none",
+        )
+    if not any(weights):
+        raise UsageError("all image weights are 0", "use --scale 0 to draw without the references")
+    scale = usual if config.scale is None else config.scale
+    return ImagePrompt(
+        scale,
+        config.mode,
+        config.layers,
+        pattern,
+        start,
+        end,
+        references,
+        tuple(weights),
+        config.fit,
+        encoded,
+        loaded.masks,
+        on_negative,
+    )
