@@ -7,7 +7,6 @@ normed.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,9 +28,9 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, unet: Any):
         super().__init__()
-        self.time_proj, self.time_embedding = unet.time_proj, _on_meta(unet.time_embedding)
+        self.time_proj, self.time_embedding = unet.time_proj, norms.on_meta(unet.time_embedding)
         if unet.config.addition_embed_type == "text_time":
-            self.add_time_proj, self.add_embedding = unet.add_time_proj, _on_meta(unet.add_embedding)
+            self.add_time_proj, self.add_embedding = unet.add_time_proj, norms.on_meta(unet.add_embedding)
         projections = [resnet.time_emb_proj for _, resnet in resnets(unet)]
         width = sum(projection.out_features for projection in projections)
         self.shifts = _linear(projections[0].in_features, width, unet.dtype)
@@ -52,7 +51,7 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, resnet: Any, options: KernelOptions):
         super().__init__()
-        self.resnet = _on_meta(resnet)
+        self.resnet = norms.on_meta(resnet)
         self.resnet.time_emb_proj = None
         self.standard = _is_standard(resnet)
         for name in CONVOLUTIONS if self.standard else ():
@@ -150,7 +149,7 @@ class TransformerInput(nn.Module):
 
     def __init__(self, transformer: Any):
         super().__init__()
-        self.norm, self.proj_in = _on_meta(transformer.norm), _on_meta(transformer.proj_in)
+        self.norm, self.proj_in = norms.on_meta(transformer.norm), norms.on_meta(transformer.proj_in)
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         states = self.norm(picture)
@@ -166,7 +165,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, block: Any, context: Context | None, layer: int, options: KernelOptions):
         super().__init__()
-        self.block, self.adapters = _on_meta(block), len(context.image) if context else 0
+        self.block, self.adapters = norms.on_meta(block), len(context.image) if context else 0
         own, cross, feed = self.block.attn1, self.block.attn2, self.block.ff.net
         own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
         own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
@@ -206,7 +205,7 @@ class TransformerOutput(nn.Module):
 
     def __init__(self, transformer: Any):
         super().__init__()
-        self.proj_out = _on_meta(transformer.proj_out)
+        self.proj_out = norms.on_meta(transformer.proj_out)
 
     def forward(self, states: Tensor, residual: Tensor, picture: Tensor) -> tuple[Tensor]:
         states = states + residual
@@ -239,8 +238,8 @@ class OutputLayer(nn.Module):
 
     def __init__(self, unet: Any):
         super().__init__()
-        self.conv_norm_out, self.conv_act = _on_meta(unet.conv_norm_out), unet.conv_act
-        self.conv_out = _on_meta(unet.conv_out)
+        self.conv_norm_out, self.conv_act = norms.on_meta(unet.conv_norm_out), unet.conv_act
+        self.conv_out = norms.on_meta(unet.conv_out)
 
     def forward(self, picture: Tensor) -> tuple[Tensor]:
         return (self.conv_out(self.conv_act(self.conv_norm_out(picture))),)
@@ -308,12 +307,6 @@ class FusedCrossAttention:
         own, any_text = text[0], not isinstance(text[0].shape[3], int)
         query = attn.to_q(hidden_states)
         return attn.to_out[0](attention.cross_attention(query, own, images[0][0], scale, any_text=any_text))
-
-
-def _on_meta(module: nn.Module) -> Any:
-    """A copy on the meta device."""
-    memo: dict[int, Any] = {id(w): nn.Parameter(w.to("meta"), requires_grad=False) for w in module.parameters()}
-    return norms.replace_group_norms(copy.deepcopy(module, memo))
 
 
 def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:

@@ -41,7 +41,7 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     ):
         report("looking at the UNet's parts")
         found = regions.find(unet, parts, example, options["dynamic"] is not None)
-        settings = _settings(options, len(found) / count)
+        settings = inductor_settings(options, len(found) / count)
         jobs: dict[Future, Region] = {}
         for region in found:
             report(f"tracing {region.name}")
@@ -83,7 +83,7 @@ def _latent_sizes(region: Region, example: UNetInputs, options: Mapping[str, Any
     return max(2, low // LATENT_FACTOR // ratio), -(-high // LATENT_FACTOR // ratio)
 
 
-def _settings(options: Mapping[str, Any], parts_each: float) -> dict[str, Any]:
+def inductor_settings(options: Mapping[str, Any], parts_each: float) -> dict[str, Any]:
     """Settings of torch._inductor.config for one part, where each process compiles this many."""
     settings = {
         # As long to build as one part takes, and a third of each later one is saved. torch names them by openssl.

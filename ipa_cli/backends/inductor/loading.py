@@ -34,7 +34,7 @@ def load(unet: Any, folder: Path, options: Mapping[str, Any]) -> Denoiser:
     plan, found = _read_plan(folder, parts)
     calls: dict[str, Any] = {}
     for region in found:
-        run = _open(folder / f"{region.name}.pt2", unet.device)
+        run = open_compiled(folder / f"{region.name}.pt2", unet.device)
         calls |= {name: _call(run, region, parts[name], plan) for name in region.parts}
 
     compiled = {name: parts[name] for name in calls}
@@ -86,7 +86,7 @@ def _read_plan(folder: Path, parts: Mapping[str, Part]) -> tuple[dict[str, Any],
     return plan, found
 
 
-def _open(package: Path, device: torch.device) -> Any:
+def open_compiled(package: Path, device: torch.device) -> Any:
     """The function in a package."""
     try:
         return open_package(str(package), device).boxed_run

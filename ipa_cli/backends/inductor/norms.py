@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -53,3 +54,9 @@ def replace_group_norms(module: nn.Module) -> Any:
     for name, child in module.named_children():
         setattr(module, name, replace_group_norms(child))
     return module
+
+
+def on_meta(module: nn.Module) -> Any:
+    """A copy on the meta device, with our group norms."""
+    memo: dict[int, Any] = {id(w): nn.Parameter(w.to("meta"), requires_grad=False) for w in module.parameters()}
+    return replace_group_norms(copy.deepcopy(module, memo))
