@@ -36,6 +36,7 @@ class Capabilities:
     offload: bool = False  # weights may move between calls
     loras: bool = False  # weights that change in place between calls count from the next call on
     batch: bool = False  # one call may serve several pictures
+    decoders: tuple[str, ...] = ()  # device types for which it compiles the decoder of a VAE too
     dynamic_sizes: bool = False  # one graph may serve a range of sizes; has the option `dynamic`
 
 
@@ -69,6 +70,14 @@ class Backend(Protocol):
 
         It is None for a backend that compiles nothing.
         """
+
+    def compile_decoder(
+        self, vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report
+    ) -> None:
+        """Build the graph of `vae.decode` for latents like these, for a device in `decoders`, as `compile` does."""
+
+    def load_decoder(self, vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:
+        """Open what `compile_decoder` wrote, with the weights of `vae`, as `load` does."""
 
 
 def check_fp8(device: torch.device, capability: tuple[int, int] | None) -> None:

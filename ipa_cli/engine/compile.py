@@ -10,6 +10,7 @@ from ipa_cli import backends, cache
 from ipa_cli.config import Settings
 from ipa_cli.engine import graphs
 from ipa_cli.engine.backend_choice import check_backend
+from ipa_cli.engine.decoders import Decoder
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import UsageError
@@ -93,7 +94,8 @@ def compile(
     done = []
     for each in asked[:1] if span else asked:
         request = replace(make_request(each, plan, loaded), batch_size=settings.batch_size)
-        done += [_graph(ready, plan.name) for ready in engine.compile(request, options)]
+        made = [*engine.compile(request, options), None if span else engine.compile_decoder(request)]
+        done += [_graph(one, plan.name) for one in made if one is not None]
     return Compiled(tuple(done), str(engine.device), str(engine.dtype).removeprefix("torch."), load_s)
 
 
@@ -108,7 +110,7 @@ def _example(settings: Settings, plan: Plan, span: Sequence[int] | None) -> Sett
     return replace(settings, width=width, height=height)
 
 
-def _graph(ready: graphs.Ready, model: str) -> Graph:
+def _graph(ready: graphs.Ready | Decoder, model: str) -> Graph:
     entry = ready.entry
     assert entry is not None, "prepare keeps what a compiling backend makes"
     return Graph(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends, cache
@@ -12,6 +11,7 @@ from ipa_cli.cache import Entry, Store, keys
 from ipa_cli.cache.keys import GraphKey
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine import graphs
+from ipa_cli.models.configurations import latent_factor
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
@@ -20,6 +20,21 @@ if TYPE_CHECKING:
     from ipa_cli.pipeline.denoise import Decode
 
 KIND = "decoder"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The decoder for pictures of one size in pixels, compiled by a backend as `--compile-options` say."""
+
+    backend: str
+    width: int
+    height: int
+    compile_options: str | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that count for a decoder: settings of the compiler."""
+        return {"inductor": backends.get(self.backend).options(self.compile_options).get("inductor", {})}
 
 
 @dataclass(frozen=True)
@@ -39,70 +54,64 @@ def possible(backend: str, device: torch.device) -> bool:
     return backend in backends.MODULES and device.type in backends.get(backend).CAPABILITIES.decoders
 
 
-def key(vae: Any, backend: str, width: int, height: int, options: Mapping[str, Any]) -> GraphKey:
-    """The graph's identity for pictures of one size in pixels: all that changes its code, but not the weights."""
+def key(vae: Any, wanted: Wanted) -> GraphKey:
+    """The graph's identity: all that can change its code, but not the weights."""
     gpu, machine = graphs.machine(vae.device)
     facts = {
         **machine,
-        **backends.get(backend).versions(),
-        "code": backends.code(backend),
+        **backends.get(wanted.backend).versions(),
+        "code": backends.code(wanted.backend),
         "vae": graphs.plain(dict(vae.config)),
-        "eps": vae.decoder.conv_norm_out.eps,  # other than the configuration's where it was made fit for fp16
+        "eps": vae.decoder.conv_norm_out.eps,  # other than the usual one where it was made fit for fp16
         "dtype": str(vae.dtype).removeprefix("torch."),
-        "options": graphs.plain(options),
-        "width": width,
-        "height": height,
+        "options": graphs.plain(wanted.options),
+        "width": wanted.width,
+        "height": wanted.height,
     }
-    return GraphKey(backend, gpu, f"{KIND}-{width}x{height}", keys.flatten(facts))
+    return GraphKey(wanted.backend, gpu, f"{KIND}-{wanted.width}x{wanted.height}", keys.flatten(facts))
 
 
-def find(
-    vae: Any, backend: str, width: int, height: int, options: Mapping[str, Any], store: Store, reporter: Reporter
-) -> Decoder | None:
-    """The decoder by its graph in the cache; None where there is none that opens, which is reported."""
-    found = cache.lookup(store, key(vae, backend, width, height, options))
+def find(vae: Any, wanted: Wanted, store: Store, reporter: Reporter) -> Decoder | None:
+    """The decoder by its graph in the cache; None where there is none, or none that may be opened, with a warning."""
+    found = cache.lookup(store, key(vae, wanted))
     if not isinstance(found, cache.Hit):
         return None
     try:
-        return _open(vae, backend, store, found.entry)
+        return _open(vae, store, found.entry)
     except (cache.DamagedGraph, cache.Refused) as error:
-        reporter.warn(f"{error.message}: decoding without this graph")
+        reporter.warn(f"{error.message}: pictures are decoded without it")
         return None
 
 
-def prepare(
-    vae: Any,
-    backend: str,
-    latents: torch.Tensor,
-    factor: int,
-    options: Mapping[str, Any],
-    model: str,
-    store: Store,
-    reporter: Reporter,
-) -> Decoder:
-    """The decoder for latents like these by its graph, from the cache or compiled now."""
-    height, width = (side * factor for side in latents.shape[2:])
-    own = find(vae, backend, width, height, options, store, reporter)
-    if own is not None:
-        return own
-    module, started = backends.get(backend), time.perf_counter()
-    describe = {"model": public_name(model), "options": graphs.plain(options), "dtype": str(vae.dtype)[6:]}
-    with reporter.stage(f"compiling the decoder for {width}x{height}") as doing:
+def prepare(vae: Any, wanted: Wanted, model: str, store: Store, reporter: Reporter) -> Decoder:
+    """The decoder by its graph, from the cache or compiled now. Raises what `graphs.prepare` does."""
+    import torch
+
+    found = find(vae, wanted, store, reporter)
+    if found is not None:
+        return found
+    module, options, started = backends.get(wanted.backend), wanted.options, time.perf_counter()
+    factor = latent_factor(vae.config)
+    shape = (1, vae.config.latent_channels, wanted.height // factor, wanted.width // factor)
+    latents = torch.zeros(shape, device=vae.device, dtype=vae.dtype)
+    dtype = str(vae.dtype).removeprefix("torch.")
+    describe = {"model": public_name(model), "options": graphs.plain(options), "dtype": dtype}
+    with reporter.stage(f"compiling the decoder for {wanted.width}x{wanted.height}") as doing:
         built = cache.build(
             store,
-            key(vae, backend, width, height, options),
+            key(vae, wanted),
             describe,
             lambda folder: module.compile_decoder(vae, latents, folder, options, doing),
             waiting=lambda: doing("another process is compiling this graph"),
             room=graphs.COMPILING,
         )
     seconds = time.perf_counter() - started
-    made = _open(vae, backend, store, built.entry)
-    return Decoder(made.decode, backend, built.entry, "compiled" if built.fresh else "cache", made.open_s, seconds)
+    origin = "compiled" if built.fresh else "cache"
+    return replace(_open(vae, store, built.entry), origin=origin, compile_s=seconds)
 
 
-def _open(vae: Any, backend: str, store: Store, entry: Entry) -> Decoder:
+def _open(vae: Any, store: Store, entry: Entry) -> Decoder:
     started = time.perf_counter()
     with cache.open_graph(store, entry) as folder:
-        decode: Callable[[torch.Tensor], torch.Tensor] = backends.get(backend).load_decoder(vae, folder)
-    return Decoder(decode, backend, entry, "cache", time.perf_counter() - started)
+        decode = backends.get(entry.backend).load_decoder(vae, folder)
+    return Decoder(decode, entry.backend, entry, "cache", time.perf_counter() - started)

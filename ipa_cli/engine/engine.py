@@ -12,10 +12,11 @@ from ipa_cli import backends
 from ipa_cli.backends import AUTO
 from ipa_cli.cache import StoreError
 from ipa_cli.config import Settings
-from ipa_cli.engine import graphs, schedules, together
+from ipa_cli.engine import decoders, graphs, schedules, together
 from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities, resolve
 from ipa_cli.engine.content import LRU
+from ipa_cli.engine.decoders import Decoder
 from ipa_cli.engine.encodings import Encodings, distinct
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.store import graph_store
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.models.loader import Model
-    from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.pipeline.denoise import Conditions, Decode
     from ipa_cli.unet.inputs import UNetInputs
 
 SHAPES = 16  # shapes of inputs whose graphs are kept open, those used last; tables of steps, those made last
@@ -76,6 +77,7 @@ class Engine:
         self._access = Access(self.device, self.offload, settings.vae_tiling)
         self._encodings: Encodings
         self._ready: LRU[Ready] = LRU(SHAPES)
+        self._decoders: LRU[Decoder | None] = LRU(SHAPES)
         self._schedules: dict[tuple[Sampling, int], Schedule] = {}
 
     @classmethod
@@ -143,6 +145,7 @@ class Engine:
 
         with self._access.lock:
             self._ready.clear()
+            self._decoders.clear()
             self._access.publish(graphs=(), encoders=False)
             del self._encodings
             gc.collect()  # modules refer to each other
@@ -209,6 +212,28 @@ class Engine:
                 store = graph_store(self.settings)
                 made.append(graphs.prepare(self.model.unet, wanted, store, True, self.reporter))
             return made
+
+    def compile_decoder(self, request: Request) -> Decoder | None:
+        """The decoder's graph for a request's size, from the cache or compiled; None where the backend has none."""
+        if not self._decodes_by_graph(self._backend):
+            return None
+        with self._access.working("preparing"), self._opening():
+            wanted = decoders.Wanted(self._backend, request.width, request.height, self.settings.compile_options)
+            store = graph_store(self.settings)
+            return decoders.prepare(self.model.vae, wanted, self.plan.name, store, self.reporter)
+
+    def _decodes_by_graph(self, backend: str) -> bool:
+        plain = self.offload != "none" or self.settings.vae_tiling
+        return not plain and decoders.possible(backend, self.device)
+
+    def _decode(self, request: Request, ready: Ready) -> Decode | None:
+        """What decodes pictures of a request that `ready` draws, where its graph is in the cache."""
+        if ready.entry is None or not self._decodes_by_graph(ready.backend):
+            return None
+        wanted = decoders.Wanted(ready.backend, request.width, request.height, self.settings.compile_options)
+        store = graph_store(self.settings)
+        found = self._decoders.get(wanted, lambda: decoders.find(self.model.vae, wanted, store, self.reporter))
+        return None if found is None else found.decode
 
     def example_inputs(self, request: Request) -> UNetInputs:
         """The inputs of a UNet call as every step of `request` makes it, with guidance where some have none."""
@@ -345,7 +370,8 @@ class Engine:
     ) -> Drawing:
         from ipa_cli.pipeline import denoise, sampler
 
-        denoiser = self._prepared(request, conditions).denoiser
+        ready = self._prepared(request, conditions)
+        denoiser, by = ready.denoiser, self._decode(request, ready)
         half = conditions.unguided
         unguided = None if half is None else self._prepared(request, half).denoiser
         clock = timing.StepClock(self.device)
@@ -365,7 +391,7 @@ class Engine:
         began = time.perf_counter()
         with self._access.working("decoding", self.model.vae):
             names = [one.file.name for one in request.loras]
-            images = denoise.decode(self.model.vae, latents, self.reporter.warn, names)
+            images = denoise.decode(self.model.vae, latents, self.reporter.warn, names, by)
         if request.init is not None:
             images = [request.init.picture.over(image) for image in images]
         decode_s = time.perf_counter() - began

@@ -122,23 +122,23 @@ def ask(
 
 def key(unet: Any, wanted: Wanted) -> GraphKey:
     """The graph's identity: everything that can change its code or meaning, but not the weights."""
-    gpu, machine = _machine(unet.device)
+    gpu, of_machine = machine(unet.device)
     example = wanted.example
     width, height = wanted.size
     options = _in_the_code(wanted.backend, wanted.options)
     span = options.get("dynamic")
     batch = example.sample.shape[0]
     facts: dict[str, Any] = {
-        **machine,
+        **of_machine,
         **backends.get(wanted.backend).versions(),
         "code": backends.code(wanted.backend),
-        "unet": _plain(dict(unet.config)),
+        "unet": plain(dict(unet.config)),
         "dtype": str(unet.dtype).removeprefix("torch."),
         "batch": batch,
         "text tokens": wanted.text_tokens if not options.get("text") else "{}..{}".format(*options["text"]),
         "image tokens": [adapter[0].shape[3] for adapter in example.context.image],
         **({"masks": True} if example.context.mask else {}),
-        "options": _plain(options),
+        "options": plain(options),
         **({} if span else {"width": width, "height": height}),
     }
     shape = f"{span[0]}..{span[1]}" if span else f"{width}x{height}"
@@ -281,7 +281,7 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, store: Store, miss: cac
     own = key(unet, wanted)
     describe = {
         "model": public_name(wanted.model),
-        "options": _plain(_in_the_code(wanted.backend, wanted.options)),
+        "options": plain(_in_the_code(wanted.backend, wanted.options)),
         "dtype": own.factors["dtype"],
     }
     reporter.note(f"{_no_graph(miss)}: compiling{_estimate(store, own)}")
@@ -314,17 +314,17 @@ def _in_the_code(backend: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in read_later}
 
 
-def _machine(device: torch.device) -> tuple[str, dict[str, Any]]:
+def machine(device: torch.device) -> tuple[str, dict[str, Any]]:
     """The slug of the device, and what of this machine a graph for it depends on."""
-    machine = probe.machine(device.index or 0)
+    here = probe.machine(device.index or 0)
     if device.type == "cpu":
-        return probe.CPU, machine.factors(probe.CPU)
-    if machine.gpu is None:  # torch sees a GPU where NVML shows none
+        return probe.CPU, here.factors(probe.CPU)
+    if here.gpu is None:  # torch sees a GPU where NVML shows none
         raise IpaError(
             f"the NVIDIA driver does not describe the GPU that torch uses as {device}",
             f"`ipa doctor --device cuda` says why; or use --backend {backends.UNCOMPILED}",
         )
-    return machine.gpu.slug, machine.factors(machine.gpu.slug)
+    return here.gpu.slug, here.factors(here.gpu.slug)
 
 
 def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
@@ -378,10 +378,10 @@ def _estimate(store: Store, own: GraphKey) -> str:
     return f", about {sorted(seconds)[len(seconds) // 2]:.0f} s as before" if seconds else ""
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Values as JSON keeps them."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items() if not str(k).startswith("_")}
+        return {str(k): plain(v) for k, v in value.items() if not str(k).startswith("_")}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ipa_cli.unet.inputs import Context, UNetInputs
 
 
+Decode = Callable[["Tensor"], "Tensor"]  # latents that are no longer scaled to pixels, as `AutoencoderKL.decode`
+
+
 class BrokenPicture(IpaError):
     """The numbers went out of range and there is no picture in them."""
 
@@ -142,31 +145,35 @@ def _guided(predicted: Tensor, scale: float, rescale: float) -> Tensor:
     return rescale * alike + (1 - rescale) * joined
 
 
-def decode(vae: Any, latents: Tensor, warn: Callable[[str], None], loras: Sequence[str] = ()) -> list[Image.Image]:
+def decode(
+    vae: Any, latents: Tensor, warn: Callable[[str], None], loras: Sequence[str] = (), by: Decode | None = None
+) -> list[Image.Image]:
     """Turn latents (pictures, 4, h, w) into pictures, one after the other, which takes the memory of one.
+
+    `by` does what `vae.decode` does, for latents of this size.
 
     Raises BrokenPicture, which names the LoRAs they were drawn with, when they hold NaN or infinity.
     """
-    return [_picture(_pixels(vae, one, warn), loras) for one in latents.split(1)]
+    return [_picture(_pixels(vae, one, warn, by), loras) for one in latents.split(1)]
 
 
-def _pixels(vae: Any, latents: Tensor, warn: Callable[[str], None]) -> Tensor:
+def _pixels(vae: Any, latents: Tensor, warn: Callable[[str], None], by: Decode | None) -> Tensor:
     """Values from 0 to 1, (1, 3, h, w); what leaves the range of fp16 is decoded again in fp32, with a word."""
     import torch
 
-    decoded = _decoded(vae, latents)
+    decoded = _decoded(vae, latents, by or vae.decode)
     too_large = vae.dtype == torch.float16 and not torch.isfinite(decoded).all() and torch.isfinite(latents).all()
     if too_large and vae.device.type != "meta":  # offloaded layer by layer, its weights are not here
         warn("the decoder left the range of float16: this picture is decoded again in float32")
         torch.nn.Module.to(vae, torch.float32)
         try:
-            decoded = _decoded(vae, latents)
+            decoded = _decoded(vae, latents, vae.decode)
         finally:
             torch.nn.Module.to(vae, torch.float16)  # exact: every number came from there
     return decoded.float().div(2).add(0.5)
 
 
-def _decoded(vae: Any, latents: Tensor) -> Tensor:
+def _decoded(vae: Any, latents: Tensor, decode: Decode) -> Tensor:
     import torch
 
     config = vae.config
@@ -178,7 +185,7 @@ def _decoded(vae: Any, latents: Tensor) -> Tensor:
     else:
         latents = latents / config.scaling_factor
     with torch.no_grad():
-        return vae.decode(latents)
+        return decode(latents)
 
 
 def _picture(pixels: Tensor, loras: Sequence[str]) -> Image.Image:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,21 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import packages
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ipa_cli.unet.inputs import UNetInputs
 
 CAPABILITIES = Capabilities(
     devices=("cpu", "cuda"),
     compiles=True,
-    code_folders=("backends/inductor", "unet"),
+    code_folders=("backends/inductor", "models/vae", "networks", "unet"),
     load_options=("cuda_graph",),
     masks=True,
     control_residuals=True,
     fp8=(8, 9),
     loras=True,
     batch=True,
+    decoders=("cuda",),
     dynamic_sizes=True,
 )
 REQUIREMENTS = Requirements(
@@ -124,3 +127,17 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
 
     assert folder is not None
     return loading.load(unet, folder, options)
+
+
+def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+    """See `decoder.compile`."""
+    from ipa_cli.backends.inductor import decoder
+
+    decoder.compile(vae, latents, folder, options, report)
+
+
+def load_decoder(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:
+    """See `decoder.load`."""
+    from ipa_cli.backends.inductor import decoder
+
+    return decoder.load(vae, folder)

@@ -17,6 +17,7 @@ from ipa_cli.backends.inductor.loading import open_compiled
 from ipa_cli.backends.inductor.partition import aligned
 from ipa_cli.backends.inductor.regions import Layout
 from ipa_cli.errors import IpaError
+from ipa_cli.hardware import cores
 
 NAME = "decoder"
 PLAN = "decoder.json"
@@ -29,7 +30,10 @@ def compile(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any],
     """
     weights, latents = _weights(vae), aligned(latents.to(vae.dtype))
     layouts = [[Layout.of(tensor) for tensor in tensors] for tensors in (weights, [latents])]
-    with tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work, worker_pool.started(Path(work), 1) as submit:
+    with (
+        tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work,
+        worker_pool.started(Path(work), 1, min(cores.usable(), 8)) as submit,
+    ):
         report("tracing the decoder")
         with torch.no_grad():
             program = torch.export.export(_Decode(vae), (weights, [latents]), strict=False)

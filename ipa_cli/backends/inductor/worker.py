@@ -18,7 +18,7 @@ from torch import Tensor
 from ipa_cli.backends.inductor import kernels
 from ipa_cli.system import child
 
-MAX_PERSISTENT_ROW = 8192  # numbers that one block of threads holds while it makes their sum
+MAX_PERSISTENT_ROW = 16384  # numbers that one block of threads holds while it makes their sum
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 FP8_TOLERANCE = 1e-1  # where states are rounded to fp8: half a step decides
 

@@ -39,10 +39,10 @@ def compiler_works() -> bool:
 
 
 @contextmanager
-def started(work: Path, count: int) -> Iterator[Submit]:
-    """Start `count` processes that compile; yields a function from a job to the Future of its answer."""
+def started(work: Path, count: int, threads: int = 1) -> Iterator[Submit]:
+    """Start `count` processes that compile, with `threads` each; yields a function from a job to its Future."""
     folders = [Path(tempfile.mkdtemp(dir=work)) for _ in range(count)]
-    workers = [(_start(folder), folder / "log") for folder in folders]
+    workers = [(_start(folder, threads), folder / "log") for folder in folders]
     idle: SimpleQueue[tuple[subprocess.Popen[str], Path]] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
@@ -72,10 +72,10 @@ def started(work: Path, count: int) -> Iterator[Submit]:
         pool.shutdown(cancel_futures=True)
 
 
-def _start(folder: Path) -> subprocess.Popen[str]:
+def _start(folder: Path, threads: int) -> subprocess.Popen[str]:
     """A process that compiles, with caches of its own in `folder`, or they would wait for each other's locks."""
     environment = {
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
         "TORCHINDUCTOR_VEC_ISA_OK": "1",  # or programs are built to see whether the compiler knows the CPU
         "OMP_NUM_THREADS": "1",
         "TMPDIR": str(folder.parent),  # where precompiled headers are shared

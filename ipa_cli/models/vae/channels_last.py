@@ -46,22 +46,29 @@ class RowwiseAttention(autoencoder.Attention):
 
 
 class SubpixelUpsample(nn.Module):
-    """Doubling a picture and convolving it, as four convolutions of the small one, by 2x2: see `subpixel`."""
+    """Doubling a picture and convolving it, as two convolutions of the small one by 2x2: see `subpixel`.
+
+    One is for the even rows, one for the odd. Each makes both columns of a pixel as channels, which in channels last
+    lie in memory as columns do, once the odd column, that of the next pixel, comes first.
+    """
 
     def __init__(self, upsample: Upsample2D):
         super().__init__()
-        self.weight = nn.Parameter(subpixel(upsample.conv.weight.detach()), requires_grad=False)
-        self.bias = upsample.conv.bias
+        even, odd = subpixel(upsample.conv.weight.detach()).chunk(2)
+        swapped = [torch.cat(rows.chunk(2)[::-1]) for rows in (even, odd)]
+        self.weight = nn.Parameter(torch.cat(swapped), requires_grad=False)
+        assert upsample.conv.bias is not None
+        self.bias: Tensor = upsample.conv.bias
 
     def forward(self, picture: Tensor) -> Tensor:
-        batch, _, height, width = picture.shape
-        shape = (batch, 2 * height, 2 * width, self.weight.shape[0] // 4)
-        large = picture.new_empty(shape).permute(0, 3, 1, 2)
-        for number, weight in enumerate(self.weight.chunk(4)):
-            row, column = divmod(number, 2)
-            phase = F.conv2d(picture, weight, self.bias, padding=1)
-            large[:, :, row::2, column::2] = phase[:, :, row : row + height, column : column + width]
-        return large
+        height, width = picture.shape[2:]
+        bias = torch.cat([self.bias, self.bias])
+        lines = []
+        for row, weight in enumerate(self.weight.chunk(2)):
+            pixels = F.conv2d(picture, weight, bias, padding=1).permute(0, 2, 3, 1)
+            columns = pixels.unflatten(3, (2, -1)).flatten(2, 3)
+            lines.append(columns[:, row : row + height, 1 : 1 + 2 * width])
+        return torch.stack(lines, 2).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 class GroupNorm(nn.GroupNorm):
