@@ -26,7 +26,8 @@ from ipa_cli.config import Settings
 from ipa_cli.config.values import settings_from_json
 from ipa_cli.engine import schedules
 from ipa_cli.engine.backend_choice import check_backend
-from ipa_cli.engine.engine import Drawing, Engine
+from ipa_cli.engine.drawing import Drawing
+from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import timing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
@@ -17,6 +17,7 @@ from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities, resolve
 from ipa_cli.engine.content import LRU
 from ipa_cli.engine.decoders import Decoder
+from ipa_cli.engine.drawing import Drawing
 from ipa_cli.engine.encodings import Encodings, distinct
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.store import graph_store
@@ -28,7 +29,6 @@ from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from ipa_cli.models.loader import Model
@@ -36,24 +36,6 @@ if TYPE_CHECKING:
     from ipa_cli.unet.inputs import UNetInputs
 
 SHAPES = 16  # shapes of inputs whose graphs are kept open, those used last; tables of steps, those made last
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Pictures by their number in the request, calls of the UNet, and times in seconds.
-
-    `steps_s` is from the first step to the last, `decode_s` from there to the decoded pictures.
-    """
-
-    images: Mapping[int, Image]
-    steps: int
-    steps_s: float
-    decode_s: float
-
-    @property
-    def it_per_s(self) -> float:
-        """Calls of the UNet per second."""
-        return self.steps / self.steps_s if self.steps_s else 0.0
 
 
 class Engine:
@@ -284,11 +266,7 @@ class Engine:
             backends.require(backend, "offload")
             if opened:
                 return opened[0]
-            # A CUDA graph remembers where the weights lie, and offloading moves them.
-            self.reporter.note("weights are offloaded: the UNet runs uncompiled and without a CUDA graph")
-            name = backends.UNCOMPILED if backend == AUTO else backend
-            options = {**backends.get(name).options(None), "cuda_graph": False}
-            return Ready(backends.get(name).load(unet, None, options), name, "uncompiled", "weights are offloaded")
+            return graphs.prepare_offloaded(unet, backends.UNCOMPILED if backend == AUTO else backend, self.reporter)
 
         example, store = self._example(request, conditions), graph_store(settings)
         factor = self.model.architecture.latent_factor

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.config import Settings
 from ipa_cli.engine import replay, schedules
 from ipa_cli.engine.backend_choice import check_backend
-from ipa_cli.engine.engine import Drawing, Engine
+from ipa_cli.engine.drawing import Drawing
+from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths
 from ipa_cli.engine.graphs import Ready
 from ipa_cli.engine.record import adapter_name, record

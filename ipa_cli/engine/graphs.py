@@ -179,6 +179,13 @@ def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
     return Ready(denoiser, wanted.backend, "compiled", why, None, seconds, compiled - started)
 
 
+def prepare_offloaded(unet: Any, name: str, reporter: Reporter) -> Ready:
+    """A denoiser for weights that move between calls: a CUDA graph remembers where they lie."""
+    reporter.note("weights are offloaded: the UNet runs uncompiled and without a CUDA graph")
+    options = {**backends.get(name).options(None), "cuda_graph": False}
+    return Ready(backends.get(name).load(unet, None, options), name, "uncompiled", "weights are offloaded")
+
+
 def choose(
     unet: Any,
     example: UNetInputs,

@@ -23,7 +23,8 @@ from ipa_cli.serve.queue import Queue
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ipa_cli.engine.engine import Drawing, Engine
+    from ipa_cli.engine.drawing import Drawing
+    from ipa_cli.engine.engine import Engine
     from ipa_cli.engine.graphs import Ready
 
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif"}

@@ -44,6 +44,7 @@ WRITERS = {
     "bench/process": "a new temporary folder",
     "doctor/compiler": "a new temporary folder",
     "backends/inductor/compilation": "the workspace of a graph",
+    "backends/inductor/decoder": "the workspace of a graph",
     "backends/inductor/worker_pool": "the workspace of a graph",
     "backends/onediff/nexfort": "a temporary folder of this process",
     "backends/oneflow/backend": "the workspace of a graph; /dev/null in place of stderr",
