@@ -19,7 +19,7 @@ from torch import Tensor
 from training import captions, colours, measure, scenes
 from training import references as generators
 from training.captions import NONE
-from training.train import judged_pictures
+from training.judging import judged_pictures
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 REFERENCES = 16
@@ -219,8 +219,8 @@ def sheet(pipe, shown: Tensor, steps: int, guidance: float, cell: int = 128):
     return page
 
 
-#: The photographs of the sheet, free for everybody (CC0 or in the public domain).
-SHEET_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "retina", "rocket")
+#: The photographs of the sheet: scikit-image's, CC0 or in the public domain, and scikit-learn's `china`, CC BY 2.0.
+SHEET_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "china", "rocket")
 
 
 def main() -> None:

@@ -91,30 +91,42 @@ def style_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor
 
 
 class Judge(nn.Module):
-    """Classifies what a picture (N, 3, H, W) shows: logits for kind, count and the shapes' colour."""
+    """Classifies what a picture (N, 3, H, W) shows: logits for kind, count and the shapes' colour.
 
-    def __init__(self, width: int = 48):
+    Residual blocks with group normalization (He et al. 2016, Wu and He 2018), which are the same in training and after.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 192)):
         super().__init__()
-        layers: list[nn.Module] = []
-        previous = 3
-        for channels in (width, 2 * width, 4 * width, 4 * width):
-            stride = 2 if previous == 3 else 1
-            layers += [nn.Conv2d(previous, channels, 5, stride, 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
-            layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
-            if stride == 1:
-                layers += [nn.MaxPool2d(2)]
-            previous = channels
-        self.body = nn.Sequential(*layers)
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, 2, 2)]
+        for before, width in zip((widths[0], *widths), widths, strict=False):
+            if before != width:
+                layers.append(nn.Conv2d(before, width, 3, 2, 1))
+            layers += [Residual(width), Residual(width)]
+        self.body = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.ReLU())
         self.heads = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Linear(3 * previous, 256), nn.ReLU(), nn.Linear(256, len(classes)))
+                name: nn.Sequential(nn.Linear(2 * widths[-1], 256), nn.ReLU(), nn.Linear(256, len(classes)))
                 for name, classes in (("kind", (*KINDS, "nothing")), ("count", COUNTS), ("colour", COLOURS))
             }
         )
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         size = [s * SIDE // min(pictures.shape[-2:]) for s in pictures.shape[-2:]]
-        pictures = F.interpolate(pictures, size, mode="area") * 2 - 1
-        maps = self.body(pictures)
-        pooled = torch.cat([maps.amax((2, 3)), maps.mean((2, 3)), maps.square().mean((2, 3)).sqrt()], 1)
-        return {name: head(pooled) for name, head in self.heads.items()}
+        maps = self.body(F.interpolate(pictures, size, mode="area") * 2 - 1)
+        pooled = torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], 1)
+        return {name: head(pooled).float() for name, head in self.heads.items()}
+
+
+class Residual(nn.Module):
+    """Two convolutions, each after a normalization, added to what goes in."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.GroupNorm(8, width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False)),
+            *(nn.GroupNorm(8, width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False)),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.layers(maps)

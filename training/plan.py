@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STAGES = ("judge", "vae", "text", "base", "image_encoder", "adapter")
+STAGES = ("vae", "judge", "text", "base", "image_encoder", "adapter")
 #: Sizes seen in training, as shares of the usual height and width: the usual one, the one to begin with, others.
 SIZES = ((1, 1), (0.5, 0.5), (0.75, 0.75), (1, 1.25), (1.25, 1))
 USUAL, HALF = 0, 1
@@ -31,8 +31,8 @@ class Plan:
 
 
 FULL = Plan(
-    steps={"judge": 2500, "vae": 6000, "text": 1500, "base": 60000, "image_encoder": 6000, "adapter": 40000},
-    seconds={"judge": 40, "vae": 100, "text": 15, "base": 480, "image_encoder": 45, "adapter": 600},
+    steps={"judge": 20000, "vae": 6000, "text": 1500, "base": 60000, "image_encoder": 6000, "adapter": 40000},
+    seconds={"judge": 90, "vae": 100, "text": 15, "base": 480, "image_encoder": 45, "adapter": 600},
     size=256,
     pictures=120_000,
     other_pictures=8_000,

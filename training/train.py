@@ -1,6 +1,6 @@
 """Train the demo model from nothing: `python -m training.train OUT`, then `python -m training.evaluate OUT`.
 
-Stages: the classifier that judges, the picture autoencoder, the text encoders, the base, the image encoder, and the
+Stages: the picture autoencoder, the classifier that judges, the text encoders, the base, the image encoder, and the
 adapter with base and image encoder. Each ends after its steps or its seconds, whichever comes first, and writes its
 weights at once; a stage whose weights OUT already holds is skipped, unless `--again` names it, which goes on from them.
 Base and adapter also write what they have every half minute: a run that was cut goes on from there.
@@ -21,72 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import architecture, captions, measure, pools, references, scenes, styling
-from training.captions import NONE, Content
+from training import architecture, captions, judging, measure, pools, references, scenes, styling
+from training.captions import NONE
 from training.denoising import check, denoising_loss, noise_levels
 from training.latents import latents_of
 from training.plan import FULL, HALF, MODEST, SMOKE, STAGES, USUAL, Plan
 from training.pools import Batches, Pool, encode_text, tokenise
 from training.trainer import WORK, Clock, Trainer, compiled
-
-# The classifier that judges
-
-
-def judged_pictures(n: int, generator, held_out: bool) -> tuple[Tensor, Content]:
-    """Pictures of 256 pixels with one kind of shape each, and what they show."""
-    return _drawn(scenes.sample_styles(n, generator, held_out), generator)
-
-
-def _drawn(style: scenes.Style, generator) -> tuple[Tensor, Content]:
-    n = len(style)
-    content = captions.sample_content(n, generator)
-    content = Content(**{**vars(content), "second": torch.full_like(content.second, NONE)})
-    content = scenes.settle(content, style)
-    return scenes.draw(content, style, 256, 256, generator), content
-
-
-def train_judge(judge, plan: Plan, generator, photographs) -> None:
-    device = generator.device
-    n = min(plan.pictures, 40_000)
-    pool = torch.empty(n, 3, 128, 128, dtype=torch.uint8, device=device)
-    labels = []
-    for start in range(0, n, plan.chunk):
-        style = pools.drawn_references(min(plan.chunk, n - start), generator, photographs)[1]
-        pictures, content = _drawn(style, generator)
-        empty = torch.rand(len(style), generator=generator, device=device) < 0.08
-        pictures = torch.where(empty[:, None, None, None], scenes.grounds(style, 256, 256), pictures)
-        content = replace(
-            content,
-            kind=torch.where(empty, measure.EMPTY, content.kind),
-            count=torch.where(empty, NONE + 1, content.count),
-            colour=torch.where(empty, NONE, content.colour),
-        )
-        small = F.interpolate(pictures, (128, 128), mode="area")
-        pool[start : start + len(small)] = (small * 255).round().byte()
-        labels.append(torch.stack([content.kind, content.count - 1, content.colour], 1))
-    labels = torch.cat(labels)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
-    clock = Clock("judge", plan.steps["judge"], plan.seconds["judge"])
-    for step, spent in clock:
-        index = torch.randint(n, (min(128, n),), generator=generator, device=device)
-        pictures = pool[index].float() / 255
-        if step % 2:  # blurred, as drawn pictures can be
-            pictures = F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
-        pictures = pictures + 0.03 * torch.rand(1, device=device) * torch.randn_like(pictures)
-        with torch.autocast(device.type, dtype=WORK):
-            predicted = judge(pictures)
-        losses = [
-            F.cross_entropy(predicted[name].float(), labels[index, i], ignore_index=NONE)
-            for i, name in enumerate(("kind", "count", "colour"))
-        ]
-        optimizer.zero_grad()
-        losses[0].add(torch.nan_to_num(losses[1])).add(torch.nan_to_num(losses[2])).backward()
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * (1 - spent)
-        optimizer.step()
-        clock.log(step, losses[0])
-    judge.eval()
-
 
 # Text encoders and base
 
@@ -292,7 +233,7 @@ def run(
         if stage == "vae":
             train_vae(models["vae"], plan, generator)
         elif stage == "judge":
-            train_judge(models["judge"], plan, generator, given)
+            judging.train_judge(models["judge"], models["vae"], plan, generator, given)
         elif stage == "text":
             train_text(models["text_encoder"], models["text_encoder_2"], drawn(generator)[USUAL], plan, generator)
         elif stage == "base":
