@@ -129,7 +129,7 @@ def _open(settings: Settings, batch: int, reporter: SendingReporter) -> tuple[En
         settings = replace(settings, image=(str(DEMO / "reference.png"),))
     plan = make_plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
-    settings = replace(settings, num_images=batch, batch_size=batch)
+    settings = replace(settings, num_images=batch, batch_size=batch, image_per_picture=False)
     loras = load(settings.lora, plan, reporter)
     request = make_request(settings, plan, load_references(settings, reporter), loras)
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)

@@ -70,8 +70,8 @@ def read(settings: Settings, reporter: Reporter) -> Carried:
     """Read all files that the settings name, each once. Raises IpaError for one that cannot be read."""
     files = Files()
     named: dict[str, Any] = {}
-    each = [name for one in settings.adapters for name in (*one.image, *one.mask, one.embeds)]
-    inputs.check_stdin([*each, *(getattr(settings, name) for name in ONE_PICTURE)])
+    each = [name for one in settings.adapters for name in (*one.image, *one.mask, one.embeds, one.negative_image)]
+    inputs.check_stdin([*each, *(getattr(settings, name) for name in ONE_PICTURE if name != "negative_image")])
     for name in ONE_PICTURE:
         if (one := getattr(settings, name)) is not None:
             named[name] = files.picture(one, reporter)
@@ -91,6 +91,8 @@ def _mapping(adapter: AdapterConfig, files: Files, reporter: Reporter) -> dict[s
     for key, value in stated.items():
         if key in PICTURES:
             stated[key] = [files.picture(one, reporter) for one in value]
+        elif key in ONE_PICTURE:
+            stated[key] = files.picture(value, reporter)
         elif key == "embeds":
             stated[key] = files.embeds(value)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in stated.items()}

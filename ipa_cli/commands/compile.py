@@ -15,7 +15,8 @@ from ipa_cli.config.units import parse_picture_size, parse_range
 from ipa_cli.result import Result, Table
 
 SETTINGS = (
-    *("image", "mask", "adapter", "lora", "guidance_scale", "preset", "guidance_start", "guidance_end", "batch_size"),
+    *("image", "image_combine", "image_per_picture", "fit", "mask", "adapter", "lora"),
+    *("guidance_scale", "preset", "guidance_start", "guidance_end", "batch_size"),
     *options.OF_MODEL,
     *("backend", "compile_options", "device", "dtype", "precision", "cache_dir", "cache_max_size"),
 )

@@ -13,7 +13,8 @@ from ipa_cli.commands import options
 from ipa_cli.result import Result
 
 SETTINGS = (
-    *("fit", "model", "revision", "ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name", "image_encoder"),
+    *("fit", "sharpening", "image_combine", "image_weight", "negative_image"),
+    *("model", "revision", "ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name", "image_encoder"),
     *("device", "dtype"),
 )
 

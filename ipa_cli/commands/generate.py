@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipa_cli.commands import options
+from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.setting import OUTPUT, PICTURE
 from ipa_cli.config.units import parse_picture_size, plural
 from ipa_cli.errors import UsageError
@@ -89,7 +90,7 @@ def generate(
         if (given["width"], given["height"]) != (None, None):
             raise UsageError("--size and --width or --height are both given", "leave out one or the other")
         given["width"], given["height"] = parse_picture_size(size)
-    pictures = (*(given["image"] or ()), *(given["mask"] or ()), given["init_image"], given["inpaint_mask"])
+    pictures = (*(given["image"] or ()), *(given["mask"] or ()), *map(given.get, ONE_PICTURE))
     inputs.check_stdin((*(words or ()), prompts_from, *pictures, given["embeds"]))
     several = _prompts(words or (), prompts_from)
     if len(several) == 1:

@@ -10,6 +10,7 @@ import typer
 
 from ipa_cli import config
 from ipa_cli.commands import options
+from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.setting import OUTPUT
 from ipa_cli.result import Result, Table
 
@@ -23,7 +24,7 @@ SETTINGS = tuple(
     name
     for name in options.HERE
     if name not in ("prompt", "image", "image_weight", "embeds", "height", "width", "seed", "num_images", "batch_size")
-    and name not in ("output", "preview")
+    and name not in ("output", "preview", "image_per_picture")
 )
 
 
@@ -80,7 +81,7 @@ def sweep_scale(
 
     options.check_not_stdout(folder, "a sweep", "--output sweep")
     given = context.params
-    pictures = (*(image or ()), *(given["mask"] or ()), given["init_image"], given["inpaint_mask"])
+    pictures = (*(image or ()), *(given["mask"] or ()), *map(given.get, ONE_PICTURE))
     check_stdin((*(prompts or ()), *pictures, *(encoded or ())))
     plan.check_seeds(seeds or ())
     axes = run.Axes(

@@ -26,6 +26,8 @@ class AdapterConfig:
     file: str | None = _setting("ip_adapter_weight_name")
     image: tuple[str, ...] = _setting("image")
     weight: tuple[float, ...] = _setting("image_weight")
+    combine: str = _setting("image_combine")
+    negative_image: str | None = _setting("negative_image")
     mask: tuple[str, ...] = _setting("mask")
     embeds: str | None = _setting("embeds")
     scale: float | None = _setting("scale")  # None is the model's
@@ -34,6 +36,7 @@ class AdapterConfig:
     start: float = _setting("ip_start")
     end: float = _setting("ip_end")
     fit: str = _setting("fit")
+    sharpening: float = _setting("sharpening")
     encoder: str | None = _setting("image_encoder")
     stated: frozenset[str] = frozenset()
 
@@ -78,6 +81,13 @@ SETTINGS: dict[str, str] = {
 }
 LOCATION = ("source", "subfolder", "file")  # stated together, before the keys
 KEYS = tuple(name for name in SETTINGS if name not in LOCATION)
-PLACES = ("source", "image", "mask", "embeds", "encoder")
-OWN = (*LOCATION, "image", "weight", "mask", "embeds")  # never taken from the plain settings beside `--adapter`
+PLACES = ("source", "image", "negative_image", "mask", "embeds", "encoder")
+OWN = (
+    *LOCATION,
+    "image",
+    "weight",
+    "negative_image",
+    "mask",
+    "embeds",
+)  # never taken from the plain settings beside `--adapter`
 SHARED = tuple(name for name in SETTINGS if name not in OWN)

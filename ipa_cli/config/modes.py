@@ -1,4 +1,4 @@
-"""What `--ip-mode` may be."""
+"""How references act: what `--ip-mode`, `--image-combine` and `--fit` may be."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ COMFYUI = (
 )
 WEIGHT_TYPES = tuple(name.replace(" ", "-") for name in COMFYUI)
 MODES = (*INSTANTSTYLE, *WEIGHT_TYPES)
+CONCAT = "concat"
+COMBINES = (CONCAT, "average", "norm-average", "add", "subtract")  # ComfyUI's `combine_embeds`
+TILES = "tiles"
+FITS = ("pad", "crop", "stretch", TILES)

@@ -7,7 +7,7 @@ from ipa_cli.config.settings import FIELDS
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PICTURES = ("image", "mask")  # settings whose values are pictures, ...
-ONE_PICTURE = ("init_image", "inpaint_mask")  # ... and those with one
+ONE_PICTURE = ("init_image", "inpaint_mask", "negative_image")  # ... and those with one
 FOLDERS = ("lora_dir", "embedding_dir")  # in which names in a prompt find files: the server's
 # What a request may set: all that describes the picture and names no place.
 PLAIN_SETTINGS = tuple(

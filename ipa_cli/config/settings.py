@@ -17,7 +17,7 @@ from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import Choice, between, short
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.loras import LoraConfig
-from ipa_cli.config.modes import INSTANTSTYLE, MODES
+from ipa_cli.config.modes import COMBINES, CONCAT, FITS, INSTANTSTYLE, MODES
 from ipa_cli.config.setting import MACHINE, MODEL, OUTPUT, OWN, PICTURE, PLACE, REFERENCE
 from ipa_cli.config.setting import setting as _setting
 from ipa_cli.errors import IpaError, UsageError
@@ -85,15 +85,27 @@ class Settings:
     image_weight: tuple[float, ...] = _setting(
         REFERENCE, "weight of each reference image (1 unless given); repeatable", (), checks.each(between(0, 10))
     )
+    image_combine: str = _setting(
+        REFERENCE,
+        f"what several reference images are: all of them (concat), or one, made by {', '.join(COMBINES[1:])}",
+        CONCAT,
+        Choice(COMBINES),
+        metavar="HOW",
+    )
+    image_per_picture: bool = _setting(REFERENCE, "draw each reference image on its own, not all together", False)
+    negative_image: str | None = _setting(
+        REFERENCE, "image to keep away from, in the place of none at all", kind=PLACE, metavar="IMAGE"
+    )
     embeds: str | None = _setting(
         REFERENCE, "image embeddings from `ipa embed`, in place of --image", kind=PLACE, metavar="FILE"
     )
     fit: str = _setting(
         REFERENCE,
-        "how to make reference images square: pad (whole), crop (the middle) or stretch",
+        "how to make reference images square: pad (whole), crop (the middle), stretch, or cut into tiles",
         "pad",
-        Choice(("pad", "crop", "stretch")),
+        Choice(FITS),
     )
+    sharpening: float = _setting(REFERENCE, "how much reference images are sharpened, 0 to 1", 0.0, between(0, 1))
     mask: tuple[str, ...] = _setting(
         REFERENCE,
         "image that is white where the reference acts; one for all references, or one for each",

@@ -61,11 +61,12 @@ def of_images(request: Request) -> Hashable:
 def of_conditions(request: Request) -> Hashable:
     """What the keys and values of a request's layers, and their masks, depend on."""
     masks = tuple(tuple(mask.sha256 for mask in one.masks) for one in request.image_prompts)
-    weights = tuple((one.weights, tuple(one.on_negative.items())) for one in request.image_prompts)
-    size = (request.width, request.height) if any(masks) else None
+    weights = tuple((one.value_weights, tuple(one.on_negative.items())) for one in request.image_prompts)
+    size = (request.width, request.height) if any(one.masked for one in request.image_prompts) else None
     loras = acting(request.loras, UNET)  # they change what makes the keys and values of the text
     return of_text(request), of_images(request), weights, masks, size, request.batch_size, loras
 
 
 def _of_references(one: ImagePrompt) -> Hashable:
-    return tuple(source.sha256 for source in one.sources), one.embeds is None, one.fit
+    seen = tuple(source.sha256 for source in one.sources), one.negative and one.negative.sha256
+    return seen, one.embeds is None, one.fit, one.sharpening, (one.combine, one.weights) if one.combined else None

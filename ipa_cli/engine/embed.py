@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ipa_cli import __version__
 from ipa_cli.config import Settings
+from ipa_cli.config.modes import CONCAT, TILES
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.record import adapter_name
@@ -42,6 +43,13 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
         raise IpaError(f"{output} is there already", "choose another name, or --force")
     if settings.load_format == "dummy" or settings.adapter or settings.embeds or settings.ip_adapter == "none":
         raise UsageError("embeddings are made with one real adapter from pictures", "ipa embed cat.png")
+    if settings.fit == TILES:
+        raise UsageError("tiles act in places of a picture, which embeddings do not have", "give --fit when drawing")
+    if settings.image_weight and settings.image_combine == CONCAT:
+        raise UsageError(
+            "weights of images side by side are no part of their embeddings",
+            "give --image-weight when drawing, or --image-combine",
+        )
     files.check_writable(output, replacing=force)
     loaded = load_references(settings, reporter)
     plan = make_plan(settings)
@@ -55,6 +63,7 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
     name = adapter_name(plan)
     assert name is not None and plan.adapter is not None
     used = [{"source": public_name(one.source), "sha256": one.sha256} for one in request.references]
+    negative_image = request.image_prompts[0].negative
     metadata = {
         "format": FORMAT,
         "ipa": __version__,
@@ -62,6 +71,10 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
         "adapter": name,
         "file": PurePosixPath(plan.adapter.file).name,
         "fit": settings.fit,
+        "sharpening": settings.sharpening,
+        "combine": settings.image_combine,
+        "weights": list(settings.image_weight),
+        "negative": negative_image and {"source": public_name(negative_image.source), "sha256": negative_image.sha256},
         "sources": used,
     }
     tensors = {"positive": positive.to("cpu", torch.float32), "negative": negative.to("cpu", torch.float32)}

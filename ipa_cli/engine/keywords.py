@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ipa_cli.config import FIELDS, AdapterConfig, Settings, adapter_options, checked
 from ipa_cli.config.adapters import KEYS, LOCATION, SETTINGS
+from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.settings import meant
 from ipa_cli.config.values import flag_of, from_python
 from ipa_cli.errors import UsageError, suggest
@@ -49,8 +50,12 @@ class RequestSettings(TypedDict, total=False):
     seed: int | None
     batch_size: int | None
     image_weight: float | Sequence[float] | None
+    image_combine: str | None
+    image_per_picture: bool | None
+    negative_image: Source | None
     embeds: str | Path | None
     fit: str | None
+    sharpening: float | None
     mask: Source | Sequence[Source] | None
     ip_mode: str | None
     ip_layers: str | Mapping[str, Any] | None
@@ -144,7 +149,7 @@ def _named(given: Mapping[str, Any], in_memory: dict[tuple[str, bool], Reference
         if value is not None:
             several = value if isinstance(value, list | tuple) else [value]
             values[name] = [named(name, one) for one in several]
-    for name in ("init_image", "inpaint_mask"):
+    for name in ONE_PICTURE:
         if values.get(name) is not None:
             values[name] = named(name, values[name])
     return values

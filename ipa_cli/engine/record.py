@@ -142,6 +142,8 @@ def _adapter_record(plan: Plan, request: Request) -> list[dict[str, Any]]:
             "start": image_prompt.start,
             "end": image_prompt.end,
             "fit": image_prompt.fit,
+            "sharpening": image_prompt.sharpening,
+            "combine": image_prompt.combine,
             "images": [
                 {"source": _recorded_source(plan, reference), "sha256": reference.sha256, "weight": weight}
                 for reference, weight in zip(image_prompt.references, image_prompt.weights, strict=False)
@@ -149,6 +151,9 @@ def _adapter_record(plan: Plan, request: Request) -> list[dict[str, Any]]:
             "embeds": None
             if image_prompt.embeds is None
             else {"source": public_name(image_prompt.embeds.source), "sha256": image_prompt.embeds.sha256},
+            "negative_image": None
+            if image_prompt.negative is None
+            else {"source": public_name(image_prompt.negative.source), "sha256": image_prompt.negative.sha256},
             "masks": [{"source": public_name(mask.source), "sha256": mask.sha256} for mask in image_prompt.masks],
         }
         for adapter, image_prompt in zip(plan.adapters, request.image_prompts, strict=False)

@@ -106,7 +106,7 @@ def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter
         flag = f"name the file with --{name}"
         if place == STDIN:
             raise IpaError(f"{name} {place} of {recorded.path} came from stdin", flag)
-        if name in ("image", "mask", "init_image", "inpaint_mask") and reference.is_pattern(place):
+        if name in ("image", "negative_image", "mask", "init_image", "inpaint_mask") and reference.is_pattern(place):
             raise IpaError(f"{name} {place} of {recorded.path} is a pattern, not one picture", flag)
         return place
 
@@ -177,7 +177,8 @@ def check_backend(recorded: Recorded, used: str, reporter: Reporter) -> None:
 
 
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
-    images = {text for one in settings.adapters for text in one.image} | {settings.init_image, settings.inpaint_mask}
+    images = {text for one in settings.adapters for text in (*one.image, one.negative_image)}
+    images |= {settings.init_image, settings.inpaint_mask}
     return [(source, digest) for source, digest in recorded.references if source and source in images]
 
 
@@ -213,6 +214,7 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     ]
     digests = {word: digest for word, digest in found if isinstance(word, str) and isinstance(digest, str)}
     used += [_reference(path, image) for image in begun_with]
+    used += [_reference(path, adapter["negative_image"]) for adapter in adapters if adapter.get("negative_image")]
     return Recorded(path, values, tuple(left_out), tuple(used), _loras(path, chunk.get("loras")), digests)
 
 

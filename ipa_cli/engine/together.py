@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def alike(one: Request, other: Request) -> bool:
     """Whether both draw one picture without masks, and differ in their seeds, prompts and references alone."""
-    masked = any(prompt.masks for each in (one, other) for prompt in each.image_prompts)
+    masked = any(prompt.masked for each in (one, other) for prompt in each.image_prompts)
     return not masked and len(one.seeds) == len(other.seeds) == 1 and _shared(one) == _shared(other)
 
 

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli.config.modes import TILES
 from ipa_cli.errors import IpaError
+from ipa_cli.images import fitting
 from ipa_cli.models.architectures.base import PromptEmbeds, Text
 from ipa_cli.models.prompts import chunks, syntax
+from ipa_cli.pipeline.combination import combined
 from ipa_cli.result import Reporter
 from ipa_cli.unet import layers
 
@@ -21,10 +24,6 @@ if TYPE_CHECKING:
     from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.pipeline.image_prompt import ImagePrompt
     from ipa_cli.pipeline.task import Request
-
-# The mean and standard deviation of CLIP's training pictures, by which every IP-Adapter encoder normalises.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def encode_text(model: Model, request: Request, device: torch.device, reporter: Reporter) -> PromptEmbeds:
@@ -104,48 +103,34 @@ def embed_each(model: Model, image_prompts: Sequence[ImagePrompt], device: torch
                 )
             both = torch.from_numpy(image_prompt.embeds.negative), torch.from_numpy(image_prompt.embeds.positive)
             negative, positive = (half.to(device, model.unet.dtype) for half in both)
-        embeds.append((negative, positive))
+        embeds.append(combined(image_prompt, negative, positive))
     return embeds
 
 
 def embed(encoder: Any, hidden: bool, image_prompt: ImagePrompt, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The negative and the positive embeddings of one adapter's pictures; `hidden`: the encoder's hidden states."""
-    import torch
+    """The negative and the positive embeddings of one adapter's pictures; `hidden`: the encoder's hidden states.
 
-    side = encoder.config.image_size
-    pixels = torch.stack(
-        [pixel_values(reference.image, side, image_prompt.fit) for reference in image_prompt.references]
-    )
-    pixels = pixels.to(device, encoder.dtype)
-    with torch.no_grad():
-        if not hidden:
-            positive = encoder(pixels).embeds
-            return torch.zeros_like(positive), positive
-        positive = encoder(pixels).penultimate
-        return encoder(torch.zeros_like(pixels)).penultimate, positive
-
-
-def pixel_values(picture: Image.Image, side: int, fit: str = "pad") -> Tensor:
-    """A picture as CLIP sees it: (3, side, side), whole and padded with its normalised grey, cropped or stretched.
-
-    Cropping is that of transformers' `CLIPImageProcessor`, which diffusers uses.
+    A negative image is encoded for all of them; of tiles it has none, as in ComfyUI.
     """
-    import numpy as np
     import torch
-    from PIL import Image, ImageOps
 
-    bicubic, square = Image.Resampling.BICUBIC, (side, side)
-    if fit == "pad":
-        fitted = ImageOps.pad(picture, square, bicubic, color=tuple(round(255 * mean) for mean in CLIP_MEAN))
-    elif fit == "stretch":
-        fitted = picture.resize(square, bicubic)
-    else:
-        short = min(picture.size)
-        width, height = (int(side * length / short) for length in picture.size)
-        left, top = (width - side) // 2, (height - side) // 2
-        fitted = picture.resize((width, height), bicubic).crop((left, top, left + side, top + side))
-    values = (np.asarray(fitted, dtype=np.float32) / 255 - CLIP_MEAN) / CLIP_STD
-    return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
+    side, references, sharpening = encoder.config.image_size, image_prompt.references, image_prompt.sharpening
+
+    def pixels(picture: Image.Image, fit: str) -> list[Tensor]:
+        return [fitting.pixel_values(square) for square in fitting.squares(picture, side, fit, sharpening)]
+
+    def encoded(many: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            found = encoder(torch.stack(list(many)).to(device, encoder.dtype))
+        return found.penultimate if hidden else found.embeds
+
+    each = [pixels(reference.image, image_prompt.fit) for reference in references]
+    seen = [tile for tiles in zip(*each, strict=True) for tile in tiles]  # of each tile all references
+    positive = encoded(seen)
+    if image_prompt.negative is not None:
+        fit = "crop" if image_prompt.fit == TILES else image_prompt.fit
+        return encoded(pixels(image_prompt.negative.image, fit)).expand_as(positive), positive
+    return encoded([torch.zeros_like(one) for one in seen]) if hidden else torch.zeros_like(positive), positive
 
 
 def join(model: Model, text: PromptEmbeds, images: list[Tensor], request: Request) -> Conditions:
@@ -161,7 +146,7 @@ def join(model: Model, text: PromptEmbeds, images: list[Tensor], request: Reques
     size = request.width, request.height
     seen = masks(used, names, levels, *size, model.architecture.latent_factor, hidden.device, hidden.dtype)
     adapters = model.adapters if used else attention.Adapters((), ())
-    weights, parts = [one.weights for one in used], [one.parts for one in used]
+    weights, parts = [one.value_weights for one in used], [one.parts for one in used]
     context = attention.project(model.unet, adapters, hidden, images, scales(used, names), weights, parts)
     context = context._replace(image=_on_negative(context.image, used, names, request.guided))
     return Conditions(model.architecture, context._replace(mask=seen), text.pooled, spans(used))
@@ -218,17 +203,31 @@ def masks(
 
     Made smaller for each layer as diffusers' `IPAdapterMaskProcessor` does. `levels`: blocks of the UNet one way down.
     """
-    import torch
 
-    if not any(image_prompt.masks for image_prompt in image_prompts):
+    if not any(image_prompt.masked for image_prompt in image_prompts):
         return []
     pixels = [_queries(name, levels, width // latent_factor, height // latent_factor) for name in names]
     result = []
-    for mask in (mask for image_prompt in image_prompts for mask in image_prompt.masks or (None,)):
-        whole = torch.ones(height, width) if mask is None else _binary(mask.image, width, height)
+    for whole in (whole for image_prompt in image_prompts for whole in _rows(image_prompt, width, height)):
         small = {count: _downsampled(whole, count)[None, None, :, None].to(device, dtype) for count in set(pixels)}
         result.append([small[count] for count in pixels])
     return result
+
+
+def _rows(image_prompt: ImagePrompt, width: int, height: int) -> list[Tensor]:
+    """For each row of an image prompt, 1 where it acts and 0 elsewhere, (height, width)."""
+    import torch
+
+    wholes = [_binary(mask.image, width, height) for mask in image_prompt.masks] or [torch.ones(height, width)]
+    if not image_prompt.tiles:
+        return wholes
+    rows = []
+    for area in image_prompt.tiles:
+        left, right = (round(width * end) for end in (area.left, area.right))
+        top, bottom = (round(height * end) for end in (area.top, area.bottom))
+        rows.append(torch.zeros(height, width))
+        rows[-1][top:bottom, left:right] = wholes[0][top:bottom, left:right]
+    return rows
 
 
 def _binary(mask: Image.Image, width: int, height: int) -> Tensor:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ipa_cli.config import AdapterConfig
+from ipa_cli.config.modes import CONCAT, TILES
 from ipa_cli.config.settings import EXAMPLE
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.images import reference
+from ipa_cli.images import reference, tiles
 from ipa_cli.images.mask import HALF
 from ipa_cli.images.reference import Reference
+from ipa_cli.images.tiles import Area
 from ipa_cli.pipeline import image_embeds, span
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.pipeline.references import AdapterImages
@@ -44,6 +46,10 @@ class ImagePrompt:
     on_negative: Pattern = field(
         default_factory=dict
     )  # 1 where the negative half sees it, and the positive one nothing
+    combine: str = CONCAT
+    negative: Reference | None = None  # what the negative half sees, in the place of nothing
+    sharpening: float = 0.0
+    tiles: tuple[Area, ...] = ()  # where each tile of its references acts
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
@@ -52,8 +58,23 @@ class ImagePrompt:
 
     @property
     def parts(self) -> int:
-        """Its number of rows in the context: one for each mask."""
-        return max(1, len(self.masks))
+        """Its number of rows in the context: one for each tile or mask."""
+        return len(self.tiles) or max(1, len(self.masks))
+
+    @property
+    def masked(self) -> bool:
+        """Whether it acts in some parts of the picture alone."""
+        return bool(self.masks or self.tiles)
+
+    @property
+    def combined(self) -> bool:
+        """Whether several references are one image, with one image's tokens."""
+        return self.combine != CONCAT and len(self.weights) > 1
+
+    @property
+    def value_weights(self) -> tuple[float, ...]:
+        """A weight for the values of each image in its rows: those of combined references are in their embeddings."""
+        return ((1.0,) if self.combined else self.weights) * max(1, len(self.tiles))
 
 
 def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -> None:
@@ -71,13 +92,16 @@ def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -
             )
 
 
-def _check_number(masks: Sequence[Reference], images: int) -> None:
-    """Raise UsageError unless there is one mask for all pictures, or one for each."""
+def _check_number(masks: Sequence[Reference], images: int, config: AdapterConfig, tiled: bool) -> None:
+    """Raise UsageError unless there is one mask for all pictures, or one for each that acts on its own."""
     if len(masks) not in (0, 1, images):
         raise UsageError(
             f"{len(masks)} masks for {images} reference picture{'s' * (images > 1)}",
             "give one --mask for all of them, or one for each",
         )
+    if len(masks) > 1 and (tiled or config.combine != CONCAT):
+        why = "tiles act in places of their own" if tiled else f"--image-combine {config.combine} makes them one"
+        raise UsageError(f"{len(masks)} masks for {images} reference pictures, and {why}", "give one --mask for all")
 
 
 def make(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: AdapterImages, steps: int) -> ImagePrompt:
@@ -101,7 +125,13 @@ def make(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: Adapte
             raise UsageError("an adapter has no reference picture", f"give it one, such as {EXAMPLE}")
         references = (reference.load(plan.defaults["reference"]),)
     count = len(references) if encoded is None else len(encoded.positive)
-    _check_number(loaded.masks, count)
+    areas = () if encoded is not None or config.fit != TILES else _tiles(references)
+    _check_number(loaded.masks, count, config, bool(areas))
+    if config.negative_image is not None and encoded is not None:
+        raise UsageError(
+            "image embeddings have their negative half already",
+            "encode both with ipa embed cat.png --negative-image dog.png",
+        )
     weights = config.weight or (1.0,) * count
     if len(weights) != count:
         raise UsageError(
@@ -124,4 +154,22 @@ def make(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: Adapte
         encoded,
         loaded.masks,
         on_negative,
+        config.combine,
+        loaded.negative,
+        config.sharpening,
+        areas,
     )
+
+
+def _tiles(references: Sequence[Reference]) -> tuple[Area, ...]:
+    """Where the tiles of all references act. Raises UsageError unless each reference has the same."""
+    first, *others = references
+    found = tiles.of_size(first.width, first.height).areas
+    for other in others:
+        if tiles.of_size(other.width, other.height).areas != found:
+            raise UsageError(
+                f"the tiles of {first.source}, {first.width}x{first.height}, are not those of {other.source}, "
+                f"{other.width}x{other.height}",
+                "give references of the same proportions, or several --adapter",
+            )
+    return found

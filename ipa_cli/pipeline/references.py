@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError
 from ipa_cli.images import reference
 from ipa_cli.images.mask import EVERYWHERE
 from ipa_cli.images.reference import Reference
@@ -21,6 +22,7 @@ class AdapterImages:
     references: tuple[Reference, ...] = ()
     masks: tuple[Reference, ...] = ()
     embeds: bytes | None = None
+    negative: Reference | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     in_memory = in_memory or InMemory()
     each = settings.adapters
     init, area = ([] if name is None else [name] for name in (settings.init_image, settings.inpaint_mask))
-    pictures = [*init, *(name for one in each for name in one.image)]
+    negatives = [[] if one.negative_image is None else [one.negative_image] for one in each]
+    pictures = [*init, *(name for one in each for name in one.image), *(name for many in negatives for name in many)]
     masks_typed = [*area, *(name for one in each for name in one.mask)]
     check_stdin([*pictures, *masks_typed, *(one.embeds for one in each)])
     members = {
@@ -81,4 +84,15 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     masks = read_once([one.mask for one in each], as_mask=True)
     embeds = [in_memory.embeds.get(one.embeds or "") for one in each]
     begun_with = init_image.load(read_once([init], False)[0], read_once([area], True, EVERYWHERE)[0], reporter)
-    return Loaded(tuple(map(AdapterImages, references, masks, embeds)), begun_with)
+    each_negative = [_one(found) for found in read_once(negatives, as_mask=False)]
+    return Loaded(tuple(map(AdapterImages, references, masks, embeds, each_negative)), begun_with)
+
+
+def _one(negative: Sequence[Reference]) -> Reference | None:
+    """The negative image of an adapter. Raises UsageError for several."""
+    if len(negative) > 1:
+        raise UsageError(
+            f"an adapter has one negative image, not {len(negative)}",
+            f"name one: --negative-image {negative[0].source}",
+        )
+    return negative[0] if negative else None

@@ -96,7 +96,8 @@ class Request:
     def digests(self) -> set[str]:
         """The SHA-256 of every picture that it takes."""
         begun_with = [] if self.init is None else [self.init.loaded.image, self.init.loaded.mask]
-        return {one.sha256 for one in (*self.references, *begun_with) if one is not None}
+        negative = [image_prompt.negative for image_prompt in self.image_prompts]
+        return {one.sha256 for one in (*self.references, *negative, *begun_with) if one is not None}
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
@@ -160,7 +161,7 @@ def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lo
     )
     check_masks(image_prompts, width, height)
     span.check(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
-    if any(image_prompt.masks for image_prompt in image_prompts):
+    if any(image_prompt.masked for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
     return Request(
         prompt,

@@ -48,6 +48,7 @@ class _Base(BaseModel):
     mask: list[str] | None = Field(None, description=f"masks, white where the reference acts: {PICTURE}")
     init_image: str | None = Field(None, description=f"picture to begin with in place of noise: {PICTURE}")
     inpaint_mask: str | None = Field(None, description=f"mask, white where the init image is redrawn: {PICTURE}")
+    negative_image: str | None = Field(None, description=f"image to keep away from: {PICTURE}")
     adapter: list[dict[str, Any]] | None = Field(None, description="a mapping for each of several loaded adapters")
     embeds: str | None = Field(None, description="name in `files` of image embeddings, in place of reference images")
     files: dict[str, str] = Field({}, description="files in base64 by a name, which the picture records")

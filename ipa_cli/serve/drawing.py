@@ -73,21 +73,21 @@ def make(
     if any(len(name) > NAME_LENGTH for name in names):
         raise UsageError(f"a file's name has more than {NAME_LENGTH} characters", "send it by a shorter one")
 
-    def named(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    def named(mapping: Mapping[str, Any], single: Collection[str]) -> dict[str, Any]:
         found = dict(mapping)
         for key in PICTURES:
             if found.get(key) is not None:
                 found[key] = [
                     _named(one, key in keywords.MASKS, asked, sent, allow_fetch) for one in _listed(found[key])
                 ]
+        for key in single:
+            if found.get(key) is not None:
+                found[key] = _named(found[key], key in keywords.MASKS, asked, sent, allow_fetch)
         return found
 
-    given = named(asked.values)
-    for key in ONE_PICTURE:
-        if given.get(key) is not None:
-            given[key] = _named(given[key], key in keywords.MASKS, asked, sent, allow_fetch)
+    given = named(asked.values, ONE_PICTURE)
     if given.get("adapter") is not None:
-        given["adapter"] = [named(mapping) for mapping in given["adapter"]]
+        given["adapter"] = [named(mapping, [key for key in ONE_PICTURE if key in KEYS]) for mapping in given["adapter"]]
     for mapping in (given, *(given.get("adapter") or ())):
         if mapping.get("embeds") is not None and mapping["embeds"] not in list(asked.files):
             raise UsageError("image embeddings are not among the files of the request", "send them in base64")

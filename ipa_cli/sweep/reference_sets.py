@@ -107,5 +107,10 @@ def describe(settings: Settings, reference_sets: Sequence[ReferenceSet]) -> dict
         "ip_steps": one_or_list([f"{image_prompt.start:g} to {image_prompt.end:g}" for image_prompt in image_prompts]),
         "masks": [mask.sha256 for image_prompt in image_prompts for mask in image_prompt.masks],
         "fit": one_or_list([image_prompt.fit for image_prompt in image_prompts]),
+        "sharpening": one_or_list([image_prompt.sharpening or None for image_prompt in image_prompts]),
+        "image_combine": one_or_list(
+            [image_prompt.combine if image_prompt.combined else None for image_prompt in image_prompts]
+        ),
+        "negative_images": [one.negative.sha256 for one in image_prompts if one.negative is not None],
         "adapters": public_settings(settings, ["adapter"])["adapter"] if settings.adapter else None,
     }

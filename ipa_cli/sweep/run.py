@@ -169,7 +169,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
 
 def _at_first_point(settings: Settings, axes: Axes) -> Settings:
     """The settings of one picture of the sweep, so that the model's defaults fill only the axes left open."""
-    chosen: dict[str, Any] = {"scale": None}
+    chosen: dict[str, Any] = {"scale": None, "image_per_picture": False}
     if axes.prompts:
         chosen["prompt"] = axes.prompts[0]
     if axes.sizes:

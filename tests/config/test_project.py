@@ -38,7 +38,7 @@ def test_every_setting_is_classified():
         *("compile_options", "cache_dir", "cache_max_size", "server", "server_token_file")
     }
     places = {"image", "embeds", "mask", "adapter", "model", "vae", "ip_adapter", "image_encoder", "output"}
-    places |= {"lora", "lora_dir", "embedding", "embedding_dir", "init_image", "inpaint_mask"}
+    places |= {"lora", "lora_dir", "embedding", "embedding_dir", "init_image", "inpaint_mask", "negative_image"}
     assert {name for name, kind in kinds.items() if kind == "place"} == places
     words = {name for name in config.FIELDS if element_type(name) is str and kinds[name] == "plain"}
     words -= {name for name in words if isinstance(config.FIELDS[name].metadata["check"], config.Choice)}

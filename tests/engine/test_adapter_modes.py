@@ -14,7 +14,8 @@ from ipa_cli.config.modes import MODES
 from ipa_cli.engine.engine import Engine
 from ipa_cli.images import reference
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline.task import InMemory, load_references, make_request
+from ipa_cli.pipeline.references import InMemory, load_references
+from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
 
 pytestmark = pytest.mark.slow
@@ -81,3 +82,74 @@ def test_without_guidance_a_precise_type_leaves_the_moved_layers_out(engine):
         request(engine, "red", ip_mode=mode, guidance_scale=1.0) for mode in ("style-transfer-precise", "style")
     )
     assert torch.equal(noise(engine, one), noise(engine, other))
+
+
+@pytest.mark.parametrize("combine", ["average", "norm-average", "add", "subtract"])
+def test_combined_references_have_the_tokens_of_one_and_use_its_graph(engine, combine):
+    alone, mixed = request(engine, "red"), request(engine, "red", "blue", image_combine=combine)
+    assert [[pair.shape for pair in row] for row in engine.example_inputs(mixed).context.image] == [
+        [pair.shape for pair in row] for row in engine.example_inputs(alone).context.image
+    ]
+    opened = engine.prepare(alone)
+    assert engine.prepare(mixed) is opened
+    weighted = request(engine, "red", "blue", image_combine=combine, image_weight=(1.0, 0.1))
+    drawn = [pixels(engine, one).tobytes() for one in (alone, mixed, weighted, request(engine, "red", "blue"))]
+    assert len(set(drawn)) == 4
+
+
+def test_combined_embeddings_are_made_of_those_of_each_reference(engine):
+    ((_, red),), ((_, blue),) = (engine.embed(request(engine, colour)) for colour in ("red", "blue"))
+    [(_, average)] = engine.embed(request(engine, "red", "blue", image_combine="average"))
+    [(_, less)] = engine.embed(request(engine, "red", "blue", image_combine="subtract", image_weight=(1.0, 0.5)))
+    torch.testing.assert_close(average, (red + blue) / 2, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(less, red - 0.5 * blue, atol=1e-5, rtol=1e-4)
+
+
+def test_a_negative_image_is_what_the_negative_half_sees(engine, monkeypatch):
+    def asked(**changes):
+        made = request(engine, "red", "lime", **changes)
+        (prompt,) = made.image_prompts
+        return replace(
+            made, image_prompts=(replace(prompt, negative=reference.of_image(Image.new("RGB", (48, 48), "blue"))),)
+        )
+
+    ((_, blue),) = engine.embed(request(engine, "blue"))
+    ((negative, positive),) = engine.embed(asked())
+    ((zeros, same),) = engine.embed(request(engine, "red", "lime"))
+    torch.testing.assert_close(negative, blue.expand_as(positive), atol=1e-5, rtol=1e-4)
+    assert torch.equal(positive, same) and not torch.equal(negative, zeros)
+    kept_off, plain = noise(engine, asked()), noise(engine, request(engine, "red", "lime"))
+    assert torch.equal(kept_off[1], plain[1]) and not torch.equal(kept_off[0], plain[0])
+    assert engine.prepare(asked()) is engine.prepare(request(engine, "red", "lime"))
+    without = [
+        pixels(engine, one) for one in (asked(guidance_scale=1.0), request(engine, "red", "lime", guidance_scale=1.0))
+    ]
+    assert (without[0] == without[1]).all()
+
+
+def test_tiles_act_in_their_places(engine):
+    wide = reference.of_image(_halves((96, 48), "red", "blue"))
+    settings = replace(engine.settings, image=(wide.source,), fit="tiles", scale=1.0)
+    loaded = load_references(settings, NullReporter(), InMemory({(wide.source, False): wide}))
+    tiled = make_request(settings, engine.plan, loaded)
+    context = engine.example_inputs(tiled).context
+    assert len(context.image) == 2
+    # The same as two adapters' references with masks of their own, each a tile: one adapter with a mask for each.
+    sides = [reference.of_image(Image.new("RGB", (48, 48), colour)) for colour in ("red", "blue")]
+    masks = [
+        reference.of_image(_halves((64, 64), *shades), as_mask=True)
+        for shades in (("white", "black"), ("black", "white"))
+    ]
+    settings = replace(
+        engine.settings, image=tuple(one.source for one in sides), mask=tuple(one.source for one in masks), scale=1.0
+    )
+    named = {(one.source, as_mask): one for many, as_mask in ((sides, False), (masks, True)) for one in many}
+    apart = make_request(settings, engine.plan, load_references(settings, NullReporter(), InMemory(named)))
+    assert abs(pixels(engine, tiled) - pixels(engine, apart)).max() <= 2
+    assert engine.prepare(tiled) is engine.prepare(apart)
+
+
+def _halves(size: tuple[int, int], left: str, right: str) -> Image.Image:
+    picture = Image.new("RGB", size, left)
+    picture.paste(right, (size[0] // 2, 0, *size))
+    return picture
