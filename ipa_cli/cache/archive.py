@@ -13,16 +13,17 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ipa_cli.cache import keys, signature
 from ipa_cli.cache.building import find_intact, hash_files, publish
-from ipa_cli.cache.checking import check
+from ipa_cli.cache.checking import check, manifest_of
 from ipa_cli.cache.entries import Entry, Refused, Store, StoreError, read
 from ipa_cli.cache.keys import GraphKey
 from ipa_cli.cache.locks import InUse, key_lock, shared
-from ipa_cli.cache.manifest import MANIFEST, MAX_MANIFEST, Damage, parse, render
+from ipa_cli.cache.manifest import MANIFEST, MAX_MANIFEST, Damage
 from ipa_cli.cache.removal import Removed, evict
 from ipa_cli.cache.scratch import make_folders, scratch_folder, translate_disk_errors
 from ipa_cli.cache.trust import check_owner
@@ -78,7 +79,7 @@ def import_(store: Store, file: Path) -> Imported:
         raise StoreError(f"cannot read {file}: {error.strerror}", "check the name") from error
     with source, translate_disk_errors(store):
         with scratch_folder(store) as folder:
-            signing = signature.signing_key()
+            sign = partial(signature.add, key=signature.signing_key())
             try:
                 graphs = _unpack(store, source, folder)
             except Damage as damage:
@@ -92,7 +93,7 @@ def import_(store: Store, file: Path) -> Imported:
                 with key_lock(store, key.short):
                     present = _present(store, key)
                     if present is None:
-                        added.append(publish(store, path, manifest, signing))
+                        added.append(publish(store, path, manifest, sign))
                     else:
                         kept.append(present)
         return Imported(tuple(added), tuple(kept), evict(store, keep={entry.folder for entry in added + kept}))
@@ -208,15 +209,10 @@ def _read_index(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> lis
 def _read_manifest(archive: tarfile.TarFile, member: tarfile.TarInfo | None, name: str) -> dict[str, Any]:
     if member is None or member.name != f"{name}/{MANIFEST}":
         raise Damage(f"{name!r} has no manifest")
-    text = _content(archive, member)
     try:
-        manifest = parse(text)
+        return manifest_of(name, _content(archive, member))
     except Damage as damage:
         raise Damage(f"{name!r}: {damage}") from None
-    key = keys.from_dict(manifest["key"])
-    if render(manifest) != text or key.digest != manifest["digest"] or key.folder != name:
-        raise Damage(f"the manifest of {name!r} has changed")
-    return manifest
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

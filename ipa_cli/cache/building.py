@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from ipa_cli.cache.removal import Plan, Removed, evict, execute
 from ipa_cli.cache.scratch import check_free_space, make_folders, prepare, scratch_folder, translate_disk_errors, trash
 from ipa_cli.cache.trust import check_owner, check_temporary_folder, permission_problem, trust_problem
 
+Signer = Callable[[Path, bytes], None]
 Builder = Callable[[Path], "Mapping[str, Any] | None"]
 
 
@@ -219,7 +221,7 @@ def build(
                         "figures": dict(figures or {}),
                         "files": hash_files(folder),
                     },
-                    signing,
+                    partial(signature.add, key=signing),
                 )
         return Built(entry, fresh=True, evicted=evict(store, keep={entry.folder}))
 
@@ -283,14 +285,17 @@ def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def publish(store: Store, folder: Path, manifest: Mapping[str, Any], signing: bytes) -> Entry:
-    """Turn a finished folder into the entry of its key, signed, in place of a damaged one. Hold the key lock."""
+def publish(store: Store, folder: Path, manifest: Mapping[str, Any], sign: Signer) -> Entry:
+    """Turn a finished folder into the entry of its key, in place of a damaged one. Hold the key lock.
+
+    `sign` is handed the folder and the text of the manifest, and adds a signature.
+    """
     key = keys.from_dict(manifest["key"])
     target = store.graphs / key.folder
     (folder / USES).touch(0o600)
     (folder / MANIFEST).write_bytes(text := render(manifest))
     (folder / MANIFEST).chmod(0o600)
-    signature.add(folder, text, signing)
+    sign(folder, text)
     for path in (folder / MANIFEST, folder):
         _sync(path)
     make_folders(store.root, target.parent.relative_to(store.root))

@@ -30,6 +30,17 @@ def check_manifest(entry: Entry) -> dict[str, Any]:
     return manifest
 
 
+def manifest_of(folder: str, text: bytes) -> dict[str, Any]:
+    """The manifest in `text`, which was sent as that of the graph `folder`. Raises Damage when it is no such one."""
+    manifest = parse(text)
+    key = keys.from_dict(manifest["key"])
+    if text != render(manifest) or key.digest != manifest["digest"]:
+        raise Damage("its manifest has changed")
+    if key.folder != folder:
+        raise Damage(f"its manifest belongs to another graph, {key.folder}")
+    return manifest
+
+
 def check(entry: Entry, copy: Path | None = None) -> dict[str, Any]:
     """The manifest of `entry`, after comparing every byte with it; the same bytes are written to the folder `copy`.
 

@@ -44,11 +44,24 @@ class DamagedGraph(StoreError):
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """A remote cache: graphs that are missing here come from `url`; with `push` new ones go there, signed.
+
+    `signing_key` is the file with the private key; None for this user's own.
+    """
+
+    url: str
+    push: bool = False
+    signing_key: Path | None = None
+
+
+@dataclass(frozen=True)
 class Store:
     """A folder of compiled graphs; beyond `max_size` bytes the least recently used ones go (None: no limit)."""
 
     root: Path
     max_size: int | None = None
+    sharing: Sharing | None = None
 
     @property
     def graphs(self) -> Path:

@@ -25,7 +25,8 @@ from ipa_cli.cache.keys import Factor
 
 MANIFEST = "manifest.json"
 USES = ".uses"
-SIGNATURE = "proof.json"
+SIGNATURE = "proof.json"  # of this user
+PUBLISHER = "publisher.json"  # of those who published it
 SCHEMA_VERSION = 3
 MAX_MANIFEST = 4 << 20
 
@@ -162,7 +163,7 @@ def safe_name(name: str) -> bool:
         and all(part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255 for part in parts)
         and name.isprintable()
         and "\\" not in name
-        and name not in (MANIFEST, USES, SIGNATURE)
+        and name not in (MANIFEST, USES, SIGNATURE, PUBLISHER)
     )
 
 

@@ -2,6 +2,7 @@
 
 <root>/graphs-v1/.work/<pid>-<8 hex>        a graph being built, opened or removed, or an archive being unpacked
 <root>/graphs-v1/.work/<pid>-<8 hex>.lock   held by the process that uses it; if nobody holds it, the folder is garbage
+<root>/graphs-v1/.partial/<name>            a graph that was pulled in part: kept for a day, so that a pull can go on
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from ipa_cli.cache.trust import check_owner
 from ipa_cli.errors import IpaError
 
 WORK = ".work"
+PARTIAL = ".partial"
 _TAG = "CACHEDIR.TAG"
 _TAG_TEXT = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -30,11 +33,12 @@ _OF_EARLIER_VERSIONS = (".building-", ".trash-")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_ROOM = 1 << 20
+_RESUMABLE = 24 * 3600  # seconds
 
 
 @dataclass(frozen=True)
 class ScratchFolder:
-    """A scratch folder: `size` in bytes, `alive` while a process uses it."""
+    """A scratch folder: `size` in bytes, `alive` while a process uses it, or may go on with it."""
 
     path: Path
     size: int
@@ -68,7 +72,30 @@ def scratch_folders(store: Store) -> list[ScratchFolder]:
         paths += [path for path in store.graphs.iterdir() if path.name.startswith(_OF_EARLIER_VERSIONS)]
     except (FileNotFoundError, NotADirectoryError, PermissionError, Refused):
         return []
-    return [ScratchFolder(path, disk_size(str(path)), is_lock_file_held(_lock(path))) for path in paths]
+    found = [ScratchFolder(path, disk_size(str(path)), is_lock_file_held(_lock(path))) for path in paths]
+    return [*found, *_partial_folders(store)]
+
+
+def _partial_folders(store: Store) -> Iterator[ScratchFolder]:
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        for path in (store.graphs / PARTIAL).iterdir():
+            with suppress(FileNotFoundError):  # it became a graph meanwhile
+                young = time.time() - path.lstat().st_mtime < _RESUMABLE
+                yield ScratchFolder(path, disk_size(str(path)), young)
+
+
+def partial_folder(store: Store, name: str) -> Path:
+    """A folder for what a pull has received so far, the same for the same `name`; `remove` it in the end.
+
+    Hold the lock of the graph's key, and have the store prepared.
+    """
+    folder = store.graphs / PARTIAL / name
+    with key_lock(store, WORK):  # nobody sweeps it before it is new
+        if folder.is_symlink():
+            folder.unlink()
+        make_folders(store.graphs, Path(PARTIAL) / name)
+        os.utime(folder)
+    return folder
 
 
 def sweep(store: Store) -> int:
@@ -119,7 +146,7 @@ def prepare(store: Store) -> None:
 
 def _check_own(store: Store) -> None:
     """Raise Refused when a folder whose content gets removed is a link: it may lead to the user's files."""
-    for folder in (store.graphs, store.graphs / LOCKS, store.graphs / WORK):
+    for folder in (store.graphs, store.graphs / LOCKS, store.graphs / WORK, store.graphs / PARTIAL):
         if folder.is_symlink():
             raise Refused(f"the graph cache is not used: {folder} is a link", "name another folder with --cache-dir")
 
@@ -140,6 +167,11 @@ def check_free_space(folder: Path, size: int, what: str) -> None:
             f"{what} takes up to {size / 1e6:.0f} MB, and the disk of {folder} has {free / 1e6:.0f} MB free",
             "free some space, or name a folder on another disk with --cache-dir or TMPDIR",
         )
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed because there is no room."""
+    return error.errno in _FULL
 
 
 @contextmanager

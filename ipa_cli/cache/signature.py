@@ -76,7 +76,7 @@ def add(folder: Path, manifest: bytes, key: bytes) -> None:
 def problem(folder: str, manifest: bytes, key: bytes | None) -> str | None:
     """Why the signature of the graph in `folder` is not accepted; None when it is valid for `key`."""
     try:
-        found = json.loads(_read(f"{folder}/{SIGNATURE}", _MAX_SIGNATURE))
+        found = json.loads(read_file(f"{folder}/{SIGNATURE}", _MAX_SIGNATURE))
         scheme, name, digest = found["scheme"], found["key"], found["proof"]
     except FileNotFoundError:
         return "made elsewhere: it has no signature"
@@ -110,7 +110,7 @@ def existing_key() -> bytes | None:
     try:
         about = path.lstat()
         plain = stat.S_ISREG(about.st_mode)
-        others, key = (other_writer(path), _read(path, _KEY_BYTES)) if plain else ("it is not a regular file", b"")
+        others, key = (other_writer(path), read_file(path, _KEY_BYTES)) if plain else ("it is not a regular file", b"")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     private = others is None and about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077
@@ -122,7 +122,7 @@ def existing_key() -> bytes | None:
     return key
 
 
-def _read(path: Path | str, most: int) -> bytes:
+def read_file(path: Path | str, most: int) -> bytes:
     """Up to `most` bytes of a regular file. Raises OSError for anything else."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:

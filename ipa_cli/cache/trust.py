@@ -5,8 +5,9 @@ A graph is loaded when all of this holds:
 1. Nobody else can put it there: its folder and every folder and link on the way to it belong to this user or to root,
    and nobody else may write to them, see `ownership`. Reading does no harm.
 2. Its maker is known. Its manifest is signed with this user's key (see `signature`) by `ipa compile`, `ipa cache
-   import --trust` or `ipa cache trust`. For users other than root a manifest that only root can have written needs no
-   signature: root could replace the interpreter anyway. (For root itself, the files of any archive are root's.)
+   import --trust` or `ipa cache trust`, or with the key of a publisher whom this user trusts (see `publishers`). For
+   users other than root a manifest that only root can have written needs no signature: root could replace the
+   interpreter anyway. (For root itself, the files of any archive are root's.)
 3. Every byte is as the manifest says, and the bytes that were compared are those that are loaded: see `checking`.
 
 What fails 1 or 2 is kept: `chmod` or `ipa cache trust` makes it usable. What fails 3 is damaged, and removed.
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ipa_cli.cache import signature
+from ipa_cli.cache import publishers, signature
 from ipa_cli.cache.entries import Entry, Refused, Store, read_error
 from ipa_cli.system.ownership import other_writer, other_writer_of_folder, writable_by_others
 
@@ -85,7 +86,7 @@ def trust_problem(entry: Entry) -> Problem | None:
 def trust_checker() -> Callable[[Entry], Problem | None]:
     """`trust_problem` for many graphs at one moment: the folders that they share and the key are looked at once."""
     above = cache(lambda folder: _unless_gone(other_writer, Path(folder)))
-    key = cache(signature.existing_key)
+    key, known = cache(signature.existing_key), cache(publishers.trusted)
 
     def check(entry: Entry) -> Problem | None:
         message = above(entry.path.rpartition("/")[0]) or _unless_gone(other_writer_of_folder, entry.folder)
@@ -94,7 +95,13 @@ def trust_checker() -> Callable[[Entry], Problem | None]:
         if entry.of_root and os.geteuid() != 0:
             return None
         message = signature.problem(entry.path, entry.text, key())
-        return Problem(message, f"`ipa cache trust {entry.id[:8]}` if you trust its maker") if message else None
+        if message is None:
+            return None
+        try:
+            published = publishers.problem_of_entry(entry, known)
+        except FileNotFoundError:
+            return Problem(message, f"`ipa cache trust {entry.id[:8]}` if you trust its maker")
+        return Problem(*published) if published else None
 
     return check
 

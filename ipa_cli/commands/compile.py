@@ -19,6 +19,7 @@ SETTINGS = (
     *("guidance_scale", "preset", "guidance_start", "guidance_end", "batch_size"),
     *options.OF_MODEL,
     *("backend", "compile_options", "device", "dtype", "precision", "cache_dir", "cache_max_size"),
+    *("cache_remote", "cache_push", "cache_signing_key"),
 )
 Size = Annotated[
     list[str] | None,

@@ -18,7 +18,7 @@ from ipa_cli.config.sources import Resolved, Source
 from ipa_cli.config.values import as_json, flag_of
 
 # Settings of the process that draws: where it keeps things, and not what it draws or how.
-OF_THE_PROCESS = ("warmup", "cache_dir", "cache_max_size")
+OF_THE_PROCESS = ("warmup", "cache_dir", "cache_max_size", "cache_remote", "cache_push", "cache_signing_key")
 NOT_COMPARED = (*OF_THE_PROCESS, "server", "server_token_file")
 COMPARED = (
     *(name for name, one in FIELDS.items() if one.metadata["panel"] in (MODEL, MACHINE) and name not in NOT_COMPARED),

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import checks, padding
+from ipa_cli.config import checks, padding, remote
 from ipa_cli.config.adapters import OWN as OWN_OF_ADAPTER
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
@@ -298,6 +298,9 @@ class Settings:
     cache_max_size: str = _setting(
         MACHINE, "graphs beyond this size are removed, least recently used first", "20GB", kind=OWN, metavar="SIZE"
     )
+    cache_remote: str | None = remote.CACHE_REMOTE
+    cache_push: bool = remote.CACHE_PUSH
+    cache_signing_key: Path | None = remote.CACHE_SIGNING_KEY
     server: str | None = _setting(
         MACHINE,
         "draw on a running `ipa serve`: its address, or auto for one of yours; none draws here",

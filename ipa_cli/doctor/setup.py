@@ -18,7 +18,16 @@ from ipa_cli.models import configurations
 from ipa_cli.models.plan import make_plan
 
 # Users may not want these values in an issue: only the name and the source are shown.
-PRIVATE = {"prompt", "negative_prompt", "image", "output", "server", "server_token_file"}
+PRIVATE = {
+    "prompt",
+    "negative_prompt",
+    "image",
+    "output",
+    "server",
+    "server_token_file",
+    "cache_remote",
+    "cache_signing_key",
+}
 MODEL = {
     "model",
     "load_format",

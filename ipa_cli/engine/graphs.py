@@ -6,14 +6,17 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends, cache
 from ipa_cli.cache import Entry, Store, keys
 from ipa_cli.cache.keys import GraphKey
+from ipa_cli.cache.remote import Offer
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name
+from ipa_cli.engine import sharing
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import probe
 from ipa_cli.result import Reporter
@@ -267,6 +270,9 @@ def prepare(
                 raise
             reporter.warn(f"{refused.message}; {refused.hint}")
             found = cache.Miss((refused.message,))
+    shared = sharing.fetch(store, key(unet, wanted), partial(_fits, own=key(unet, wanted), wanted=wanted), reporter)
+    if shared is not None:
+        return _open(module, unet, wanted, store, shared)
     if not may_compile:
         raise NoGraph(_no_graph(found), f"leave out --no-compile, or use --backend {backends.UNCOMPILED}")
     return _compile(module, unet, wanted, store, found, reporter)
@@ -308,6 +314,7 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, store: Store, miss: cac
     ready = _open(module, unet, wanted, store, built.entry)
     if not built.fresh:
         return replace(ready, compile_s=compiled)
+    sharing.send(store, built.entry, reporter)
     return replace(ready, origin="compiled", why=f"compiled just now as {built.entry.id}", compile_s=compiled)
 
 
@@ -334,7 +341,7 @@ def machine(device: torch.device) -> tuple[str, dict[str, Any]]:
     return here.gpu.slug, here.factors(here.gpu.slug)
 
 
-def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
+def _fits(entry: Entry | Offer, own: GraphKey, wanted: Wanted) -> bool:
     """Whether a graph differs from the one wanted only where it may, and covers the picture's size."""
 
     def what(factors: Mapping[str, Any]) -> dict[str, Any]:
@@ -359,7 +366,7 @@ def _fits(entry: Entry, own: GraphKey, wanted: Wanted) -> bool:
     return (entry.key.factors.get("width"), entry.key.factors.get("height")) == (width, height)
 
 
-def _made_with(entry: Entry) -> dict[str, Any] | None:
+def _made_with(entry: Entry | Offer) -> dict[str, Any] | None:
     """The options a graph was compiled with; None where its maker wrote no such options."""
     made = entry.describe.get("options")
     if not isinstance(made, dict):
@@ -371,7 +378,7 @@ def _made_with(entry: Entry) -> dict[str, Any] | None:
     return {name: whole[name] for name in made} if made.keys() <= whole.keys() else None
 
 
-def _span(entry: Entry) -> list[int] | None:
+def _span(entry: Entry | Offer) -> list[int] | None:
     return (_made_with(entry) or {}).get("dynamic")
 
 

@@ -17,9 +17,14 @@ from ipa_cli.hardware import probe
 COLUMNS = ("key", "backend", "model", "gpu", "shape", "size", "created", "last used", "hits", "usable here")
 
 
+def with_versions(here: probe.Machine) -> probe.Machine:
+    """The machine with the versions of what backends are installed."""
+    return replace(here, versions=backends.installed())
+
+
 def stale_reasons(here: probe.Machine) -> Callable[[Item], list[str]]:
     """A function from a graph to the reasons why it can never be used on this machine; none when it may be."""
-    here = replace(here, versions=backends.installed())
+    here = with_versions(here)
     known: dict[tuple[str, str, str], list[str]] = {}  # thousands of graphs were built with the same few things
 
     def reasons(item: Item) -> list[str]:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from ipa_cli.config import FIELDS, Settings
+from ipa_cli.config.comparison import OF_THE_PROCESS
 from ipa_cli.config.privacy import public_settings
 from ipa_cli.config.values import flag_of
 
 # Settings that say where and how often to draw, and nothing of how one picture looks.
-LEFT_OUT = ("num_images", "batch_size", "output", "preview", "warmup", "cache_dir", "cache_max_size")
+LEFT_OUT = ("num_images", "batch_size", "output", "preview", *OF_THE_PROCESS)
 
 
 def command_line(settings: Settings, seed: int) -> str:

@@ -105,6 +105,16 @@ def append(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> None:
             _sync(file)
 
 
+@contextmanager
+def appending(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a private regular file to append to, created if necessary, in a folder of ours; synced. Raises OSError."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(path, flags, 0o600), "r+b") as file:
+        file.seek(0, os.SEEK_END)
+        yield file
+        _sync(file)
+
+
 def open_log(path: Path, elsewhere: str = OTHER_OUTPUT) -> TextIO:
     """A text file to append to line by line; also a device, a pipe with a reader, or a file that the shell has opened.
 

@@ -35,7 +35,8 @@ def test_every_setting_is_classified():
     kinds = {name: field.metadata["kind"] for name, field in config.FIELDS.items()}
     assert set(kinds.values()) == {"plain", "place", "own"}
     assert {name for name, kind in kinds.items() if kind == "own"} == {
-        *("compile_options", "cache_dir", "cache_max_size", "server", "server_token_file")
+        *("compile_options", "cache_dir", "cache_max_size", "server", "server_token_file"),
+        *("cache_remote", "cache_push", "cache_signing_key"),
     }
     places = {"image", "embeds", "mask", "adapter", "model", "vae", "ip_adapter", "image_encoder", "output"}
     places |= {"lora", "lora_dir", "embedding", "embedding_dir", "init_image", "inpaint_mask", "negative_image"}
@@ -54,6 +55,9 @@ def test_every_setting_is_classified():
         'compile_options = "{}"',
         'cache_dir = "graphs"',
         'cache_max_size = "1GB"',
+        'cache_remote = "s3://bucket/graphs"',
+        "cache_push = true",
+        'cache_signing_key = "key.pem"',
         *(
             f'{name} = "{ADDRESS}"'
             for name in ("image", "mask", "embeds", "model", "vae", "ip_adapter", "image_encoder", "output")

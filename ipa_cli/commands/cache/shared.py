@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ipa_cli.cache import Store
 
 
-def _known(context: typer.Context, incomplete: str) -> list[str]:
+def known(context: typer.Context, incomplete: str) -> list[str]:
     """Keys for a shell to complete from; none where the cache cannot be read."""
     from ipa_cli.cache import Store, iter_entries
 
@@ -35,7 +35,7 @@ Keys = Annotated[
     typer.Argument(
         metavar="[KEY]...",
         help="Keys of graphs as `ipa cache ls` shows them, or their first digits.",
-        autocompletion=_known,
+        autocompletion=known,
     ),
 ]
 OfBackend = Annotated[

@@ -1,4 +1,4 @@
-"""`ipa cache export`, `import` and `trust`: take graphs to another machine, and decide whose graphs to run."""
+"""`ipa cache export` and `import`: take graphs to another machine in a file."""
 
 from __future__ import annotations
 
@@ -68,32 +68,3 @@ def import_graphs(
     }
     there = f", {len(brought.kept)} already here" if brought.kept else ""
     return Result("cache import", data, (f"added {shared.count(brought.added)}{there}",))
-
-
-@options.with_settings("cache_dir")
-def trust_graphs(
-    context: typer.Context,
-    key: shared.Keys = None,
-    yes: shared.Yes = False,
-) -> Result:
-    """Trust graphs made elsewhere, all unless named: from then on ipa runs their code.
-
-    They are native code: their maker can do anything you can.
-    """
-    from ipa_cli import cache
-    from ipa_cli.engine import inventory
-
-    store = shared.store(context)
-    cache.check_owner(store)
-    items = cache.plan(cache.scan(store), prefixes=key or ()).items
-    foreign = [item for item in items if isinstance(item, cache.Entry) and cache.trust_problem(item) is not None]
-    if not foreign:
-        return Result("cache trust", {"graphs": []}, ("nothing to trust: no such graph was made elsewhere",))
-    lines = tuple(map(inventory.summary_line, foreign))
-    statement = f"this trusts {shared.count(foreign)}, native code that ipa will run: its maker can do anything you can"
-    details = (*lines[:20], *shared.more(len(lines) - 20))
-    if not shared.agreed(context, yes, details, statement, "add --yes if you trust its maker"):
-        return shared.nothing_done("cache trust")
-    for entry in foreign:
-        cache.mark_trusted(store, entry)
-    return Result("cache trust", {"graphs": [entry.id for entry in foreign]}, (f"trusted {shared.count(foreign)}",))

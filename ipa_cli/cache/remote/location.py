@@ -1,0 +1,236 @@
+"""Where a remote cache is: reading, writing and listing through fsspec, never for longer than a place may be silent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLong  # another class than the builtin before Python 3.11
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ipa_cli.cache.entries import StoreError
+from ipa_cli.errors import IpaError
+from ipa_cli.system import files
+
+ANSWER = 10.0  # seconds until a place must answer a question,
+SILENCE = 60.0  # and in which a part of a file must arrive or leave
+REST = 60.0  # seconds for which a place that failed is not asked again by itself
+CHUNK = 4 << 20
+
+_READ_ONLY = ("http", "https")
+_PACKAGES = {"s3": "ipa-cli[remote]", "gs": "gcsfs", "az": "adlfs"}
+_LIBRARIES = {"fsspec", "s3fs", "gcsfs", "adlfs", "aiohttp", "botocore", "aiobotocore", "google", "azure", "urllib3"}
+_Answer = TypeVar("_Answer")
+
+
+class RemoteError(StoreError):
+    """A remote cache cannot be reached or refuses; drawing may go on without it."""
+
+
+class Remote:
+    """The place that a URL names. `rests` while it has just failed to answer."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/") or url
+        scheme, found, _ = url.partition("://")
+        self.scheme = scheme if found else "file"
+        self.writable = self.scheme not in _READ_ONLY
+        self._failed = float("-inf")
+        self._opened: tuple[Any, str] | None = None
+
+    @property
+    def rests(self) -> bool:
+        return time.monotonic() - self._failed < REST
+
+    def rest(self) -> None:
+        """Say that it failed."""
+        self._failed = time.monotonic()
+
+    def list(self, folder: str) -> list[str] | None:
+        """The paths of all files below `folder`, relative to it; None where a place cannot list. Raises RemoteError."""
+        if not self.writable:
+            return None
+        system, root = self._system()
+        below = f"{root}/{folder}"
+        try:
+            found = self._within(SILENCE, system.find, below)
+        except FileNotFoundError:
+            found = []
+        if not found and self.scheme not in ("file", "memory"):  # a bucket that is missing looks like an empty one
+            self._call(ANSWER, system.ls, root.partition("/")[0])
+        prefix = below.lstrip("/") + "/"
+        return sorted(path.lstrip("/").removeprefix(prefix) for path in found)
+
+    def read(self, path: str, most: int) -> bytes | None:
+        """The content of a file, None where there is none. Raises RemoteError, also for more than `most` bytes."""
+        system, root = self._system()
+        try:
+            with self._within(ANSWER, system.open, f"{root}/{path}", "rb", block_size=CHUNK) as file:
+                content = self._within(SILENCE, file.read, most + 1)
+        except FileNotFoundError:
+            return None
+        if len(content) > most:
+            raise RemoteError(f"{self.url}/{path} has more than {most} bytes", "it is not what ipa wrote")
+        return content
+
+    def fetch(self, path: str, size: int, have: int, write: Callable[[bytes], Any], restart: Callable[[], Any]) -> int:
+        """Hand a file of `size` bytes to `write`, from byte `have` on; how many bytes came.
+
+        A place that sends files only as a whole has `restart` called first. Raises FileNotFoundError where it is not
+        there, EOFError where it has another size, RemoteError where it does not come.
+        """
+        system, root = self._system()
+        came = 0
+        with self._within(
+            ANSWER, system.open, f"{root}/{path}", "rb", block_size=CHUNK, cache_type="readahead"
+        ) as file:
+            there = getattr(file, "size", None)
+            if there is not None and there != size:
+                raise EOFError(f"{there} bytes")
+            if have:
+                try:
+                    self._within(ANSWER, file.seek, have)
+                except ValueError:  # fsspec's stream over HTTP
+                    restart()
+                    have = 0
+            while have + came < size:
+                part = self._within(SILENCE, file.read, min(CHUNK, size - have - came))
+                if not part:
+                    raise EOFError(f"{have + came} bytes")
+                write(part)
+                came += len(part)
+        return came
+
+    def size(self, path: str) -> int | None:
+        """The size of a file in bytes, None where there is none. Raises RemoteError."""
+        system, root = self._system()
+        try:
+            return self._within(ANSWER, system.info, f"{root}/{path}")["size"]
+        except FileNotFoundError:
+            return None
+
+    def send(self, path: str, source: Path, advance: Callable[[int], None]) -> None:
+        """Write the file `source` as `path`, whole or not at all; `advance` is told how many bytes have gone."""
+        system, root = self._system()
+        if self.scheme == "file":
+            with files.replacing(Path(root, path), "name another folder") as target, source.open("rb") as file:
+                while part := file.read(CHUNK):
+                    target.write(part)
+                    advance(len(part))
+            return
+        self._call(ANSWER, system.makedirs, f"{root}/{path.rpartition('/')[0]}", exist_ok=True)
+        callback = _callback(advance)
+        self._call(SILENCE, system.put_file, str(source), f"{root}/{path}", callback=callback, alive=callback)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small file, whole or not at all. Raises RemoteError."""
+        system, root = self._system()
+        if self.scheme == "file":
+            files.replace(Path(root, path), content, "name another folder")
+            return
+        self._call(SILENCE, system.pipe_file, f"{root}/{path}", content)
+
+    def _system(self) -> tuple[Any, str]:
+        if self._opened is None:
+            import fsspec
+
+            protocol = "file" if self.scheme == "file" else self.scheme
+            try:
+                system = self._call(
+                    ANSWER,
+                    fsspec.filesystem,
+                    protocol,
+                    use_listings_cache=False,
+                    skip_instance_cache=True,
+                    **_options(protocol),
+                )
+            except ImportError as error:
+                package = _PACKAGES.get(protocol, "ipa-cli[remote]")
+                raise IpaError(f"{self.url} needs a package: {error}", f"`pip install '{package}'`") from error
+            plain = str(Path(self.url).expanduser().absolute()) if "://" not in self.url else self.url
+            self._opened = system, system._strip_protocol(plain).rstrip("/")
+        return self._opened
+
+    def _call(self, seconds: float, function: Callable[..., _Answer], *arguments: Any, **named: Any) -> _Answer:
+        try:
+            return self._within(seconds, function, *arguments, **named)
+        except FileNotFoundError as error:
+            raise self._failure(error) from error
+
+    def _within(
+        self, seconds: float, function: Callable[..., _Answer], *arguments: Any, alive: Any = None, **named: Any
+    ) -> _Answer:
+        """What `function` returns, unless it takes longer than `seconds`, or shows no progress for so long.
+
+        It runs in a thread of its own, which is left behind then: no library's own limits cover a folder on a disk
+        that hangs, a name server that is silent and an upload alike. Raises RemoteError, and FileNotFoundError.
+        """
+        done: Future[_Answer] = Future()
+
+        def work() -> None:
+            try:
+                done.set_result(function(*arguments, **named))
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        began = time.monotonic()
+        try:
+            while True:
+                with suppress(TooLong):
+                    return done.result(min(1.0, seconds))
+                if done.done():
+                    return done.result()
+                if time.monotonic() - max(began, getattr(alive, "moved", began)) > seconds:
+                    raise RemoteError(f"{self.url} does not answer within {seconds:g} s", "try again later")
+        except (IpaError, FileNotFoundError, ImportError):
+            raise
+        except Exception as error:
+            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _LIBRARIES:
+                raise
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> RemoteError:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            return RemoteError(f"{self.url} is not there: {said}", "check the name of the bucket or folder")
+        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+            return RemoteError(f"{self.url} refuses: {said}", "check the credentials and what they allow")
+        if isinstance(error, TimeoutError):
+            return RemoteError(f"{self.url} does not answer", "try again later")
+        return RemoteError(f"{self.url} cannot be reached: {said}", "check the address and the network")
+
+
+@cache
+def at(url: str) -> Remote:
+    """The place of a URL, the same one for all who ask in this process."""
+    return Remote(url)
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    """What makes a library give up early, so that what it says is heard before `_within` ends."""
+    if protocol == "s3":
+        return {"config_kwargs": {"connect_timeout": 3, "read_timeout": 20, "retries": {"max_attempts": 2}}}
+    if protocol in _READ_ONLY:
+        import aiohttp
+
+        return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=20)}}
+    return {}
+
+
+def _callback(advance: Callable[[int], None]) -> Any:
+    """fsspec's callback for a transfer; `moved` is when it last went on."""
+    from fsspec.callbacks import Callback
+
+    class Progress(Callback):
+        moved = time.monotonic()
+
+        def relative_update(self, inc: int = 1) -> None:
+            self.moved = time.monotonic()
+            advance(inc)
+
+    return Progress()

@@ -1,0 +1,112 @@
+"""Graphs from a remote cache before one is compiled, and new ones sent there; a place that is down only warns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ipa_cli import backends
+from ipa_cli.cache import Entry, Refused, Store, StoreError, publishers, remote
+from ipa_cli.cache.keys import GraphKey
+from ipa_cli.cache.manifest import Damage
+from ipa_cli.cache.remote import Offer, Remote
+from ipa_cli.config import units
+from ipa_cli.engine import inventory
+from ipa_cli.hardware.probe import Machine
+from ipa_cli.result import Reporter
+
+LOOKING = 20.0  # seconds for looking through manifests before it is compiled
+
+
+def suits(here: Machine) -> Callable[[Offer], list[str]]:
+    """A function from a graph to the reasons why it cannot be used on this machine; none when it can."""
+    here = inventory.with_versions(here)
+    return lambda offer: inventory.differences(offer.key.gpu, offer.factors, here, backends.code(offer.backend))
+
+
+def fetch(store: Store, own: GraphKey, fits: Callable[[Offer], bool], reporter: Reporter) -> Entry | None:
+    """The graph of `own` from the remote cache, or the best of those that `fits`; None when it has none.
+
+    What is refused and a place that fails is warned of, and asked no more for a minute.
+    """
+    place = _place(store)
+    if place is None:
+        return None
+    started = time.perf_counter()
+    try:
+        with reporter.stage(f"looking in {place.url}") as doing:
+            offer = _offer(place, own, fits, reporter)
+            if offer is None:
+                reporter.detail(f"{place.url} has no such graph")
+                return None
+            pulled = remote.pull(store, place, offer, allow_unsigned=False, doing=lambda at: doing(f"pulling {at}"))
+    except StoreError as error:
+        if isinstance(error, remote.RemoteError):
+            place.rest()
+        reporter.warn(f"{error.message}; {error.hint}")
+        return None
+    seconds = time.perf_counter() - started
+    reporter.note(f"graph {offer.id[:8]} came from {place.url}, {units.size(pulled.received)} in {seconds:.1f} s")
+    return pulled.entry
+
+
+def send(store: Store, entry: Entry, reporter: Reporter) -> None:
+    """Push a graph just compiled, where the settings say so; what prevents it is warned of."""
+    place = _place(store)
+    if place is None or store.sharing is None or not store.sharing.push:
+        return
+    try:
+        private = publishers.private_key(store.sharing.signing_key)
+        with reporter.stage(f"sending to {place.url}") as doing:
+            pushed = remote.push(place, entry, private, allow_unsigned=False, force=False, doing=doing)
+            if pushed.fresh:
+                remote.write_index(place)
+    except StoreError as error:
+        if isinstance(error, remote.RemoteError):
+            place.rest()
+        reporter.warn(f"{error.message}; {error.hint}")
+        return
+    reporter.note(f"graph {entry.id[:8]} is in {place.url}{f': {pushed.note}' if pushed.note else ''}")
+
+
+def _place(store: Store) -> Remote | None:
+    if store.sharing is None:
+        return None
+    place = remote.at(store.sharing.url)
+    return None if place.rests else place
+
+
+def _offer(place: Remote, own: GraphKey, fits: Callable[[Offer], bool], reporter: Reporter) -> Offer | None:
+    """The graph of `own`, else that which took longest to compile of those that fit and are trusted."""
+    if (exact := _acceptable(place, own.folder, reporter)) is not None:
+        return exact
+    if not place.writable:  # it may have no index
+        return None
+    ends = time.monotonic() + LOOKING
+    found: list[Offer] = []
+    for name in remote.names(place, f"{own.backend}/{own.gpu}"):
+        if time.monotonic() > ends:
+            reporter.warn(f"{place.url} has more graphs than could be looked at within {LOOKING:g} s")
+            break
+        offer = _acceptable(place, name, reporter, only=fits)
+        if offer is not None:
+            found.append(offer)
+    return max(found, key=lambda offer: offer.build_seconds, default=None)
+
+
+def _acceptable(place: Remote, name: str, reporter: Reporter, only: Callable[[Any], bool] = bool) -> Offer | None:
+    """A graph that is there, wanted and signed by somebody trusted; others are warned of."""
+    try:
+        offer = remote.read(place, name)
+    except Damage as damage:
+        reporter.warn(f"graph {remote.id_of(name)} of {place.url} is refused: {damage}")
+        return None
+    if offer is None or not only(offer):
+        return None
+    try:
+        remote.check_signed(place, offer, allow_unsigned=False)
+    except Refused as refused:
+        reporter.warn(f"{refused.message}; {refused.hint}")
+        return None
+    return offer
