@@ -12,6 +12,7 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,9 @@ class Signature:
 
 def public_bytes(key: str) -> bytes:
     """The 32 bytes of a public key as people write it. Raises ValueError for anything else."""
-    raw = _decode(key.removeprefix(PREFIX) + "=") if key.startswith(PREFIX) else b""
+    raw = b""
+    with suppress(ValueError):
+        raw = _decode(key.removeprefix(PREFIX) + "=") if key.startswith(PREFIX) else b""
     if len(raw) != 32 or _written(raw) != key:
         raise ValueError(f"not a public key: {key[:80]!r}")
     return raw

@@ -187,14 +187,19 @@ class Remote:
                     return done.result()
                 if time.monotonic() - max(began, getattr(alive, "moved", began)) > seconds:
                     raise RemoteError(f"{self.url} does not answer within {seconds:g} s", "try again later")
-        except (IpaError, FileNotFoundError, ImportError):
+        except FileNotFoundError as error:
+            cause = error.__cause__  # fsspec's HTTP says of every failure that the file is not there
+            if cause is None or isinstance(cause, FileNotFoundError):
+                raise
+            raise self._failure(cause) from error
+        except (IpaError, ImportError):
             raise
         except Exception as error:
             if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _LIBRARIES:
                 raise
             raise self._failure(error) from error
 
-    def _failure(self, error: Exception) -> RemoteError:
+    def _failure(self, error: BaseException) -> RemoteError:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, FileNotFoundError):
             return RemoteError(f"{self.url} is not there: {said}", "check the name of the bucket or folder")

@@ -66,6 +66,9 @@ def push(
         raise RemoteError(f"{remote.url} can only be read", "push to where its files come from, such as s3://…")
     with ExitStack() as held:
         signatures = _checked(held, entry)
+        there, note = _there(remote, entry)
+        if there and not force:
+            return Pushed(entry, False, 0, note)
         if not signatures and private is not None:
             signatures = (ed25519.sign(entry.text, private),)
         if not signatures and not allow_unsigned:
@@ -73,9 +76,6 @@ def push(
                 f"graph {entry.id} is not sent: there is no key to sign it with",
                 "`ipa cache keygen` makes one; or add --allow-unsigned",
             )
-        there, note = _there(remote, entry)
-        if there and not force:
-            return Pushed(entry, False, 0, note)
         sent, total = 0, entry.size
 
         def advance(count: int) -> None:
