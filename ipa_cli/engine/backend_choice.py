@@ -8,7 +8,7 @@ from ipa_cli import backends
 from ipa_cli.backends import AUTO
 from ipa_cli.backends.base import check_fp8
 from ipa_cli.config import Settings
-from ipa_cli.engine import graphs
+from ipa_cli.engine.wanted import asked_options
 from ipa_cli.hardware import devices
 
 if TYPE_CHECKING:
@@ -39,5 +39,5 @@ def check_capabilities(settings: Settings, device: torch.device, offload: str) -
     asked = {"offload": offload != "none", "batch": settings.batch_size > 1}
     backends.require(name, *(capability for capability, wanted in asked.items() if wanted))
     backend = backends.get(name)
-    if graphs.asked_options(backend, name, settings).get("precision") == "fp8":
+    if asked_options(backend, name, settings).get("precision") == "fp8":
         check_fp8(device, backend.CAPABILITIES.fp8)

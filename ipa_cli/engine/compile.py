@@ -13,6 +13,7 @@ from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.decoders import Decoder
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.store import graph_store
+from ipa_cli.engine.wanted import asked_options
 from ipa_cli.errors import UsageError
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import DEMO, Plan, make_plan
@@ -63,7 +64,7 @@ def compile(
     problem = backend.toolchain_problem()
     if problem is not None:
         raise problem
-    options = graphs.asked_options(backend, name, settings)
+    options = asked_options(backend, name, settings)
     if span is not None:
         options = backend.options({**options, "dynamic": list(span)})
     span = options.get("dynamic")

@@ -10,7 +10,8 @@ from ipa_cli import backends, cache
 from ipa_cli.cache import Entry, Store, keys
 from ipa_cli.cache.keys import GraphKey
 from ipa_cli.config.privacy import public_name
-from ipa_cli.engine import graphs
+from ipa_cli.engine import graphs, sharing
+from ipa_cli.engine.wanted import machine, plain
 from ipa_cli.models.configurations import latent_factor
 from ipa_cli.result import Reporter
 
@@ -56,15 +57,15 @@ def possible(backend: str, device: torch.device) -> bool:
 
 def key(vae: Any, wanted: Wanted) -> GraphKey:
     """The graph's identity: all that can change its code, but not the weights."""
-    gpu, machine = graphs.machine(vae.device)
+    gpu, of_machine = machine(vae.device)
     facts = {
-        **machine,
+        **of_machine,
         **backends.get(wanted.backend).versions(),
         "code": backends.code(wanted.backend),
-        "vae": graphs.plain(dict(vae.config)),
+        "vae": plain(dict(vae.config)),
         "eps": vae.decoder.conv_norm_out.eps,  # other than the usual one where it was made fit for fp16
         "dtype": str(vae.dtype).removeprefix("torch."),
-        "options": graphs.plain(wanted.options),
+        "options": plain(wanted.options),
         "width": wanted.width,
         "height": wanted.height,
     }
@@ -72,12 +73,14 @@ def key(vae: Any, wanted: Wanted) -> GraphKey:
 
 
 def find(vae: Any, wanted: Wanted, store: Store, reporter: Reporter) -> Decoder | None:
-    """The decoder by its graph in the cache; None where there is none, or none that may be opened, with a warning."""
-    found = cache.lookup(store, key(vae, wanted))
-    if not isinstance(found, cache.Hit):
+    """The decoder by its graph in the cache, or a shared one; None where none may be opened, with a warning."""
+    own = key(vae, wanted)
+    found = cache.lookup(store, own)
+    entry = found.entry if isinstance(found, cache.Hit) else sharing.fetch(store, own, None, reporter)
+    if entry is None:
         return None
     try:
-        return _open(vae, store, found.entry)
+        return _open(vae, store, entry)
     except (cache.DamagedGraph, cache.Refused) as error:
         reporter.warn(f"{error.message}: pictures are decoded without it")
         return None
@@ -95,7 +98,7 @@ def prepare(vae: Any, wanted: Wanted, model: str, store: Store, reporter: Report
     shape = (1, vae.config.latent_channels, wanted.height // factor, wanted.width // factor)
     latents = torch.zeros(shape, device=vae.device, dtype=vae.dtype)
     dtype = str(vae.dtype).removeprefix("torch.")
-    describe = {"model": public_name(model), "options": graphs.plain(options), "dtype": dtype}
+    describe = {"model": public_name(model), "options": plain(options), "dtype": dtype}
     with reporter.stage(f"compiling the decoder for {wanted.width}x{wanted.height}") as doing:
         built = cache.build(
             store,
@@ -107,6 +110,8 @@ def prepare(vae: Any, wanted: Wanted, model: str, store: Store, reporter: Report
         )
     seconds = time.perf_counter() - started
     origin = "compiled" if built.fresh else "cache"
+    if built.fresh:
+        sharing.send(store, built.entry, reporter)
     return replace(_open(vae, store, built.entry), origin=origin, compile_s=seconds)
 
 

@@ -4,70 +4,32 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends, cache
-from ipa_cli.cache import Entry, Store, keys
+from ipa_cli.cache import Entry, Store
 from ipa_cli.cache.keys import GraphKey
-from ipa_cli.cache.remote import Offer
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine import sharing
-from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.hardware import probe
+from ipa_cli.engine.wanted import Wanted, ask, fits, in_the_code, key, made_with, plain, span_of
+from ipa_cli.errors import IpaError
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
-    import torch
-
     from ipa_cli.backends.base import Backend, Denoiser
     from ipa_cli.unet.inputs import UNetInputs
 
-# Facts in which a graph may differ from the one wanted and still serve, as long as it covers size and text.
-SIZE = ("width", "height", "options.dynamic", "text tokens", "options.text")
-HOW = ("width", "height", "options", "text tokens")
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
 COMPILING = 512 << 20  # bytes that must be free on disk; 307 MB were seen in use, by two processes for the miniature
 
 
 class NoGraph(IpaError):
     """There is no graph, and none may be compiled."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A graph someone asks for; one that differs in no more than the facts that `may_differ` names will do."""
-
-    backend: str
-    model: str
-    example: UNetInputs
-    options: Mapping[str, Any]
-    may_differ: tuple[str, ...]
-    latent_factor: int = backends.LATENT_FACTOR  # of the model's architecture
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the picture in pixels."""
-        height, width = self.example.sample.shape[-2:]
-        return width * self.latent_factor, height * self.latent_factor
-
-    @property
-    def text_tokens(self) -> int:
-        """How many tokens the prompt has, with those that fill up its chunks."""
-        return self.example.context.text[0].shape[3]
-
-    @property
-    def compile_options(self) -> dict[str, Any]:
-        """The options for `compile`: backends count `LATENT_FACTOR` pixels for each latent pixel."""
-        span = self.options.get("dynamic")
-        if not span or self.latent_factor == backends.LATENT_FACTOR:
-            return dict(self.options)
-        counted = [pixels * backends.LATENT_FACTOR // self.latent_factor for pixels in span]
-        return {**self.options, "dynamic": counted}
 
 
 @dataclass(frozen=True)
@@ -100,54 +62,6 @@ class Ready:
         return replace(self, open_s=opened, compile_s=compiled, unguided=unguided)
 
 
-def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, Any]:
-    """The backend's options as the settings want them; raises UsageError for a precision that it does not have."""
-    options = backend.options(settings.compile_options)
-    if settings.precision == "half":  # or what --compile-options say
-        return options
-    backends.require(name, "fp8")
-    return {**options, "precision": settings.precision}
-
-
-def ask(
-    backend: Backend,
-    name: str,
-    model: str,
-    example: UNetInputs,
-    settings: Settings,
-    latent_factor: int = backends.LATENT_FACTOR,
-) -> Wanted:
-    """The graph that a picture with these inputs wants; without `--compile-options` any way to compile will do."""
-    options = asked_options(backend, name, settings)
-    may_differ = HOW if settings.compile_options is None else SIZE
-    return Wanted(name, model, example, options, may_differ, latent_factor)
-
-
-def key(unet: Any, wanted: Wanted) -> GraphKey:
-    """The graph's identity: everything that can change its code or meaning, but not the weights."""
-    gpu, of_machine = machine(unet.device)
-    example = wanted.example
-    width, height = wanted.size
-    options = _in_the_code(wanted.backend, wanted.options)
-    span = options.get("dynamic")
-    batch = example.sample.shape[0]
-    facts: dict[str, Any] = {
-        **of_machine,
-        **backends.get(wanted.backend).versions(),
-        "code": backends.code(wanted.backend),
-        "unet": plain(dict(unet.config)),
-        "dtype": str(unet.dtype).removeprefix("torch."),
-        "batch": batch,
-        "text tokens": wanted.text_tokens if not options.get("text") else "{}..{}".format(*options["text"]),
-        "image tokens": [adapter[0].shape[3] for adapter in example.context.image],
-        **({"masks": True} if example.context.mask else {}),
-        "options": plain(options),
-        **({} if span else {"width": width, "height": height}),
-    }
-    shape = f"{span[0]}..{span[1]}" if span else f"{width}x{height}"
-    return GraphKey(wanted.backend, gpu, f"{shape}-b{batch}", keys.flatten(facts))
-
-
 def find(store: Store, unet: Any, wanted: Wanted) -> Entry | cache.Miss:
     """The best graph in the store for `wanted`: its own, else one that covers the size, the most worked-on first.
 
@@ -158,10 +72,10 @@ def find(store: Store, unet: Any, wanted: Wanted) -> Entry | cache.Miss:
     if isinstance(found, cache.Hit):
         return found.entry
     others = [item for item in cache.scan_backend(store, wanted.backend) if isinstance(item, Entry)]
-    fitting = [entry for entry in others if _fits(entry, own, wanted)]
+    fitting = [entry for entry in others if fits(entry, own, wanted)]
     if not fitting:
         return found
-    return max(fitting, key=lambda entry: (cache.trust_problem(entry) is None, not _span(entry), entry.build_seconds))
+    return max(fitting, key=lambda entry: (cache.trust_problem(entry) is None, not span_of(entry), entry.build_seconds))
 
 
 def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
@@ -270,7 +184,7 @@ def prepare(
                 raise
             reporter.warn(f"{refused.message}; {refused.hint}")
             found = cache.Miss((refused.message,))
-    shared = sharing.fetch(store, key(unet, wanted), partial(_fits, own=key(unet, wanted), wanted=wanted), reporter)
+    shared = sharing.fetch(store, key(unet, wanted), partial(fits, own=key(unet, wanted), wanted=wanted), reporter)
     if shared is not None:
         return _open(module, unet, wanted, store, shared)
     if not may_compile:
@@ -280,7 +194,7 @@ def prepare(
 
 def _open(module: Backend, unet: Any, wanted: Wanted, store: Store, entry: Entry) -> Ready:
     started = time.perf_counter()
-    made = _made_with(entry)
+    made = made_with(entry)
     if made is None:
         raise cache.Refused(f"graph {entry.id} does not say how it was compiled", f"`ipa cache clear {entry.id[:8]}`")
     with cache.open_graph(store, entry) as folder:
@@ -294,7 +208,7 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, store: Store, miss: cac
     own = key(unet, wanted)
     describe = {
         "model": public_name(wanted.model),
-        "options": plain(_in_the_code(wanted.backend, wanted.options)),
+        "options": plain(in_the_code(wanted.backend, wanted.options)),
         "dtype": own.factors["dtype"],
     }
     reporter.note(f"{_no_graph(miss)}: compiling{_estimate(store, own)}")
@@ -322,66 +236,6 @@ def _no_graph(miss: cache.Miss) -> str:
     return f"no graph in the cache ({miss.reason})" if miss.reasons else "no graph in the cache"
 
 
-def _in_the_code(backend: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that are read anew whenever a graph is loaded."""
-    read_later = backends.get(backend).CAPABILITIES.load_options
-    return {name: value for name, value in options.items() if name not in read_later}
-
-
-def machine(device: torch.device) -> tuple[str, dict[str, Any]]:
-    """The slug of the device, and what of this machine a graph for it depends on."""
-    here = probe.machine(device.index or 0)
-    if device.type == "cpu":
-        return probe.CPU, here.factors(probe.CPU)
-    if here.gpu is None:  # torch sees a GPU where NVML shows none
-        raise IpaError(
-            f"the NVIDIA driver does not describe the GPU that torch uses as {device}",
-            f"`ipa doctor --device cuda` says why; or use --backend {backends.UNCOMPILED}",
-        )
-    return here.gpu.slug, here.factors(here.gpu.slug)
-
-
-def _fits(entry: Entry | Offer, own: GraphKey, wanted: Wanted) -> bool:
-    """Whether a graph differs from the one wanted only where it may, and covers the picture's size."""
-
-    def what(factors: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in factors.items() if not any(f"{k}.".startswith(f"{n}.") for n in wanted.may_differ)}
-
-    if entry.key.gpu != own.gpu or what(entry.key.factors) != what(own.factors):
-        return False
-    made = _made_with(entry)
-    if made is None:
-        return False
-    if made.get("precision") != wanted.options.get("precision"):
-        return False  # it shows in the pictures
-    if wanted.options.get("dynamic") or wanted.options.get("text"):  # only a graph of its own serves a whole range
-        return False
-    tokens, texts = wanted.text_tokens, made.get("text")
-    if not (texts[0] <= tokens <= texts[1] if texts else entry.key.factors.get("text tokens") == tokens):
-        return False
-    width, height = wanted.size
-    span = _span(entry)
-    if span:
-        return span[0] <= min(height, width) and max(height, width) <= span[1]
-    return (entry.key.factors.get("width"), entry.key.factors.get("height")) == (width, height)
-
-
-def _made_with(entry: Entry | Offer) -> dict[str, Any] | None:
-    """The options a graph was compiled with; None where its maker wrote no such options."""
-    made = entry.describe.get("options")
-    if not isinstance(made, dict):
-        return None
-    try:
-        whole = backends.get(entry.backend).options(made)
-    except UsageError:
-        return None
-    return {name: whole[name] for name in made} if made.keys() <= whole.keys() else None
-
-
-def _span(entry: Entry | Offer) -> list[int] | None:
-    return (_made_with(entry) or {}).get("dynamic")
-
-
 def _estimate(store: Store, own: GraphKey) -> str:
     """How long earlier graphs for this backend and GPU took, in words."""
     seconds = [
@@ -390,12 +244,3 @@ def _estimate(store: Store, own: GraphKey) -> str:
         if isinstance(item, Entry) and item.key.gpu == own.gpu
     ]
     return f", about {sorted(seconds)[len(seconds) // 2]:.0f} s as before" if seconds else ""
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON keeps them."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items() if not str(k).startswith("_")}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -25,8 +25,8 @@ def suits(here: Machine) -> Callable[[Offer], list[str]]:
     return lambda offer: inventory.differences(offer.key.gpu, offer.factors, here, backends.code(offer.backend))
 
 
-def fetch(store: Store, own: GraphKey, fits: Callable[[Offer], bool], reporter: Reporter) -> Entry | None:
-    """The graph of `own` from the remote cache, or the best of those that `fits`; None when it has none.
+def fetch(store: Store, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Entry | None:
+    """The graph of `own` from the remote cache, or the best of those that `fits`, if others will do; None when it has none.
 
     What is refused and a place that fails is warned of, and asked no more for a minute.
     """
@@ -77,11 +77,11 @@ def _place(store: Store) -> Remote | None:
     return None if place.rests else place
 
 
-def _offer(place: Remote, own: GraphKey, fits: Callable[[Offer], bool], reporter: Reporter) -> Offer | None:
+def _offer(place: Remote, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Offer | None:
     """The graph of `own`, else that which took longest to compile of those that fit and are trusted."""
     if (exact := _acceptable(place, own.folder, reporter)) is not None:
         return exact
-    if not place.writable:  # it may have no index
+    if fits is None or not place.writable:  # one that cannot list may have no index
         return None
     ends = time.monotonic() + LOOKING
     found: list[Offer] = []
