@@ -26,9 +26,10 @@ def suits(here: Machine) -> Callable[[Offer], list[str]]:
 
 
 def fetch(store: Store, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Entry | None:
-    """The graph of `own` from the remote cache, or the best of those that `fits`, if others will do; None when it has none.
+    """The graph of `own` from the remote cache, else the best of those that `fits`; None when it has none.
 
-    What is refused and a place that fails is warned of, and asked no more for a minute.
+    Without `fits` no other will do. What is refused is warned of, and so is a place that fails, which is then not
+    asked for a minute.
     """
     place = _place(store)
     if place is None:
