@@ -170,6 +170,10 @@ class Engine:
         schedulers.choose(asked.scheduler, asked.schedule, asked.eta)
         loras = load(asked.lora, engine.plan, reporter)
         request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)), loras)
+        if num_images is None and len(request.seeds) > 1:
+            raise UsageError(
+                f"{len(request.seeds)} references are drawn one by one", "num_images=1 gives a list of their pictures"
+            )
         diffusers_schedulers.check_steps(request.sampling, engine.plan, request.steps)
         check_model(request.init, engine.plan)
         sampling.advise(asked, engine.plan, request.loras, reporter)

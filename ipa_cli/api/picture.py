@@ -37,7 +37,9 @@ class Picture:
         1 to 100, is that of a format that loses something. Raises UsageError for another suffix, IpaError where it
         cannot be written.
         """
-        fields = {"seed": self.seed, "scale": self.scale, "index": 0, "prompt": self.prompt}
+        names = [one["source"] or "own" for used in self.settings["adapters"][:1] for one in used["images"]]
+        plain = {"seed": self.seed, "scale": self.scale, "index": 0, "prompt": self.prompt}
+        fields = {**plain, "image": filenames.stem(names)}
         (target,) = filenames.plan_paths(str(path), [fields], force)
         encode.check(filenames.FORMATS[target.suffix.lower()], quality, self.prompt)
         return encode.save(target, self.image, self.settings, force, quality).path

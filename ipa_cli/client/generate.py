@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.client import payload
+from ipa_cli.client.apart import apart
 from ipa_cli.client.find import Server
 from ipa_cli.client.jobs import Jobs
+from ipa_cli.client.payload import Carried
 from ipa_cli.config import Resolved, Settings
 from ipa_cli.config.comparison import AUTO
 from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths
+from ipa_cli.images.filenames import stem
 from ipa_cli.pipeline.spread import spread
 from ipa_cli.system import files
 
@@ -57,20 +60,23 @@ def generate(
 
         replay.check_there(recorded, settings)
     carried = payload.read(settings, reporter)
-    payload.check_size(carried, server.about["limits"]["upload"])
-    each = spread(settings, several)
+    each_carried = apart(settings, carried)
+    for own in each_carried:
+        payload.check_size(own, server.about["limits"]["upload"])
+    each = spread(settings, several, len(each_carried))
     reporter.note(f"drawing at {server.url}: {server.about['model']} on {server.machine['device']}")
 
     jobs, done = Jobs(server.connection, reporter), _Done()
     sent: deque[tuple[range, Mapping[str, Any]]] = deque()
     paths: Sequence[Path | None] = ()
     form = Form(format_of(planned[0], form), form.quality)
+    pairs = [(one, own) for one in each for own in each_carried]
     try:
-        for numbers, body in payload.bodies(each, carried, form, server.about["limits"]["pictures"]):
+        for numbers, body in payload.bodies(pairs, form, server.about["limits"]["pictures"]):
             sent.append((numbers, jobs.send(body)))
             if not paths:
                 request = sent[0][1]["request"]
-                paths = _paths(settings, each, request, force, form)
+                paths = _paths(settings, pairs, request, force, form)
                 _remark(recorded, settings, request, reporter)
             if len(sent) > len(server.about["engines"]):  # it draws on all of them while pictures are fetched
                 _finish(jobs, *sent.popleft(), paths, force, done)
@@ -84,15 +90,22 @@ def generate(
 
 
 def _paths(
-    settings: Settings, each: Sequence[Settings], request: Mapping[str, Any], force: bool, form: Form
+    settings: Settings,
+    each: Sequence[tuple[Settings, Carried]],
+    request: Mapping[str, Any],
+    force: bool,
+    form: Form,
 ) -> Sequence[Path | None]:
     """A path for every picture of all requests; `request` is the first with all defaults filled in."""
     fields: list[dict[str, Any]] = []
-    for one in each:
+    for one, carried in each:
+        image = stem(carried.references or [used["source"] for used in request["references"]])
         for number in range(one.num_images):
             prompt = request["prompt"] if one.prompt is None else _shown(one.prompt, one)
             seed = (one.seed or 0) + number
-            fields.append({"seed": seed, "scale": request["scale"], "index": len(fields), "prompt": prompt})
+            fields.append(
+                {"seed": seed, "scale": request["scale"], "index": len(fields), "prompt": prompt, "image": image}
+            )
     paths = plan_paths(settings, fields, force, form)
     _check_writable(paths, force)
     return paths
@@ -136,7 +149,7 @@ def _finish(
             path = files.write(path, data, force)
         done.save_s += time.perf_counter() - began
         facts = {name: picture[name] for name in ("prompt", "seed", "scale", "width", "height", "sha256")}
-        done.images.append(Drawn(path, **facts))
+        done.images.append(Drawn(path, **facts, references=tuple(picture["references"])))
 
 
 def _generated(server: Server, each: Sequence[Settings], done: _Done, total_s: float) -> Generated:

@@ -45,6 +45,10 @@ class Files:
         """Add a file of image embeddings, and return the name that is recorded."""
         return self._add(public_name(typed), inputs.read(typed, MAX_BYTES, "a file of embeddings"))
 
+    def meant(self, names: Sequence[str]) -> list[str]:
+        """The pictures that names stand for, in their order."""
+        return [member for name in names for member in self.members.get(name, [name])]
+
     def _add(self, name: str, data: bytes) -> str:
         text = base64.b64encode(data).decode()
         self._same(name, self.data.setdefault(name, text) == text)
@@ -64,6 +68,12 @@ class Carried:
 
     named: Mapping[str, Any]
     files: Files
+
+    @property
+    def references(self) -> list[str]:
+        """The names of the reference pictures, or of the file of embeddings, of the first adapter."""
+        first = (self.named.get("adapter") or [self.named])[0]
+        return self.files.meant(first.get("image") or ()) or [name for name in (first.get("embeds"),) if name]
 
 
 def read(settings: Settings, reporter: Reporter) -> Carried:
@@ -98,13 +108,13 @@ def _mapping(adapter: AdapterConfig, files: Files, reporter: Reporter) -> dict[s
     return {key: list(value) if isinstance(value, tuple) else value for key, value in stated.items()}
 
 
-def bodies(each: Sequence[Settings], carried: Carried, form: Form, most: int) -> Iterator[tuple[range, dict[str, Any]]]:
+def bodies(each: Sequence[tuple[Settings, Carried]], form: Form, most: int) -> Iterator[tuple[range, dict[str, Any]]]:
     """The numbers of some pictures, among all, and the body that asks for them: whole batches, at most `most`.
 
-    `each` are the settings of all requests, as `spread` gives them, `form` has the format.
+    `each` are the settings of all requests, as `spread` gives them, and what they carry; `form` has the format.
     """
     at = 0
-    for settings in each:
+    for settings, carried in each:
         size = settings.batch_size
         step = max(size, most // size * size)
         for first in range(0, settings.num_images, step):

@@ -36,7 +36,12 @@ STATE = {
     },
 }
 DONE = {
-    "pictures": [{"url": str, "sha256": str, "prompt": str, "seed": int, "scale": NUMBER, "width": int, "height": int}],
+    "pictures": [
+        {
+            **{"url": str, "sha256": str, "prompt": str, "seed": int, "scale": NUMBER, "width": int, "height": int},
+            "references": [str],
+        }
+    ],
     "timings": {"prepare_s": NUMBER, "steps_s": NUMBER, "decode_s": NUMBER},
     "graph": {"backend": str, "why": str},
     "memory": {"peak_gib": NUMBER},

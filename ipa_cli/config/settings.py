@@ -315,7 +315,7 @@ class Settings:
     )
     output: str | None = _setting(
         OUTPUT,
-        "file, folder or template with {seed} {scale} {index} {prompt}; - is stdout",
+        "file, folder or template with {seed} {scale} {index} {prompt} {image}; - is stdout",
         kind=PLACE,
         short="-o",
         metavar="PATH",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.engine import content
+from ipa_cli.engine import content, together
 from ipa_cli.engine.access import Access
 from ipa_cli.engine.content import LRU
 from ipa_cli.engine.loras import Loras
@@ -48,15 +48,16 @@ class Encodings:
         with self._access.lock:
             if drop_encoders and len({request.loras for request in requests}) == 1:
                 self._loras.stay()
+            each = [one for request in requests for one in request.each]
             self._texts.size = max(self._texts.size, len(requests))
-            self._images.size = max(self._images.size, len(requests))
-            for request in requests:
+            self._images.size = max(self._images.size, len(each))
+            for request in each:
                 self._encoded(request)
                 if request.init is not None:
                     self._init(request.init)
             if drop_encoders:
                 self.conditions(requests[0])
-                self._drop_encoders(joined=len(set(map(content.of_conditions, requests))) == 1)
+                self._drop_encoders(joined=len(set(map(content.of_conditions, each))) == 1)
 
     def embed(self, request: Request) -> list[tuple[Tensor, Tensor]]:
         """The negative and the positive embeddings of each adapter's references, (images, …)."""
@@ -65,11 +66,22 @@ class Encodings:
         with self._access.working("encoding", *distinct(self.model.image_encoders)):
             return conditioning.embed_each(self.model, request.image_prompts, self._access.device)
 
-    def conditions(self, request: Request) -> Conditions:
+    def conditions(self, request: Request, numbers: Sequence[int] = (0,)) -> Conditions:
         """What steers the UNet: every layer's keys and values, kept by content, at the scales of this request.
 
-        From now on the UNet has the LoRAs of this request.
+        They are those of the pictures `numbers`, where these have references of their own. From now on the UNet has the
+        LoRAs of this request.
         """
+        if not request.image_per_picture:
+            return self._conditions_of(request)
+        if len(numbers) == 1:
+            return self._conditions_of(request.of_picture(numbers[0]))
+        each = [self._conditions_of(replace(request.of_picture(number), batch_size=1)) for number in numbers]
+        found = together.joined(each)
+        assert found is not None, "they differ in their references alone, and have as many each"
+        return found
+
+    def _conditions_of(self, request: Request) -> Conditions:
         from ipa_cli.pipeline import conditioning, denoise
         from ipa_cli.unet import attention
 

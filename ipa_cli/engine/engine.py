@@ -330,7 +330,7 @@ class Engine:
     def draw_batch(self, request: Request, numbers: Sequence[int], name: str = "") -> Drawing:
         """The pictures of one of `Request.batches`, in one call of the UNet a step."""
         with self._access.lock:
-            conditions = self._encodings.conditions(request)
+            conditions = self._encodings.conditions(request, numbers)
             return self._draw(request, conditions, [request.seeds[number] for number in numbers], numbers, name)
 
     def draw_together(self, requests: Sequence[Request]) -> list[Drawing]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import Settings
+from ipa_cli.config.privacy import public_name
 from ipa_cli.engine import replay, schedules
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.drawing import Drawing
@@ -169,7 +170,8 @@ def _save(
     else:
         path, digest = encode.save(path, image, kept, force, form.quality)
     seed = request.seeds[number]
-    drawn = Drawn(path, request.prompt, seed, request.scale, image.width, image.height, digest)
+    references = tuple(public_name(one.source) for one in request.of_picture(number).sources)
+    drawn = Drawn(path, request.prompt, seed, request.scale, image.width, image.height, digest, references)
     return drawn, time.perf_counter() - began, data
 
 

@@ -12,7 +12,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.images import filenames
 
 STDOUT = "-"
-NO_FIELDS = {"seed": 0, "scale": 0, "index": 0, "prompt": ""}  # of a name, until the request is made
+NO_FIELDS = {"seed": 0, "scale": 0, "index": 0, "prompt": "", "image": ""}  # of a name, until the request is made
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Drawn:
     width: int
     height: int
     sha256: str
+    references: tuple[str, ...] = ()  # pictures or files of embeddings that it was drawn with, as it records them
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public, public_name, public_settings
+from ipa_cli.pipeline import per_picture
 from ipa_cli.pipeline.sampling import own_scheduler
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ NOT_OF_THE_PICTURE = (
 
 def record(engine: Engine, settings: Settings, ready: Ready, request: Request, number: int) -> dict[str, Any]:
     """Everything needed to draw picture `number` again, as its file carries it; `settings` are what was asked for."""
+    request = request.of_picture(number)
+    settings = per_picture.own_settings(settings, request.image_prompts)
     used = list(zip(settings.adapter, request.image_prompts, strict=False))
     of_flag = next((prompt.scale for adapter, prompt in used if "scale" not in adapter.stated), None)
     adapters = tuple(
@@ -52,7 +55,7 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "guidance_start": request.guidance_start,
         "guidance_end": request.guidance_end,
         "guidance_rescale": request.guidance_rescale,
-        "seed": request.seeds[number],
+        "seed": request.seeds[0],
         "scheduler": scheduler_name(engine, request),
         "schedule": request.sampling.schedule,
         "eta": request.sampling.eta,

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ipa_cli.errors import UsageError
@@ -20,7 +20,7 @@ from ipa_cli.system.files import numbered
 DEFAULT_NAME = "ipa-{seed}"
 # Suffix -> Pillow's name of the format; the first of each is what a name without a suffix gets.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".jpeg": "JPEG"}
-PLACEHOLDERS = ("seed", "scale", "index", "prompt")
+PLACEHOLDERS = ("seed", "scale", "index", "prompt", "image")
 SLUG_BYTES = 80
 NAME_BYTES = 240  # file systems allow 255; the rest is for the number that avoids an existing file
 
@@ -28,7 +28,7 @@ NAME_BYTES = 240  # file systems allow 255; the rest is for the number that avoi
 def plan_paths(
     output: str | None, fields: Sequence[Mapping[str, Any]], force: bool = False, format: str | None = None
 ) -> list[Path]:
-    """Name the files for pictures with these `fields` (`seed`, `scale`, `index`, `prompt` of each), in order.
+    """Name the files for pictures with these `fields` (`seed`, `scale`, `index`, `prompt`, `image` of each), in order.
 
     `output` is a file (`cat.png`, several pictures become `cat-1.png`, `cat-2.png`), a folder (existing, or
     ending in a slash: `ipa-{seed}.png` in it), a template such as `out/{prompt}-{seed}.png` or `{index:03}.png`,
@@ -52,6 +52,11 @@ def plan_paths(
         taken.add(str(path).casefold())
         paths.append(path)
     return paths
+
+
+def stem(references: Sequence[str]) -> str:
+    """What `{image}` stands for: the name of the first reference without its folder and suffix."""
+    return PurePosixPath(references[0].replace("\\", "/")).stem if references else "none"
 
 
 def slug(text: str) -> str:
@@ -122,7 +127,7 @@ def _parts(template: str) -> list[tuple[str, str | None, str]]:
     for _, name, spec, conversion in parts:
         if name is not None and name not in PLACEHOLDERS:
             raise UsageError(f"--output {template}: unknown placeholder {{{name}}}", f"known are {known}")
-        if conversion or (spec and (name == "prompt" or not _SPEC.fullmatch(spec))):
+        if conversion or (spec and (name in ("prompt", "image") or not _SPEC.fullmatch(spec))):
             hint = "formats are for numbers, such as {index:03} or {scale:.2f}"
             raise UsageError(f"--output {template}: the format of {{{name}}} is not understood", hint)
     return [(literal, name, spec or "") for literal, name, spec, _ in parts]

@@ -14,19 +14,21 @@ SEEDS = 2**32
 MOST_PICTURES = 10_000
 
 
-def spread(settings: Settings, prompts: Sequence[Mapping[str, Any]] = ()) -> tuple[Settings, ...]:
+def spread(
+    settings: Settings, prompts: Sequence[Mapping[str, Any]] = (), of_each_seed: int = 1
+) -> tuple[Settings, ...]:
     """The settings of a request for each of `prompts`, settings in place of the others; without any, of just one.
 
-    Each draws all its pictures from the first seed on, so that they can be compared. All have the same batch size, so
-    that one graph serves them. Raises UsageError for too many pictures.
+    Each draws all its pictures from the first seed on, so that they can be compared, `of_each_seed` so many. All have
+    the same batch size, so that one graph serves them. Raises UsageError for too many pictures.
     """
     if settings.seed is None:
         settings = replace(settings, seed=random_seed())
     each = [replace(settings, **values) for values in prompts] or [settings]
-    pictures = sum(one.num_images for one in each)
+    pictures = of_each_seed * sum(one.num_images for one in each)
     if pictures > MOST_PICTURES:
         raise UsageError(f"that makes {pictures} pictures; at most {MOST_PICTURES} are drawn at once", "split the list")
-    size = min(settings.batch_size, max(one.num_images for one in each))
+    size = min(settings.batch_size, of_each_seed * max(one.num_images for one in each))
     return tuple(replace(one, batch_size=size) for one in each)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli import backends
 from ipa_cli.config import Settings
 from ipa_cli.errors import UsageError
+from ipa_cli.images import filenames
 from ipa_cli.images.reference import Reference
 from ipa_cli.models.lora import tags
 from ipa_cli.models.lora.lora import Lora, load
@@ -17,7 +18,7 @@ from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
-from ipa_cli.pipeline import image_prompt, init_image, sampling, span
+from ipa_cli.pipeline import image_prompt, init_image, per_picture, sampling, span
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.pipeline.image_prompt import ImagePrompt, check_masks
 from ipa_cli.pipeline.init_image import Init
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 class Request:
     """Pictures to draw that differ in their seeds alone, with every default filled in; sizes in pixels.
 
-    One call of the UNet serves `batch_size` of them.
+    One call of the UNet serves `batch_size` of them. With `image_per_picture` they differ in their references too: all
+    seeds of the first reference are followed by the same ones of the next.
     """
 
     prompt: str
@@ -54,6 +56,27 @@ class Request:
     prompt_syntax: str = A1111
     embeddings: tuple[Embedding, ...] = ()  # textual inversion, at least those that its prompts name
     init: Init | None = None
+    image_per_picture: bool = False
+
+    def of_picture(self, number: int) -> Request:
+        """The request for one of the pictures alone."""
+        alone = replace(self, seeds=(self.seeds[number],), image_per_picture=False)
+        if not self.image_per_picture:
+            return alone
+        which = number // (len(self.seeds) // self._references_apart)
+        return replace(alone, image_prompts=tuple(per_picture.only(one, which) for one in self.image_prompts))
+
+    @property
+    def each(self) -> tuple[Request, ...]:
+        """A request with each reference, for a picture, where they are drawn one by one; else itself."""
+        if not self.image_per_picture:
+            return (self,)
+        pictures = len(self.seeds)
+        return tuple(self.of_picture(number) for number in range(0, pictures, pictures // self._references_apart))
+
+    @property
+    def _references_apart(self) -> int:
+        return max((len(one.references) for one in self.image_prompts), default=1) or 1
 
     @property
     def steps_taken(self) -> int:
@@ -116,13 +139,14 @@ def make_requests(
 
     See `spread`.
     """
-    each = spread(settings, prompts)
+    apart = _of_each_seed(settings, loaded)
+    each = spread(settings, prompts, apart)
     first = make_request(each[0], plan, loaded, loras)
     found = []
     for one in each:
         prompt, own = with_tags(one, plan, loras)
         same = replace(first, prompt=prompt, negative_prompt=one.negative_prompt, loras=own)
-        found.append(replace(same, seeds=_seeds(one), batch_size=one.batch_size))
+        found.append(replace(same, seeds=_seeds(one) * apart, batch_size=one.batch_size))
     sampling.check_same(settings, plan, [one.loras for one in found])
     texts = [text for one in found for text in (one.prompt, one.negative_prompt)]
     known = embeddings.of_prompts(settings, plan, texts)
@@ -149,7 +173,8 @@ def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lo
         width, height = (_chosen(settings, plan, name) for name in ("width", "height"))
     else:
         width, height = init_image.size(settings, plan, loaded.init)
-    (prompt, loras), seeds = with_tags(settings, plan, loras), _seeds(settings)
+    prompt, loras = with_tags(settings, plan, loras)
+    seeds = _seeds(settings) * _of_each_seed(settings, loaded)
     how = sampling.choose(settings, plan, loras)
     init = None if loaded.init is None else init_image.make(settings, plan, loaded.init, (width, height))
     taken = how.steps if init is None else init_image.steps_taken(init, how.steps)
@@ -160,6 +185,7 @@ def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lo
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
     check_masks(image_prompts, width, height)
+    per_picture.check(settings, image_prompts)
     span.check(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
     if any(image_prompt.masked for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
@@ -182,7 +208,13 @@ def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lo
         prompt_syntax=settings.prompt_syntax,
         embeddings=embeddings.of_prompts(settings, plan, (prompt, settings.negative_prompt)),
         init=init,
+        image_per_picture=settings.image_per_picture,
     )
+
+
+def _of_each_seed(settings: Settings, loaded: Loaded) -> int:
+    """How many pictures are drawn from each seed."""
+    return per_picture.count(settings, [len(one.references) for one in loaded.adapters])
 
 
 def _chosen(settings: Settings, plan: Plan, name: str) -> Any:
@@ -206,4 +238,6 @@ def _seeds(settings: Settings) -> tuple[int, ...]:
 
 def name_fields(request: Request, number: int) -> dict[str, Any]:
     """The fields for the file name of picture `number`, see `filenames.plan_paths`."""
-    return {"seed": request.seeds[number], "scale": request.scale, "index": number, "prompt": request.prompt}
+    references = [one.source for one in request.of_picture(number).sources]
+    plain = {"seed": request.seeds[number], "scale": request.scale, "index": number, "prompt": request.prompt}
+    return {**plain, "image": filenames.stem(references)}

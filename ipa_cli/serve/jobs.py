@@ -32,6 +32,7 @@ class Picture:
     scale: float
     width: int
     height: int
+    references: tuple[str, ...] = ()  # by the names that it records
 
 
 @dataclass(frozen=True)

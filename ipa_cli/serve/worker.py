@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.record import record
 from ipa_cli.engine.together import alike
 from ipa_cli.errors import IpaError
@@ -185,6 +186,7 @@ def _encoded(engine: Engine, job: Job, ready: Ready, number: int, image: Image) 
         request.scale,
         image.width,
         image.height,
+        tuple(public_name(one.source) for one in request.of_picture(number).sources),
     )
 
 

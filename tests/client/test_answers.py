@@ -37,7 +37,7 @@ STATE = {
         {
             "url": "/v1/jobs/1/pictures/0",
             "sha256": hashlib.sha256(PICTURE).hexdigest(),
-            **{"prompt": "a star", "seed": 1, "scale": 1.0, "width": 64, "height": 64},
+            **{"prompt": "a star", "seed": 1, "scale": 1.0, "width": 64, "height": 64, "references": []},
         }
     ],
     "timings": {"prepare_s": 0.1, "steps_s": 0.1, "decode_s": 0.1},

@@ -73,6 +73,11 @@ def both(ipa, url, *flags):
         "--seed 1 --scheduler ddim --guidance-scale 3 --guidance-rescale 0.7 --format jpg --quality 70 -o OUT/",
         "--seed 1 --quality 60 -o OUT/a.webp",
         "--seed 1 -o OUT/a.avif",
+        "--seed 1 -n 2 --image cats --image ~/dog.png --image-per-picture --image-weight 1 --image-weight 0.5 "
+        "--image-weight 1 --steps 2 -o OUT/{image}-{seed}.png",
+        "--seed 1 --image cats --image-combine subtract --negative-image ~/dog.png --sharpening 0.5 "
+        "--guidance-scale 3 -o OUT/",
+        "--seed 1 --image wide.png --fit tiles --ip-mode style-transfer-precise --guidance-scale 3 -o OUT/",
         "--seed 1 --init-image cat.png --inpaint-mask wide.png --mask-blur 2 --image cats -o OUT/a.png",
         "--seed 1 -n 2 --init-image cat.png --strength 0.5 --steps 4 -o OUT/",
     ],

@@ -153,3 +153,36 @@ def _halves(size: tuple[int, int], left: str, right: str) -> Image.Image:
     picture = Image.new("RGB", size, left)
     picture.paste(right, (size[0] // 2, 0, *size))
     return picture
+
+
+COLOURS = ("red", "lime", "blue")
+
+
+@pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.0}, {"guidance_end": 0.5}, {"fit": "tiles"}])
+def test_each_picture_of_a_batch_has_its_own_reference(engine, changes, monkeypatch):
+    calls = []
+    forward = engine.model.unet.forward
+    monkeypatch.setattr(
+        engine.model.unet, "forward", lambda inputs: calls.append(len(inputs.sample)) or forward(inputs)
+    )
+    asked = request(engine, *COLOURS, image_per_picture=True, batch_size=3, scale=1.0, **changes)
+    drawn = engine.draw(asked)
+    assert len(calls) == asked.steps and asked.seeds == (7, 7, 7)
+    for number, colour in enumerate(COLOURS):
+        alone = pixels(engine, request(engine, colour, scale=1.0, **changes))
+        assert abs(np.asarray(drawn.images[number], dtype=int) - alone).max() <= 1
+    assert abs(np.asarray(drawn.images[0], dtype=int) - np.asarray(drawn.images[2], dtype=int)).max() > 10
+
+
+def test_batches_go_across_references_in_one_graph(engine):
+    asked = request(engine, *COLOURS, image_per_picture=True, num_images=2, batch_size=4, scale=1.0)
+    assert asked.seeds == (7, 8) * 3 and asked.batches == [[0, 1, 2, 3], [4, 5, 5, 5]]
+    ready = engine.prepare(asked)
+    drawn = engine.draw(asked)
+    assert engine.prepare(asked) is ready and len(drawn.images) == 6
+    for number in (1, 4):
+        alone = asked.of_picture(number)
+        assert alone.seeds == (asked.seeds[number],) and len(alone.references) == 1
+        assert alone.references[0] is asked.references[number // 2]
+        at_once, one = (np.asarray(image, dtype=int) for image in (drawn.images[number], engine.draw(alone).images[0]))
+        assert abs(at_once - one).max() <= 1

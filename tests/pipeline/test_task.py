@@ -160,4 +160,51 @@ def test_adapters_have_their_own_pictures_and_scale(pictures):
 
 def test_names_of_files_are_made_of_seed_scale_number_and_prompt():
     made = request(seed=7, num_images=2, scale=0.25, prompt="a star")
-    assert task.name_fields(made, 1) == {"seed": 8, "scale": 0.25, "index": 1, "prompt": "a star"}
+    assert task.name_fields(made, 1) == {"seed": 8, "scale": 0.25, "index": 1, "prompt": "a star", "image": "reference"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"image_combine": "average"}, "--image-combine average makes one"),
+        ({"mask": ("white.png", "white.png")}, "one mask for all"),
+    ],
+)
+def test_references_drawn_one_by_one_have_nothing_in_common(pictures, settings, words):
+    with pytest.raises(UsageError, match=words):
+        request(image=(REFERENCE, "white.png"), image_per_picture=True, width=64, height=64, **settings)
+
+
+def test_adapters_have_as_many_references_drawn_one_by_one_or_one_for_all(pictures):
+    texts = [f"own,image={REFERENCE},image=white.png,weight=1,weight=0.5", "own,image=dark.png"]
+    made = request(image_per_picture=True, adapter=tuple(parse(text, "--adapter") for text in texts), seed=1)
+    assert made.seeds == (1, 1) and [len(one.references) for one in made.each] == [2, 2]
+    assert [one.image_prompts[0].weights for one in made.each] == [(1.0,), (0.5,)]
+    assert [one.source for one in made.of_picture(1).references] == ["white.png", "dark.png"]
+    texts[1] += ",image=dark.png,image=dark.png"
+    with pytest.raises(UsageError, match="adapters have 2 and 3 reference pictures"):
+        request(image_per_picture=True, adapter=tuple(parse(text, "--adapter") for text in texts))
+
+
+def test_the_limit_of_pictures_counts_those_of_each_reference(pictures):
+    settings = Settings(num_images=4000, image=(REFERENCE, "white.png", "dark.png"), image_per_picture=True)
+    plan, loaded = make_plan(settings), load_references(settings, NullReporter())
+    with pytest.raises(UsageError, match="that makes 12000 pictures"):
+        task.make_requests(settings, plan, loaded)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"image_combine": "add", "mask": ("white.png", "white.png")}, "--image-combine add makes them one"),
+        ({"fit": "tiles", "mask": ("white.png", "white.png")}, "tiles act in places of their own"),
+        ({"fit": "tiles"}, "the tiles of .* are not those of wide.png, 128x64"),
+        ({"negative_image": "none.png"}, "none.png does not exist"),
+        ({"negative_image": "."}, "one negative image, not 3"),
+    ],
+)
+def test_what_references_cannot_be_at_once_is_refused(pictures, settings, words):
+    other = "wide.png" if settings == {"fit": "tiles"} else "white.png"
+    with pytest.raises(IpaError, match=words) as refused:
+        request(image=(REFERENCE, other), width=64, height=64, **settings)
+    assert refused.value.hint

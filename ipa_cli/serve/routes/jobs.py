@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from ipa_cli.config.privacy import public_name
 from ipa_cli.errors import UsageError
+from ipa_cli.pipeline.per_picture import own_settings
 from ipa_cli.serve import answers
 from ipa_cli.serve.body import Body, asked
 from ipa_cli.serve.command_line import command_line
@@ -107,7 +108,9 @@ def described(service: Service, job: Job, state: State | None = None) -> dict[st
             {
                 "url": f"/v1/jobs/{job.id}/pictures/{number}",
                 **{name: value for name, value in vars(one).items() if name != "data"},
-                "command": command_line(job.settings, one.seed),
+                "command": command_line(
+                    own_settings(job.settings, job.request.of_picture(number).image_prompts), one.seed
+                ),
             }
             for number, one in enumerate(state.pictures)
         ],
