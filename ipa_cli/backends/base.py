@@ -37,6 +37,7 @@ class Capabilities:
     loras: bool = False  # weights that change in place between calls count from the next call on
     batch: bool = False  # one call may serve several pictures
     decoders: tuple[str, ...] = ()  # device types for which it compiles the decoder of a VAE too
+    decoder_options: tuple[str, ...] = ()  # options that count for that
     dynamic_sizes: bool = False  # one graph may serve a range of sizes; has the option `dynamic`
 
 
@@ -70,6 +71,10 @@ class Backend(Protocol):
 
         It is None for a backend that compiles nothing.
         """
+
+
+class DecoderBackend(Protocol):
+    """What a module offers that has `Capabilities.decoders`."""
 
     def compile_decoder(
         self, vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report

@@ -49,7 +49,8 @@ def compile(context: typer.Context, size: Size = None, dynamic: Dynamic = None) 
 
     The graphs are kept in the cache for all later processes; those already there are not compiled again. The shape
     256x256-b2 means 256x256 pixels and batch 2: two pictures, or one with guidance. With guidance in part of the
-    steps (--guidance-start, --guidance-end) both graphs are compiled.
+    steps (--guidance-start, --guidance-end) both graphs are compiled. On a GPU the
+    decoder gets a graph for each size too.
     """
     from ipa_cli.engine import compile as compiling
     from ipa_cli.engine.store import temporary_files

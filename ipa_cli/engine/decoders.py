@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ipa_cli import backends, cache
 from ipa_cli.cache import Entry, Store, keys
@@ -18,6 +18,7 @@ from ipa_cli.result import Reporter
 if TYPE_CHECKING:
     import torch
 
+    from ipa_cli.backends.base import DecoderBackend
     from ipa_cli.pipeline.denoise import Decode
 
 KIND = "decoder"
@@ -34,8 +35,10 @@ class Wanted:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that count for a decoder: settings of the compiler."""
-        return {"inductor": backends.get(self.backend).options(self.compile_options).get("inductor", {})}
+        """The options that count for a decoder."""
+        backend = backends.get(self.backend)
+        chosen = backend.options(self.compile_options)
+        return {name: chosen[name] for name in backend.CAPABILITIES.decoder_options}
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def prepare(vae: Any, wanted: Wanted, model: str, store: Store, reporter: Report
     found = find(vae, wanted, store, reporter)
     if found is not None:
         return found
-    module, options, started = backends.get(wanted.backend), wanted.options, time.perf_counter()
+    module, options, started = _module(wanted.backend), wanted.options, time.perf_counter()
     factor = latent_factor(vae.config)
     shape = (1, vae.config.latent_channels, wanted.height // factor, wanted.width // factor)
     latents = torch.zeros(shape, device=vae.device, dtype=vae.dtype)
@@ -118,5 +121,9 @@ def prepare(vae: Any, wanted: Wanted, model: str, store: Store, reporter: Report
 def _open(vae: Any, store: Store, entry: Entry) -> Decoder:
     started = time.perf_counter()
     with cache.open_graph(store, entry) as folder:
-        decode = backends.get(entry.backend).load_decoder(vae, folder)
+        decode = _module(entry.backend).load_decoder(vae, folder)
     return Decoder(decode, entry.backend, entry, "cache", time.perf_counter() - started)
+
+
+def _module(backend: str) -> DecoderBackend:
+    return cast("DecoderBackend", backends.get(backend))

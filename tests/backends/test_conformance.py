@@ -31,7 +31,14 @@ from tests.test_layering import MODULES as FILES
 from tests.test_layering import texts
 from tests.unets import difference, example, residuals, tiny, twice
 
-FACTS = ("devices", "dtypes", "code_folders", "load_options")  # the other capabilities can be denied
+FACTS = (
+    "devices",
+    "dtypes",
+    "code_folders",
+    "load_options",
+    "decoders",
+    "decoder_options",
+)  # the other capabilities can be denied
 DENIABLE = [field.name for field in dataclasses.fields(Capabilities) if field.name not in FACTS]
 FAST = ("--steps", 1, "--width", 64, "--height", 64, "--warmup", 0)
 
@@ -340,5 +347,5 @@ def test_renamed_swapped_new_and_removed_files_change_the_digest(sources):
 
 def test_a_graphs_key_has_the_digest_of_its_backends_folders():
     can = backends.get(backends.PREFERRED).CAPABILITIES
-    assert set(can.code_folders) == {"backends/inductor", "unet"}
+    assert set(can.code_folders) == {"backends/inductor", "models/vae", "networks", "unet"}
     assert backends.code(backends.PREFERRED) == backends.digest(backends.PACKAGE, can.code_folders)

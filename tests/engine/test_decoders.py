@@ -16,7 +16,8 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.models.vae import channels_last
 from ipa_cli.networks.autoencoder import AutoencoderKL
-from ipa_cli.pipeline.task import load_references, make_request
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
 
 WANTED = decoders.Wanted("inductor", 64, 32, None)

@@ -35,6 +35,7 @@ CAPABILITIES = Capabilities(
     loras=True,
     batch=True,
     decoders=("cuda",),
+    decoder_options=("inductor",),
     dynamic_sizes=True,
 )
 REQUIREMENTS = Requirements(
