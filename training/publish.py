@@ -1,6 +1,7 @@
 """Put a trained model where `ipa` ships it: `python -m training.publish OUT ipa_cli/demo`.
 
-Copies the model folder, draws the default reference in a style that training never saw, writes the defaults.
+Copies the model folder, writes the defaults, and draws the default reference, where there is none, in a style that training
+never saw.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def reference_candidates(n: int) -> torch.Tensor:
 def main() -> None:
     out, demo = (Path(argument) for argument in sys.argv[1:3])
     shutil.copytree(out / "demo", demo, dirs_exist_ok=True)
-    pil(reference_candidates(24)[REFERENCE_NUMBER]).save(demo / DEFAULTS["reference"], optimize=True)
+    reference = demo / DEFAULTS["reference"]
+    if not reference.exists():
+        pil(reference_candidates(24)[REFERENCE_NUMBER]).save(reference, optimize=True)
     (demo / "defaults.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", encoding="utf-8")
 
 
