@@ -1,7 +1,7 @@
 """Put a trained model where `ipa` ships it: `python -m training.publish OUT ipa_cli/demo`.
 
-Copies the model folder, writes the defaults, and draws the default reference, where there is none, in a style that training
-never saw.
+Copies the model folder, writes the defaults, and draws the default reference, where there is none, in a style that
+training never saw.
 """
 
 from __future__ import annotations
