@@ -169,7 +169,8 @@ class Engine:
             raise UsageError("no adapter is loaded that could follow a reference", 'ipa.open("sdxl", adapter="own")')
         schedulers.choose(asked.scheduler, asked.schedule, asked.eta)
         loras = load(asked.lora, engine.plan, reporter)
-        request = make_request(asked, engine.plan, load_references(asked, reporter, InMemory(in_memory)), loras)
+        loaded = load_references(asked, reporter, InMemory(in_memory))
+        request = make_request(asked, engine.plan, loaded, loras, reporter)
         if num_images is None and len(request.seeds) > 1:
             raise UsageError(
                 f"{len(request.seeds)} references are drawn one by one", "num_images=1 gives a list of their pictures"

@@ -31,6 +31,7 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.record import adapter_name
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import timing
+from ipa_cli.images import faces
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import DEMO, make_plan
@@ -131,7 +132,7 @@ def _open(settings: Settings, batch: int, reporter: SendingReporter) -> tuple[En
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
     settings = replace(settings, num_images=batch, batch_size=batch, image_per_picture=False)
     loras = load(settings.lora, plan, reporter)
-    request = make_request(settings, plan, load_references(settings, reporter), loras)
+    request = make_request(settings, plan, load_references(settings, reporter), loras, reporter, faces.stand_in)
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
     check_model(request.init, plan)
     schedules.find(settings, plan, request.sampling, request.steps, reporter)

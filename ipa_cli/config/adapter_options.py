@@ -11,6 +11,7 @@ from ipa_cli.config.settings import EXAMPLE, FIELDS, checked
 from ipa_cli.errors import IpaError, UsageError
 
 _NUMBERS = {one.name for one in dataclasses.fields(AdapterConfig) if "float" in str(one.type)}
+_WHOLE = {one.name for one in dataclasses.fields(AdapterConfig) if str(one.type).startswith("int")}
 
 
 def parse(text: str, where: str, error: type[IpaError] = UsageError) -> AdapterConfig:
@@ -18,7 +19,13 @@ def parse(text: str, where: str, error: type[IpaError] = UsageError) -> AdapterC
     first, pairs = option_text.split(text, KEYS, where, error)
     stated: dict[str, Any] = {}
     for key, value in pairs:
-        parsed = option_text.number(value, f"{where}: {key}", error) if key in _NUMBERS else value
+        parsed: Any = value
+        if key in _NUMBERS | _WHOLE:
+            parsed = option_text.number(value, f"{where}: {key}", error)
+        if key in _WHOLE:
+            if not parsed.is_integer():
+                raise error(f"{where}: {key}={value}: expected a whole number", f"write {key}=1")
+            parsed = int(parsed)
         if isinstance(FIELDS[SETTINGS[key]].default, tuple):
             stated[key] = (*stated.get(key, ()), parsed)
         elif key in stated:

@@ -38,6 +38,9 @@ class AdapterConfig:
     fit: str = _setting("fit")
     sharpening: float = _setting("sharpening")
     encoder: str | None = _setting("image_encoder")
+    face: int | None = _setting("face")
+    lora: float = _setting("ip_lora")
+    shortcut: float | None = _setting("face_shortcut")
     stated: frozenset[str] = frozenset()
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import checks, padding, remote
+from ipa_cli.config import checks, faces, padding, remote
 from ipa_cli.config.adapters import OWN as OWN_OF_ADAPTER
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
@@ -97,7 +97,10 @@ class Settings:
         REFERENCE, "image to keep away from, in the place of none at all", kind=PLACE, metavar="IMAGE"
     )
     embeds: str | None = _setting(
-        REFERENCE, "image embeddings from `ipa embed`, in place of --image", kind=PLACE, metavar="FILE"
+        REFERENCE,
+        "image embeddings from `ipa embed`, or a face's (.npy, .safetensors), in place of --image",
+        kind=PLACE,
+        metavar="FILE",
     )
     fit: str = _setting(
         REFERENCE,
@@ -142,6 +145,9 @@ class Settings:
         REFERENCE, "fraction of the steps at which the reference starts to act", 0.0, between(0, 1)
     )
     ip_end: float = _setting(REFERENCE, "fraction of the steps at which it stops acting", 1.0, between(0, 1))
+    face: int | None = _setting(REFERENCE, faces.NUMBER, None, between(1, 1000), metavar="N")
+    face_shortcut: float | None = _setting(REFERENCE, faces.SHORTCUT, None, between(0, 10), metavar="SCALE")
+    ip_lora: float = _setting(REFERENCE, faces.LORA, 1.0, between(0, 10), metavar="WEIGHT")
     steps: int | None = _setting(PICTURE, "number of denoising steps", None, between(1, 1000), of_model=True)
     guidance_scale: float | None = _setting(
         PICTURE,

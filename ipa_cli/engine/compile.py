@@ -15,6 +15,7 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.store import graph_store
 from ipa_cli.engine.wanted import asked_options
 from ipa_cli.errors import UsageError
+from ipa_cli.images import faces
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import DEMO, Plan, make_plan
 from ipa_cli.pipeline.references import load_references
@@ -94,7 +95,8 @@ def compile(
     ]
     done = []
     for each in asked[:1] if span else asked:
-        request = replace(make_request(each, plan, loaded), batch_size=settings.batch_size)
+        request = make_request(each, plan, loaded, (), reporter, faces.stand_in)
+        request = replace(request, batch_size=settings.batch_size)
         made = [*engine.compile(request, options), None if span else engine.compile_decoder(request)]
         done += [_graph(one, plan.name) for one in made if one is not None]
     return Compiled(tuple(done), str(engine.device), str(engine.dtype).removeprefix("torch."), load_s)

@@ -69,4 +69,6 @@ def of_conditions(request: Request) -> Hashable:
 
 def _of_references(one: ImagePrompt) -> Hashable:
     seen = tuple(source.sha256 for source in one.sources), one.negative and one.negative.sha256
-    return seen, one.embeds is None, one.fit, one.sharpening, (one.combine, one.weights) if one.combined else None
+    faces = tuple(face.sha256 for face in one.faces.found), one.faces.shortcut
+    combined = (one.combine, one.weights) if one.combined else None
+    return seen, one.embeds is None, one.fit, one.sharpening, combined, faces

@@ -14,10 +14,9 @@ from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ipa_cli.models.architectures.base import PromptEmbeds
     from ipa_cli.models.loader import Model
+    from ipa_cli.pipeline.conditioning import Embeds
     from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.pipeline.init_image import Init
     from ipa_cli.pipeline.start import Encoded, Start
@@ -33,7 +32,7 @@ class Encodings:
         self.model, self._access, self._reporter = model, access, reporter
         self._loras = Loras(model, access)
         self._texts: LRU[PromptEmbeds] = LRU(ENCODED)
-        self._images: LRU[list[Tensor]] = LRU(ENCODED)
+        self._images: LRU[list[Embeds]] = LRU(ENCODED)
         self._conditions: LRU[Conditions] = LRU(CONDITIONED)
         self._halves: LRU[Conditions] = LRU(CONDITIONED)  # positive halves of the same
         self._begun_with: LRU[Encoded] = LRU(CONDITIONED)
@@ -59,7 +58,7 @@ class Encodings:
                 self.conditions(requests[0])
                 self._drop_encoders(joined=len(set(map(content.of_conditions, each))) == 1)
 
-    def embed(self, request: Request) -> list[tuple[Tensor, Tensor]]:
+    def embed(self, request: Request) -> list[tuple[Embeds, Embeds]]:
         """The negative and the positive embeddings of each adapter's references, (images, …)."""
         from ipa_cli.pipeline import conditioning
 
@@ -135,7 +134,7 @@ class Encodings:
             for kept in (self._texts, self._images, self._conditions, self._halves, self._begun_with):
                 kept.clear()
 
-    def _encoded(self, request: Request) -> tuple[PromptEmbeds, list[Tensor]]:
+    def _encoded(self, request: Request) -> tuple[PromptEmbeds, list[Embeds]]:
         from ipa_cli.pipeline import conditioning
 
         model = self.model
@@ -146,7 +145,7 @@ class Encodings:
             with self._access.working("encoding", *model.text_encoders):
                 return conditioning.encode_text(model, request, self._access.device, self._reporter)
 
-        def images() -> list[Tensor]:
+        def images() -> list[Embeds]:
             self._check_encoders()
             with self._access.working("encoding", *distinct(model.image_encoders)):
                 return conditioning.encode_images(model, request.image_prompts, request.guided, self._access.device)

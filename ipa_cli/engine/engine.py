@@ -29,9 +29,8 @@ from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ipa_cli.models.loader import Model
+    from ipa_cli.pipeline.conditioning import Embeds
     from ipa_cli.pipeline.denoise import Conditions, Decode
     from ipa_cli.unet.inputs import UNetInputs
 
@@ -156,7 +155,7 @@ class Engine:
         """Encode the prompts and references of `requests`, which are all kept from now on: see `Encodings.encode`."""
         self._encodings.encode(requests, drop_encoders)
 
-    def embed(self, request: Request) -> list[tuple[Tensor, Tensor]]:
+    def embed(self, request: Request) -> list[tuple[Embeds, Embeds]]:
         """The negative and the positive embeddings of each adapter's references, (images, …)."""
         return self._encodings.embed(request)
 

@@ -112,7 +112,7 @@ def _checked(
         replay.check_there(recorded, settings)
     loaded = load_references(settings, reporter)
     plan = make_plan(settings)
-    requests = make_requests(settings, plan, loaded, several, lora.load(settings.lora, plan, reporter))
+    requests = make_requests(settings, plan, loaded, several, lora.load(settings.lora, plan, reporter), reporter)
     init_image.check_model(requests[0].init, plan)
     if requests[0].init is not None:
         init_image.note_size(requests[0].init, reporter)

@@ -80,7 +80,7 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
                 settings,
                 strength=request.init.strength if request.init else None,
                 adapter=adapters,
-                lora=tuple(lora.config for lora in request.loras),
+                lora=tuple(lora.config for lora in request.loras if not lora.of_adapter),
                 preset=request.preset,
             ),
             asked_settings(),
@@ -131,6 +131,7 @@ def _lora_record(request: Request) -> list[dict[str, Any]]:
             "data_sha256": lora.file.data_sha256,
             "weight": lora.weight,
             "text_weight": lora.text_weight,
+            **({"inside_adapter": True} if lora.of_adapter else {}),
         }
         for lora in request.loras
     ]

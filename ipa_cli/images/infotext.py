@@ -55,7 +55,7 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     pairs += [(label, settings[key]) for label, key in _EXTRAS if settings.get(key)]
     written, as_a1111 = settings.get("prompt_syntax") or syntax.A1111, syntax.as_a1111
     prompts = [as_a1111(settings.get(name) or "", written) for name in ("prompt", "negative_prompt")]
-    loras = settings.get("loras") or ()
+    loras = [one for one in settings.get("loras") or () if not one.get("inside_adapter")]
     if loras:
         written_tags = [tags.written(one["name"], one["weight"], one["text_weight"]) for one in loras]
         prompts[0] = " ".join([prompts[0], *written_tags])

@@ -60,7 +60,7 @@ def fetched_adapters(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_b
         adapter = replace(adapter, location=_fetched(adapter.location, [adapter.file], reporter, shows_bars))
         check_fetched(adapter, plan.unet_config, plan.architecture)
         encoder = adapter.encoder
-        if adapter.encodes and encoder.location.folder is None:
+        if encoder is not None and adapter.encodes and encoder.location.folder is None:
             files = weight_files(encoder.location, encoder.part, None, dtype)
             encoder = replace(encoder, location=_fetched(encoder.location, files, reporter, shows_bars))
             adapter = replace(adapter, encoder=encoder)

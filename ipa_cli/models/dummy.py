@@ -46,7 +46,7 @@ def parts(
             **{part: build(lambda part=part: TextEncoder(plan.configs[part], projects[part])) for part in projects},
         }
         states, encoders = [], []
-        if plan.adapter is not None:
+        if plan.adapter is not None and plan.adapter.encoder is not None:
             config = plan.adapter.encoder.config
             encoder = build(lambda: ImageEncoder(config))
             torch.nn.init.normal_(encoder.vision_model.embeddings.class_embedding)

@@ -143,8 +143,8 @@ def _adapter_sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict
     for adapter in plan.adapters:
         # Not to the GPU, where `attention.install` puts them in another form.
         sources[_adapter_source(adapter)] = torch.device("cpu")
-        if adapter.encodes:
-            encoder = adapter.encoder
+        encoder = adapter.encoder
+        if encoder is not None and adapter.encodes:
             variant = _variant(plan, encoder.location)
             sources |= {(path, None): home for path in _paths(encoder.location, encoder.part, variant, dtype)}
     return sources
@@ -298,12 +298,18 @@ def _adapter_parts(
 
     states: list[dict[str, dict[str, Tensor]]] = []
     encoders: dict[tuple[str, str], Any] = {}
-    places = [(str(adapter.encoder.location.folder), adapter.encoder.part) for adapter in plan.adapters]
+    places = [_place(adapter) for adapter in plan.adapters]
     for place, adapter in zip(places, plan.adapters, strict=True):
         states.append(weights.nested(files[_adapter_source(adapter)].result()))
-        if adapter.encodes and place not in encoders:
-            encoder = adapter.encoder
+        encoder = adapter.encoder
+        if encoder is not None and place is not None and place not in encoders:
             paths = _paths(encoder.location, encoder.part, _variant(plan, encoder.location), dtype)
             encoders[place] = _built(_empty(ImageEncoder, encoder.config), str(encoder), paths, files)
-    needed = [adapter.encodes for adapter in plan.adapters]
-    return states, [encoders[place] if need else None for place, need in zip(places, needed, strict=True)]
+    return states, [encoders[place] if place is not None else None for place in places]
+
+
+def _place(adapter: AdapterPlan) -> tuple[str, str] | None:
+    """Where the image encoder of an adapter is; None where none is needed."""
+    if adapter.encoder is None or not adapter.encodes:
+        return None
+    return str(adapter.encoder.location.folder), adapter.encoder.part

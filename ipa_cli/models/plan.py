@@ -86,7 +86,7 @@ def make_plan(settings: Settings, references_later: bool = False) -> Plan:
     unet_config = configs["unet"]
     defaults = _defaults(settings, location, unet_config, architecture)
     found = tuple(
-        replace(plan_adapter(one, location, unet_config, architecture, dummy), encodes=one.embeds is None)
+        replace(plan_adapter(one, location, unet_config, architecture, dummy), embedded=one.embeds is not None)
         for one in settings.adapters
         if settings.adapter or (one.source != "none" and (references_later or has_reference(one, defaults)))
     )

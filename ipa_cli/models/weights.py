@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from functools import lru_cache
@@ -155,9 +156,24 @@ def load_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
         return nested({name: file.get_tensor(name) for name in names})
 
 
+def load_named(path: Path, pattern: re.Pattern[str]) -> dict[str, Tensor]:
+    """Those tensors of an IP-Adapter file whose `adapter_name` matches whole, by it; a pickle as `load_adapter`."""
+    if path.suffix != ".safetensors":
+        found = {adapter_name(name): tensor for name, tensor in _pickled(path, "cpu").items()}
+        return {name: tensor for name, tensor in found.items() if pattern.fullmatch(name)}
+    from safetensors import safe_open
+
+    wanted = {name: adapter_name(name) for name in header(path)}
+    with safe_open(path, framework="pt") as file:
+        return {usual: file.get_tensor(name) for name, usual in wanted.items() if pattern.fullmatch(usual)}
+
+
 def of_adapter(names: Collection[str]) -> frozenset[str]:
-    """Those tensors of a file that are an IP-Adapter's: a training checkpoint holds its whole UNet beside."""
-    return frozenset(name for name in names if _part(name))
+    """Those tensors of a file that are an IP-Adapter's: a training checkpoint holds its whole UNet beside.
+
+    Without the LoRA of FaceID adapters, which is merged as one.
+    """
+    return frozenset(name for name in names if _part(name) and "_lora." not in name)
 
 
 def _part(name: str) -> str | None:
@@ -213,6 +229,26 @@ def _pickled(path: Path, device: str, data: bytes | None = None, beside: tuple[t
             raise WeightsError(f"{path} holds more than tensors: {str(name)[:80]!r}", "use its .safetensors version")
         if value.nbytes > value.untyped_storage().nbytes():  # one number can pass for any many
             raise WeightsError(f"{path}: {name[:80]!r} is larger than its data", "use its .safetensors version")
+    return found
+
+
+def pickled_tensor(path: Path, data: bytes) -> Tensor:
+    """The one tensor in a pickle, alone or in a list. Raises WeightsError for one that holds anything else."""
+    import io
+    import pickle
+
+    import torch
+
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:
+        reason = (str(error).splitlines() or ["it is empty"])[0]
+        raise WeightsError(f"{path} is not a pickle of a bare tensor: {reason}", "save it as .safetensors") from error
+    found = found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
+    if not isinstance(found, torch.Tensor) or found.layout != torch.strided or not found.is_floating_point():
+        raise WeightsError(f"{path} is not a pickle of one tensor", "save it as .safetensors")
+    if found.nbytes > found.untyped_storage().nbytes():
+        raise WeightsError(f"{path}: its tensor is larger than its data", "save it as .safetensors")
     return found
 
 

@@ -1,13 +1,14 @@
 """How IP-Adapters make tokens of image embeds: modules whose parameters have the names of the adapters' own files.
 
-Every operation is in the order of diffusers' `ImageProjection`, `IPAdapterPlusImageProjection` and
-`IPAdapterFullImageProjection`: the tokens are the same to the bit.
+Every operation is in the order of diffusers' `ImageProjection`, `IPAdapterPlusImageProjection`,
+`IPAdapterFullImageProjection`, `IPAdapterFaceIDImageProjection` and `IPAdapterFaceIDPlusImageProjection`: the tokens
+are the same to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ipa_cli.networks.common import without_weights
 
 TOKENS = 4  # of the base adapters
+PERCEIVER = "perceiver_resampler."  # before the names of a FaceID-Plus adapter's second half
 DEPTH_OF_A_HEAD = 64
 
 
@@ -60,16 +62,15 @@ class ResamplerAttention(nn.Module):
         return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
-class Resampler(nn.Module):
-    """Plus adapters: hidden states (B, sequence, dim) to a few tokens (B, tokens, cross), by a perceiver."""
+class Perceiver(nn.Module):
+    """Latents (B, tokens, width) that look at hidden states (B, sequence, dim), to tokens (B, tokens, cross)."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
         super().__init__()
-        _, tokens, width = shapes["latents"]
+        width, dim = shapes["proj_in.weight"]
         layers = {name.split(".")[1] for name in shapes if name.startswith("layers.")}
         inner = shapes["layers.0.0.to_q.weight"][0]
-        self.latents = nn.Parameter(torch.empty(1, tokens, width))
-        self.proj_in = nn.Linear(shapes["proj_in.weight"][1], width)
+        self.proj_in = nn.Linear(dim, width)
         self.proj_out = nn.Linear(width, shapes["proj_out.weight"][0])
         self.norm_out = nn.LayerNorm(shapes["proj_out.weight"][0])
         self.layers: Any = nn.ModuleList(
@@ -87,13 +88,89 @@ class Resampler(nn.Module):
             for _ in layers
         )
 
-    def forward(self, states: Tensor) -> Tensor:
-        latents = self.latents.repeat(len(states), 1, 1)
+    def forward(self, latents: Tensor, states: Tensor) -> Tensor:
         states = self.proj_in(states)
         for layer in self.layers:
             latents = layer[0](states, latents) + latents
             latents = layer[1](latents) + latents
         return self.norm_out(self.proj_out(latents))
+
+
+class Resampler(Perceiver):
+    """Plus adapters: hidden states (B, sequence, dim) to a few tokens (B, tokens, cross), by learned latents."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
+        super().__init__(shapes)
+        self.latents = nn.Parameter(torch.empty(shapes["latents"]))
+
+    def forward(self, states: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(self.latents.repeat(len(states), 1, 1), states)
+
+
+class FaceProjection(nn.Module):
+    """FaceID adapters: the embedding of a face (B, dim) to a few tokens (B, tokens, cross)."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
+        super().__init__()
+        hidden, dim = shapes["proj.0.weight"]
+        (width,), out = shapes["norm.weight"], shapes["proj.2.weight"][0]
+        self.tokens = out // width
+        self.proj = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, out))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return self.norm(self.proj(faces).unflatten(-1, (self.tokens, -1)))
+
+
+class FacePictures(NamedTuple):
+    """What FaceID-Plus adapters take: the embeddings of faces (B, images, dim), and an image encoder's hidden states.
+
+    states: (B, images, sequence, dim), of pictures of the same faces. shortcut: what the tokens of the states are
+    multiplied by and added to those of the faces, as in v2; None for v1, which has the tokens of the states alone.
+    """
+
+    faces: Tensor
+    states: Tensor
+    shortcut: float | None = None
+
+
+class FacePlusProjection(nn.Module):
+    """FaceID-Plus adapters: the tokens of a face's embedding look at hidden states of its picture."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
+        super().__init__()
+        face = FaceProjection(shapes)
+        self.tokens, self.proj, self.norm = face.tokens, face.proj, face.norm
+        inner = {name.removeprefix(PERCEIVER): shape for name, shape in shapes.items() if name.startswith(PERCEIVER)}
+        self.perceiver_resampler = Perceiver(inner)
+
+    def forward(self, faces: Tensor, states: Tensor, shortcut: float | None) -> Tensor:
+        tokens = self.norm(self.proj(faces.to(states.dtype)).unflatten(-1, (self.tokens, -1)))
+        seen = self.perceiver_resampler(tokens, states)
+        return seen if shortcut is None else tokens + shortcut * seen
+
+
+def stack(halves: Sequence[Tensor | FacePictures]) -> Tensor | FacePictures:
+    """One batch of the embeds of several, (B, images, …)."""
+    faces = [half for half in halves if isinstance(half, FacePictures)]
+    if not faces:
+        return torch.stack([half for half in halves if isinstance(half, Tensor)])
+    states = torch.stack([half.states for half in faces])
+    return FacePictures(torch.stack([half.faces for half in faces]), states, faces[0].shortcut)
+
+
+def tokens(projection: nn.Module, embeds: Tensor | FacePictures) -> Tensor:
+    """The tokens of all pictures of an adapter, joined: (B, images * tokens, cross).
+
+    embeds: (B, images, dim), (B, images, sequence, dim), or both as `FacePictures`.
+    """
+    if isinstance(embeds, FacePictures):
+        shape = embeds.faces.shape[:2]
+        found = projection(embeds.faces.flatten(0, 1), embeds.states.flatten(0, 1), embeds.shortcut)
+    else:
+        shape = embeds.shape[:2]
+        found = projection(embeds.flatten(0, 1))
+    return found.unflatten(0, shape).flatten(1, 2)
 
 
 def of_file(tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -104,6 +181,10 @@ def of_file(tensors: Mapping[str, Tensor]) -> nn.Module:
             module: nn.Module = ImageProjection(shapes["proj.weight"][1], shapes["norm.weight"][0])
         elif "proj.3.weight" in shapes:
             module = FullImageProjection(shapes["proj.0.weight"][1], shapes["proj.3.weight"][0])
+        elif f"{PERCEIVER}proj_in.weight" in shapes:
+            module = FacePlusProjection(shapes)
+        elif "norm.weight" in shapes:
+            module = FaceProjection(shapes)
         else:
             module = Resampler(shapes)
     module.load_state_dict(dict(tensors), assign=True)

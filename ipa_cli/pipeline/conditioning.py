@@ -11,6 +11,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images import fitting
 from ipa_cli.models.architectures.base import PromptEmbeds, Text
 from ipa_cli.models.prompts import chunks, syntax
+from ipa_cli.pipeline import face_embeds
 from ipa_cli.pipeline.combination import combined
 from ipa_cli.result import Reporter
 from ipa_cli.unet import layers
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.models.loader import Model
+    from ipa_cli.networks.image_projection import FacePictures
     from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.pipeline.image_prompt import ImagePrompt
     from ipa_cli.pipeline.task import Request
+
+    Embeds = Tensor | FacePictures
 
 
 def encode_text(model: Model, request: Request, device: torch.device, reporter: Reporter) -> PromptEmbeds:
@@ -76,24 +80,26 @@ def _vectors(model: Model, request: Request) -> list[dict[str, Tensor]]:
 
 def encode_images(
     model: Model, image_prompts: Sequence[ImagePrompt], guided: bool, device: torch.device
-) -> list[Tensor]:
+) -> list[Embeds]:
     """Per adapter the embeddings of its reference pictures: (B, images, dim), or hidden states for Plus adapters.
 
     As diffusers' `prepare_ip_adapter_image_embeds`: without a picture the embedding is zero, and Plus adapters see
     the encoding of an empty picture.
     """
-    import torch
+    from ipa_cli.networks.image_projection import stack
 
-    embeds = embed_each(model, image_prompts, device)
-    return [torch.stack([negative, positive]) if guided else positive[None] for negative, positive in embeds]
+    return [stack(halves if guided else halves[1:]) for halves in embed_each(model, image_prompts, device)]
 
 
-def embed_each(model: Model, image_prompts: Sequence[ImagePrompt], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def embed_each(model: Model, image_prompts: Sequence[ImagePrompt], device: torch.device) -> list[tuple[Embeds, Embeds]]:
     """The negative and the positive embeddings of each adapter's pictures, (images, …); nothing without any."""
     import torch
 
-    embeds = []
+    embeds: list[tuple[Embeds, Embeds]] = []
     for image_prompt, hidden, encoder in zip(image_prompts, model.hidden_states, model.image_encoders, strict=False):
+        if image_prompt.faces.adapter is not None:
+            embeds.append(embed_faces(model, encoder, image_prompt, device))
+            continue
         if image_prompt.embeds is None:
             negative, positive = embed(encoder, hidden, image_prompt, device)
         else:
@@ -133,7 +139,37 @@ def embed(encoder: Any, hidden: bool, image_prompt: ImagePrompt, device: torch.d
     return encoded([torch.zeros_like(one) for one in seen]) if hidden else torch.zeros_like(positive), positive
 
 
-def join(model: Model, text: PromptEmbeds, images: list[Tensor], request: Request) -> Conditions:
+def embed_faces(model: Model, encoder: Any, image_prompt: ImagePrompt, device: torch.device) -> tuple[Embeds, Embeds]:
+    """The negative and the positive embeddings of the faces of a FaceID adapter; the negative face is zero."""
+    import numpy as np
+    import torch
+
+    from ipa_cli.networks.image_projection import FacePictures
+
+    face, given = image_prompt.faces.adapter, image_prompt.embeds
+    assert face is not None
+    dtype = (model.unet or encoder).dtype  # encoders are loaded alone, to write a file
+    if given is None:
+        faces = face_embeds.in_its_length(np.stack([one.vector for one in image_prompt.faces.found]), face)
+        faces = faces[:, None] if face.sequence else faces
+    else:
+        faces = given.faces if face.picture else given.positive
+    positive = torch.from_numpy(faces).to(device, dtype)
+    both = combined(image_prompt, torch.zeros_like(positive), positive)
+    if not face.picture:
+        return both
+    if given is None:
+        pictures = zip(image_prompt.references, image_prompt.faces.found, strict=True)
+        references = tuple(replace(reference, image=one.picture) for reference, one in pictures)
+        states = embed(encoder, True, replace(image_prompt, references=references), device)
+    else:
+        halves = torch.from_numpy(given.negative), torch.from_numpy(given.positive)
+        states = halves[0].to(device, dtype), halves[1].to(device, dtype)
+    states, shortcut = combined(image_prompt, *states), image_prompt.faces.shortcut
+    return FacePictures(both[0], states[0], shortcut), FacePictures(both[1], states[1], shortcut)
+
+
+def join(model: Model, text: PromptEmbeds, images: list[Embeds], request: Request) -> Conditions:
     """Every layer's keys and values from an encoded prompt and encoded references, masks, and the scales of `request`.
 
     Without references it is the text alone, whatever adapters are loaded.

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
+from ipa_cli.pipeline import face_embeds
 from ipa_cli.system import inputs
 
 if TYPE_CHECKING:
@@ -20,12 +21,16 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Embeds:
-    """Embeddings read from a file: float32 arrays (images, …), and what was encoded."""
+    """Embeddings read from a file: float32 arrays (images, …), and what was encoded.
+
+    `faces` are those of a face recogniser (images, width) beside the others, for FaceID-Plus.
+    """
 
     source: str
     sha256: str
     positive: Any
     negative: Any
+    faces: Any = None
 
 
 def read(name: str, adapter: AdapterPlan, data: bytes | None = None) -> Embeds:
@@ -40,6 +45,9 @@ def read(name: str, adapter: AdapterPlan, data: bytes | None = None) -> Embeds:
     path = Path(name)
     again = f"make them anew: ipa embed cat.png --output {path.name}"
     data = inputs.read(name, MAX_BYTES, "a file of embeddings") if data is None else data
+    if adapter.face is not None:
+        return _of_faces(name, path, data, adapter)
+    assert adapter.encoder is not None, "only faces are seen without an image encoder"
     try:
         tensors = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: numbers that numpy has not
@@ -64,10 +72,32 @@ def read(name: str, adapter: AdapterPlan, data: bytes | None = None) -> Embeds:
     return Embeds(name, hashlib.sha256(data).hexdigest(), tensors["positive"], tensors["negative"])
 
 
+def _of_faces(name: str, path: Path, data: bytes, adapter: AdapterPlan) -> Embeds:
+    import numpy as np
+
+    assert adapter.face is not None
+    found = face_embeds.arrays(path, data)
+    for array in found.values():
+        if not np.isfinite(array).all():
+            raise IpaError(f"{path} has numbers that are not finite", "encode the picture anew")
+    faces, negative, positive = face_embeds.taken(path, found, adapter.face, _said(data).get("normed"))
+    digest = hashlib.sha256(data).hexdigest()
+    if positive is None:
+        faces = faces[:, None] if adapter.face.sequence else faces
+        return Embeds(name, digest, faces, np.zeros_like(faces))
+    width = adapter.encoder.config["hidden_size"] if adapter.encoder else positive.shape[-1]
+    if positive.shape[-1] != width:
+        raise IpaError(
+            f"{path} has {face_embeds.STATES} of width {positive.shape[-1]}, the adapter takes {width}",
+            "encode the picture anew, with the adapter's image encoder",
+        )
+    return Embeds(name, digest, positive, negative, faces)
+
+
 def _said(data: bytes) -> dict[str, Any]:
     """What `ipa embed` wrote beside the tensors of a safetensors file; nothing where another program wrote it."""
     length = int.from_bytes(data[:8], "little")
-    try:
+    try:  # what is no safetensors file says nothing either
         said = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ipa"])
     except (ValueError, RecursionError, KeyError):
         return {}

@@ -14,9 +14,11 @@ from ipa_cli.images import reference, tiles
 from ipa_cli.images.mask import HALF
 from ipa_cli.images.reference import Reference
 from ipa_cli.images.tiles import Area
-from ipa_cli.pipeline import image_embeds, span
+from ipa_cli.pipeline import faces, image_embeds, span
+from ipa_cli.pipeline.faces import Faces, FindFace
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.pipeline.references import AdapterImages
+from ipa_cli.result import Reporter
 from ipa_cli.unet import layers, weight_types
 from ipa_cli.unet.weight_types import Pattern
 
@@ -50,6 +52,7 @@ class ImagePrompt:
     negative: Reference | None = None  # what the negative half sees, in the place of nothing
     sharpening: float = 0.0
     tiles: tuple[Area, ...] = ()  # where each tile of its references acts
+    faces: Faces = Faces()
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
@@ -104,7 +107,15 @@ def _check_number(masks: Sequence[Reference], images: int, config: AdapterConfig
         raise UsageError(f"{len(masks)} masks for {images} reference pictures, and {why}", "give one --mask for all")
 
 
-def make(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: AdapterImages, steps: int) -> ImagePrompt:
+def make(
+    config: AdapterConfig,
+    plan: Plan,
+    adapter: AdapterPlan,
+    loaded: AdapterImages,
+    steps: int,
+    find_face: FindFace,
+    reporter: Reporter,
+) -> ImagePrompt:
     """The references of one adapter, and how strongly they act."""
     known = layers.blocks(plan.unet_config)
     on_negative: Pattern = {}
@@ -123,6 +134,7 @@ def make(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: Adapte
     if encoded is None and not references:
         if "reference" not in plan.defaults:
             raise UsageError("an adapter has no reference picture", f"give it one, such as {EXAMPLE}")
+        faces.check_given(adapter)
         references = (reference.load(plan.defaults["reference"]),)
     count = len(references) if encoded is None else len(encoded.positive)
     areas = () if encoded is not None or config.fit != TILES else _tiles(references)
@@ -158,6 +170,7 @@ def make(config: AdapterConfig, plan: Plan, adapter: AdapterPlan, loaded: Adapte
         loaded.negative,
         config.sharpening,
         areas,
+        faces.of_references(references, config, adapter, find_face, reporter),
     )
 
 

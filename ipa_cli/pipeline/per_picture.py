@@ -53,7 +53,8 @@ def only(image_prompt: ImagePrompt, number: int) -> ImagePrompt:
     """An image prompt with one of its references, or as it is where it has a single one for all pictures."""
     if len(image_prompt.references) < 2:
         return image_prompt
-    return replace(image_prompt, references=(image_prompt.references[number],), weights=(image_prompt.weights[number],))
+    own = (image_prompt.references[number],), (image_prompt.weights[number],)
+    return replace(image_prompt, references=own[0], weights=own[1], faces=image_prompt.faces.at(number))
 
 
 def own_settings(settings: Settings, image_prompts: Sequence[ImagePrompt]) -> Settings:

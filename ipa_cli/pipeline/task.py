@@ -10,24 +10,28 @@ from ipa_cli import backends
 from ipa_cli.config import Settings
 from ipa_cli.errors import UsageError
 from ipa_cli.images import filenames
+from ipa_cli.images.faces import find
 from ipa_cli.images.reference import Reference
-from ipa_cli.models.lora import tags
+from ipa_cli.models.lora import of_adapter, tags
 from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import has_reference
 from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
-from ipa_cli.pipeline import image_prompt, init_image, per_picture, sampling, span
+from ipa_cli.pipeline import faces, image_prompt, init_image, per_picture, sampling, span
+from ipa_cli.pipeline.faces import FindFace
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.pipeline.image_prompt import ImagePrompt, check_masks
 from ipa_cli.pipeline.init_image import Init
 from ipa_cli.pipeline.references import Loaded
 from ipa_cli.pipeline.spread import random_seed, spread
-from ipa_cli.result import NullReporter
+from ipa_cli.result import NullReporter, Reporter
 
 if TYPE_CHECKING:
     from ipa_cli.models.plan import Plan
+
+NULL = NullReporter()
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ def make_requests(
     loaded: Loaded,
     prompts: Sequence[Mapping[str, Any]] = (),
     loras: tuple[Lora, ...] = (),
+    reporter: Reporter = NULL,
 ) -> tuple[Request, ...]:
     """A request for each of `prompts`, settings in place of the others (`prompts.OF_A_LINE`); without any, just one.
 
@@ -141,7 +146,7 @@ def make_requests(
     """
     apart = _of_each_seed(settings, loaded)
     each = spread(settings, prompts, apart)
-    first = make_request(each[0], plan, loaded, loras)
+    first = make_request(each[0], plan, loaded, loras, reporter)
     found = []
     for one in each:
         prompt, own = with_tags(one, plan, loras)
@@ -153,37 +158,56 @@ def make_requests(
     return tuple(replace(one, embeddings=known) for one in found)
 
 
-def with_tags(settings: Settings, plan: Plan, loras: tuple[Lora, ...]) -> tuple[str, tuple[Lora, ...]]:
+def with_tags(
+    settings: Settings, plan: Plan, loras: tuple[Lora, ...], reporter: Reporter = NULL
+) -> tuple[str, tuple[Lora, ...]]:
     """The prompt without its LoRAs, and these behind the others; in A1111's syntax, where there is a folder for them.
 
-    Raises UsageError and ModelError for one that is not found or does not fit.
+    Before all come those inside adapters that are followed. Raises UsageError and ModelError for one that is not found
+    or does not fit.
     """
     prompt = _prompt(settings, plan)
     if settings.lora_dir is not None and settings.prompt_syntax == A1111:
         prompt, found = tags.split(prompt, settings.lora_dir)
-        loras = (*loras, *load(found, plan, NullReporter()))
+        loras = (*loras, *load(found, plan, NULL))
+    if _follows(settings, plan):
+        inside = of_adapter.load(settings.adapters, plan, reporter)
+        of_adapter.check_once(inside, loras)
+        loras = (*inside, *loras)
     if loras:
         backends.require(settings.backend, "loras")
     return prompt, loras
 
 
-def make_request(settings: Settings, plan: Plan, loaded: Loaded, loras: tuple[Lora, ...] = ()) -> Request:
+def _follows(settings: Settings, plan: Plan) -> bool:
+    """Whether adapters act: they have references."""
+    return bool(plan.adapters) and bool(settings.adapter or has_reference(settings.adapters[0], plan.defaults))
+
+
+def make_request(
+    settings: Settings,
+    plan: Plan,
+    loaded: Loaded,
+    loras: tuple[Lora, ...] = (),
+    reporter: Reporter = NULL,
+    find_face: FindFace = find,
+) -> Request:
     """Fill in what the user left open from the model's defaults; `loras` are those of the settings, loaded."""
     if loaded.init is None:
         width, height = (_chosen(settings, plan, name) for name in ("width", "height"))
     else:
         width, height = init_image.size(settings, plan, loaded.init)
-    prompt, loras = with_tags(settings, plan, loras)
+    prompt, loras = with_tags(settings, plan, loras, reporter)
     seeds = _seeds(settings) * _of_each_seed(settings, loaded)
     how = sampling.choose(settings, plan, loras)
     init = None if loaded.init is None else init_image.make(settings, plan, loaded.init, (width, height))
     taken = how.steps if init is None else init_image.steps_taken(init, how.steps)
-    followed = settings.adapter or has_reference(settings.adapters[0], plan.defaults)
-    each = zip(settings.adapters, loaded.adapters, strict=True) if plan.adapters and followed else ()
+    each = zip(settings.adapters, loaded.adapters, strict=True) if _follows(settings, plan) else ()
     image_prompts = tuple(
-        image_prompt.make(one, plan, adapter, pictures, taken)
+        image_prompt.make(one, plan, adapter, pictures, taken, find_face, reporter)
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
+    faces.check_used(settings, plan.adapters)
     check_masks(image_prompts, width, height)
     per_picture.check(settings, image_prompts)
     span.check(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")

@@ -102,7 +102,7 @@ def make(
     loaded = load_references(wanted, reporter, in_memory)
     if loaded.init is not None:  # it is brought to size with the request
         check_size(*size(wanted, plan, loaded.init), limits)
-    request = make_request(wanted, plan, loaded, loras)
+    request = make_request(wanted, plan, loaded, loras, reporter)
     if asked.bare:  # one of several requests, which have a batch size in common
         request = replace(request, batch_size=wanted.batch_size)
     diffusers_schedulers.check_steps(request.sampling, plan, request.steps)

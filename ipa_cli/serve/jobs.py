@@ -157,8 +157,8 @@ def _without_pixels(request: Request) -> Request:
         references, masks = (
             tuple(replace(one, **nothing) for one in many) for many in (prompt.references, prompt.masks)
         )
-        embeds = None if prompt.embeds is None else replace(prompt.embeds, positive=None, negative=None)
-        return replace(prompt, references=references, masks=masks, embeds=embeds)
+        embeds = None if prompt.embeds is None else replace(prompt.embeds, positive=None, negative=None, faces=None)
+        return replace(prompt, references=references, masks=masks, embeds=embeds, faces=replace(prompt.faces, found=()))
 
     return replace(request, image_prompts=tuple(map(light, request.image_prompts)), init=None)
 

@@ -22,6 +22,7 @@ from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware.devices import pick_device
+from ipa_cli.images import faces
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
@@ -159,7 +160,8 @@ def _example(settings: Settings, plan: Plan, size: Mapping[str, int | None]) -> 
         grey = Image.new("RGB", (64, 64), "grey")
         given.update({"adapter": [{"image": grey}] * len(settings.adapter)} if settings.adapter else {"image": grey})
     wanted, in_memory = keywords.of_request(settings, given)
-    return make_request(wanted, plan, load_references(wanted, NullReporter(), InMemory(in_memory)))
+    loaded = load_references(wanted, NullReporter(), InMemory(in_memory))
+    return make_request(wanted, plan, loaded, find_face=faces.stand_in)
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def make(settings: Settings, model: Plan, base: Request, files: Sequence[str]) -
     else:
         plan.check_references([reference.source for reference in image_prompt.references], "--image")
         image_prompts = [
-            replace(image_prompt, references=(reference,), weights=(1.0,)) for reference in image_prompt.references
+            replace(image_prompt, references=(reference,), weights=(1.0,), faces=image_prompt.faces.at(at))
+            for at, reference in enumerate(image_prompt.references)
         ]
     return tuple(ReferenceSet(public_name(one.sources[0].source), (one,), (True,)) for one in image_prompts)
 

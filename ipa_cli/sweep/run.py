@@ -136,7 +136,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         raise UsageError("without a reference picture there is no scale to sweep", "--image cat.png")
     loras = load(settings.lora, model, reporter)
     loaded = load_references(settings, reporter)
-    base = make_request(settings, model, loaded, loras)
+    base = make_request(settings, model, loaded, loras, reporter)
     init_image.check_model(base.init, model)
     sampling.advise(settings, model, base.loras, reporter)
     schedules.find(settings, model, base.sampling, base.steps, reporter)
@@ -151,7 +151,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     )
     texts = tuple(with_tags(replace(settings, prompt=prompt), model, loras) for prompt in axes.prompts)
     texts = texts or ((base.prompt, base.loras),)
-    if axes.lora_weights != (1.0,) and not any(found for _, found in texts):
+    if axes.lora_weights != (1.0,) and all(lora.of_adapter for _, found in texts for lora in found):
         raise UsageError("--lora-weights is given and there is no LoRA", "add --lora FILE")
     sampling.check_same(settings, model, [found for _, found in texts])
     _check_weights([lora.times(factor) for factor in axes.lora_weights for _, found in texts for lora in found])

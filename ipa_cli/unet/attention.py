@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ipa_cli.errors import IpaError
 from ipa_cli.networks import image_projection
+from ipa_cli.networks.image_projection import FacePictures
 from ipa_cli.unet.inputs import Context
 
 
@@ -85,7 +86,7 @@ def install(unet: Any, adapters: Sequence[Mapping[str, Mapping[str, Tensor]]]) -
 
     `adapters` are state dicts as diffusers' `_load_ip_adapter_weights` takes them: {"image_proj": ...,
     "ip_adapter": ...}; none at all is plain text to image. Raises IpaError when one was made for another model.
-    The LoRA of FaceID adapters is not looked at.
+    The LoRA of FaceID adapters is not looked at: `models.lora.of_adapter` is for it.
     """
     names = layers(unet)
     to_kv = [
@@ -102,7 +103,7 @@ def project(
     unet: Any,
     adapters: Adapters,
     text: Tensor,
-    images: Sequence[Tensor] = (),
+    images: Sequence[Tensor | FacePictures] = (),
     scale: Tensor | None = None,
     weights: Sequence[Sequence[float]] | None = None,
     parts: Sequence[int] | None = None,
@@ -110,10 +111,10 @@ def project(
     """Make every layer's keys and values once, from the text's hidden states and each adapter's images.
 
     text: (B, tokens, cross). images: per adapter (B, images, dim) or (B, images, sequence, dim), as
-    diffusers' `prepare_ip_adapter_image_embeds` gives them (with guidance the negative half first); the tokens
-    of several images are joined. scale: (rows, layers), 1 everywhere unless given. weights: per adapter a weight for
-    each image's values, 1 as in diffusers unless given. parts: per adapter its number of rows in the context, 1 unless
-    given; its images are divided among them.
+    diffusers' `prepare_ip_adapter_image_embeds` gives them (with guidance the negative half first), or
+    `FacePictures`; the tokens of several images are joined. scale: (rows, layers), 1 everywhere unless given. weights:
+    per adapter a weight for each image's values, 1 as in diffusers unless given. parts: per adapter its number of rows
+    in the context, 1 unless given; its images are divided among them.
     """
     if len(images) != len(adapters.to_kv):
         raise ValueError(f"{len(adapters.to_kv)} adapters are loaded and images are given for {len(images)}")
@@ -123,13 +124,13 @@ def project(
     ]
     image: list[list[Tensor]] = []
     for adapter, embeds in enumerate(images):
-        tokens = adapters.projections[adapter](embeds.flatten(0, 1))
-        tokens = tokens.unflatten(0, embeds.shape[:2]).flatten(1, 2)
+        tokens = image_projection.tokens(adapters.projections[adapter], embeds)
+        count = (embeds.faces if isinstance(embeds, FacePictures) else embeds).shape[1]
         taken: list[list[Tensor]] = [[] for _ in range(parts[adapter] if parts else 1)]
         for attn, weight in zip(attns, adapters.weights(adapter), strict=True):
             key, value = F.linear(tokens, weight).chunk(2, dim=-1)
             if weights is not None:
-                each = value.new_tensor(weights[adapter]).repeat_interleave(value.shape[1] // embeds.shape[1])
+                each = value.new_tensor(weights[adapter]).repeat_interleave(value.shape[1] // count)
                 value = value * each[:, None]
             pair = torch.stack([_split(key, attn.heads), _split(value, attn.heads)])
             for part, own in zip(taken, pair.chunk(len(taken), dim=3), strict=True):

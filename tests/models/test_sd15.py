@@ -309,10 +309,36 @@ def test_a_plus_adapter_with_the_wrong_image_encoder_is_refused_and_the_right_on
     assert refused.value.hint == f"--image-encoder {IP_ADAPTERS}:models/image_encoder"
 
 
-def test_an_adapter_that_wants_faces_as_numbers_is_refused(world, h94):
-    with pytest.raises(ModelError, match="is a FaceID adapter") as refused:
-        planned(world, "sd15", "models/ip-adapter-faceid_sd15.safetensors")
-    assert PurePosixPath(SD15.ip_adapters.plus_face).name in refused.value.hint
+def test_an_adapter_that_takes_faces_as_numbers_needs_no_image_encoder(world, h94):
+    adapter = planned(world, "sd15", "models/ip-adapter-faceid_sd15.safetensors").adapter
+    assert adapter and adapter.encoder is None and adapter.face and adapter.face.normed and not adapter.face.picture
+    with pytest.raises(ModelError, match=r"is made for SD 1\.5: 16") as refused:
+        planned(world, "sdxl", "models/ip-adapter-faceid_sd15.safetensors")
+    assert refused.value.hint.endswith("h94/IP-Adapter-FaceID --ip-adapter-weight-name ip-adapter-faceid_sdxl.bin")
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "picture", "shortcut", "normed"),
+    [
+        ("sdxl", "ip-adapter-faceid_sdxl.bin", False, False, True),
+        ("sdxl", "ip-adapter-faceid-plusv2_sdxl.bin", True, True, True),
+        ("sdxl", "ip-adapter-faceid-portrait_sdxl.bin", False, False, True),
+        ("sdxl", "ip-adapter-faceid-portrait_sdxl_unnorm.bin", False, False, False),
+        ("sd15", "ip-adapter-faceid_sd15.bin", False, False, True),
+        ("sd15", "ip-adapter-faceid-plus_sd15.bin", True, False, True),
+        ("sd15", "ip-adapter-faceid-plusv2_sd15.bin", True, True, True),
+        ("sd15", "ip-adapter-faceid-portrait-v11_sd15.bin", False, False, True),
+    ],
+)
+def test_a_pickle_of_the_hub_that_is_not_here_yet_is_known_by_its_name(
+    world, h94, model, name, picture, shortcut, normed
+):
+    h94.repos["h94/IP-Adapter-FaceID"] = {name: b"not read"}
+    folder = bare(world.cwd / model, model)
+    adapter = plan(Settings(model=str(folder), ip_adapter="h94/IP-Adapter-FaceID", image=("x.png",))).adapter
+    face = adapter.face
+    assert (face.picture, face.shortcut, face.normed) == (picture, shortcut, normed)
+    assert (str(adapter.encoder) == f"{IP_ADAPTERS}/models/image_encoder") if picture else adapter.encoder is None
 
 
 def test_the_preset_has_the_layers_of_sd15():

@@ -62,6 +62,7 @@ class IPAdapterFiles:
     base: str
     plus: str
     plus_face: str
+    face_plus_is_v2: bool = False  # whether all FaceID-Plus adapters made for it are of v2
 
 
 class Architecture(Protocol):

@@ -42,6 +42,7 @@ class StableDiffusionXL:
         base="sdxl_models/ip-adapter_sdxl.safetensors",
         plus="sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
         plus_face="sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",
+        face_plus_is_v2=True,
     )
     vae = "madebyollin/sdxl-vae-fp16-fix"
     checkpoint_prefixes: Mapping[str, str] = {

@@ -11,6 +11,7 @@ from typing import Any
 
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.models import architectures, configurations, hub, weights
+from ipa_cli.models.ip_adapter.face import FaceInput
 from ipa_cli.models.location import (
     Location,
     ModelError,
@@ -64,15 +65,23 @@ def named(text: str) -> Encoder:
     return _of(repository(repo, None), part.strip("/"))
 
 
-def beside(location: Location, file: str) -> list[Encoder]:
-    """Image encoders that may belong to an adapter file, nearest first."""
+def beside(location: Location, file: str, face: FaceInput | None = None) -> list[Encoder]:
+    """Image encoders that may belong to an adapter file, nearest first.
+
+    FaceID-Plus adapters of the hub come without one: theirs is that of `IP_ADAPTERS`.
+    """
     own = inside(str(PurePosixPath(file).parent).removeprefix("."), "image_encoder")
     places = [own, *KNOWN.values(), "image_encoder"]
-    if "vit-h" in file:
+    if "vit-h" in file or face is not None:
         places.insert(0, "models/image_encoder")
     found = [place for place in dict.fromkeys(places) if location.has(f"{place}/config.json")]
+    if not found and face is not None and location.repo is not None:
+        return [_of(repository(architectures.IP_ADAPTERS, None), KNOWN["hidden_size", 1280])]
     if not found:
-        example = _of_comfyui(location) or f"{architectures.IP_ADAPTERS}:{places[0 if 'vit-h' in file else 1]}"
+        example = (
+            _of_comfyui(location)
+            or f"{architectures.IP_ADAPTERS}:{places[0 if 'vit-h' in file or face is not None else 1]}"
+        )
         raise ModelError(
             f"{location} has no image encoder for {file}", f"name it, for example --image-encoder {example}"
         )

@@ -13,7 +13,8 @@ from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, hub, weights
 from ipa_cli.models.architectures.base import PRESETS, Architecture
 from ipa_cli.models.configurations import cross_attention_layers, cross_attention_widths
-from ipa_cli.models.ip_adapter import image_encoder, projection
+from ipa_cli.models.ip_adapter import face, image_encoder, projection
+from ipa_cli.models.ip_adapter.face import FaceInput
 from ipa_cli.models.ip_adapter.image_encoder import Encoder
 from ipa_cli.models.ip_adapter.projection import Shapes
 from ipa_cli.models.location import (
@@ -30,12 +31,18 @@ from ipa_cli.models.location import (
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """An IP-Adapter file and the image encoder that fits it."""
+    """An IP-Adapter file and the image encoder that fits it, None where it sees faces through a recogniser alone."""
 
     location: Location
     file: str
-    encoder: Encoder
-    encodes: bool = True  # False: its references come encoded, and the image encoder is not loaded
+    encoder: Encoder | None
+    face: FaceInput | None = None  # of a FaceID adapter
+    embedded: bool = False  # whether its references come encoded
+
+    @property
+    def encodes(self) -> bool:
+        """Whether its image encoder is loaded."""
+        return self.encoder is not None and not self.embedded
 
 
 def plan_adapter(
@@ -53,12 +60,15 @@ def plan_adapter(
     shapes = _shapes(location, file)
     if shapes is not None:
         _check_unet(name, shapes, unet_config, architecture, own=_brings_its_own(base))
+    seen = face.of_name(file, architecture) if shapes is None else face.of_shapes(file, shapes, architecture)
+    if seen is not None and not seen.picture:
+        return AdapterPlan(location, file, None, seen)
     takes = None if shapes is None else projection.takes(name, shapes, architecture)
     given = config.encoder
-    candidates = image_encoder.beside(location, file) if given is None else [image_encoder.named(given)]
+    candidates = image_encoder.beside(location, file, seen) if given is None else [image_encoder.named(given)]
     if takes is None:  # a pickle: `check_fetched` looks at it when it is here
-        return AdapterPlan(location, file, candidates[0])
-    return AdapterPlan(location, file, _fitting(name, takes, candidates))
+        return AdapterPlan(location, file, candidates[0], seen)
+    return AdapterPlan(location, file, _fitting(name, takes, candidates), seen)
 
 
 def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], architecture: Architecture) -> None:
@@ -67,7 +77,14 @@ def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], architec
     shapes = _shapes(adapter.location, adapter.file)
     assert shapes is not None
     _check_unet(name, shapes, unet_config, architecture, own=False)
-    _fitting(name, projection.takes(name, shapes, architecture), [adapter.encoder])
+    seen = face.of_shapes(adapter.file, shapes, architecture)
+    if seen != adapter.face:
+        raise ModelError(
+            f"{name} is {_kind(seen)}, and its name says {_kind(adapter.face)}",
+            "download it, and give the file itself: --ip-adapter FILE",
+        )
+    if adapter.encoder is not None:
+        _fitting(name, projection.takes(name, shapes, architecture), [adapter.encoder])
     cross = int(unet_config["cross_attention_dim"])
     projection.check(name, shapes, cross)
     for layer, width in enumerate(cross_attention_widths(unet_config)):
@@ -78,6 +95,10 @@ def check_fetched(adapter: AdapterPlan, unet_config: Mapping[str, Any], architec
                     f"the {architecture.name} model needs {width, cross}",
                     "choose an adapter that was made for this model",
                 )
+
+
+def _kind(seen: FaceInput | None) -> str:
+    return f"a {seen} adapter" if seen else "no FaceID adapter"
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -172,7 +193,7 @@ def _check_unet(
     if own:
         hint = "leave out --ip-adapter: the model brings its own"
     elif architecture.cross_attention_dim == fits[0] and made_for not in (None, architecture):
-        hint = f"this would fit: {architectures.flags(_counterpart(name, shapes, architecture))}"
+        hint = f"this would fit: {_counterpart(name, shapes, architecture)}"
     raise ModelError(
         f"the adapter {name} is made for {f'{made_for.name}: ' if made_for else ''}{layers} cross-attention layers "
         f"of width {width}, the {architecture.name} model has {fits[1]} of width {fits[0]}",
@@ -197,8 +218,10 @@ def _fitting(name: str, takes: tuple[str, int], candidates: Sequence[Encoder]) -
 
 
 def _counterpart(name: str, shapes: Shapes, architecture: Architecture) -> str:
-    """The adapter of the same kind that fits `architecture`."""
-    files = architecture.ip_adapters
+    """The flags that choose the adapter of the same kind that fits `architecture`."""
+    files, seen = architecture.ip_adapters, face.of_shapes(name, shapes, architecture)
+    if seen is not None:
+        return face.counterpart(seen, architecture)
     if "image_proj.proj.weight" in shapes:
-        return files.base
-    return files.plus_face if "face" in name.rpartition("/")[2].lower() else files.plus
+        return architectures.flags(files.base)
+    return architectures.flags(files.plus_face if "face" in name.rpartition("/")[2].lower() else files.plus)

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 from ipa_cli.models.architectures import flags, names
 from ipa_cli.models.architectures.base import Architecture
+from ipa_cli.models.ip_adapter.face import WIDTH
 from ipa_cli.models.location import ModelError
 
 Shapes = Mapping[str, tuple[int, ...]]
+PERCEIVER = "perceiver_resampler."  # the second half of FaceID-Plus
+PERCEIVER_DEPTH = 4
 # The parts of names by which files that are no IP-Adapter are known -> what they are, and what to do with them.
 OTHERS = {
     ("lora_unet_", ".lora_down.", ".lora_A.", ".lora.down."): ("a LoRA", "ipa draws without LoRAs: leave it out"),
@@ -33,30 +36,25 @@ def what_else(names: Shapes) -> tuple[str, str]:
 def takes(name: str, shapes: Shapes, architecture: Architecture) -> tuple[str, int]:
     """What the projection takes of an image encoder: the entry of its configuration, and the width.
 
-    Raises ModelError for an adapter that sees through something else than an image encoder alone.
+    Raises ModelError for an adapter that sees through something else. FaceID adapters are for `face.of_shapes`.
     """
     width = {key: shapes[f"image_proj.{key}"][-1] for key in _FIRST if shapes.get(f"image_proj.{key}")}
-    face = None
-    if any(key.startswith("image_proj.perceiver_resampler.") for key in shapes):
-        face = "a FaceID-Plus adapter: it takes embeddings of a face recogniser beside the picture"
-    elif "image_proj.proj.0.weight" in shapes and "image_proj.proj.3.weight" not in shapes:
-        face = "a FaceID adapter: it takes embeddings of a face recogniser"
-    elif width.get("proj_in.weight") == 512:
-        face = "an InstantID adapter: it takes embeddings of a face recogniser"
-    if face:
+    if width.get("proj_in.weight") == WIDTH:
         raise ModelError(
-            f"{name} is {face}, which ipa has not", f"for faces use {flags(architecture.ip_adapters.plus_face)}"
+            f"{name} is an InstantID adapter: it takes a ControlNet of its own beside, which ipa has not",
+            f"for faces use {flags(architecture.ip_adapters.plus_face)}",
         )
     if "proj.weight" in width:
         return "projection_dim", width["proj.weight"]
     for key in _FIRST[1:]:
         if key in width:
             return "hidden_size", width[key]
-    raise ModelError(f"{name} projects images in an unknown way", "use an IP-Adapter, Plus or Plus-face")
+    raise ModelError(f"{name} projects images in an unknown way", "use an IP-Adapter, Plus, Plus-face or FaceID")
 
 
-# The first layer of base adapters, of Plus (a resampler), of full-face (two layers for every hidden state).
-_FIRST = ("proj.weight", "proj_in.weight", "proj.0.weight")
+# The first layer of base adapters, of FaceID-Plus's second half, of Plus (a resampler), and of full-face (two layers
+# for every hidden state).
+_FIRST = ("proj.weight", f"{PERCEIVER}proj_in.weight", "proj_in.weight", "proj.0.weight")
 
 
 def check(name: str, shapes: Shapes, cross: int) -> None:
@@ -87,18 +85,31 @@ def _wanted(found: Shapes, cross: int) -> dict[str, tuple[int, ...]]:
         width = found.get("proj.0.weight", (0,))[-1]
         layers = {"proj.0.weight": (width, width), "proj.0.bias": (width,), "proj.2.weight": (cross, width)}
         return {**layers, "proj.2.bias": (cross,), **_both("proj.3", cross)}
-    hidden, width, *_ = *found.get("proj_in.weight", ()), 0, 0
+    if "proj.0.weight" in found:
+        hidden, width, *_ = *found["proj.0.weight"], 0, 0
+        out = max(1, found.get("proj.2.weight", (0,))[0] // cross) * cross
+        layers = {"proj.0.weight": (hidden, width), "proj.0.bias": (hidden,), "proj.2.weight": (out, hidden)}
+        layers |= {"proj.2.bias": (out,), **_both("norm", cross)}
+        inner = {key.removeprefix(PERCEIVER): shape for key, shape in found.items() if key.startswith(PERCEIVER)}
+        return layers | {
+            f"{PERCEIVER}{key}": shape for key, shape in (_perceiver(inner, cross) if inner else {}).items()
+        }
     _, tokens, *_ = *found.get("latents", ()), 0, 0
+    hidden = found.get("proj_in.weight", (0,))[0]
+    return {"latents": (1, tokens, hidden), **_perceiver(found, cross)}
+
+
+def _perceiver(found: Shapes, cross: int) -> dict[str, tuple[int, ...]]:
+    hidden, width, *_ = *found.get("proj_in.weight", ()), 0, 0
     inner = max(64, found.get("layers.0.0.to_q.weight", (0,))[0] // 64 * 64)
     wanted = {
-        "latents": (1, tokens, hidden),
         "proj_in.weight": (hidden, width),
         "proj_in.bias": (hidden,),
         "proj_out.weight": (cross, hidden),
         "proj_out.bias": (cross,),
         **_both("norm_out", cross),
     }
-    for layer in (f"layers.{number}" for number in range(4)):
+    for layer in (f"layers.{number}" for number in range(PERCEIVER_DEPTH)):
         wanted |= {**_both(f"{layer}.0.norm1", hidden), **_both(f"{layer}.0.norm2", hidden)}
         wanted |= {f"{layer}.0.to_q.weight": (inner, hidden), f"{layer}.0.to_kv.weight": (2 * inner, hidden)}
         wanted |= {f"{layer}.0.to_out.weight": (hidden, inner), **_both(f"{layer}.1.0", hidden)}

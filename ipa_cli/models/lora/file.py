@@ -91,12 +91,12 @@ def _read(path: Path, _: tuple[int, ...] | None, targets: Targets, architecture:
         digests = [pool.submit(hashlib.sha256, part) for part in (data, memoryview(data)[header:])]
         tensors, metadata = weights.of_bytes(path, data)
         tensors = {name.removeprefix("state_dict."): tensor for name, tensor in tensors.items()}  # of a checkpoint
-        changes, unused = _changes(path, tensors, metadata, targets, architecture)
+        changes, unused = changes_of(path, tensors, metadata, targets, architecture)
         whole, body = (digest.result().hexdigest() for digest in digests)
     return LoraFile(path.stem, whole, body, changes, unused, short(metadata.get("modelspec.trigger_phrase", "")))
 
 
-def _changes(
+def changes_of(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], targets: Targets, architecture: str
 ) -> tuple[dict[str, dict[str, Change]], tuple[str, ...]]:
     """What a file's tensors change by part and module, and the names of those that change nothing."""

@@ -19,9 +19,12 @@ class Lora:
 
     config: LoraConfig
     file: LoraFile
+    of_adapter: bool = False  # inside the file of a FaceID adapter, which says its weight
 
     def times(self, factor: float) -> Lora:
-        """The same LoRA with its weights multiplied."""
+        """The same LoRA with its weights multiplied; that of an adapter stays as it is."""
+        if self.of_adapter:
+            return self
         text = self.config.text_weight
         text = None if text is None else text * factor
         return replace(self, config=replace(self.config, weight=self.weight * factor, text_weight=text))
