@@ -145,6 +145,10 @@ class Engine:
         inpaint_mask: Source | None = None,
         mask_blur: float | None = None,
         pad: str | None = None,
+        hires: float | str | None = None,
+        hires_strength: float | None = None,
+        hires_steps: int | None = None,
+        hires_upscaler: str | None = None,
         ip_mode: str | None = None,
         ip_layers: str | Mapping[str, Any] | None = None,
         ip_start: float | None = None,
@@ -175,7 +179,8 @@ class Engine:
             raise UsageError(
                 f"{len(request.seeds)} references are drawn one by one", "num_images=1 gives a list of their pictures"
             )
-        diffusers_schedulers.check_steps(request.sampling, engine.plan, request.steps)
+        for one in request.passes:
+            diffusers_schedulers.check_steps(one.sampling, engine.plan, one.steps)
         check_model(request.init, engine.plan)
         sampling.advise(asked, engine.plan, request.loras, reporter)
         prompts.review((request.prompt, request.negative_prompt), request, reporter)

@@ -16,7 +16,7 @@ from ipa_cli.result import Result, Table
 
 SETTINGS = (
     *("image", "image_combine", "image_per_picture", "fit", "mask", "adapter", "lora"),
-    *("guidance_scale", "preset", "guidance_start", "guidance_end", "batch_size"),
+    *("guidance_scale", "preset", "guidance_start", "guidance_end", "batch_size", "hires"),
     *options.OF_MODEL,
     *("backend", "compile_options", "device", "dtype", "precision", "cache_dir", "cache_max_size"),
     *("cache_remote", "cache_push", "cache_signing_key"),
@@ -49,7 +49,7 @@ def compile(context: typer.Context, size: Size = None, dynamic: Dynamic = None) 
 
     The graphs are kept in the cache for all later processes; those already there are not compiled again. The shape
     256x256-b2 means 256x256 pixels and batch 2: two pictures, or one with guidance. With guidance in part of the
-    steps (--guidance-start, --guidance-end) both graphs are compiled. On a GPU the
+    steps (--guidance-start, --guidance-end) both graphs are compiled; with --hires those of both sizes. On a GPU the
     decoder gets a graph for each size too.
     """
     from ipa_cli.engine import compile as compiling

@@ -28,10 +28,11 @@ def setting(
     words: tuple[str, ...] = (),
     of_model: bool = False,
     also: str | None = None,
+    numeric: bool = False,
 ) -> Any:
     """A setting: `short` is its one-letter flag, `also` another long one, which help names first.
 
-    `words` are completed by the shell, `of_model` defaults vary.
+    `words` are completed by the shell, `of_model` defaults vary, `numeric` text may be a number in files and programs.
     """
     return field(
         default=default,
@@ -45,5 +46,6 @@ def setting(
             "words": words or (check if isinstance(check, Choice) else ()),
             "of_model": of_model,
             "also": also,
+            "numeric": numeric,
         },
     )

@@ -16,6 +16,7 @@ from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import Choice, between, short
 from ipa_cli.config.embeddings import EmbeddingConfig
+from ipa_cli.config.hires import HIRES, HIRES_STEPS, HIRES_STRENGTH, HIRES_UPSCALER
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.modes import COMBINES, CONCAT, FITS, INSTANTSTYLE, MODES
 from ipa_cli.config.setting import MACHINE, MODEL, OUTPUT, OWN, PICTURE, PLACE, REFERENCE
@@ -168,6 +169,10 @@ class Settings:
     )
     height: int | None = _setting(PICTURE, "height in pixels, a multiple of 8", None, checks.side, of_model=True)
     width: int | None = _setting(PICTURE, "width in pixels, a multiple of 8", None, checks.side, of_model=True)
+    hires: str | None = HIRES
+    hires_strength: float = HIRES_STRENGTH
+    hires_steps: int | None = HIRES_STEPS
+    hires_upscaler: str = HIRES_UPSCALER
     seed: int | None = _setting(PICTURE, "seed of the first picture; random unless given", None, between(0, 2**63 - 1))
     num_images: int = _setting(
         PICTURE, "number of pictures, each with the next seed", 1, between(1, 10_000), short="-n"

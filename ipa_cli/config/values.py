@@ -134,6 +134,8 @@ def _as_kind(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
         return tuple(values) if all(type(v) is each for v in values) else value
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
+    if FIELDS[name].metadata["numeric"] and type(value) in (int, float):
+        return f"{value:g}"
     return value
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class State:
     """What an engine is at, as another thread may read it at any time.
 
-    `doing` is idle, loading, encoding, merging, preparing, warming up, drawing, or decoding; `step` of `steps` are
-    calls of the UNet for the pictures that are being drawn; `drawn` counts finished pictures.
+    `doing` is idle, loading, encoding, merging, preparing, warming up, drawing, enlarging, or decoding; `step` of
+    `steps` are calls of the UNet for the pictures that are being drawn; `drawn` counts finished pictures.
     """
 
     doing: str = "idle"

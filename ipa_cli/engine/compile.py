@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from ipa_cli import backends, cache
 from ipa_cli.config import Settings
-from ipa_cli.engine import graphs
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.decoders import Decoder
 from ipa_cli.engine.engine import Engine
+from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.engine.wanted import asked_options
 from ipa_cli.errors import UsageError
@@ -19,7 +19,7 @@ from ipa_cli.images import faces
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import DEMO, Plan, make_plan
 from ipa_cli.pipeline.references import load_references
-from ipa_cli.pipeline.task import make_request
+from ipa_cli.pipeline.task import Request, make_request
 from ipa_cli.result import Reporter
 
 
@@ -97,9 +97,22 @@ def compile(
     for each in asked[:1] if span else asked:
         request = make_request(each, plan, loaded, (), reporter, faces.stand_in)
         request = replace(request, batch_size=settings.batch_size)
-        made = [*engine.compile(request, options), None if span else engine.compile_decoder(request)]
-        done += [_graph(one, plan.name) for one in made if one is not None]
+        if span:
+            _check_within(span, request)
+        made = engine.compile(request, options)
+        decoders = [] if span else [engine.compile_decoder(one) for one in request.passes]
+        done += [_graph(one, plan.name) for one in (*made, *decoders) if one is not None]
     return Compiled(tuple(done), str(engine.device), str(engine.dtype).removeprefix("torch."), load_s)
+
+
+def _check_within(span: Sequence[int], request: Request) -> None:
+    """Raise UsageError unless every pass has a size within a span, so that one graph serves all."""
+    for one in request.passes:
+        if not span[0] <= min(one.width, one.height) <= max(one.width, one.height) <= span[1]:
+            raise UsageError(
+                f"the hires pass would be {one.width}x{one.height}, outside of {span[0]}..{span[1]}",
+                "choose a range with both sizes: --dynamic 512..1536",
+            )
 
 
 def _example(settings: Settings, plan: Plan, span: Sequence[int] | None) -> Settings:
@@ -113,7 +126,7 @@ def _example(settings: Settings, plan: Plan, span: Sequence[int] | None) -> Sett
     return replace(settings, width=width, height=height)
 
 
-def _graph(ready: graphs.Ready | Decoder, model: str) -> Graph:
+def _graph(ready: Ready | Decoder, model: str) -> Graph:
     entry = ready.entry
     assert entry is not None, "prepare keeps what a compiling backend makes"
     return Graph(

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 from ipa_cli import backends, cache
 from ipa_cli.cache import Entry, Store, keys
 from ipa_cli.cache.keys import GraphKey
+from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine import graphs, sharing
+from ipa_cli.engine.content import LRU
+from ipa_cli.engine.ready import Ready
+from ipa_cli.engine.store import graph_store
 from ipa_cli.engine.wanted import machine, plain
 from ipa_cli.models.configurations import latent_factor
 from ipa_cli.result import Reporter
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from ipa_cli.pipeline.denoise import Decode
 
 KIND = "decoder"
+SIZES = 16  # whose decoders are kept open, those used last
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,33 @@ class Decoder:
     origin: str
     open_s: float = 0.0
     compile_s: float = 0.0
+
+
+class Kept:
+    """The decoders that were found for a model's VAE; none where it `decodes_plainly`: offloaded or in tiles."""
+
+    def __init__(self, settings: Settings, device: torch.device, decodes_plainly: bool, reporter: Reporter):
+        self._settings, self._device, self._plainly, self._reporter = settings, device, decodes_plainly, reporter
+        self._found: LRU[Decoder | None] = LRU(SIZES)
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._found.clear()
+
+    def wanted(self, backend: str, width: int, height: int) -> Wanted | None:
+        """The decoder for a size; None where the backend has none."""
+        if self._plainly or not possible(backend, self._device):
+            return None
+        return Wanted(backend, width, height, self._settings.compile_options)
+
+    def find(self, vae: Any, ready: Ready, width: int, height: int) -> Decode | None:
+        """What decodes pictures of a size that `ready` draws, where its graph is in the cache."""
+        wanted = None if ready.entry is None else self.wanted(ready.backend, width, height)
+        if wanted is None:
+            return None
+        store = graph_store(self._settings)
+        found = self._found.get(wanted, lambda: find(vae, wanted, store, self._reporter))
+        return None if found is None else found.decode
 
 
 def possible(backend: str, device: torch.device) -> bool:

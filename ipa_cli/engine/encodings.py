@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli.config.hires import UPSCALERS
 from ipa_cli.engine import content, together
 from ipa_cli.engine.access import Access
 from ipa_cli.engine.content import LRU
@@ -14,10 +15,12 @@ from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ipa_cli.models.architectures.base import PromptEmbeds
     from ipa_cli.models.loader import Model
     from ipa_cli.pipeline.conditioning import Embeds
-    from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.pipeline.denoise import Conditions, Decode
     from ipa_cli.pipeline.init_image import Init
     from ipa_cli.pipeline.start import Encoded, Start
 
@@ -56,7 +59,8 @@ class Encodings:
                     self._init(request.init)
             if drop_encoders:
                 self.conditions(requests[0])
-                self._drop_encoders(joined=len(set(map(content.of_conditions, each))) == 1)
+                joined = {content.of_conditions(one) for request in each for one in request.passes}
+                self._drop_encoders(joined=len(joined) == 1)
 
     def embed(self, request: Request) -> list[tuple[Embeds, Embeds]]:
         """The negative and the positive embeddings of each adapter's references, (images, …)."""
@@ -112,6 +116,25 @@ class Encodings:
             return start.from_noise(request, seeds, model.architecture, device, dtype)
         encoded = self._init(request.init)
         return start.from_image(request, encoded, seeds, model.architecture, model.vae, device, dtype)
+
+    def enlarged(
+        self, request: Request, latents: Tensor, seeds: Sequence[int], loras: Sequence[str], by: Decode | None
+    ) -> Start:
+        """What the second pass of a request begins with, from the latents of its first; the rest is as in `decode`."""
+        from ipa_cli.pipeline import denoise, hires, start
+
+        assert request.hires is not None
+        second, model, device, dtype = request.passes[1], self.model, self._access.device, self.model.unet.dtype
+        upscaler, architecture = request.hires.upscaler, model.architecture
+        if UPSCALERS[upscaler].latent:
+            size = second.width // architecture.latent_factor, second.height // architecture.latent_factor
+            image = hires.enlarged_latents(latents, size, upscaler)
+            return start.from_latents(second, image, seeds, architecture, device, dtype)
+        with self._access.working("enlarging", model.vae):
+            pictures = denoise.decode(model.vae, latents, self._reporter.warn, loras, by)
+            pictures = hires.enlarged_pictures(pictures, (second.width, second.height), upscaler)
+            wide = architecture.vae_overflows_in_fp16(model.vae.config)
+            return start.from_pictures(second, pictures, seeds, architecture, model.vae, wide, device, dtype)
 
     def _init(self, init: Init) -> Encoded:
         from ipa_cli.pipeline import start

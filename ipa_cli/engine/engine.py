@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
 from ipa_cli.backends import AUTO
-from ipa_cli.cache import StoreError
 from ipa_cli.config import Settings
 from ipa_cli.engine import decoders, graphs, schedules, together
 from ipa_cli.engine.access import Access, State
@@ -19,22 +18,24 @@ from ipa_cli.engine.content import LRU
 from ipa_cli.engine.decoders import Decoder
 from ipa_cli.engine.drawing import Drawing
 from ipa_cli.engine.encodings import Encodings, distinct
-from ipa_cli.engine.graphs import Ready
+from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.hardware import cores, devices, preload, timing
 from ipa_cli.models.plan import Plan
-from ipa_cli.models.schedule import Schedule
-from ipa_cli.models.schedulers import Sampling
+from ipa_cli.pipeline import hires
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ipa_cli.models.loader import Model
     from ipa_cli.pipeline.conditioning import Embeds
-    from ipa_cli.pipeline.denoise import Conditions, Decode
+    from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.pipeline.start import Start
     from ipa_cli.unet.inputs import UNetInputs
 
-SHAPES = 16  # shapes of inputs whose graphs are kept open, those used last; tables of steps, those made last
+SHAPES = 16  # shapes of inputs whose graphs are kept open, those used last
 
 
 class Engine:
@@ -58,8 +59,9 @@ class Engine:
         self._access = Access(self.device, self.offload, settings.vae_tiling)
         self._encodings: Encodings
         self._ready: LRU[Ready] = LRU(SHAPES)
-        self._decoders: LRU[Decoder | None] = LRU(SHAPES)
-        self._schedules: dict[tuple[Sampling, int], Schedule] = {}
+        decodes_plainly = self.offload != "none" or settings.vae_tiling
+        self._decoders = decoders.Kept(settings, self.device, decodes_plainly, reporter)
+        self._schedules = schedules.Kept(settings, plan, reporter)
 
     @classmethod
     def open(
@@ -168,53 +170,49 @@ class Engine:
     def prepare(self, request: Request, backend: str | None = None) -> Ready:
         """Hand the UNet to a backend, once for each shape of its inputs, which is kept.
 
-        With guidance in part of the steps these are two shapes, and both are made ready. The backend is the one asked
-        for, here or when the engine was opened, or the best that is ready, with a word on why. Raises what
-        `graphs.prepare` does.
+        With guidance in part of the steps, and with a hires pass, these are several, and all are made ready. The
+        backend is the one asked for, here or when the engine was opened, or the best that is ready, with a word on why.
+        Raises what `graphs.prepare` does.
         """
         with self._access.lock:
-            conditions = self._encodings.conditions(request)
-            ready = self._prepared(request, conditions, backend)
-            if conditions.unguided is None:
-                return ready
-            return ready.beside(self._prepared(request, conditions.unguided, backend))
+            sizes = hires.sizes(request.hires, request.width, request.height)
+            others = [None] if len(sizes) == 1 else sizes[::-1]
+            ready = [
+                self._prepared_pass(one, backend, other) for one, other in zip(request.passes, others, strict=True)
+            ]
+            return ready[0] if len(ready) == 1 else ready[0].before(ready[1])
+
+    def _prepared_pass(self, request: Request, backend: str | None, beside: tuple[int, int] | None) -> Ready:
+        conditions = self._encodings.conditions(request)
+        ready = self._prepared(request, conditions, backend, beside)
+        if conditions.unguided is None:
+            return ready
+        return ready.beside(self._prepared(request, conditions.unguided, backend, beside))
 
     def compile(self, request: Request, options: Mapping[str, Any]) -> list[Ready]:
         """The graphs for a request with exactly these options of its backend: from the cache, or compiled for it.
 
-        One, or with guidance in part of the steps one for each kind of step.
+        One, or one for each pass, and with guidance in part of the steps one for each kind of step.
         """
         with self._access.working("preparing"), self._opening():
-            conditions, factor = self._encodings.conditions(request), self.model.architecture.latent_factor
-            made = []
-            for each in filter(None, (conditions, conditions.unguided)):
-                example = self._example(request, each)
-                wanted = graphs.Wanted(self._backend, self.plan.name, example, options, (), factor)
-                store = graph_store(self.settings)
-                made.append(graphs.prepare(self.model.unet, wanted, store, True, self.reporter))
-            return made
+            made: list[Ready] = []
+            factor, store = self.model.architecture.latent_factor, graph_store(self.settings)
+            for one in request.passes:
+                conditions = self._encodings.conditions(one)
+                for each in filter(None, (conditions, conditions.unguided)):
+                    example = self._example(one, each)
+                    wanted = graphs.Wanted(self._backend, self.plan.name, example, options, (), factor)
+                    made.append(graphs.prepare(self.model.unet, wanted, store, True, self.reporter, made))
+            return list({id(ready): ready for ready in made}.values())
 
     def compile_decoder(self, request: Request) -> Decoder | None:
         """The decoder's graph for a request's size, from the cache or compiled; None where the backend has none."""
-        if not self._decodes_by_graph(self._backend):
-            return None
         with self._access.working("preparing"), self._opening():
-            wanted = decoders.Wanted(self._backend, request.width, request.height, self.settings.compile_options)
+            wanted = self._decoders.wanted(self._backend, request.width, request.height)
             store = graph_store(self.settings)
+            if wanted is None:
+                return None
             return decoders.prepare(self.model.vae, wanted, self.plan.name, store, self.reporter)
-
-    def _decodes_by_graph(self, backend: str) -> bool:
-        plain = self.offload != "none" or self.settings.vae_tiling
-        return not plain and decoders.possible(backend, self.device)
-
-    def _decode(self, request: Request, ready: Ready) -> Decode | None:
-        """What decodes pictures of a request that `ready` draws, where its graph is in the cache."""
-        if ready.entry is None or not self._decodes_by_graph(ready.backend):
-            return None
-        wanted = decoders.Wanted(ready.backend, request.width, request.height, self.settings.compile_options)
-        store = graph_store(self.settings)
-        found = self._decoders.get(wanted, lambda: decoders.find(self.model.vae, wanted, store, self.reporter))
-        return None if found is None else found.decode
 
     def example_inputs(self, request: Request) -> UNetInputs:
         """The inputs of a UNet call as every step of `request` makes it, with guidance where some have none."""
@@ -235,7 +233,13 @@ class Engine:
         sample = start.example(request, self.model.architecture, self.model.unet, self.device, self.dtype)
         return unet_inputs(request, conditions, sample, timestep)
 
-    def _prepared(self, request: Request, conditions: Conditions, backend: str | None = None) -> Ready:
+    def _prepared(
+        self,
+        request: Request,
+        conditions: Conditions,
+        backend: str | None = None,
+        beside: tuple[int, int] | None = None,
+    ) -> Ready:
         context = conditions.context
         tokens = (context.text[0].shape, *(adapter[0].shape for adapter in context.image), bool(context.mask))
         shape = (request.width, request.height, *tokens)
@@ -243,7 +247,7 @@ class Engine:
 
         def prepare() -> Ready:
             with self._access.working("preparing"), self._opening():
-                made.append(self._prepare(request, conditions, backend or self._backend))
+                made.append(self._prepare(request, conditions, backend or self._backend, beside))
             return made[0]
 
         ready = self._ready.get(shape, prepare)
@@ -255,7 +259,7 @@ class Engine:
         """Each graph once, whatever number of shapes it serves."""
         return list({id(ready): ready for ready in self._ready.values()}.values())
 
-    def _prepare(self, request: Request, conditions: Conditions, backend: str) -> Ready:
+    def _prepare(self, request: Request, conditions: Conditions, backend: str, beside: tuple[int, int] | None) -> Ready:
         settings, unet, opened = self.settings, self.model.unet, self._opened()
         if request.batch_size > 1 and backend != AUTO:  # it chooses a backend that can
             backends.require(backend, "batch")
@@ -268,17 +272,11 @@ class Engine:
             return graphs.prepare_offloaded(unet, backends.UNCOMPILED if backend == AUTO else backend, self.reporter)
 
         example, store = self._example(request, conditions), graph_store(settings)
+        given = unet, example, self.plan.name, settings, store, self.reporter, opened
         factor = self.model.architecture.latent_factor
         if backend == AUTO:
-            return graphs.choose(unet, example, self.plan.name, settings, store, self.reporter, opened, factor)
-        wanted = graphs.ask(backends.get(backend), backend, self.plan.name, example, settings, factor)
-        try:
-            return graphs.prepare(unet, wanted, store, settings.compile, self.reporter, opened)
-        except StoreError as error:
-            if not settings.compile:
-                raise
-            self.reporter.warn(f"{error.message} ({error.hint}): the graph serves this run alone")
-            return graphs.prepare_unkept(unet, wanted, self.reporter)
+            return graphs.choose(*given, factor, beside)
+        return graphs.prepare_asked(backend, *given, factor, beside)
 
     def warm_up(self, request: Request) -> float:
         """Call the UNet `warmup` times untimed, so that nothing done once counts as speed; seconds of the first."""
@@ -291,16 +289,21 @@ class Engine:
     def time_step(self, request: Request) -> float:
         """Call the UNet once, as a step does; seconds until the device is done.
 
-        With guidance in part of the steps it is called once for each kind: seconds of a step on average.
+        With several passes, and guidance in part of the steps, it is called once for each kind: seconds of a step on
+        average.
         """
         with self._access.lock:
-            conditions = self._encodings.conditions(request)
-            seconds = self._time_call(request, conditions)
-            if conditions.unguided is None:
-                return seconds
-            guided = request.guided_steps(request.steps)
-            share = sum(guided) / len(guided)
-            return share * seconds + (1 - share) * self._time_call(request, conditions.unguided)
+            total = sum(one.steps_taken * self._time_pass(one) for one in request.passes)
+            return total / request.steps_taken
+
+    def _time_pass(self, request: Request) -> float:
+        conditions = self._encodings.conditions(request)
+        seconds = self._time_call(request, conditions)
+        if conditions.unguided is None:
+            return seconds
+        guided = request.guided_steps(request.steps)
+        share = sum(guided) / len(guided)
+        return share * seconds + (1 - share) * self._time_call(request, conditions.unguided)
 
     def _time_call(self, request: Request, conditions: Conditions) -> float:
         denoiser = self._prepared(request, conditions).denoiser
@@ -329,31 +332,59 @@ class Engine:
     def draw_batch(self, request: Request, numbers: Sequence[int], name: str = "") -> Drawing:
         """The pictures of one of `Request.batches`, in one call of the UNet a step."""
         with self._access.lock:
-            conditions = self._encodings.conditions(request, numbers)
+            conditions = [self._encodings.conditions(one, numbers) for one in request.passes]
             return self._draw(request, conditions, [request.seeds[number] for number in numbers], numbers, name)
 
     def draw_together(self, requests: Sequence[Request]) -> list[Drawing]:
         """The picture of each of several requests that are `alike`, in one call of the UNet a step where they fit."""
         with self._access.lock:
-            conditions = together.joined([self._encodings.conditions(each) for each in requests])
-            if conditions is None:
-                return [self.draw(each) for each in requests]
+            conditions = []
+            for passes in zip(*(each.passes for each in requests), strict=True):
+                joined = together.joined([self._encodings.conditions(one) for one in passes])
+                if joined is None:
+                    return [self.draw(each) for each in requests]
+                conditions.append(joined)
             seeds = [each.seeds[0] for each in requests]
             drawn = self._draw(requests[0], conditions, seeds, range(len(seeds)), "")
             return [replace(drawn, images={0: image}) for image in drawn.images.values()]
 
     def _draw(
-        self, request: Request, conditions: Conditions, seeds: Sequence[int], numbers: Sequence[int], name: str
+        self, request: Request, each: Sequence[Conditions], seeds: Sequence[int], numbers: Sequence[int], name: str
     ) -> Drawing:
+        """Pictures with these seeds, and `each` the conditions of a pass."""
+        from ipa_cli.pipeline import denoise
+
+        loras, latents, by = [one.file.name for one in request.loras], None, None
+        steps, steps_s, beside_s = 0, 0.0, 0.0
+        for one, steered in zip(request.passes, each, strict=True):
+            began = time.perf_counter()
+            if latents is None:
+                start = self._encodings.start(one, seeds)
+            else:
+                start = self._encodings.enlarged(request, latents, seeds, loras, by)
+                beside_s += time.perf_counter() - began
+            latents, calls, seconds = self._denoise(one, steered, start, name)
+            by = self._decoders.find(self.model.vae, self._prepared(one, steered), one.width, one.height)
+            steps, steps_s = steps + calls, steps_s + seconds
+        assert latents is not None
+        began = time.perf_counter()
+        with self._access.working("decoding", self.model.vae):
+            images = denoise.decode(self.model.vae, latents, self.reporter.warn, loras, by)
+        if request.init is not None:
+            images = [request.init.picture.over(image) for image in images]
+        found = dict(zip(numbers, images, strict=True))
+        self._access.publish(drawn=self._access.state.drawn + len(found))
+        return Drawing(found, steps, steps_s, beside_s + time.perf_counter() - began)
+
+    def _denoise(self, request: Request, conditions: Conditions, start: Start, name: str) -> tuple[Tensor, int, float]:
+        """The latents of pictures after the steps of one pass, the calls of the UNet, and their seconds."""
         from ipa_cli.pipeline import denoise, sampler
 
-        ready = self._prepared(request, conditions)
-        denoiser, by = ready.denoiser, self._decode(request, ready)
+        denoiser = self._prepared(request, conditions).denoiser
         half = conditions.unguided
         unguided = None if half is None else self._prepared(request, half).denoiser
         clock = timing.StepClock(self.device)
-        start = self._encodings.start(request, seeds)
-        schedule = self._schedule(request.sampling, request.steps)
+        schedule = self._schedules.find(request.sampling, request.steps)
         steps = sampler.of(schedule, request.sampling, request.steps, start.generators)
         calls = len(steps.timesteps)
         with self.reporter.steps(name, calls) as advance, self._access.working("drawing", self.model.unet):
@@ -365,24 +396,4 @@ class Engine:
 
             latents = denoise.denoise(request, conditions, denoiser, steps, start, clock, stepped, unguided)
             timing.synchronize(self.device)
-        began = time.perf_counter()
-        with self._access.working("decoding", self.model.vae):
-            names = [one.file.name for one in request.loras]
-            images = denoise.decode(self.model.vae, latents, self.reporter.warn, names, by)
-        if request.init is not None:
-            images = [request.init.picture.over(image) for image in images]
-        decode_s = time.perf_counter() - began
-        found = dict(zip(numbers, images, strict=True))
-        self._access.publish(drawn=self._access.state.drawn + len(found))
-        return Drawing(found, calls, clock.seconds, decode_s)
-
-    def _schedule(self, sampling: Sampling, steps: int) -> Any:
-        """See `schedules.find`; tables are kept, a diffusers scheduler serves once."""
-        if (sampling, steps) not in self._schedules:
-            found = schedules.find(self.settings, self.plan, sampling, steps, self.reporter)
-            if not isinstance(found, Schedule):
-                return found
-            while len(self._schedules) >= SHAPES:
-                self._schedules.pop(next(iter(self._schedules)))
-            self._schedules[sampling, steps] = found
-        return self._schedules[sampling, steps]
+        return latents, calls, clock.seconds

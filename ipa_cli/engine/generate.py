@@ -17,7 +17,7 @@ from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.drawing import Drawing
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths
-from ipa_cli.engine.graphs import Ready
+from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.record import adapter_name, record
 from ipa_cli.images import encode
 from ipa_cli.models import schedulers
@@ -131,7 +131,8 @@ def _checked(
     for path in {path if force else path.parent: path for path in paths if path}.values():
         files.check_writable(path, replacing=force)
     sampling.advise(settings, plan, requests[0].loras, reporter)
-    schedules.find(settings, plan, requests[0].sampling, requests[0].steps, reporter)
+    for one in requests[0].passes:
+        schedules.find(settings, plan, one.sampling, one.steps, reporter)
     return plan, requests, paths
 
 

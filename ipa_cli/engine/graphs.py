@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,13 @@ from ipa_cli.cache.keys import GraphKey
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine import sharing
-from ipa_cli.engine.wanted import Wanted, ask, fits, in_the_code, key, made_with, plain, span_of
+from ipa_cli.engine.ready import Ready
+from ipa_cli.engine.wanted import Wanted, ask, covers, fits, in_the_code, key, made_with, plain, span_of
 from ipa_cli.errors import IpaError
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
-    from ipa_cli.backends.base import Backend, Denoiser
+    from ipa_cli.backends.base import Backend
     from ipa_cli.unet.inputs import UNetInputs
 
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
@@ -32,50 +33,31 @@ class NoGraph(IpaError):
     """There is no graph, and none may be compiled."""
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A denoiser and where it came from: `origin` is uncompiled, cache or compiled; times in seconds.
-
-    `unguided` is that of the steps without guidance where a request has both kinds; the times are those of both.
-    """
-
-    denoiser: Denoiser
-    backend: str
-    origin: str
-    why: str
-    entry: Entry | None = None
-    open_s: float = 0.0
-    compile_s: float = 0.0
-    unguided: Ready | None = None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Which graph it is, as data."""
-        own = {"origin": self.origin, "id": self.entry.id if self.entry else None, "why": self.why}
-        return own if self.unguided is None else {**own, "unguided": self.unguided.facts}
-
-    def beside(self, unguided: Ready) -> Ready:
-        """This one for steps with guidance, and another for those without, which may be the same."""
-        if unguided is self:
-            return replace(self, unguided=unguided)
-        opened, compiled = self.open_s + unguided.open_s, self.compile_s + unguided.compile_s
-        return replace(self, open_s=opened, compile_s=compiled, unguided=unguided)
-
-
 def find(store: Store, unet: Any, wanted: Wanted) -> Entry | cache.Miss:
     """The best graph in the store for `wanted`: its own, else one that covers the size, the most worked-on first.
+
+    With two passes one that covers both sizes comes before that.
 
     One that may not be loaded is the answer only where no other serves: opening it tells why.
     """
     own = key(unet, wanted)
+
+    def best(entries: Sequence[Entry]) -> Entry:
+        return max(
+            entries, key=lambda entry: (cache.trust_problem(entry) is None, not span_of(entry), entry.build_seconds)
+        )
+
+    def fitting() -> list[Entry]:
+        entries = [item for item in cache.scan_backend(store, wanted.backend) if isinstance(item, Entry)]
+        return [entry for entry in entries if fits(entry, own, wanted)]
+
+    if wanted.beside is not None and (both := [entry for entry in fitting() if covers(entry, wanted.beside)]):
+        return best(both)
     found = cache.lookup(store, own)
     if isinstance(found, cache.Hit):
         return found.entry
-    others = [item for item in cache.scan_backend(store, wanted.backend) if isinstance(item, Entry)]
-    fitting = [entry for entry in others if fits(entry, own, wanted)]
-    if not fitting:
-        return found
-    return max(fitting, key=lambda entry: (cache.trust_problem(entry) is None, not span_of(entry), entry.build_seconds))
+    others = fitting()
+    return best(others) if others else found
 
 
 def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
@@ -112,13 +94,14 @@ def choose(
     reporter: Reporter,
     opened: Sequence[Ready] = (),
     latent_factor: int = backends.LATENT_FACTOR,
+    beside: tuple[int, int] | None = None,
 ) -> Ready:
     """`--backend auto`: a graph that is in the cache or worth compiling here, else eager. Says which and why."""
     preferred, uncompiled = backends.PREFERRED, backends.UNCOMPILED
     reason = backends.problem(preferred)
     if reason is None:
         backend = backends.get(preferred)
-        wanted = ask(backend, preferred, model, example, settings, latent_factor)
+        wanted = ask(backend, preferred, model, example, settings, latent_factor, beside)
         reason = _not_worth_it(unet, settings.compile) or backend.toolchain_problem()
         try:
             return prepare(unet, wanted, store, reason is None, reporter, opened)
@@ -135,6 +118,29 @@ def choose(
     plain = Wanted(uncompiled, model, example, backends.get(uncompiled).options(None), (), latent_factor)
     ready = prepare(unet, plain, store, False, reporter, opened)
     return ready if ready in opened else replace(ready, why=reason.message)
+
+
+def prepare_asked(
+    backend: str,
+    unet: Any,
+    example: UNetInputs,
+    model: str,
+    settings: Settings,
+    store: Store,
+    reporter: Reporter,
+    opened: Sequence[Ready] = (),
+    latent_factor: int = backends.LATENT_FACTOR,
+    beside: tuple[int, int] | None = None,
+) -> Ready:
+    """A denoiser by the backend that is asked for; with a word where the cache cannot keep its graph."""
+    wanted = ask(backends.get(backend), backend, model, example, settings, latent_factor, beside)
+    try:
+        return prepare(unet, wanted, store, settings.compile, reporter, opened)
+    except cache.StoreError as error:
+        if not settings.compile:
+            raise
+        reporter.warn(f"{error.message} ({error.hint}): the graph serves this run alone")
+        return prepare_unkept(unet, wanted, reporter)
 
 
 def _not_worth_it(unet: Any, wished: bool) -> IpaError | None:

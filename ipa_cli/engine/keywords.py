@@ -47,6 +47,10 @@ class RequestSettings(TypedDict, total=False):
     schedule: str | None
     eta: float | None
     preset: str | None
+    hires: float | str | None
+    hires_strength: float | None
+    hires_steps: int | None
+    hires_upscaler: str | None
     seed: int | None
     batch_size: int | None
     image_weight: float | Sequence[float] | None

@@ -13,7 +13,7 @@ from ipa_cli.pipeline.sampling import own_scheduler
 
 if TYPE_CHECKING:
     from ipa_cli.engine.engine import Engine
-    from ipa_cli.engine.graphs import Ready
+    from ipa_cli.engine.ready import Ready
     from ipa_cli.images.reference import Reference
     from ipa_cli.models.ip_adapter.plan import AdapterPlan
     from ipa_cli.models.plan import Plan
@@ -75,6 +75,7 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         ],
         **({"loras": _lora_record(request)} if request.loras else {}),
         **({"init": init_record(request.init)} if request.init else {}),
+        **({"hires_pass": hires_record(request)} if request.hires else {}),
         "settings": public_settings(
             replace(
                 settings,
@@ -120,6 +121,21 @@ def init_record(init: Init) -> dict[str, Any]:
         "strength": init.strength,
         "mask_blur": init.mask_blur,
         "images": [{"source": public_name(one.source), "sha256": one.sha256} for one in images],
+    }
+
+
+def hires_record(request: Request) -> dict[str, Any] | None:
+    """The second pass as it was drawn, `steps` where they were asked for; None without one."""
+    if request.hires is None:
+        return None
+    second = request.passes[1]
+    return {
+        "size": request.hires.size,
+        "width": second.width,
+        "height": second.height,
+        "strength": request.hires.strength,
+        "steps": request.hires.steps,
+        "upscaler": request.hires.upscaler,
     }
 
 

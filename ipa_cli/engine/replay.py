@@ -35,7 +35,7 @@ REFERENCES = ("image", "embeds", "adapter")
 # Known keys that are not settings.
 RECORDS = (
     *("schema_version", "scheduler", "schedule", "eta", "graph", "adapters", "loras", "embeddings", "init"),
-    "settings",
+    *("hires_pass", "settings"),
 )
 # Settings that say something with a picture to begin with alone.
 OF_AN_INIT_IMAGE = ("strength", "mask_blur")

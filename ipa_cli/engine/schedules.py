@@ -23,6 +23,7 @@ from ipa_cli.system.inputs import read_bytes
 FOLDER = "schedules-v1"
 SHIPPED = PRESETS / "schedules.json"
 MOST_BYTES = 4 << 20
+TABLES = 16  # that an engine keeps
 
 
 def find(settings: Settings, plan: Plan, sampling: Sampling, steps: int, reporter: Reporter) -> Schedule | Any:
@@ -57,6 +58,26 @@ def find(settings: Settings, plan: Plan, sampling: Sampling, steps: int, reporte
     except IpaError as error:
         reporter.detail(f"the steps are not kept for the next time: {error.message}")
     return made
+
+
+class Kept:
+    """The tables that were found last for a model."""
+
+    def __init__(self, settings: Settings, plan: Plan, reporter: Reporter):
+        self._given = settings, plan, reporter
+        self._tables: dict[tuple[Sampling, int], Schedule] = {}
+
+    def find(self, sampling: Sampling, steps: int) -> Schedule | Any:
+        """See `find`; tables are kept, a diffusers scheduler serves once."""
+        settings, plan, reporter = self._given
+        if (sampling, steps) not in self._tables:
+            found = find(settings, plan, sampling, steps, reporter)
+            if not isinstance(found, Schedule):
+                return found
+            while len(self._tables) >= TABLES:
+                self._tables.pop(next(iter(self._tables)))
+            self._tables[sampling, steps] = found
+        return self._tables[sampling, steps]
 
 
 def _path(settings: Settings, facts: str) -> Path | None:

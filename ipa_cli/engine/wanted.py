@@ -35,6 +35,7 @@ class Wanted:
     options: Mapping[str, Any]
     may_differ: tuple[str, ...]
     latent_factor: int = backends.LATENT_FACTOR  # of the model's architecture
+    beside: tuple[int, int] | None = None  # the size of another pass: a graph that serves both comes first
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,11 +74,12 @@ def ask(
     example: UNetInputs,
     settings: Settings,
     latent_factor: int = backends.LATENT_FACTOR,
+    beside: tuple[int, int] | None = None,
 ) -> Wanted:
     """The graph that a picture with these inputs wants; without `--compile-options` any way to compile will do."""
     options = asked_options(backend, name, settings)
     may_differ = HOW if settings.compile_options is None else SIZE
-    return Wanted(name, model, example, options, may_differ, latent_factor)
+    return Wanted(name, model, example, options, may_differ, latent_factor, beside)
 
 
 def key(unet: Any, wanted: Wanted) -> GraphKey:
@@ -143,10 +145,15 @@ def fits(entry: Entry | Offer, own: GraphKey, wanted: Wanted) -> bool:
     if not (texts[0] <= tokens <= texts[1] if texts else entry.key.factors.get("text tokens") == tokens):
         return False
     width, height = wanted.size
-    span = span_of(entry)
-    if span:
-        return span[0] <= min(height, width) and max(height, width) <= span[1]
+    if span_of(entry):
+        return covers(entry, wanted.size)
     return (entry.key.factors.get("width"), entry.key.factors.get("height")) == (width, height)
+
+
+def covers(entry: Entry | Offer, size: tuple[int, int]) -> bool:
+    """Whether a graph is for a range of sizes, and this one is in it."""
+    span = span_of(entry)
+    return span is not None and span[0] <= min(size) and max(size) <= span[1]
 
 
 def made_with(entry: Entry | Offer) -> dict[str, Any] | None:

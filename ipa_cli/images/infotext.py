@@ -6,9 +6,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ipa_cli import __version__
+from ipa_cli.config import hires
+from ipa_cli.config.hires import LANCZOS, UPSCALERS
 from ipa_cli.models.lora import tags
 from ipa_cli.models.prompts import syntax
 from ipa_cli.models.schedulers import SCHEDULERS, SCHEDULES, names, of_program
@@ -21,7 +24,8 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     (A1111's unless given, into which both are brought), `scheduler` (ours or diffusers' class), `schedule`, `eta`,
     `guidance_start`, `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of
     {`model`, `scale`, `start`, `end`}, and `loras`, a list of {`name`, `weight`, `text_weight`, `data_sha256`}, and
-    `init`, {`strength`, `mask_blur`} of a picture that was drawn over, where they are set.
+    `init`, {`strength`, `mask_blur`} of a picture that was drawn over, and `hires_pass`, {`size`, `strength`, `steps`,
+    `upscaler`} of a second pass, where they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
@@ -41,8 +45,9 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         pairs.append(("Eta DDIM" if settings.get("scheduler") == "ddim" else "Eta", settings["eta"]))
     guidance = [(label, settings.get(key, off), off) for label, key, off in _GUIDANCE]
     pairs += [(label, value) for label, value, off in guidance if value != off]
-    init = settings.get("init") or {}
-    pairs += [(label, init[key]) for label, key in _INIT if init.get(key)]
+    init, second = settings.get("init") or {}, settings.get("hires_pass")
+    pairs += [(label, init[key]) for label, key in _INIT if init.get(key) and not (second and key == "strength")]
+    pairs += _hires(second) if second else []
     if settings.get("model"):
         pairs.append(("Model", settings["model"]))
     pairs += [
@@ -132,6 +137,13 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
             yield key, value[1]
 
 
+def _hires(second: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    asked, upscaler = second["size"], UPSCALERS[second["upscaler"]].a1111
+    size = ("Hires resize", asked) if isinstance(hires.parse(asked), tuple) else ("Hires upscale", asked)
+    steps = [("Hires steps", second["steps"])] if second.get("steps") else []
+    return [("Denoising strength", second["strength"]), size, *steps, ("Hires upscaler", upscaler)]
+
+
 def _sampler(scheduler: str) -> str:
     name = names("class_name").get(scheduler, scheduler)
     return SCHEDULERS[name].a1111 if name in SCHEDULERS else name
@@ -185,9 +197,29 @@ def settings_of(parsed: Mapping[str, str]) -> dict[str, Any]:
     sampling, _ = of_program(parsed.get("Sampler"), parsed.get("Schedule type"))
     if sampling.get("scheduler") != "ddim":
         settings.pop("eta", None)  # of another sampler
-    if any(label.startswith("Hires") for label in parsed):
+    if "Hires upscale" in parsed or "Hires resize-1" in parsed:
         settings.pop("strength", None)  # of a second pass
+        settings |= _second_pass(parsed)
     return {**settings, **sampling}
+
+
+def _second_pass(parsed: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of a second pass, as far as they make sense; another upscaler of pixels is Lanczos here."""
+    found: dict[str, Any] = {}
+    width, height, *resize = (int(parsed.get(label, 0)) for label in _SIZES)
+    try:
+        scale = _finite(parsed.get("Hires upscale", "0"))
+        text = hires.from_a1111(scale, (resize[0], resize[1]), (width or None, height or None))
+    except ValueError:
+        return {}
+    if hires.check(text) is None:
+        found["hires"] = text
+        found["hires_upscaler"] = hires.of_a1111(parsed.get("Hires upscaler", "Latent")) or LANCZOS
+        for key, label, reader in _SECOND_PASS:
+            if label in parsed:
+                with suppress(ValueError):
+                    found[key] = reader(parsed[label])
+    return found
 
 
 def unread(parsed: Mapping[str, str]) -> dict[str, str]:
@@ -195,6 +227,10 @@ def unread(parsed: Mapping[str, str]) -> dict[str, str]:
     taken = settings_of(parsed)
     labels = {label for key, label, _ in _READERS if key in taken or not parsed.get(label)}
     labels |= {"Sampler", "Schedule type"}  # `schedulers.of_program` says what of these is left out
+    if "hires" in taken:
+        labels |= {"Hires upscale", "Hires resize-1", "Hires resize-2"}
+        labels |= {label for key, label, _ in _SECOND_PASS if key in taken}
+        labels |= {"Hires upscaler"} if hires.of_a1111(parsed.get("Hires upscaler", "Latent")) else set()
     return {label: value for label, value in parsed.items() if label not in labels}
 
 
@@ -205,7 +241,12 @@ def _finite(text: str) -> float:
     return number
 
 
-# Setting, A1111's name of it, and how its text is read.
+_SIZES = ("Size-1", "Size-2", "Hires resize-1", "Hires resize-2")
+# Setting, A1111's name of it, and how its text is read: those of a second pass, and all others.
+_SECOND_PASS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("hires_strength", "Denoising strength", _finite),
+    ("hires_steps", "Hires steps", int),
+)
 _READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("prompt", "Prompt", str),
     ("negative_prompt", "Negative prompt", str),

@@ -12,7 +12,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images.mask import HALF
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image, Resampling
 
     from ipa_cli.images.reference import Reference
 
@@ -69,10 +69,10 @@ def size_of(given: Reference, padding: Padding, most_pixels: int, longest: int) 
     return width + padding.width, height + padding.height
 
 
-def fitted(image: Image, size: tuple[int, int]) -> Image:
+def fitted(image: Image, size: tuple[int, int], how: Resampling | None = None) -> Image:
     """A picture at another size, proportions kept: its middle, scaled where it differs by more than a cut of 7 pixels.
 
-    So the pixels of one whose sides are no multiples of 8 stay as they are.
+    So the pixels of one whose sides are no multiples of 8 stay as they are. Scaled by Lanczos unless `how` is given.
     """
     from PIL import Image, ImageOps
 
@@ -80,7 +80,7 @@ def fitted(image: Image, size: tuple[int, int]) -> Image:
     if all(0 <= one < SIDE_STEP for one in spare):
         left, top = spare[0] // 2, spare[1] // 2
         return image.crop((left, top, left + size[0], top + size[1]))
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    return ImageOps.fit(image, size, Image.Resampling.LANCZOS if how is None else how)
 
 
 def check_mask(mask: Reference, given: Reference) -> None:

@@ -106,7 +106,7 @@ def denoise(
 
     timesteps = torch.tensor(sampler.timesteps, device=start.noise.device)
     scale = scales(conditions, len(timesteps))
-    latents = sampler.begin(start.noise, None if request.init is None or request.init.from_noise else start.image)
+    latents = sampler.begin(start.noise, None if request.init is not None and request.init.from_noise else start.image)
     guided = request.guided_steps(len(timesteps))
     calls = {request.guided: (denoiser, unet_inputs(request, conditions, start.seen(latents), timesteps[0]))}
     if conditions.unguided is not None and unguided is not None:

@@ -10,7 +10,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.images import reference
 from ipa_cli.images.mask import EVERYWHERE
 from ipa_cli.images.reference import Reference
-from ipa_cli.pipeline import init_image
+from ipa_cli.pipeline import hires, init_image
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import check_stdin
 
@@ -69,6 +69,7 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     }
 
     init_image.check_given(settings, members, reporter)
+    hires.remark(settings, reporter)
 
     def read_once(typed: Sequence[Sequence[str]], as_mask: bool, unsaid: str = "") -> list[tuple[Reference, ...]]:
         load = reference.load_mask if as_mask else reference.load

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
     from ipa_cli.models.architectures.base import Architecture
@@ -100,6 +101,43 @@ def from_image(
     return Start(noise, generators, image, mask, beside)
 
 
+def from_latents(
+    request: Request, image: Tensor, seeds: Sequence[int], architecture: Architecture, device: torch.device, dtype: Any
+) -> Start:
+    """Noise over latents (pictures, channels, h, w), as in diffusers' img2img pipelines when given latents."""
+    generators = _generators(seeds)
+    return Start(_noise(request, generators, architecture, dtype).to(device), generators, image)
+
+
+def from_pictures(
+    request: Request,
+    pictures: Sequence[Image],
+    seeds: Sequence[int],
+    architecture: Architecture,
+    vae: Any,
+    wide: bool,
+    device: torch.device,
+    dtype: Any,
+) -> Start:
+    """Noise over a picture for each seed, drawn in the order of `from_image`; `wide` is that of `encode`."""
+    import torch
+
+    generators = _generators(seeds)
+    each = [
+        latents(vae, moments(vae, pixels_of(picture).to(device, dtype), wide), [own], dtype)
+        for picture, own in zip(pictures, generators, strict=True)
+    ]
+    return Start(_noise(request, generators, architecture, dtype).to(device), generators, torch.cat(each))
+
+
+def pixels_of(picture: Image) -> Tensor:
+    """A picture as the VAE takes it, (1, 3, h, w) from -1 to 1."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)[None] * 2 - 1
+
+
 def encode(
     vae: Any, init: Init, factor: int, inpainting: bool, wide: bool, device: torch.device, dtype: Any
 ) -> Encoded:
@@ -110,7 +148,7 @@ def encode(
     import numpy as np
     import torch
 
-    pixels = torch.from_numpy(np.asarray(init.picture.image, dtype=np.float32) / 255).permute(2, 0, 1)[None] * 2 - 1
+    pixels = pixels_of(init.picture.image)
     area = init.picture.area
     if area is None:
         return Encoded(moments(vae, pixels.to(device, dtype), wide))

@@ -19,8 +19,9 @@ from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
-from ipa_cli.pipeline import faces, image_prompt, init_image, per_picture, sampling, span
+from ipa_cli.pipeline import faces, hires, image_prompt, init_image, per_picture, sampling, span
 from ipa_cli.pipeline.faces import FindFace
+from ipa_cli.pipeline.hires import Hires
 from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.pipeline.image_prompt import ImagePrompt, check_masks
 from ipa_cli.pipeline.init_image import Init
@@ -61,6 +62,7 @@ class Request:
     embeddings: tuple[Embedding, ...] = ()  # textual inversion, at least those that its prompts name
     init: Init | None = None
     image_per_picture: bool = False
+    hires: Hires | None = None
 
     def of_picture(self, number: int) -> Request:
         """The request for one of the pictures alone."""
@@ -83,9 +85,21 @@ class Request:
         return max((len(one.references) for one in self.image_prompts), default=1) or 1
 
     @property
+    def passes(self) -> tuple[Request, ...]:
+        """A request for each pass: itself, or with a hires pass the first and the second."""
+        if self.hires is None:
+            return (self,)
+        width, height = self.hires.size_over(self.width, self.height)
+        steps, taken = self.hires.steps_over(self.steps)
+        timesteps = self.sampling.timesteps if steps == self.steps else None
+        how = replace(self.sampling, start=steps - taken, timesteps=timesteps)
+        second = replace(self, width=width, height=height, steps=steps, sampling=how, init=None, hires=None)
+        return replace(self, hires=None), second
+
+    @property
     def steps_taken(self) -> int:
-        """How many of the steps are gone through: fewer where a picture to begin with stays in part."""
-        return self.steps - (self.sampling.start or 0)
+        """How many steps all passes go through: fewer where a picture to begin with stays in part."""
+        return sum(one.steps - (one.sampling.start or 0) for one in self.passes)
 
     @property
     def guided(self) -> bool:
@@ -208,7 +222,10 @@ def make_request(
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
     faces.check_used(settings, plan.adapters)
-    check_masks(image_prompts, width, height)
+    again = hires.make(settings)
+    hires.check(again, width, height, how.steps, init)
+    for size in hires.sizes(again, width, height):
+        check_masks(image_prompts, *size)
     per_picture.check(settings, image_prompts)
     span.check(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
     if any(image_prompt.masked for image_prompt in image_prompts):
@@ -233,6 +250,7 @@ def make_request(
         embeddings=embeddings.of_prompts(settings, plan, (prompt, settings.negative_prompt)),
         init=init,
         image_per_picture=settings.image_per_picture,
+        hires=again,
     )
 
 

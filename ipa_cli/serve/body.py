@@ -24,6 +24,8 @@ def _field(name: str) -> tuple[Any, Any]:
     typed: Any = list[each] if kind is tuple else kind  # type: ignore[valid-type]
     if name == LAYERS:
         typed = dict[str, Any] | str
+    elif FIELDS[name].metadata["numeric"]:
+        typed = float | str
     return typed | None, Field(None, description=FIELDS[name].metadata["help"], json_schema_extra=_allowed(name))
 
 

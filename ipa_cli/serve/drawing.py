@@ -105,11 +105,13 @@ def make(
     request = make_request(wanted, plan, loaded, loras, reporter)
     if asked.bare:  # one of several requests, which have a batch size in common
         request = replace(request, batch_size=wanted.batch_size)
-    diffusers_schedulers.check_steps(request.sampling, plan, request.steps)
+    for one in request.passes:
+        diffusers_schedulers.check_steps(one.sampling, plan, one.steps)
     check_model(request.init, plan)
     if request.init is not None:
         note_size(request.init, reporter)
-    check(request, limits)
+    for one in request.passes:
+        check(one, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
     prompts.review((request.prompt, request.negative_prompt), request, reporter)
     sampling.advise(wanted, plan, request.loras, reporter)

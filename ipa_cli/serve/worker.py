@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ipa_cli.engine.drawing import Drawing
     from ipa_cli.engine.engine import Engine
-    from ipa_cli.engine.graphs import Ready
+    from ipa_cli.engine.ready import Ready
 
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif"}
 

@@ -13,7 +13,7 @@ from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_text
 from ipa_cli.config.units import plural
 from ipa_cli.engine.engine import Engine
-from ipa_cli.engine.graphs import Ready
+from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.record import record
 from ipa_cli.errors import IpaError
 from ipa_cli.images import encode
@@ -76,7 +76,7 @@ def draw_points(
 
 def graphs_made(graphs: Mapping[Size, Ready]) -> int:
     """CUDA graphs captured and functions compiled in this process so far."""
-    every = [one.denoiser for graph in graphs.values() for one in (graph, graph.unguided) if one is not None]
+    every = [one.denoiser for graph in graphs.values() for one in graph.all]
     captured = {id(denoiser): getattr(denoiser, "captures", 0) for denoiser in every}
     dynamo = sys.modules.get("torch._dynamo.utils")  # not imported: nothing was compiled
     return sum(captured.values()) + (dynamo.counters["stats"]["unique_graphs"] if dynamo else 0)

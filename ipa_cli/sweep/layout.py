@@ -11,8 +11,8 @@ from ipa_cli import __version__
 from ipa_cli.backends import AUTO
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_name
-from ipa_cli.engine.graphs import Ready
-from ipa_cli.engine.record import adapter_name, init_record
+from ipa_cli.engine.ready import Ready
+from ipa_cli.engine.record import adapter_name, hires_record, init_record
 from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.plan import Plan
 from ipa_cli.pipeline.init_image import Init
@@ -95,6 +95,7 @@ def describe_request(settings: Settings, model: Plan, layout: Layout, backend: s
         "loras": _loras(layout),
         "init": init_record(base.init) if base.init else None,
         "pad": base.init.pad if base.init else None,
+        "hires": hires_record(base),
         **{name: None if value == FIELDS[name].default else value for name, value in guidance.items()},
         "scheduler": base.sampling.scheduler or own_scheduler(model),
         "schedule": base.sampling.schedule,

@@ -20,7 +20,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
-from ipa_cli.pipeline import init_image, prompts, sampling
+from ipa_cli.pipeline import hires, init_image, prompts, sampling
 from ipa_cli.pipeline.image_prompt import check_masks
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request, with_tags
@@ -139,7 +139,8 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     base = make_request(settings, model, loaded, loras, reporter)
     init_image.check_model(base.init, model)
     sampling.advise(settings, model, base.loras, reporter)
-    schedules.find(settings, model, base.sampling, base.steps, reporter)
+    for one in base.passes:
+        schedules.find(settings, model, one.sampling, one.steps, reporter)
     references = reference_sets.make(settings, model, base, embeds)
     sweep = plan.make(
         axes.scales,
@@ -159,8 +160,10 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     base = replace(base, embeddings=embeddings.of_prompts(settings, model, words))
     prompts.review(words, base, reporter)
     prompts.warn_of_unused(words, base, reporter)
-    for width, height in sweep.sizes:
-        check_masks(base.image_prompts, width, height)
+    for size in sweep.sizes:
+        hires.check(base.hires, *size, base.steps, base.init)
+        for enlarged in hires.sizes(base.hires, *size):
+            check_masks(base.image_prompts, *enlarged)
     inits = {size: init_image.make(settings, model, loaded.init, size) for size in sweep.sizes} if loaded.init else {}
     for init in inits.values():
         init_image.note_size(init, reporter)

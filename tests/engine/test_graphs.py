@@ -9,6 +9,7 @@ from ipa_cli import backends, cache
 from ipa_cli.cache import Entry, Miss, Store
 from ipa_cli.config import Settings
 from ipa_cli.engine import graphs
+from ipa_cli.engine.ready import Ready
 from ipa_cli.errors import IpaError
 from ipa_cli.result import NullReporter
 from tests.unets import example, tiny
@@ -141,7 +142,7 @@ def test_what_is_open_already_serves_again_and_is_not_opened(store, unet, monkey
     kept = keep(store, unet, '{"dynamic": [64, 256]}')
     other = keep(store, unet, size=(8, 8))
     want = wanted(unet, size=(32, 8))
-    opened = [graphs.Ready(lambda inputs: inputs.sample, "inductor", "cache", "", entry) for entry in (other, kept)]
+    opened = [Ready(lambda inputs: inputs.sample, "inductor", "cache", "", entry) for entry in (other, kept)]
     monkeypatch.setattr(graphs, "_open", lambda *_: pytest.fail("it was opened"))
     assert graphs.prepare(unet[0], want, store, False, NullReporter(), opened) is opened[1]
     monkeypatch.setattr(graphs, "_open", lambda *_: "anew")

@@ -114,7 +114,13 @@ def test_units_beyond_the_adapters_and_other_scripts_are_refused(api):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"enable_hr": True}, "enable_hr asks for hires fix"),
+        ({"enable_hr": True, "hr_upscaler": "R-ESRGAN 4x+"}, "no upscaler 'R-ESRGAN 4x+'"),
+        ({"enable_hr": True, "hr_sampler_name": "Euler"}, "hr_sampler_name"),
+        ({"enable_hr": True, "hr_prompt": "a fox"}, "hr_prompt"),
+        ({"enable_hr": True, "hr_scale": 5}, "from 1 to 4"),
+        ({"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0}, "strength of 0"),
+        ({"enable_hr": True, "width": 2048, "height": 2048}, "pixels a picture"),
+        ({"enable_hr": "maybe"}, "enable_hr"),
         ({"tiling": True}, "tiling"),
         ({"restore_faces": True}, "restore_faces"),
         ({"styles": ["mine"]}, "styles"),
@@ -159,6 +165,25 @@ def test_samplers_go_by_their_names_there_with_their_schedules_and_eta(api, ipa)
     assert sha256(noisy) == drawn(ipa, *flags, "--sampler", "ddim", "--eta", 1)
     assert "eta" in refused(api, sampler_name="Euler a", eta=0.5)
     assert {"Karras", "Exponential"} <= {one["label"] for one in api.get_schedulers()}
+
+
+def test_hires_fix_is_a_second_pass(api, ipa):
+    common = {"prompt": "a star", "seed": 7, "enable_hr": True, "denoising_strength": 0.6, **SMALL}
+    flags = ("--prompt", "a star", "--seed", 7, "--size", "128x128", "--steps", 4, "--scheduler", "euler-a")
+    flags = (*flags, "--guidance-scale", 7, "--hires-strength", 0.6)
+    by_scale = api.txt2img(hr_scale=1.5, hr_upscaler="Latent (bicubic)", hr_second_pass_steps=3, **common)
+    assert by_scale.image.size == (192, 192) and by_scale.info["denoising_strength"] == 0.6
+    ours = drawn(ipa, *flags, "--hires", 1.5, "--hires-upscaler", "latent-bicubic", "--hires-steps", 3)
+    assert sha256(by_scale) == ours
+    by_size = api.txt2img(hr_resize_x=160, hr_upscaler="Lanczos", hr_sampler_name="Use same sampler", **common)
+    assert sha256(by_size) == drawn(ipa, *flags, "--hires", "160x160", "--hires-upscaler", "lanczos")
+    begun = {"enable_hr": True, "init_images": [webuiapi.raw_b64_img(Image.new("RGB", (128, 128)))]}
+    for path, body, said in (
+        ("img2img", begun, "is for txt2img"),
+        ("txt2img", {"enable_hr": True, "hr_cfg": 3}, "hr_cfg"),
+    ):
+        answer = api.session.post(f"{api.baseurl}/{path}", json={**SMALL, **body})
+        assert answer.status_code == 422 and said in answer.text
 
 
 def test_img2img_begins_with_a_picture_and_redraws_where_the_mask_is_white(api, ipa):

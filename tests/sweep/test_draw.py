@@ -3,7 +3,7 @@
 import torch
 
 from ipa_cli.backends.cuda_graph import CudaGraphs
-from ipa_cli.engine.graphs import Ready
+from ipa_cli.engine.ready import Ready
 from ipa_cli.sweep.draw import graphs_made
 
 

@@ -11,13 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from ipa_cli.config.checks import short
 from ipa_cli.errors import UsageError
 from ipa_cli.serve.drawing import Asked, picture_format
-from ipa_cli.serve.routes.a1111 import options, sampling, units
+from ipa_cli.serve.routes.a1111 import hires, options, sampling, units
 from ipa_cli.serve.service import Service
 
 # Fields that would change the picture, and are not offered: all but these values are refused.
 OFF: tuple[Any, ...] = (None, False, 0, -1, "", "None", "none", [], {})
 CHANGING = {
-    "enable_hr": "hires fix",
     "restore_faces": "face restoration",
     "tiling": "tiling",
     "styles": "a style",
@@ -37,6 +36,7 @@ CHANGING = {
 IDLE = (
     *("do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards", "force_task_id", "comments"),
     *("subseed", "script_args", "refiner_switch_at", "firstphase_width", "firstphase_height", "denoising_strength"),
+    *("enable_hr",),
     *("s_tmin", "s_tmax", "s_noise", "distilled_cfg_scale", "hr_scale", "hr_upscaler", "hr_second_pass_steps"),
     *("hr_resize_x", "hr_resize_y", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt"),
     *("hr_negative_prompt", "hr_cfg", "hr_additional_modules"),
@@ -113,6 +113,7 @@ def understood(wanted: TextToImage, service: Service) -> Understood:
         **sampling.settings(wanted.sampler_name or wanted.sampler_index, wanted.scheduler, wanted.eta),
         **followed.values,
         **begun,
+        **hires.settings(extra, (wanted.width, wanted.height), wanted.cfg_scale, bool(begun)),
     }
     warnings = [*overridden.warnings, *followed.warnings]
     if wanted.save_images:

@@ -47,6 +47,12 @@ async def _draw(http: Request, body: TextToImage, wanted: Understood) -> Respons
     return Answer({"images": images, "parameters": parameters, "info": json.dumps(info)})
 
 
+def _denoising_strength(job: Job) -> float | None:
+    if job.settings.hires is not None:
+        return job.settings.hires_strength
+    return None if job.settings.init_image is None else job.settings.strength
+
+
 def _info(service: Service, job: Job, wanted: Understood) -> dict[str, Any]:
     """What A1111 says of the pictures, and under `ipa` what has no place there."""
     request, pictures = job.request, job.state.pictures
@@ -76,7 +82,7 @@ def _info(service: Service, job: Job, wanted: Understood) -> dict[str, Any]:
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": None if job.settings.init_image is None else job.settings.strength,
+        "denoising_strength": _denoising_strength(job),
         "extra_generation_params": {},
         "index_of_first_image": 0,
         "infotexts": infotexts,

@@ -52,7 +52,7 @@ def _current(http: Request) -> Job | None:
 
 def _state(job: Job | None) -> dict[str, object]:
     """A1111's state: a job is a batch there, of which a request has several."""
-    steps = 0 if job is None else job.request.steps
+    steps = 0 if job is None else job.request.steps_taken
     count = 0 if job is None else len(job.request.batches)
     number, step = (0, 0) if job is None else divmod(min(job.state.step, steps * count), max(1, steps))
     return {

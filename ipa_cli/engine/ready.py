@@ -1,0 +1,56 @@
+"""A denoiser that is ready to be called, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.cache import Entry
+
+if TYPE_CHECKING:
+    from ipa_cli.backends.base import Denoiser
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A denoiser and where it came from: `origin` is uncompiled, cache or compiled; times in seconds.
+
+    `unguided` is that of the steps without guidance where a request has both kinds, `hires` that of a second pass; the
+    times are those of all.
+    """
+
+    denoiser: Denoiser
+    backend: str
+    origin: str
+    why: str
+    entry: Entry | None = None
+    open_s: float = 0.0
+    compile_s: float = 0.0
+    unguided: Ready | None = None
+    hires: Ready | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which graph it is, as data."""
+        own = {"origin": self.origin, "id": self.entry.id if self.entry else None, "why": self.why}
+        beside = {"unguided": self.unguided, "hires": self.hires}
+        return {**own, **{name: one.facts for name, one in beside.items() if one is not None}}
+
+    @property
+    def all(self) -> list[Ready]:
+        """Itself and those beside it."""
+        return [self, *(one for part in (self.unguided, self.hires) if part is not None for one in part.all)]
+
+    def beside(self, unguided: Ready) -> Ready:
+        """This one for steps with guidance, and another for those without, which may be the same."""
+        if unguided is self:
+            return replace(self, unguided=unguided)
+        opened, compiled = self.open_s + unguided.open_s, self.compile_s + unguided.compile_s
+        return replace(self, open_s=opened, compile_s=compiled, unguided=unguided)
+
+    def before(self, hires: Ready) -> Ready:
+        """This one for the first pass, and another for the second, which may have the same graph."""
+        if self.entry is not None and hires.entry is not None and self.entry.id == hires.entry.id:
+            return replace(self, hires=hires)
+        opened, compiled = self.open_s + hires.open_s, self.compile_s + hires.compile_s
+        return replace(self, open_s=opened, compile_s=compiled, hires=hires)
