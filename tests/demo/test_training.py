@@ -137,3 +137,23 @@ def test_colours_move_to_the_references_as_the_scale_rises(pipe):
         apart = measure.colour_histogram(made, 4).sqrt() - measure.colour_histogram(shown, 4).sqrt()
         far.append(apart.norm(dim=1).mean().item())
     assert far[0] > far[1] + 0.02 > far[2] + 0.04, far
+
+
+def test_the_judge_is_shown_pictures_with_a_shape_and_without_also_as_the_autoencoder_draws_them(pipe, monkeypatch):
+    import torch
+
+    from training import captions, judging, measure, plan
+
+    monkeypatch.setattr(judging, "EMPTY_SHARE", 0.5)
+    generator = torch.Generator().manual_seed(3)
+    pool, labels = judging.labelled(12, pipe.vae, plan.SMOKE, generator, None)
+    empty = labels[:, 0] == measure.EMPTY
+    assert pool.shape == (12, 3, measure.SIDE, measure.SIDE) and 0 < empty.sum() < 12
+    assert (labels[empty, 1:] == captions.NONE).all() and (labels[~empty, 1] >= 0).all()
+    pictures = pool[:4].float() / 255
+    changed = judging.augmented(pictures, generator)
+    mirrored = torch.minimum(*((changed - one).abs().mean((1, 2, 3)) for one in (pictures, pictures.flip(3))))
+    assert changed.shape == pictures.shape and (mirrored > 0).all() and (mirrored < 0.1).all()
+    drawn = judging.judged_pictures(2, generator, held_out=True)[0]
+    monkeypatch.setattr(judging, "ERROR", 0.0)
+    assert (judging.decoded(drawn, pipe.vae, generator) - drawn).abs().mean() < 0.05
