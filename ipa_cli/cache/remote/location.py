@@ -17,7 +17,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.system import files
 
 ANSWER = 10.0  # seconds until a place must answer a question,
-SILENCE = 60.0  # and in which a part of a file must arrive or leave
+SILENCE = 30.0  # and in which a part of a file must arrive or leave
 REST = 60.0  # seconds for which a place that failed is not asked again by itself
 CHUNK = 4 << 20
 
@@ -201,7 +201,7 @@ class Remote:
 
     def _failure(self, error: BaseException) -> RemoteError:
         said = " ".join(str(error).split())[:200] or type(error).__name__
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) or "(NoSuchBucket)" in said:
             return RemoteError(f"{self.url} is not there: {said}", "check the name of the bucket or folder")
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             return RemoteError(f"{self.url} refuses: {said}", "check the credentials and what they allow")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 from ipa_cli.cache import ed25519, keys
@@ -130,6 +131,9 @@ def parse(name: str, text: bytes) -> Offer:
     """The graph that an envelope holds, which lay under `name`. Raises Damage."""
     manifest, signatures = ed25519.parse(text)
     fields = manifest_of(name, manifest)
+    for file in fields["files"]:
+        if any(parent.as_posix() in fields["files"] for parent in PurePosixPath(file).parents):
+            raise Damage(f"its manifest names a file {file!r} below another file")
     if signatures:
         ed25519.check(manifest, signatures)
     return Offer(name, manifest, fields, signatures)

@@ -110,6 +110,8 @@ def _receive(remote: Remote, offer: Offer, partly: Path, doing: Doing) -> int:
 
     for number, (name, file) in enumerate(sorted(offer.manifest["files"].items())):
         path = partly / str(number)
+        if files.kind(path) is not None:  # in a cache that came with a repository
+            remove(path)
         with files.appending(path) as target:
 
             def write(part: bytes, target=target) -> None:
