@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ipa_cli import __version__
-from ipa_cli.config import hires
+from ipa_cli.config import FIELDS, hires
 from ipa_cli.config.hires import LANCZOS, UPSCALERS
 from ipa_cli.models.lora import tags
 from ipa_cli.models.prompts import syntax
@@ -23,9 +23,9 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     Needs `steps`, `guidance_scale`, `seed`, `width`, `height`; takes `prompt`, `negative_prompt`, `prompt_syntax`
     (A1111's unless given, into which both are brought), `scheduler` (ours or diffusers' class), `schedule`, `eta`,
     `guidance_start`, `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of
-    {`model`, `scale`, `start`, `end`}, and `loras`, a list of {`name`, `weight`, `text_weight`, `data_sha256`}, and
-    `init`, {`strength`, `mask_blur`} of a picture that was drawn over, and `hires_pass`, {`size`, `strength`, `steps`,
-    `upscaler`} of a second pass, where they are set.
+    {`model`, `scale`, `start`, `end`, `mode`, `combine`, `fit`, `sharpening`}, and `loras`, a list of {`name`,
+    `weight`, `text_weight`, `data_sha256`}, and `init`, {`strength`, `mask_blur`} of a picture that was drawn over, and
+    `hires_pass`, {`size`, `strength`, `steps`, `upscaler`} of a second pass, where they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
@@ -50,6 +50,7 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     pairs += _hires(second) if second else []
     if settings.get("model"):
         pairs.append(("Model", settings["model"]))
+    pairs += _of_reference(settings.get("adapters") or ())
     pairs += [
         (f"ControlNet {number}", _control_unit(adapter))
         for number, adapter in enumerate(settings.get("adapters") or ())
@@ -120,6 +121,13 @@ _GUIDANCE = (
     ("Guidance Rescale", "guidance_rescale", 0),
 )
 _INIT = (("Denoising strength", "strength"), ("Mask blur", "mask_blur"))
+# Label, key of an adapter's record, setting.
+_REFERENCE = (
+    ("IP-Adapter mode", "mode", "ip_mode"),
+    ("IP-Adapter combine", "combine", "image_combine"),
+    ("IP-Adapter fit", "fit", "fit"),
+    ("IP-Adapter sharpening", "sharpening", "sharpening"),
+)
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not storable as UTF-8 text of a PNG
 _RUN = re.compile(r"[\w \-/]+")
 _VALUE = re.compile(r':\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -183,6 +191,14 @@ def _control_unit(adapter: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}: {_plain(value)}" for key, value in unit.items())
 
 
+def _of_reference(adapters: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """How the references of a single adapter act, beyond what a unit of ControlNet has, where that is not the usual."""
+    if len(adapters) != 1:
+        return []
+    pairs = ((label, adapters[0].get(key), FIELDS[name].default) for label, key, name in _REFERENCE)
+    return [(label, value) for label, value, usual in pairs if value not in (None, usual)]
+
+
 def settings_of(parsed: Mapping[str, str]) -> dict[str, Any]:
     """What `parse_parameters` found, under our names, as far as it makes sense."""
     settings = {}
@@ -234,6 +250,18 @@ def unread(parsed: Mapping[str, str]) -> dict[str, str]:
     return {label: value for label, value in parsed.items() if label not in labels}
 
 
+def _setting(name: str, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What reads the text of a setting. It raises ValueError for what the setting may not be."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        if FIELDS[name].metadata["check"](value):
+            raise ValueError(text)
+        return value
+
+    return read
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
@@ -262,4 +290,5 @@ _READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("height", "Size-2", int),
     ("model", "Model", str),
     *((key, label, _finite) for label, key in _INIT),
+    *((name, label, _setting(name, float if name == "sharpening" else str)) for label, _, name in _REFERENCE),
 )
