@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ipa_cli.unet.inputs import UNetInputs
+    from ipa_cli.unet.inputs import ControlInputs, UNetInputs
+
+    Inputs = UNetInputs | ControlInputs
 
 Report = Callable[[str], None]
 # Pixels a side that backends count for each latent pixel, in the option `dynamic` and in messages.
@@ -42,13 +44,20 @@ class Capabilities:
 
 
 class Denoiser(Protocol):
-    """One UNet call: (B, channels, h, w) of noise, a tensor of the caller's own."""
+    """One call of a network, what it gives being the caller's own.
 
-    def __call__(self, inputs: UNetInputs, /) -> Tensor: ...
+    A UNet takes `UNetInputs` and gives (B, channels, h, w) of noise, a ControlNet `ControlInputs` and
+    `ControlResiduals`. Backends without the capability `control_residuals` are never handed a ControlNet.
+    """
+
+    def __call__(self, inputs: Any, /) -> Any: ...
 
 
 class Backend(Protocol):
-    """What a module named in `MODULES` offers; importing it imports no torch."""
+    """What a module named in `MODULES` offers; importing it imports no torch.
+
+    `unet` is a UNet or a ControlNet.
+    """
 
     CAPABILITIES: Capabilities
     REQUIREMENTS: Requirements
@@ -63,7 +72,7 @@ class Backend(Protocol):
     def options(self, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         """Complete options from a preset's name, JSON or a mapping; raises UsageError on an unknown one."""
 
-    def compile(self, unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+    def compile(self, unet: Any, example: Inputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
         """Build the graph for inputs like `example` and write its files into the empty `folder`."""
 
     def load(self, unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:

@@ -1,4 +1,4 @@
-"""Replay of a UNet call as one CUDA graph, so that the host no longer sets the pace."""
+"""Replay of a call of a UNet or ControlNet as one CUDA graph, so that the host no longer sets the pace."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ipa_cli.backends.base import Denoiser
-from ipa_cli.unet.inputs import Context, UNetInputs, tensors
+from ipa_cli.unet.inputs import Context, ControlInputs, UNetInputs, tensors
 
+Inputs = UNetInputs | ControlInputs
 MOST = 16  # graphs that one denoiser keeps: those replayed last
 _POOLS: Any = WeakIdKeyDictionary()  # first weight of a UNet -> the memory of all graphs that call it
 
@@ -22,7 +23,7 @@ _POOLS: Any = WeakIdKeyDictionary()  # first weight of a UNet -> the memory of a
 class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
     buffers: list[Tensor]  # the inputs that the graph reads, without the context
-    output: Tensor
+    output: Any
 
 
 class _Held(NamedTuple):
@@ -47,7 +48,7 @@ class CudaGraphs:
         self.captures = 0
 
     @torch.no_grad()
-    def __call__(self, inputs: UNetInputs) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Any:
         if self._refresh is not None:
             self._refresh()
         context = self._hold(inputs.context)
@@ -63,7 +64,7 @@ class CudaGraphs:
         for buffer, value in zip(captured.buffers, values, strict=True):
             buffer.copy_(value)
         captured.graph.replay()
-        return captured.output.clone()
+        return pytree.tree_map(torch.clone, captured.output)
 
     def _make_room(self, needed: Context) -> None:
         """Let go of the graphs not replayed for longest, and of contexts that no graph reads."""
@@ -85,7 +86,7 @@ class CudaGraphs:
         held.context.scale.copy_(context.scale)
         return held.context
 
-    def _capture(self, inputs: UNetInputs) -> _Captured:
+    def _capture(self, inputs: Inputs) -> _Captured:
         static = replace(inputs, **pytree.tree_map(torch.clone, _changing(inputs)))
         device = static.sample.device
         stream = torch.cuda.Stream(device)
@@ -100,7 +101,7 @@ class CudaGraphs:
         return _Captured(graph, tensors(_changing(static)), output)
 
 
-def _changing(inputs: UNetInputs) -> dict[str, Any]:
+def _changing(inputs: Inputs) -> dict[str, Any]:
     """The members that are copied at every call, by name: those present, without the context."""
     return {name: member for name, member in vars(inputs).items() if name != "context" and member is not None}
 

@@ -12,8 +12,6 @@ from ipa_cli.backends.requirements import COMMON, Requirements
 from ipa_cli.errors import IpaError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ipa_cli.unet.inputs import UNetInputs
 
 CAPABILITIES = Capabilities(
@@ -52,7 +50,7 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
     import torch
 
     @torch.no_grad()
-    def call(inputs: UNetInputs) -> Tensor:
+    def call(inputs: Any) -> Any:
         return unet(inputs)
 
     if unet.device.type != "cuda":

@@ -3,6 +3,7 @@
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.cache import cache_dir, cache_limit
 from ipa_cli.config.checks import MAX_SIDE, Choice
+from ipa_cli.config.controls import ControlConfig
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.files import FILE_NAME, project_file, user_file
 from ipa_cli.config.loras import LoraConfig
@@ -22,6 +23,7 @@ __all__ = [
     "AdapterConfig",
     "Choice",
     "ConfigError",
+    "ControlConfig",
     "EmbeddingConfig",
     "Ignored",
     "Layer",

@@ -22,7 +22,7 @@ OF_THE_PROCESS = ("warmup", "cache_dir", "cache_max_size", "cache_remote", "cach
 NOT_COMPARED = (*OF_THE_PROCESS, "server", "server_token_file")
 COMPARED = (
     *(name for name, one in FIELDS.items() if one.metadata["panel"] in (MODEL, MACHINE) and name not in NOT_COMPARED),
-    *("adapter", "lora", "lora_dir", "embedding", "embedding_dir"),
+    *("adapter", "lora", "lora_dir", "control", "embedding", "embedding_dir"),
 )
 AUTO = "auto"  # leaves the choice to whoever draws
 

@@ -22,7 +22,7 @@ from ipa_cli.errors import IpaError
 from ipa_cli.system import ownership
 
 MOST_BYTES = 1 << 24
-ON_HUB = ("model", "vae", "ip_adapter", "image_encoder", "lora", "embedding")  # may name a hub repository
+ON_HUB = ("model", "vae", "ip_adapter", "image_encoder", "lora", "control", "embedding")  # may name a hub repository
 HINT = "`ipa config trust` allows the file, as it is now, to set everything"
 
 
@@ -149,7 +149,7 @@ def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any
     """The value of a setting with `change(setting, place)` applied to every place in it."""
     if value is None or FIELDS[name].metadata["kind"] != PLACE:
         return value
-    if name in ("adapter", "lora", "embedding"):
+    if name in ("adapter", "lora", "control", "embedding"):
         return tuple(one.with_places(change) for one in value)
     return tuple(change(name, text) for text in value) if isinstance(value, tuple) else change(name, value)
 

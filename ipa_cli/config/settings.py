@@ -15,6 +15,7 @@ from ipa_cli.config.adapters import OWN as OWN_OF_ADAPTER
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import Choice, between, short
+from ipa_cli.config.controls import ControlConfig
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.hires import HIRES, HIRES_STEPS, HIRES_STRENGTH, HIRES_UPSCALER
 from ipa_cli.config.loras import LoraConfig
@@ -207,6 +208,13 @@ class Settings:
     lora: tuple[LoraConfig, ...] = _setting(
         PICTURE,
         "LoRA: a file, folder or hub id (owner/name:file), such as style.safetensors,weight=0.8; repeatable",
+        (),
+        kind=PLACE,
+        metavar="SPEC",
+    )
+    control: tuple[ControlConfig, ...] = _setting(
+        PICTURE,
+        "ControlNet: a file, folder or hub id with its map, such as owner/name,image=pose.png,scale=0.7; repeatable",
         (),
         kind=PLACE,
         metavar="SPEC",

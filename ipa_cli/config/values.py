@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import adapter_options, embeddings, loras
+from ipa_cli.config import adapter_options, controls, embeddings, loras
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import quoted, short
+from ipa_cli.config.controls import ControlConfig
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded
@@ -23,6 +24,7 @@ _TYPES = typing.get_type_hints(Settings)
 PARSED: Mapping[type, Callable[..., Any]] = {
     AdapterConfig: adapter_options.parse,
     LoraConfig: loras.parse,
+    ControlConfig: controls.parse,
     EmbeddingConfig: embeddings.parse,
 }
 

@@ -62,9 +62,11 @@ def of_conditions(request: Request) -> Hashable:
     """What the keys and values of a request's layers, and their masks, depend on."""
     masks = tuple(tuple(mask.sha256 for mask in one.masks) for one in request.image_prompts)
     weights = tuple((one.value_weights, tuple(one.on_negative.items())) for one in request.image_prompts)
-    size = (request.width, request.height) if any(one.masked for one in request.image_prompts) else None
     loras = acting(request.loras, UNET)  # they change what makes the keys and values of the text
-    return of_text(request), of_images(request), weights, masks, size, request.batch_size, loras
+    controls = tuple(one.content for one in request.controls)
+    sized = bool(controls) or any(one.masked for one in request.image_prompts)
+    size = (request.width, request.height) if sized else None
+    return of_text(request), of_images(request), weights, masks, size, controls, request.batch_size, loras
 
 
 def _of_references(one: ImagePrompt) -> Hashable:

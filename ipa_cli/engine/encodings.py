@@ -85,13 +85,14 @@ class Encodings:
         return found
 
     def _conditions_of(self, request: Request) -> Conditions:
-        from ipa_cli.pipeline import conditioning, denoise
+        from ipa_cli.pipeline import conditioning, control, denoise
         from ipa_cli.unet import attention
 
         def make() -> Conditions:
             text, images = self._encoded(request)
-            with self._access.working("encoding", self.model.unet):
+            with self._access.working("encoding", self.model.unet, *self.controls(request)):
                 conditions = conditioning.join(self.model, text, images, request)
+                conditions = replace(conditions, controls=control.condition(self.model, text, request))
                 return denoise.for_several(conditions, request.batch_size)
 
         with self._access.lock:
@@ -103,9 +104,16 @@ class Encodings:
             scale, spans = scale.to(self._access.device), conditioning.spans(request.image_prompts)
 
             def at_scale(one: Conditions, unguided: Conditions | None = None) -> Conditions:
-                return replace(one, context=one.context._replace(scale=scale), spans=spans, unguided=unguided)
+                found = zip(one.controls, request.controls, strict=True)
+                controls = tuple(replace(made, control=asked) for made, asked in found)
+                context = one.context._replace(scale=scale)
+                return replace(one, context=context, spans=spans, unguided=unguided, controls=controls)
 
             return at_scale(made, half and at_scale(half))
+
+    def controls(self, request: Request) -> list[Any]:
+        """The ControlNets that a request has maps for, each once."""
+        return distinct([self.model.controls[one.network] for one in request.controls])
 
     def start(self, request: Request, seeds: Sequence[int]) -> Start:
         """What the steps of pictures with these seeds begin with."""

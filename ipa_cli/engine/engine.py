@@ -8,21 +8,19 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli import backends
-from ipa_cli.backends import AUTO
 from ipa_cli.config import Settings
-from ipa_cli.engine import decoders, graphs, schedules, together
+from ipa_cli.engine import decoders, schedules, together
 from ipa_cli.engine.access import Access, State
-from ipa_cli.engine.backend_choice import check_capabilities, resolve
-from ipa_cli.engine.content import LRU
+from ipa_cli.engine.backend_choice import check_capabilities
 from ipa_cli.engine.decoders import Decoder
+from ipa_cli.engine.denoisers import Denoisers
 from ipa_cli.engine.drawing import Drawing
 from ipa_cli.engine.encodings import Encodings, distinct
 from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.hardware import cores, devices, preload, timing
 from ipa_cli.models.plan import Plan
-from ipa_cli.pipeline import hires
+from ipa_cli.pipeline import control, hires
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.pipeline.start import Start
     from ipa_cli.unet.inputs import UNetInputs
-
-SHAPES = 16  # shapes of inputs whose graphs are kept open, those used last
 
 
 class Engine:
@@ -58,7 +54,7 @@ class Engine:
         self.offload = "none" if self.device.type == "cpu" else settings.offload
         self._access = Access(self.device, self.offload, settings.vae_tiling)
         self._encodings: Encodings
-        self._ready: LRU[Ready] = LRU(SHAPES)
+        self._denoisers: Denoisers
         decodes_plainly = self.offload != "none" or settings.vae_tiling
         self._decoders = decoders.Kept(settings, self.device, decodes_plainly, reporter)
         self._schedules = schedules.Kept(settings, plan, reporter)
@@ -113,13 +109,15 @@ class Engine:
                 model.vae.tiling = True
             if self.offload == "sequential":
                 encoders = [*model.text_encoders, *distinct(model.image_encoders)]
-                devices.offload_sequentially([model.unet, model.vae, *encoders], self.device)
+                devices.offload_sequentially([model.unet, model.vae, *model.controls, *encoders], self.device)
             if self.offload != "none":
                 model.adapters.to(self.device)
             self._take(model)
 
     def _take(self, model: Model) -> None:
         self._encodings = Encodings(model, self._access, self.reporter)
+        networks = replace(model, text_encoders=(), image_encoders=())
+        self._denoisers = Denoisers(self.settings, self.plan, networks, self._access, self.reporter, self._opening)
         self._access.publish(encoders=True)
 
     def close(self) -> None:
@@ -127,7 +125,7 @@ class Engine:
         import gc
 
         with self._access.lock:
-            self._ready.clear()
+            self._denoisers.clear()
             self._decoders.clear()
             self._access.publish(graphs=(), encoders=False)
             del self._encodings
@@ -184,31 +182,30 @@ class Engine:
 
     def _prepared_pass(self, request: Request, backend: str | None, beside: tuple[int, int] | None) -> Ready:
         conditions = self._encodings.conditions(request)
-        ready = self._prepared(request, conditions, backend, beside)
+        ready = self._denoisers.of_unet(request, conditions, backend, beside)
+        controls = self._denoisers.of_controls(request, conditions, backend, beside)
         if conditions.unguided is None:
-            return ready
-        return ready.beside(self._prepared(request, conditions.unguided, backend, beside))
+            return ready.with_controls(controls)
+        unguided = self._denoisers.of_unet(request, conditions.unguided, backend, beside)
+        controls += self._denoisers.of_controls(request, conditions.unguided, backend, beside)
+        return ready.beside(unguided).with_controls(controls)
 
     def compile(self, request: Request, options: Mapping[str, Any]) -> list[Ready]:
         """The graphs for a request with exactly these options of its backend: from the cache, or compiled for it.
 
-        One, or one for each pass, and with guidance in part of the steps one for each kind of step.
+        One for the UNet and one for each ControlNet; or these for each pass, and with guidance in part of the steps for
+        each kind of step.
         """
         with self._access.working("preparing"), self._opening():
             made: list[Ready] = []
-            factor, store = self.model.architecture.latent_factor, graph_store(self.settings)
             for one in request.passes:
-                conditions = self._encodings.conditions(one)
-                for each in filter(None, (conditions, conditions.unguided)):
-                    example = self._example(one, each)
-                    wanted = graphs.Wanted(self._backend, self.plan.name, example, options, (), factor)
-                    made.append(graphs.prepare(self.model.unet, wanted, store, True, self.reporter, made))
+                made += self._denoisers.compile(one, self._encodings.conditions(one), options, made)
             return list({id(ready): ready for ready in made}.values())
 
     def compile_decoder(self, request: Request) -> Decoder | None:
         """The decoder's graph for a request's size, from the cache or compiled; None where the backend has none."""
         with self._access.working("preparing"), self._opening():
-            wanted = self._decoders.wanted(self._backend, request.width, request.height)
+            wanted = self._decoders.wanted(self._denoisers.backend, request.width, request.height)
             store = graph_store(self.settings)
             if wanted is None:
                 return None
@@ -217,66 +214,7 @@ class Engine:
     def example_inputs(self, request: Request) -> UNetInputs:
         """The inputs of a UNet call as every step of `request` makes it, with guidance where some have none."""
         with self._access.lock:
-            return self._example(request, self._encodings.conditions(request))
-
-    @property
-    def _backend(self) -> str:
-        return resolve(self.settings.backend, self.settings.precision)
-
-    def _example(self, request: Request, conditions: Conditions) -> UNetInputs:
-        import torch
-
-        from ipa_cli.pipeline import start
-        from ipa_cli.pipeline.denoise import unet_inputs
-
-        timestep = torch.tensor(500.0, device=self.device)
-        sample = start.example(request, self.model.architecture, self.model.unet, self.device, self.dtype)
-        return unet_inputs(request, conditions, sample, timestep)
-
-    def _prepared(
-        self,
-        request: Request,
-        conditions: Conditions,
-        backend: str | None = None,
-        beside: tuple[int, int] | None = None,
-    ) -> Ready:
-        context = conditions.context
-        tokens = (context.text[0].shape, *(adapter[0].shape for adapter in context.image), bool(context.mask))
-        shape = (request.width, request.height, *tokens)
-        made = []
-
-        def prepare() -> Ready:
-            with self._access.working("preparing"), self._opening():
-                made.append(self._prepare(request, conditions, backend or self._backend, beside))
-            return made[0]
-
-        ready = self._ready.get(shape, prepare)
-        if made:
-            self._access.publish(graphs=tuple({"backend": one.backend, **one.facts} for one in self._opened()))
-        return ready
-
-    def _opened(self) -> list[Ready]:
-        """Each graph once, whatever number of shapes it serves."""
-        return list({id(ready): ready for ready in self._ready.values()}.values())
-
-    def _prepare(self, request: Request, conditions: Conditions, backend: str, beside: tuple[int, int] | None) -> Ready:
-        settings, unet, opened = self.settings, self.model.unet, self._opened()
-        if request.batch_size > 1 and backend != AUTO:  # it chooses a backend that can
-            backends.require(backend, "batch")
-        if request.loras:
-            backends.require(backend, "loras")
-        if self.offload != "none":
-            backends.require(backend, "offload")
-            if opened:
-                return opened[0]
-            return graphs.prepare_offloaded(unet, backends.UNCOMPILED if backend == AUTO else backend, self.reporter)
-
-        example, store = self._example(request, conditions), graph_store(settings)
-        given = unet, example, self.plan.name, settings, store, self.reporter, opened
-        factor = self.model.architecture.latent_factor
-        if backend == AUTO:
-            return graphs.choose(*given, factor, beside)
-        return graphs.prepare_asked(backend, *given, factor, beside)
+            return self._denoisers.example(request, self._encodings.conditions(request))
 
     def warm_up(self, request: Request) -> float:
         """Call the UNet `warmup` times untimed, so that nothing done once counts as speed; seconds of the first."""
@@ -287,7 +225,7 @@ class Engine:
         return first
 
     def time_step(self, request: Request) -> float:
-        """Call the UNet once, as a step does; seconds until the device is done.
+        """Call the UNet and its ControlNets once, as a step does; seconds until the device is done.
 
         With several passes, and guidance in part of the steps, it is called once for each kind: seconds of a step on
         average.
@@ -306,12 +244,13 @@ class Engine:
         return share * seconds + (1 - share) * self._time_call(request, conditions.unguided)
 
     def _time_call(self, request: Request, conditions: Conditions) -> float:
-        denoiser = self._prepared(request, conditions).denoiser
-        with self._access.working("warming up", self.model.unet):
-            inputs = self._example(request, conditions)
+        networks = self._denoisers.networks(request, conditions)
+        with self._access.working("warming up", self.model.unet, *self._encodings.controls(request)):
+            inputs = self._denoisers.example(request, conditions)
+            residuals = control.Residuals(conditions, networks.controls, request.steps)
             timing.synchronize(self.device)
             started = time.perf_counter()
-            denoiser(inputs)
+            networks.unet(residuals(inputs, None))
             timing.synchronize(self.device)
             return time.perf_counter() - started
 
@@ -364,7 +303,7 @@ class Engine:
                 start = self._encodings.enlarged(request, latents, seeds, loras, by)
                 beside_s += time.perf_counter() - began
             latents, calls, seconds = self._denoise(one, steered, start, name)
-            by = self._decoders.find(self.model.vae, self._prepared(one, steered), one.width, one.height)
+            by = self._decoders.find(self.model.vae, self._denoisers.of_unet(one, steered), one.width, one.height)
             steps, steps_s = steps + calls, steps_s + seconds
         assert latents is not None
         began = time.perf_counter()
@@ -380,20 +319,20 @@ class Engine:
         """The latents of pictures after the steps of one pass, the calls of the UNet, and their seconds."""
         from ipa_cli.pipeline import denoise, sampler
 
-        denoiser = self._prepared(request, conditions).denoiser
-        half = conditions.unguided
-        unguided = None if half is None else self._prepared(request, half).denoiser
+        networks, half = self._denoisers.networks(request, conditions), conditions.unguided
+        unguided = None if half is None else self._denoisers.networks(request, half)
+        modules = (self.model.unet, *self._encodings.controls(request))
         clock = timing.StepClock(self.device)
         schedule = self._schedules.find(request.sampling, request.steps)
         steps = sampler.of(schedule, request.sampling, request.steps, start.generators)
         calls = len(steps.timesteps)
-        with self.reporter.steps(name, calls) as advance, self._access.working("drawing", self.model.unet):
+        with self.reporter.steps(name, calls) as advance, self._access.working("drawing", *modules):
             self._access.publish(step=0, steps=calls)
 
             def stepped() -> None:
                 self._access.publish(step=self._access.state.step + 1)
                 advance()
 
-            latents = denoise.denoise(request, conditions, denoiser, steps, start, clock, stepped, unguided)
+            latents = denoise.denoise(request, conditions, networks, steps, start, clock, stepped, unguided)
             timing.synchronize(self.device)
         return latents, calls, clock.seconds

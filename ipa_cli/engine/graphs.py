@@ -23,7 +23,9 @@ from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
     from ipa_cli.backends.base import Backend
-    from ipa_cli.unet.inputs import UNetInputs
+    from ipa_cli.unet.inputs import ControlInputs, UNetInputs
+
+    Inputs = UNetInputs | ControlInputs
 
 SMALL = 100_000_000  # parameters of a UNet; a smaller one draws faster uncompiled than it compiles
 COMPILING = 512 << 20  # bytes that must be free on disk; 307 MB were seen in use, by two processes for the miniature
@@ -87,7 +89,7 @@ def prepare_offloaded(unet: Any, name: str, reporter: Reporter) -> Ready:
 
 def choose(
     unet: Any,
-    example: UNetInputs,
+    example: Inputs,
     model: str,
     settings: Settings,
     store: Store,
@@ -123,7 +125,7 @@ def choose(
 def prepare_asked(
     backend: str,
     unet: Any,
-    example: UNetInputs,
+    example: Inputs,
     model: str,
     settings: Settings,
     store: Store,

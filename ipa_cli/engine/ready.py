@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,14 @@ class Ready:
     compile_s: float = 0.0
     unguided: Ready | None = None
     hires: Ready | None = None
+    controls: tuple[Ready, ...] = ()  # of the ControlNets
 
     @property
     def facts(self) -> dict[str, Any]:
         """Which graph it is, as data."""
-        own = {"origin": self.origin, "id": self.entry.id if self.entry else None, "why": self.why}
+        own: dict[str, Any] = {"origin": self.origin, "id": self.entry.id if self.entry else None, "why": self.why}
+        if self.controls:
+            own["controls"] = [{"backend": one.backend, **one.facts} for one in self.controls]
         beside = {"unguided": self.unguided, "hires": self.hires}
         return {**own, **{name: one.facts for name, one in beside.items() if one is not None}}
 
@@ -54,3 +58,10 @@ class Ready:
             return replace(self, hires=hires)
         opened, compiled = self.open_s + hires.open_s, self.compile_s + hires.compile_s
         return replace(self, open_s=opened, compile_s=compiled, hires=hires)
+
+    def with_controls(self, controls: Sequence[Ready]) -> Ready:
+        """The same with those of ControlNets, whose times it has too."""
+        if not controls:
+            return self
+        opened, compiled = (sum(getattr(one, name) for one in controls) for name in ("open_s", "compile_s"))
+        return replace(self, open_s=self.open_s + opened, compile_s=self.compile_s + compiled, controls=tuple(controls))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli.pipeline import control
 from ipa_cli.pipeline.task import Request
 
 if TYPE_CHECKING:
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def alike(one: Request, other: Request) -> bool:
-    """Whether both draw one picture without masks, and differ in their seeds, prompts and references alone."""
+    """Whether both draw one picture without masks or ControlNets, and differ in seeds, prompts and references alone."""
     masked = any(prompt.masked for each in (one, other) for prompt in each.image_prompts)
-    return not masked and len(one.seeds) == len(other.seeds) == 1 and _shared(one) == _shared(other)
+    controlled = one.controls or other.controls
+    return not masked and not controlled and len(one.seeds) == len(other.seeds) == 1 and _shared(one) == _shared(other)
 
 
 def _shared(request: Request) -> tuple[Any, ...]:
@@ -58,6 +60,7 @@ def joined(each: Sequence[Conditions]) -> Conditions | None:
         ),
         pooled=batch(pooled, 0) if pooled else None,
         unguided=joined(unguided) if unguided else None,
+        controls=tuple(control.joined(found, batch) for found in zip(*(one.controls for one in each), strict=True)),
     )
 
 

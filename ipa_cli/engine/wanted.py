@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from ipa_cli.backends.base import Backend
-    from ipa_cli.unet.inputs import UNetInputs
+    from ipa_cli.unet.inputs import ControlInputs, UNetInputs
+
+    Inputs = UNetInputs | ControlInputs
 
 # Facts in which a graph may differ from the one wanted and still serve, as long as it covers size and text.
 SIZE = ("width", "height", "options.dynamic", "text tokens", "options.text")
@@ -31,7 +33,7 @@ class Wanted:
 
     backend: str
     model: str
-    example: UNetInputs
+    example: Inputs
     options: Mapping[str, Any]
     may_differ: tuple[str, ...]
     latent_factor: int = backends.LATENT_FACTOR  # of the model's architecture
@@ -71,7 +73,7 @@ def ask(
     backend: Backend,
     name: str,
     model: str,
-    example: UNetInputs,
+    example: Inputs,
     settings: Settings,
     latent_factor: int = backends.LATENT_FACTOR,
     beside: tuple[int, int] | None = None,
@@ -94,7 +96,7 @@ def key(unet: Any, wanted: Wanted) -> GraphKey:
         **of_machine,
         **backends.get(wanted.backend).versions(),
         "code": backends.code(wanted.backend),
-        "unet": plain(dict(unet.config)),
+        unet.KIND: plain(dict(unet.config)),
         "dtype": str(unet.dtype).removeprefix("torch."),
         "batch": batch,
         "text tokens": wanted.text_tokens if not options.get("text") else "{}..{}".format(*options["text"]),

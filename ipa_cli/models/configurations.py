@@ -71,6 +71,29 @@ UNET: Mapping[str, Field] = {
     "attention_type": one_of("default"),
     "resnet_out_scale_factor": one_of(1.0, 1),
 }
+_OF_ENCODERS = (
+    *("in_channels", "flip_sin_to_cos", "freq_shift", "down_block_types", "mid_block_type", "block_out_channels"),
+    *("downsample_padding", "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps", "cross_attention_dim"),
+    *("transformer_layers_per_block", "attention_head_dim", "num_attention_heads", "use_linear_projection"),
+    *("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim", "layers_per_block"),
+    *("resnet_time_scale_shift", "only_cross_attention", "class_embed_type", "num_class_embeds", "upcast_attention"),
+    *("encoder_hid_dim", "encoder_hid_dim_type"),
+)
+CONTROLNET: Mapping[str, Field] = {
+    **{name: UNET[name] for name in _OF_ENCODERS},
+    "conditioning_channels": one_of(3),
+    "controlnet_conditioning_channel_order": one_of("rgb", "bgr"),
+    "conditioning_embedding_out_channels": several(_CHANNELS),
+    "global_pool_conditions": _FLAG,
+}
+CONTROLNET_UNION: Mapping[str, Field] = {
+    **CONTROLNET,
+    "controlnet_conditioning_channel_order": one_of("rgb"),
+    "global_pool_conditions": one_of(False),
+    "num_control_type": whole(1, 64),
+    "num_trans_layer": whole(0, 16),
+    **dict.fromkeys(("num_trans_channel", "num_trans_head", "num_proj_channel"), _CHANNELS),
+}
 VAE: Mapping[str, Field] = {
     "in_channels": one_of(3),
     "out_channels": one_of(3),
@@ -155,6 +178,9 @@ SCHEDULERS = frozenset(schedulers.names("class_name")) - {"SASolverScheduler"} |
 _REQUIRED = {
     "UNet2DConditionModel": ("block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim"),
     "AutoencoderKL": ("block_out_channels", "down_block_types", "up_block_types"),
+    **dict.fromkeys(
+        ("ControlNetModel", "ControlNetUnionModel"), ("block_out_channels", "down_block_types", "cross_attention_dim")
+    ),
 }
 _QUANTIZED = "quantization_config"
 
@@ -171,6 +197,22 @@ def unet(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if len(cross_attention_widths(found)) > MOST_LAYERS:
         raise ModelError(f"{where} asks for more than {MOST_LAYERS} cross-attention layers", HINT)
     return found
+
+
+def controlnet(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ControlNetModel`, or of a `ControlNetUnionModel`. Raises ModelError for another."""
+    union = "num_control_type" in config or config.get("_class_name") == "ControlNetUnionModel"
+    kind, table = ("ControlNetUnionModel", CONTROLNET_UNION) if union else ("ControlNetModel", CONTROLNET)
+    # xinsir's union models name the class that they had before diffusers' own.
+    config = {**config, "_class_name": kind} if "num_control_type" in config else config
+    found = _taken(where, table, _of_class(where, config, kind))
+    channels = found["block_out_channels"]
+    _same_length(where, found, len(channels))
+    _divisible(where, channels, found.get("norm_num_groups", 32), "norm_num_groups")
+    heads = found.get("attention_head_dim", 8)
+    for width, count in zip(channels, heads if isinstance(heads, list) else [heads] * len(channels), strict=True):
+        _divisible(where, [width], count, "attention_head_dim")
+    return {**found, "num_control_type": found.get("num_control_type", 6)} if union else found
 
 
 def vae(where: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ipa_cli.models import location as locations
 from ipa_cli.models.architectures.base import folders
+from ipa_cli.models.controlnet.plan import ControlPlan
 from ipa_cli.models.ip_adapter.plan import AdapterPlan, check_fetched
 from ipa_cli.models.location import Location, ModelError, folder_location, inside, read_json
 from ipa_cli.models.plan import Plan
@@ -40,7 +41,17 @@ def fetched(plan: Plan, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
     if vae is not None and vae.location.folder is None:
         files = [inside(vae.folder, "config.json"), *weight_files(vae.location, vae.folder, None, dtype)]
         vae = replace(vae, location=_fetched(vae.location, files, reporter, shows_bars))
-    return replace(plan, location=location, vae=vae)
+    controls = tuple(_fetched_control(one, plan.variant, dtype, reporter, shows_bars) for one in plan.controls)
+    return replace(plan, location=location, vae=vae, controls=controls)
+
+
+def _fetched_control(
+    control: ControlPlan, variant: str | None, dtype: torch.dtype, reporter: Reporter, shows_bars: bool
+) -> ControlPlan:
+    if control.location.folder is not None:
+        return control
+    files = weight_files(control.location, control.folder, variant, dtype)
+    return replace(control, location=_fetched(control.location, files, reporter, shows_bars))
 
 
 def _check_variant(plan: Plan, variant: str, reporter: Reporter) -> None:
@@ -104,7 +115,8 @@ def has_variant(location: Location, part: str, variant: str) -> bool:
 def _weights(location: Location, part: str, variant: str | None, ending: str) -> list[str]:
     """The weights of one kind: one file, or an index and its shards. Where both are, diffusers takes the shards."""
     # A location that is a part itself tells by its files whose it is.
-    of_diffusers = part in OF_DIFFUSERS or (not part and any(name.startswith(DIFFUSERS) for name in location.files()))
+    named = inside(part, DIFFUSERS)
+    of_diffusers = part in OF_DIFFUSERS or any(name.startswith(named) for name in location.files(part))
     stem = DIFFUSERS if of_diffusers else "model" if ending == ".safetensors" else "pytorch_model"
     middle = f".{variant}" if variant else ""
     whole = inside(part, f"{stem}{middle}{ending}")

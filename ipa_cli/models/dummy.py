@@ -24,6 +24,7 @@ def parts(
 
     from ipa_cli.networks.autoencoder import AutoencoderKL
     from ipa_cli.networks.clip import ImageEncoder, TextEncoder
+    from ipa_cli.unet.control import ControlNet
     from ipa_cli.unet.model import UNet
 
     def build(make: Any) -> Any:
@@ -43,6 +44,7 @@ def parts(
         found = {
             "unet": build(lambda: UNet(plan.configs["unet"])),
             "vae": build(lambda: AutoencoderKL(plan.configs["vae"])),
+            "controls": [build(lambda one=one: ControlNet(one.config)) for one in plan.controls],
             **{part: build(lambda part=part: TextEncoder(plan.configs[part], projects[part])) for part in projects},
         }
         states, encoders = [], []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.hardware import devices
 from ipa_cli.models import download, dummy, single_file, vocabulary, weights
 from ipa_cli.models.architectures.base import Architecture
+from ipa_cli.models.controlnet.file import renamed
 from ipa_cli.models.ip_adapter.plan import AdapterPlan
 from ipa_cli.models.location import Location, ModelError, inside
 from ipa_cli.models.plan import Plan
@@ -40,6 +41,7 @@ class Model:
     hidden_states: tuple[bool, ...]  # whether each adapter takes those of its encoder, in place of its embedding
     adapters: Adapters
     zeros_for_empty_prompt: bool
+    controls: tuple[Any, ...] = ()  # of each of the plan's ControlNets
 
 
 def load(
@@ -75,8 +77,10 @@ def load(
         channels_last.convert(parts["vae"])
     for name in ("unet", "vae", *plan.architecture.text_encoders):
         parts[name].to(home).eval().requires_grad_(False)
-    for encoder in filter(None, encoders):
-        encoder.to(home).eval().requires_grad_(False)
+    for module in (*filter(None, encoders), *parts["controls"]):
+        module.to(home).eval().requires_grad_(False)
+    for control in parts["controls"]:
+        attention.set_processors(control)
     installed = attention.install(parts["unet"], states)
     return Model(
         architecture=plan.architecture,
@@ -88,6 +92,7 @@ def load(
         hidden_states=_take_hidden_states(states),
         adapters=installed,
         zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
+        controls=tuple(parts["controls"]),
     )
 
 
@@ -133,6 +138,8 @@ def _sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict[Source,
         else:
             variant = _variant(plan, of.location)
             sources |= {(path, None): home for path in _paths(of.location, of.folder, variant, dtype)}
+    for control in plan.controls:
+        sources |= {(path, None): home for path in _paths(control.location, control.folder, plan.variant, dtype)}
     return sources | _adapter_sources(plan, home, dtype)
 
 
@@ -190,18 +197,24 @@ def _paths(location: Location, part: str, variant: str | None, dtype: torch.dtyp
     return [path for path in files if path.suffix != ".json"]
 
 
-def _built(module: nn.Module, where: str, paths: list[Path], files: Mapping[Source, Read]) -> Any:
-    """`module` with the weights of `paths`, which are being read where it shall live.
+def _built(
+    module: nn.Module,
+    where: str,
+    paths: list[Path],
+    files: Mapping[Source, Read],
+    named: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> Any:
+    """`module` with the weights of `paths`, which are being read where it shall live; `named` gives their names in it.
 
     Raises ModelError, before they are all read, where they have not the shapes that the configuration asks for.
     """
     wanted = {weights.usual_name(name): (name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
     for path in paths:
         if path.suffix == ".safetensors":
-            _check_shapes(path, weights.header(path), wanted)
+            _check_shapes(path, named(weights.header(path)), wanted)
     state: dict[str, Tensor] = {}
     for path in paths:
-        tensors = files[path, None].result()
+        tensors = named(files[path, None].result())
         _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted)
         state |= {
             wanted[weights.usual_name(name)][0]: tensor
@@ -257,6 +270,7 @@ def _model_parts(
 ) -> dict[str, Any]:
     from ipa_cli.networks.autoencoder import AutoencoderKL
     from ipa_cli.networks.clip import TextEncoder
+    from ipa_cli.unet.control import ControlNet
     from ipa_cli.unet.model import UNet
 
     def make(part: str) -> nn.Module:
@@ -274,6 +288,16 @@ def _model_parts(
 
     return {
         # What waits longest for its weights comes last.
+        "controls": [
+            _built(
+                _empty(ControlNet, one.config),
+                str(one),
+                _paths(one.location, one.folder, plan.variant, dtype),
+                files,
+                renamed,
+            )
+            for one in plan.controls
+        ],
         **{
             part: vocabulary.tokenizer(words.get(part) or vocabulary.of_package(padding))
             for part, padding in plan.architecture.tokenizers.items()

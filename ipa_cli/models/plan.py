@@ -16,6 +16,8 @@ from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, hub, single_file, weights
 from ipa_cli.models.architectures.base import Architecture
+from ipa_cli.models.controlnet import plan as controlnet
+from ipa_cli.models.controlnet.plan import ControlPlan
 from ipa_cli.models.ip_adapter.plan import AdapterPlan, plan_adapter
 from ipa_cli.models.location import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
 from ipa_cli.models.single_file import Checkpoint, Part
@@ -43,6 +45,7 @@ class Plan:
     zeros_for_empty_prompt: bool
     checkpoint: Checkpoint | None = None  # the one file that the model is in
     vae: Part | None = None  # the one to be used in place of the model's own
+    controls: tuple[ControlPlan, ...] = ()  # the ControlNets, each once
     unused: tuple[str, ...] = ()  # settings that choose among files which this model does not have, as warnings
 
     def part(self, name: str) -> Part:
@@ -104,6 +107,7 @@ def make_plan(settings: Settings, references_later: bool = False) -> Plan:
         zeros_for_empty_prompt=zeros,
         checkpoint=checkpoint,
         vae=vae,
+        controls=controlnet.make(settings.control, unet_config, architecture, dummy),
         unused=_unused(settings, location, checkpoint),
     )
 

@@ -125,7 +125,7 @@ def read_vae(path: Path) -> tuple[Checkpoint, int]:
     shapes = weights.header(path)
     prefix = next((prefix for prefix in (VAE, "vae.", "") if f"{prefix}decoder.conv_in.weight" in shapes), None)
     if prefix is None:
-        kind, _ = _kind(shapes, (*FOREIGN, *PARTS)) or ("a file without a VAE", "")
+        kind, _ = kind_of(shapes, (*FOREIGN, *PARTS)) or ("a file without a VAE", "")
         raise ModelError(f"{path} is {kind}", "name a VAE's .safetensors file, folder or repository with --vae")
     names = frozenset(
         name
@@ -165,14 +165,14 @@ def converted(
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def _kind(names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> tuple[str, str] | None:
+def kind_of(names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> tuple[str, str] | None:
     """What a file is and what to type for it, by the first of `kinds` that one of its names matches."""
     lines = "\n".join(names)  # one search for each kind, not for each name
     return next(((kind, hint) for pattern, kind, hint in kinds if re.search(pattern, lines, re.MULTILINE)), None)
 
 
 def _refuse(path: Path, names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> None:
-    if (found := _kind(names, kinds)) is not None:
+    if (found := kind_of(names, kinds)) is not None:
         kind, hint = found
         raise ModelError(f"{path} is {kind}", hint.format(path=path))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware.timing import StepClock
+from ipa_cli.pipeline import control
+from ipa_cli.pipeline.control import ControlConditions
 from ipa_cli.pipeline.span import counts
 
 if TYPE_CHECKING:
@@ -42,6 +44,14 @@ class Conditions:
     pooled: Tensor | None  # (B, pooled), see `PromptEmbeds`
     spans: tuple[tuple[float, float], ...] = ()
     unguided: Conditions | None = None
+    controls: tuple[ControlConditions, ...] = ()
+
+
+class Networks(NamedTuple):
+    """What a step calls: the UNet, and the ControlNet of each of the conditions' controls."""
+
+    unet: Denoiser
+    controls: tuple[Denoiser, ...] = ()
 
 
 def scales(conditions: Conditions, steps: int) -> list[Tensor]:
@@ -75,6 +85,7 @@ def _changed(conditions: Conditions, change: Callable[[Tensor, int], Tensor]) ->
             image=[[change(pair, 1) for pair in adapter] for adapter in context.image],
         ),
         pooled=None if pooled is None else change(pooled, 0),
+        controls=tuple(control.changed(one, change) for one in conditions.controls),
     )
 
 
@@ -90,12 +101,12 @@ def unet_inputs(request: Request, conditions: Conditions, sample: Tensor, timest
 def denoise(
     request: Request,
     conditions: Conditions,
-    denoiser: Denoiser,
+    networks: Networks,
     sampler: Sampler,
     start: Start,
     clock: StepClock,
     advance: Callable[[], None],
-    unguided: Denoiser | None = None,
+    unguided: Networks | None = None,
 ) -> Tensor:
     """Go through the sampler's steps; returns the latents of the pictures, (pictures, channels, h, w).
 
@@ -108,16 +119,25 @@ def denoise(
     scale = scales(conditions, len(timesteps))
     latents = sampler.begin(start.noise, None if request.init is not None and request.init.from_noise else start.image)
     guided = request.guided_steps(len(timesteps))
-    calls = {request.guided: (denoiser, unet_inputs(request, conditions, start.seen(latents), timesteps[0]))}
+    each = {request.guided: (networks, conditions)}
     if conditions.unguided is not None and unguided is not None:
-        calls[False] = unguided, unet_inputs(request, conditions.unguided, start.seen(latents), timesteps[0])
+        each[False] = unguided, conditions.unguided
+    calls = {
+        kind: (
+            called.unet,
+            unet_inputs(request, own, start.seen(latents), timesteps[0]),
+            control.Residuals(own, called.controls, len(timesteps)),
+        )
+        for kind, (called, own) in each.items()
+    }
     clock.mark()
     for step in range(len(timesteps)):
-        call, template = calls[guided[step]]
+        call, template, residuals = calls[guided[step]]
         sample = start.seen(sampler.scaled(latents, step))
         sample = sample.repeat(len(template.sample) // len(latents), 1, 1, 1)
         context = template.context._replace(scale=scale[step])
-        predicted = call(replace(template, sample=sample, timestep=timesteps[step], context=context))
+        given = replace(template, sample=sample, timestep=timesteps[step], context=context)
+        predicted = call(residuals(given, step))
         if guided[step]:
             predicted = _guided(predicted, request.guidance_scale, request.guidance_rescale)
         latents = sampler.after(latents, predicted, step)

@@ -10,7 +10,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.images import reference
 from ipa_cli.images.mask import EVERYWHERE
 from ipa_cli.images.reference import Reference
-from ipa_cli.pipeline import hires, init_image
+from ipa_cli.pipeline import control, hires, init_image
 from ipa_cli.result import Reporter
 from ipa_cli.system.inputs import check_stdin
 
@@ -27,10 +27,11 @@ class AdapterImages:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The pictures of a request: those of each adapter, and the one to begin with."""
+    """The pictures of a request: those of each adapter, the one to begin with, and the map of each ControlNet."""
 
     adapters: tuple[AdapterImages, ...] = ()
     init: init_image.Loaded | None = None
+    maps: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     each = settings.adapters
     init, area = ([] if name is None else [name] for name in (settings.init_image, settings.inpaint_mask))
     negatives = [[] if one.negative_image is None else [one.negative_image] for one in each]
-    pictures = [*init, *(name for one in each for name in one.image), *(name for many in negatives for name in many)]
+    maps = [one.image for one in settings.control if one.image is not None]
+    pictures = [*init, *maps, *(name for one in each for name in one.image)]
+    pictures += [name for many in negatives for name in many]
     masks_typed = [*area, *(name for one in each for name in one.mask)]
     check_stdin([*pictures, *masks_typed, *(one.embeds for one in each)])
     members = {
@@ -70,6 +73,7 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
 
     init_image.check_given(settings, members, reporter)
     hires.remark(settings, reporter)
+    control.check_given(settings, members)
 
     def read_once(typed: Sequence[Sequence[str]], as_mask: bool, unsaid: str = "") -> list[tuple[Reference, ...]]:
         load = reference.load_mask if as_mask else reference.load
@@ -86,7 +90,8 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     embeds = [in_memory.embeds.get(one.embeds or "") for one in each]
     begun_with = init_image.load(read_once([init], False)[0], read_once([area], True, EVERYWHERE)[0], reporter)
     each_negative = [_one(found) for found in read_once(negatives, as_mask=False)]
-    return Loaded(tuple(map(AdapterImages, references, masks, embeds, each_negative)), begun_with)
+    followed = tuple(image for (image,) in read_once([[name] for name in maps], as_mask=False))
+    return Loaded(tuple(map(AdapterImages, references, masks, embeds, each_negative)), begun_with, followed)
 
 
 def _one(negative: Sequence[Reference]) -> Reference | None:

@@ -19,7 +19,8 @@ from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
-from ipa_cli.pipeline import faces, hires, image_prompt, init_image, per_picture, sampling, span
+from ipa_cli.pipeline import control, faces, hires, image_prompt, init_image, per_picture, sampling, span
+from ipa_cli.pipeline.control import Control
 from ipa_cli.pipeline.faces import FindFace
 from ipa_cli.pipeline.hires import Hires
 from ipa_cli.pipeline.image_embeds import Embeds
@@ -61,6 +62,7 @@ class Request:
     prompt_syntax: str = A1111
     embeddings: tuple[Embedding, ...] = ()  # textual inversion, at least those that its prompts name
     init: Init | None = None
+    controls: tuple[Control, ...] = ()
     image_per_picture: bool = False
     hires: Hires | None = None
 
@@ -138,7 +140,8 @@ class Request:
         """The SHA-256 of every picture that it takes."""
         begun_with = [] if self.init is None else [self.init.loaded.image, self.init.loaded.mask]
         negative = [image_prompt.negative for image_prompt in self.image_prompts]
-        return {one.sha256 for one in (*self.references, *negative, *begun_with) if one is not None}
+        maps = [one.image for one in self.controls]
+        return {one.sha256 for one in (*self.references, *negative, *begun_with, *maps) if one is not None}
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
@@ -251,6 +254,7 @@ def make_request(
         init=init,
         image_per_picture=settings.image_per_picture,
         hires=again,
+        controls=control.make(settings, plan, loaded.maps, taken),
     )
 
 

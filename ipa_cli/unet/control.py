@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.unet.inputs import ControlInputs, ControlResiduals
-from ipa_cli.unet.model import Encoder, TimestepEmbedding, Timesteps
+from ipa_cli.unet.model import Encoder, TimestepEmbedding, Timesteps, each_of
 
 # What a configuration means that leaves a field out: `ControlNetModel`'s own defaults beside those of a UNet.
 DEFAULTS: Mapping[str, Any] = {
@@ -91,6 +91,8 @@ class TaskBlock(nn.Module):
 class ControlNet(Encoder):
     """From noisy latents and what was made of a map to residuals for the UNet."""
 
+    KIND = "controlnet"  # what the keys of its graphs call its configuration
+
     def __init__(self, config: Mapping[str, Any]):
         self.union = "num_control_type" in config
         super().__init__({**DEFAULTS, **(UNION if self.union else {}), **config})
@@ -111,10 +113,10 @@ class ControlNet(Encoder):
 
     def _skips(self) -> list[int]:
         """The width of each skip connection."""
-        widths = [self.conv_in.out_channels]
-        for block in self.down_blocks:
-            widths += [block.resnets[0].out_channels] * (len(block.resnets) + (block.downsamplers is not None))
-        return widths
+        first, *_ = widths = self.config.block_out_channels
+        each = each_of(self.config.layers_per_block, len(widths))
+        counts = [layers + 1 for layers in each[:-1]] + each[-1:]  # the last block makes nothing smaller
+        return [first, *(width for width, count in zip(widths, counts, strict=True) for _ in range(count))]
 
     def hint(self, picture: Tensor, kind: int | None = None) -> tuple[Tensor, Tensor | None]:
         """What every step adds of a map, (B, 3, H, W) from 0 to 1: to the first states, and to the time embedding.

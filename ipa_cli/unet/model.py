@@ -260,8 +260,8 @@ class Encoder(nn.Module):
         self.config = config = Config({**DEFAULTS, **config})
         widths = list(config.block_out_channels)
         count, time = len(widths), 4 * widths[0]
-        heads = _each(config.attention_head_dim, count)  # diffusers' name for their number
-        resnets, depths = _each(config.layers_per_block, count), _each(config.transformer_layers_per_block, count)
+        heads = each_of(config.attention_head_dim, count)  # diffusers' name for their number
+        resnets, depths = each_of(config.layers_per_block, count), each_of(config.transformer_layers_per_block, count)
 
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         angles = (config.flip_sin_to_cos, config.freq_shift)
@@ -274,7 +274,7 @@ class Encoder(nn.Module):
         down, before = [], widths[0]
         for number, (kind, width) in enumerate(zip(config.down_block_types, widths, strict=True)):
             sides = [(before, width)] + [(width, width)] * (resnets[number] - 1)
-            layers = _each(depths[number], resnets[number]) if "CrossAttn" in kind else []
+            layers = each_of(depths[number], resnets[number]) if "CrossAttn" in kind else []
             down.append(DownBlock(sides, layers, heads[number], time, config, last=number == count - 1))
             before = width
         self.down_blocks = nn.ModuleList(down)
@@ -284,9 +284,9 @@ class Encoder(nn.Module):
         if config.mid_block_type is None:
             return None
         widths = list(config.block_out_channels)
-        last = _each(_each(config.transformer_layers_per_block, len(widths))[-1], 1)[0]
+        last = each_of(each_of(config.transformer_layers_per_block, len(widths))[-1], 1)[0]
         depth = last if "CrossAttn" in config.mid_block_type else None
-        heads = _each(config.attention_head_dim, len(widths))[-1]
+        heads = each_of(config.attention_head_dim, len(widths))[-1]
         return MidBlock(widths[-1], depth, heads, 4 * widths[0], config)
 
     @property
@@ -323,13 +323,15 @@ class Encoder(nn.Module):
 class UNet(Encoder):
     """From noisy latents to the noise in them, (B, in_channels, h, w) to (B, out_channels, h, w)."""
 
+    KIND = "unet"  # what the keys of its graphs call its configuration
+
     def __init__(self, config: Mapping[str, Any]):
         super().__init__(config)
         config = self.config
         widths = list(config.block_out_channels)
         count, time = len(widths), 4 * widths[0]
-        heads = _each(config.attention_head_dim, count)
-        resnets, depths = _each(config.layers_per_block, count), _each(config.transformer_layers_per_block, count)
+        heads = each_of(config.attention_head_dim, count)
+        resnets, depths = each_of(config.layers_per_block, count), each_of(config.transformer_layers_per_block, count)
         up_depths = config.reverse_transformer_layers_per_block or depths[::-1]
 
         up, before = [], widths[-1]
@@ -338,7 +340,7 @@ class UNet(Encoder):
             width, below, several = widths[mirrored], widths[max(mirrored - 1, 0)], resnets[mirrored] + 1
             skips = [width] * (several - 1) + [below]
             sides = [((before if first == 0 else width) + skip, width) for first, skip in enumerate(skips)]
-            layers = _each(up_depths[number], several) if "CrossAttn" in kind else []
+            layers = each_of(up_depths[number], several) if "CrossAttn" in kind else []
             up.append(UpBlock(sides, layers, heads[mirrored], time, config, last=number == count - 1))
             before = width
         self.up_blocks = nn.ModuleList(up)
@@ -365,6 +367,6 @@ class UNet(Encoder):
         return self.conv_out(self.conv_act(self.conv_norm_out(picture)))
 
 
-def _each(value: Any, count: int) -> list[Any]:
+def each_of(value: Any, count: int) -> list[Any]:
     """A field that is one number for all, or one for each."""
     return list(value) if isinstance(value, list | tuple) else [value] * count

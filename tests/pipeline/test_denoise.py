@@ -20,7 +20,7 @@ from ipa_cli.models.schedulers import SCHEDULERS, Sampling
 from ipa_cli.models.vae import channels_last, fp16
 from ipa_cli.networks.autoencoder import AutoencoderKL
 from ipa_cli.pipeline import sampler
-from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, decode, denoise
+from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, Networks, decode, denoise
 from ipa_cli.pipeline.start import Start
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import NullReporter
@@ -339,7 +339,7 @@ def test_no_step_waits_for_the_device(world, name, skipped):
     if skipped is not None:  # a part of a picture is redrawn
         request = replace(request, init=SimpleNamespace(from_noise=False))
         start = replace(start, image=of(2, 4, 8, 8), mask=of(1, 1, 8, 8))
-    latents = denoise(request, conditions, lambda given: given.sample * 2, steps, start, clock, int)
+    latents = denoise(request, conditions, Networks(lambda given: given.sample * 2), steps, start, clock, int)
     assert latents.shape == (2, 4, 8, 8)
 
 

@@ -22,7 +22,7 @@ from ipa_cli.hardware import packages
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ipa_cli.unet.inputs import UNetInputs
+    from ipa_cli.unet.inputs import ControlInputs, UNetInputs
 
 CAPABILITIES = Capabilities(
     devices=("cpu", "cuda"),
@@ -110,7 +110,9 @@ def _check_settings(given: Mapping[str, Any]) -> None:
         )
 
 
-def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+def compile(
+    unet: Any, example: UNetInputs | ControlInputs, folder: Path, options: Mapping[str, Any], report: Report
+) -> None:
     """See `compilation.compile`. Raises IpaError when the toolchain is missing, UsageError without fp8 on this GPU."""
     problem = toolchain_problem()
     if problem is not None:

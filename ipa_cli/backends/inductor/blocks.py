@@ -23,7 +23,8 @@ from ipa_cli.unet.inputs import Context
 class TimeEmbedding(nn.Module):
     """What the time and the added conditions add to each residual block, side by side: (B, all their widths).
 
-    The timestep is one number, or (B,) where no added conditions tell the batch.
+    The timestep is one number, or (B,) where no added conditions tell the batch. What is `given` are the added
+    conditions, time ids and pooled text, and of a union ControlNet what the kind of its map adds, (B, time).
     """
 
     def __init__(self, unet: Any):
@@ -35,12 +36,14 @@ class TimeEmbedding(nn.Module):
         width = sum(projection.out_features for projection in projections)
         self.shifts = _linear(projections[0].in_features, width, unet.dtype)
 
-    def forward(
-        self, timestep: Tensor, time_ids: Tensor | None = None, text_embeds: Tensor | None = None
-    ) -> tuple[Tensor]:
-        batch, dtype = len(timestep if time_ids is None else time_ids), self.shifts.weight.dtype
+    def forward(self, timestep: Tensor, *given: Tensor) -> tuple[Tensor]:
+        added, kind = given[:2] if len(given) > 1 else (), given[2:] if len(given) > 1 else given
+        batch, dtype = len(added[0] if added else timestep), self.shifts.weight.dtype
         embedding = self.time_embedding(self.time_proj(timestep.expand(batch)).to(dtype))
-        if time_ids is not None and text_embeds is not None:
+        for one in kind:
+            embedding = embedding + one
+        if added:
+            time_ids, text_embeds = added
             sizes = self.add_time_proj(time_ids.flatten()).reshape(batch, -1)
             embedding = embedding + self.add_embedding(torch.cat([text_embeds, sizes], -1).to(dtype))
         return (self.shifts(F.silu(embedding)),)

@@ -19,10 +19,12 @@ from ipa_cli.backends.inductor.partition import partition
 from ipa_cli.backends.inductor.regions import Region
 from ipa_cli.errors import UsageError
 from ipa_cli.hardware import cores
-from ipa_cli.unet.inputs import UNetInputs
+from ipa_cli.unet.inputs import ControlInputs, UNetInputs
 
 
-def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+def compile(
+    unet: Any, example: UNetInputs | ControlInputs, folder: Path, options: Mapping[str, Any], report: Report
+) -> None:
     """Compile the parts of `unet` for inputs like `example` into `folder`: packages and a plan, no weights.
 
     Raises IpaError when the toolchain fails, or what it made crashes or computes something else.
@@ -72,7 +74,9 @@ def compile(unet: Any, example: UNetInputs, folder: Path, options: Mapping[str, 
     (folder / PLAN).write_text(json.dumps(plan))
 
 
-def _latent_sizes(region: Region, example: UNetInputs, options: Mapping[str, Any]) -> tuple[int, int] | None:
+def _latent_sizes(
+    region: Region, example: UNetInputs | ControlInputs, options: Mapping[str, Any]
+) -> tuple[int, int] | None:
     """The smallest and largest height or width of the states that a part sees; None where it is fixed."""
     shape, (height, width) = region.inputs[0].shape, example.sample.shape[-2:]
     if options["dynamic"] is None or len(shape) < 3:

@@ -19,7 +19,7 @@ from ipa_cli.backends.inductor.partition import Part, Weight, aligned, partition
 from ipa_cli.backends.inductor.regions import Layout, Region
 from ipa_cli.backends.inductor.worker import open_package
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.inputs import Context, UNetInputs
+from ipa_cli.unet.inputs import Context, ControlInputs, UNetInputs
 
 PLAN = "graph.json"
 
@@ -40,7 +40,7 @@ def load(unet: Any, folder: Path, options: Mapping[str, Any]) -> Denoiser:
     compiled = {name: parts[name] for name in calls}
 
     @torch.no_grad()
-    def call(inputs: UNetInputs) -> Tensor:
+    def call(inputs: UNetInputs | ControlInputs) -> Any:
         check_size(inputs.sample, plan)
         check_text(inputs.context, plan)
         return run_parts(unet, compiled, inputs, lambda name, given: calls[name](given))

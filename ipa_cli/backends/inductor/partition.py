@@ -1,4 +1,4 @@
-"""A UNet partitioned into pure functions of weights and tensors, and one call of it by these.
+"""A UNet or ControlNet partitioned into pure functions of weights and tensors, and one call of it by these.
 
 Many parts are alike (see `blocks`): `regions` finds out which.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ipa_cli.backends.inductor import blocks, weight_transforms
 from ipa_cli.backends.inductor.blocks import modules_of_type, resnets
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
-from ipa_cli.unet.inputs import Context, UNetInputs
+from ipa_cli.unet.inputs import Context, ControlInputs, ControlResiduals, UNetInputs
 
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
 
@@ -98,14 +98,15 @@ def concat_parameters(owners: Sequence[nn.Module], attribute: str) -> Tensor:
 
 
 def partition(unet: Any, options: KernelOptions, context: Context | None = None) -> dict[str, Part]:
-    """All parts of `unet` by name, for contexts like this one; without one, they only say where weights are."""
+    """All parts of a UNet or ControlNet by name, for contexts like this one; without it, just where weights are."""
     found: dict[str, Part] = {}
 
     def add(name: str, weights: dict[str, Weight], make: Callable[..., nn.Module], *given: Any, layer: int = 0) -> None:
         found[name] = Part(name, weights, partial(make, *given), layer)
 
     add("time", _time_weights(unet), blocks.TimeEmbedding, unet)
-    add("last", _weights(unet, ("conv_norm_out", "conv_out")), blocks.OutputLayer, unet)
+    if unet.KIND == "unet":
+        add("last", _weights(unet, ("conv_norm_out", "conv_out")), blocks.OutputLayer, unet)
     for name, resnet in resnets(unet):
         add(name, _resnet_weights(resnet, options), blocks.ResnetBlock, resnet, options)
     for name, upsampler in modules_of_type(unet, "Upsample2D"):
@@ -122,58 +123,84 @@ def partition(unet: Any, options: KernelOptions, context: Context | None = None)
     return found
 
 
-def run_parts(unet: Any, parts: Mapping[str, Part], inputs: UNetInputs, run: Run) -> Tensor:
-    """One call of `unet`, (B, 4, h, w), with `run` for every part; what is in no part are single convolutions."""
-    context, added, control = inputs.context, inputs.added, inputs.control
-    scale = padded_scale(context.scale)
-    widths = [resnet.time_emb_proj.out_features for _, resnet in resnets(unet)]
-    timestep = inputs.timestep.float()
-    times = [timestep, added.time_ids, added.text_embeds] if added else [timestep.expand(len(inputs.sample))]
-    shift = run("time", times)[0].split(widths, 1)
-    shifts = {name: part.contiguous() for (name, _), part in zip(resnets(unet), shift, strict=True)}
+def run_parts(
+    network: Any, parts: Mapping[str, Part], inputs: UNetInputs | ControlInputs, run: Run
+) -> Tensor | ControlResiduals:
+    """One call of `network` with `run` for every part; what is in no part are single convolutions.
 
-    def resnet(name: str, *pictures: Tensor) -> Tensor:
-        return run(name, [*pictures, shifts[name]])[0]
+    A UNet gives noise, (B, 4, h, w), a ControlNet its residuals.
+    """
+    call = _Call(network, parts, inputs, run)
+    first = network.conv_in(inputs.sample)
+    if isinstance(inputs, ControlInputs):
+        picture, skips = call.down(first + inputs.hint)
+        return network.residuals(picture, skips, inputs.scale)
+    picture, skips = call.down(first)
+    if inputs.control:  # sums between the parts, so that one graph serves with them and without
+        skips = [skip + residual for skip, residual in zip(skips, inputs.control.down, strict=True)]
+        picture = picture + inputs.control.mid
+    return run("last", [call.up(picture, skips)])[0]
 
-    def transformer(name: str, picture: Tensor) -> Tensor:
-        states, residual = run(f"{name}.in", [picture])
-        for number in range(len(unet.get_submodule(name).transformer_blocks)):
+
+class _Call:
+    """The blocks of one call, by their parts."""
+
+    def __init__(self, network: Any, parts: Mapping[str, Part], inputs: UNetInputs | ControlInputs, run: Run):
+        self._network, self._parts, self._context, self._run = network, parts, inputs.context, run
+        self._scale = padded_scale(inputs.context.scale)
+        added, timestep = inputs.added, inputs.timestep.float()
+        times = [timestep, added.time_ids, added.text_embeds] if added else [timestep.expand(len(inputs.sample))]
+        if isinstance(inputs, ControlInputs) and inputs.kind is not None:
+            times.append(inputs.kind)
+        widths = [resnet.time_emb_proj.out_features for _, resnet in resnets(network)]
+        shift = run("time", times)[0].split(widths, 1)
+        self._shifts = {name: part.contiguous() for (name, _), part in zip(resnets(network), shift, strict=True)}
+
+    def _resnet(self, name: str, *pictures: Tensor) -> Tensor:
+        return self._run(name, [*pictures, self._shifts[name]])[0]
+
+    def _transformer(self, name: str, picture: Tensor) -> Tensor:
+        context = self._context
+        states, residual = self._run(f"{name}.in", [picture])
+        for number in range(len(self._network.get_submodule(name).transformer_blocks)):
             block = f"{name}.transformer_blocks.{number}"
-            layer = parts[block].layer
+            layer = self._parts[block].layer
             tokens = [states[layer] for states in (context.text, *context.image, *context.mask)]
-            weight = [scale[layer]] if context.image else []
-            states, residual = run(block, [states, residual, *tokens, *weight])
+            weight = [self._scale[layer]] if context.image else []
+            states, residual = self._run(block, [states, residual, *tokens, *weight])
         as_pictures = [x.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) for x in (states, residual)]
-        return run(f"{name}.out", [*as_pictures, picture])[0]
+        return self._run(f"{name}.out", [*as_pictures, picture])[0]
 
-    picture = unet.conv_in(inputs.sample)
-    skips = [picture]
-    for name, block in unet.down_blocks.named_children():
-        for number in range(len(block.resnets)):
-            picture = resnet(f"down_blocks.{name}.resnets.{number}", picture)
-            if hasattr(block, "attentions"):
-                picture = transformer(f"down_blocks.{name}.attentions.{number}", picture)
-            skips.append(picture)
-        for downsampler in block.downsamplers or ():
-            picture = downsampler(picture)
-            skips.append(picture)
-    picture = resnet("mid_block.resnets.0", picture)
-    for number in range(len(unet.mid_block.attentions)):
-        picture = transformer(f"mid_block.attentions.{number}", picture)
-        picture = resnet(f"mid_block.resnets.{number + 1}", picture)
-    if control:  # sums between the parts, so that one graph serves with them and without
-        skips = [skip + residual for skip, residual in zip(skips, control.down, strict=True)]
-        picture = picture + control.mid
-    for name, block in unet.up_blocks.named_children():
-        for number in range(len(block.resnets)):
-            picture = resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())
-            if hasattr(block, "attentions"):
-                picture = transformer(f"up_blocks.{name}.attentions.{number}", picture)
-        for number, upsampler in enumerate(block.upsamplers or ()):
-            size, part = tuple(skips[-1].shape[2:]), f"up_blocks.{name}.upsamplers.{number}"
-            doubled = part in parts and size == (2 * picture.shape[2], 2 * picture.shape[3])
-            picture = run(part, [picture])[0] if doubled else upsampler(picture, size)
-    return run("last", [picture])[0]
+    def down(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The way down and the middle: the last states, and those of the skip connections."""
+        network, skips = self._network, [picture]
+        for name, block in network.down_blocks.named_children():
+            for number in range(len(block.resnets)):
+                picture = self._resnet(f"down_blocks.{name}.resnets.{number}", picture)
+                if hasattr(block, "attentions"):
+                    picture = self._transformer(f"down_blocks.{name}.attentions.{number}", picture)
+                skips.append(picture)
+            for downsampler in block.downsamplers or ():
+                picture = downsampler(picture)
+                skips.append(picture)
+        picture = self._resnet("mid_block.resnets.0", picture)
+        for number in range(len(network.mid_block.attentions)):
+            picture = self._transformer(f"mid_block.attentions.{number}", picture)
+            picture = self._resnet(f"mid_block.resnets.{number + 1}", picture)
+        return picture, skips
+
+    def up(self, picture: Tensor, skips: list[Tensor]) -> Tensor:
+        """The way up."""
+        for name, block in self._network.up_blocks.named_children():
+            for number in range(len(block.resnets)):
+                picture = self._resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())
+                if hasattr(block, "attentions"):
+                    picture = self._transformer(f"up_blocks.{name}.attentions.{number}", picture)
+            for number, upsampler in enumerate(block.upsamplers or ()):
+                size, part = tuple(skips[-1].shape[2:]), f"up_blocks.{name}.upsamplers.{number}"
+                doubled = part in self._parts and size == (2 * picture.shape[2], 2 * picture.shape[3])
+                picture = self._run(part, [picture])[0] if doubled else upsampler(picture, size)
+        return picture
 
 
 def padded_scale(scale: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ipa_cli.backends.inductor.partition import Part, aligned, run_parts
 from ipa_cli.errors import IpaError
-from ipa_cli.unet.inputs import UNetInputs
+from ipa_cli.unet.inputs import ControlInputs, UNetInputs, tensors
 
 TOLERANCE = 0.1  # between the UNet and its parts in bfloat16; a part left out makes far more
 
@@ -63,7 +63,7 @@ class Region(NamedTuple):
         return next((number for number, (shape, *_) in enumerate(self.inputs) if len(shape) == 5), None)
 
 
-def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs, dynamic: bool) -> list[Region]:
+def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs | ControlInputs, dynamic: bool) -> list[Region]:
     """Sort the parts of `unet` into regions by what they do and take when it is called with `example`.
 
     Raises IpaError when the parts together do not do what `unet` does.
@@ -76,7 +76,7 @@ def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs, dynamic: boo
         return parts[name](inputs)
 
     with torch.no_grad():
-        got, expected = run_parts(unet, parts, example, record).float(), unet(example).float()
+        got, expected = (_flat(made) for made in (run_parts(unet, parts, example, record), unet(example)))
     if not (got - expected).norm() <= TOLERANCE * expected.norm():
         raise IpaError("this UNet has parts that inductor does not know", "use --backend eager")
     kinds: dict[tuple, list[str]] = {}
@@ -90,6 +90,11 @@ def find(unet: Any, parts: Mapping[str, Part], example: UNetInputs, dynamic: boo
         kind = type(first.module).__name__.lower()
         regions.append(Region(f"{kind}-{number}", tuple(names), weights, seen[names[0]]))
     return sorted(regions, key=lambda region: -len(region.weight_layouts))  # what takes longest to compile first
+
+
+def _flat(made: Any) -> Tensor:
+    """All numbers that a network gives."""
+    return torch.cat([tensor.flatten().float() for tensor in tensors(made)])
 
 
 def export(part: Part, region: Region, sizes: Sequence[int] | None, text: Sequence[int] | None = None) -> Any:

@@ -11,8 +11,11 @@ from ipa_cli.backends.inductor import backend, compilation, loading, norms, part
 from ipa_cli.backends.inductor.kernel_options import KernelOptions
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import install, project
+from ipa_cli.unet.control import ControlNet
+from ipa_cli.unet.inputs import ControlInputs, tensors
 from tests.unets import (
     AS_SD15,
+    TINY,
     adapter,
     difference,
     embeddings,
@@ -218,3 +221,23 @@ def test_group_norm_by_channels_is_group_norm(height, width):
     picture = torch.randn(2, 20, height, width) + channels
     with torch.no_grad():
         assert torch.allclose(norms.GroupNorm(norm)(picture), norm(picture), atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, AS_SD15, {"num_control_type": 3, "num_trans_channel": 32}])
+def test_parts_do_what_a_controlnet_does(changes):
+    torch.manual_seed(0)
+    config = {key: value for key, value in {**TINY, **changes}.items() if key != "up_block_types"}
+    network = ControlNet({**config, "num_proj_channel": 32}).eval().requires_grad_(False)
+    for weight in network.parameters():
+        weight.copy_(weight.nan_to_num(0).clamp(-1, 1))  # those of a union model's attention have no beginning
+    context = project(network, install(network, []), torch.randn(2, 77, 64))
+    hint, kind = network.hint(torch.rand(1, 3, 128, 128), 1)
+    added = unet_inputs(context).added if network.config.addition_embed_type else None
+    rows = torch.tensor([0.3, 1.2]).view(2, 1, 1, 1)
+    kind = None if kind is None else kind.expand(2, -1).contiguous()
+    timestep = torch.tensor(7.0)
+    inputs = ControlInputs(torch.randn(2, 4, 16, 16), timestep, context, hint.expand(2, -1, -1, -1), rows, added, kind)
+    split, run = traced(network, inputs, (2, 32))
+    found, expected = partition.run_parts(network, split, inputs, run), network(inputs)
+    for one, other in zip(tensors(found), tensors(expected), strict=True):
+        assert difference(one, other) < 1e-5

@@ -1,0 +1,93 @@
+"""What one `--control` says: a ControlNet, the map it follows, and how strongly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ipa_cli.config import option_text
+from ipa_cli.config.checks import Check, Choice, between, inside, unicode
+from ipa_cli.errors import IpaError, UsageError
+
+EXAMPLE = "--control 'owner/name,image=pose.png,scale=0.7'"
+PREPROCESSORS = Choice(("canny",))
+
+
+def _mode(value: str) -> str | None:
+    plain = value.isascii() and value.replace("-", "").replace("_", "").isalnum()
+    return None if plain else "expected a kind of map, such as openpose, depth or canny"
+
+
+# What is said of each map, and how it is checked; `image` is a place.
+CHECKS: Mapping[str, Check] = {
+    "image": unicode,
+    "scale": between(0, 10),
+    "start": between(0, 1),
+    "end": between(0, 1),
+    "preprocess": PREPROCESSORS,
+    "mode": _mode,
+}
+KEYS = tuple(CHECKS)
+NUMBERS = ("scale", "start", "end")
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """A ControlNet as it is asked for: a file, a folder or a hub repository, with what is named in it.
+
+    `image` is the map, or with `preprocess` the picture that it is made of; None where requests bring it. The residuals
+    are multiplied by `scale` in the steps that lie wholly between `start` and `end`, fractions of all steps. `mode` is
+    the kind of the map for a union model.
+    """
+
+    source: str
+    file: str | None = None
+    image: str | None = None
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    preprocess: str | None = None
+    mode: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The ControlNet itself, as the text begins."""
+        return self.source if self.file is None else f"{self.source}:{self.file}"
+
+    def __str__(self) -> str:
+        """The text of `--control`, which `parse` reads back."""
+        stated = [(key, getattr(self, key)) for key in KEYS if getattr(self, key) != getattr(ControlConfig, key, None)]
+        return ",".join([self.place, *(f"{key}={option_text.shown(value)}" for key, value in stated)])
+
+    def with_places(self, change: Callable[[str, str], str]) -> ControlConfig:
+        """The same with `change("control", place)` and `change("image", place)` in place of network and map."""
+        image = None if self.image is None else change("image", self.image)
+        return replace(self, source=change("control", self.source), image=image)
+
+
+def parse(text: str, where: str, error: type[IpaError] = UsageError) -> ControlConfig:
+    """The ControlNet that `text` specifies. Raises `error`, which names `where` the text came from."""
+    first, pairs = option_text.split(text, KEYS, where, error)
+    stated: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in stated:
+            raise error(f"{where} has {key} twice", f"give --control twice for two maps: {EXAMPLE}")
+        stated[key] = option_text.number(value, f"{where}: {key}", error) if key in NUMBERS else value
+    source, file = option_text.location(first, where, error)
+    problem = "expected a file, folder or repository" if not source else unicode(source)
+    if problem := problem or (inside(file) if file is not None else None):
+        raise error(f"{where}: {problem}", EXAMPLE)
+    return checked(ControlConfig(source, file, **stated), where, error)
+
+
+def checked(config: ControlConfig, where: str, error: type[IpaError] = UsageError) -> ControlConfig:
+    """The same. Raises `error` for a value that is out of range."""
+    for key, check in CHECKS.items():
+        value = getattr(config, key)
+        if value is not None and (problem := check(value)):
+            raise error(f"{where}: {key}={option_text.shown(value)}: {problem}", EXAMPLE)
+    if config.start >= config.end:
+        span = f"{config.start:g} to {config.end:g}"
+        raise error(f"{where} would act from {span} of the steps", "start=0,end=1 is all of them")
+    return config
