@@ -17,13 +17,14 @@ from ipa_cli.engine.content import LRU
 from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.models.plan import Plan
-from ipa_cli.pipeline import control
+from ipa_cli.pipeline import residuals
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import NullReporter, Reporter
 
 if TYPE_CHECKING:
     from ipa_cli.models.loader import Model
     from ipa_cli.pipeline.denoise import Conditions, Networks
+    from ipa_cli.pipeline.residuals import ControlConditions
     from ipa_cli.unet.inputs import ControlInputs, UNetInputs
 
 Size = tuple[int, int]  # width and height of a picture in pixels
@@ -60,9 +61,9 @@ class Denoisers:
         for each in filter(None, (conditions, conditions.unguided)):
             example = self.example(request, each)
             networks: dict[int, tuple[Any, str, Any]] = {-1: (self._model.unet, self._plan.name, example)}
-            for place, one in enumerate(each.controls):  # one of two with maps of their own
+            for one in each.controls:  # one of two with maps of their own
                 network = one.control.network
-                inputs = control.inputs(each, place, example)
+                inputs = residuals.inputs(one, example)
                 networks[network] = self._model.controls[network], str(self._plan.controls[network]), inputs
             for module, name, inputs in networks.values():
                 wanted = graphs.Wanted(self.backend, name, inputs, options, (), factor)
@@ -102,11 +103,11 @@ class Denoisers:
     ) -> list[Ready]:
         """The denoiser of each of a request's ControlNets; those with the same one share it."""
         found = []
-        for place, one in enumerate(conditions.controls):
+        for one in conditions.controls:
             number, shape = one.control.network, (request.width, request.height, one.context.text[0].shape)
 
-            def example(place: int = place) -> ControlInputs:
-                return control.inputs(conditions, place, self.example(request, conditions))
+            def example(given: ControlConditions = one) -> ControlInputs:
+                return residuals.inputs(given, self.example(request, conditions))
 
             network, name = self._model.controls[number], str(self._plan.controls[number])
             kept = self._controls.setdefault(number, LRU(SHAPES))

@@ -85,14 +85,14 @@ class Encodings:
         return found
 
     def _conditions_of(self, request: Request) -> Conditions:
-        from ipa_cli.pipeline import conditioning, control, denoise
+        from ipa_cli.pipeline import conditioning, denoise, residuals
         from ipa_cli.unet import attention
 
         def make() -> Conditions:
             text, images = self._encoded(request)
             with self._access.working("encoding", self.model.unet, *self.controls(request)):
                 conditions = conditioning.join(self.model, text, images, request)
-                conditions = replace(conditions, controls=control.condition(self.model, text, request))
+                conditions = replace(conditions, controls=residuals.condition(self.model, text, request))
                 return denoise.for_several(conditions, request.batch_size)
 
         with self._access.lock:

@@ -20,7 +20,7 @@ from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.hardware import cores, devices, preload, timing
 from ipa_cli.models.plan import Plan
-from ipa_cli.pipeline import control, hires
+from ipa_cli.pipeline import hires, residuals
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
@@ -247,10 +247,10 @@ class Engine:
         networks = self._denoisers.networks(request, conditions)
         with self._access.working("warming up", self.model.unet, *self._encodings.controls(request)):
             inputs = self._denoisers.example(request, conditions)
-            residuals = control.Residuals(conditions, networks.controls, request.steps)
+            add = residuals.Residuals(conditions.controls, networks.controls, request.steps)
             timing.synchronize(self.device)
             started = time.perf_counter()
-            networks.unet(residuals(inputs, None))
+            networks.unet(add(inputs, None))
             timing.synchronize(self.device)
             return time.perf_counter() - started
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.pipeline import control
+from ipa_cli.pipeline import residuals
 from ipa_cli.pipeline.task import Request
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def joined(each: Sequence[Conditions]) -> Conditions | None:
         ),
         pooled=batch(pooled, 0) if pooled else None,
         unguided=joined(unguided) if unguided else None,
-        controls=tuple(control.joined(found, batch) for found in zip(*(one.controls for one in each), strict=True)),
+        controls=tuple(residuals.joined(found, batch) for found in zip(*(one.controls for one in each), strict=True)),
     )
 
 

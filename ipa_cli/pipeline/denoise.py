@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware.timing import StepClock
-from ipa_cli.pipeline import control
-from ipa_cli.pipeline.control import ControlConditions
+from ipa_cli.pipeline import residuals
+from ipa_cli.pipeline.residuals import ControlConditions
 from ipa_cli.pipeline.span import counts
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _changed(conditions: Conditions, change: Callable[[Tensor, int], Tensor]) ->
             image=[[change(pair, 1) for pair in adapter] for adapter in context.image],
         ),
         pooled=None if pooled is None else change(pooled, 0),
-        controls=tuple(control.changed(one, change) for one in conditions.controls),
+        controls=tuple(residuals.changed(one, change) for one in conditions.controls),
     )
 
 
@@ -126,18 +126,18 @@ def denoise(
         kind: (
             called.unet,
             unet_inputs(request, own, start.seen(latents), timesteps[0]),
-            control.Residuals(own, called.controls, len(timesteps)),
+            residuals.Residuals(own.controls, called.controls, len(timesteps)),
         )
         for kind, (called, own) in each.items()
     }
     clock.mark()
     for step in range(len(timesteps)):
-        call, template, residuals = calls[guided[step]]
+        call, template, add = calls[guided[step]]
         sample = start.seen(sampler.scaled(latents, step))
         sample = sample.repeat(len(template.sample) // len(latents), 1, 1, 1)
         context = template.context._replace(scale=scale[step])
         given = replace(template, sample=sample, timestep=timesteps[step], context=context)
-        predicted = call(residuals(given, step))
+        predicted = call(add(given, step))
         if guided[step]:
             predicted = _guided(predicted, request.guidance_scale, request.guidance_rescale)
         latents = sampler.after(latents, predicted, step)
