@@ -1,0 +1,120 @@
+"""From a compile on one machine to a picture on the next: seconds for each step, and that nothing is compiled twice.
+
+    python benchmarks/fleet.py --model sdxl --load-format dummy --size 1024x1024 --steps 20
+
+The machines are processes on this one, each with a home, cache and keys of its own; the place that they share is a
+folder, or `--url`. The first compiles, signs and pushes. The second trusts the key, pulls and draws; the third is only
+told where the place is. Their C++ compilers fail, so that they could not compile if they tried.
+Pictures of all three have to be equal byte by byte. Needs `ipa-cli[remote]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from timed_process import Record, run_ipa
+
+LIMIT = 580.0
+
+
+class Machine:
+    """A home with a cache and keys; `run` starts `ipa` there."""
+
+    def __init__(self, folder: Path, compiles: bool):
+        self.folder = folder
+        folder.mkdir()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("IPA_", "XDG_"))}
+        kept.setdefault("HF_HOME", str(Path("~/.cache/huggingface").expanduser()))  # weights are shared
+        self.environment = {**kept, "HOME": str(folder), "XDG_STATE_HOME": str(folder / "state")}
+        self.environment["IPA_CACHE_DIR"] = str(folder / "cache")
+        if not compiles:
+            self.environment |= {"CC": "/bin/false", "CXX": "/bin/false"}
+
+    def run(self, *arguments: Any) -> dict[str, Any]:
+        """What one command answers. Ends this program when it fails."""
+        command = [sys.executable, "-m", "ipa_cli", *map(str, arguments), "--json"]
+        done = run_ipa(command, self.environment, LIMIT)
+        if "failure" in done:
+            raise SystemExit(f"{' '.join(map(str, arguments))}: {done['failure']}")
+        return done
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sdxl")
+    parser.add_argument("--load-format", default="dummy")
+    parser.add_argument("--size", default="1024x1024")
+    parser.add_argument("--steps", default="20")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--url", help="the place that they share, in place of a new folder")
+    parser.add_argument("--more", default="", help="further flags of compile and generate, such as '--precision fp8'")
+    given = parser.parse_args(arguments)
+    width, height = given.size.split("x")
+    common = ["--model", given.model, "--load-format", given.load_format, "--device", given.device, *given.more.split()]
+    drawing = [
+        *common,
+        "--backend",
+        "inductor",
+        "--steps",
+        given.steps,
+        "--seed",
+        1,
+        "--prompt",
+        "a red fox",
+        "--force",
+    ]
+    drawing += ["--width", width, "--height", height, "--no-compile"]
+    record = Record("fleet.json")
+    with tempfile.TemporaryDirectory(prefix="ipa-fleet-") as base:
+        place = given.url or str(Path(base, "place"))
+        first, second, third = (
+            Machine(Path(base, name), compiles) for name, compiles in (("ci", True), ("worker", False), ("told", False))
+        )
+        rows: list[tuple[str, str, float, str]] = []
+
+        def step(machine: str, what: str, done: dict[str, Any], more: str = "") -> dict[str, Any]:
+            record.add(f"{machine}: {what}", {name: value for name, value in done.items() if name != "images"})
+            rows.append((machine, what, done["wall_s"], more))
+            return done
+
+        def drawn(machine: Machine, name: str, *flags: Any) -> str:
+            picture = machine.folder / "picture.png"
+            done = machine.run("generate", *drawing, *flags, "--output", picture)
+            times = done["timings"]
+            step(
+                name,
+                "draw",
+                done,
+                f"graph opened in {times['graph_open_s']:.2f} s, compiled {times['graph_compile_s']:.2f} s",
+            )
+            return hashlib.sha256(picture.read_bytes()).hexdigest()
+
+        key = first.run("cache", "keygen")["key"]
+        compiled = step("ci", "compile", first.run("compile", *common, "--backend", "inductor", "--size", given.size))
+        sent = first.run("cache", "push", place)
+        step("ci", "sign and push", sent, f"{sent['sent'] / 1e6:.1f} MB")
+        digests = [drawn(first, "ci")]
+        for machine in (second, third):
+            machine.run("cache", "trust", key, "--name", "ci", "--yes")
+        pulled = second.run("cache", "pull", place)
+        step("worker", "pull and check", pulled, f"{pulled['received'] / 1e6:.1f} MB")
+        digests.append(drawn(second, "worker"))
+        digests.append(drawn(third, "told", "--cache-remote", place))
+    same = len(set(digests)) == 1
+    record.add("same pictures", {"same": same, "graphs": [one["id"] for one in compiled["graphs"]]})
+    print("\n| machine | step | process, s | |\n|---|---|---|---|")
+    for machine, what, seconds, more in rows:
+        print(f"| {machine} | {what} | {seconds:.2f} | {more} |")
+    print(f"\npictures {'equal byte by byte' if same else 'DIFFER'}")
+    raise SystemExit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()
