@@ -4,7 +4,7 @@
 
 The machines are processes on this one, each with a home, cache and keys of its own; the place that they share is a
 folder, or `--url`. The first compiles, signs and pushes. The second trusts the key, pulls and draws; the third is only
-told where the place is. Their C++ compilers fail, so that they could not compile if they tried.
+told where the place is. The C++ compiler of these two fails, so that they could not compile if they tried.
 Pictures of all three have to be equal byte by byte. Needs `ipa-cli[remote]`.
 """
 
@@ -21,7 +21,10 @@ from typing import Any
 
 from timed_process import Record, run_ipa
 
+import ipa_cli
+
 LIMIT = 580.0
+REFERENCE = Path(ipa_cli.__file__).parent / "demo" / "reference.png"
 
 
 class Machine:
@@ -35,7 +38,7 @@ class Machine:
         self.environment = {**kept, "HOME": str(folder), "XDG_STATE_HOME": str(folder / "state")}
         self.environment["IPA_CACHE_DIR"] = str(folder / "cache")
         if not compiles:
-            self.environment |= {"CC": "/bin/false", "CXX": "/bin/false"}
+            self.environment["CXX"] = "/bin/false"
 
     def run(self, *arguments: Any) -> dict[str, Any]:
         """What one command answers. Ends this program when it fails."""
@@ -58,19 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     width, height = given.size.split("x")
     common = ["--model", given.model, "--load-format", given.load_format, "--device", given.device, *given.more.split()]
-    drawing = [
-        *common,
-        "--backend",
-        "inductor",
-        "--steps",
-        given.steps,
-        "--seed",
-        1,
-        "--prompt",
-        "a red fox",
-        "--force",
-    ]
-    drawing += ["--width", width, "--height", height, "--no-compile"]
+    drawing = [*common, "--backend", "inductor", "--no-compile", "--steps", given.steps, "--seed", 1]
+    drawing += ["--prompt", "a red fox", "--image", REFERENCE, "--width", width, "--height", height]
     record = Record("fleet.json")
     with tempfile.TemporaryDirectory(prefix="ipa-fleet-") as base:
         place = given.url or str(Path(base, "place"))
@@ -88,12 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             picture = machine.folder / "picture.png"
             done = machine.run("generate", *drawing, *flags, "--output", picture)
             times = done["timings"]
-            step(
-                name,
-                "draw",
-                done,
-                f"graph opened in {times['graph_open_s']:.2f} s, compiled {times['graph_compile_s']:.2f} s",
-            )
+            opened, compiled = times["graph_open_s"], times["graph_compile_s"]
+            step(name, "draw", done, f"graph opened in {opened:.2f} s, compiled in {compiled:.2f} s")
             return hashlib.sha256(picture.read_bytes()).hexdigest()
 
         key = first.run("cache", "keygen")["key"]
