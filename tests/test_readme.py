@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +24,7 @@ from safetensors.numpy import save
 
 import ipa_cli
 from ipa_cli.errors import IpaError
-from tests import loras
+from tests import faceid, insightface, loras
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, folder, serving
 from tests.serve import server
@@ -78,8 +82,21 @@ def words(command: str) -> list[str]:
     return [SMALL.get(before, word) for before, word in itertools.pairwise(split)]
 
 
+@cache
+def face_adapters() -> dict[str, bytes]:
+    """h94's, for the demo model."""
+    states = json.loads((DEMO / "ip_adapter" / "image_encoder" / "config.json").read_text())["hidden_size"]
+    kinds: dict[str, dict[str, Any]] = {"faceid": {}, "faceid-plusv2": {"states": states}}
+    with tempfile.TemporaryDirectory() as scratch:
+        written = [
+            faceid.write(Path(scratch) / f"ip-adapter-{kind}_sdxl.bin", loras.demo_unet(), **more)
+            for kind, more in kinds.items()
+        ]
+        return {path.name: path.read_bytes() for path in written}
+
+
 @pytest.fixture
-def readers_folder(world, monkeypatch):
+def readers_folder(world, tmp_path, monkeypatch):
     """What a reader is taken to have: some pictures, and a hub that answers."""
     Path("holiday").mkdir()
     Path("fox.txt").write_text("a red fox\n")
@@ -102,6 +119,11 @@ def readers_folder(world, monkeypatch):
     for name in ("style.safetensors", "ink.safetensors", "loras/ink.safetensors"):
         Path(name).parent.mkdir(exist_ok=True)
         loras.write(Path(name), lora)
+    np.save("face.npy", faceid.embedding())
+    image = Image.new("RGB", (96, 96), "white")
+    ImageDraw.Draw(image).rectangle((30, 30, 60, 70), "red")
+    image.save("face.png")
+    insightface.install(tmp_path, world.home, monkeypatch)
     for name, value in QUICK.items():
         monkeypatch.setenv(name, value)
     shutil.rmtree(HUB_CACHE, ignore_errors=True)
@@ -114,6 +136,9 @@ def readers_folder(world, monkeypatch):
     }
     others = {"h94/IP-Adapter": adapter, "me/toy": {"learned.safetensors": embedding}}
     others["me/style"] = {"style.safetensors": Path("style.safetensors").read_bytes()}
+    encoder = {name.replace("sdxl_models/", "models/"): data for name, data in adapter.items() if "encoder" in name}
+    others["h94/IP-Adapter"] = {**adapter, **encoder}
+    others["h94/IP-Adapter-FaceID"] = face_adapters()
     with serving(Hub({"stabilityai/stable-diffusion-xl-base-1.0": model, **others})):
         yield world
 

@@ -13,7 +13,7 @@ from ipa_cli.commands import options
 from ipa_cli.result import Result
 
 SETTINGS = (
-    *("fit", "sharpening", "image_combine", "image_weight", "negative_image"),
+    *("fit", "sharpening", "face", "image_combine", "image_weight", "negative_image"),
     *("model", "revision", "ip_adapter", "ip_adapter_subfolder", "ip_adapter_weight_name", "image_encoder"),
     *("device", "dtype"),
 )

@@ -60,6 +60,7 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     checks += [
         setup.check_completion(environ),
         setup.check_server(),
+        setup.check_faces(),
         machine.check_temporary(),
         machine.check_lists(machine.started_with()),
     ]

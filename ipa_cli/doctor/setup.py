@@ -14,6 +14,7 @@ from ipa_cli.doctor.check import Check
 from ipa_cli.doctor.places import expand
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import packages
+from ipa_cli.images import faces
 from ipa_cli.models import configurations
 from ipa_cli.models.plan import make_plan
 
@@ -84,7 +85,9 @@ def check_model(settings: Settings, asked: bool) -> Check:
     if plan.adapter.location.folder is None and not plan.adapter.file.endswith(".safetensors"):
         found = f"{adapter} is a pickle: whether it fits {plan.name} is known only after the download"
         return Check(name, "warning", found, "use its .safetensors version", asked)
-    found = f"{plan.name} ({layers}), {adapter}, image encoder {plan.adapter.encoder}: they fit"
+    encoder = f", image encoder {plan.adapter.encoder}" if plan.adapter.encoder else ""
+    kind = f", {plan.adapter.face}" if plan.adapter.face else ""
+    found = f"{plan.name} ({layers}), {adapter}{kind}{encoder}: they fit"
     return Check(name, "ok", found, "", asked)
 
 
@@ -121,6 +124,15 @@ def check_server() -> Check:
     if missing:
         return Check("server", "skipped", f"{', '.join(missing)} not installed", '`pip install "ipa-cli[serve]"`')
     return Check("server", "ok", "installed; none of yours is running")
+
+
+def check_faces() -> Check:
+    """Can faces be found in pictures, for FaceID adapters?"""
+    lacking = faces.problem()
+    if lacking is not None:
+        return Check("faces", "skipped", lacking.message, lacking.hint)
+    version = packages.version("insightface") or "of an unknown version"
+    return Check("faces", "ok", f"InsightFace {version}, models in {faces.folder()}; {faces.LICENCE}")
 
 
 def _shown(resolved: Resolved, name: str) -> str:

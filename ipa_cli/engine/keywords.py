@@ -56,6 +56,9 @@ class RequestSettings(TypedDict, total=False):
     image_weight: float | Sequence[float] | None
     image_combine: str | None
     image_per_picture: bool | None
+    face: int | None
+    face_shortcut: float | None
+    ip_lora: float | None
     negative_image: Source | None
     embeds: str | Path | None
     fit: str | None

@@ -165,6 +165,7 @@ def _adapter_record(plan: Plan, request: Request) -> list[dict[str, Any]]:
             "fit": image_prompt.fit,
             "sharpening": image_prompt.sharpening,
             "combine": image_prompt.combine,
+            **({"face_shortcut": image_prompt.faces.shortcut} if image_prompt.faces.adapter else {}),
             "images": [
                 {"source": _recorded_source(plan, reference), "sha256": reference.sha256, "weight": weight}
                 for reference, weight in zip(image_prompt.references, image_prompt.weights, strict=False)

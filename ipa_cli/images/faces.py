@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ GIVEN = "or give embeddings that are made elsewhere: --embeds face.npy"
 # Sides of the picture that faces are looked for in: a face that fills its picture is found in a smaller one.
 SIDES = tuple(range(640, 256, -64))
 PICTURE = 224  # pixels a side of a face's picture, as FaceID-Plus adapters were trained with
+# What InsightFace raises for models that are broken or missing, beside onnxruntime's own errors.
+FORESEEN = (ImportError, AssertionError, RuntimeError, OSError, ValueError)
 _ONE_AT_A_TIME = Lock()
 
 
@@ -144,7 +147,9 @@ def _opened(models: Path) -> Any:
             allowed_modules=["detection", "recognition"],
             providers=["CPUExecutionProvider"],
         )
-    except (ImportError, AssertionError, RuntimeError, OSError) as error:
+    except Exception as error:
+        if not (isinstance(error, FORESEEN) or type(error).__module__.startswith(("onnxruntime", "google.protobuf"))):
+            raise
         reason = (str(error).splitlines() or ["a model is missing"])[0]
         raise IpaError(
             f"InsightFace cannot open the models in {models}: {reason[:200]}", f"insightface-cli model.download {PACK}"
@@ -153,6 +158,7 @@ def _opened(models: Path) -> Any:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep what InsightFace prints away from stdout, which is for results."""
-    with redirect_stdout(io.StringIO()):
+    """Keep what InsightFace prints away from stdout, which is for results, and warnings of what it is made with."""
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         yield

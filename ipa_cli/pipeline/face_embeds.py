@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 # A file's names for embeddings of faces, and for hidden states of an image encoder, the negative half first.
 FACES, STATES = "id_embeds", "clip_embeds"
 MOST_NORMED = 2.0  # InsightFace's embeddings have lengths of 10 and more before they are normed
-PICKLES = (".ipadpt", *weights.PICKLES)
+# What files begin with: numpy's, and torch's as a zip or bare. Names tell nothing: ".ipadpt" is a pickle of torch.
+NPY, PICKLES = b"\x93NUMPY", (b"PK\x03\x04", b"\x80\x02")
 
 
 def arrays(path: Path, data: bytes) -> dict[str, Any]:
-    """The arrays in a `.safetensors` or `.npy` file, or a pickle of a tensor, float32 by name; one alone is `FACES`.
+    """The arrays in a safetensors or npy file, or in a pickle of a tensor, float32 by name; one alone is `FACES`.
 
     Raises IpaError for a file that is broken, or holds anything else.
     """
-    if path.suffix == ".npy":
+    if data.startswith(NPY):
         return {FACES: _npy(path, data)}
-    if path.suffix in PICKLES:
+    if data.startswith(PICKLES):
         return {FACES: weights.pickled_tensor(path, data).float().numpy()}
-    tensors, _ = weights.of_bytes(path, data)
+    tensors, _ = weights.of_bytes(path.with_suffix(".safetensors"), data)
     found = {name: tensor.float().numpy() for name, tensor in tensors.items()}
     return {FACES: next(iter(found.values()))} if len(found) == 1 else found
 
@@ -112,7 +113,7 @@ def _npy(path: Path, data: bytes) -> Any:
 
     try:
         found = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError) as error:  # its header is Python's
         reason = (str(error).splitlines() or ["it is empty"])[0]
         raise IpaError(f"{path} is no whole .npy file: {reason}", "save it with numpy.save") from error
     if not isinstance(found, np.ndarray) or found.dtype.kind != "f":

@@ -12,8 +12,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from ipa_cli.models.plan import DEMO
-from tests import checkpoints
+from tests import checkpoints, faceid, loras
 
 SMALL = 1 << 18  # files below are copied
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
@@ -256,6 +258,26 @@ def crowded(root: Path) -> Flags:
     return ("--model", bare(root / "model"), "--ip-adapter", folder / "ip-adapter.safetensors")
 
 
+def face(root: Path) -> Flags:
+    """h94/IP-Adapter-FaceID as a folder: pickles with the LoRA inside, and the same LoRA beside."""
+    folder, unet = root / "IP-Adapter-FaceID", loras.demo_unet()
+    for name in ("ip-adapter-faceid_sdxl", "ip-adapter-faceid-portrait_sdxl"):
+        faceid.write(folder / f"{name}.bin", unet, lora="portrait" not in name)
+    (folder / "ip-adapter-faceid_sdxl_lora.safetensors").write_bytes(b"not read")
+    np.save(root / "face.npy", faceid.embedding())
+    chosen = ("--ip-adapter", folder, "--ip-adapter-weight-name", "ip-adapter-faceid_sdxl.bin")
+    return ("--model", bare(root / "model"), *chosen, "--embeds", root / "face.npy")
+
+
+def face_of_comfyui(root: Path) -> Flags:
+    """ComfyUI's folders, an adapter as `.safetensors`, and embeddings as its node saves them."""
+    import torch
+
+    file = faceid.write(root / "ipadapter" / "ip-adapter-faceid_sdxl.safetensors", loras.demo_unet())
+    torch.save(torch.from_numpy(faceid.embedding()), root / "face.ipadpt")
+    return ("--model", bare(root / "model"), "--ip-adapter", file, "--embeds", root / "face.ipadpt")
+
+
 # --- what cannot be drawn with --------------------------------------------------------------------------------------
 
 
@@ -293,6 +315,7 @@ DRAWN: tuple[Layout, ...] = (
     *(beside_everything, forbidden_neighbour, saved_pipeline, fast_tokenizers),
     *(half_alone, half_unet, pickles, shards, one_file, h94, comfyui, trained, crowded),
 )
+WITH_FACES = (face, face_of_comfyui)  # adapters of their own, which draw something else than the miniature's
 WITHOUT_CONFIGURATIONS = (one_file,)
 ROUNDED = (half_alone, half_unet)  # their pictures differ from the miniature's a little
 REFUSED: dict[Layout, str] = {

@@ -11,7 +11,7 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.errors import IpaError
 from tests import checkpoints
 from tests.zoo import layouts
-from tests.zoo.layouts import DEMO, DRAWN, REFUSED, ROUNDED, WITHOUT_CONFIGURATIONS
+from tests.zoo.layouts import DEMO, DRAWN, REFUSED, ROUNDED, WITH_FACES, WITHOUT_CONFIGURATIONS
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +65,16 @@ def test_a_layout_is_taken_by_every_command(ipa, world, drawn, monkeypatch, layo
     monkeypatch.setattr(Engine, "open", planned)
     compiled = ipa("compile", "--size", "64x64", *flags, "--json")
     assert compiled.error()["message"].startswith("would compile ")
+
+
+@pytest.mark.parametrize("layout", WITH_FACES, ids=lambda layout: layout.__name__)
+def test_a_layout_of_a_face_adapter_is_taken(ipa, world, layout):
+    flags = layout(world.cwd)
+    drawn = [ipa("generate", *SMALL, *ALIKE, *flags, *more, "--json").data() for more in ((), ("--ip-lora", 0))]
+    first, without = (pixels(one["images"][0]["path"]) for one in drawn)
+    assert abs(first - without).max() > 8  # the LoRA inside is there
+    checks = {check["name"]: check for check in ipa("doctor", *flags[:-2], "--json").data()["checks"]}
+    assert checks["model and adapter"]["status"] == "ok"
 
 
 @pytest.mark.parametrize("layout", REFUSED, ids=lambda layout: layout.__name__)

@@ -14,13 +14,13 @@ PERCEIVER = "perceiver_resampler."  # the second half of FaceID-Plus
 PERCEIVER_DEPTH = 4
 # The parts of names by which files that are no IP-Adapter are known -> what they are, and what to do with them.
 OTHERS = {
-    ("lora_unet_", ".lora_down.", ".lora_A.", ".lora.down."): ("a LoRA", "ipa draws without LoRAs: leave it out"),
+    ("lora_unet_", ".lora_down.", ".lora_A.", ".lora.down."): ("a LoRA", "give it with --lora"),
     ("model.diffusion_model.",): ("a whole model", "give it with --model, and an adapter with --ip-adapter"),
     ("double_blocks.", "single_blocks."): ("an adapter for Flux", f"choose one that was made for {names()}"),
     ("control_model.", "controlnet_", "input_hint_block."): ("a ControlNet", "ipa draws without: leave it out"),
     ("vision_model.",): ("an image encoder", "give it with --image-encoder, and its adapter with --ip-adapter"),
     ("text_model.",): ("a text encoder", "choose the adapter's file with --ip-adapter-weight-name"),
-    ("emb_params", "string_to_param", "clip_g", "clip_l"): ("a textual inversion", "ipa draws without: leave it out"),
+    ("emb_params", "string_to_param", "clip_g", "clip_l"): ("a textual inversion", "give it with --embedding"),
     ("down_blocks.",): ("a UNet or a VAE", "choose the adapter's file with --ip-adapter-weight-name"),
 }
 
