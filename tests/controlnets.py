@@ -70,11 +70,11 @@ def _first(name: str, layers: int) -> str:
         return f"zero_convs.{rest[0]}.0.{kind}"
     if first == "mid_block":
         place = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}[".".join(rest[:2])]
-        inner = ".".join(resnet.get(part, part) for part in rest[2:])
+        inner = ".".join(resnet.get(part, part) if rest[0] == "resnets" else part for part in rest[2:])
         return f"middle_block.{place}.{inner}.{kind}"
     block, part, layer, *inner = rest
     number = int(block) * (layers + 1) + 1
     if part == "downsamplers":
         return f"input_blocks.{number + layers}.0.op.{kind}"
-    names = ".".join(resnet.get(each, each) for each in inner)
+    names = ".".join(resnet.get(each, each) if part == "resnets" else each for each in inner)
     return f"input_blocks.{number + int(layer)}.{1 if part == 'attentions' else 0}.{names}.{kind}"

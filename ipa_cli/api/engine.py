@@ -158,6 +158,7 @@ class Engine:
         ip_end: float | None = None,
         adapter: Sequence[Mapping[str, Any]] | None = None,
         lora: str | Path | Sequence[str | Path] | None = None,
+        control: Sequence[Mapping[str, Any]] | None = None,
     ) -> Picture | list[Picture]:
         """Draw one picture, or with `num_images` a list of them, each with the next seed.
 
@@ -165,7 +166,8 @@ class Engine:
         else the model's. `image`, `mask`, `init_image` and `inpaint_mask` are paths, addresses or PIL images, `embeds`
         is a file of `ipa embed`.
         Where several adapters are loaded, `adapter` has a mapping for each, with the keys of `--adapter`. `lora` is
-        what `--lora` takes, or a list of it; [] is none.
+        what `--lora` takes, or a list of it; [] is none. `control` has a mapping for each map that a ControlNet
+        follows: `image`, `scale` and the other keys of `--control`, and where several are loaded `model`, its name.
 
         Raises UsageError and IpaError as the command line does, before the long work where it can.
         """

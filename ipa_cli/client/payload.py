@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.config import FIELDS, AdapterConfig, Settings
+from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, controls
 from ipa_cli.config.adapters import KEYS
 from ipa_cli.config.privacy import public_name
 from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES, PLAIN_SETTINGS
@@ -81,7 +81,13 @@ def read(settings: Settings, reporter: Reporter) -> Carried:
     files = Files()
     named: dict[str, Any] = {}
     each = [name for one in settings.adapters for name in (*one.image, *one.mask, one.embeds, one.negative_image)]
-    inputs.check_stdin([*each, *(getattr(settings, name) for name in ONE_PICTURE if name != "negative_image")])
+    inputs.check_stdin(
+        [
+            *each,
+            *(one.image for one in settings.control),
+            *(getattr(settings, name) for name in ONE_PICTURE if name != "negative_image"),
+        ]
+    )
     for name in ONE_PICTURE:
         if (one := getattr(settings, name)) is not None:
             named[name] = files.picture(one, reporter)
@@ -92,7 +98,17 @@ def read(settings: Settings, reporter: Reporter) -> Carried:
         named["embeds"] = files.embeds(settings.embeds)
     if settings.adapter:
         named["adapter"] = [_mapping(one, files, reporter) for one in settings.adapter]
+    if settings.control:
+        named["control"] = [_control(one, files, reporter) for one in settings.control]
     return Carried(named, files)
+
+
+def _control(control: ControlConfig, files: Files, reporter: Reporter) -> dict[str, Any]:
+    """What one `--control` says of a request."""
+    if control.image is None:
+        raise UsageError(f"the ControlNet {control.place} has no map to follow", f"name one: {controls.EXAMPLE}")
+    stated = {key: getattr(control, key) for key in controls.KEYS if getattr(control, key) is not None}
+    return {**stated, "model": control.name, "image": files.picture(control.image, reporter)}
 
 
 def _mapping(adapter: AdapterConfig, files: Files, reporter: Reporter) -> dict[str, Any]:

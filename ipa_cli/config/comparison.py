@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config.adapters import AdapterConfig
+from ipa_cli.config.controls import ControlConfig
 from ipa_cli.config.places import exists
 from ipa_cli.config.privacy import public_name
 from ipa_cli.config.project import with_places
@@ -40,7 +41,8 @@ class Difference:
 
 def told(settings: Settings) -> dict[str, Any]:
     """The compared settings as JSON: paths that exist here in full, the home folder as `~`, and no secrets."""
-    plain = replace(settings, adapter=tuple(_location(one) for one in settings.adapter))
+    controls = tuple(dict.fromkeys(ControlConfig(one.source, one.file) for one in settings.control))
+    plain = replace(settings, adapter=tuple(_location(one) for one in settings.adapter), control=controls)
     return {name: as_json(with_places(name, getattr(plain, name), _in_full)) for name in COMPARED}
 
 
@@ -56,6 +58,8 @@ def differences(
         source = resolved.sources[name]
         if source.kind == "default" and (name != "adapter" or not there.get(name)):
             continue
+        if name == "control" and set(asked[name]) <= set(there.get(name) or ()):
+            continue  # a request has maps for any of those that are loaded
         here = {"device": list(devices), "dtype": list(dtypes)}.get(name, [there.get(name)])
         if asked[name] != AUTO and not all(_same(name, asked[name], one) for one in here):
             named = {"flag": source.where, "env": source.where, "default": "the command"}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from ipa_cli.config import option_text
-from ipa_cli.config.checks import Check, Choice, between, inside, unicode
-from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.config.checks import Check, Choice, between, inside, short, unicode
+from ipa_cli.config.places import is_repo_id
+from ipa_cli.errors import IpaError, UsageError, suggest
 
 EXAMPLE = "--control 'owner/name,image=pose.png,scale=0.7'"
 PREPROCESSORS = Choice(("canny",))
@@ -55,6 +57,11 @@ class ControlConfig:
         """The ControlNet itself, as the text begins."""
         return self.source if self.file is None else f"{self.source}:{self.file}"
 
+    @property
+    def name(self) -> str:
+        """What requests call it: the repository, or the name of the file or folder without its ending."""
+        return self.place if is_repo_id(self.source) else PurePath(self.file or self.source).stem
+
     def __str__(self) -> str:
         """The text of `--control`, which `parse` reads back."""
         stated = [(key, getattr(self, key)) for key in KEYS if getattr(self, key) != getattr(ControlConfig, key, None)]
@@ -79,6 +86,41 @@ def parse(text: str, where: str, error: type[IpaError] = UsageError) -> ControlC
     if problem := problem or (inside(file) if file is not None else None):
         raise error(f"{where}: {problem}", EXAMPLE)
     return checked(ControlConfig(source, file, **stated), where, error)
+
+
+def of_request(loaded: Sequence[ControlConfig], given: Any) -> tuple[ControlConfig, ...]:
+    """The controls of a request: mappings with the keys of `--control` and the `model` of those that are loaded.
+
+    That is a number or a name, and may be left out where one is loaded. Raises UsageError.
+    """
+    each = list({one.place: one for one in loaded}.values())
+    if not each:
+        raise UsageError("no ControlNet is loaded", "start with --control owner/name")
+    found = []
+    for mapping in given:
+        for key in mapping:
+            if key not in (*KEYS, "model"):
+                raise UsageError(
+                    f"control: unknown key '{short(key)}'{suggest(key, KEYS)}", f"known: model, {', '.join(KEYS)}"
+                )
+        model = mapping.get("model", 0 if len(each) == 1 else None)
+        if type(model) is int:
+            first = each[model] if 0 <= model < len(each) else None
+        else:
+            first = next((one for one in each if model in (one.name, one.place)), None)
+        if first is None:
+            raise UsageError(
+                f"control: there is no model {short(model)}", f"loaded: {', '.join(one.name for one in each)}"
+            )
+        stated: dict[str, Any] = {
+            key: float(value) if key in NUMBERS and type(value) is int else value for key, value in mapping.items()
+        }
+        stated = {key: value for key, value in stated.items() if key in KEYS and value is not None}
+        for key, value in stated.items():
+            if type(value) is not (float if key in NUMBERS else str):
+                raise UsageError(f"control: {key} is {short(value)}", EXAMPLE)
+        found.append(checked(ControlConfig(first.source, first.file, **stated), "control"))
+    return tuple(found)
 
 
 def checked(config: ControlConfig, where: str, error: type[IpaError] = UsageError) -> ControlConfig:

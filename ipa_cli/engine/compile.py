@@ -78,7 +78,8 @@ def compile(
     if not (settings.image or settings.embeds or settings.adapter) and settings.ip_adapter != "none":
         # A graph for references is wanted; which picture it is compiled with does not matter.
         settings = replace(settings, image=(str(DEMO / "reference.png"),))
-    settings = replace(settings, backend=name, prompt=settings.prompt or "", seed=0)
+    maps = [replace(one, image=one.image or str(DEMO / "reference.png")) for one in settings.control]
+    settings = replace(settings, control=tuple(maps), backend=name, prompt=settings.prompt or "", seed=0)
     plan = make_plan(settings)
     loaded = load_references(settings, reporter)
     if lora.load(settings.lora, plan, reporter):

@@ -56,6 +56,7 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
             "weights of images side by side are no part of their embeddings",
             "give --image-weight when drawing, or --image-combine",
         )
+    settings = replace(settings, control=())  # nothing is drawn
     files.check_writable(output, replacing=force)
     loaded = load_references(settings, reporter)
     plan = make_plan(settings)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ipa_cli.config import FIELDS, AdapterConfig, Settings, adapter_options, checked
+from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, adapter_options, checked, controls
 from ipa_cli.config.adapters import KEYS, LOCATION, SETTINGS
 from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.settings import meant
@@ -70,6 +70,7 @@ class RequestSettings(TypedDict, total=False):
     ip_end: float | None
     adapter: Sequence[Mapping[str, Any]] | None
     lora: str | Path | Sequence[str | Path] | None
+    control: Sequence[Mapping[str, Any]] | None
 
 
 NOT_HERE = ("output", "preview", "server", "server_token_file")  # of the command line alone
@@ -108,11 +109,14 @@ def of_adapters(adapter: str | Sequence[str] | None) -> dict[str, Any]:
 def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, dict[tuple[str, bool], Reference]]:
     """`settings` with those `given` for a request in their place, and the pictures among them that are in memory."""
     in_memory: dict[tuple[str, bool], Reference] = {}
-    values = keywords({name: value for name, value in _named(given, in_memory).items() if name != "adapter"})
+    values = keywords(
+        {name: value for name, value in _named(given, in_memory).items() if name not in ("adapter", "control")}
+    )
     for name, value in values.items():
         checked(name, value, flag_of(name))
     if given.get("adapter") is not None:
         values["adapter"] = _adapters(settings.adapter, given["adapter"], in_memory)
+    values["control"] = _controls(settings.control, given.get("control"), in_memory)
     for one, other in (("image", "embeds"), ("embeds", "image")):
         if one in values:
             values.setdefault(other, FIELDS[other].default)  # in place of what the engine was opened with
@@ -137,6 +141,20 @@ def _adapters(
             checked(SETTINGS[key], value, f"adapter: {key}")
         found.append(replace(one, **values, stated=one.stated | values.keys()))
     return tuple(found)
+
+
+def _controls(
+    loaded: Sequence[ControlConfig],
+    given: Sequence[Mapping[str, Any]] | None,
+    in_memory: dict[tuple[str, bool], Reference],
+) -> tuple[ControlConfig, ...]:
+    """What is given for the loaded ControlNets, by the keys of `--control`; else those that have a map already."""
+    if given is None:
+        return tuple(one for one in loaded if one.image is not None)
+    named = [_named({"init_image": one.get("image")}, in_memory)["init_image"] for one in given]
+    return controls.of_request(
+        loaded, [{**one, "image": str(image) if image else None} for one, image in zip(given, named, strict=True)]
+    )
 
 
 def _named(given: Mapping[str, Any], in_memory: dict[tuple[str, bool], Reference]) -> dict[str, Any]:

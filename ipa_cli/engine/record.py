@@ -74,6 +74,7 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
             if embedding.is_in((request.prompt, request.negative_prompt), request.prompt_syntax)
         ],
         **({"loras": _lora_record(request)} if request.loras else {}),
+        **({"controls": control_record(engine.plan, request)} if request.controls else {}),
         **({"init": init_record(request.init)} if request.init else {}),
         **({"hires_pass": hires_record(request)} if request.hires else {}),
         "settings": public_settings(
@@ -137,6 +138,22 @@ def hires_record(request: Request) -> dict[str, Any] | None:
         "steps": request.hires.steps,
         "upscaler": request.hires.upscaler,
     }
+
+
+def control_record(plan: Plan, request: Request) -> list[dict[str, Any]]:
+    """The ControlNets and the maps that they followed, for other programs and for a look."""
+    return [
+        {
+            "model": str(plan.controls[one.network]),
+            "image": {"source": public_name(one.image.source), "sha256": one.sha256},
+            "scale": one.scale,
+            "start": one.start,
+            "end": one.end,
+            "preprocess": one.preprocess,
+            "mode": one.mode,
+        }
+        for one in request.controls
+    ]
 
 
 def _lora_record(request: Request) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ REFERENCES = ("image", "embeds", "adapter")
 # Known keys that are not settings.
 RECORDS = (
     *("schema_version", "scheduler", "schedule", "eta", "graph", "adapters", "loras", "embeddings", "init"),
-    *("hires_pass", "settings"),
+    *("hires_pass", "controls", "settings"),
 )
 # Settings that say something with a picture to begin with alone.
 OF_AN_INIT_IMAGE = ("strength", "mask_blur")
@@ -178,7 +178,7 @@ def check_backend(recorded: Recorded, used: str, reporter: Reporter) -> None:
 
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
     images = {text for one in settings.adapters for text in (*one.image, one.negative_image)}
-    images |= {settings.init_image, settings.inpaint_mask}
+    images |= {settings.init_image, settings.inpaint_mask, *(one.image for one in settings.control)}
     return [(source, digest) for source, digest in recorded.references if source and source in images]
 
 
@@ -215,6 +215,8 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     digests = {word: digest for word, digest in found if isinstance(word, str) and isinstance(digest, str)}
     used += [_reference(path, image) for image in begun_with]
     used += [_reference(path, adapter["negative_image"]) for adapter in adapters if adapter.get("negative_image")]
+    maps = [one.get("image") for one in _list(path, chunk.get("controls")) if isinstance(one, dict)]
+    used += [_reference(path, image) for image in maps]
     return Recorded(path, values, tuple(left_out), tuple(used), _loras(path, chunk.get("loras")), digests)
 
 

@@ -52,8 +52,13 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         pairs.append(("Model", settings["model"]))
     pairs += _of_reference(settings.get("adapters") or ())
     pairs += [
-        (f"ControlNet {number}", _control_unit(adapter))
-        for number, adapter in enumerate(settings.get("adapters") or ())
+        (f"ControlNet {number}", _control_unit(*unit))
+        for number, unit in enumerate(
+            [
+                *(("ip-adapter-auto", one) for one in settings.get("adapters") or ()),
+                *((one.get("preprocess") or "none", one) for one in settings.get("controls") or ()),
+            ]
+        )
     ]
     if settings.get("embeddings"):
         hashes = (f"{one['word'].removeprefix('embedding:')}: {one['sha256'][:12]}" for one in settings["embeddings"])
@@ -177,10 +182,10 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def _control_unit(adapter: Mapping[str, Any]) -> str:
-    # As sd-webui-controlnet writes an IP-Adapter (scripts/infotext.py); it reads no value with a comma or colon.
+def _control_unit(module: str, adapter: Mapping[str, Any]) -> str:
+    # As sd-webui-controlnet writes its units (scripts/infotext.py); it reads no value with a comma or colon.
     unit = {
-        "Module": "ip-adapter-auto",
+        "Module": module,
         "Model": re.sub(r"[,:\s]+", "_", str(adapter.get("model", "ip-adapter"))),
         "Weight": adapter.get("scale"),
         "Guidance Start": adapter.get("start", 0.0),

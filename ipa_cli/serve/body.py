@@ -52,6 +52,9 @@ class _Base(BaseModel):
     inpaint_mask: str | None = Field(None, description=f"mask, white where the init image is redrawn: {PICTURE}")
     negative_image: str | None = Field(None, description=f"image to keep away from: {PICTURE}")
     adapter: list[dict[str, Any]] | None = Field(None, description="a mapping for each of several loaded adapters")
+    control: list[dict[str, Any]] | None = Field(
+        None, description="maps of loaded ControlNets: model (a name or number), image, scale, start, end, …"
+    )
     embeds: str | None = Field(None, description="name in `files` of image embeddings, in place of reference images")
     files: dict[str, str] = Field({}, description="files in base64 by a name, which the picture records")
     format: str = Field("png", description="png, jpg, webp or avif")

@@ -20,7 +20,7 @@ from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
 from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
-from ipa_cli.pipeline import prompts, sampling
+from ipa_cli.pipeline import control, prompts, sampling
 from ipa_cli.pipeline.init_image import check_model, note_size, size
 from ipa_cli.pipeline.references import InMemory, load_references
 from ipa_cli.pipeline.task import Request, make_request
@@ -88,6 +88,8 @@ def make(
     given = named(asked.values, ONE_PICTURE)
     if given.get("adapter") is not None:
         given["adapter"] = [named(mapping, [key for key in ONE_PICTURE if key in KEYS]) for mapping in given["adapter"]]
+    if given.get("control") is not None:
+        given["control"] = [_with_map(mapping, asked, sent, allow_fetch) for mapping in given["control"]]
     for mapping in (given, *(given.get("adapter") or ())):
         if mapping.get("embeds") is not None and mapping["embeds"] not in list(asked.files):
             raise UsageError("image embeddings are not among the files of the request", "send them in base64")
@@ -110,6 +112,7 @@ def make(
     check_model(request.init, plan)
     if request.init is not None:
         note_size(request.init, reporter)
+    control.note_size(request.controls, (request.width, request.height), reporter)
     for one in request.passes:
         check(one, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
@@ -120,13 +123,21 @@ def make(
 
 def _bare(settings: Settings) -> Settings:
     """The same model, adapters, LoRAs and embeddings with the defaults of all that describes a picture."""
-    own = ("adapter", "lora", "embedding", *FOLDERS)
+    own = ("adapter", "lora", "control", "embedding", *FOLDERS)
     plain: dict[str, Any] = {
         name: one.default for name, one in FIELDS.items() if one.metadata["panel"] in (PICTURE, REFERENCE)
     }
     keys: dict[str, Any] = {key: FIELDS[SETTINGS[key]].default for key in KEYS if key != "encoder"}
     adapters = tuple(replace(one, **keys, stated=one.stated & {"encoder"}) for one in settings.adapter)
-    return replace(settings, **{name: plain[name] for name in plain if name not in own}, adapter=adapters)
+    controls = tuple(replace(one, image=None) for one in settings.control)
+    kept = {name: plain[name] for name in plain if name not in own}
+    return replace(settings, **kept, adapter=adapters, control=controls)
+
+
+def _with_map(mapping: Mapping[str, Any], asked: Asked, sent: _Sent, allow_fetch: bool) -> dict[str, Any]:
+    """What a request says of a ControlNet, with the name of its map, which joins the pictures that were `sent`."""
+    image = mapping.get("image")
+    return dict(mapping) if image is None else {**mapping, "image": _named(image, False, asked, sent, allow_fetch)}
 
 
 def picture_format(name: str) -> str:

@@ -159,6 +159,10 @@ def _example(settings: Settings, plan: Plan, size: Mapping[str, int | None]) -> 
     if plan.adapters:
         grey = Image.new("RGB", (64, 64), "grey")
         given.update({"adapter": [{"image": grey}] * len(settings.adapter)} if settings.adapter else {"image": grey})
+    given["control"] = [
+        {"model": number, "image": Image.new("RGB", (64, 64)), "mode": one.modes[0] if one.union else None}
+        for number, one in enumerate(plan.controls)
+    ] or None
     wanted, in_memory = keywords.of_request(settings, given)
     loaded = load_references(wanted, NullReporter(), InMemory(in_memory))
     return make_request(wanted, plan, loaded, find_face=faces.stand_in)

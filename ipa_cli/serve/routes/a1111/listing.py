@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
+from ipa_cli.config.controls import PREPROCESSORS
 from ipa_cli.images.infotext import parse_parameters
 from ipa_cli.images.metadata import texts_of
 from ipa_cli.serve.answers import Answer
@@ -74,7 +75,7 @@ async def scripts(http: Request) -> Response:
 
     Without that name it sends the units of a request again with the next one.
     """
-    there = ["controlnet", "controlnet m2m"] if units.adapters(http.app.state.service) else []
+    there = ["controlnet", "controlnet m2m"] if _models(http) else []
     return Answer({"txt2img": there, "img2img": there})
 
 
@@ -104,29 +105,39 @@ async def version() -> Response:
 
 @router.get("/controlnet/model_list")
 async def model_list(http: Request) -> Response:
-    """The adapters that are loaded."""
-    return Answer({"model_list": units.adapters(http.app.state.service)})
+    """The adapters and ControlNets that are loaded."""
+    return Answer({"model_list": _models(http)})
 
 
 @router.get("/controlnet/module_list")
 async def module_list() -> Response:
     """The modules of units that are offered."""
-    return Answer({"module_list": list(units.MODULES), "module_detail": {name: {} for name in units.MODULES}})
+    names = ["none", *PREPROCESSORS, *units.MODULES]
+    return Answer({"module_list": names, "module_detail": {name: {} for name in names}})
 
 
 @router.get("/controlnet/control_types")
 async def control_types(http: Request) -> Response:
-    """IP-Adapter alone."""
+    """IP-Adapter, and all kinds of maps for the ControlNets that are loaded."""
     names = units.adapters(http.app.state.service)
     choices: dict[str, Any] = {"module_list": list(units.MODULES), "model_list": ["None", *names]}
     defaults = {"default_option": units.MODULES[0], "default_model": names[0] if names else "None"}
-    return Answer({"control_types": {"IP-Adapter": {**choices, **defaults}}})
+    controls = units.controls(http.app.state.service)
+    of_maps: dict[str, Any] = {"module_list": ["none", *PREPROCESSORS], "model_list": ["None", *controls]}
+    of_maps |= {"default_option": "none", "default_model": "None"}
+    types = {"All": of_maps} if controls else {}
+    return Answer({"control_types": {**types, "IP-Adapter": {**choices, **defaults}}})
 
 
 @router.get("/controlnet/settings")
 async def settings(http: Request) -> Response:
-    """How many units a request may have: one for each adapter."""
-    return Answer({"control_net_unit_count": len(units.adapters(http.app.state.service))})
+    """How many units a client should show: one for each adapter and ControlNet."""
+    return Answer({"control_net_unit_count": len(_models(http))})
+
+
+def _models(http: Request) -> list[str]:
+    service: Service = http.app.state.service
+    return [*units.adapters(service), *units.controls(service)]
 
 
 async def _nothing() -> Response:

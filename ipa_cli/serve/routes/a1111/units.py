@@ -1,4 +1,4 @@
-"""Units of A1111's ControlNet extension: those of IP-Adapters are references, all others are refused."""
+"""Units of A1111's ControlNet extension: references of loaded IP-Adapters, and maps of loaded ControlNets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from ipa_cli.config.checks import short
+from ipa_cli.config.controls import PREPROCESSORS
 from ipa_cli.errors import UsageError
 from ipa_cli.serve.body import validated
 from ipa_cli.serve.service import Service
@@ -63,28 +64,69 @@ class Followed:
 
 
 def followed(arguments: Any, service: Service) -> Followed:
-    """What the units of a body ask for. Raises UsageError for units that are not of the loaded adapters."""
+    """What the units of a body ask for. Raises UsageError for units of other models than those that are loaded."""
     if not isinstance(arguments, Sequence) or isinstance(arguments, str):
         raise UsageError("the units of controlnet are no list", "alwayson_scripts.controlnet.args is one")
     given = [(number, validated(Unit, one, f"unit {number}")) for number, one in enumerate(arguments)]
     enabled = [(number, unit) for number, unit in given if unit.enabled]
     if not enabled:
         return Followed()
+    maps, others = _of_controls(enabled, service)
+    warnings = _unknown([unit for _, unit in enabled])
+    if not others:
+        return Followed(maps, warnings)
     names = adapters(service)
     several = len(service.settings.adapter)
     unused = list(range(len(names)))
     mappings: dict[int, dict[str, Any]] = {}
-    for number, unit in enabled:
+    for number, unit in others:
         _check(number, unit)
         place = _place(number, unit, names, unused)
         unused.remove(place)
         mappings[place] = _mapping(number, unit)
-    unknown = [name for _, unit in enabled for name in unit.model_extra or {} if name not in (*IDLE, *REFUSED)]
-    warnings = (f"unknown fields of units have no effect: {short(', '.join(unknown))}",) if unknown else ()
     if several:
         idle = {"image": next(iter(mappings.values()))["image"], "scale": 0.0}
-        return Followed({"adapter": [mappings.get(place, idle) for place in range(several)]}, warnings)
-    return Followed({PLAIN.get(key, key): value for key, value in mappings[0].items()}, warnings)
+        return Followed({**maps, "adapter": [mappings.get(place, idle) for place in range(several)]}, warnings)
+    return Followed({**maps, **{PLAIN.get(key, key): value for key, value in mappings[0].items()}}, warnings)
+
+
+def _unknown(units: Sequence[Unit]) -> tuple[str, ...]:
+    """A warning about fields that nobody knows."""
+    unknown = [name for unit in units for name in unit.model_extra or {} if name not in (*IDLE, *REFUSED)]
+    return (f"unknown fields of units have no effect: {short(', '.join(unknown))}",) if unknown else ()
+
+
+def controls(service: Service) -> list[str]:
+    """The loaded ControlNets as models of the extension are named."""
+    each = {one.place: one for one in service.settings.control}
+    return [PurePosixPath(one.name).name for one in each.values()]
+
+
+def _of_controls(units: Sequence[tuple[int, Unit]], service: Service) -> tuple[dict[str, Any], list[tuple[int, Unit]]]:
+    """The settings of the units whose model is a loaded ControlNet, and the other units."""
+    names, others = [name.casefold() for name in controls(service)], []
+    maps: list[dict[str, Any]] = []
+    for number, unit in units:
+        if _stem(unit.model or "") not in names:
+            others.append((number, unit))
+            continue
+        _check(number, unit, (*PREPROCESSORS, "none"))
+        image, *more = _images(number, unit.image)
+        if more:
+            raise UsageError(f"unit {number}: a ControlNet follows one map", "send a unit for each")
+        kind = str((unit.model_extra or {}).get("union_control_type") or "").casefold()
+        maps.append(
+            {
+                "model": names.index(_stem(unit.model or "")),
+                "image": image,
+                "scale": unit.weight,
+                "start": unit.guidance_start,
+                "end": unit.guidance_end,
+                "preprocess": None if unit.module.casefold() == "none" else unit.module.casefold(),
+                "mode": None if kind in ("", "none", "all", "unknown") else kind,
+            }
+        )
+    return ({"control": maps} if maps else {}), others
 
 
 PLAIN = {"start": "ip_start", "end": "ip_end"}  # keys of an adapter that are settings by other names
@@ -95,11 +137,11 @@ def adapters(service: Service) -> list[str]:
     return [PurePosixPath(one.file).stem or "ip-adapter" for one in service.plan.adapters]
 
 
-def _check(number: int, unit: Unit) -> None:
+def _check(number: int, unit: Unit, modules: Sequence[str] = MODULES) -> None:
     extra = unit.model_extra or {}
-    if unit.module.lower() not in MODULES:
+    if unit.module.lower() not in modules:
         raise UsageError(
-            f"unit {number}: the module '{short(unit.module)}' is not offered here", f"offered are {', '.join(MODULES)}"
+            f"unit {number}: the module '{short(unit.module)}' is not offered here", f"offered are {', '.join(modules)}"
         )
     for name in REFUSED:
         if extra.get(name) not in (None, "", [], {}):
