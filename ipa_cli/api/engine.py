@@ -143,6 +143,7 @@ class Engine:
         fit: str | None = None,
         sharpening: float | None = None,
         mask: Source | Sequence[Source] | None = None,
+        region: Sequence[str | Mapping[str, Any]] | None = None,
         init_image: Source | None = None,
         strength: float | None = None,
         inpaint_mask: Source | None = None,
@@ -188,7 +189,7 @@ class Engine:
             diffusers_schedulers.check_steps(one.sampling, engine.plan, one.steps)
         check_model(request.init, engine.plan)
         sampling.advise(asked, engine.plan, request.loras, reporter)
-        prompts.review((request.prompt, request.negative_prompt), request, reporter)
+        prompts.review(request.texts, request, reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)
         timings = {

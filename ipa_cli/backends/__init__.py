@@ -29,6 +29,7 @@ ALIASES = {"none": UNCOMPILED}
 _DENIALS = {
     "compiles": ("compiles nothing", ""),
     "masks": ("takes no masks", "leave out --mask"),
+    "regions": ("takes no regions", "leave out --region"),
     "control_residuals": ("takes no ControlNet", ""),
     "fp8": ("has no fp8", "leave out --precision"),
     "loras": ("does not follow weights that change", "leave out --lora"),

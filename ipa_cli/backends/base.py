@@ -33,6 +33,7 @@ class Capabilities:
     code_folders: tuple[str, ...] = ()  # of `ipa_cli`: their code shapes the graphs, so its digest is in their keys
     load_options: tuple[str, ...] = ()  # options that `load` alone reads, so that they are in no key
     masks: bool = False
+    regions: bool = False  # prompts for parts of the picture, `Context.regions`
     control_residuals: bool = False  # what a ControlNet adds, `UNetInputs.control`
     fp8: tuple[int, int] | None = None  # from which CUDA compute capability on; has the option `precision`
     offload: bool = False  # weights may move between calls

@@ -76,7 +76,7 @@ class CudaGraphs:
     def _hold(self, context: Context) -> Context:
         values = _without_scale(context)
         source = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in values]
-        key = (*_shapes((context.scale, *values)), len(context.image), len(context.mask))
+        key = (*_shapes((context.scale, *values)), len(context.image), len(context.mask), len(context.regions))
         held = self._contexts.get(key)
         if held is None:
             self._contexts[key] = held = _Held(pytree.tree_map(torch.clone, context), source)
@@ -107,8 +107,8 @@ def _changing(inputs: Inputs) -> dict[str, Any]:
 
 
 def _without_scale(context: Context) -> list[Tensor]:
-    """The keys and values, and the masks."""
-    return tensors((context.text, context.image, context.mask))
+    """The keys and values, the masks and the shares."""
+    return tensors((context.text, context.image, context.mask, context.regions, context.share))
 
 
 def _shapes(tensors: Iterable[Tensor]) -> tuple:

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from ipa_cli.unet.inputs import UNetInputs
 
 CAPABILITIES = Capabilities(
-    devices=("cpu", "cuda", "mps"), masks=True, control_residuals=True, offload=True, loras=True, batch=True
+    devices=("cpu", "cuda", "mps"),
+    masks=True,
+    regions=True,
+    control_residuals=True,
+    offload=True,
+    loras=True,
+    batch=True,
 )
 REQUIREMENTS = Requirements(
     COMMON,

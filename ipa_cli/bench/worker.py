@@ -131,7 +131,7 @@ def _open(settings: Settings, batch: int, reporter: SendingReporter) -> tuple[En
     plan = make_plan(settings)
     settings = replace(settings, backend=backend, prompt=settings.prompt or plan.defaults.get("prompt") or PROMPT)
     settings = replace(settings, num_images=batch, batch_size=batch, image_per_picture=False)
-    settings = replace(settings, hires=None)  # one size is measured
+    settings = replace(settings, hires=None, region=())  # one size is measured, and one prompt
     loras = load(settings.lora, plan, reporter)
     request = make_request(settings, plan, load_references(settings, reporter), loras, reporter, faces.stand_in)
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, controls
 from ipa_cli.config.adapters import KEYS
 from ipa_cli.config.privacy import public_name
+from ipa_cli.config.regions import RegionConfig
 from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES, PLAIN_SETTINGS
 from ipa_cli.config.values import as_json
 from ipa_cli.errors import IpaError, UsageError
@@ -85,6 +86,7 @@ def read(settings: Settings, reporter: Reporter) -> Carried:
         [
             *each,
             *(one.image for one in settings.control),
+            *(one.mask for one in settings.region),
             *(getattr(settings, name) for name in ONE_PICTURE if name != "negative_image"),
         ]
     )
@@ -96,6 +98,8 @@ def read(settings: Settings, reporter: Reporter) -> Carried:
             named[name] = [files.picture(one, reporter) for one in typed]
     if settings.embeds is not None:
         named["embeds"] = files.embeds(settings.embeds)
+    if settings.region:
+        named["region"] = [_region(one, files, reporter) for one in settings.region]
     if settings.adapter:
         named["adapter"] = [_mapping(one, files, reporter) for one in settings.adapter]
     if settings.control:
@@ -109,6 +113,11 @@ def _control(control: ControlConfig, files: Files, reporter: Reporter) -> dict[s
         raise UsageError(f"the ControlNet {control.place} has no map to follow", f"name one: {controls.EXAMPLE}")
     stated = {key: getattr(control, key) for key in controls.KEYS if getattr(control, key) is not None}
     return {**stated, "model": control.name, "image": files.picture(control.image, reporter)}
+
+
+def _region(region: RegionConfig, files: Files, reporter: Reporter) -> dict[str, Any]:
+    """What one `--region` says."""
+    return {**region.values(), "mask": files.picture(region.mask, reporter)}
 
 
 def _mapping(adapter: AdapterConfig, files: Files, reporter: Reporter) -> dict[str, Any]:

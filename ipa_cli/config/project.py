@@ -149,7 +149,7 @@ def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any
     """The value of a setting with `change(setting, place)` applied to every place in it."""
     if value is None or FIELDS[name].metadata["kind"] != PLACE:
         return value
-    if name in ("adapter", "lora", "control", "embedding"):
+    if name in ("adapter", "lora", "control", "embedding", "region"):
         return tuple(one.with_places(change) for one in value)
     return tuple(change(name, text) for text in value) if isinstance(value, tuple) else change(name, value)
 

@@ -20,6 +20,7 @@ from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.hires import HIRES, HIRES_STEPS, HIRES_STRENGTH, HIRES_UPSCALER
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.modes import COMBINES, CONCAT, FITS, INSTANTSTYLE, MODES
+from ipa_cli.config.regions import REGION, RegionConfig
 from ipa_cli.config.setting import MACHINE, MODEL, OUTPUT, OWN, PICTURE, PLACE, REFERENCE
 from ipa_cli.config.setting import setting as _setting
 from ipa_cli.errors import IpaError, UsageError
@@ -58,6 +59,7 @@ class Settings:
         "a1111",
         Choice(("a1111", "comfyui", "literal")),
     )
+    region: tuple[RegionConfig, ...] = REGION
     init_image: str | None = _setting(
         PICTURE, "picture to begin with in place of noise: a file, URL or - for stdin", kind=PLACE, metavar="IMAGE"
     )

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import adapter_options, controls, embeddings, loras
+from ipa_cli.config import adapter_options, controls, embeddings, loras, regions
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import quoted, short
 from ipa_cli.config.controls import ControlConfig
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded
+from ipa_cli.config.regions import RegionConfig
 from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, Settings
 from ipa_cli.errors import IpaError, UsageError
 
@@ -26,6 +27,7 @@ PARSED: Mapping[type, Callable[..., Any]] = {
     LoraConfig: loras.parse,
     ControlConfig: controls.parse,
     EmbeddingConfig: embeddings.parse,
+    RegionConfig: regions.parse,
 }
 
 

@@ -49,8 +49,14 @@ class LRU(Generic[Value]):
 def of_text(request: Request) -> Hashable:
     """What the encoded prompts of a request depend on."""
     texts = request.prompt, request.negative_prompt if request.guided else None, request.prompt_syntax
+    regions = tuple((one.prompt, one.negative) for one in request.regions)
     embeddings = tuple((one.words, one.sha256) for one in request.embeddings)
-    return texts, embeddings, tuple((lora.file.sha256, lora.text_weight) for lora in request.loras if lora.changes_text)
+    return (
+        texts,
+        regions,
+        embeddings,
+        tuple((lora.file.sha256, lora.text_weight) for lora in request.loras if lora.changes_text),
+    )
 
 
 def of_images(request: Request) -> Hashable:
@@ -62,11 +68,12 @@ def of_conditions(request: Request) -> Hashable:
     """What the keys and values of a request's layers, and their masks, depend on."""
     masks = tuple(tuple(mask.sha256 for mask in one.masks) for one in request.image_prompts)
     weights = tuple((one.value_weights, tuple(one.on_negative.items())) for one in request.image_prompts)
+    regions = tuple((one.mask.sha256, one.weight) for one in request.regions)
     loras = acting(request.loras, UNET)  # they change what makes the keys and values of the text
     controls = tuple(one.content for one in request.controls)
-    sized = bool(controls) or any(one.masked for one in request.image_prompts)
+    sized = bool(controls) or bool(regions) or any(one.masked for one in request.image_prompts)
     size = (request.width, request.height) if sized else None
-    return of_text(request), of_images(request), weights, masks, size, controls, request.batch_size, loras
+    return of_text(request), of_images(request), weights, masks, regions, size, controls, request.batch_size, loras
 
 
 def _of_references(one: ImagePrompt) -> Hashable:

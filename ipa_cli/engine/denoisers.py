@@ -94,6 +94,7 @@ class Denoisers:
         """The UNet's, for inputs of the shape that these conditions have."""
         context = conditions.context
         tokens = (context.text[0].shape, *(adapter[0].shape for adapter in context.image), bool(context.mask))
+        tokens = (*tokens, len(context.regions))
         shape = (request.width, request.height, *tokens)
         example = partial(self.example, request, conditions)
         return self._opened(self._ready, shape, request, self._model.unet, self._plan.name, example, backend, beside)

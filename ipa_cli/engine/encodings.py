@@ -34,7 +34,7 @@ class Encodings:
     def __init__(self, model: Model, access: Access, reporter: Reporter):
         self.model, self._access, self._reporter = model, access, reporter
         self._loras = Loras(model, access)
-        self._texts: LRU[PromptEmbeds] = LRU(ENCODED)
+        self._texts: LRU[list[PromptEmbeds]] = LRU(ENCODED)  # of the picture, then of its regions
         self._images: LRU[list[Embeds]] = LRU(ENCODED)
         self._conditions: LRU[Conditions] = LRU(CONDITIONED)
         self._halves: LRU[Conditions] = LRU(CONDITIONED)  # positive halves of the same
@@ -89,10 +89,10 @@ class Encodings:
         from ipa_cli.unet import attention
 
         def make() -> Conditions:
-            text, images = self._encoded(request)
+            texts, images = self._encoded(request)
             with self._access.working("encoding", self.model.unet, *self.controls(request)):
-                conditions = conditioning.join(self.model, text, images, request)
-                conditions = replace(conditions, controls=residuals.condition(self.model, text, request))
+                conditions = conditioning.join(self.model, texts, images, request)
+                conditions = replace(conditions, controls=residuals.condition(self.model, texts[0], request))
                 return denoise.for_several(conditions, request.batch_size)
 
         with self._access.lock:
@@ -165,23 +165,23 @@ class Encodings:
             for kept in (self._texts, self._images, self._conditions, self._halves, self._begun_with):
                 kept.clear()
 
-    def _encoded(self, request: Request) -> tuple[PromptEmbeds, list[Embeds]]:
+    def _encoded(self, request: Request) -> tuple[list[PromptEmbeds], list[Embeds]]:
         from ipa_cli.pipeline import conditioning
 
         model = self.model
 
-        def text() -> PromptEmbeds:
+        def texts() -> list[PromptEmbeds]:
             self._check_encoders()
             self._loras.merge_into_text_encoders(request.loras)
             with self._access.working("encoding", *model.text_encoders):
-                return conditioning.encode_text(model, request, self._access.device, self._reporter)
+                return conditioning.encode_texts(model, request, self._access.device, self._reporter)
 
         def images() -> list[Embeds]:
             self._check_encoders()
             with self._access.working("encoding", *distinct(model.image_encoders)):
                 return conditioning.encode_images(model, request.image_prompts, request.guided, self._access.device)
 
-        return self._texts.get(content.of_text(request), text), self._images.get(content.of_images(request), images)
+        return self._texts.get(content.of_text(request), texts), self._images.get(content.of_images(request), images)
 
     def _check_encoders(self) -> None:
         if not self._access.state.encoders:

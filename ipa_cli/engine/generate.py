@@ -117,7 +117,7 @@ def _checked(
     if requests[0].init is not None:
         init_image.note_size(requests[0].init, reporter)
     control.note_size(requests[0].controls, (requests[0].width, requests[0].height), reporter)
-    texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
+    texts = [text for one in requests for text in one.texts]
     prompts.review(texts, requests[0], reporter)
     prompts.warn_of_unused(texts, requests[0], reporter)
     if recorded is not None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, adapter_options, checked, controls
+from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, adapter_options, checked, controls, regions
 from ipa_cli.config.adapters import KEYS, LOCATION, SETTINGS
+from ipa_cli.config.regions import RegionConfig
 from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.settings import meant
 from ipa_cli.config.values import flag_of, from_python
@@ -28,6 +29,7 @@ class RequestSettings(TypedDict, total=False):
     """The settings of a request, but for its prompt and the number of pictures, as `Engine.draw` takes them."""
 
     image: Source | Sequence[Source] | None
+    region: Sequence[str | Mapping[str, Any]] | None
     init_image: Source | None
     strength: float | None
     inpaint_mask: Source | None
@@ -110,10 +112,16 @@ def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, 
     """`settings` with those `given` for a request in their place, and the pictures among them that are in memory."""
     in_memory: dict[tuple[str, bool], Reference] = {}
     values = keywords(
-        {name: value for name, value in _named(given, in_memory).items() if name not in ("adapter", "control")}
+        {
+            name: value
+            for name, value in _named(given, in_memory).items()
+            if name not in ("adapter", "control", "region")
+        }
     )
     for name, value in values.items():
         checked(name, value, flag_of(name))
+    if given.get("region") is not None:
+        values["region"] = checked("region", _regions(given["region"], in_memory), "region")
     if given.get("adapter") is not None:
         values["adapter"] = _adapters(settings.adapter, given["adapter"], in_memory)
     values["control"] = _controls(settings.control, given.get("control"), in_memory)
@@ -121,6 +129,25 @@ def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, 
         if one in values:
             values.setdefault(other, FIELDS[other].default)  # in place of what the engine was opened with
     return replace(settings, **values), in_memory
+
+
+def _regions(
+    given: Sequence[str | Mapping[str, Any]], in_memory: dict[tuple[str, bool], Reference]
+) -> tuple[RegionConfig, ...]:
+    """Regions as `--region` has them, as text or by its keys, where a mask may be a picture."""
+    if isinstance(given, str | Mapping) or not all(isinstance(one, str | Mapping) for one in given):
+        raise UsageError("region is no list of mappings", regions.EXAMPLE)
+    return tuple(
+        regions.parse(one, "region")
+        if isinstance(one, str)
+        else regions.of_values(_named_mask(one, in_memory), "region")
+        for one in given
+    )
+
+
+def _named_mask(region: Mapping[str, Any], in_memory: dict[tuple[str, bool], Reference]) -> dict[str, Any]:
+    mask = _named({"inpaint_mask": region.get("mask")}, in_memory)["inpaint_mask"]
+    return {**region, **({} if mask is None else {"mask": str(mask)})}
 
 
 def _adapters(

@@ -71,11 +71,12 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "embeddings": [
             {"word": embedding.words[0], "source": public_name(embedding.source), "sha256": embedding.sha256}
             for embedding in request.embeddings
-            if embedding.is_in((request.prompt, request.negative_prompt), request.prompt_syntax)
+            if embedding.is_in(request.texts, request.prompt_syntax)
         ],
         **({"loras": _lora_record(request)} if request.loras else {}),
         **({"controls": control_record(engine.plan, request)} if request.controls else {}),
         **({"init": init_record(request.init)} if request.init else {}),
+        **({"regions": regions_record(request)} if request.regions else {}),
         **({"hires_pass": hires_record(request)} if request.hires else {}),
         "settings": public_settings(
             replace(
@@ -154,6 +155,19 @@ def control_record(plan: Plan, request: Request) -> list[dict[str, Any]]:
         }
         for one in request.controls
     ]
+
+
+def regions_record(request: Request) -> list[dict[str, Any]] | None:
+    """The prompt and the mask of each region; None without any."""
+    return [
+        {
+            "prompt": one.prompt,
+            "negative_prompt": one.negative,
+            "weight": one.weight,
+            "mask": {"source": public_name(one.mask.source), "sha256": one.mask.sha256},
+        }
+        for one in request.regions
+    ] or None
 
 
 def _lora_record(request: Request) -> list[dict[str, Any]]:

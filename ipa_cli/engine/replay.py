@@ -35,7 +35,7 @@ REFERENCES = ("image", "embeds", "adapter")
 # Known keys that are not settings.
 RECORDS = (
     *("schema_version", "scheduler", "schedule", "eta", "graph", "adapters", "loras", "embeddings", "init"),
-    *("hires_pass", "controls", "settings"),
+    *("hires_pass", "regions", "controls", "settings"),
 )
 # Settings that say something with a picture to begin with alone.
 OF_AN_INIT_IMAGE = ("strength", "mask_blur")
@@ -106,7 +106,9 @@ def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter
         flag = f"name the file with --{name}"
         if place == STDIN:
             raise IpaError(f"{name} {place} of {recorded.path} came from stdin", flag)
-        if name in ("image", "negative_image", "mask", "init_image", "inpaint_mask") and reference.is_pattern(place):
+        if name in ("image", "negative_image", "mask", "init_image", "inpaint_mask", "region") and reference.is_pattern(
+            place
+        ):
             raise IpaError(f"{name} {place} of {recorded.path} is a pattern, not one picture", flag)
         return place
 
@@ -129,18 +131,23 @@ def check_there(recorded: Recorded, settings: Settings) -> None:
         try:
             reference.expand(source)
         except IpaError as error:
-            of_init = {settings.init_image: "--init-image", settings.inpaint_mask: "--inpaint-mask"}
-            what = "a reference picture" if source not in of_init else "the init image or its mask"
+            others: dict[str | None, str] = {
+                settings.init_image: "--init-image",
+                settings.inpaint_mask: "--inpaint-mask",
+            }
+            what = "a reference picture" if source not in others else "the init image or its mask"
+            if source in (areas := {one.mask for one in settings.region}):
+                what, others = "the mask of a region", dict.fromkeys(areas, "--region")
             raise IpaError(
                 f"{what} of {recorded.path} is missing: {error.message}",
-                f"name the file with {of_init.get(source, '--image')}",
+                f"name the file with {others.get(source, '--image')}",
             ) from error
 
 
 def check_embeddings(recorded: Recorded, request: Request, reporter: Reporter) -> None:
     """Warn if another embedding, or none, stands for a word of a prompt."""
     words = {word.lower(): one.sha256 for one in request.embeddings for word in one.words}
-    texts = request.prompt, request.negative_prompt
+    texts = request.texts
     for word, known in recorded.embeddings.items():
         if words.get(word.lower()) != known and has_word([word], texts, request.prompt_syntax):
             reporter.warn(f"{word} is another embedding than when {recorded.path} was drawn, or none")
@@ -179,6 +186,7 @@ def check_backend(recorded: Recorded, used: str, reporter: Reporter) -> None:
 def _used_again(recorded: Recorded, settings: Settings) -> list[tuple[str, str | None]]:
     images = {text for one in settings.adapters for text in (*one.image, one.negative_image)}
     images |= {settings.init_image, settings.inpaint_mask, *(one.image for one in settings.control)}
+    images |= {one.mask for one in settings.region}
     return [(source, digest) for source, digest in recorded.references if source and source in images]
 
 
@@ -213,7 +221,8 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
         (one.get("word"), one.get("sha256")) for one in _list(path, chunk.get("embeddings")) if isinstance(one, dict)
     ]
     digests = {word: digest for word, digest in found if isinstance(word, str) and isinstance(digest, str)}
-    used += [_reference(path, image) for image in begun_with]
+    regions = [one for one in _list(path, chunk.get("regions")) if isinstance(one, dict)]
+    used += [_reference(path, image) for image in (*begun_with, *(one.get("mask") for one in regions))]
     used += [_reference(path, adapter["negative_image"]) for adapter in adapters if adapter.get("negative_image")]
     maps = [one.get("image") for one in _list(path, chunk.get("controls")) if isinstance(one, dict)]
     used += [_reference(path, image) for image in maps]

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def alike(one: Request, other: Request) -> bool:
-    """Whether both draw one picture without masks or ControlNets, and differ in seeds, prompts and references alone."""
+    """Whether both draw one picture without masks, regions and ControlNets, but for seeds, prompts and references."""
     masked = any(prompt.masked for each in (one, other) for prompt in each.image_prompts)
-    controlled = one.controls or other.controls
-    return not masked and not controlled and len(one.seeds) == len(other.seeds) == 1 and _shared(one) == _shared(other)
+    alone = masked or one.regions or one.controls or other.controls
+    return not alone and len(one.seeds) == len(other.seeds) == 1 and _shared(one) == _shared(other)
 
 
 def _shared(request: Request) -> tuple[Any, ...]:

@@ -102,6 +102,7 @@ def key(unet: Any, wanted: Wanted) -> GraphKey:
         "text tokens": wanted.text_tokens if not options.get("text") else "{}..{}".format(*options["text"]),
         "image tokens": [adapter[0].shape[3] for adapter in example.context.image],
         **({"masks": True} if example.context.mask else {}),
+        **({"regions": len(example.context.regions)} if example.context.regions else {}),
         "options": plain(options),
         **({} if span else {"width": width, "height": height}),
     }

@@ -11,9 +11,9 @@ from ipa_cli.errors import IpaError
 from ipa_cli.images import fitting
 from ipa_cli.models.architectures.base import PromptEmbeds, Text
 from ipa_cli.models.prompts import chunks, syntax
-from ipa_cli.pipeline import face_embeds
+from ipa_cli.pipeline import face_embeds, regions
 from ipa_cli.pipeline.combination import combined
-from ipa_cli.result import Reporter
+from ipa_cli.result import NullReporter, Reporter
 from ipa_cli.unet import layers
 
 if TYPE_CHECKING:
@@ -30,10 +30,28 @@ if TYPE_CHECKING:
     Embeds = Tensor | FacePictures
 
 
-def encode_text(model: Model, request: Request, device: torch.device, reporter: Reporter) -> PromptEmbeds:
+def encode_texts(model: Model, request: Request, device: torch.device, reporter: Reporter) -> list[PromptEmbeds]:
+    """The prompts of the picture, then those of each region, all with as many chunks as the longest has."""
+    each = [request]
+    for one in request.regions:
+        negative = request.negative_prompt if one.negative is None else one.negative
+        each.append(replace(request, prompt=one.prompt, negative_prompt=negative, regions=()))
+    found = [encode_text(model, one, device, reporter) for one in each]
+    longest = max(one.hidden.shape[1] for one in found)
+    least = longest // model.tokenizers[0].model_max_length
+    return [
+        one if one.hidden.shape[1] == longest else encode_text(model, asked, device, NullReporter(), least)
+        for one, asked in zip(found, each, strict=True)
+    ]
+
+
+def encode_text(
+    model: Model, request: Request, device: torch.device, reporter: Reporter, least: int = 1
+) -> PromptEmbeds:
     """Both prompts as the architecture encodes them, see `PromptEmbeds`; B is 2 with guidance.
 
-    The shorter of both is filled up with chunks of the empty prompt. Warns which words of a literal prompt do not fit.
+    The shorter of both is filled up with chunks of the empty prompt, and both up to `least` chunks. Warns which words
+    of a literal prompt do not fit.
     """
     import torch
 
@@ -46,7 +64,8 @@ def encode_text(model: Model, request: Request, device: torch.device, reporter: 
     }
     counts = [_count(model, name, text, reporter) for name, text in found.items()]
     positive, *negative = [
-        model.architecture.encode_prompt(model, replace(text, chunks=max(counts)), device) for text in found.values()
+        model.architecture.encode_prompt(model, replace(text, chunks=max(*counts, least)), device)
+        for text in found.values()
     ]
     if not request.guided:
         return positive
@@ -169,15 +188,15 @@ def embed_faces(model: Model, encoder: Any, image_prompt: ImagePrompt, device: t
     return FacePictures(both[0], states[0], shortcut), FacePictures(both[1], states[1], shortcut)
 
 
-def join(model: Model, text: PromptEmbeds, images: list[Embeds], request: Request) -> Conditions:
-    """Every layer's keys and values from an encoded prompt and encoded references, masks, and the scales of `request`.
+def join(model: Model, texts: list[PromptEmbeds], images: list[Embeds], request: Request) -> Conditions:
+    """Every layer's keys and values from encoded prompts and references, masks, shares, and the scales of `request`.
 
     Without references it is the text alone, whatever adapters are loaded.
     """
     from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.unet import attention
 
-    hidden, used = text.hidden, request.image_prompts
+    hidden, used = texts[0].hidden, request.image_prompts
     names, levels = attention.layers(model.unet), len(model.unet.config.down_block_types)
     size = request.width, request.height
     seen = masks(used, names, levels, *size, model.architecture.latent_factor, hidden.device, hidden.dtype)
@@ -185,7 +204,17 @@ def join(model: Model, text: PromptEmbeds, images: list[Embeds], request: Reques
     weights, parts = [one.value_weights for one in used], [one.parts for one in used]
     context = attention.project(model.unet, adapters, hidden, images, scales(used, names), weights, parts)
     context = context._replace(image=_on_negative(context.image, used, names, request.guided))
-    return Conditions(model.architecture, context._replace(mask=seen), text.pooled, spans(used))
+    pooled = texts[0].pooled
+    if request.regions:
+        shares = regions.shares(request.regions, *size)
+        factor = model.architecture.latent_factor
+        grids = [_grid(name, levels, size[0] // factor, size[1] // factor) for name in names]
+        context = context._replace(
+            regions=[attention.project_text(model.unet, one.hidden) for one in texts[1:]],
+            share=regions.of_layers(shares, grids, hidden.device, hidden.dtype),
+        )
+        pooled = regions.pooled([one.pooled for one in texts], shares)
+    return Conditions(model.architecture, context._replace(mask=seen), pooled, spans(used))
 
 
 def _on_negative(
@@ -242,7 +271,8 @@ def masks(
 
     if not any(image_prompt.masked for image_prompt in image_prompts):
         return []
-    pixels = [_queries(name, levels, width // latent_factor, height // latent_factor) for name in names]
+    grids = [_grid(name, levels, width // latent_factor, height // latent_factor) for name in names]
+    pixels = [columns * rows for columns, rows in grids]
     result = []
     for whole in (whole for image_prompt in image_prompts for whole in _rows(image_prompt, width, height)):
         small = {count: _downsampled(whole, count)[None, None, :, None].to(device, dtype) for count in set(pixels)}
@@ -287,10 +317,10 @@ def _downsampled(mask: Tensor, pixels: int) -> Tensor:
     return F.pad(small, (0, max(0, pixels - len(small))))[:pixels]
 
 
-def _queries(name: str, levels: int, width: int, height: int) -> int:
-    """How many pixels the layer called `name` sees of a picture of `width` x `height` latent pixels."""
+def _grid(name: str, levels: int, width: int, height: int) -> tuple[int, int]:
+    """Columns and rows of pixels that the layer called `name` sees of a picture of this size in latent pixels."""
     part, number, *_ = name.split(".")
     depth = {"down_blocks": lambda: int(number), "up_blocks": lambda: levels - 1 - int(number)}
     for _ in range(depth.get(part, lambda: levels - 1)()):
         width, height = -(-width // 2), -(-height // 2)
-    return width * height
+    return width, height

@@ -82,6 +82,7 @@ def _changed(conditions: Conditions, change: Callable[[Tensor, int], Tensor]) ->
         conditions,
         context=context._replace(
             text=[change(pair, 1) for pair in context.text],
+            regions=[[change(pair, 1) for pair in region] for region in context.regions],
             image=[[change(pair, 1) for pair in adapter] for adapter in context.image],
         ),
         pooled=None if pooled is None else change(pooled, 0),

@@ -32,6 +32,7 @@ class Loaded:
     adapters: tuple[AdapterImages, ...] = ()
     init: init_image.Loaded | None = None
     maps: tuple[Reference, ...] = ()
+    regions: tuple[Reference, ...] = ()  # the mask of each
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     maps = [one.image for one in settings.control if one.image is not None]
     pictures = [*init, *maps, *(name for one in each for name in one.image)]
     pictures += [name for many in negatives for name in many]
-    masks_typed = [*area, *(name for one in each for name in one.mask)]
+    areas = [[one.mask] for one in settings.region]
+    masks_typed = [*area, *(name for one in each for name in one.mask), *(name for [name] in areas)]
     check_stdin([*pictures, *masks_typed, *(one.embeds for one in each)])
     members = {
         (name, as_mask): in_memory.meant(name, as_mask) or reference.expand(name, reporter.note)
@@ -91,7 +93,15 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     begun_with = init_image.load(read_once([init], False)[0], read_once([area], True, EVERYWHERE)[0], reporter)
     each_negative = [_one(found) for found in read_once(negatives, as_mask=False)]
     followed = tuple(image for (image,) in read_once([[name] for name in maps], as_mask=False))
-    return Loaded(tuple(map(AdapterImages, references, masks, embeds, each_negative)), begun_with, followed)
+    own = tuple(_one_mask(found) for found in read_once(areas, True, EVERYWHERE))
+    return Loaded(tuple(map(AdapterImages, references, masks, embeds, each_negative)), begun_with, followed, own)
+
+
+def _one_mask(masks: Sequence[Reference]) -> Reference:
+    """The mask of a region. Raises UsageError for several."""
+    if len(masks) > 1:
+        raise UsageError(f"a region has one mask, not {len(masks)}", f"name one: mask={masks[0].source}")
+    return masks[0]
 
 
 def _one(negative: Sequence[Reference]) -> Reference | None:

@@ -20,6 +20,7 @@ from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import control, faces, hires, image_prompt, init_image, per_picture, sampling, span
+from ipa_cli.pipeline import regions as prompts_of_regions
 from ipa_cli.pipeline.control import Control
 from ipa_cli.pipeline.faces import FindFace
 from ipa_cli.pipeline.hires import Hires
@@ -27,6 +28,7 @@ from ipa_cli.pipeline.image_embeds import Embeds
 from ipa_cli.pipeline.image_prompt import ImagePrompt, check_masks
 from ipa_cli.pipeline.init_image import Init
 from ipa_cli.pipeline.references import Loaded
+from ipa_cli.pipeline.regions import Region
 from ipa_cli.pipeline.spread import random_seed, spread
 from ipa_cli.result import NullReporter, Reporter
 
@@ -65,6 +67,7 @@ class Request:
     controls: tuple[Control, ...] = ()
     image_per_picture: bool = False
     hires: Hires | None = None
+    regions: tuple[Region, ...] = ()
 
     def of_picture(self, number: int) -> Request:
         """The request for one of the pictures alone."""
@@ -85,6 +88,11 @@ class Request:
     @property
     def _references_apart(self) -> int:
         return max((len(one.references) for one in self.image_prompts), default=1) or 1
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its prompts and negative prompts, those of its regions last."""
+        return (self.prompt, self.negative_prompt, *_of_regions(self.regions))
 
     @property
     def passes(self) -> tuple[Request, ...]:
@@ -140,8 +148,9 @@ class Request:
         """The SHA-256 of every picture that it takes."""
         begun_with = [] if self.init is None else [self.init.loaded.image, self.init.loaded.mask]
         negative = [image_prompt.negative for image_prompt in self.image_prompts]
-        maps = [one.image for one in self.controls]
-        return {one.sha256 for one in (*self.references, *negative, *begun_with, *maps) if one is not None}
+        maps, areas = [one.image for one in self.controls], [one.mask for one in self.regions]
+        each = (*self.references, *negative, *begun_with, *maps, *areas)
+        return {one.sha256 for one in each if one is not None}
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
@@ -170,7 +179,7 @@ def make_requests(
         same = replace(first, prompt=prompt, negative_prompt=one.negative_prompt, loras=own)
         found.append(replace(same, seeds=_seeds(one) * apart, batch_size=one.batch_size))
     sampling.check_same(settings, plan, [one.loras for one in found])
-    texts = [text for one in found for text in (one.prompt, one.negative_prompt)]
+    texts = [text for one in found for text in one.texts]
     known = embeddings.of_prompts(settings, plan, texts)
     return tuple(replace(one, embeddings=known) for one in found)
 
@@ -225,14 +234,17 @@ def make_request(
         for adapter, (one, pictures) in zip(plan.adapters, each, strict=False)
     )
     faces.check_used(settings, plan.adapters)
-    again = hires.make(settings)
+    own, again = prompts_of_regions.make(settings.region, loaded.regions), hires.make(settings)
     hires.check(again, width, height, how.steps, init)
     for size in hires.sizes(again, width, height):
         check_masks(image_prompts, *size)
+        prompts_of_regions.check(own, *size)
     per_picture.check(settings, image_prompts)
     span.check(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
     if any(image_prompt.masked for image_prompt in image_prompts):
         backends.require(settings.backend, "masks")
+    if own:
+        backends.require(settings.backend, "regions")
     return Request(
         prompt,
         settings.negative_prompt,
@@ -250,12 +262,17 @@ def make_request(
         guidance_end=settings.guidance_end,
         guidance_rescale=settings.guidance_rescale,
         prompt_syntax=settings.prompt_syntax,
-        embeddings=embeddings.of_prompts(settings, plan, (prompt, settings.negative_prompt)),
+        embeddings=embeddings.of_prompts(settings, plan, (prompt, settings.negative_prompt, *_of_regions(own))),
         init=init,
         image_per_picture=settings.image_per_picture,
         hires=again,
         controls=control.make(settings, plan, loaded.maps, taken),
+        regions=own,
     )
+
+
+def _of_regions(regions: Sequence[Region]) -> list[str]:
+    return [text for one in regions for text in (one.prompt, one.negative) if text is not None]
 
 
 def _of_each_seed(settings: Settings, loaded: Loaded) -> int:

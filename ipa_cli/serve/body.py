@@ -51,6 +51,9 @@ class _Base(BaseModel):
     init_image: str | None = Field(None, description=f"picture to begin with in place of noise: {PICTURE}")
     inpaint_mask: str | None = Field(None, description=f"mask, white where the init image is redrawn: {PICTURE}")
     negative_image: str | None = Field(None, description=f"image to keep away from: {PICTURE}")
+    region: list[dict[str, Any]] | None = Field(
+        None, description="prompts for parts of the picture: mask, prompt, weight and negative of each"
+    )
     adapter: list[dict[str, Any]] | None = Field(None, description="a mapping for each of several loaded adapters")
     control: list[dict[str, Any]] | None = Field(
         None, description="maps of loaded ControlNets: model (a name or number), image, scale, start, end, …"

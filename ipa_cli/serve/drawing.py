@@ -86,6 +86,11 @@ def make(
         return found
 
     given = named(asked.values, ONE_PICTURE)
+    if given.get("region") is not None:
+        given["region"] = [
+            {**one, "mask": _named(one["mask"], True, asked, sent, allow_fetch)} if "mask" in one else one
+            for one in given["region"]
+        ]
     if given.get("adapter") is not None:
         given["adapter"] = [named(mapping, [key for key in ONE_PICTURE if key in KEYS]) for mapping in given["adapter"]]
     if given.get("control") is not None:
@@ -116,7 +121,7 @@ def make(
     for one in request.passes:
         check(one, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
-    prompts.review((request.prompt, request.negative_prompt), request, reporter)
+    prompts.review(request.texts, request, reporter)
     sampling.advise(wanted, plan, request.loras, reporter)
     return wanted, request
 

@@ -160,7 +160,7 @@ def _without_pixels(request: Request) -> Request:
         embeds = None if prompt.embeds is None else replace(prompt.embeds, positive=None, negative=None, faces=None)
         return replace(prompt, references=references, masks=masks, embeds=embeds, faces=replace(prompt.faces, found=()))
 
-    return replace(request, image_prompts=tuple(map(light, request.image_prompts)), init=None)
+    return replace(request, image_prompts=tuple(map(light, request.image_prompts)), init=None, regions=())
 
 
 def _pixels(request: Request) -> int:
@@ -168,6 +168,7 @@ def _pixels(request: Request) -> int:
     pictures = [one for prompt in request.image_prompts for one in (*prompt.references, *prompt.masks)]
     if request.init is not None:
         pictures += filter(None, (request.init.loaded.image, request.init.loaded.mask))
+    pictures += [region.mask for region in request.regions]
     return sum(one.width * one.height for one in pictures)
 
 

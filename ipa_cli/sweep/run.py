@@ -20,7 +20,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
-from ipa_cli.pipeline import hires, init_image, prompts, sampling
+from ipa_cli.pipeline import hires, init_image, prompts, regions, sampling
 from ipa_cli.pipeline.image_prompt import check_masks
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request, with_tags
@@ -156,7 +156,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         raise UsageError("--lora-weights is given and there is no LoRA", "add --lora FILE")
     sampling.check_same(settings, model, [found for _, found in texts])
     _check_weights([lora.times(factor) for factor in axes.lora_weights for _, found in texts for lora in found])
-    words = (*(text for text, _ in texts), base.negative_prompt)
+    words = (*(text for text, _ in texts), *base.texts[1:])
     base = replace(base, embeddings=embeddings.of_prompts(settings, model, words))
     prompts.review(words, base, reporter)
     prompts.warn_of_unused(words, base, reporter)
@@ -164,6 +164,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         hires.check(base.hires, *size, base.steps, base.init)
         for enlarged in hires.sizes(base.hires, *size):
             check_masks(base.image_prompts, *enlarged)
+            regions.check(base.regions, *enlarged)
     inits = {size: init_image.make(settings, model, loaded.init, size) for size in sweep.sizes} if loaded.init else {}
     for init in inits.values():
         init_image.note_size(init, reporter)

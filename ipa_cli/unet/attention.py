@@ -46,7 +46,7 @@ class SelfAttention:
 
 
 class CrossAttention:
-    """Processor of cross-attention layer number `layer`: the text, plus each image times its scale.
+    """Processor of cross-attention layer number `layer`: the text, or shares of texts, plus each image times its scale.
 
     The same sum in the same order as diffusers' `IPAdapterAttnProcessor2_0`.
     """
@@ -57,7 +57,9 @@ class CrossAttention:
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
         context, layer = encoder_hidden_states, self.layer
         query = _split(attn.to_q(hidden_states), attn.heads)
-        out = F.scaled_dot_product_attention(query, context.text[layer][0], context.text[layer][1])
+        out = _seen(query, context.text[layer], context.share[0][layer] if context.share else None)
+        for region, share in zip(context.regions, context.share[1:], strict=True):
+            out = out + _seen(query, region[layer], share[layer])
         for adapter, image in enumerate(context.image):
             weight = context.scale[adapter, layer].to(out.dtype)
             seen = F.scaled_dot_product_attention(query, image[layer][0], image[layer][1])
@@ -99,6 +101,13 @@ def install(unet: Any, adapters: Sequence[Mapping[str, Mapping[str, Tensor]]]) -
 
 
 @torch.no_grad()
+def project_text(unet: Any, text: Tensor) -> list[Tensor]:
+    """Every layer's keys and values of a text's hidden states (B, tokens, cross), as `Context.text` has them."""
+    attns = [unet.get_submodule(name) for name in layers(unet)]
+    return [torch.stack([_split(attn.to_k(text), attn.heads), _split(attn.to_v(text), attn.heads)]) for attn in attns]
+
+
+@torch.no_grad()
 def project(
     unet: Any,
     adapters: Adapters,
@@ -118,10 +127,7 @@ def project(
     """
     if len(images) != len(adapters.to_kv):
         raise ValueError(f"{len(adapters.to_kv)} adapters are loaded and images are given for {len(images)}")
-    attns = [unet.get_submodule(name) for name in layers(unet)]
-    keys_values = [
-        torch.stack([_split(attn.to_k(text), attn.heads), _split(attn.to_v(text), attn.heads)]) for attn in attns
-    ]
+    attns, keys_values = [unet.get_submodule(name) for name in layers(unet)], project_text(unet, text)
     image: list[list[Tensor]] = []
     for adapter, embeds in enumerate(images):
         tokens = image_projection.tokens(adapters.projections[adapter], embeds)
@@ -139,6 +145,12 @@ def project(
     if scale is None:
         scale = torch.ones(len(image), len(attns), device=text.device)
     return Context(keys_values, image, scale.to(text.device, torch.float32))
+
+
+def _seen(query: Tensor, pair: Tensor, share: Tensor | None) -> Tensor:
+    """Attention to keys and values, times a share."""
+    seen = F.scaled_dot_product_attention(query, pair[0], pair[1])
+    return seen if share is None else seen * share
 
 
 def _split(states: Tensor, heads: int) -> Tensor:

@@ -18,15 +18,18 @@ from torch.utils import _pytree as pytree
 class Context(NamedTuple):
     """What every cross-attention layer reads; layer i is entry i, in the order of `attention.layers`.
 
-    A row is one IP-Adapter, or one mask of an adapter that has several, with the images that the mask is for. The
-    tensors of `text` and `image` are never changed in place: a new prompt is a new `Context`. A named tuple is a
-    pytree by itself, and torch.compile can make one inside a graph.
+    A row is one IP-Adapter, or one mask of an adapter that has several, with the images that the mask is for. A region
+    has a prompt of its own; without regions there are no shares. The tensors of `text`, `image` and `regions` are never
+    changed in place: a new prompt is a new `Context`. A named tuple is a pytree by itself, and torch.compile can make
+    one inside a graph.
     """
 
     text: list[Tensor]  # per layer: (2, B, heads, tokens, d), keys and values
     image: list[list[Tensor]]  # per row, per layer: (2, B, heads, images * tokens, d)
     scale: Tensor  # (rows, layers), float32
     mask: Sequence[list[Tensor]] = ()  # empty, or per row, per layer: (1, 1, pixels, 1), 1 where the row acts
+    regions: Sequence[list[Tensor]] = ()  # per region, per layer: keys and values of its prompt, as in `text`
+    share: Sequence[list[Tensor]] = ()  # of `text` and of each region, per layer: (1, 1, pixels, 1); their sum is 1
 
 
 @dataclass(frozen=True)

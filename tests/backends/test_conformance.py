@@ -172,6 +172,16 @@ def masked(inputs):
     return replace(inputs, context=inputs.context._replace(mask=masks))
 
 
+def with_regions(inputs):
+    context = inputs.context
+    share = torch.zeros(1, 1, 64, 1)
+    share[:, :, :24] = 1
+    layers = range(len(context.text))
+    regions = [[context.text[layer].flip(3) * 2 for layer in layers]]
+    shares = [[one] * len(layers) for one in (1 - share, share)]
+    return replace(inputs, context=context._replace(regions=regions, share=shares))
+
+
 @every_backend
 def test_it_does_what_it_states(name, denoiser):
     unet, adapters, call = denoiser(name)
@@ -183,6 +193,7 @@ def test_it_does_what_it_states(name, denoiser):
         given["control residuals"] = replace(inputs, control=residuals(unet, inputs))
     if not can.compiles:  # others need another graph: see test_regions
         given["masks"] = masked(inputs)
+        given["regions"] = with_regions(inputs)
         given["a batch"] = twice(inputs)
     for what, one in given.items():
         with torch.no_grad():

@@ -169,6 +169,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, block: Any, context: Context | None, layer: int, options: KernelOptions):
         super().__init__()
         self.block, self.adapters = norms.on_meta(block), len(context.image) if context else 0
+        self.regions = len(context.regions) if context else 0
         own, cross, feed = self.block.attn1, self.block.attn2, self.block.ff.net
         own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
         own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
@@ -191,11 +192,11 @@ class TransformerBlock(nn.Module):
             feed[0], feed[1] = GateQuantize(feed[0]), nn.Identity()
 
     def forward(self, states: Tensor, residual: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
-        image, mask = given[: self.adapters], given[self.adapters : 2 * self.adapters]
-        scale = given[-1][: self.adapters, None] if self.adapters else states.new_zeros(0, 1)
-        if len(given) <= 2 * self.adapters:
-            mask = ()
-        context = Context([text], [[tokens] for tokens in image], scale, [[one] for one in mask])
+        rows = [[one] for one in given]
+        scale = rows.pop()[0][: self.adapters, None] if self.adapters else states.new_zeros(0, 1)
+        share = [rows.pop() for _ in range(self.regions + 1)][::-1] if self.regions else []
+        regions, image, mask = (rows[: self.regions], rows[self.regions :][: self.adapters], rows[self.regions :])
+        context = Context([text], image, scale, mask[self.adapters :], regions, share)
         block = self.block
         states = states + residual
         states = states + block.attn1(block.norm1(states))
@@ -306,7 +307,7 @@ class FusedCrossAttention:
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
         from ipa_cli.backends.inductor.kernels import attention
 
-        text, images, scale, _masks = encoder_hidden_states
+        text, images, scale = encoder_hidden_states[:3]
         own, any_text = text[0], not isinstance(text[0].shape[3], int)
         query = attn.to_q(hidden_states)
         return attn.to_out[0](attention.cross_attention(query, own, images[0][0], scale, any_text=any_text))
@@ -318,8 +319,8 @@ def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.L
 
 
 def _fits_cross_attention(context: Context, layer: int) -> bool:
-    """Whether our kernel serves this layer: one adapter without a mask."""
-    return len(context.image) == 1 and not context.mask and _fits_depth(context.text[layer])
+    """Whether our kernel serves this layer: one adapter without a mask, one prompt without regions."""
+    return len(context.image) == 1 and not context.mask and not context.regions and _fits_depth(context.text[layer])
 
 
 def _fits_depth(tokens: Tensor) -> bool:

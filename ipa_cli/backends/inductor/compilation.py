@@ -29,6 +29,11 @@ def compile(
 
     Raises IpaError when the toolchain fails, or what it made crashes or computes something else.
     """
+    if example.context.regions and (options["dynamic"] or options["text"]) is not None:
+        raise UsageError(
+            "a graph for a range of sizes or text tokens takes no regions",
+            "leave out --region, or compile for one size",
+        )
     if example.context.mask and options["dynamic"] is not None:
         raise UsageError("a graph for a range of sizes takes no masks", "leave out --mask, or compile for one size")
     if options["dynamic"] is not None:

@@ -165,7 +165,8 @@ class _Call:
         for number in range(len(self._network.get_submodule(name).transformer_blocks)):
             block = f"{name}.transformer_blocks.{number}"
             layer = self._parts[block].layer
-            tokens = [states[layer] for states in (context.text, *context.image, *context.mask)]
+            rows = (context.text, *context.regions, *context.image, *context.mask, *context.share)
+            tokens = [states[layer] for states in rows]
             weight = [self._scale[layer]] if context.image else []
             states, residual = self._run(block, [states, residual, *tokens, *weight])
         as_pictures = [x.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) for x in (states, residual)]

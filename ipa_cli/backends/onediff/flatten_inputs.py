@@ -34,8 +34,8 @@ class FlatInputsUNet(nn.Module):
 def flatten_inputs(inputs: UNetInputs) -> dict[str, Any]:
     """The arguments of `FlatInputsUNet`, always of one layout and dtype, because compiled code is for one alone."""
     context, added = inputs.context, inputs.added
-    if context.mask or inputs.control is not None:
-        raise UsageError("this backend takes no masks and no ControlNet", "use --backend inductor or eager")
+    if context.mask or context.regions or inputs.control is not None:
+        raise UsageError("this backend takes no masks, no regions and no ControlNet", "use --backend inductor or eager")
     found = {
         "sample": inputs.sample.contiguous(),
         "timestep": inputs.timestep.float(),

@@ -192,6 +192,25 @@ def test_masks_are_inputs_of_the_parts():
         assert difference(expected, unet(inputs)) > 1e-3
 
 
+def test_prompts_of_regions_and_their_shares_are_inputs_of_the_parts():
+    unet, inputs = scene(2)
+    context = inputs.context
+
+    def changed(seed: int):
+        torch.manual_seed(seed)
+        regions = [[torch.randn_like(pair) for pair in context.text] for _ in range(2)]
+        mask = [[torch.rand(1, 1, 64, 1) for _ in context.text] for _ in range(2)]
+        share = [[torch.rand(1, 1, 64, 1) for _ in context.text] for _ in range(3)]
+        return replace(inputs, context=context._replace(regions=regions, share=share, mask=mask))
+
+    split, run = traced(unet, changed(1), None)
+    for given in (changed(2), changed(3)):
+        with torch.no_grad():
+            expected = unet(given)
+            assert difference(partition.run_parts(unet, split, given, run), expected) < 1e-5
+            assert difference(expected, unet(inputs)) > 1e-3
+
+
 def test_several_pictures_in_a_call_have_a_graph_of_their_own():
     unet, inputs = scene()
     inputs = twice(inputs)
