@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ipa_cli import backends
-from ipa_cli.cache import Entry, Refused, Store, StoreError, publishers, remote
+from ipa_cli.cache import Entry, Refused, Store, StoreError, keys, publishers, remote
 from ipa_cli.cache.keys import GraphKey
 from ipa_cli.cache.manifest import Damage
 from ipa_cli.cache.remote import Offer, Remote
 from ipa_cli.config import units
 from ipa_cli.engine import inventory
+from ipa_cli.hardware import probe
 from ipa_cli.hardware.probe import Machine
 from ipa_cli.result import Reporter
 
@@ -23,6 +24,12 @@ def suits(here: Machine) -> Callable[[Offer], list[str]]:
     """A function from a graph to the reasons why it cannot be used on this machine; none when it can."""
     here = inventory.with_versions(here)
     return lambda offer: inventory.differences(offer.key.gpu, offer.factors, here, backends.code(offer.backend))
+
+
+def of_another_gpu(name: str, here: Machine) -> list[str]:
+    """Why the graph of this name is not for this machine, without a look at its manifest; nothing when it may be."""
+    gpu, own = name.split("/")[1], here.gpu.slug if here.gpu else probe.NONE
+    return [] if gpu in (probe.CPU, own) else [keys.describe_change("gpu", gpu, own)]
 
 
 def fetch(store: Store, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Entry | None:

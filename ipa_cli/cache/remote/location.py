@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLong  # another class than the builtin before Python 3.11
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,7 +117,7 @@ class Remote:
         """Write the file `source` as `path`, whole or not at all; `advance` is told how many bytes have gone."""
         system, root = self._system()
         if self.scheme == "file":
-            with files.replacing(Path(root, path), "name another folder") as target, source.open("rb") as file:
+            with _written(), files.replacing(Path(root, path)) as target, source.open("rb") as file:
                 while part := file.read(CHUNK):
                     target.write(part)
                     advance(len(part))
@@ -130,7 +130,8 @@ class Remote:
         """Write a small file, whole or not at all. Raises RemoteError."""
         system, root = self._system()
         if self.scheme == "file":
-            files.replace(Path(root, path), content, "name another folder")
+            with _written():
+                files.replace(Path(root, path), content)
             return
         self._call(SILENCE, system.pipe_file, f"{root}/{path}", content)
 
@@ -150,7 +151,7 @@ class Remote:
                 )
             except ImportError as error:
                 package = _PACKAGES.get(protocol, "ipa-cli[remote]")
-                raise IpaError(f"{self.url} needs a package: {error}", f"`pip install '{package}'`") from error
+                raise RemoteError(f"{self.url} needs a package: {error}", f"`pip install '{package}'`") from error
             plain = str(Path(self.url).expanduser().absolute()) if "://" not in self.url else self.url
             self._opened = system, system._strip_protocol(plain).rstrip("/")
         return self._opened
@@ -203,11 +204,21 @@ class Remote:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, FileNotFoundError) or "(NoSuchBucket)" in said:
             return RemoteError(f"{self.url} is not there: {said}", "check the name of the bucket or folder")
-        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        forbidden = getattr(error, "status", None) in (401, 403)  # of HTTP
+        if forbidden or isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             return RemoteError(f"{self.url} refuses: {said}", "check the credentials and what they allow")
         if isinstance(error, TimeoutError):
             return RemoteError(f"{self.url} does not answer", "try again later")
         return RemoteError(f"{self.url} cannot be reached: {said}", "check the address and the network")
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Turn what `files` raises into a RemoteError."""
+    try:
+        yield
+    except IpaError as error:
+        raise RemoteError(error.message, "name another folder, or free some space") from error
 
 
 @cache

@@ -163,8 +163,12 @@ def _choose(
         raise IpaError(f"there are no graphs in {place.url}", "`ipa cache push URL` sends some")
     if prefixes:
         names = [remote.find(names, prefix) for prefix in prefixes]
-    unsuitable = sharing.suits(probe.machine())
+    here = probe.machine()
+    unsuitable = sharing.suits(here)
     for name in dict.fromkeys(names):
+        if not everything and (reasons := sharing.of_another_gpu(name, here)):
+            skipped.append({"key": remote.id_of(name), "reasons": reasons})
+            continue
         try:
             offer = remote.read(place, name)
         except Damage as damage:

@@ -163,6 +163,53 @@ def test_two_processes_that_pull_the_same_graph_fetch_it_once(shared, tmp_path):
     assert_whole(shared.worker.store)
 
 
+def test_a_pull_that_is_killed_leaves_nothing_to_load_and_the_next_goes_on(shared, tmp_path):
+    entry = shared.publish(builder=large)
+    text = """
+        from ipa_cli.cache import remote
+        from ipa_cli.cache.remote import location
+        location.CHUNK = 1 << 18
+        place = remote.Remote(sys.argv[1])
+        [name] = remote.names(place)
+
+        def doing(at):
+            print(at, flush=True)
+            time.sleep(60)
+
+        remote.pull(Store(Path(sys.argv[2])), place, remote.read(place, name), False, doing)
+    """
+    environ = {**os.environ, "XDG_STATE_HOME": str(shared.worker.folder / "state")}
+    process = script(text, tmp_path / "place", shared.worker.store.root, env=environ)
+    assert process.stdout.readline()
+    process.kill()
+    process.wait()
+    with shared.worker.here() as store:
+        assert cache.scan(store) == []
+    [pulled] = shared.pull()
+    assert pulled.fresh and pulled.received <= entry.size
+    with shared.worker.here() as store:
+        opened(store, pulled.entry)
+        assert leftovers(store) == []
+
+
+def test_a_folder_that_cannot_be_written_is_said_as_of_the_place(shared, tmp_path):
+    (tmp_path / "place").write_text("a file")
+    with pytest.raises(remote.RemoteError, match="place"):
+        shared.publish()
+
+
+def test_a_package_that_is_missing_is_said(monkeypatch):
+    import fsspec
+
+    def missing(*arguments, **named):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    with pytest.raises(remote.RemoteError, match="s3fs") as refused:
+        remote.names(remote.Remote("s3://graphs"))
+    assert "ipa-cli[remote]" in refused.value.hint
+
+
 def test_a_connection_that_breaks_leaves_nothing_to_load_and_is_resumed(in_memory, monkeypatch):
     entry = in_memory.publish(builder=large)
     monkeypatch.setattr(location, "CHUNK", 1 << 16)
