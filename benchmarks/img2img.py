@@ -58,7 +58,7 @@ def main() -> None:
         for name, row in ROWS:
             steps, rate, total = medians(partial(draw, engine, row), asked.repeats)
             inner = engine._opened()
-            now = sum(getattr(ready.denoiser, "captures", 0) for ready in inner._opened())
+            now = sum(getattr(ready.denoiser, "captures", 0) for ready in inner._denoisers.opened)
             peak = engine.memory()["peak_gib"]
             print(f"{name:<48} {steps:8.3f} {rate:6.1f} {total:8.3f} {peak:9.2f} {now - captures:9}")
             captures = now

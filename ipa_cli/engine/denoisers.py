@@ -48,6 +48,11 @@ class Denoisers:
         self._ready: LRU[Ready] = LRU(SHAPES)
         self._controls: dict[int, LRU[Ready]] = {}  # by the number of the ControlNet
 
+    @property
+    def opened(self) -> list[Ready]:
+        """All that are kept, each once: the UNet's first."""
+        return [one for each in (self._ready, *self._controls.values()) for one in _distinct(each)]
+
     def clear(self) -> None:
         """Let go of all graphs."""
         self._ready.clear()
@@ -145,8 +150,7 @@ class Denoisers:
 
         ready = kept.get(shape, prepare)
         if made:
-            opened = [one for each in (self._ready, *self._controls.values()) for one in _distinct(each)]
-            self._access.publish(graphs=tuple({"backend": one.backend, **one.facts} for one in opened))
+            self._access.publish(graphs=tuple({"backend": one.backend, **one.facts} for one in self.opened))
         return ready
 
     def _prepare(

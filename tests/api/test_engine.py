@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import ipa_cli
-from ipa_cli.engine import engine as core
+from ipa_cli.engine import denoisers
 from ipa_cli.engine.keywords import RequestSettings
 from tests import loras
 
@@ -255,8 +255,10 @@ def test_a_closed_engine_says_so_and_leaves_no_files(world):
 
 def test_temporary_files_of_the_program_stay_where_they_were(world, monkeypatch):
     seen = []
-    prepare = core.Engine._prepare
-    monkeypatch.setattr(core.Engine, "_prepare", lambda *given: seen.append(tempfile.gettempdir()) or prepare(*given))
+    prepare = denoisers.Denoisers._prepare
+    monkeypatch.setattr(
+        denoisers.Denoisers, "_prepare", lambda *given: seen.append(tempfile.gettempdir()) or prepare(*given)
+    )
     before, variables = tempfile.gettempdir(), dict(os.environ)
     with ipa_cli.open(progress=False) as engine:
         engine.draw("a star", **SMALL)

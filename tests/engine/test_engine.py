@@ -16,7 +16,8 @@ from ipa_cli import cache
 from ipa_cli.config import Settings
 from ipa_cli.engine import encodings, graphs
 from ipa_cli.engine.content import LRU, of_conditions, of_images, of_text
-from ipa_cli.engine.engine import SHAPES, Engine
+from ipa_cli.engine.denoisers import SHAPES
+from ipa_cli.engine.engine import Engine
 from ipa_cli.images import reference
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.references import InMemory, load_references
@@ -214,14 +215,14 @@ def test_fifty_mixed_requests_keep_memory_and_caches_flat(engine, monkeypatch):
         held.append(live_bytes())
     found = engine._encodings
     assert (len(found._texts), len(found._images)) == (3, 2) and len(found._conditions) == encodings.CONDITIONED
-    assert len(engine._ready) <= 2 * 2 * 2 and len(engine.state.graphs) == 1
+    assert len(engine._denoisers._ready) <= 2 * 2 * 2 and len(engine.state.graphs) == 1
     assert max(held[30:]) <= max(held[:20])
 
 
 def test_graphs_of_more_shapes_than_are_kept_give_way(engine):
     for width in range(64, 64 + 8 * (SHAPES + 4), 8):
         engine.draw(replace(request(engine), width=width, height=64, steps=1))
-    assert len(engine._ready) == SHAPES and len(engine.state.graphs) == 1
+    assert len(engine._denoisers._ready) == SHAPES and len(engine.state.graphs) == 1
 
 
 def test_what_was_drawn_before_does_not_show(engine):

@@ -139,7 +139,7 @@ def test_a_gpu_replays_one_graph_for_all_loras(world, tmp_path, backend, precisi
     )
     settings = replace(settings, cache_dir=tmp_path / "cache")
     engine = Engine.open(settings, make_plan(settings), NullReporter())
-    made = lambda: engine._opened()[0].denoiser.captures  # noqa: E731
+    made = lambda: engine._denoisers.opened[0].denoiser.captures  # noqa: E731
     try:
         check_sequence(engine, write(tmp_path, engine.model), made, least=0)
     finally:
