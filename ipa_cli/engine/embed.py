@@ -89,7 +89,11 @@ def embed(settings: Settings, output: Path, force: bool, reporter: Reporter, sho
     data = save(
         {key: tensor.contiguous() for key, tensor in tensors.items()}, {"ipa": json.dumps(metadata, sort_keys=True)}
     )
-    path = files.write(output, data, force)
+    if plan.adapter.face is not None:  # biometric data
+        files.write_private(output, data)
+        path = output
+    else:
+        path = files.write(output, data, force)
     sources = tuple(one["source"] for one in used)
     shape = tuple(tensors[FACES if plan.adapter.face else "positive"].shape)
     return Embedded(path, sources, shape, name, hashlib.sha256(data).hexdigest())

@@ -79,6 +79,8 @@ def layer(
     for name in UNTRUSTED:
         if values.pop(name, None) is not None and flags.get(name) is None:
             left_out.append(f"{name} (give them with --{name.replace('_', '-')})")
+    if flags.get("embeds"):
+        values.pop("face", None)  # of a picture that is not looked at
     if any(flags.get(name) for name in REFERENCES):
         left_out += [name for name in REFERENCES if values.pop(name, None) and not flags.get(name)]
     if not (values.get("init_image") or flags.get("init_image")):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ipa_cli.config import AdapterConfig, Settings
+from ipa_cli.config import FIELDS, AdapterConfig, Settings
 from ipa_cli.config.modes import TILES
 from ipa_cli.errors import UsageError
 from ipa_cli.images.faces import Face
@@ -54,6 +54,8 @@ def of_references(
     if config.shortcut is not None and not face.picture:
         raise UsageError(f"a {face} adapter has no picture to weigh", "leave out --face-shortcut")
     _check_modes(face, config)
+    if config.encoder is not None and not face.picture:
+        reporter.note(f"--image-encoder is not used: a {face} adapter sees no picture")
     if config.face is not None and not references:
         raise UsageError("--face chooses a face in a picture, and embeddings are given", "leave out --face")
     shortcut = 1.0 if config.shortcut is None and face.shortcut else config.shortcut
@@ -69,8 +71,9 @@ def _check_modes(face: FaceInput, config: AdapterConfig) -> None:
 
 def check_used(settings: Settings, adapters: Sequence[AdapterPlan]) -> None:
     """Raise UsageError for settings of faces where no adapter follows any."""
-    given = {"--face": settings.face, "--face-shortcut": settings.face_shortcut}
-    flag = next((flag for flag, value in given.items() if value is not None), None)
+    names = ("face", "face_shortcut", "ip_lora")
+    given = [name for name in names if getattr(settings, name) != FIELDS[name].default]
+    flag = f"--{given[0].replace('_', '-')}" if given else None
     if flag is not None and adapters and not any(one.face for one in adapters):
         raise UsageError(f"{flag} is for FaceID adapters, and none is used", f"leave out {flag}")
     for config, adapter in zip(settings.adapter, adapters, strict=False):

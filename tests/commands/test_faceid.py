@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,19 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import load_file, save_file
 
 import ipa_cli
+from ipa_cli.config import Settings
 from ipa_cli.engine.engine import Engine
+from ipa_cli.errors import IpaError
 from ipa_cli.images import faces
 from ipa_cli.images.metadata import read_settings
+from ipa_cli.models.plan import make_plan
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import make_request
+from ipa_cli.result import NullReporter
+from ipa_cli.serve import drawing
+from ipa_cli.serve.drawing import Asked
+from ipa_cli.serve.limits import Limits
+from ipa_cli.unet.inputs import tensors
 from tests import faceid, insightface, loras
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
@@ -96,6 +108,7 @@ def test_embeddings_in_a_file_draw_what_their_picture_draws(ipa, world, adapters
     ran = ipa("embed", "face.png", *flags, "-o", "face.safetensors", "--json")
     assert ran.data()["shape"] == [1, 512], ran.stderr
     written = load_file(world.cwd / "face.safetensors")
+    assert (world.cwd / "face.safetensors").stat().st_mode & 0o777 == 0o600
     assert set(written) == {"id_embeds", *(["clip_embeds"] if kind == "plus" else [])}
     assert ipa("generate", *FAST, *flags, "--image", "face.png", "-o", "a.png").exit_code == 0
     ran = ipa("generate", *FAST, *flags, "--embeds", "face.safetensors", "-o", "b.png")
@@ -184,14 +197,13 @@ def test_settings_of_faces_without_a_use_are_refused(ipa, world, adapters):
     refused(ipa(*flags, "--embeds", "face.npy", "--face", 2), "embeddings are given")
     reference = DEMO / "reference.png"
     refused(ipa("generate", *FAST, "--image", reference, "--face", 2, "--json"), "--face is for FaceID adapters")
+    refused(ipa("generate", *FAST, "--image", reference, "--ip-lora", 0, "--json"), "--ip-lora is for FaceID adapters")
     for key, words in (("lora=0.5", "lora is for FaceID adapters"), ("face=1.5", "expected a whole number")):
         refused(ipa("generate", *FAST, "--adapter", f"own,image={reference},{key}", "--json"), words)
 
 
 def test_the_lora_inside_and_the_same_beside_are_not_added_twice(ipa, world, adapters, nothing_loaded):
-    from ipa_cli.config import Settings
     from ipa_cli.models.lora import targets
-    from ipa_cli.models.plan import make_plan
 
     modules = [module for part, module in targets.of_plan(make_plan(Settings())).shapes if part == "unet"]
     names = [module.removesuffix(".to_q") for module in modules if module.endswith(".to_q")]
@@ -234,3 +246,67 @@ def test_settings_files_and_specifications_say_what_flags_say(ipa, world, adapte
     (world.cwd / "ipa.toml").unlink()
     assert ipa("generate", "--from", "a.png", "-o", "again.png").exit_code == 0
     assert pixels(world, "again.png") == pixels(world, "a.png")
+
+
+def test_a_request_brings_its_face_and_its_settings(world, adapters):
+    settings = Settings(ip_adapter=str(adapters["plain"]), load_format="auto")
+    plan = make_plan(settings, references_later=True)
+
+    def asked(values: dict[str, object], files: dict[str, bytes]):
+        given = Asked({"prompt": "a star", **values}, files)
+        return drawing.make(given, settings, plan, Limits(), NullReporter(), allow_fetch=False)[1]
+
+    np.save(world.cwd / "face.npy", faceid.embedding())
+    data = (world.cwd / "face.npy").read_bytes()
+    request = asked({"embeds": "face.npy", "ip_lora": 0.5}, {"face.npy": data})
+    assert [lora.weight for lora in request.loras] == [0.5] and request.image_prompts[0].embeds.positive.shape == (
+        1,
+        512,
+    )
+    assert asked({"embeds": "face.npy", "ip_lora": 0}, {"face.npy": data}).loras == ()
+    with pytest.raises(IpaError, match="of shape"):
+        asked({"embeds": "face.npy"}, {"face.npy": npy(faceid.embedding()[:, :8])})
+    assert asked({}, {}).loras == ()  # without a face the adapter does nothing, nor does its LoRA
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags", [("--guidance-scale", 1), ("--guidance-end", 0.5, "--steps", 2), ("-n", 2, "--batch-size", 2)]
+)
+def test_every_way_of_drawing_takes_faces_with_their_pictures(ipa, world, adapters, recogniser, flags):
+    picture(world.cwd / "a.png", (10, 60))
+    picture(world.cwd / "b.png", (20, 90))
+    given = (*plus(adapters), "--image", "a.png", "--image", "b.png")
+    for more in (
+        (),
+        ("--image-combine", "average"),
+        ("--image-weight", 1, "--image-weight", 0.3),
+        ("--image-per-picture",),
+    ):
+        ran = ipa("generate", *FAST, *given, *flags, *more, "--json")
+        assert len(ran.data()["images"]) == (2 if "-n" in flags else 1) * (2 if "--image-per-picture" in more else 1)
+
+
+@pytest.mark.slow
+def test_one_graph_serves_every_face_lora_and_base_adapters(world, adapters):
+    """The shapes of the inputs, which a graph is known by, are those of a base adapter."""
+
+    def shapes(**changes: object) -> list[tuple[int, ...]]:
+        settings = replace(SETTINGS, **changes)
+        request = make_request(settings, engine.plan, load_references(settings, NullReporter()))
+        return [tuple(tensor.shape) for tensor in tensors(engine.example_inputs(request))]
+
+    np.save(world.cwd / "face.npy", faceid.embedding())
+    SETTINGS = Settings(prompt="a star", seed=1, width=64, height=64, steps=1, device="cpu", backend="eager")
+    engine = Engine.open(SETTINGS, make_plan(SETTINGS), NullReporter())
+    base = shapes()
+    faces_given = replace(SETTINGS, ip_adapter=str(adapters["plain"]), embeds="face.npy")
+    engine = Engine.open(faces_given, make_plan(faces_given), NullReporter())
+    given = {"ip_adapter": faces_given.ip_adapter, "embeds": "face.npy"}
+    assert shapes(**given) == shapes(**given, ip_lora=0.3) == shapes(**given, scale=0.2) == base

@@ -45,6 +45,8 @@ def load(configs: Sequence[AdapterConfig], plan: Plan, reporter: Reporter) -> tu
         lora = _read(path, weights.stamp(path), targets.of_plan(plan), plan.architecture.name)
         if lora is not None:
             found.append(Lora(LoraConfig(str(path), weight=config.lora), lora, of_adapter=True))
+        elif config.lora != 1:
+            reporter.note(f"{path.name} has no LoRA inside: its weight is not used")
     return tuple(found)
 
 
