@@ -36,6 +36,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "four": (*PICTURE, "--steps", "30", "--num-images", "4"),
     "compile4": ("compile", "--batch-size", "4"),
     "batch": (*PICTURE, "--steps", "30", "--num-images", "4", "--batch-size", "4"),
+    "compile2": ("compile", "--gpus", "2"),
+    "two": (*PICTURE, "--steps", "30", "--gpus", "2"),
     "offload": (*PICTURE, "--steps", "10", "--offload", "model"),
 }
 # What every process spends before it can load anything, seconds by import.

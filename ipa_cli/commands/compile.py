@@ -18,7 +18,7 @@ SETTINGS = (
     *("image", "image_combine", "image_per_picture", "fit", "mask", "adapter", "lora"),
     *("guidance_scale", "preset", "guidance_start", "guidance_end", "batch_size", "hires"),
     *options.OF_MODEL,
-    *("backend", "compile_options", "device", "dtype", "precision", "cache_dir", "cache_max_size"),
+    *("backend", "compile_options", "device", "gpus", "dtype", "precision", "cache_dir", "cache_max_size"),
     *("cache_remote", "cache_push", "cache_signing_key"),
 )
 Size = Annotated[

@@ -167,6 +167,7 @@ def _data(done: Generated) -> dict[str, Any]:
         "backend": done.backend,
         "graph": dict(done.graph),
         "device": done.device,
+        "gpus": done.gpus,
         "dtype": done.dtype,
         "model": done.model,
         "adapter": done.adapter,
@@ -175,6 +176,10 @@ def _data(done: Generated) -> dict[str, Any]:
         "steps": done.steps,
         "server": done.server,
     }
+
+
+def _where(done: Generated) -> str:
+    return done.device if done.gpus == 1 else f"{done.gpus} GPUs from {done.device} on"
 
 
 def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
@@ -192,7 +197,7 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
     facts = (
         ("prompt", "one for each picture" if done.prompt is None else done.prompt or "-"),
         ("reference", ", ".join(done.references) or "none"),
-        ("model", f"{done.model} on {done.device}, {done.dtype}" + (f", at {done.server}" if done.server else "")),
+        ("model", f"{done.model} on {_where(done)}, {done.dtype}" + (f", at {done.server}" if done.server else "")),
         ("backend", f"{done.backend}: {done.graph['why']}"),
         ("speed", f"{times['it_per_s']:.1f} it/s, {drawn} in {times['steps_s']:.2f} s"),
         ("time", f"{times['e2e_s']:.1f} s total; {loading}draw and save {times['inference_s']:.1f}"),

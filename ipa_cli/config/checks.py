@@ -45,6 +45,11 @@ def side(value: int) -> str | None:
     return None
 
 
+def gpus(value: int) -> str | None:
+    """A check of the number of GPUs: guidance has two halves, and nothing else of a picture is divided."""
+    return None if value in (1, 2) else "expected 1 or 2, since guidance has two halves"
+
+
 def unicode(value: str) -> str | None:
     """A check for text: arguments and variables may hold any bytes, but only file names can."""
     return None if value.isascii() or value.encode(errors="ignore").decode() == value else "expected text in UTF-8"

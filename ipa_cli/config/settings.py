@@ -312,6 +312,9 @@ class Settings:
         "none",
         Choice(("none", "model", "sequential")),
     )
+    gpus: int = _setting(
+        MACHINE, "GPUs that share each picture: with 2 a half of guidance is computed on each", 1, checks.gpus
+    )
     vae_tiling: bool = _setting(MACHINE, "decode in tiles to save memory", False)
     vae_slicing: bool = _setting(MACHINE, "decode pictures one at a time to save memory", False)
     warmup: int = _setting(MACHINE, "calls of the UNet before timing starts", 1, between(0, 100))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from ipa_cli.hardware import devices
 
 if TYPE_CHECKING:
     import torch
+
+CALLING = ("warming up", "drawing")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Access:
         self.device, self.offload = device, offload
         self.state = State()  # frozen, and replaced as a whole: each reader sees one that was true
         self.lock = threading.RLock()
+        self.watch: Callable[[], AbstractContextManager[None]] = nullcontext  # around what calls the UNet
         self._tiled = tiled
 
     def publish(self, **changes: Any) -> None:
@@ -53,6 +56,7 @@ class Access:
                 with (
                     devices.translate_out_of_memory(self.device, self.offload, self._tiled),
                     devices.on_device(self.device, self.offload, *modules),
+                    self.watch() if doing in CALLING else nullcontext(),
                 ):
                     yield
             finally:

@@ -9,6 +9,7 @@ from ipa_cli.backends import AUTO
 from ipa_cli.backends.base import check_fp8
 from ipa_cli.config import Settings
 from ipa_cli.engine.wanted import asked_options
+from ipa_cli.errors import UsageError
 from ipa_cli.hardware import devices
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def resolve(name: str, precision: str) -> str:
 
 def check_capabilities(settings: Settings, device: torch.device, offload: str) -> None:
     """Raise UsageError for what the settings ask of their backend and it cannot do on `device`."""
+    if settings.gpus > 1 and settings.offload != "none":
+        raise UsageError("--gpus 2 needs the weights to stay on both GPUs", "leave out --offload, or --gpus")
     name = resolve(settings.backend, settings.precision)
     if name == AUTO:  # it chooses a backend that can
         return

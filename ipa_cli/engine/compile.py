@@ -89,7 +89,7 @@ def compile(
         cache.check_storable(store)
 
     started = time.perf_counter()
-    engine = Engine.open(settings, plan, reporter, shows_bars)
+    engine = Engine.open(replace(settings, gpus=1), plan, reporter, shows_bars)
     load_s = time.perf_counter() - started
     asked = [replace(settings, width=width, height=height) for width, height in sizes] or [
         _example(settings, plan, span)
@@ -98,6 +98,8 @@ def compile(
     for each in asked[:1] if span else asked:
         request = make_request(each, plan, loaded, (), reporter, faces.stand_in)
         request = replace(request, batch_size=settings.batch_size)
+        if settings.gpus > 1:  # each computes half of a call, as without guidance
+            request = replace(request, guidance_scale=1.0)
         if span:
             _check_within(span, request)
         made = engine.compile(request, options)

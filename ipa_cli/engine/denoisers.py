@@ -14,6 +14,7 @@ from ipa_cli.engine import graphs
 from ipa_cli.engine.access import Access
 from ipa_cli.engine.backend_choice import resolve
 from ipa_cli.engine.content import LRU
+from ipa_cli.engine.pair.pair import Pair
 from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.models.plan import Plan
@@ -32,7 +33,10 @@ SHAPES = 16  # shapes of inputs whose graphs are kept open for each network, tho
 
 
 class Denoisers:
-    """The UNet and the ControlNets of a model, handed to backends; `opening` surrounds opening and compiling."""
+    """The UNet and the ControlNets of a model, handed to backends; `opening` surrounds opening and compiling.
+
+    With a `pair` calls of the UNet that have guidance are divided among two GPUs.
+    """
 
     def __init__(
         self,
@@ -42,9 +46,10 @@ class Denoisers:
         access: Access,
         reporter: Reporter,
         opening: Callable[[], AbstractContextManager[None]],
+        pair: Pair | None = None,
     ):
         self._settings, self._plan, self._model, self._access = settings, plan, model, access
-        self._reporter, self._opening = reporter, opening
+        self._reporter, self._opening, self._pair = reporter, opening, pair
         self._ready: LRU[Ready] = LRU(SHAPES)
         self._controls: dict[int, LRU[Ready]] = {}  # by the number of the ControlNet
 
@@ -102,6 +107,9 @@ class Denoisers:
         tokens = (*tokens, len(context.regions))
         shape = (request.width, request.height, *tokens)
         example = partial(self.example, request, conditions)
+        if self._pair is not None and conditions.guided:
+            half = partial(self.of_unet, request, backend=backend, beside=beside)
+            return self._pair.prepared(shape, conditions, half, example)
         return self._opened(self._ready, shape, request, self._model.unet, self._plan.name, example, backend, beside)
 
     def of_controls(

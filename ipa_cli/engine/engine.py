@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import Settings
-from ipa_cli.engine import decoders, schedules, together
+from ipa_cli.engine import decoders, drawing, schedules, together
 from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities
 from ipa_cli.engine.decoders import Decoder
 from ipa_cli.engine.denoisers import Denoisers
 from ipa_cli.engine.drawing import Drawing
 from ipa_cli.engine.encodings import Encodings, distinct
+from ipa_cli.engine.pair.pair import Pair, starting
 from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.hardware import cores, devices, preload, timing
@@ -55,6 +56,7 @@ class Engine:
         self._access = Access(self.device, self.offload, settings.vae_tiling)
         self._encodings: Encodings
         self._denoisers: Denoisers
+        self._pair: Pair | None = None  # with a second GPU
         decodes_plainly = self.offload != "none" or settings.vae_tiling
         self._decoders = decoders.Kept(settings, self.device, decodes_plainly, reporter)
         self._schedules = schedules.Kept(settings, plan, reporter)
@@ -76,12 +78,17 @@ class Engine:
         Raises UsageError, before the long work, for a backend that cannot do on this device what the settings ask.
         """
         began = cores.snapshot()
-        with reporter.stage(f"loading {plan.name}") as doing:
+        with reporter.stage(f"loading {plan.name}") as doing, starting(settings) as pair:
             doing("torch")
             engine = cls(settings, plan, reporter, opening)
             check_capabilities(settings, engine.device, engine.offload)
+            if pair is not None:
+                pair.begin(settings, plan, engine.device, engine.dtype, reporter)
+                engine._pair, engine._access.watch = pair, pair.watched
             doing("weights")
             engine._load(shows_bars)
+            if pair is not None:
+                pair.share(engine.model.unet)
         if engine.device.type == "cpu":
             cores.fit(0.0 if alone else cores.others(began), reporter)
         return engine
@@ -117,7 +124,9 @@ class Engine:
     def _take(self, model: Model) -> None:
         self._encodings = Encodings(model, self._access, self.reporter)
         networks = replace(model, text_encoders=(), image_encoders=())
-        self._denoisers = Denoisers(self.settings, self.plan, networks, self._access, self.reporter, self._opening)
+        self._denoisers = Denoisers(
+            self.settings, self.plan, networks, self._access, self.reporter, self._opening, self._pair
+        )
         self._access.publish(encoders=True)
 
     def close(self) -> None:
@@ -125,6 +134,8 @@ class Engine:
         import gc
 
         with self._access.lock:
+            if self._pair is not None:
+                self._pair.close()
             self._denoisers.clear()
             self._decoders.clear()
             self._access.publish(graphs=(), encoders=False)
@@ -259,14 +270,7 @@ class Engine:
     def draw(self, request: Request, name: str = "") -> Drawing:
         """All pictures of a request, `batch_size` in a call of the UNet; `name` is for people who watch."""
         with self._access.lock:
-            parts = [self.draw_batch(request, numbers, name) for numbers in request.batches]
-        images = {number: image for part in parts for number, image in part.images.items()}
-        return Drawing(
-            images,
-            sum(part.steps for part in parts),
-            sum(part.steps_s for part in parts),
-            sum(part.decode_s for part in parts),
-        )
+            return drawing.joined([self.draw_batch(request, numbers, name) for numbers in request.batches])
 
     def draw_batch(self, request: Request, numbers: Sequence[int], name: str = "") -> Drawing:
         """The pictures of one of `Request.batches`, in one call of the UNet a step."""

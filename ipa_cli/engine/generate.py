@@ -84,6 +84,7 @@ def generate(
         },
         memory=engine.memory(),
         backend=ready.backend,
+        gpus=settings.gpus,
         graph=ready.facts,
         device=str(engine.device),
         dtype=str(engine.dtype).removeprefix("torch."),

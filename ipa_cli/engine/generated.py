@@ -46,6 +46,7 @@ class Generated:
     steps: int
     references: tuple[str, ...] = field(default=())  # pictures and files of embeddings
     stdout: bytes | None = None  # the one picture of `--output -`
+    gpus: int = 1  # that share each picture
     server: str | None = None  # the address of the one that drew, None: this process
 
 

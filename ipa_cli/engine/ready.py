@@ -47,7 +47,7 @@ class Ready:
 
     def beside(self, unguided: Ready) -> Ready:
         """This one for steps with guidance, and another for those without, which may be the same."""
-        if unguided is self:
+        if unguided is self or (self.entry is not None and self.entry == unguided.entry):
             return replace(self, unguided=unguided)
         opened, compiled = self.open_s + unguided.open_s, self.compile_s + unguided.compile_s
         return replace(self, open_s=opened, compile_s=compiled, unguided=unguided)

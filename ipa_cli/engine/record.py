@@ -29,7 +29,7 @@ CAME_OUT = (
 )
 # ... and those that say nothing of how it looks. All others are recorded as they were asked for.
 NOT_OF_THE_PICTURE = (
-    *("num_images", "batch_size", "output", "preview", "warmup", "compile", "offload", "vae_slicing"),
+    *("num_images", "batch_size", "output", "preview", "warmup", "compile", "offload", "gpus", "vae_slicing"),
     *("cache_dir", "cache_max_size", "cache_remote", "cache_push", "cache_signing_key"),
     *("server", "server_token_file", "lora_dir", "embedding_dir"),
 )

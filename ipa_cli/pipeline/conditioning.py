@@ -214,7 +214,7 @@ def join(model: Model, texts: list[PromptEmbeds], images: list[Embeds], request:
             share=regions.of_layers(shares, grids, hidden.device, hidden.dtype),
         )
         pooled = regions.pooled([one.pooled for one in texts], shares)
-    return Conditions(model.architecture, context._replace(mask=seen), pooled, spans(used))
+    return Conditions(model.architecture, context._replace(mask=seen), pooled, spans(used), guided=request.guided)
 
 
 def _on_negative(

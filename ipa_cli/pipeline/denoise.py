@@ -36,7 +36,7 @@ class Conditions:
     """What steers the UNet, made once per prompt and reference: see `inputs.Context`.
 
     `spans` holds for each row of the context's scale the fractions of the steps between which it is not 0. `unguided`
-    is the positive half alone, for a request with guidance in part of its steps.
+    is the positive half alone, for a request with guidance in part of its steps; `guided`: there is a negative half.
     """
 
     architecture: Architecture
@@ -45,6 +45,7 @@ class Conditions:
     spans: tuple[tuple[float, float], ...] = ()
     unguided: Conditions | None = None
     controls: tuple[ControlConditions, ...] = ()
+    guided: bool = False
 
 
 class Networks(NamedTuple):
@@ -72,7 +73,8 @@ def for_several(conditions: Conditions, pictures: int) -> Conditions:
 
 def positive_half(conditions: Conditions) -> Conditions:
     """The conditions of the same pictures without guidance."""
-    return _changed(conditions, lambda tensor, dim: tensor.chunk(2, dim)[1].contiguous())
+    half = _changed(conditions, lambda tensor, dim: tensor.chunk(2, dim)[1].contiguous())
+    return replace(half, guided=False)
 
 
 def _changed(conditions: Conditions, change: Callable[[Tensor, int], Tensor]) -> Conditions:

@@ -78,6 +78,8 @@ def serve(
     for name in devices:
         pick_device(name)  # before any of them loads
     devices = tuple(devices) or (settings.device,)
+    if settings.gpus > 1 and len(devices) > 1:
+        raise UsageError("--gpus 2 and several --devices are both given", "start a server for each pair of GPUs")
     loras = lora.load(settings.lora, plan, reporter)
     service = Service(settings, plan, limits, reporter, Metrics(), devices, allow_fetch, loras=loras)
     stopped = threading.Event()

@@ -7,7 +7,7 @@ exports or compares inputs walks over their tensors with `tree_map`, and an abse
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -82,6 +82,29 @@ class ControlInputs:
 def tensors(inputs: Any) -> list[Tensor]:
     """All tensors of inputs, or of a member, in the order of their fields."""
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+
+
+def halves(inputs: UNetInputs) -> tuple[UNetInputs, UNetInputs]:
+    """The first and the second half of a batch, contiguous: with guidance the negative and the positive one.
+
+    `scale`, masks and shares, which all pictures have in common, are in both.
+    """
+
+    def half(number: int) -> UNetInputs:
+        def of(tree: Any, dim: int = 0) -> Any:
+            return pytree.tree_map(lambda x: None if x is None else x.chunk(2, dim)[number].contiguous(), tree)
+
+        context = inputs.context
+        batched = {name: of(getattr(context, name), 1) for name in ("text", "image", "regions")}
+        return replace(
+            inputs,
+            sample=of(inputs.sample),
+            context=context._replace(**batched),
+            added=of(inputs.added),
+            control=of(inputs.control),
+        )
+
+    return half(0), half(1)
 
 
 def _register(kind: type) -> None:
