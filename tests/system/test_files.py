@@ -42,6 +42,7 @@ WRITERS = {
     "system/files": "the writer itself",
     "app": "/dev/null in place of a closed stream",
     "bench/process": "a new temporary folder",
+    "engine/pair/pair": "a new temporary folder",
     "doctor/compiler": "a new temporary folder",
     "backends/inductor/compilation": "the workspace of a graph",
     "backends/inductor/decoder": "the workspace of a graph",

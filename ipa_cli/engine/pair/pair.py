@@ -246,7 +246,7 @@ class Pair:
 
     def _split(self, inputs: UNetInputs) -> tuple[UNetInputs, UNetInputs]:
         """Inputs of this process, and of the other one without keys, values and masks, which go when they are new."""
-        from ipa_cli.unet.inputs import halves
+        from ipa_cli.unet.inputs import Context, halves
 
         context = inputs.context
         lasting = tuple(getattr(context, name) for name in LASTING)
@@ -254,7 +254,7 @@ class Pair:
             negative, positive = halves(inputs)
             self._send({}, positive.context, "context")
             self._own, self._sent = negative.context, lasting
-        bare = replace(inputs, context=context._replace(**dict.fromkeys(LASTING, ())))
+        bare = replace(inputs, context=Context([], [], context.scale))
         own, other = halves(bare)
         return replace(own, context=self._own._replace(scale=context.scale)), other
 
