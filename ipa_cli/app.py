@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import typer
 
 from ipa_cli import __version__
-from ipa_cli.commands import bench, cache, compile, config, doctor, embed, generate, samplers, serve, sweep_scale
+from ipa_cli.commands import batch, bench, cache, compile, config, doctor, embed, generate, samplers, serve, sweep_scale
 from ipa_cli.commands.base import App, echo
 from ipa_cli.errors import IpaError, OutputError, UsageError
 from ipa_cli.output import BUG_EXIT_CODE, Terminal
@@ -56,6 +56,11 @@ app.command("generate", example='ipa generate --image cat.png --prompt "a red st
 app.command("sweep-scale", example="ipa sweep-scale --scales 0,0.5,1 --image cat.png --output sweep")(
     sweep_scale.sweep_scale
 )
+app.command(
+    "batch",
+    short_help="Draw many jobs from a file, each once; resumable.",
+    example="ipa batch jobs.jsonl --model sdxl --output s3://bucket/drawn --resume",
+)(batch.batch)
 app.command("compile", example="ipa compile --size 1024x1024")(compile.compile)
 app.command("embed", example="ipa embed cat.png dog.png --output pets.safetensors")(embed.embed)
 app.command(

@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("app", "api"),
     ("commands", "output"),
-    ("sweep", "bench", "serve", "client", "doctor"),
+    ("sweep", "batch", "bench", "serve", "client", "doctor"),
     ("engine",),
     ("pipeline", "cache"),
     ("backends", "images"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,16 +23,6 @@ if TYPE_CHECKING:
     from ipa_cli.engine.generated import Form, Generated
     from ipa_cli.engine.replay import Recorded
     from ipa_cli.output import Terminal
-
-
-class Format(str, Enum):
-    """Formats of pictures by their suffix."""
-
-    png = "png"
-    jpg = "jpg"
-    jpeg = "jpeg"
-    webp = "webp"
-    avif = "avif"
 
 
 SETTINGS = tuple(name for name in options.ALL if name != "prompt")
@@ -72,7 +61,7 @@ def generate(
         _picture("--size", help="width x height, such as 1024x768", metavar="WxH", autocompletion=options.SIZES),
     ] = None,
     format: Annotated[
-        Format | None, _output("--format", help="format of pictures whose name has no suffix [default: png]")
+        options.Format | None, _output("--format", help="format of pictures whose name has no suffix [default: png]")
     ] = None,
     quality: Annotated[
         int | None,

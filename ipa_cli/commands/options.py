@@ -6,6 +6,7 @@ A flag that is not given stays `None`, so that weaker sources of its setting cou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +22,18 @@ from ipa_cli.errors import UsageError
 
 ALL = tuple(sorted(config.FIELDS, key=lambda name: PANELS.index(config.FIELDS[name].metadata["panel"])))
 HERE = tuple(name for name in ALL if name not in ("server", "server_token_file"))  # of commands that draw here
-ELSEWHERE = ("sweep-scale", "embed", "compile", "bench")  # commands that no server runs
+ELSEWHERE = ("sweep-scale", "batch", "embed", "compile", "bench")  # commands that no server runs
 OF_MODEL = tuple(name for name in ALL if config.FIELDS[name].metadata["panel"] == MODEL)
+
+
+class Format(str, Enum):
+    """Formats of pictures by their suffix."""
+
+    png = "png"
+    jpg = "jpg"
+    jpeg = "jpeg"
+    webp = "webp"
+    avif = "avif"
 
 
 def with_settings(*names: str) -> Callable[..., Any]:

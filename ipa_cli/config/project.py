@@ -58,9 +58,13 @@ def read_project(
     if problem and not trusted:
         return {}, (Ignored(path, None, None, f"{problem}, and it has changed since it was trusted"),)
     values = files.parse(path, data, problems)
-    whys = {} if trusted else {name: why for name, value in values.items() if (why := _refusal(name, value, path))}
+    whys = (
+        {} if trusted else {name: why for name, value in values.items() if (why := refusal(name, value, path.parent))}
+    )
     kept = {
-        name: value if path.parent == cwd else with_places(name, value, lambda name, text: _found(name, text, path))
+        name: value
+        if path.parent == cwd
+        else with_places(name, value, lambda name, text: beside(name, text, path.parent))
         for name, value in values.items()
         if name not in whys
     }
@@ -72,7 +76,7 @@ def trust(path: Path) -> dict[str, Any]:
     data = files.read(path)
     values = files.parse(path, data)
     _keep({**_trusted(), str(path): _digest(data)})
-    return {name: value for name, value in values.items() if _refusal(name, value, path)}
+    return {name: value for name, value in values.items() if refusal(name, value, path.parent)}
 
 
 def is_trusted(path: Path) -> bool:
@@ -106,14 +110,14 @@ def repositories(settings: Settings, names: Iterable[str]) -> list[str]:
 # --- what may be set --------------------------------------------------------------------------------------------------
 
 
-def _refusal(name: str, value: Any, path: Path) -> str | None:
-    """Why an untrusted file may not set `name` to `value`, None if it may."""
+def refusal(name: str, value: Any, folder: Path) -> str | None:
+    """Why an untrusted file in `folder` may not set `name` to `value`, None if it may."""
     if FIELDS[name].metadata["kind"] == OWN:
         return "it chooses code, compiled graphs or a server"
     problems: list[str] = []
 
     def look(name: str, text: str) -> str:
-        problem = _astray(text, path.parent)
+        problem = _astray(text, folder)
         if problem:
             problems.append(problem)
         return text
@@ -136,11 +140,11 @@ def _astray(text: str, folder: Path) -> str | None:
     return None if inside else f"it is outside {folder}"
 
 
-def _found(name: str, text: str, path: Path) -> str:
-    """A path in a project's file, made usable from elsewhere; names of presets and repositories stay unchanged."""
+def beside(name: str, text: str, folder: Path) -> str:
+    """A path in a file of `folder`, made usable from elsewhere; names of presets and repositories stay unchanged."""
     if text in ("", "-") or "://" in text or text.startswith(("/", "~")):
         return text
-    place = path.parent / text
+    place = folder / text
     repository = name in ON_HUB and not ("/" in text and exists(str(place)))
     return text if repository else str(place)
 

@@ -6,9 +6,10 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as _FutureTimeoutError
+from itertools import count
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -124,3 +125,37 @@ def _checked(data: bytes, limit: int, name: str) -> bytes:
     if len(data) > limit:
         raise IpaError(f"{name} is larger than {limit / 1e6:g} MB", "name a smaller file")
     return data
+
+
+def blocks(path: Path, what: str, size: int = 1 << 20) -> Iterator[bytes]:
+    """The content of a regular file, a part at a time. Raises as `read_bytes`, and for a pipe, which is read once."""
+    with _opened(path, what) as file:
+        while block := file.read(size):
+            yield block
+
+
+def lines(path: Path, longest: int, what: str) -> Iterator[bytes]:
+    """The lines of a regular file, with their ends. Raises as `blocks`, and for one of more than `longest` bytes."""
+    with _opened(path, what) as file:
+        for number in count(1):
+            line = file.readline(longest + 1)
+            if len(line) > longest:
+                raise IpaError(f"{path}, line {number} is longer than {longest / 1e6:g} MB", "shorten it")
+            if not line:
+                return
+            yield line
+
+
+def _opened(path: Path, what: str) -> IO[bytes]:
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    except FileNotFoundError as error:
+        raise MissingFile(f"{path} does not exist", "check the path") from error
+    except (OSError, ValueError) as error:
+        raise IpaError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", "check the path"
+        ) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise IpaError(f"{path} is no regular file, and {what} is read more than once", "name a file")
+    return file

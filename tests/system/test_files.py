@@ -41,6 +41,7 @@ def writes(call: ast.Call) -> bool:
 WRITERS = {
     "system/files": "the writer itself",
     "app": "/dev/null in place of a closed stream",
+    "batch/output": "a file in a bucket, of the URL that --output names",
     "bench/process": "a new temporary folder",
     "engine/pair/pair": "a new temporary folder",
     "doctor/compiler": "a new temporary folder",

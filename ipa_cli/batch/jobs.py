@@ -1,0 +1,154 @@
+"""One job: a picture with settings of its own. A file of jobs is foreign: what it may set is decided here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipa_cli.config import FIELDS, ConfigError, checked, with_places
+from ipa_cli.config.project import beside, refusal
+from ipa_cli.config.settings import EXPLAINED, meant
+from ipa_cli.config.values import as_json, from_json, from_python, from_text
+from ipa_cli.engine.keywords import JSON
+from ipa_cli.errors import UsageError, suggest
+from ipa_cli.images.filenames import slug
+
+ID = "id"
+ID_LENGTH = 200  # characters
+PER_FOLDER = 10_000  # pictures
+# Settings of the whole batch, and why a job has none of its own.
+OF_THE_BATCH = {
+    "num_images": "a job is one picture: write a line for each seed",
+    "batch_size": "it is set for all: --batch-size",
+    "output": "pictures are named by id, in the folder of --output",
+    "preview": "nothing is shown while a batch runs",
+    "device": "it is set for all: --device",
+    "warmup": "nothing is timed",
+}
+ALLOWED = tuple(name for name in FIELDS if name not in OF_THE_BATCH)
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE)  # of Windows
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to draw: `number` counts from 1 in the order of the file, `values` are its own settings by name."""
+
+    number: int
+    id: str
+    values: Mapping[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """Its id as a file's name: as it is where that is a plain name, else a readable one with a digest."""
+        if _PLAIN.fullmatch(self.id) and not _RESERVED.fullmatch(self.id):
+            return self.id
+        import hashlib
+
+        return f"{slug(self.id)}-{hashlib.sha256(self.id.encode()).hexdigest()[:12]}"
+
+    def file(self, suffix: str) -> str:
+        """Where its picture lies, relative to the output; up to `PER_FOLDER` share a folder."""
+        place = (self.number - 1) // PER_FOLDER
+        return f"pictures/{f'{place:04}/' if place else ''}{self.stem}{suffix}"
+
+    def as_json(self) -> str:
+        """One line, for another process."""
+        values = {name: as_json(value) for name, value in self.values.items()}
+        return json.dumps({"number": self.number, ID: self.id, "values": values})
+
+
+def of_json(line: str) -> Job:
+    """The job of `Job.as_json`."""
+    found = json.loads(line)
+    values = {name: from_json(name, value, found[ID]) for name, value in found["values"].items()}
+    return Job(found["number"], found[ID], values)
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Relative paths of jobs are relative to `folder`, and no path may lead out of `root`; both are resolved."""
+
+    folder: Path
+    root: Path
+
+
+def of_mapping(number: int, said: Any, where: str, fence: Fence) -> Job:
+    """The job of an object in a JSONL file, found `where`. Raises ConfigError."""
+    if not isinstance(said, Mapping):
+        raise ConfigError(f"{where}: not a JSON object", 'write {"id": "cat-1", "prompt": "a cat"}')
+    values = {}
+    for name, value in said.items():
+        if name != ID and value is not None:
+            _check_name(name, where)
+            plain = json.dumps(value) if name in JSON and not isinstance(value, str) else value
+            values[name] = _explained(lambda n=name, v=plain: from_python(n, v), where)  # type: ignore[misc]
+    return _job(number, said.get(ID), values, where, fence)
+
+
+def of_row(number: int, said: Mapping[str, str], where: str, fence: Fence) -> Job:
+    """The job of a row of a CSV file, as `of_mapping`; an empty cell sets nothing."""
+    values = {}
+    for name, text in said.items():
+        if name != ID and text:
+            values[name] = _explained(lambda n=name, t=text: from_text(n, t, n), where)  # type: ignore[misc]
+    return _job(number, said.get(ID), values, where, fence)
+
+
+def check_columns(names: list[str], where: str) -> None:
+    """Raise ConfigError for a column that is no setting, or is there twice, and where there is no id."""
+    for name in names:
+        if name != ID:
+            _check_name(name, where)
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: the column {name} is there twice", "leave one of them out")
+    if ID not in names:
+        raise ConfigError(f"{where}: no column id", "the first line names the columns, such as id,prompt,seed")
+
+
+def _check_name(name: str, where: str) -> None:
+    if name in OF_THE_BATCH:
+        raise ConfigError(f"{where}: {name} cannot be set by a job: {OF_THE_BATCH[name]}", "leave it out")
+    if name not in FIELDS:
+        near = suggest(meant(name), ("id", *ALLOWED))
+        raise ConfigError(f"{where}: unknown setting '{name}'{near}", EXPLAINED)
+
+
+def _job(number: int, id: Any, values: Mapping[str, Any], where: str, fence: Fence) -> Job:
+    if type(id) is int:
+        id = str(id)
+    if not isinstance(id, str) or not id.strip() or len(id) > ID_LENGTH or not id.isprintable():
+        wanted = f"text of 1 to {ID_LENGTH} printable characters"
+        raise ConfigError(f"{where}: {'no id' if id is None else 'an id is ' + wanted}", 'such as "id": "cat-1"')
+    return Job(number, id, {name: _permitted(name, value, where, fence) for name, value in values.items()})
+
+
+def _permitted(name: str, value: Any, where: str, fence: Fence) -> Any:
+    """The value with its places made usable from here. Raises ConfigError for what a foreign file may not set."""
+
+    def inside(_: str, text: str) -> str:
+        path = fence.folder / text
+        return str(path.relative_to(fence.root)) if _is_path(text) and path.is_relative_to(fence.root) else text
+
+    value = checked(name, value, f"{where}: {name}", ConfigError)
+    why = refusal(name, with_places(name, value, inside), fence.root)
+    if why is None:
+        same = fence.folder == Path.cwd()
+        return value if same else with_places(name, value, lambda one, text: beside(one, text, fence.folder))
+    hint = "--root FOLDER lets jobs name files in another folder" if "outside" in why else "give it as a flag"
+    raise ConfigError(f"{where}: {name} cannot be set: {why}", hint)
+
+
+def _is_path(text: str) -> bool:
+    return text != "-" and "://" not in text and not text.startswith("~")
+
+
+def _explained(read: Any, where: str) -> Any:
+    try:
+        return read()
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error.message}", error.hint if "unset" not in error.hint else "") from error

@@ -1,0 +1,183 @@
+"""Jobs drawn on a Ray cluster: Ray Data hands them, some at a time, to actors that each hold an engine.
+
+The jobs are spooled into the output, where every node can read them, and streamed from there, so that the driver holds
+none. Actors write their pictures themselves and return what is known of them, since a lost node takes its objects
+along; what was given to it is then drawn again, by another actor, to the same files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ipa_cli.batch import jobs as formats
+from ipa_cli.batch import output as outputs
+from ipa_cli.batch import worker
+from ipa_cli.batch.jobs import Job
+from ipa_cli.batch.journal import Outcome
+from ipa_cli.batch.output import RESUME_HINT, Output
+from ipa_cli.batch.worker import Task, Worker
+from ipa_cli.config.privacy import public_text
+from ipa_cli.errors import IpaError
+from ipa_cli.result import NullReporter, Reporter
+
+SPOOLED = 1000  # jobs in a file that Ray Data reads
+TOGETHER = 16  # jobs that an actor gets at once, and that are drawn again when it is lost
+CPUS = 0.5  # that an actor counts as: two on a node with two leave one to read jobs
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which cluster, and how many actors; None is one for each GPU, without any one for each node."""
+
+    address: str
+    actors: int | None = None
+    together: int = TOGETHER
+    opened: str | None = None  # "module:function" in place of `Engine.open`, for measuring without a model
+
+
+class Drawer:
+    """The actor: an engine, opened at the first job, and kept."""
+
+    def __init__(self, task: str, folder: str, opened: str | None):
+        with suppress(OSError):  # relative paths are as they were typed, where the folder is there
+            os.chdir(folder)
+        more = {}
+        if opened is not None:
+            module, _, name = opened.partition(":")
+            more["opened"] = getattr(importlib.import_module(module), name)
+        self._warnings: list[str] = []
+        self._worker = Worker(worker.of_json(task), _Heard(self._warnings), **more)
+
+    def __call__(self, batch: Any) -> dict[str, list[str]]:
+        """The outcomes of some jobs, and warnings, each a line of JSON."""
+        found: list[Outcome] = []
+        try:
+            self._worker.draw(map(formats.of_json, batch["text"]), found.append)
+        except IpaError as error:
+            raise Unusable(json.dumps([error.message, error.hint])) from None
+        said = [json.dumps({"warning": text}) for text in self._warnings]
+        self._warnings.clear()
+        return {"line": [*said, *(json.dumps(asdict(one)) for one in found)]}
+
+
+class Unusable(Exception):
+    """Nothing more can be drawn; its text is JSON of a message and a hint, as the error crosses processes as text."""
+
+
+class _Heard(NullReporter):
+    def __init__(self, into: list[str]):
+        self._into = into
+
+    def warn(self, text: str) -> None:
+        self._into.append(text)
+
+
+def draw(
+    cluster: Cluster, task: Task, jobs: Iterator[Job], done: Callable[[Outcome], None], reporter: Reporter
+) -> None:
+    """Draw all jobs on a cluster. Raises IpaError where there is none, and what `Worker.draw` does."""
+    ray, scratch = _connected(cluster.address)
+    place = outputs.of(task.output)
+    spool = f".spool-{secrets.token_hex(4)}"
+    try:
+        names = _spooled(place, spool, jobs)
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if task.settings.device != "cpu" else 0
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        actors = cluster.actors or gpus or nodes
+        reporter.note(f"Ray: {actors} actors on {nodes} nodes, {'a GPU each' if gpus else 'no GPUs'}")
+        if gpus:
+            task = replace(task, settings=replace(task.settings, device="cuda"))
+        for line in _lines(place, names, cluster, task, actors, bool(gpus)):
+            said = json.loads(line)
+            if "warning" in said:
+                reporter.warn(said["warning"])
+            else:
+                done(Outcome(**said))
+    finally:
+        place.remove(spool)
+        ray.shutdown()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lines(place: Output, names: list[str], cluster: Cluster, task: Task, actors: int, gpu: bool) -> Iterator[str]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.actor_task_retry_on_errors = False
+    paths, files = place.for_reading(names)
+    drawn = (
+        ray.data.read_text(paths, filesystem=files, override_num_blocks=len(paths))
+        .repartition(target_num_rows_per_block=cluster.together)
+        .map_batches(
+            Drawer,
+            batch_size=cluster.together,
+            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+            num_cpus=CPUS,
+            num_gpus=1 if gpu else 0,
+            fn_constructor_args=(task.as_json(), str(Path.cwd()), cluster.opened),
+        )
+    )
+    try:
+        for batch in drawn.iter_batches(batch_size=None, prefetch_batches=0):
+            yield from map(str, batch["line"])
+    except ray.exceptions.RayError as error:
+        raise _explained(error) from error
+
+
+def _explained(error: Exception) -> IpaError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, Unusable):
+            return IpaError(*json.loads(str(cause)))
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    said = [line for line in str(error).splitlines() if line.strip()]
+    return IpaError(f"Ray: {public_text(said[-1].strip() if said else type(error).__name__)}", RESUME_HINT)
+
+
+def _connected(address: str) -> tuple[Any, str | None]:
+    """Ray, and the folder of a cluster that was started for this batch."""
+    scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp") if address == LOCAL else None  # names of sockets are short
+    try:
+        import ray
+    except ImportError as error:
+        raise IpaError("--ray needs Ray", "pip install 'ipa-cli[ray]'") from error
+    try:
+        ray.init(
+            address=address,
+            _temp_dir=scratch,
+            include_dashboard=False if address == LOCAL else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=True,
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        hint = f"`ray start --head` starts one, --ray {LOCAL} one for this batch alone"
+        raise IpaError(f"there is no Ray cluster at {address}: {said}", hint) from error
+    return ray, scratch
+
+
+def _spooled(place: Output, folder: str, jobs: Iterator[Job]) -> list[str]:
+    names: list[str] = []
+    while taken := list(itertools.islice(jobs, SPOOLED)):
+        names.append(f"{folder}/{len(names):06}.txt")
+        place.write(names[-1], "".join(f"{job.as_json()}\n" for job in taken).encode())
+    return names

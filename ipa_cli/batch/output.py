@@ -1,0 +1,221 @@
+"""Where a batch is written: a folder on disk, or one that fsspec reaches, such as s3://bucket/folder."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from ipa_cli.config import expanded
+from ipa_cli.config.privacy import public_name, public_text
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.system import files, inputs
+
+RESUME_HINT = "the same command with --resume draws what is missing"
+MOST_BYTES = 512_000_000  # of a file that is read back
+LINE_BYTES = 1_000_000
+TRIES = 4
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z0-9+.-]+)*://")
+_Value = TypeVar("_Value")
+
+
+class OutputUnusable(IpaError):
+    """The place of the results cannot be read or written; nothing that is drawn could be kept."""
+
+
+class Output(Protocol):
+    """A place with files by their names, which have slashes."""
+
+    @property
+    def name(self) -> str:
+        """The folder or URL, without secrets."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file completely or not at all, in place of one of that name. Raises IpaError."""
+
+    def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
+        """Write a file a line at a time, as `write`."""
+
+    def append(self, name: str, data: bytes) -> bool:
+        """Add to the end of a file; False where files are only written whole. Raises IpaError."""
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content, None where there is none. Raises IpaError."""
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        """The lines of a file; none where there is no file. Raises IpaError."""
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there; True where asking takes a request."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, in order, each with the folder."""
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder of files, where there is one."""
+
+    def for_reading(self, names: Sequence[str]) -> tuple[list[str], Any]:
+        """Paths of files, and the fsspec file system in which other machines find them; None is theirs."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def write(self, name: str, data: bytes) -> None:
+        files.replace(self.path / name, data, RESUME_HINT)
+
+    def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
+        with files.replacing(self.path / name, RESUME_HINT) as file:
+            file.writelines(lines)
+
+    def append(self, name: str, data: bytes) -> bool:
+        files.make_folder((self.path / name).parent, RESUME_HINT)
+        files.append(self.path / name, data, RESUME_HINT)
+        return True
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        with suppress(inputs.MissingFile):
+            yield from inputs.lines(self.path / name, LINE_BYTES, "a file of a batch")
+
+    def read(self, name: str) -> bytes | None:
+        with suppress(inputs.MissingFile):
+            return inputs.read_bytes(self.path / name, MOST_BYTES, "a file of a batch")
+        return None
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def names(self, folder: str) -> list[str]:
+        with suppress(FileNotFoundError):
+            return sorted(f"{folder}/{one}" for one in os.listdir(self.path / folder))  # noqa: PTH208
+        return []
+
+    def remove(self, folder: str) -> None:
+        import shutil
+
+        shutil.rmtree(self.path / folder, ignore_errors=True)
+
+    def for_reading(self, names: Sequence[str]) -> tuple[list[str], Any]:
+        return [str((self.path / name).absolute()) for name in names], None
+
+
+class Remote:
+    """A folder that fsspec reaches by a URL; a request that fails is made again before it counts."""
+
+    def __init__(self, url: str):
+        self.name: str = public_name(url).rstrip("/")
+        try:
+            from fsspec.core import url_to_fs
+        except ImportError as error:
+            raise IpaError(f"{self.name} needs fsspec", "pip install 'ipa-cli[remote]'") from error
+        try:
+            self._files, self._root = url_to_fs(url.rstrip("/"))
+        except ImportError as error:
+            raise IpaError(f"{self.name}: {error}", "pip install 'ipa-cli[remote]' brings s3://") from error
+        except ValueError as error:
+            raise UsageError(f"{self.name}: {error}", "--output s3://bucket/folder") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        def write() -> None:
+            path = f"{self._root}/{name}"
+            if self._makes_folders:
+                self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(path, data)
+
+        self._tried("written", write)
+
+    def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
+        def write() -> None:
+            with self._files.open(f"{self._root}/{name}", "wb") as file:
+                for line in lines:
+                    file.write(line)
+
+        self._tried("written", write, tries=1)
+
+    def append(self, name: str, data: bytes) -> bool:
+        return False
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        yield from (self.read(name) or b"").splitlines(keepends=True)
+
+    def read(self, name: str) -> bytes | None:
+        def read() -> bytes | None:
+            try:
+                return self._files.cat_file(f"{self._root}/{name}")
+            except FileNotFoundError:
+                return None
+
+        return self._tried("read", read)
+
+    def has(self, name: str) -> bool:
+        return True
+
+    def names(self, folder: str) -> list[str]:
+        def names() -> list[str]:
+            try:
+                found = self._files.ls(f"{self._root}/{folder}", detail=False, refresh=True)
+            except FileNotFoundError:
+                return []
+            return sorted(f"{folder}/{one.rstrip('/').rpartition('/')[2]}" for one in found)
+
+        return self._tried("read", names)
+
+    def remove(self, folder: str) -> None:
+        with suppress(Exception):  # what is left there does no harm
+            self._files.rm(f"{self._root}/{folder}", recursive=True)
+
+    def for_reading(self, names: Sequence[str]) -> tuple[list[str], Any]:
+        return [f"{self._root}/{name}" for name in names], self._files
+
+    @property
+    def _makes_folders(self) -> bool:
+        """Buckets have no folders, and s3fs would look for the bucket before each file."""
+        protocol = self._files.protocol
+        return not {"s3", "s3a", "gs", "gcs"} & set([protocol] if isinstance(protocol, str) else protocol)
+
+    def _tried(self, done: str, work: Callable[[], _Value], tries: int = TRIES) -> _Value:
+        for left in reversed(range(tries)):
+            try:
+                return work()
+            # Each file system of fsspec raises what its client library does: botocore, aiohttp, google.auth, …
+            except Exception as error:
+                if not left or _final(error):
+                    raise self._unusable(done, error) from error
+                time.sleep((tries - left) * random.uniform(0.5, 1))
+        raise AssertionError("unreachable")
+
+    def _unusable(self, done: str, error: Exception) -> OutputUnusable:
+        said = public_text(" ".join(str(error).split())) or type(error).__name__
+        hint = "check the name of the bucket" if isinstance(error, FileNotFoundError) else RESUME_HINT
+        if _denied(error):
+            hint = "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or those of your cloud"
+        return OutputUnusable(f"{self.name} cannot be {done}: {said[:300]}", hint)
+
+
+def _denied(error: Any) -> bool:
+    """Whether it is about who asks, which no further try changes."""
+    return isinstance(error, PermissionError) or "Credential" in type(error).__name__
+
+
+def _final(error: Any) -> bool:
+    return _denied(error) or isinstance(error, FileNotFoundError)
+
+
+def of(text: str) -> Output:
+    """The place that `--output` names: a folder, or a URL. Raises UsageError and IpaError."""
+    if not text or "\0" in text:
+        raise UsageError(f"--output {text!r} is not a folder", "--output drawn")
+    return Remote(text) if _URL.match(text) else Folder(expanded(Path(text)))

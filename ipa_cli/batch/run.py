@@ -1,0 +1,261 @@
+"""`ipa batch`: all jobs are checked, then those that have no outcome yet are drawn, wherever that is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipa_cli import __version__
+from ipa_cli.batch import order, pages
+from ipa_cli.batch import output as outputs
+from ipa_cli.batch.jobs import Job
+from ipa_cli.batch.journal import DONE, FAILED, FOLDER, PENDING, RESULTS, Journal, Outcome
+from ipa_cli.batch.output import RESUME_HINT, Folder, Output
+from ipa_cli.batch.progress import Progress
+from ipa_cli.batch.source import Source, survey
+from ipa_cli.batch.worker import Task, Worker
+from ipa_cli.config import Settings
+from ipa_cli.config.privacy import public_name, public_settings
+from ipa_cli.config.settings import FIELDS
+from ipa_cli.config.units import plural
+from ipa_cli.engine.backend_choice import check_backend
+from ipa_cli.engine.generate import note_model
+from ipa_cli.engine.record import NOT_OF_THE_PICTURE
+from ipa_cli.errors import IpaError
+from ipa_cli.images import encode
+from ipa_cli.images.filenames import FORMATS
+from ipa_cli.models import schedulers
+from ipa_cli.pipeline.spread import random_seed
+from ipa_cli.result import Reporter
+
+DESCRIPTION, LOCK = "batch.json", ".lock"
+SCHEMA_VERSION = 1
+# Draws all jobs that an iterator gives, in one way or another.
+Draw = Callable[[Task, Iterator[Job], Callable[[Outcome], None], Reporter], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for."""
+
+    settings: Settings
+    source: Source
+    output: str
+    suffix: str = ".png"
+    quality: int | None = None
+    resume: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A batch whose jobs all have an outcome: `drawn` of them in this run, `failed` in all; times in seconds."""
+
+    output: str
+    local: bool
+    jobs: int
+    drawn: int
+    failed: int
+    seconds: float
+    first_s: float
+    pictures_per_s: float
+    pages: int
+
+
+def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
+    """Draw every job that has no outcome yet, as `draw` does it, and leave results and pages.
+
+    Raises ConfigError for a job that is not as it must be, before anything is loaded, and IpaError where the output
+    cannot be written or holds another batch.
+    """
+    settings = asked.settings
+    schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
+    check_backend(settings.backend, settings.precision)
+    encode.check(FORMATS[asked.suffix], asked.quality, "")
+    found = survey(asked.source)
+    place = outputs.of(asked.output)
+    with _locked(place):
+        seed = _begin(place, asked, found.count)
+        references = bool({"image", "embeds", "adapter"} & found.names or settings.image or settings.embeds)
+        task = Task(settings, asked.output, seed, asked.suffix, asked.quality, references or bool(settings.adapter))
+        _check_first(task, found.first, reporter)
+        journal = Journal(place, found.count)
+        try:
+            progress = _draw(asked, task, journal, place, reporter, live, draw)
+        except BaseException as error:
+            with suppress(IpaError):
+                journal.close()
+                place.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
+            if isinstance(error, KeyboardInterrupt):
+                reporter.warn(f"stopped; {RESUME_HINT}")
+            raise
+        journal.close()
+        place.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
+        with reporter.stage("contact sheet and pages"):
+            title = f"{plural(found.count, 'job')} of {Path(public_name(asked.source.name)).name}"
+            written = pages.write(place, journal.outcomes(), title)
+        left = journal.counted(PENDING)
+        if left:
+            raise IpaError(f"{plural(left, 'job')} came back without a result", RESUME_HINT)
+        return Done(
+            output=place.name,
+            local=isinstance(place, Folder),
+            jobs=found.count,
+            drawn=progress.done,
+            failed=journal.counted(FAILED),
+            seconds=progress.last,
+            first_s=progress.first,
+            pictures_per_s=progress.per_second,
+            pages=written,
+        )
+
+
+def here(task: Task, jobs: Iterator[Job], done: Callable[[Outcome], None], reporter: Reporter) -> None:
+    """Draw in this process, on one device."""
+    drawer = Worker(task, reporter)
+    try:
+        drawer.draw(jobs, done)
+    finally:
+        drawer.close()
+
+
+def _draw(
+    asked: Asked, task: Task, journal: Journal, place: Output, reporter: Reporter, live: bool, draw: Draw
+) -> Progress:
+    wanted = {PENDING, FAILED} if asked.retry_failed else {PENDING}
+    if journal.counted(DONE):
+        for job in asked.source.jobs():
+            if journal.state(job.number) == DONE and not place.has(job.file(asked.suffix)):
+                journal.forget(job.number)
+    missing = sum(journal.counted(state) for state in wanted)
+    there = journal.counted(DONE)
+    reporter.note(f"{plural(missing, 'picture')} to draw{f', {there} exist' if there else ''}, in {place.name}")
+    if not missing:
+        return Progress(0, reporter, lambda doing: None, live)
+    with reporter.stage("drawing") as doing:
+        progress = Progress(missing, reporter, doing, live)
+
+        def done(outcome: Outcome) -> None:
+            journal.add(outcome)
+            progress.count(outcome)
+
+        jobs = (job for job in asked.source.jobs() if journal.state(job.number) in wanted)
+        draw(task, order.ordered(jobs), done, reporter)
+    return progress
+
+
+def _check_first(task: Task, first: Job, reporter: Reporter) -> None:
+    """Raise IpaError where the model of the batch is not as it must be, unless the first job names its own."""
+    settings = task.settings_of(first)
+    if order.of_model(settings) == order.of_model(task.settings):
+        note_model(Worker(task, reporter).plan(settings), reporter)
+
+
+def _begin(place: Output, asked: Asked, count: int) -> int:
+    """Describe the batch in its output, which must hold none or this one; the seed of jobs that have none.
+
+    Jobs may have been added at the end since. Raises IpaError.
+    """
+    described = _describe(asked, count)
+    existing = _read(place)
+    if existing is None:
+        if place.names(FOLDER):
+            raise IpaError(f"{place.name} holds a journal but no {DESCRIPTION}", "choose another --output")
+    else:
+        if not (asked.resume or asked.retry_failed):
+            hint = "--resume draws what is missing, --retry-failed also what failed"
+            raise IpaError(f"{place.name} holds a batch already", f"{hint}; or choose another --output")
+        before = existing["jobs"]
+        same = asked.source.digest(before["bytes"])
+        if (same.size, same.sha256) != (before["bytes"], before["sha256"]):
+            raise IpaError(
+                f"{place.name} holds a batch of other jobs: {asked.source.name} has changed",
+                "jobs may be added at its end; for others choose another --output",
+            )
+        for name in ("settings", "format", "quality"):
+            _check_same(place, name, existing[name], described[name])
+        described["seed"] = existing["seed"]
+    place.write(DESCRIPTION, json.dumps(described, indent=2).encode() + b"\n")
+    return int(described["seed"])
+
+
+def _describe(asked: Asked, count: int) -> dict[str, Any]:
+    digest = asked.source.digest()
+    names = [name for name in FIELDS if name not in NOT_OF_THE_PICTURE]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "ipa": __version__,
+        "jobs": {
+            "source": public_name(asked.source.name),
+            "count": count,
+            "bytes": digest.size,
+            "sha256": digest.sha256,
+        },
+        "seed": random_seed(),
+        "format": FORMATS[asked.suffix],
+        "quality": asked.quality,
+        "settings": json.loads(json.dumps(public_settings(asked.settings, names))),
+    }
+
+
+def _read(place: Output) -> dict[str, Any] | None:
+    data = place.read(DESCRIPTION)
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+        jobs = found["jobs"]
+        usual = found["schema_version"] == SCHEMA_VERSION and type(found["seed"]) is int
+        if (
+            usual
+            and type(jobs["bytes"]) is int
+            and isinstance(found["settings"], dict)
+            and {"format", "quality"} <= set(found)
+        ):
+            return found
+    except (ValueError, TypeError, LookupError, RecursionError):
+        pass
+    raise IpaError(f"{place.name}/{DESCRIPTION} describes no batch of this version of ipa", "choose another --output")
+
+
+def _check_same(place: Output, name: str, before: Any, now: Any) -> None:
+    if isinstance(now, Mapping):
+        changed = [f"{key} {before.get(key)!r} → {value!r}" for key, value in now.items() if before.get(key) != value]
+    else:
+        changed = [f"{name} {before!r} → {now!r}"] if before != now else []
+    if changed:
+        raise IpaError(
+            f"{place.name} holds another batch: {', '.join(changed)}", "give the same flags, or choose another --output"
+        )
+
+
+@contextmanager
+def _locked(place: Output) -> Iterator[None]:
+    """Lock a folder on disk against other batches; a bucket has no locks."""
+    if not isinstance(place, Folder):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    from ipa_cli.system import files
+
+    files.make_folder(place.path)
+    files.check_writable(place.path / DESCRIPTION, replacing=True)
+    kind = files.kind(place.path / LOCK)
+    if kind is not None:
+        raise IpaError(f"{place.path / LOCK} is {kind}", "remove it, or choose another --output")
+    lock = FileLock(place.path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise IpaError(
+            f"another batch is running in {place.path}", "wait for it, or choose another --output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

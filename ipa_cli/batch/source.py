@@ -1,0 +1,228 @@
+"""Where jobs come from: lines of a JSONL or CSV file, or a folder of references with prompts; read as a stream."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ipa_cli.batch import jobs
+from ipa_cli.batch.jobs import Fence, Job
+from ipa_cli.config import ConfigError
+from ipa_cli.config.units import plural
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images import reference
+from ipa_cli.system import inputs
+
+LINE_BYTES = 1_000_000
+MOST_JOBS = 100_000_000
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The content of a source: so many bytes, and their SHA-256."""
+
+    size: int
+    sha256: str
+
+
+class Source(Protocol):
+    """Jobs that can be read any number of times."""
+
+    @property
+    def name(self) -> str:
+        """As it was named."""
+
+    def jobs(self) -> Iterator[Job]:
+        """The jobs in their order. Raises ConfigError for one that is not as it must be."""
+
+    def digest(self, size: int | None = None) -> Digest:
+        """What the source holds, or its first `size` bytes do: equal digests mean equal jobs."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A JSONL or CSV file."""
+
+    path: Path
+    fence: Fence
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def jobs(self) -> Iterator[Job]:
+        """A job for each line that is not empty; the kind of file is that of its name, else of its first character."""
+        if self.path.suffix.lower() == ".csv":
+            return self._rows()
+        if self.path.suffix.lower() in JSON_SUFFIXES:
+            return self._objects()
+        first = next((line for line in self._lines() if line.strip()), "")
+        return self._objects() if first.lstrip().startswith("{") else self._rows()
+
+    def digest(self, size: int | None = None) -> Digest:
+        found, count = hashlib.sha256(), 0
+        for block in inputs.blocks(self.path, "a file of jobs"):
+            part = block if size is None else block[: size - count]
+            found.update(part)
+            count += len(part)
+        return Digest(count, found.hexdigest())
+
+    def _lines(self) -> Iterator[str]:
+        for number, line in enumerate(inputs.lines(self.path, LINE_BYTES, "a file of jobs"), 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ConfigError(
+                    f"{self.path}, line {number}: not UTF-8 text: {error.reason}", "save it as UTF-8"
+                ) from error
+
+    def _objects(self) -> Iterator[Job]:
+        count = 0
+        for number, line in enumerate(self._lines(), 1):
+            if line.strip():
+                count += 1
+                where = f"{self.path}, line {number}"
+                yield jobs.of_mapping(count, _parsed(line, where), where, self.fence)
+
+    def _rows(self) -> Iterator[Job]:
+        reader = csv.reader(self._lines(), strict=True)
+        columns: list[str] = []
+        count = 0
+        try:
+            for cells in reader:
+                where = f"{self.path}, line {reader.line_num}"
+                if not cells:
+                    continue
+                if not columns:
+                    columns = [cell.strip() for cell in cells]
+                    jobs.check_columns(columns, where)
+                    continue
+                if len(cells) != len(columns):
+                    raise ConfigError(
+                        f"{where}: {plural(len(cells), 'cell')} for {plural(len(columns), 'column')}",
+                        "put text with commas into quotes",
+                    )
+                count += 1
+                yield jobs.of_row(count, dict(zip(columns, cells, strict=True)), where, self.fence)
+        except csv.Error as error:
+            raise ConfigError(
+                f"{self.path}, line {reader.line_num}: not CSV: {error}", "quote text with commas"
+            ) from error
+
+
+def _parsed(line: str, where: str) -> Any:
+    def unknown(name: str) -> Any:
+        raise ValueError(f"{name} is not a number of JSON")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name is there twice")
+        return found
+
+    try:
+        return json.loads(line, parse_constant=unknown, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON: {error}", 'write {"id": "cat-1", "prompt": "a cat"}') from error
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Every picture of a folder with every prompt; without prompts each picture alone."""
+
+    name: str
+    pictures: Sequence[str]
+    prompts: Sequence[Mapping[str, Any]] = field(default=({},))
+
+    def jobs(self) -> Iterator[Job]:
+        stems = [Path(picture).stem for picture in self.pictures]
+        again = len(set(map(str.casefold, stems))) < len(stems)
+        wide, number = len(str(len(self.prompts))), 0
+        for at, (picture, stem) in enumerate(zip(self.pictures, stems, strict=True), 1):
+            name = f"{at}-{stem}" if again else stem
+            for which, values in enumerate(self.prompts, 1):
+                number += 1
+                id = f"{name}-{which:0{wide}}" if len(self.prompts) > 1 else name
+                yield Job(number, id[-jobs.ID_LENGTH :], {"image": (picture,), **values})
+
+    def digest(self, size: int | None = None) -> Digest:
+        text = json.dumps([list(map(str, self.pictures)), [dict(one) for one in self.prompts]]).encode()
+        return Digest(len(text), hashlib.sha256(text[:size]).hexdigest())
+
+
+def find(name: str, prompts: Sequence[Mapping[str, Any]], root: Path | None, note: Any) -> Source:
+    """The jobs that the command line names. Raises UsageError and IpaError."""
+    if name == inputs.STDIN:
+        raise UsageError("jobs are read more than once, and stdin only once", "ipa batch jobs.jsonl")
+    path = Path(name).expanduser()
+    if path.is_dir() or (not path.exists() and reference.is_pattern(name)):
+        if root is not None:
+            raise UsageError("--root is for a file of jobs, and this is a folder of pictures", "leave it out")
+        if any(one.get("num_images", 1) != 1 for one in prompts):
+            raise UsageError("a job is one picture: num_images cannot be set", "write a line for each seed")
+        each = [{key: value for key, value in one.items() if key != "num_images"} for one in prompts]
+        return Crossed(name, reference.expand(name, note), each or ({},))
+    if prompts:
+        raise UsageError(
+            "--prompt and --prompts-from are for a folder of references", "write prompts into the file of jobs"
+        )
+    folder = path.absolute().parent.resolve()
+    if root is not None and not root.expanduser().is_dir():
+        raise IpaError(f"--root {root} is not a folder", "check the path")
+    return Listed(path, Fence(folder, folder if root is None else root.expanduser().resolve()))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What reading all jobs once tells: how many, and whether any job sets what belongs to a model."""
+
+    count: int
+    names: frozenset[str]
+    first: Job
+
+
+def survey(source: Source) -> Survey:
+    """Read every job once. Raises ConfigError for one that is wrong, and for two with the same id.
+
+    Ids are kept as 64-bit digests, 8 bytes a job; those that are equal are then compared themselves.
+    """
+    keys, names, first = array("Q"), set[str](), None
+    for job in source.jobs():
+        first = first or job
+        names.update(job.values)
+        keys.append(_key(job))
+        if job.number > MOST_JOBS:
+            raise UsageError(f"more than {MOST_JOBS} jobs", "split the file")
+    if first is None:
+        raise IpaError(f"{source.name} contains no job", "write one on each line")
+    ordered = array("Q", sorted(keys))
+    again = {one for one, other in itertools.pairwise(ordered) if one == other}
+    if again:
+        _name_twins(source.jobs(), again)
+    return Survey(len(keys), frozenset(names), first)
+
+
+def _name_twins(every: Iterable[Job], keys: set[int]) -> None:
+    seen: dict[str, Job] = {}
+    for job in every:
+        if _key(job) in keys:
+            other = seen.setdefault(job.stem.casefold(), job)
+            if other is not job:
+                same = (
+                    f"the id {job.id!r}"
+                    if job.id == other.id
+                    else f"ids that differ in case alone, {other.id!r} and {job.id!r}"
+                )
+                raise ConfigError(f"jobs {other.number} and {job.number} have {same}", "each job has an id of its own")
+
+
+def _key(job: Job) -> int:
+    return int.from_bytes(hashlib.blake2b(job.stem.casefold().encode(), digest_size=8).digest(), "big")

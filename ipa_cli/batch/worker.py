@@ -1,0 +1,311 @@
+"""Draws jobs on one engine after the other: in this process, in one for each device, or in an actor on a cluster.
+
+The next jobs are made ready, and the last pictures compressed and written, while one is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ipa_cli.batch import order, output
+from ipa_cli.batch.jobs import Job
+from ipa_cli.batch.journal import Outcome
+from ipa_cli.batch.output import Output
+from ipa_cli.config import Settings
+from ipa_cli.config.privacy import public_text
+from ipa_cli.config.values import settings_as_json, settings_from_json
+from ipa_cli.engine.content import LRU
+from ipa_cli.engine.engine import Engine
+from ipa_cli.engine.record import record
+from ipa_cli.engine.together import alike
+from ipa_cli.errors import IpaError
+from ipa_cli.images import encode
+from ipa_cli.images.filenames import FORMATS
+from ipa_cli.models import schedulers
+from ipa_cli.models.lora import lora
+from ipa_cli.models.plan import Plan, make_plan
+from ipa_cli.pipeline import init_image, prompts, sampling
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.spread import SEEDS
+from ipa_cli.pipeline.task import Request, make_request
+from ipa_cli.result import NullReporter, Reporter
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ipa_cli.engine.graphs import Ready
+
+AHEAD = 6  # jobs that are made ready before they are drawn
+WRITERS = 4  # threads that compress and write
+WAITING = 12  # pictures in memory until they are written
+BUGS = 5  # unforeseen errors one after the other until the batch stops
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the jobs of a batch have in common; `seed` gives those without one theirs."""
+
+    settings: Settings
+    output: str
+    seed: int
+    suffix: str = ".png"
+    quality: int | None = None
+    references: bool = True  # whether any job may have one
+
+    def as_json(self) -> str:
+        """One line, for another process."""
+        return json.dumps({**vars(self), "settings": settings_as_json(self.settings)})
+
+    def settings_of(self, job: Job) -> Settings:
+        """All settings of a job; its seed follows from its id where nothing sets one, so that it is the same again."""
+        settings = order.settings_of(job, self.settings)
+        if settings.seed is not None:
+            return settings
+        digest = hashlib.sha256(f"{self.seed} {job.id}".encode()).digest()
+        return replace(settings, seed=int.from_bytes(digest[:8], "big") % SEEDS)
+
+
+def of_json(line: str) -> Task:
+    """The task of `Task.as_json`."""
+    found = json.loads(line)
+    return Task(**{**found, "settings": settings_from_json(found["settings"], "the batch")})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can be drawn, or the error that says why it cannot."""
+
+    job: Job
+    model: Hashable = None
+    plan: Plan | None = None
+    settings: Settings | None = None
+    request: Request | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that is not written yet, and seconds of drawing it."""
+
+    prepared: Prepared
+    engine: Any
+    ready: Ready
+    image: Image
+    seconds: float
+
+
+class Quiet(NullReporter):
+    """The reporter of an engine that draws jobs: warnings once, the rest for `--verbose`, no bars."""
+
+    MOST = 1000
+
+    def __init__(self, log: Reporter):
+        self._log = log
+        self._said: set[str] = set()
+
+    def note(self, text: str) -> None:
+        self._log.detail(text)
+
+    def detail(self, text: str) -> None:
+        self._log.detail(text)
+
+    def warn(self, text: str) -> None:
+        if text not in self._said and len(self._said) < self.MOST:
+            self._said.add(text)
+            self._log.warn(text)
+
+
+Opened = Callable[[Settings, Plan, Reporter], Any]
+
+
+class Worker:
+    """Draws jobs of a `Task`; `done` hears of each as it ends, from any thread. One thread calls `draw`."""
+
+    def __init__(self, task: Task, reporter: Reporter, opened: Opened = Engine.open, place: Output | None = None):
+        self.task, self._opened = task, opened
+        self._log, self._reporter = reporter, Quiet(reporter)
+        self._output = place or output.of(task.output)
+        self._plans: LRU[Plan | IpaError] = LRU(32)
+        self._loras: LRU[tuple[lora.Lora, ...]] = LRU(32)
+        self._engine: Any = None
+        self._own = order.of_model(task.settings)
+        self._model: Hashable = None
+        self._unopened: dict[Hashable, IpaError] = {}
+        self._bugs = 0
+
+    def draw(self, jobs: Iterable[Job], done: Callable[[Outcome], None]) -> None:
+        """Draw jobs in their order.
+
+        A job that fails is an outcome. Raises IpaError where nothing more can be written or the model of the batch
+        cannot be loaded, and the last of several unforeseen errors in a row; what is drawn by then is written.
+        """
+        room, broken = threading.BoundedSemaphore(WAITING), deque[BaseException](maxlen=1)
+
+        def hand_over(work: Future[None]) -> None:
+            room.release()
+            if (error := work.exception()) is not None:
+                broken.append(error)
+
+        with ThreadPoolExecutor(WRITERS, "writer") as writers:
+            for several in self._batches(self._prepared(jobs)):
+                for drawn in self._drawn(several, done):
+                    room.acquire()
+                    writers.submit(self._keep, drawn, done).add_done_callback(hand_over)
+                if broken:
+                    raise broken[0]
+        if broken:
+            raise broken[0]
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        engine, self._engine, self._model = self._engine, None, None
+        if engine is not None:
+            engine.close()
+
+    # --- making ready ----------------------------------------------------------------------------------------------
+
+    def _prepared(self, jobs: Iterable[Job]) -> Iterator[Prepared]:
+        """Each job made ready in a thread, some ahead of the one that is drawn."""
+        every, waiting = iter(jobs), deque[Future[Prepared]]()
+        with ThreadPoolExecutor(1, "reader") as reader:
+            try:
+                while True:
+                    for job in islice(every, AHEAD - len(waiting)):
+                        waiting.append(reader.submit(self._prepare, job))
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+            finally:
+                reader.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self, job: Job) -> Prepared:
+        try:
+            settings = self.task.settings_of(job)
+            model = order.of_model(settings)
+            schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
+            plan = self.plan(settings)
+            loras = self._loras.get((model, settings.lora), lambda: lora.load(settings.lora, plan, self._reporter))
+            loaded = load_references(settings, self._reporter)
+            request = make_request(settings, plan, loaded, loras)
+            init_image.check_model(request.init, plan)
+            prompts.review((request.prompt, request.negative_prompt), request, self._reporter)
+            encode.check(
+                FORMATS[self.task.suffix], self.task.quality, max(request.prompt, request.negative_prompt, key=len)
+            )
+            sampling.advise(settings, plan, request.loras, self._reporter)
+            return Prepared(job, model, plan, settings, request)
+        except Exception as error:
+            return Prepared(job, error=error)
+
+    def plan(self, settings: Settings) -> Plan:
+        """The model of some settings. Raises IpaError, the same one each time."""
+
+        def make() -> Plan | IpaError:
+            try:
+                return make_plan(settings, references_later=self.task.references)
+            except IpaError as error:
+                return error
+
+        found = self._plans.get(order.of_model(settings), make)
+        if isinstance(found, IpaError):
+            raise found
+        return found
+
+    def _batches(self, every: Iterable[Prepared]) -> Iterator[list[Prepared]]:
+        """Jobs that share the calls of the UNet, as many as --batch-size says, or one."""
+        size, taken = self.task.settings.batch_size, list[Prepared]()
+        for prepared in every:
+            if taken and not _fit(taken[0], prepared):
+                yield from ([one] for one in taken)
+                taken = []
+            taken.append(prepared)
+            if len(taken) == size:
+                yield taken
+                taken = []
+        yield from ([one] for one in taken)  # fewer are drawn one by one, so that two graphs serve
+
+    # --- drawing ---------------------------------------------------------------------------------------------------
+
+    def _drawn(self, several: Sequence[Prepared], done: Callable[[Outcome], None]) -> Iterator[Drawn]:
+        """The pictures of one batch; jobs that fail end here."""
+        first = several[0]
+        if first.error is not None:
+            self._fail(several, first.error, done)
+            return
+        try:
+            engine = self._engine_of(first)
+        except IpaError as error:
+            if first.model == self._own:
+                raise  # no other job could be drawn
+            self._unopened[first.model] = error
+            self._fail(several, error, done)
+            return
+        began = time.perf_counter()
+        try:
+            requests = [one.request for one in several if one.request is not None]
+            ready = engine.prepare(requests[0])
+            drawings = engine.draw_together(requests) if len(requests) > 1 else [engine.draw(requests[0])]
+            self._bugs = 0
+        except Exception as error:
+            self._fail(several, error, done)
+            return
+        seconds = (time.perf_counter() - began) / len(several)
+        for prepared, drawing in zip(several, drawings, strict=True):
+            yield Drawn(prepared, engine, ready, drawing.images[0], seconds)
+
+    def _engine_of(self, prepared: Prepared) -> Any:
+        """The engine for a job, opened where the one before had another model. Raises IpaError, again each time."""
+        if prepared.model in self._unopened:
+            raise self._unopened[prepared.model]
+        if self._engine is None or self._model != prepared.model:
+            self.close()
+            assert prepared.settings is not None and prepared.plan is not None
+            self._engine = self._opened(prepared.settings, prepared.plan, self._reporter)
+            self._model = prepared.model
+        return self._engine
+
+    def _fail(self, several: Sequence[Prepared], error: Exception, done: Callable[[Outcome], None]) -> None:
+        if not isinstance(error, IpaError):
+            self._log.warn("".join(traceback.format_exception(error)))
+            self._bugs += 1
+            if self._bugs >= BUGS:
+                raise error
+        said = error.message if isinstance(error, IpaError) else f"{type(error).__name__}: {error}"
+        for prepared in several:
+            done(Outcome(prepared.job.number, prepared.job.id, "failed", error=public_text(said)[:2000]))
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def _keep(self, drawn: Drawn, done: Callable[[Outcome], None]) -> None:
+        """Compress and write a picture, then tell of it."""
+        job, request, settings, task = drawn.prepared.job, drawn.prepared.request, drawn.prepared.settings, self.task
+        assert request is not None and settings is not None
+        try:
+            recorded = record(drawn.engine, settings, drawn.ready, request, 0)
+            data = encode.encode(drawn.image, recorded, FORMATS[task.suffix], task.quality)
+        except IpaError as error:
+            self._fail([drawn.prepared], error, done)
+            return
+        name = job.file(task.suffix)
+        self._output.write(name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        done(Outcome(job.number, job.id, "done", name, digest, request.seeds[0], round(drawn.seconds, 4)))
+
+
+def _fit(one: Prepared, other: Prepared) -> bool:
+    return (
+        one.model == other.model
+        and one.request is not None
+        and other.request is not None
+        and alike(one.request, other.request)
+    )

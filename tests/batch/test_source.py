@@ -1,0 +1,165 @@
+"""Jobs from files: what is understood, what is refused by its line, and that a file of jobs stays in its place."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ipa_cli.batch import source
+from ipa_cli.batch.jobs import Job, of_json
+from ipa_cli.config import ConfigError
+from ipa_cli.errors import IpaError, UsageError
+
+
+def listed(name, text, root=None):
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return source.find(name, [], root, print)
+
+
+def objects(*jobs):
+    return "".join(json.dumps(job) + "\n" for job in jobs)
+
+
+def test_a_line_sets_anything_by_its_name(world):
+    line = {"id": "a", "prompt": "a\u2028star", "seed": 7, "scale": 1, "image": "cat.png", "lora": ["x.safetensors"]}
+    (job,) = listed("jobs.jsonl", objects(line)).jobs()
+    assert job.values["scale"] == 1.0 and job.values["image"] == ("cat.png",) and job.values["seed"] == 7
+    assert of_json(job.as_json()) == job
+
+
+def test_csv_is_read_by_its_columns_and_empty_cells_set_nothing(world):
+    rows = 'id,prompt,seed,scale\na,"a star, red\nand large",7,0.5\n\nb,a moon,,\n'
+    first, second = listed("jobs.csv", "\ufeff" + rows).jobs()
+    assert first == Job(1, "a", {"prompt": "a star, red\nand large", "seed": 7, "scale": 0.5})
+    assert second.values == {"prompt": "a moon"}
+
+
+WRONG = {
+    '{"id": "a", "promt": "x"}': "line 2: unknown setting 'promt'; did you mean 'prompt'?",
+    '{"id": "a", "seed": "x"}': "line 2: seed = 'x': expected a whole number",
+    '{"id": "a", "scale": 99}': "line 2: scale",
+    '{"id": "a", "scale": NaN}': "line 2: not JSON: NaN",
+    '{"id": "a", "seed": 1, "seed": 2}': "line 2: not JSON: a name is there twice",
+    '{"id": "a"': "line 2: not JSON",
+    "[]": "line 2: not a JSON object",
+    '{"prompt": "x"}': "line 2: no id",
+    '{"id": "a\\u001b[2J"}': "line 2: an id is text of 1 to 200 printable characters",
+    '{"id": "a", "num_images": 2}': "line 2: num_images cannot be set by a job",
+    '{"id": "a", "output": "/etc/x.png"}': "line 2: output cannot be set by a job",
+    '{"id": "a", "device": "cpu"}': "line 2: device cannot be set by a job",
+    '{"id": "a", "compile_options": "fast"}': "line 2: compile_options cannot be set: it chooses code",
+    '{"id": "a", "server": "http://example.com"}': "line 2: server cannot be set: it chooses code",
+    '{"id": "a", "cache_dir": "x"}': "line 2: cache_dir cannot be set: it chooses code",
+    '{"id": "a", "image": "/etc/shadow"}': "line 2: image cannot be set: it is outside",
+    '{"id": "a", "image": "../x.png"}': "line 2: image cannot be set: it is outside",
+    '{"id": "a", "image": "~/x.png"}': "line 2: image cannot be set: it is outside",
+    '{"id": "a", "image": "http://example.com/x.png"}': "line 2: image cannot be set: it names a server",
+    '{"id": "a", "image": "-"}': "line 2: image cannot be set: it means stdin",
+    '{"id": "a", "adapter": ["own,image=/etc/shadow"]}': "line 2: adapter cannot be set: it is outside",
+    '{"id": "a", "model": "/models/x"}': "line 2: model cannot be set: it is outside",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_line_is_named_with_what_is_wrong(world, line):
+    with pytest.raises(ConfigError) as raised:
+        source.survey(listed("jobs.jsonl", '{"id": "first"}\n' + line + "\n"))
+    assert f"jobs.jsonl, {WRONG[line]}" in raised.value.message and "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prompt,seed\n", "line 1: no column id"),
+        ("id,promt\n", "line 1: unknown setting 'promt'"),
+        ("id,seed,seed\n", "line 1: the column seed is there twice"),
+        ("id,seed\na,1,2\n", "line 2: 3 cells for 2 columns"),
+        ("id,seed\na,x\n", "line 2: seed=x: expected a whole number"),
+        ('id,prompt\na,"x\n', "not CSV"),
+    ],
+)
+def test_a_wrong_table_is_named_with_what_is_wrong(world, text, said):
+    with pytest.raises(ConfigError, match=said):
+        source.survey(listed("jobs.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (objects({"id": "a"}, {"id": "b"}, {"id": "a"}), "jobs 1 and 3 have the id 'a'"),
+        (objects({"id": "cat"}, {"id": "Cat"}), "jobs 1 and 2 have ids that differ in case alone, 'cat' and 'Cat'"),
+        (b'{"id": "\xff"}\n', "line 1: not UTF-8 text"),
+    ],
+)
+def test_a_file_whose_jobs_cannot_all_be_drawn_is_refused(world, text, said):
+    with pytest.raises(ConfigError, match=said):
+        source.survey(listed("jobs.jsonl", text))
+
+
+def test_a_line_without_an_end_is_not_read_into_memory(world):
+    with pytest.raises(IpaError, match="line 1 is longer than 1 MB"):
+        source.survey(listed("jobs.jsonl", b"x" * 1_000_001))
+
+
+def test_an_empty_file_a_missing_one_and_stdin_are_no_jobs(world):
+    with pytest.raises(IpaError, match="contains no job"):
+        source.survey(listed("jobs.jsonl", "\n\n"))
+    with pytest.raises(IpaError, match="does not exist"):
+        source.survey(source.find("none.jsonl", [], None, print))
+    with pytest.raises(UsageError, match="stdin only once"):
+        source.find("-", [], None, print)
+
+
+def test_paths_are_relative_to_the_file_of_jobs_and_a_root_lets_them_out(world):
+    line = objects({"id": "a", "image": "cat.png", "init_image": str(world.cwd / "dog.png")})
+    with pytest.raises(ConfigError, match="init_image cannot be set: it is outside"):
+        next(listed("sub/jobs.jsonl", line).jobs())
+    (job,) = listed("sub/jobs.jsonl", line, root=Path()).jobs()
+    assert job.values == {"image": (str(world.cwd / "sub/cat.png"),), "init_image": str(world.cwd / "dog.png")}
+
+
+def test_a_link_out_of_the_folder_leads_nowhere(world):
+    Path("link").symlink_to("/etc")
+    with pytest.raises(ConfigError, match="image cannot be set: it is outside"):
+        next(listed("jobs.jsonl", objects({"id": "a", "image": "link/shadow"})).jobs())
+
+
+@pytest.mark.parametrize(
+    "id", ["../../etc/passwd", "a/b", "..", ".hidden", "con", "nul.png", "ü", "a b", "x" * 200, "a."]
+)
+def test_an_id_never_leads_out_of_the_output(id):
+    file = Job(1, id, {}).file(".png")
+    assert file.startswith("pictures/") and file.count("/") == 1 and "/." not in file
+    assert file != f"pictures/{id}.png"  # and a plain one, whatever it is, cannot be the same
+    assert Job(2, "cat-1.b", {}).file(".png") == "pictures/cat-1.b.png"
+
+
+def test_pictures_of_many_jobs_are_spread_over_folders():
+    assert Job(10_000, "a", {}).file(".png") == "pictures/a.png"
+    assert Job(10_001, "a", {}).file(".png") == "pictures/0001/a.png"
+
+
+def test_a_folder_of_references_is_crossed_with_prompts(world):
+    for name in ("cat.png", "dog.png"):
+        Path("refs").mkdir(exist_ok=True)
+        Path("refs", name).write_bytes(b"")
+    found = list(source.find("refs", [{"prompt": "a"}, {"prompt": "b", "seed": 3}], None, print).jobs())
+    assert [job.id for job in found] == ["cat-1", "cat-2", "dog-1", "dog-2"]
+    assert found[3].values == {"image": ("refs/dog.png",), "prompt": "b", "seed": 3}
+    with pytest.raises(UsageError, match="for a folder of references"):
+        listed("jobs.jsonl", "") and source.find("jobs.jsonl", [{"prompt": "a"}], None, print)
+
+
+def test_jobs_are_not_kept_in_memory(world):
+    import tracemalloc
+
+    Path("jobs.jsonl").write_text(
+        "".join(f'{{"id": "job-{n}", "prompt": "a star", "seed": {n}}}\n' for n in range(5_000))
+    )
+    found = source.find("jobs.jsonl", [], None, print)
+    tracemalloc.start()
+    assert source.survey(found).count == 5_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_200_000

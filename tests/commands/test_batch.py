@@ -1,0 +1,207 @@
+"""`ipa batch` with the demo model: every job once, as `ipa generate` draws it, whatever stops it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+QUICK = ("--steps", 1, "--size", "64x64", "--device", "cpu", "--backend", "eager")
+
+
+def jobs(*lines, name="jobs.jsonl"):
+    Path(name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return name
+
+
+def results(folder="out"):
+    return [json.loads(line) for line in Path(folder, "results.jsonl").read_text().splitlines()]
+
+
+def digests(folder="out"):
+    return {one["id"]: one["sha256"] for one in results(folder)}
+
+
+def digest(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def references():
+    for name, colour in (("cat.png", "orange"), ("dog.png", "navy")):
+        Image.new("RGB", (48, 48), colour).save(name)
+
+
+def test_a_job_is_drawn_byte_for_byte_as_by_generate(ipa):
+    references()
+    data = ipa(
+        "batch",
+        jobs(
+            {"id": "cat", "image": "cat.png", "prompt": "a star", "seed": 5, "scale": 0.4},
+            {"id": "plain/1", "prompt": "a (red:1.2) moon", "seed": 6, "height": 96, "guidance_scale": 1.0},
+            {"id": "random", "image": ["cat.png", "dog.png"], "image_weight": [1, 0.5], "steps": 2},
+        ),
+        *(*QUICK, "-o", "out", "--json"),
+    ).data()
+    assert (data["jobs"], data["drawn"], data["failed"]) == (3, 3, 0)
+    cat, plain, random = results()
+    assert [one["file"][:13] for one in (cat, plain, random)] == ["pictures/cat.", "pictures/plai", "pictures/rand"]
+    assert all(digest(f"out/{one['file']}") == one["sha256"] for one in (cat, plain, random))
+
+    def generated(*flags):
+        return ipa("generate", *QUICK, *flags, "--json").data()["images"][0]["sha256"]
+
+    assert cat["sha256"] == generated("-i", "cat.png", "-p", "a star", "--seed", 5, "--scale", 0.4)
+    moon = ("-p", "a (red:1.2) moon", "--seed", 6, "--guidance-scale", 1)
+    assert (
+        plain["sha256"]
+        == ipa("generate", *QUICK[:2], *QUICK[4:], *moon, "--width", 64, "--height", 96, "--json").data()["images"][0][
+            "sha256"
+        ]
+    )
+    several = ("-i", "cat.png", "-i", "dog.png", "--image-weight", 1, "--image-weight", 0.5, "--steps", 2)
+    assert random["sha256"] == generated(*several, "--seed", random["seed"])
+    page = Path("out/index.html").read_text()
+    assert 'src="pictures/cat.png"' in page and "<script" not in page and "default-src &#39;none&#39;" in page
+    assert Image.open("out/contact-sheet.png").width >= 480
+
+
+def test_a_failed_job_is_recorded_and_the_others_go_on(ipa):
+    references()
+    file = jobs(
+        {"id": "missing", "image": "lost.png"},
+        {"id": "model", "model": "nowhere"},
+        {"id": "sampler", "scheduler": "none-such"},
+        {"id": "good", "seed": 1},
+        {"id": "other", "seed": 2, "strength": 0.5},
+    )
+    ran = ipa("batch", file, *QUICK, "-o", "out")
+    assert ran.exit_code == 1 and "FAILED 3 jobs: --retry-failed" in ran.stdout
+    found = {one["id"]: one for one in results()}
+    assert [one["status"] for one in found.values()] == ["failed", "failed", "failed", "done", "done"]
+    assert "lost.png does not exist" in found["missing"]["error"] and "nowhere" in found["model"]["error"]
+    assert "none-such" in found["sampler"]["error"]
+
+    same = ipa("batch", file, *QUICK, "-o", "out", "--resume", "--json")
+    assert same.exit_code == 1 and same.json()["data"]["drawn"] == 0 and same.json()["data"]["failed"] == 3
+    Image.new("RGB", (48, 48), "red").save("lost.png")
+    again = ipa("batch", file, *QUICK, "-o", "out", "--retry-failed", "--json")
+    assert again.json()["data"]["drawn"] == 3 and again.json()["data"]["failed"] == 2
+    assert [one["id"] for one in results()] == list(found) and results()[0]["status"] == "done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_batch_that_was_stopped_draws_each_job_once_when_resumed(ipa_process, ipa, number):
+    file = jobs(*({"id": f"job-{n}", "seed": n} for n in range(16)))
+    flags = ("batch", file, *QUICK[:1], 6, *QUICK[2:], "-o", "out", "--json")
+    environ = {"OMP_NUM_THREADS": "1"}
+    stopped = ipa_process(*flags, "--verbose", environ=environ, interrupt_at="job-3 done", signals=[number])
+    if number != signal.SIGKILL:
+        assert stopped.exit_code == 128 + number and stopped.error()["type"] == "Interrupted"
+        assert "--resume draws what is missing" in stopped.stderr
+    data = ipa(*flags, "--resume").data()
+    assert data["jobs"] == 16 and data["failed"] == 0
+    assert [one["id"] for one in results()] == [f"job-{n}" for n in range(16)]
+    assert all(digest(f"out/{one['file']}") == one["sha256"] for one in results())
+    assert len(list(Path("out/pictures").iterdir())) == 16
+
+
+def test_what_is_missing_is_drawn_again_and_jobs_may_be_added(ipa):
+    lines = [{"id": f"job-{n}"} for n in range(3)]
+    assert ipa("batch", jobs(*lines), *QUICK, "-o", "out").exit_code == 0
+    before = digests()
+    refused = ipa("batch", "jobs.jsonl", *QUICK, "-o", "out")
+    assert refused.exit_code == 1 and "out holds a batch already" in refused.stderr
+    Path("out/pictures/job-1.png").unlink()
+    jobs(*lines, {"id": "new", "seed": 4})
+    data = ipa("batch", "jobs.jsonl", *QUICK, "-o", "out", "--resume", "--json").data()
+    assert data["drawn"] == 2 and {**before, "new": digests()["new"]} == digests()  # the same random seeds
+
+    other = ipa("batch", "jobs.jsonl", *QUICK, "--fit", "crop", "-o", "out", "--resume")
+    assert other.exit_code == 1 and "out holds another batch: fit 'pad' → 'crop'" in other.stderr
+    jobs({"id": "x"})
+    other = ipa("batch", "jobs.jsonl", *QUICK, "-o", "out", "--resume")
+    assert other.exit_code == 1 and "jobs.jsonl has changed" in other.stderr
+
+
+def test_nothing_is_loaded_for_what_can_be_seen_before(ipa, monkeypatch):
+    monkeypatch.setattr("ipa_cli.engine.engine.Engine.open", lambda *_: pytest.fail("the model was loaded"))
+    good = {"id": "a", "seed": 1}
+    for lines, flags, code, said in (
+        ((good, {"id": "a"}), (), 2, "jobs 1 and 2 have the id 'a'"),
+        ((good, {"id": "b", "sede": 1}), (), 2, "jobs.jsonl, line 2: unknown setting 'sede'; did you mean 'seed'?"),
+        ((good,), ("--model", "no/such/folder"), 2, "no/such/folder"),
+        ((good,), ("--backend", "none"), 2, "none"),
+        ((good,), ("--scheduler", "none"), 2, "none"),
+        ((good,), ("--quality", 90), 2, "lossless"),
+        ((good,), ("-o", "-"), 2, "stdout"),
+        ((good,), ("-p", "a star"), 2, "for a folder of references"),
+        ((good,), ("-o", "jobs.jsonl"), 1, "jobs.jsonl"),
+        ((good,), ("-o", "nothing://x"), 2, "nothing"),
+    ):
+        ran = ipa("batch", jobs(*lines), *QUICK[:4], "-o", "out", *flags)
+        assert ran.exit_code == code and said in ran.stderr, (flags, ran.stderr)
+    assert not Path("out/pictures").exists()
+
+
+def test_a_folder_of_references_is_drawn_with_each_prompt(ipa):
+    Path("refs").mkdir()
+    Image.new("RGB", (48, 48), "orange").save("refs/cat.png")
+    Image.new("RGB", (48, 48), "navy").save("refs/dog.png")
+    flags = ("-p", "a star", "-p", "a moon", "--seed", 3, "--format", "jpg", "--quality", 80, "-o", "out", "-q")
+    assert ipa("batch", "refs", *QUICK, *flags).stdout == "out\n"
+    assert sorted(path.name for path in Path("out/pictures").iterdir()) == [
+        "cat-1.jpg",
+        "cat-2.jpg",
+        "dog-1.jpg",
+        "dog-2.jpg",
+    ]
+    assert len(set(digests().values())) == 4
+
+
+def test_jobs_share_calls_of_the_unet(ipa):
+    """Pictures of one call are as those drawn alone but for rounding."""
+    file = jobs(*({"id": str(n), "seed": n, "prompt": f"a star {n}"} for n in range(5)))
+    assert ipa("batch", file, *QUICK, "-o", "alone").exit_code == 0
+    assert ipa("batch", file, *QUICK, "--batch-size", 2, "-o", "out").exit_code == 0
+    for one, other in zip(results("alone"), results("out"), strict=True):
+        pictures = [Image.open(f"{folder}/{found['file']}") for folder, found in (("alone", one), ("out", other))]
+        differences = [abs(a - b) for a, b in zip(*(picture.tobytes() for picture in pictures), strict=True)]
+        assert max(differences) <= 2
+
+
+def test_a_folder_in_memory_is_reached_by_its_url(ipa):
+    import fsspec
+
+    file = jobs({"id": "a", "seed": 1}, {"id": "b", "seed": 2})
+    data = ipa("batch", file, *QUICK, "-o", "memory://drawn/here", "--json").data()
+    assert data["results"] == "memory://drawn/here/results.jsonl"
+    files = fsspec.filesystem("memory")
+    found = [json.loads(line) for line in files.cat("/drawn/here/results.jsonl").splitlines()]
+    for one in found:
+        assert hashlib.sha256(files.cat(f"/drawn/here/{one['file']}")).hexdigest() == one["sha256"]
+    assert ipa("batch", file, *QUICK, "-o", "memory://drawn/here", "--resume", "--json").data()["drawn"] == 0
+
+
+def test_a_link_in_the_output_is_not_written_through(ipa):
+    Path("mine.png").write_bytes(b"mine")
+    Path("out/pictures").mkdir(parents=True)
+    Path("out/pictures/a.png").symlink_to("../../mine.png")
+    ran = ipa("batch", jobs({"id": "a"}), *QUICK, "-o", "out")
+    assert ran.exit_code == 1 and "is a link" in ran.stderr and Path("mine.png").read_bytes() == b"mine"
+
+
+def test_devices_share_the_jobs_and_draw_the_same_pictures(ipa):
+    """A process for each; an error in one of them is the error of the batch."""
+    references()
+    file = jobs(*({"id": str(n), "seed": n, "image": "cat.png"} for n in range(6)), {"id": "bad", "image": "no.png"})
+    alone = ipa("batch", file, *QUICK, "-o", "alone", "--json")
+    flags = (*QUICK[:4], *QUICK[6:], "--devices", "cpu,cpu", "--json")
+    together = ipa("batch", file, *flags, "-o", "out")
+    assert alone.exit_code == together.exit_code == 1 and digests("alone") == digests()
+    assert [one["id"] for one in results()] == [*map(str, range(6)), "bad"]
