@@ -165,7 +165,7 @@ def _connected(address: str) -> tuple[Any, str | None]:
             _temp_dir=scratch,
             include_dashboard=False if address == LOCAL else None,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             configure_logging=True,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -42,6 +42,7 @@ WRITERS = {
     "system/files": "the writer itself",
     "app": "/dev/null in place of a closed stream",
     "batch/output": "a file in a bucket, of the URL that --output names",
+    "batch/devices": "a new temporary folder",
     "bench/process": "a new temporary folder",
     "engine/pair/pair": "a new temporary folder",
     "doctor/compiler": "a new temporary folder",
