@@ -177,3 +177,22 @@ def test_sizes_in_a_key_are_pixels_whatever_the_latents_are(unet):
     assert other.compile_options["dynamic"] == [256, 512]  # 32 to 64 latent pixels, of which backends count eight each
     fixed = replace(wanted(unet), latent_factor=4)
     assert graphs.key(unet[0], fixed).factors["width"] == 64
+
+
+def test_with_two_passes_a_graph_that_covers_both_sizes_comes_first(store, unet):
+    both, own = keep(store, unet, '{"dynamic": [64, 256]}'), keep(store, unet)
+    keep(store, unet, '{"dynamic": [64, 128]}')
+    asked = wanted(unet)
+    assert graphs.find(store, unet[0], asked).id == own.id
+    assert graphs.find(store, unet[0], replace(asked, beside=(192, 192))).id == both.id
+    assert graphs.find(store, unet[0], replace(asked, beside=(512, 512))).id == own.id
+
+
+def test_each_number_of_regions_wants_a_graph_of_its_own(unet):
+    asked = wanted(unet)
+
+    def factors(count):
+        context = asked.example.context._replace(regions=[asked.example.context.text] * count)
+        return graphs.key(unet[0], replace(asked, example=replace(asked.example, context=context))).factors.items()
+
+    assert factors(0) ^ factors(1) == {("regions", 1)} and factors(1) ^ factors(2) == {("regions", 1), ("regions", 2)}
