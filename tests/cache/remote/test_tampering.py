@@ -205,6 +205,7 @@ def test_links_in_the_cache_lead_a_pull_nowhere(shared, tmp_path):
     shared.publish()
     victim = tmp_path / "victim"
     victim.mkdir()
+    (victim / "0").write_text("mine")
     with shared.worker.here() as store:
         place = shared.place
         offer = remote.read(place, remote.names(place)[0])
@@ -213,13 +214,13 @@ def test_links_in_the_cache_lead_a_pull_nowhere(shared, tmp_path):
         (store.graphs / ".partial").mkdir(mode=0o700)
         (store.graphs / ".partial" / name).symlink_to(victim)
         remote.pull(store, place, offer, False, quiet)
-        assert list(victim.iterdir()) == []
+        assert [path.read_text() for path in victim.iterdir()] == ["mine"]
         cache.execute(store, cache.plan(cache.scan(store)))
         (store.graphs / ".partial").rmdir()
         (store.graphs / ".partial").symlink_to(victim)
         with pytest.raises(Refused, match="is a link"):
             remote.pull(store, place, offer, False, quiet)
-        assert list(victim.iterdir()) == []
+        assert [path.read_text() for path in victim.iterdir()] == ["mine"]
 
 
 def test_a_link_in_the_place_of_a_file_being_fetched_is_not_followed(shared, tmp_path):
