@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 import ipa_cli
 from ipa_cli.errors import IpaError
-from tests import faceid, insightface, loras
+from tests import controlnets, faceid, insightface, loras
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, folder, serving
 from tests.serve import server
@@ -96,6 +96,13 @@ def face_adapters() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in written}
 
 
+@cache
+def controlnet() -> dict[str, bytes]:
+    """One for the demo model."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return folder(controlnets.save(DEMO, Path(scratch) / "control"))
+
+
 @pytest.fixture
 def readers_folder(world, tmp_path, monkeypatch):
     """What a reader is taken to have: some pictures, and a hub that answers."""
@@ -124,6 +131,9 @@ def readers_folder(world, tmp_path, monkeypatch):
     image = Image.new("RGB", (96, 96), "white")
     ImageDraw.Draw(image).rectangle((30, 30, 60, 70), "red")
     image.save("face.png")
+    for name in ("pose.png", "depth.png"):
+        image.save(name)
+    Path("pose.safetensors").write_bytes(controlnet()["diffusion_pytorch_model.safetensors"])
     insightface.install(tmp_path, world.home, monkeypatch)
     for name, value in QUICK.items():
         monkeypatch.setenv(name, value)
@@ -140,6 +150,7 @@ def readers_folder(world, tmp_path, monkeypatch):
     encoder = {name.replace("sdxl_models/", "models/"): data for name, data in adapter.items() if "encoder" in name}
     others["h94/IP-Adapter"] = {**adapter, **encoder}
     others["h94/IP-Adapter-FaceID"] = face_adapters()
+    others |= {"me/canny": controlnet(), "me/depth": controlnet()}
     with serving(Hub({"stabilityai/stable-diffusion-xl-base-1.0": model, **others})):
         yield world
 
