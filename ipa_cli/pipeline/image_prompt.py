@@ -45,9 +45,7 @@ class ImagePrompt:
     fit: str
     embeds: Embeds | None  # in place of references
     masks: tuple[Reference, ...] = ()  # none, one for all references, or one for each
-    on_negative: Pattern = field(
-        default_factory=dict
-    )  # 1 where the negative half sees it, and the positive one nothing
+    on_negative: Pattern = field(default_factory=dict)  # 1 where the negative half sees it, not the positive one
     combine: str = CONCAT
     negative: Reference | None = None  # what the negative half sees, in the place of nothing
     sharpening: float = 0.0

@@ -433,6 +433,15 @@ def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
         for path in ("compiled.png", "eager.png", "compiled/pictures/row-1-cat-scale-1.png")
     )
     assert np.abs(top - plain).max() <= 1 and np.abs(top - left).max() > 1
+    for how in (
+        ("--ip-mode", "ease-in"),
+        ("--ip-mode", "composition-precise"),
+        ("--image", "dog.png", "--image-combine", "average"),
+        ("--image", "dog.png", "--image-per-picture"),
+        ("--negative-image", "dog.png"),
+    ):
+        same = ipa(*one, *how, "--backend", "inductor", "--no-compile", "-o", "{image}.png").data()
+        assert same["graph"]["id"] == graph["id"], how
     without = ipa(*one[:-2], "--backend", "inductor", "--no-compile", "-o", "without.png")
     assert without.exit_code == 1 and "masks yes → none" in without.error()["message"]
     wider = ipa(*one, "--width", 128, "--height", 128, "--backend", "inductor", "--no-compile", "-o", "wider.png")

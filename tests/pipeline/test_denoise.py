@@ -26,6 +26,7 @@ from ipa_cli.pipeline.task import Request
 from ipa_cli.result import NullReporter
 from ipa_cli.unet.inputs import Context
 from tests.seeds import after_noise
+from tests.unet.test_weight_types import comfyui
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +107,29 @@ def test_layers_are_instantstyles_in_diffusers(ipa, diffusers_pipeline, flags, t
     expected = theirs(diffusers_pipeline, table)
     assert abs(ours(ipa, 1, *flags) - expected).max() <= 1
     assert abs(expected - theirs(diffusers_pipeline, 1.0)).max() > 1  # the layers matter
+
+
+@pytest.mark.parametrize("mode", ["ease-in-out", "weak-output", "strong-style-transfer"])
+def test_weight_types_of_comfyui_are_tables_of_layers(ipa, diffusers_pipeline, mode):
+    each = iter(comfyui(mode, "sdxl"))  # the demo model has SDXL's blocks
+    down = {f"block_{block}": [next(each), next(each)] for block in (1, 2)}
+    middle = next(each)
+    up = {f"block_{block}": [next(each) for _ in range(3)] for block in (0, 1)}
+    expected = theirs(diffusers_pipeline, {"down": down, "mid": middle, "up": up})
+    assert abs(ours(ipa, 1, "--ip-mode", mode) - expected).max() <= 1
+    assert abs(expected - theirs(diffusers_pipeline, 1.0)).max() > 1
+
+
+def test_a_negative_image_is_the_negative_half_of_diffusers_embeds(ipa, diffusers_pipeline, pictures):
+    followed, avoided = (
+        diffusers_pipeline.prepare_ip_adapter_image_embeds([[image]], None, "cpu", 1, True)[0]
+        for image in opened(pictures[:2])
+    )
+    embeds = [torch.cat([avoided[1:], followed[1:]])]
+    expected = theirs(diffusers_pipeline, 0.9, ip_adapter_image=None, ip_adapter_image_embeds=embeds)
+    flags = ("--image", pictures[0], "--fit", "crop")
+    assert abs(ours(ipa, 0.9, *flags, "--negative-image", pictures[1]) - expected).max() <= 1
+    assert abs(ours(ipa, 0.9, *flags) - expected).max() > 1
 
 
 def test_steps_outside_start_and_end_have_no_reference(ipa, diffusers_pipeline):
