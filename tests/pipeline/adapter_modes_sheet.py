@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/adapter-modes.md with the demo model: `python -m tests.pipeline.adapter_modes_sheet docs`."""
+"""Makes the pictures of docs/adapter-modes.md: `python -m tests.pipeline.adapter_modes_sheet docs`."""
 
 from __future__ import annotations
 
