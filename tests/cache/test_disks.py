@@ -11,18 +11,6 @@ from ipa_cli.errors import IpaError
 from tests.cache.graphs import assert_whole, build, key, leftovers, never, script
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 256 KiB of its own."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "mount") or libc.mount(b"tmpfs", bytes(disk), b"tmpfs", 0, b"size=256k"):
-        pytest.skip("may not mount a small disk")
-    yield disk
-    libc.umount2(bytes(disk), 2)
-
-
 def test_a_full_disk_keeps_the_good_graphs(small_disk):
     store = Store(small_disk / "cache")
     good = build(store, key(batch=1))

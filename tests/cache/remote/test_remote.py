@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -272,6 +273,26 @@ def test_a_full_disk_is_said_and_what_came_is_removed(in_memory, monkeypatch):
         in_memory.pull()
     with in_memory.worker.here() as store:
         assert cache.scan(store) == [] and cache.scratch_folders(store) == []
+
+
+def test_a_disk_that_fills_up_while_a_graph_is_fetched_loses_nothing(in_memory, small_disk, monkeypatch):
+    monkeypatch.setattr(location, "CHUNK", 1 << 14)
+    in_memory.publish(builder=lambda folder: (folder / "graph.pt2").write_bytes(b"x" * 150_000) and None)
+    offer = remote.read(in_memory.place, remote.names(in_memory.place)[0])
+    store = cache.Store(small_disk / "cache")
+
+    def others_fill_it(doing):
+        with suppress(OSError), (small_disk / "others").open("ab") as file:
+            file.write(b"x" * 1_000_000)
+
+    with in_memory.worker.here():
+        good = build(store, key(1))
+        with pytest.raises(StoreError, match="cannot hold more") as full:
+            remote.pull(store, in_memory.place, offer, False, others_fill_it)
+        assert "ipa cache clear" in full.value.hint
+        assert [item.id for item in cache.scan(store)] == [good.id] and cache.scratch_folders(store) == []
+        (small_disk / "others").unlink()
+        assert remote.pull(store, in_memory.place, offer, False, quiet).fresh
 
 
 def test_a_graph_larger_than_the_cache_may_be_is_not_begun(in_memory):
