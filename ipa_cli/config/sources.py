@@ -107,7 +107,8 @@ def resolve(
         if expected(name)[0] is Path:
             value = Path(value)  # Typer before 0.28 keeps the text
         if element_type(name) in PARSED:
-            value = tuple(element(name, text, flag_of(name)) for text in value)
+            # A program's are read already.
+            value = tuple(element(name, one, flag_of(name)) if isinstance(one, str) else one for one in value)
         put(name, value, Source("flag", flag_of(name)), UsageError)
     for name in FIELDS:
         sources.setdefault(name, Source("default", "default"))

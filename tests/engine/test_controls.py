@@ -1,0 +1,226 @@
+"""`--control` through the program: what it records, what goes with it, and what is refused before weights are read."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import ipa_cli
+from ipa_cli.config import Settings, controls
+from ipa_cli.engine.engine import Engine
+from ipa_cli.images import infotext, metadata
+from ipa_cli.models.plan import make_plan
+from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.task import make_request
+from ipa_cli.result import NullReporter
+from tests import controlnets
+
+DEMO = Path(ipa_cli.__file__).parent / "demo"
+QUICK = ("--width", 64, "--height", 64, "--steps", 2, "--warmup", 0, "--backend", "eager", "--seed", 1, "--force")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    return controlnets.save(DEMO, tmp_path_factory.mktemp("controlnet") / "outline")
+
+
+@pytest.fixture
+def maps(world) -> Path:
+    for name, size in (("map.png", (64, 64)), ("wide.png", (128, 64))):
+        picture = Image.new("RGB", size)
+        ImageDraw.Draw(picture).ellipse((10, 20, 50, 60), "white")
+        picture.save(name)
+    return world.cwd
+
+
+def pixels(path: object) -> np.ndarray:
+    with Image.open(str(path)) as picture:
+        return np.asarray(picture, dtype=int)
+
+
+@pytest.mark.slow
+def test_a_picture_records_what_it_followed_and_is_drawn_again(ipa, network, maps):
+    spec = f"{network},image=map.png,scale=0.7,end=0.5"
+    assert ipa("generate", *QUICK, "--control", spec, "--output", "a.png").exit_code == 0
+    texts = metadata.texts(Path("a.png"))
+    recorded = json.loads(texts["ipa"])
+    (control,) = recorded["controls"]
+    assert (control["scale"], control["start"], control["end"]) == (0.7, 0.0, 0.5)
+    assert control["image"]["source"] == "map.png" and recorded["settings"]["control"] == [spec]
+    unit = infotext.parse_parameters(texts["parameters"])["ControlNet 1"]
+    assert "Module: none" in unit and "Weight: 0.7" in unit and "Guidance End: 0.5" in unit
+    assert ipa("generate", "--from", "a.png", "--force", "--output", "b.png").exit_code == 0
+    assert (pixels("a.png") == pixels("b.png")).all()
+    Image.new("RGB", (64, 64), "red").save("map.png")
+    changed = ipa("generate", "--from", "a.png", "--force", "--output", "b.png")
+    assert "map.png has changed" in changed.stderr and (pixels("a.png") != pixels("b.png")).any()
+
+
+@pytest.mark.slow
+def test_a_file_of_the_first_code_draws_what_the_folder_draws(ipa, network, maps):
+    path = controlnets.as_first_code(network, maps / "control.safetensors")
+    for number, one in enumerate((network, path)):
+        assert ipa("generate", *QUICK, "--control", f"{one},image=map.png", "--output", f"{number}.png").exit_code == 0
+    assert (pixels("0.png") == pixels("1.png")).all()
+
+
+@pytest.mark.slow
+def test_edges_are_found_and_other_proportions_are_warned_of(ipa, network, maps):
+    pytest.importorskip("cv2")
+    ran = ipa("generate", *QUICK, "--control", f"{network},image=wide.png,preprocess=canny", "--output", "a.png")
+    assert ran.exit_code == 0 and "wide.png is 128x64, the picture 64x64: it is stretched" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("", "has no map to follow"),
+        (",image=gone.png", "gone.png"),
+        (",image=map.png,scale=11", "expected a number from 0 to 10"),
+        (",image=map.png,scale=nan", "expected a number"),
+        (",image=map.png,start=2", "expected a number from 0 to 1"),
+        (",image=map.png,start=0.6,end=0.4", "would act from 0.6 to 0.4"),
+        (",image=map.png,start=0.6,end=0.9", "none of the 2 steps lies wholly between"),
+        (",image=map.png,mode=canny", "takes one kind of maps"),
+        (",image=map.png,preprocess=depth", "expected one of canny"),
+        (",image=map.png,image=map.png", "has image twice"),
+        (",picture=map.png", "unknown key 'picture'"),
+        (",image=*.png", "stands for 2 pictures"),
+    ],
+)
+def test_bad_input_is_one_line_before_weights_are_read(ipa, network, maps, monkeypatch, said, words):
+    monkeypatch.setattr(Engine, "open", lambda *_, **__: pytest.fail("weights are read"))
+    ran = ipa("generate", *QUICK, "--control", f"{network}{said}")
+    assert ran.exit_code in (1, 2)
+    first, *rest = ran.stderr.splitlines()
+    assert words in first and len(rest) <= 1 and rest[0].startswith("hint:")
+
+
+def test_canny_without_opencv_says_what_to_install(ipa, network, maps, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "cv2" else find(name, *more))
+    ran = ipa("generate", *QUICK, "--control", f"{network},image=map.png,preprocess=canny")
+    assert ran.exit_code == 1 and "opencv" in ran.stderr and 'pip install "ipa-cli[control]"' in ran.stderr
+
+
+@pytest.mark.parametrize("backend", ["nexfort", "oneflow"])
+def test_backends_that_take_no_residuals_say_so(network, maps, backend):
+    settings = Settings(control=(controls.parse(f"{network},image=map.png", "--control"),), prompt="a star")
+    plan, loaded = make_plan(settings), load_references(settings, NullReporter())
+    with pytest.raises(ipa_cli.UsageError, match="takes no ControlNet"):
+        make_request(replace(settings, backend=backend), plan, loaded)
+
+
+@pytest.fixture
+def engine(network, maps, tmp_path):
+    spec = f"{network},image={maps / 'map.png'},scale=0.8"
+    settings = Settings(
+        prompt="a star",
+        image=(str(DEMO / "reference.png"),),
+        steps=4,
+        width=64,
+        height=64,
+        seed=1,
+        backend="eager",
+        cache_dir=tmp_path,
+        control=(controls.parse(spec, "--control"),),
+    )
+    return Engine.open(settings, make_plan(settings), NullReporter())
+
+
+def request(engine, **changes):
+    settings = replace(engine.settings, **changes)
+    return make_request(settings, engine.plan, load_references(settings, NullReporter()))
+
+
+def drawn(engine, asked) -> list[np.ndarray]:
+    return [np.asarray(image, dtype=int) for image in engine.draw(asked).images.values()]
+
+
+@pytest.mark.slow
+def test_pictures_drawn_at_once_follow_the_map_as_one_by_one(engine):
+    alone, together = (drawn(engine, request(engine, num_images=3, batch_size=size)) for size in (1, 3))
+    assert all(abs(one - other).max() <= 1 for one, other in zip(alone, together, strict=True))
+
+
+@pytest.mark.slow
+def test_a_scale_of_0_is_the_picture_without_and_the_window_leaves_the_other_steps_alone(engine):
+    asked = request(engine)
+    plain = drawn(engine, replace(asked, controls=()))[0]
+    (control,) = asked.controls
+
+    def with_(**changes):
+        return drawn(engine, replace(asked, controls=(replace(control, **changes),)))[0]
+
+    assert (with_(scale=0.0) == plain).all() and (with_() != plain).any()
+    halves = [with_(end=0.5), with_(start=0.5)]
+    assert (halves[0] != halves[1]).any() and all((half != with_()).any() for half in halves)
+    graphs = engine.state.graphs
+    with_(scale=1.3, end=0.75)
+    assert engine.state.graphs == graphs  # nothing is made anew
+
+
+@pytest.mark.slow
+def test_steps_without_guidance_follow_the_map_too(engine):
+    asked = request(engine, guidance_start=0.5)
+    ready = engine.prepare(asked)
+    assert len(ready.controls) == 2 and len(ready.facts["controls"]) == 2
+    assert (drawn(engine, asked)[0] != drawn(engine, replace(asked, controls=()))[0]).any()
+
+
+@pytest.mark.slow
+def test_the_python_api_follows_maps_that_are_in_memory(network, maps):
+    picture = Image.open("map.png").convert("RGB")
+    size = {"width": 64, "height": 64, "steps": 2, "seed": 1}
+    with ipa_cli.open(control=[str(network)], progress=False, backend="eager") as opened:
+        plain = opened.draw("a star", **size)
+        followed = opened.draw("a star", control=[{"image": picture, "scale": 0.8}], **size)
+        named = opened.draw("a star", control=[{"image": "map.png", "scale": 0.8, "model": "outline"}], **size)
+        for wrong, words in (
+            ({"image": picture, "model": "other"}, "there is no model"),
+            ({"image": picture, "strength": 1}, "unknown key 'strength'"),
+            ({"scale": 0.5}, "no map to follow"),
+            ({"image": picture, "scale": 20}, "expected a number"),
+        ):
+            with pytest.raises(ipa_cli.UsageError, match=words):
+                opened.draw("a star", control=[wrong], **size)
+    images = [np.asarray(one.image) for one in (plain, followed, named)]
+    assert (images[0] != images[1]).any() and (images[1] == images[2]).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_on_a_gpu_nothing_is_captured_or_compiled_when_scale_window_or_map_change(network, maps, tmp_path, backend):
+    spec = f"{network},image={maps / 'map.png'},scale=0.8"
+    settings = Settings(
+        prompt="a star",
+        image=(str(DEMO / "reference.png"),),
+        steps=4,
+        width=64,
+        height=64,
+        seed=1,
+        device="cuda",
+        backend=backend,
+        cache_dir=tmp_path,
+        control=(controls.parse(spec, "--control"),),
+    )
+    engine = Engine.open(settings, make_plan(settings), NullReporter())
+    asked = request(engine)
+    engine.prepare(asked)
+    first = drawn(engine, asked)[0]
+    captured = [ready.denoiser.captures for ready in engine._denoisers.opened]
+    assert len(captured) == 2
+    (control,) = asked.controls
+    for changes in ({"scale": 0.3}, {"end": 0.5}, {"start": 0.5}):
+        assert (drawn(engine, replace(asked, controls=(replace(control, **changes),)))[0] != first).any()
+    other = replace(settings, control=(controls.parse(f"{network},image={maps / 'wide.png'},scale=0.8", "--control"),))
+    assert (drawn(engine, request(engine, control=other.control))[0] != first).any()
+    assert captured == [ready.denoiser.captures for ready in engine._denoisers.opened]
+    assert (drawn(engine, asked)[0] == first).all()
+    on_cpu = Engine.open(replace(settings, device="cpu", backend="eager"), engine.plan, NullReporter())
+    assert abs(first - drawn(on_cpu, request(on_cpu))[0]).mean() < 2  # half against float32
