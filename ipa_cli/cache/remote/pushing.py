@@ -13,7 +13,7 @@ from ipa_cli.cache.entries import Entry, Refused, Store
 from ipa_cli.cache.locks import InUse, key_lock, shared
 from ipa_cli.cache.manifest import PUBLISHER, Damage
 from ipa_cli.cache.remote.location import Remote, RemoteError
-from ipa_cli.cache.remote.offers import GRAPHS, INDEX, blob, names, read, render_index
+from ipa_cli.cache.remote.offers import GRAPHS, INDEX, Offer, blob, names, read, render_index
 from ipa_cli.cache.scratch import prepare, translate_disk_errors
 from ipa_cli.cache.trust import check_owner, trust_problem
 from ipa_cli.system import files
@@ -58,19 +58,23 @@ def push(
 ) -> Pushed:
     """Send a graph, unless it is there; a graph without a publisher's signature is signed with `private`.
 
-    What is there of its files is not sent again, and what is there under its name is replaced only when it is damaged,
-    or with `force`. Raises Refused when it is not trusted here or has no signature, RemoteError when it does not get
-    through.
+    What is there of its files is not sent again. The same graph gets the signatures that it lacks there; another one
+    under its name is replaced only when it is damaged, or with `force`. Raises Refused when it is not trusted here or
+    has no signature, RemoteError when it does not get through.
     """
     if not remote.writable:
         raise RemoteError(f"{remote.url} can only be read", "push to where its files come from, such as s3://…")
     with ExitStack() as held:
         signatures = _checked(held, entry)
-        there, note = _there(remote, entry)
-        if there and not force:
-            return Pushed(entry, False, 0, note)
         if not signatures and private is not None:
             signatures = (ed25519.sign(entry.text, private),)
+        there, note = _there(remote, entry)
+        same = there is not None and there.text == entry.text
+        of_same = there.signatures if there is not None and same else ()
+        added = same and {one.key for one in signatures} - {one.key for one in of_same}
+        if there is not None and not added and not force:
+            return Pushed(entry, False, 0, note)
+        signatures = tuple({one.key: one for one in (*of_same, *signatures)}.values())
         if not signatures and not allow_unsigned:
             raise Refused(
                 f"graph {entry.id} is not sent: there is no key to sign it with",
@@ -100,16 +104,14 @@ def write_index(remote: Remote) -> None:
             return
 
 
-def _there(remote: Remote, entry: Entry) -> tuple[bool, str | None]:
-    """Whether a graph of this name is to be left as it is, and what is to be said of it."""
+def _there(remote: Remote, entry: Entry) -> tuple[Offer | None, str | None]:
+    """The graph of this name that is there, and what is to be said of it; a damaged one is as good as none."""
     try:
         offer = read(remote, entry.key.folder)
     except Damage as damage:
-        return False, f"replaced one that was there: {damage}"
-    if offer is None:
-        return False, None
-    problem = publishers.problem(offer.signatures, publishers.trusted())
-    return True, f"one is there, and {problem}; --force replaces it" if problem else None
+        return None, f"replaced one that was there: {damage}"
+    problem = publishers.problem(offer.signatures, publishers.trusted()) if offer is not None else None
+    return offer, f"one is there, and {problem}; --force replaces it" if problem else None
 
 
 def _checked(held: ExitStack, entry: Entry) -> tuple[ed25519.Signature, ...]:

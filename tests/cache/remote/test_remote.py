@@ -99,6 +99,9 @@ def test_an_unsigned_graph_is_refused_unless_said(shared):
     with pytest.raises(Refused, match="no signature"):
         shared.pull()
     assert shared.pull(allow_unsigned=True)[0].fresh
+    with shared.publisher.here():
+        assert remote.push(shared.place, entry, publishers.private_key(), False, False, quiet).fresh, "now signed"
+    assert [one.key for one in remote.read(shared.place, entry.key.folder).signatures] == [shared.key]
 
 
 def test_a_pulled_graph_keeps_its_publishers_signature_when_it_is_pushed_on(shared, tmp_path):
@@ -123,6 +126,19 @@ def test_a_second_signature_is_added_and_either_key_will_do(shared, tmp_path):
         publishers.untrust(shared.key)
         publishers.trust(ed25519.public_key(second), "second")
     assert shared.pull()[0].fresh
+
+
+def test_a_signature_is_added_to_the_same_graph_that_is_there_for_a_change_of_keys(shared, tmp_path):
+    entry = shared.publish()
+    with shared.publisher.here() as store:
+        publishers.generate(tmp_path / "new.pem")
+        new = publishers.private_key(tmp_path / "new.pem")
+        assert remote.sign(store, entry, new)
+        pushed = remote.push(shared.place, entry, None, False, False, quiet)
+        assert pushed.fresh and pushed.sent == 0
+        assert not remote.push(shared.place, entry, None, False, False, quiet).fresh
+    offer = remote.read(shared.place, entry.key.folder)
+    assert {one.key for one in offer.signatures} == {shared.key, ed25519.public_key(new)}
 
 
 def test_a_graph_that_is_not_trusted_here_is_not_published(shared):
