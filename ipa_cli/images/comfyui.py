@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ipa_cli.config.modes import COMFYUI, WEIGHT_TYPES
+from ipa_cli.config.modes import COMBINES, COMFYUI, TILES, WEIGHT_TYPES
 from ipa_cli.images.metadata import parse_json
 from ipa_cli.models import schedulers
 
@@ -107,6 +107,14 @@ def _lora(inputs: Mapping[str, Any]) -> str:
 def _put_adapter(graph: Graph, node: Node, values: dict[str, Any], left_out: list[str]) -> None:
     for name, theirs in (("scale", "weight"), ("ip_start", "start_at"), ("ip_end", "end_at")):
         values[name] = _find(graph, node, (theirs,), (theirs,), float)
+    combine = _find(graph, node, ("combine_embeds",), (), str)
+    if combine is not None and combine.replace(" ", "-") in COMBINES[1:]:
+        values["image_combine"] = combine.replace(" ", "-")
+    if node["class_type"].startswith("IPAdapterTiled"):
+        values.update(fit=TILES, sharpening=_find(graph, node, ("sharpening",), (), float))
+    if "image_negative" in node["inputs"]:
+        negative = _find(graph, node, ("image",), ("image_negative", "image", "images", "pixels"), str)
+        left_out.append(f"negative picture {negative or 'of a node'} (name it with --negative-image)")
     mode = _find(graph, node, ("weight_type",), (), str)
     if mode in MODES:
         values["ip_mode"] = MODES[mode]

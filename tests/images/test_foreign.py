@@ -123,6 +123,26 @@ def test_a_graph_of_comfyui_is_followed(tmp_path):
     )
 
 
+def test_how_references_act_is_read_from_a_node_of_tiles(tmp_path):
+    (number,) = (number for number, node in GRAPH.items() if node["class_type"].startswith("IPAdapterAdv"))
+    node = GRAPH[number]
+    how = {
+        "weight_type": "ease in-out",
+        "combine_embeds": "norm average",
+        "sharpening": 0.3,
+        "image_negative": ["91", 0],
+    }
+    graph = {
+        **GRAPH,
+        number: {"class_type": "IPAdapterTiled", "inputs": {**node["inputs"], **how}},
+        "91": {"class_type": "LoadImage", "inputs": {"image": "mud.png"}},
+    }
+    values, left_out = comfyui.read(json.dumps(graph))
+    read = {name: values[name] for name in ("ip_mode", "image_combine", "fit", "sharpening")}
+    assert read == {"ip_mode": "ease-in-out", "image_combine": "norm-average", "fit": "tiles", "sharpening": 0.3}
+    assert "negative picture mud.png (name it with --negative-image)" in left_out
+
+
 def test_a_comfyui_node_without_a_number_spoils_nothing_else(tmp_path):
     graph = {**GRAPH, "90": {"class_type": "LoadImage", "inputs": {}, "is_changed": [float("nan")]}}
     assert replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).values["steps"] == 20
