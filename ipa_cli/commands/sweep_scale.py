@@ -10,6 +10,7 @@ import typer
 
 from ipa_cli import config
 from ipa_cli.commands import options
+from ipa_cli.config.modes import MODES
 from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.setting import OUTPUT
 from ipa_cli.result import Result, Table
@@ -23,7 +24,19 @@ DEFAULT_FOLDER = Path("ipa-sweep")
 SETTINGS = tuple(
     name
     for name in options.HERE
-    if name not in ("prompt", "image", "image_weight", "embeds", "height", "width", "seed", "num_images", "batch_size")
+    if name
+    not in (
+        "prompt",
+        "image",
+        "image_weight",
+        "embeds",
+        "ip_mode",
+        "height",
+        "width",
+        "seed",
+        "num_images",
+        "batch_size",
+    )
     and name not in ("output", "preview", "image_per_picture")
 )
 
@@ -61,6 +74,15 @@ def sweep_scale(
             "--size", help="width x height, such as 1024x768; repeatable", metavar="WxH", autocompletion=options.SIZES
         ),
     ] = None,
+    modes: Annotated[
+        list[str] | None,
+        _axis(
+            "--ip-mode",
+            help="layers that the reference acts on, see `ipa generate --help`; repeatable, one row each",
+            metavar="MODE",
+            autocompletion=options.completion(lambda: MODES),
+        ),
+    ] = None,
     lora_weights: Annotated[
         str | None,
         _axis("--lora-weights", help="factors of all LoRAs' weights, such as 0,0.5,1; one row each", metavar="LIST"),
@@ -91,7 +113,10 @@ def sweep_scale(
         tuple(seeds or ()),
         tuple(encoded or ()),
         plan.make_lora_weights(lora_weights),
+        tuple(config.checked("ip_mode", mode, "--ip-mode") for mode in modes or ()),
     )
+    if modes:
+        context.params["ip_mode"] = modes[0]
     if encoded:
         context.params["embeds"] = encoded[0]
     settings = options.settings(context).settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ipa_cli.config import AdapterConfig
@@ -25,6 +25,15 @@ from ipa_cli.unet.weight_types import Pattern
 if TYPE_CHECKING:
     from ipa_cli.models.ip_adapter.plan import AdapterPlan
     from ipa_cli.models.plan import Plan
+
+
+@dataclass(frozen=True)
+class ModePattern:
+    """What a mode means for a UNet: see the fields of `ImagePrompt`."""
+
+    mode: str
+    pattern: Pattern
+    on_negative: Pattern
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,10 @@ class ImagePrompt:
     sharpening: float = 0.0
     tiles: tuple[Area, ...] = ()  # where each tile of its references acts
     faces: Faces = Faces()
+
+    def in_mode(self, mode: ModePattern) -> ImagePrompt:
+        """The same references in another mode."""
+        return replace(self, mode=mode.mode, pattern=mode.pattern, on_negative=mode.on_negative)
 
     @property
     def sources(self) -> tuple[Reference | Embeds, ...]:
@@ -115,16 +128,12 @@ def make(
     reporter: Reporter,
 ) -> ImagePrompt:
     """The references of one adapter, and how strongly they act."""
-    known = layers.blocks(plan.unet_config)
-    on_negative: Pattern = {}
     if config.layers is None:
-        sdxl = plan.architecture.preset == "sdxl"
-        pattern, usual = layers.of_mode(config.mode, known, sdxl), plan.defaults["scale"]
-        on_negative = weight_types.on_negative(config.mode, known, sdxl)
+        mode, usual = of_mode(config.mode, plan), plan.defaults["scale"]
     elif config.mode != "full":
         raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
-    else:
-        pattern, usual = layers.parse(config.layers, known), 1.0  # the table contains the scales
+    else:  # the table contains the scales
+        mode, usual = ModePattern("full", layers.parse(config.layers, layers.blocks(plan.unet_config)), {}), 1.0
     start, end = config.start, config.end
     span.check(start, end, steps, "the reference", "ip")
     references = loaded.references
@@ -153,9 +162,9 @@ def make(
     scale = usual if config.scale is None else config.scale
     return ImagePrompt(
         scale,
-        config.mode,
+        mode.mode,
         config.layers,
-        pattern,
+        mode.pattern,
         start,
         end,
         references,
@@ -163,13 +172,19 @@ def make(
         config.fit,
         encoded,
         loaded.masks,
-        on_negative,
+        mode.on_negative,
         config.combine,
         loaded.negative,
         config.sharpening,
         areas,
         faces.of_references(references, config, adapter, find_face, reporter),
     )
+
+
+def of_mode(mode: str, plan: Plan) -> ModePattern:
+    """What a mode means for the UNet of a model. Raises IpaError where the UNet has no such layers."""
+    known, sdxl = layers.blocks(plan.unet_config), plan.architecture.preset == "sdxl"
+    return ModePattern(mode, layers.of_mode(mode, known, sdxl), weight_types.on_negative(mode, known, sdxl))
 
 
 def _tiles(references: Sequence[Reference]) -> tuple[Area, ...]:

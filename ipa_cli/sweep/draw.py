@@ -99,14 +99,15 @@ def _draw_point(engine: Engine, layout: Layout, graphs: Mapping[Size, Ready], fo
         drawing = engine.draw(request, Path(point.file).name)
     except IpaError as error:
         return Outcome(point, None, public_text(error.message))
-    settings = _settings_of(engine.settings, request)
+    settings = _settings_of(engine.settings, request, point.row.mode)
     recorded = record(engine, settings, graphs[point.row.width, point.row.height], request, 0)
     saved = encode.save(folder / point.file, drawing.images[0], recorded, force=True)
     return Outcome(point, saved.sha256)
 
 
-def _settings_of(settings: Settings, request: Request) -> Settings:
-    """The settings with which `ipa generate` draws this picture: with the embeddings of its row."""
+def _settings_of(settings: Settings, request: Request, mode: str | None) -> Settings:
+    """The settings with which `ipa generate` draws this picture: with the embeddings and the mode of its row."""
+    settings = settings if mode is None else replace(settings, ip_mode=mode)
     embeds = request.image_prompts[0].embeds
     return settings if settings.adapter or embeds is None else replace(settings, embeds=embeds.source)
 

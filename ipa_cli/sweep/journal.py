@@ -54,6 +54,7 @@ def describe(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
         "sizes": sweep.sizes,
         "seeds": sweep.seeds,
         "lora_weights": None if sweep.lora_weights == (1.0,) else sweep.lora_weights,
+        "modes": None if len(sweep.modes) == 1 else sweep.modes,
         **settings,
     }
     return json.loads(json.dumps(public(plan), allow_nan=False))

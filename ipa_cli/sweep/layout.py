@@ -15,6 +15,7 @@ from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.record import adapter_name, hires_record, init_record, regions_record
 from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.plan import Plan
+from ipa_cli.pipeline.image_prompt import ModePattern
 from ipa_cli.pipeline.init_image import Init
 from ipa_cli.pipeline.sampling import own_scheduler
 from ipa_cli.pipeline.task import Request
@@ -32,7 +33,8 @@ Size = tuple[int, int]  # width and height in pixels
 class Layout:
     """A sweep with what its points have in common: `base`, and a reference set for each reference of the sweep.
 
-    `texts` are its prompts without their LoRAs, and these. `inits` are the picture to begin with at each size.
+    `texts` are its prompts without their LoRAs, and these. `inits` are the picture to begin with at each size,
+    `patterns` what each of several modes means here.
     """
 
     base: Request
@@ -40,13 +42,14 @@ class Layout:
     reference_sets: tuple[ReferenceSet, ...]
     texts: tuple[tuple[str, tuple[Lora, ...]], ...]
     inits: Mapping[Size, Init] = field(default_factory=dict)
+    patterns: Mapping[str, ModePattern] = field(default_factory=dict)
 
     def request(self, row: Row, scale: float = 1.0) -> Request:
         """One picture, as its file records it."""
         prompt, loras = self.texts[row.prompt]
         return replace(
             self.base,
-            image_prompts=self.reference_sets[row.reference].at(scale),
+            image_prompts=self.reference_sets[row.reference].at(scale, self.patterns.get(row.mode or "")),
             prompt=prompt,
             loras=tuple(lora.times(row.lora_weight) for lora in loras),
             width=row.width,

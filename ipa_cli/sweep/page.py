@@ -194,6 +194,8 @@ def _row_label(sweep: Sweep, row: Row, names: Sequence[str]) -> str:
         parts.append(f"seed {row.seed}")
     if len(sweep.lora_weights) > 1:
         parts.append(f"LoRA {row.lora_weight:g}")
+    if len(sweep.modes) > 1:
+        parts.append(str(row.mode))
     if len(sweep.prompts) > 1:
         prompt = sweep.prompts[row.prompt]
         parts.append(prompt if len(prompt) <= 60 else prompt[:59] + "…")

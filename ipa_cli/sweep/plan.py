@@ -34,6 +34,7 @@ class Row:
     height: int
     seed: int
     lora_weight: float = 1.0
+    mode: str | None = None  # None: as the settings say
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,15 @@ class Sweep:
     sizes: tuple[tuple[int, int], ...]
     seeds: tuple[int, ...]
     lora_weights: tuple[float, ...] = (1.0,)
+    modes: tuple[str | None, ...] = (None,)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         numbers = range(len(self.references)), range(len(self.prompts))
-        axes = product(*numbers, self.sizes, self.seeds, self.lora_weights)
+        axes = product(*numbers, self.sizes, self.seeds, self.lora_weights, self.modes)
         return tuple(
-            Row(n, image, text, *size, seed, lora) for n, (image, text, size, seed, lora) in enumerate(axes, 1)
+            Row(n, image, text, *size, seed, lora, mode)
+            for n, (image, text, size, seed, lora, mode) in enumerate(axes, 1)
         )
 
     @cached_property
@@ -91,6 +94,7 @@ class Sweep:
             (self.sizes, "size"),
             (self.seeds, "seed"),
             (self.lora_weights, "LoRA weight"),
+            (self.modes, "mode"),
         ]
         shown = [plural(len(axis), word) for axis, word in axes if len(axis) > 1 or word in ("scale", "reference")]
         return f"{' × '.join(shown)} = {plural(len(self.points), 'picture')}"
@@ -103,6 +107,7 @@ def make(
     sizes: Sequence[tuple[int, int]],
     seeds: Sequence[int],
     lora_weights: Sequence[float] = (1.0,),
+    modes: Sequence[str | None] = (None,),
 ) -> Sweep:
     """Put the axes together. Raises UsageError for an entry given twice, and for more than `MAX_POINTS` points.
 
@@ -113,12 +118,14 @@ def make(
         (sizes, "--size", lambda size: f"{size[0]}x{size[1]}"),
         (seeds, "--seed", str),
         (lora_weights, "--lora-weights", format_scale),
+        (modes, "--ip-mode", str),
     ):
         _no_duplicates(axis, flag, show)
-    points = math.prod(map(len, (scales, references, prompts, sizes, seeds, lora_weights)))
+    points = math.prod(map(len, (scales, references, prompts, sizes, seeds, lora_weights, modes)))
     if points > MAX_POINTS:
         raise UsageError(f"that makes {points} pictures; a sweep has at most {MAX_POINTS}", "split it into several")
-    return Sweep(tuple(scales), tuple(references), tuple(prompts), tuple(sizes), tuple(seeds), tuple(lora_weights))
+    varied = tuple(scales), tuple(references), tuple(prompts), tuple(sizes), tuple(seeds)
+    return Sweep(*varied, tuple(lora_weights), tuple(modes))
 
 
 def make_scales(listed: str | None, first: float | None, last: float | None, number: int | None) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import Plan
 from ipa_cli.pipeline import image_embeds
 from ipa_cli.pipeline.image_embeds import Embeds
-from ipa_cli.pipeline.image_prompt import ImagePrompt
+from ipa_cli.pipeline.image_prompt import ImagePrompt, ModePattern
 from ipa_cli.pipeline.task import Request
 from ipa_cli.sweep import plan
 
@@ -23,16 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """What a row hands to every adapter, and for each whether the sweep sets its scale (`swept`) or it has its own."""
+    """What a row hands to every adapter, and for each whether the sweep sets its scale (`swept`) or it has its own.
+
+    `own_mode` are those with a mode of their own, which the sweep does not vary.
+    """
 
     name: str
     image_prompts: tuple[ImagePrompt, ...]
     swept: tuple[bool, ...]
+    own_mode: tuple[bool, ...] = (False,)
 
-    def at(self, scale: float) -> tuple[ImagePrompt, ...]:
-        """The image prompts at one scale of the sweep."""
-        pairs = zip(self.image_prompts, self.swept, strict=True)
-        return tuple(replace(image_prompt, scale=scale) if swept else image_prompt for image_prompt, swept in pairs)
+    def at(self, scale: float, mode: ModePattern | None = None) -> tuple[ImagePrompt, ...]:
+        """The image prompts at one scale of the sweep, and in one of its modes, where it has several."""
+        found = []
+        for image_prompt, swept, has_mode in zip(self.image_prompts, self.swept, self.own_mode, strict=True):
+            one = replace(image_prompt, scale=scale) if swept else image_prompt
+            found.append(one if mode is None or has_mode else one.in_mode(mode))
+        return tuple(found)
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -67,7 +74,8 @@ def make(settings: Settings, model: Plan, base: Request, files: Sequence[str]) -
                 "every --adapter has a scale of its own: there is none to sweep", "leave scale= out of one"
             )
         names = plan.labels([public_name(source.source) for source in base.sources])
-        return (ReferenceSet(" + ".join(names), base.image_prompts, swept),)
+        own_mode = tuple(bool({"mode", "layers"} & one.stated) for one in settings.adapter)
+        return (ReferenceSet(" + ".join(names), base.image_prompts, swept, own_mode),)
     (image_prompt,) = base.image_prompts
     if files:
         plan.check_references(files, "--embeds")

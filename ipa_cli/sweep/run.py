@@ -21,7 +21,7 @@ from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
 from ipa_cli.pipeline import hires, init_image, prompts, regions, sampling
-from ipa_cli.pipeline.image_prompt import check_masks
+from ipa_cli.pipeline.image_prompt import check_masks, of_mode
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request, with_tags
 from ipa_cli.result import Reporter
@@ -43,6 +43,7 @@ class Axes:
     seeds: tuple[int, ...] = ()
     embeds: tuple[str, ...] = ()
     lora_weights: tuple[float, ...] = (1.0,)
+    modes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         axes.sizes or ((base.width, base.height),),
         axes.seeds or base.seeds,
         axes.lora_weights,
+        axes.modes if len(axes.modes) > 1 else (None,),
     )
     texts = tuple(with_tags(replace(settings, prompt=prompt), model, loras) for prompt in axes.prompts)
     texts = texts or ((base.prompt, base.loras),)
@@ -168,7 +170,8 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     inits = {size: init_image.make(settings, model, loaded.init, size) for size in sweep.sizes} if loaded.init else {}
     for init in inits.values():
         init_image.note_size(init, reporter)
-    return settings, model, Layout(base, sweep, references, texts, inits)
+    patterns = {mode: of_mode(mode, model) for mode in sweep.modes if mode is not None}
+    return settings, model, Layout(base, sweep, references, texts, inits, patterns)
 
 
 def _at_first_point(settings: Settings, axes: Axes) -> Settings:
@@ -180,6 +183,8 @@ def _at_first_point(settings: Settings, axes: Axes) -> Settings:
         chosen["width"], chosen["height"] = axes.sizes[0]
     if axes.seeds:
         chosen["seed"] = axes.seeds[0]
+    if axes.modes:
+        chosen["ip_mode"] = axes.modes[0]
     return replace(settings, **chosen)
 
 

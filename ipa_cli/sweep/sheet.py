@@ -110,6 +110,8 @@ def _draw_label(
         varying.append(f"seed {row.seed}")
     if len(sweep.lora_weights) > 1:
         varying.append(f"LoRA {row.lora_weight:g}")
+    if len(sweep.modes) > 1:
+        varying.append(str(row.mode))
     below = write_lines(pen, left, top + 18, varying, 12, MUTED, 16)
     if len(sweep.prompts) > 1 and cell > 96:
         below = max(below, top + side) + 4

@@ -135,6 +135,30 @@ def test_a_sweep_has_modes_tiles_and_a_negative_image_in_one_graph(ipa, referenc
     assert "another sweep" in ipa(*left_out, "--resume").error()["message"] or ipa(*left_out, "--resume").exit_code == 2
 
 
+@pytest.mark.slow
+def test_modes_are_an_axis_of_a_sweep(ipa, references):
+    quick = ("--steps", 2, "--seed", 5, "--backend", "eager")
+    sweep = ("sweep-scale", *quick, "--size", "64x64", "--scales", "0,1", "-o", "out", "--json")
+    modes = ("--ip-mode", "ease-in", "--ip-mode", "composition-precise")
+    data = ipa(*sweep, "--image", "cat.png", *modes).data()
+    assert data["plan"]["modes"] == ["ease-in", "composition-precise"]
+    assert (data["recompiles"], data["failed"], len(data["points"])) == (0, 0, 4)
+    one = ("generate", *quick, "--size", "64x64", "--image", "cat.png", "--scale", 1, *modes[2:], "-o", "one.png")
+    assert ipa(*one).exit_code == 0
+    point = Path("out/pictures/row-2-cat-scale-1.png")
+    assert np.array_equal(Image.open(point), Image.open("one.png"))
+    assert read_settings(point)["settings"]["ip_mode"] == "composition-precise"
+    assert "composition-precise" in Path("out/index.html").read_text()
+    assert "another sweep: modes" in ipa(*sweep, "--image", "cat.png", *modes[:2], "--resume").error()["message"]
+    assert "given twice" in ipa(*sweep, "--image", "cat.png", *modes[:2], *modes[:2], "--force").error()["message"]
+    assert "did you mean" in ipa(*sweep, "--ip-mode", "easein", "--force").error()["message"]
+
+    adapters = ("--adapter", "own,image=cat.png", "--adapter", "own,image=dog.png,mode=layout,scale=0.5")
+    assert ipa(*sweep, *adapters, *modes, "--force").data()["plan"]["modes"] == ["ease-in", "composition-precise"]
+    used = read_settings(Path("out/pictures/row-2-cat-dog-scale-1.png"))["adapters"]
+    assert [one["mode"] for one in used] == ["composition-precise", "layout"]
+
+
 def test_the_settings_of_a_project_may_say_how_references_act(ipa, references):
     Path("ipa.toml").write_text(
         'ip-mode = "ease-in"\nimage-combine = "average"\nnegative-image = "dog.png"\nsharpening = 1\nfit = "tiles"\n'
