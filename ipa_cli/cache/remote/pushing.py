@@ -92,7 +92,7 @@ def push(
             if force or remote.size(path) != file["size"]:
                 remote.send(path, entry.folder / name, advance)
         remote.write(f"{GRAPHS}/{entry.key.folder}.json", ed25519.render(signatures, entry.text))
-        return Pushed(entry, True, sent, note)
+        return Pushed(entry, True, sent, note if there is None else None)
 
 
 def write_index(remote: Remote) -> None:
