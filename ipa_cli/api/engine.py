@@ -126,6 +126,7 @@ class Engine:
         guidance_start: float | None = None,
         guidance_end: float | None = None,
         guidance_rescale: float | None = None,
+        step_cache: str | None = None,
         scheduler: str | None = None,
         schedule: str | None = None,
         eta: float | None = None,

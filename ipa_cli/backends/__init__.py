@@ -30,6 +30,7 @@ _DENIALS = {
     "compiles": ("compiles nothing", ""),
     "masks": ("takes no masks", "leave out --mask"),
     "regions": ("takes no regions", "leave out --region"),
+    "step_cache": ("keeps nothing from step to step", "leave out --step-cache"),
     "control_residuals": ("takes no ControlNet", ""),
     "fp8": ("has no fp8", "leave out --precision"),
     "loras": ("does not follow weights that change", "leave out --lora"),

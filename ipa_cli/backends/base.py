@@ -34,6 +34,7 @@ class Capabilities:
     load_options: tuple[str, ...] = ()  # options that `load` alone reads, so that they are in no key
     masks: bool = False
     regions: bool = False  # prompts for parts of the picture, `Context.regions`
+    step_cache: bool = False  # gives and takes deep states, `UNetInputs.deep`
     control_residuals: bool = False  # what a ControlNet adds, `UNetInputs.control`
     fp8: tuple[int, int] | None = None  # from which CUDA compute capability on; has the option `precision`
     offload: bool = False  # weights may move between calls

@@ -18,6 +18,7 @@ CAPABILITIES = Capabilities(
     devices=("cpu", "cuda", "mps"),
     masks=True,
     regions=True,
+    step_cache=True,
     control_residuals=True,
     offload=True,
     loras=True,

@@ -24,7 +24,16 @@ from ipa_cli.system import files
 
 RESULTS, TABLE, CHART = results_file.NAME, "table.md", "chart.png"
 WORK = ".work"
-SAMPLING = ("scheduler", "schedule", "eta", "preset", "guidance_start", "guidance_end", "guidance_rescale")
+SAMPLING = (
+    "scheduler",
+    "schedule",
+    "eta",
+    "preset",
+    "guidance_start",
+    "guidance_end",
+    "guidance_rescale",
+    "step_cache",
+)
 # Settings that make two benches comparable; the rest of them is the same for all or has no influence.
 WORKLOAD = ("model", "load_format", "ip_adapter", "device", "dtype", "steps", "guidance_scale", *SAMPLING)
 

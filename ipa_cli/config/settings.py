@@ -23,6 +23,7 @@ from ipa_cli.config.modes import COMBINES, CONCAT, FITS, INSTANTSTYLE, MODES
 from ipa_cli.config.regions import REGION, RegionConfig
 from ipa_cli.config.setting import MACHINE, MODEL, OUTPUT, OWN, PICTURE, PLACE, REFERENCE
 from ipa_cli.config.setting import setting as _setting
+from ipa_cli.config.step_cache import STEP_CACHE
 from ipa_cli.errors import IpaError, UsageError
 
 EXPLAINED = "`ipa generate --help` explains every setting"
@@ -172,6 +173,7 @@ class Settings:
     )
     height: int | None = _setting(PICTURE, "height in pixels, a multiple of 8", None, checks.side, of_model=True)
     width: int | None = _setting(PICTURE, "width in pixels, a multiple of 8", None, checks.side, of_model=True)
+    step_cache: str = STEP_CACHE
     hires: str | None = HIRES
     hires_strength: float = HIRES_STRENGTH
     hires_steps: int | None = HIRES_STEPS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ipa_cli import backends
 from ipa_cli.backends import AUTO
 from ipa_cli.backends.base import check_fp8
-from ipa_cli.config import Settings
+from ipa_cli.config import Settings, step_cache
 from ipa_cli.engine.wanted import asked_options
 from ipa_cli.errors import UsageError
 from ipa_cli.hardware import devices
@@ -34,6 +34,8 @@ def check_capabilities(settings: Settings, device: torch.device, offload: str) -
     """Raise UsageError for what the settings ask of their backend and it cannot do on `device`."""
     if settings.gpus > 1 and settings.offload != "none":
         raise UsageError("--gpus 2 needs the weights to stay on both GPUs", "leave out --offload, or --gpus")
+    if settings.gpus > 1 and step_cache.every(settings.step_cache) > 1:
+        raise UsageError("--gpus 2 and --step-cache are both given", "leave one of them out")
     name = resolve(settings.backend, settings.precision)
     if name == AUTO:  # it chooses a backend that can
         return

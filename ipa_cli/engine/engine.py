@@ -21,7 +21,7 @@ from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.store import graph_store
 from ipa_cli.hardware import cores, devices, preload, timing
 from ipa_cli.models.plan import Plan
-from ipa_cli.pipeline import hires, residuals
+from ipa_cli.pipeline import hires, residuals, step_cache
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
@@ -259,11 +259,13 @@ class Engine:
         with self._access.working("warming up", self.model.unet, *self._encodings.controls(request)):
             inputs = self._denoisers.example(request, conditions)
             add = residuals.Residuals(conditions.controls, networks.controls, request.steps)
+            calls = step_cache.Calls(request.step_cache, [None] * request.step_cache)
             timing.synchronize(self.device)
             started = time.perf_counter()
-            networks.unet(add(inputs, None))
+            for step in range(request.step_cache):
+                calls(networks.unet, add(inputs, None), step)
             timing.synchronize(self.device)
-            return time.perf_counter() - started
+            return (time.perf_counter() - started) / request.step_cache
 
     # --- pictures --------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class RequestSettings(TypedDict, total=False):
     guidance_start: float | None
     guidance_end: float | None
     guidance_rescale: float | None
+    step_cache: str | None
     scheduler: str | None
     schedule: str | None
     eta: float | None

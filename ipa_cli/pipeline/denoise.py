@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware.timing import StepClock
-from ipa_cli.pipeline import residuals
+from ipa_cli.pipeline import residuals, step_cache
 from ipa_cli.pipeline.residuals import ControlConditions
 from ipa_cli.pipeline.span import counts
 
@@ -114,7 +114,8 @@ def denoise(
     """Go through the sampler's steps; returns the latents of the pictures, (pictures, channels, h, w).
 
     With guidance in part of the steps, the others call `unguided` with `Conditions.unguided`. Where an area of a
-    picture is redrawn, the rest of it, as noisy as they are, joins the latents after each step.
+    picture is redrawn, the rest of it, as noisy as they are, joins the latents after each step. Deep states are kept as
+    long as the same adapters act, all with guidance or without.
     """
     import torch
 
@@ -133,6 +134,7 @@ def denoise(
         )
         for kind, (called, own) in each.items()
     }
+    cached = step_cache.Calls(request.step_cache, [(kind, id(one)) for kind, one in zip(guided, scale, strict=True)])
     clock.mark()
     for step in range(len(timesteps)):
         call, template, add = calls[guided[step]]
@@ -140,7 +142,7 @@ def denoise(
         sample = sample.repeat(len(template.sample) // len(latents), 1, 1, 1)
         context = template.context._replace(scale=scale[step])
         given = replace(template, sample=sample, timestep=timesteps[step], context=context)
-        predicted = call(add(given, step))
+        predicted = cached(call, add(given, step), step)
         if guided[step]:
             predicted = _guided(predicted, request.guidance_scale, request.guidance_rescale)
         latents = sampler.after(latents, predicted, step)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
-from ipa_cli.config import Settings
+from ipa_cli.config import Settings, step_cache
 from ipa_cli.errors import UsageError
 from ipa_cli.images import filenames
 from ipa_cli.images.faces import find
@@ -61,6 +61,7 @@ class Request:
     guidance_start: float = 0.0  # fractions of the steps: guidance acts in those that lie wholly between
     guidance_end: float = 1.0
     guidance_rescale: float = 0.0
+    step_cache: int = 1  # the deep part of the UNet is computed in one of so many steps
     prompt_syntax: str = A1111
     embeddings: tuple[Embedding, ...] = ()  # textual inversion, at least those that its prompts name
     init: Init | None = None
@@ -245,6 +246,8 @@ def make_request(
         backends.require(settings.backend, "masks")
     if own:
         backends.require(settings.backend, "regions")
+    if step_cache.every(settings.step_cache) > 1:
+        backends.require(settings.backend, "step_cache")
     return Request(
         prompt,
         settings.negative_prompt,
@@ -261,6 +264,7 @@ def make_request(
         guidance_start=settings.guidance_start,
         guidance_end=settings.guidance_end,
         guidance_rescale=settings.guidance_rescale,
+        step_cache=step_cache.every(settings.step_cache),
         prompt_syntax=settings.prompt_syntax,
         embeddings=embeddings.of_prompts(settings, plan, (prompt, settings.negative_prompt, *_of_regions(own))),
         init=init,

@@ -53,6 +53,23 @@ class ControlResiduals:
 
 
 @dataclass(frozen=True)
+class DeepStates:
+    """What the last block up is given, (B, width, h, w): all that lies between the first block down and the last up.
+
+    A call that is given them computes the two blocks alone. One that is given none gives them: `NoiseAndDeep`.
+    """
+
+    states: Tensor | None = None
+
+
+class NoiseAndDeep(NamedTuple):
+    """What a UNet gives that is to give its deep states."""
+
+    noise: Tensor
+    deep: Tensor
+
+
+@dataclass(frozen=True)
 class UNetInputs:
     """One call of a UNet; every tensor on the UNet's device. Members that are None do not exist for the graph."""
 
@@ -61,6 +78,7 @@ class UNetInputs:
     context: Context
     added: AddedConditions | None = None
     control: ControlResiduals | None = None
+    deep: DeepStates | None = None
 
 
 @dataclass(frozen=True)
@@ -129,5 +147,5 @@ def _register(kind: type) -> None:
     pytree.register_pytree_node(kind, flatten, unflatten, flatten_with_keys_fn=flatten_with_keys)
 
 
-for _kind in (AddedConditions, ControlResiduals, ControlInputs, UNetInputs):
+for _kind in (AddedConditions, ControlResiduals, DeepStates, ControlInputs, UNetInputs):
     _register(_kind)

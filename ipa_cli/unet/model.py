@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipa_cli.networks.common import ACTIVATIONS, Config, Downsample2D, Upsample2D
-from ipa_cli.unet.inputs import ControlInputs, UNetInputs
+from ipa_cli.unet.inputs import ControlInputs, NoiseAndDeep, UNetInputs
 
 # What a configuration means that leaves a field out: `UNet2DConditionModel`'s own defaults.
 DEFAULTS: Mapping[str, Any] = {
@@ -207,12 +207,18 @@ class DownBlock(Block):
         config, out = of_a_block[-1], of_a_block[0][-1][1]
         self.downsamplers = None if last else nn.ModuleList([Downsample2D(out, config.downsample_padding)])
 
-    def forward(self, picture: Tensor, emb: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
-        skips = []
+    def states(self, picture: Tensor, emb: Tensor, context: Any) -> list[Tensor]:
+        """Those behind each residual block, before they become smaller."""
+        found = []
         for resnet, transformer in self.each():
             picture = resnet(picture, emb)
             picture = picture if transformer is None else transformer(picture, context)
-            skips.append(picture)
+            found.append(picture)
+        return found
+
+    def forward(self, picture: Tensor, emb: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
+        skips = self.states(picture, emb, context)
+        picture = skips[-1]
         for smaller in self.downsamplers or ():
             picture = smaller(picture)
             skips.append(picture)
@@ -351,20 +357,32 @@ class UNet(Encoder):
         self.conv_act = ACTIVATIONS[config.act_fn]()
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def forward(self, inputs: UNetInputs) -> Tensor:
-        """The noise. The context reaches every cross-attention processor as it is."""
+    def forward(self, inputs: UNetInputs) -> Tensor | NoiseAndDeep:
+        """The noise, and the deep states where they are asked for.
+
+        The context reaches every cross-attention processor as it is.
+        """
         sample = 2 * inputs.sample - 1.0 if self.config.center_input_sample else inputs.sample
-        emb, control = self._embedding(inputs), inputs.control
-        picture, skips = self._down(self.conv_in(sample), emb, inputs.context)
+        emb, control, deep = self._embedding(inputs), inputs.control, inputs.deep
+        first, states = self.conv_in(sample), None if deep is None else deep.states
+        if states is None:
+            picture, skips = self._down(first, emb, inputs.context)
+        else:
+            block: Any = self.down_blocks[0]
+            skips = [first, *block.states(first, emb, inputs.context)]
         if control is not None:
-            skips = [skip + residual for skip, residual in zip(skips, control.down, strict=True)]
-        if self.mid_block is not None:
-            picture = self.mid_block(picture, emb, inputs.context)
-        if control is not None:
-            picture = picture + control.mid
-        for block in self.up_blocks:
-            picture = block(picture, emb, inputs.context, skips)
-        return self.conv_out(self.conv_act(self.conv_norm_out(picture)))
+            skips = [skip + residual for skip, residual in zip(skips, control.down, strict=states is None)]
+        if states is None:
+            if self.mid_block is not None:
+                picture = self.mid_block(picture, emb, inputs.context)
+            if control is not None:
+                picture = picture + control.mid
+            for block in self.up_blocks[:-1]:
+                picture = block(picture, emb, inputs.context, skips)
+            states = picture
+        picture = self.up_blocks[-1](states, emb, inputs.context, skips)
+        noise = self.conv_out(self.conv_act(self.conv_norm_out(picture)))
+        return NoiseAndDeep(noise, states) if deep is not None and deep.states is None else noise
 
 
 def each_of(value: Any, count: int) -> list[Any]:

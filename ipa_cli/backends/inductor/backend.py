@@ -30,6 +30,7 @@ CAPABILITIES = Capabilities(
     code_folders=("backends/inductor", "models/vae", "networks", "unet"),
     load_options=("cuda_graph",),
     masks=True,
+    step_cache=True,
     regions=True,
     control_residuals=True,
     fp8=(8, 9),

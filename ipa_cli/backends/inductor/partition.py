@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ipa_cli.backends.inductor import blocks, weight_transforms
 from ipa_cli.backends.inductor.blocks import modules_of_type, resnets
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
-from ipa_cli.unet.inputs import Context, ControlInputs, ControlResiduals, UNetInputs
+from ipa_cli.unet.inputs import Context, ControlInputs, ControlResiduals, NoiseAndDeep, UNetInputs
 
 Run = Callable[[str, list[Tensor]], Sequence[Tensor]]  # a part's name and inputs to its outputs
 
@@ -125,21 +125,26 @@ def partition(unet: Any, options: KernelOptions, context: Context | None = None)
 
 def run_parts(
     network: Any, parts: Mapping[str, Part], inputs: UNetInputs | ControlInputs, run: Run
-) -> Tensor | ControlResiduals:
+) -> Tensor | NoiseAndDeep | ControlResiduals:
     """One call of `network` with `run` for every part; what is in no part are single convolutions.
 
-    A UNet gives noise, (B, 4, h, w), a ControlNet its residuals.
+    A UNet gives noise, (B, 4, h, w), and its deep states if asked to, a ControlNet its residuals.
     """
     call = _Call(network, parts, inputs, run)
     first = network.conv_in(inputs.sample)
     if isinstance(inputs, ControlInputs):
         picture, skips = call.down(first + inputs.hint)
         return network.residuals(picture, skips, inputs.scale)
-    picture, skips = call.down(first)
-    if inputs.control:  # sums between the parts, so that one graph serves with them and without
-        skips = [skip + residual for skip, residual in zip(skips, inputs.control.down, strict=True)]
-        picture = picture + inputs.control.mid
-    return run("last", [call.up(picture, skips)])[0]
+    deep, control, blocks = inputs.deep, inputs.control, list(network.up_blocks.named_children())
+    states = None if deep is None else deep.states
+    picture, skips = call.down(first) if states is None else (states, call.first(first))
+    if control:  # sums between the parts, so that one graph serves with them and without
+        skips = [skip + residual for skip, residual in zip(skips, control.down, strict=states is None)]
+        picture = picture + control.mid if states is None else picture
+    if states is None:
+        picture = call.up(picture, skips, blocks[:-1])
+    noise = run("last", [call.up(picture, skips, blocks[-1:])])[0]
+    return NoiseAndDeep(noise, picture) if deep is not None and states is None else noise
 
 
 class _Call:
@@ -176,11 +181,8 @@ class _Call:
         """The way down and the middle: the last states, and those of the skip connections."""
         network, skips = self._network, [picture]
         for name, block in network.down_blocks.named_children():
-            for number in range(len(block.resnets)):
-                picture = self._resnet(f"down_blocks.{name}.resnets.{number}", picture)
-                if hasattr(block, "attentions"):
-                    picture = self._transformer(f"down_blocks.{name}.attentions.{number}", picture)
-                skips.append(picture)
+            skips += self._block_down(name, block, skips[-1])
+            picture = skips[-1]
             for downsampler in block.downsamplers or ():
                 picture = downsampler(picture)
                 skips.append(picture)
@@ -190,9 +192,23 @@ class _Call:
             picture = self._resnet(f"mid_block.resnets.{number + 1}", picture)
         return picture, skips
 
-    def up(self, picture: Tensor, skips: list[Tensor]) -> Tensor:
-        """The way up."""
-        for name, block in self._network.up_blocks.named_children():
+    def first(self, picture: Tensor) -> list[Tensor]:
+        """The states of the skip connections that the first block down makes."""
+        name, block = next(self._network.down_blocks.named_children())
+        return [picture, *self._block_down(name, block, picture)]
+
+    def _block_down(self, name: str, block: Any, picture: Tensor) -> list[Tensor]:
+        found = []
+        for number in range(len(block.resnets)):
+            picture = self._resnet(f"down_blocks.{name}.resnets.{number}", picture)
+            if hasattr(block, "attentions"):
+                picture = self._transformer(f"down_blocks.{name}.attentions.{number}", picture)
+            found.append(picture)
+        return found
+
+    def up(self, picture: Tensor, skips: list[Tensor], of: Sequence[tuple[str, Any]]) -> Tensor:
+        """The way up through some blocks, which take their skip connections from the end."""
+        for name, block in of:
             for number in range(len(block.resnets)):
                 picture = self._resnet(f"up_blocks.{name}.resnets.{number}", picture, skips.pop())
                 if hasattr(block, "attentions"):
