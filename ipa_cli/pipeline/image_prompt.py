@@ -106,6 +106,15 @@ def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -
             )
 
 
+def warn_of_unguided(image_prompts: Sequence[ImagePrompt], reporter: Reporter) -> None:
+    """Warn of what acts on the negative half, for pictures without guidance, which have none."""
+    for one in image_prompts:
+        if one.negative is not None:
+            reporter.warn(f"without guidance the negative image {one.negative.source} has no effect")
+        if one.on_negative:
+            reporter.warn(f"without guidance --ip-mode {one.mode} leaves out the layers that act on the negative half")
+
+
 def _check_number(masks: Sequence[Reference], images: int, config: AdapterConfig, tiled: bool) -> None:
     """Raise UsageError unless there is one mask for all pictures, or one for each that acts on its own."""
     if len(masks) not in (0, 1, images):

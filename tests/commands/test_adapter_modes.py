@@ -136,6 +136,15 @@ def test_a_sweep_has_modes_tiles_and_a_negative_image_in_one_graph(ipa, referenc
 
 
 @pytest.mark.slow
+def test_what_needs_guidance_says_so_without(ipa, references):
+    flags = ("--image", "cat.png", "--negative-image", "dog.png", "--ip-mode", "composition-precise")
+    said = ipa("generate", *FAST, *flags, "--guidance-scale", 1, "-o", "a.png").stderr
+    assert said.count("the negative image dog.png has no effect") == 1
+    assert said.count("--ip-mode composition-precise leaves out the layers") == 1
+    assert "without guidance" not in ipa("generate", *FAST, *flags, "--guidance-scale", 3, "-o", "b.png").stderr
+
+
+@pytest.mark.slow
 def test_modes_are_an_axis_of_a_sweep(ipa, references):
     quick = ("--steps", 2, "--seed", 5, "--backend", "eager")
     sweep = ("sweep-scale", *quick, "--size", "64x64", "--scales", "0,1", "-o", "out", "--json")

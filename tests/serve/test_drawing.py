@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ipa_cli.config import Settings
+from ipa_cli.config.adapter_options import parse
 from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import make_plan
 from ipa_cli.result import NullReporter
@@ -54,6 +55,34 @@ def test_a_mask_cannot_make_the_servers_own_reference_stand_for_another_file(sec
     asked = Asked({"prompt": "x", "mask": ["own.png"]}, {secret: png("white")}, members={"own.png": [secret]})
     request = made(asked, Settings(image=("own.png",)))
     assert request.digests == {hashlib.sha256(png("blue")).hexdigest()}
+
+
+def test_a_negative_image_comes_with_the_request_and_not_from_the_servers_disk(secret):
+    with pytest.raises(UsageError, match="not base64"):
+        made(Asked({"prompt": "x", "negative_image": secret}))
+    adapters = Settings(adapter=(parse("own", "--adapter"),))
+    with pytest.raises(UsageError, match="not base64"):
+        made(
+            Asked({"prompt": "x", "adapter": [{"image": ["a"], "negative_image": secret}]}, {"a": png("red")}), adapters
+        )
+    mapping = {"image": ["a"], "negative_image": "b", "combine": "average", "mode": "ease-in", "sharpening": 0.5}
+    (prompt,) = made(
+        Asked({"prompt": "x", "adapter": [mapping]}, {"a": png("red"), "b": png("teal")}), adapters
+    ).image_prompts
+    assert prompt.negative is not None and prompt.negative.sha256 == hashlib.sha256(png("teal")).hexdigest()
+    assert (prompt.combine, prompt.mode, prompt.sharpening) == ("average", "ease-in", 0.5)
+
+
+def test_a_request_with_a_picture_of_each_reference_has_as_many(world):
+    asked = Asked(
+        {"prompt": "x", "image": ["a", "b"], "image_per_picture": True, "num_images": 2, "seed": 5},
+        {"a": png("red"), "b": png("teal")},
+    )
+    request = made(asked)
+    assert request.seeds == (5, 6, 5, 6) and [one.source for one in request.of_picture(2).references] == ["b"]
+    many = Asked({**asked.values, "num_images": 9}, asked.files)
+    with pytest.raises(UsageError, match="18 pictures: this server draws at most 16"):
+        made(many)
 
 
 def test_what_a_request_keeps_in_memory_is_limited(world, monkeypatch):
