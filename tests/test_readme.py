@@ -109,6 +109,7 @@ def readers_folder(world, tmp_path, monkeypatch):
     Path("holiday").mkdir()
     Path("fox.txt").write_text("a red fox\n")
     Path("list.txt").write_text("a star\na ring\n")
+    Path("jobs.jsonl").write_text('{"id": "cat-1", "image": "cat.png", "prompt": "a star"}\n{"id": "ring"}\n')
     colours = ("orange", "navy", "teal", "olive", "gold")
     names = ("cat.png", "dog.png", "painting.png", "wide.jpg", "holiday/beach.jpg")
     for name, colour in zip(names, colours, strict=True):

@@ -154,6 +154,7 @@ def _explained(error: Exception) -> IpaError:
 
 def _connected(address: str) -> tuple[Any, str | None]:
     """Ray, and the folder of a cluster that was started for this batch."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors arrive as exceptions
     scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp") if address == LOCAL else None  # names of sockets are short
     try:
         import ray
