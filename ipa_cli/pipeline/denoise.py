@@ -175,7 +175,7 @@ def decode(
 ) -> list[Image.Image]:
     """Turn latents (pictures, 4, h, w) into pictures, one after the other, which takes the memory of one.
 
-    `by` does what `vae.decode` does, for latents of this size.
+    `by` does what `AutoencoderKL.decode` does, for latents of this size.
 
     Raises BrokenPicture, which names the LoRAs they were drawn with, when they hold NaN or infinity.
     """

@@ -24,7 +24,7 @@ PLAN = "decoder.json"
 
 
 def compile(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> None:
-    """Compile what `vae.decode` does with latents like these into `folder`: a package and its inputs' layouts.
+    """Compile what `AutoencoderKL.decode` does with latents like these into `folder`: a package and its inputs' layouts.
 
     Raises IpaError when the toolchain fails, or what it made crashes or computes something else.
     """
@@ -52,7 +52,7 @@ def compile(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any],
 
 
 def load(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:
-    """`vae.decode` by the package in `folder`, with the weights of `vae`.
+    """`AutoencoderKL.decode` by the package in `folder`, with the weights of `vae`.
 
     Raises IpaError for a package that does not open, or is not for these weights.
     """
@@ -77,7 +77,7 @@ def load(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:
 
 
 class _Decode(nn.Module):
-    """`vae.decode` as a function of weights and latents."""
+    """`AutoencoderKL.decode` as a function of weights and latents."""
 
     def __init__(self, vae: Any):
         super().__init__()
