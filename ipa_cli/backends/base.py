@@ -90,7 +90,7 @@ class DecoderBackend(Protocol):
     def compile_decoder(
         self, vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report
     ) -> None:
-        """Build the graph of `AutoencoderKL.decode` for latents like these, for a device in `decoders`, as `compile` does."""
+        """Build the graph of `AutoencoderKL.decode` for latents like these, as `compile` does."""
 
     def load_decoder(self, vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:
         """Open what `compile_decoder` wrote, with the weights of `vae`, as `load` does."""

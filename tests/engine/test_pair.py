@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ipa_cli.backends.inductor import partition
 from ipa_cli.config import Settings
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.pair import link
@@ -111,6 +112,23 @@ def test_weights_that_change_in_place_follow(one, two):
     for weight in weights:
         weight.copy_(kept)
     assert abs(pixels(two, request(two)) - before).max() <= 1
+
+
+def test_weights_that_a_graph_has_put_together_follow_too(one, two):
+    def attention(engine):
+        return engine.model.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1")
+
+    for engine in (one, two):
+        partition.concat_parameters([getattr(attention(engine), name) for name in ("to_q", "to_k", "to_v")], "weight")
+    two._denoisers._pair._halved.clear()  # as when a graph is opened
+    assert abs(pixels(two, request(two)) - pixels(one, request(one))).max() <= 1
+    before, kept = pixels(two, request(two)), attention(one).to_v.weight.clone()
+    for engine in (one, two):
+        attention(engine).to_v.weight.mul_(20)
+    expected, found = (pixels(engine, request(engine)) for engine in (one, two))
+    assert abs(expected - found).max() <= 1 and (found != before).any()
+    for engine in (one, two):
+        attention(engine).to_v.weight.copy_(kept)
 
 
 def test_a_context_is_what_lasts_and_the_scale():

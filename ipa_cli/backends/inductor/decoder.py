@@ -24,7 +24,7 @@ PLAN = "decoder.json"
 
 
 def compile(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> None:
-    """Compile what `AutoencoderKL.decode` does with latents like these into `folder`: a package and its inputs' layouts.
+    """Compile `AutoencoderKL.decode` for latents like these into `folder`: a package and its inputs' layouts.
 
     Raises IpaError when the toolchain fails, or what it made crashes or computes something else.
     """

@@ -76,6 +76,7 @@ class Pair:
         self._telling = threading.Lock()
         self._failed, self._closed = threading.Event(), threading.Event()
         self._ready: set[int] = set()
+        self._unet: Any = None
         self._weights: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
         self._sent: tuple[Any, ...] = (None,) * len(LASTING)  # what the other process has
@@ -100,6 +101,8 @@ class Pair:
         Raises IpaError where there is no second GPU.
         """
         self._device, self._second = device, second_gpu.after(device, settings.device == "cpu", reporter)
+        if settings.precision == "fp8":
+            reporter.warn("fp8 on two GPUs: a call differed from one GPU's by more than fp8 explains; half does not")
         if settings.cache_dir is not None:
             settings = replace(settings, cache_dir=settings.cache_dir.absolute())
         self._seconds = STEPS[device.type]
@@ -125,7 +128,8 @@ class Pair:
             while self._meeting.is_alive() and not self._failed.wait(0.02):
                 pass
             self._check()
-            self._weights = dict(unet.named_parameters())
+            self._unet = unet
+            self._find_weights()
             self._share_weights()
 
     def prepared(
@@ -142,6 +146,7 @@ class Pair:
 
     def _prepare(self, own: Ready, example: UNetInputs) -> Ready:
         with self.watched(PREPARING), self._exchange():
+            self._find_weights()
             self._share_weights()
             _, other = self._split(example)
             self._prepared += 1
@@ -233,6 +238,13 @@ class Pair:
         self._tell({**job, name: described(inputs, tensors)})
         assert self._link is not None
         self._link.send(tensors)
+
+    def _find_weights(self) -> None:
+        """Look at the UNet's weights anew: a graph that was opened has put some of them together in other tensors."""
+        before, self._weights = self._weights, dict(self._unet.named_parameters())
+        for name, weight in self._weights.items():
+            if weight is not before.get(name):
+                self._versions.pop(name, None)
 
     def _share_weights(self) -> None:
         """Send the weights that have changed in place since the last time, as by a LoRA."""

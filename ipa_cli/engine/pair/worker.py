@@ -51,7 +51,6 @@ class Half:
             unet = UNet(job["unet"])
         self.unet = unet.to(getattr(torch, job["dtype"])).to_empty(device=device).eval().requires_grad_(False)
         attention.set_processors(self.unet)
-        self._weights = dict(self.unet.named_parameters())
         self._context: Context
         self._ready: dict[int, Ready] = {}
         self._link = Link(1, Path(job["meeting"]), device, job["seconds"])
@@ -61,7 +60,8 @@ class Half:
 
         from ipa_cli.engine.pair.link import kind
 
-        weights = [self._weights[name] for name in names]
+        own = dict(self.unet.named_parameters())  # as they are now: opening a graph puts some together in other tensors
+        weights = [own[name] for name in names]
         with torch.no_grad():
             for weight, value in zip(weights, self._link.receive([kind(one) for one in weights]), strict=True):
                 weight.copy_(value)
