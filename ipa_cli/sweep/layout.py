@@ -12,7 +12,7 @@ from ipa_cli.backends import AUTO
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.ready import Ready
-from ipa_cli.engine.record import adapter_name, hires_record, init_record, regions_record
+from ipa_cli.engine.record import adapter_name, control_record, hires_record, init_record, regions_record
 from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.plan import Plan
 from ipa_cli.pipeline.image_prompt import ModePattern
@@ -98,6 +98,7 @@ def describe_request(settings: Settings, model: Plan, layout: Layout, backend: s
         "loras": _loras(layout),
         "init": init_record(base.init) if base.init else None,
         "pad": base.init.pad if base.init else None,
+        "controls": control_record(model, base) if base.controls else None,
         "hires": hires_record(base),
         "regions": regions_record(base),
         **{name: None if value == FIELDS[name].default else value for name, value in guidance.items()},

@@ -105,7 +105,9 @@ def _find(config: ControlConfig, unet_config: Mapping[str, Any]) -> ControlPlan:
     place, source, name = config.place, config.source, config.file
     if source == OWN:
         own = folder_location(Path(__file__).parents[2] / "demo" / "controlnet")
-        return _of_folder(place, own, "", unet_config)
+        if not own.has("config.json"):
+            raise ModelError("no ControlNet comes with this version of ipa", named_file.EXAMPLE)
+        return _of_folder(place, own, "")
     if name is None and (path := path_of(source, "--control")) is not None:
         return _of_file(place, path, unet_config)
     if is_folder(expanded(source)):
@@ -116,16 +118,16 @@ def _find(config: ControlConfig, unet_config: Mapping[str, Any]) -> ControlPlan:
         raise ModelError(f"there is no ControlNet '{source}'", named_file.EXAMPLE)
     folder = name or ""
     if location.has(inside(folder, "config.json")):
-        return _of_folder(place, location, folder, unet_config)
+        return _of_folder(place, location, folder)
     if name is None and location.has("controlnet/config.json"):
-        return _of_folder(place, location, "controlnet", unet_config)
+        return _of_folder(place, location, "controlnet")
     path = named_file.find(KIND, source, name, NullReporter())
     checked = path_of(str(path), "--control")
     assert checked is not None
     return _of_file(place, checked, unet_config)
 
 
-def _of_folder(place: str, location: Location, folder: str, unet_config: Mapping[str, Any]) -> ControlPlan:
+def _of_folder(place: str, location: Location, folder: str) -> ControlPlan:
     name = inside(folder, "config.json")
     return ControlPlan(
         place, location, folder, configurations.controlnet(f"{location}/{name}", read_json(location, name))
