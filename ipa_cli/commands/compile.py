@@ -16,7 +16,7 @@ from ipa_cli.result import Result, Table
 
 SETTINGS = (
     *("image", "image_combine", "image_per_picture", "fit", "mask", "adapter", "lora"),
-    *("guidance_scale", "preset", "guidance_start", "guidance_end", "batch_size", "hires"),
+    *("guidance_scale", "preset", "guidance_start", "guidance_end", "batch_size", "hires", "region"),
     *options.OF_MODEL,
     *("backend", "compile_options", "device", "gpus", "dtype", "precision", "cache_dir", "cache_max_size"),
     *("cache_remote", "cache_push", "cache_signing_key"),
