@@ -146,6 +146,26 @@ def test_pictures_in_memory_are_as_those_in_files(engine, world):
     ).all()
 
 
+def test_each_of_several_references_has_a_picture_of_its_own(engine, world):
+    pair = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    with pytest.raises(ipa_cli.UsageError, match="2 references are drawn one by one") as refused:
+        engine.draw("a star", image=pair, image_per_picture=True, **SMALL)
+    assert "num_images=1" in refused.value.hint
+    drawn = engine.draw("a star", image=pair, image_per_picture=True, num_images=1, batch_size=2, **SMALL)
+    assert [one.seed for one in drawn] == [7, 7] and len(drawn) == 2
+    alone = engine.draw("a star", image=pair[1], **SMALL)
+    assert abs(pixels(drawn[1]) - pixels(alone)).max() <= 1
+    assert drawn[1].settings["adapters"][0]["images"] == alone.settings["adapters"][0]["images"]
+
+
+def test_a_negative_image_in_memory_is_as_one_in_a_file(engine, world):
+    Image.new("RGB", (32, 32), "blue").save("blue.png")
+    how = {"image": Image.new("RGB", (32, 32), "red"), "guidance_scale": 3, **SMALL}
+    memory = engine.draw("a star", negative_image=Image.open("blue.png"), **how)
+    assert (pixels(memory) == pixels(engine.draw("a star", negative_image="blue.png", **how))).all()
+    assert (pixels(memory) != pixels(engine.draw("a star", **how))).any()
+
+
 def test_a_notebook_shows_a_picture_as_its_file(engine):
     picture = engine.draw("a star", **SMALL)
     path = picture.save("shown.png")
