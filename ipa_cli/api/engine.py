@@ -165,8 +165,9 @@ class Engine:
         """Draw one picture, or with `num_images` a list of them, each with the next seed.
 
         Every argument is the setting of that name, see `ipa generate --help`; what is None is as the engine was opened,
-        else the model's. `image`, `negative_image`, `mask`, `init_image` and `inpaint_mask` are paths, addresses or PIL images,
-        `embeds` is a file of `ipa embed`. With `image_per_picture` the pictures of the first reference come first.
+        else the model's. `image`, `negative_image`, `mask`, `init_image` and `inpaint_mask` are paths, addresses or PIL
+        images, `embeds` is a file of `ipa embed`. With `image_per_picture` the pictures of the first reference come
+        first.
         Where several adapters are loaded, `adapter` has a mapping for each, with the keys of `--adapter`. `lora` is
         what `--lora` takes, or a list of it; [] is none. `control` has a mapping for each map that a ControlNet
         follows: `image`, `scale` and the other keys of `--control`, and where several are loaded `model`, its name.

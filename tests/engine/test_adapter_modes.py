@@ -155,6 +155,18 @@ def _halves(size: tuple[int, int], left: str, right: str) -> Image.Image:
     return picture
 
 
+def test_each_row_of_tiles_has_those_of_all_references(engine):
+    pairs = (("red", "blue"), ("lime", "white"))
+    pictures = [reference.of_image(_halves((96, 48), *pair)) for pair in pairs]
+    settings = replace(engine.settings, image=tuple(one.source for one in pictures), fit="tiles")
+    named = {(one.source, False): one for one in pictures}
+    [(_, tiled)] = engine.embed(
+        make_request(settings, engine.plan, load_references(settings, NullReporter(), InMemory(named)))
+    )
+    plain = [engine.embed(request(engine, colour))[0][1] for colour in ("red", "lime", "blue", "white")]
+    torch.testing.assert_close(tiled, torch.cat(plain), atol=0.05, rtol=0.05)  # tiles' inner edges are resampled
+
+
 COLOURS = ("red", "lime", "blue")
 
 
