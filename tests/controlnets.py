@@ -24,6 +24,10 @@ def save(model: Path, folder: Path, seed: int = 0, kind: str = "", std: float = 
         union = ControlNetUnionModel.from_config(config)
         union.load_state_dict(made.state_dict(), strict=False)
         made = union
+    if kind == "small":
+        levels = len(unet.config.down_block_types)
+        config = {**made.config, "down_block_types": ["DownBlock2D"] * levels, "mid_block_type": "UNetMidBlock2D"}
+        made = ControlNetModel.from_config(config)
     if settings:
         made.register_to_config(**settings)
     for weight in made.parameters():

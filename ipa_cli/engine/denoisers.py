@@ -118,7 +118,10 @@ class Denoisers:
         """The denoiser of each of a request's ControlNets; those with the same one share it."""
         found = []
         for one in conditions.controls:
-            number, shape = one.control.network, (request.width, request.height, one.context.text[0].shape)
+            number, shape = (
+                one.control.network,
+                (request.width, request.height, one.hint.shape, *(pair.shape for pair in one.context.text[:1])),
+            )
 
             def example(given: ControlConditions = one) -> ControlInputs:
                 return residuals.inputs(given, self.example(request, conditions))

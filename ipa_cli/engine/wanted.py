@@ -47,8 +47,8 @@ class Wanted:
 
     @property
     def text_tokens(self) -> int:
-        """How many tokens the prompt has, with those that fill up its chunks."""
-        return self.example.context.text[0].shape[3]
+        """How many tokens the prompt has, with those that fill up its chunks; 0 where no layer reads it."""
+        return next((pair.shape[3] for pair in self.example.context.text), 0)
 
     @property
     def compile_options(self) -> dict[str, Any]:

@@ -68,6 +68,14 @@ def test_a_file_of_the_first_code_draws_what_the_folder_draws(ipa, network, maps
 
 
 @pytest.mark.slow
+def test_a_small_one_without_attention_draws_too(ipa, maps):
+    small = controlnets.save(DEMO, maps / "small", kind="small")
+    for name, flags in (("a", ("--control", f"{small},image=map.png")), ("b", ())):
+        assert ipa("generate", *QUICK, *flags, "--output", f"{name}.png").exit_code == 0
+    assert (pixels("a.png") != pixels("b.png")).any()
+
+
+@pytest.mark.slow
 def test_edges_are_found_and_other_proportions_are_warned_of(ipa, network, maps):
     pytest.importorskip("cv2")
     ran = ipa("generate", *QUICK, "--control", f"{network},image=wide.png,preprocess=canny", "--output", "a.png")

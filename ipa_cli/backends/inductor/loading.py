@@ -154,8 +154,10 @@ def check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:
 
 def check_text(context: Context, plan: Mapping[str, Any]) -> None:
     """Raise IpaError unless a graph for a range of text tokens serves those of a context."""
+    if not context.text or not plan["text"]:
+        return
     tokens = context.text[0].shape[3]
-    if plan["text"] and not plan["text"][0] <= tokens <= plan["text"][1]:
+    if not plan["text"][0] <= tokens <= plan["text"][1]:
         raise IpaError(
             "this graph is for {} to {} text tokens, not ".format(*plan["text"]) + str(tokens),
             "choose a range with the compile option text, 77 tokens for each chunk of a prompt",

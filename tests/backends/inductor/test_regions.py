@@ -242,7 +242,10 @@ def test_group_norm_by_channels_is_group_norm(height, width):
         assert torch.allclose(norms.GroupNorm(norm)(picture), norm(picture), atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, AS_SD15, {"num_control_type": 3, "num_trans_channel": 32}])
+PLAIN = {"down_block_types": ["DownBlock2D"] * 2, "mid_block_type": "UNetMidBlock2D"}
+
+
+@pytest.mark.parametrize("changes", [{}, AS_SD15, {"num_control_type": 3, "num_trans_channel": 32}, PLAIN])
 def test_parts_do_what_a_controlnet_does(changes):
     torch.manual_seed(0)
     config = {key: value for key, value in {**TINY, **changes}.items() if key != "up_block_types"}
