@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PIXELS = 64_000_000
+_UNHEARD = logging.NullHandler()  # one: a logger keeps each that it is given
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def decode(data: bytes, source: str) -> tuple[Image, list[str]]:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it logs damage to stderr
+    logging.getLogger("PIL").addHandler(_UNHEARD)  # or it logs damage to stderr
     if not data:
         raise IpaError(f"{source} is empty", f"it must be a {_KINDS} picture")
     limit = f"more than {PIXELS // 1_000_000} million pixels"

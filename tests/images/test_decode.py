@@ -1,7 +1,9 @@
 """Bytes become pixels: every format, orientation and depth; damaged and other files are refused."""
 
+import logging
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +269,16 @@ def test_mutated_pictures_are_refused_or_a_picture(tmp_path_factory, kind, data)
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content))) :]
     outcome(tmp_path_factory, bytes(content))
+
+
+def test_decoding_leaves_nothing_behind(world):
+    """A handler for every picture took the memory of a batch, and of a server, little by little."""
+
+    def decoded():
+        Image.new("RGB", (4, 4)).save("small.png")
+        return decode.decode(Path("small.png").read_bytes(), "small.png")
+
+    decoded()
+    before = len(logging.getLogger("PIL").handlers)
+    decoded()
+    assert len(logging.getLogger("PIL").handlers) == before
