@@ -71,6 +71,7 @@ def both(ipa, url, *flags):
         "--seed 1 --embeds pets.safetensors --image-weight 2 --image-weight 1 -o OUT/a.png",
         "--seed 1 --from old.png --scale 0.3 -o OUT/a.png",
         "--seed 1 --scheduler ddim --guidance-scale 3 --guidance-rescale 0.7 --format jpg --quality 70 -o OUT/",
+        "--seed 1 --hires 1.5 --hires-upscaler lanczos --region mask=left.png,prompt=red,weight=0.5 -o OUT/a.png",
         "--seed 1 --quality 60 -o OUT/a.webp",
         "--seed 1 -o OUT/a.avif",
         "--seed 1 -n 2 --image cats --image ~/dog.png --image-per-picture --image-weight 1 --image-weight 0.5 "
@@ -164,7 +165,7 @@ def test_every_setting_of_a_picture_is_sent_or_compared():
         if one.metadata["panel"] in (PICTURE, REFERENCE) and one.metadata["kind"] == PLACE
     }
     compared = {"adapter", "lora", "embedding", *FOLDERS}
-    assert places == {*PICTURES, *ONE_PICTURE, "embeds", *compared} and compared <= set(COMPARED)
+    assert places == {*PICTURES, *ONE_PICTURE, "embeds", "region", "control", *compared} and compared <= set(COMPARED)
 
 
 def test_what_the_server_says_is_said_here(ipa, served, pictures):
