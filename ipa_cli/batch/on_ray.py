@@ -14,6 +14,8 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -160,7 +162,9 @@ def _connected(address: str) -> tuple[Any, str | None]:
         import ray
     except ImportError as error:
         raise IpaError("--ray needs Ray", "pip install 'ipa-cli[ray]'") from error
+    handled = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        _check_there(address)
         ray.init(
             address=address,
             _temp_dir=scratch,
@@ -173,7 +177,17 @@ def _connected(address: str) -> tuple[Any, str | None]:
         said = " ".join(str(error).split())[:200]
         hint = f"`ray start --head` starts one, --ray {LOCAL} one for this batch alone"
         raise IpaError(f"there is no Ray cluster at {address}: {said}", hint) from error
+    finally:
+        for number, handler in handled.items():  # Ray takes SIGTERM for itself
+            signal.signal(number, handler)
     return ray, scratch
+
+
+def _check_there(address: str) -> None:
+    """Raise OSError where nothing listens: Ray would try for more than a minute."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _spooled(place: Output, folder: str, jobs: Iterator[Job]) -> list[str]:
