@@ -152,7 +152,7 @@ def _check_first(task: Task, first: Job, reporter: Reporter) -> None:
     """Raise IpaError where the model of the batch is not as it must be, unless the first job names its own."""
     settings = task.settings_of(first)
     if order.of_model(settings) == order.of_model(task.settings):
-        note_model(Worker(task, reporter).plan(settings), reporter)
+        note_model(settings, Worker(task, reporter).plan(settings), reporter)
 
 
 def _begin(place: Output, asked: Asked, count: int) -> int:

@@ -17,6 +17,7 @@ from ipa_cli.config import Resolved, Settings
 from ipa_cli.config.comparison import AUTO
 from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths
 from ipa_cli.images.filenames import stem
+from ipa_cli.pipeline.references import remark_none
 from ipa_cli.pipeline.spread import spread
 from ipa_cli.system import files
 
@@ -132,7 +133,7 @@ def _remark(recorded: Recorded | None, settings: Settings, request: Mapping[str,
 
         replay.check_same(recorded, settings, set(request["digests"]), reporter)
     if not request["references"]:
-        reporter.note("no reference picture: drawing from the prompt alone (add one with --image)")
+        remark_none(settings, reporter)
 
 
 def _finish(

@@ -24,7 +24,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline import control, init_image, prompts, sampling
-from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.references import load_references, remark_none
 from ipa_cli.pipeline.task import Request, make_requests, name_fields
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
@@ -51,7 +51,7 @@ def generate(
     started = time.perf_counter()
     plan, requests, paths = _checked(settings, reporter, force, recorded, several, form)
     first = requests[0]
-    note_model(plan, reporter)
+    note_model(settings, plan, reporter)
 
     engine = Engine.open(settings, plan, reporter, shows_bars)
     loaded_at = time.perf_counter()
@@ -178,7 +178,7 @@ def _save(
     return drawn, time.perf_counter() - began, data
 
 
-def note_model(plan: Plan, reporter: Reporter) -> None:
+def note_model(settings: Settings, plan: Plan, reporter: Reporter) -> None:
     """A line on what people get who did not choose a model, or no reference picture."""
     if plan.dummy:
         reporter.note("seeded random weights: right for measuring, the picture means nothing")
@@ -186,4 +186,4 @@ def note_model(plan: Plan, reporter: Reporter) -> None:
         about = plan.defaults["about"]
         reporter.note(f"this is {about}; `ipa generate --model sdxl` takes the real SDXL (an 11 GB download)")
     if plan.adapter is None:
-        reporter.note("no reference picture: drawing from the prompt alone (add one with --image)")
+        remark_none(settings, reporter)

@@ -28,11 +28,12 @@ BLOCK = re.compile(
 MOST_TENSORS = 10_000  # SDXL has 2515, and 1680 more with a training's EMA weights
 
 WHOLE = f"name a whole model of {architectures.names()} with --model"
+CONTROLNET = "a ControlNet"
 # Files of other kinds, by names that only they have, and what to do with them. The first match is reported.
 FOREIGN = (
     (r"lora_(up|down|A|B)\b|^lora_|\.(lokr|hada)_w\d", "a LoRA, which changes a model and is none", WHOLE),
     (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "use --ip-adapter {path}"),
-    (r"^control_model\.|input_hint_block|controlnet_cond_embedding", "a ControlNet", WHOLE),
+    (r"^control_model\.|input_hint_block|controlnet_cond_embedding", CONTROLNET, WHOLE),
     (r"motion_modules\.", "a motion module of AnimateDiff", WHOLE),
     (r"\.(absmax|quant_map|quant_state\.)", "quantised by bitsandbytes", "use the model in fp16 or bf16"),
     (r"(^|\.)scaled_fp8$|\.(scale_weight|weight_scale)$", "in fp8 with scales", "use the model in fp16 or bf16"),

@@ -28,7 +28,13 @@ def arrays(path: Path, data: bytes) -> dict[str, Any]:
         return {FACES: _npy(path, data)}
     if data.startswith(PICKLES):
         return {FACES: weights.pickled_tensor(path, data).float().numpy()}
-    tensors, _ = weights.of_bytes(path.with_suffix(".safetensors"), data)
+    try:
+        tensors, _ = weights.of_bytes(path.with_suffix(".safetensors"), data)
+    except weights.WeightsError as error:
+        raise IpaError(
+            f"{path} is no whole file of embeddings: neither safetensors, npy nor a pickle of torch",
+            "save a face's embedding with numpy.save, or give the face's picture with --image",
+        ) from error
     found = {name: tensor.float().numpy() for name, tensor in tensors.items()}
     return {FACES: next(iter(found.values()))} if len(found) == 1 else found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import MAX_SIDE, Settings
-from ipa_cli.config.hires import STRENGTH, UPSCALERS, size_of
+from ipa_cli.config.hires import LATENT, STRENGTH, UPSCALERS, size_of
 from ipa_cli.errors import UsageError
 from ipa_cli.images import init_image
 
@@ -58,8 +58,8 @@ def sizes(hires: Hires | None, width: int, height: int) -> list[tuple[int, int]]
 
 def remark(settings: Settings, reporter: Reporter) -> None:
     """Say so where a setting has no effect."""
-    asked = settings.hires_strength != STRENGTH or settings.hires_steps is not None
-    if asked and settings.hires is None:
+    given = (settings.hires_strength, settings.hires_steps, settings.hires_upscaler)
+    if settings.hires is None and given != (STRENGTH, None, LATENT):
         reporter.note("the settings of a hires pass have no effect without --hires")
 
 

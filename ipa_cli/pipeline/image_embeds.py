@@ -51,6 +51,11 @@ def read(name: str, adapter: AdapterPlan, data: bytes | None = None) -> Embeds:
     try:
         tensors = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: numbers that numpy has not
+        if data.startswith((face_embeds.NPY, *face_embeds.PICKLES)):
+            raise IpaError(
+                f"{path} is an array or a pickle, which only FaceID adapters take: {adapter.file} is none",
+                "name one with --ip-adapter, or make a file of this adapter's: ipa embed cat.png --output cat.safetensors",
+            ) from error
         encoded = f"{path.stem}.safetensors"
         raise IpaError(
             f"{path} is no whole file of embeddings: {error}",

@@ -155,7 +155,7 @@ def make(
     count = len(references) if encoded is None else len(encoded.positive)
     areas = () if encoded is not None or config.fit != TILES else _tiles(references)
     _check_number(loaded.masks, count, config, bool(areas))
-    if config.negative_image is not None and encoded is not None:
+    if config.negative_image is not None and encoded is not None and (adapter.face is None or adapter.face.picture):
         raise UsageError(
             "image embeddings have their negative half already",
             "encode both with ipa embed cat.png --negative-image dog.png",

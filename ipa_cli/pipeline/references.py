@@ -97,6 +97,14 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     return Loaded(tuple(map(AdapterImages, references, masks, embeds, each_negative)), begun_with, followed, own)
 
 
+def remark_none(settings: Settings, reporter: Reporter) -> None:
+    """Say that pictures follow no reference; warns where one is given, which no adapter follows."""
+    if any(one.image or one.embeds or one.negative_image for one in settings.adapters):
+        reporter.warn("no adapter is used, and none of the references is followed: drawing from the prompt alone")
+    else:
+        reporter.note("no reference picture: drawing from the prompt alone (add one with --image)")
+
+
 def _one_mask(masks: Sequence[Reference]) -> Reference:
     """The mask of a region. Raises UsageError for several."""
     if len(masks) > 1:

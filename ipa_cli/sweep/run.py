@@ -84,7 +84,7 @@ def sweep_scale(
     sweep = layout.sweep
     requested = journal.describe(sweep, describe_request(settings, model, layout, backend))
     journal.check_folder(folder, requested, resume, force)
-    note_model(model, reporter)
+    note_model(settings, model, reporter)
     reporter.note(f"{sweep.summary}, in {folder}")
 
     with journal.locked(folder):

@@ -183,6 +183,11 @@ def test_embeddings_that_do_not_fit_are_refused_before_weights_are_read(ipa, wor
     refused(given("plus", id_embeds=normed), "no embedding of the face's picture")
     refused(given("plus", id_embeds=normed, clip_embeds=normed), "clip_embeds of shape (1, 512)")
     refused(given("plus", id_embeds=normed, clip_embeds=np.ones((2, 1, 5, 7), np.float32)), "of width 7")
+    Image.new("RGB", (8, 8)).save(world.cwd / "cat.png")
+    flags = ("--ip-adapter", adapters["plain"], "--embeds", "cat.png", "--json")
+    refused(ipa("generate", *FAST, *flags), "cat.png is no whole file of embeddings", "--image")
+    np.save(world.cwd / "face.npy", normed)
+    refused(ipa("generate", *FAST, "--embeds", "face.npy", "--json"), "which only FaceID adapters take", "--ip-adapter")
     torch.save({"a": normed}, world.cwd / "face.ipadpt")
     refused(ipa("generate", *FAST, "--ip-adapter", adapters["plain"], "--embeds", "face.ipadpt", "--json"), "pickle")
     (world.cwd / "face.npy").write_bytes(b"\x93NUMPY\x01\x00")
@@ -195,6 +200,9 @@ def test_settings_of_faces_without_a_use_are_refused(ipa, world, adapters):
     flags = ("generate", *FAST, "--ip-adapter", adapters["plain"], "--json")
     refused(ipa(*flags), "follows a face, and has neither picture nor embeddings", "--image")
     refused(ipa(*flags, "--embeds", "face.npy", "--face", 2), "embeddings are given")
+    refused(ipa(*flags, "--embeds", "face.npy", "--negative-image", DEMO / "reference.png"), "and no negative one")
+    noted = ipa(*flags, "--embeds", "face.npy", "--sharpening", 0.5, "--face", 2)
+    assert "--sharpening has no effect: a FaceID adapter sees no picture" in noted.stderr
     reference = DEMO / "reference.png"
     refused(ipa("generate", *FAST, "--image", reference, "--face", 2, "--json"), "--face is for FaceID adapters")
     refused(ipa("generate", *FAST, "--image", reference, "--ip-lora", 0, "--json"), "--ip-lora is for FaceID adapters")

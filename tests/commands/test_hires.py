@@ -70,11 +70,10 @@ def test_bad_input_is_refused_before_a_model_is_loaded(ipa, world, monkeypatch, 
     assert world.files() == []
 
 
-def test_a_setting_without_a_second_pass_is_reported(ipa, monkeypatch):
+@pytest.mark.parametrize("flags", [("--hires-steps", 5), ("--hires-strength", 0.5), ("--hires-upscaler", "lanczos")])
+def test_each_setting_without_a_second_pass_is_reported(ipa, monkeypatch, flags):
     monkeypatch.setattr(loader, "load", None)
-    ran = ipa("generate", *FAST, "--hires-steps", 5, "--hires-strength", 0.5, "--scale", 11)
-    assert ran.exit_code == 2  # for the scale, before
-    ran = ipa("generate", *FAST, "--hires-steps", 5, "--ip-start", 0.9, "--ip-end", 0.95)
+    ran = ipa("generate", *FAST, *flags, "--ip-start", 0.9, "--ip-end", 0.95)
     assert "no effect without --hires" in ran.stderr
 
 

@@ -142,6 +142,12 @@ def test_a_model_without_adapter_draws_from_the_prompt_alone(ipa, model):
 
 
 @pytest.mark.slow
+def test_a_reference_that_no_adapter_follows_is_warned_of(ipa, world):
+    ran = ipa("generate", *FAST, *REFERENCE, "--ip-adapter", "none", "--json")
+    assert ran.data()["references"] == [] and "none of the references is followed" in ran.stderr
+
+
+@pytest.mark.slow
 def test_weights_that_main_memory_has_no_room_for_are_reported_of(ipa, model, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     ran = ipa("generate", *FAST, *REFERENCE, "--model", model, "--json")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ipa_cli.models import configurations, weights
 from ipa_cli.models.location import ModelError
-from ipa_cli.models.single_file import FOREIGN, kind_of
+from ipa_cli.models.single_file import CONTROLNET, FOREIGN, WHOLE, kind_of
 
 Value = TypeVar("Value")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -87,7 +87,8 @@ def configuration(path: Path, unet_config: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = weights.header(path)
     if (other := kind_of(found, OTHERS)) or not _is_controlnet(found):
-        kind, hint = other or kind_of(found, (one for one in FOREIGN if one[1] != "a ControlNet")) or ("", HINT)
+        foreign = ((names, kind, HINT if hint == WHOLE else hint) for names, kind, hint in FOREIGN if kind != CONTROLNET)
+        kind, hint = other or kind_of(found, foreign) or ("", HINT)
         raise ModelError(f"{path} is {kind or 'no ControlNet'}", hint.format(path=path))
     try:
         told = _told(renamed(found))

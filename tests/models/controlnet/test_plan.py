@@ -87,6 +87,7 @@ def test_what_is_no_controlnet_is_told_by_its_header(tmp_path, names, words):
     with pytest.raises(IpaError) as caught:
         planned(written(tmp_path / "some.safetensors", **names))
     assert words in caught.value.message and "\n" not in caught.value.message
+    assert "name a whole model" not in caught.value.hint
 
 
 @pytest.mark.parametrize(
