@@ -54,7 +54,7 @@ def read(name: str, adapter: AdapterPlan, data: bytes | None = None) -> Embeds:
         if data.startswith((face_embeds.NPY, *face_embeds.PICKLES)):
             raise IpaError(
                 f"{path} is an array or a pickle, which only FaceID adapters take: {adapter.file} is none",
-                "name one with --ip-adapter, or make a file of this adapter's: ipa embed cat.png --output cat.safetensors",
+                "name one with --ip-adapter, or make a file for this one: ipa embed cat.png --output cat.safetensors",
             ) from error
         encoded = f"{path.stem}.safetensors"
         raise IpaError(

@@ -87,7 +87,9 @@ def configuration(path: Path, unet_config: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = weights.header(path)
     if (other := kind_of(found, OTHERS)) or not _is_controlnet(found):
-        foreign = ((names, kind, HINT if hint == WHOLE else hint) for names, kind, hint in FOREIGN if kind != CONTROLNET)
+        foreign = (
+            (names, kind, HINT if hint == WHOLE else hint) for names, kind, hint in FOREIGN if kind != CONTROLNET
+        )
         kind, hint = other or kind_of(found, foreign) or ("", HINT)
         raise ModelError(f"{path} is {kind or 'no ControlNet'}", hint.format(path=path))
     try:
