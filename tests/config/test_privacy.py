@@ -93,6 +93,8 @@ def test_no_setting_tells_a_secret(world, name):
         values += [f"{world.home}/a:b/c,weight=0.5"]
     if name == "embedding":
         values += [f"{world.home}/a:b/c,token=<x>"]
+    if name == "region":  # its prompt is the user's own
+        values = [f"mask={place},prompt=a star" for place in (ADDRESS.partition(",")[0], f"{world.home}/a")]
     for value in values:
         parse = PARSED.get(element_type(name))
         one = value if parse is None else parse(value, name)
