@@ -19,7 +19,7 @@ from ipa_cli.cache.entries import Entry, StoreError
 from ipa_cli.cache.manifest import PUBLISHER, Damage
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.system import files
-from ipa_cli.system.ownership import other_writer
+from ipa_cli.system.ownership import other_writer, writable_by_others
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,9 +28,9 @@ _MOST = 1 << 20
 _ELSEWHERE = "set XDG_STATE_HOME to a folder that you can write to"
 
 
-def key_file() -> Path:
-    """Where this user's private key lies unless a setting names another place. Raises StoreError without a home."""
-    return _state() / "publisher-key.pem"
+def key_file(named: Path | None = None) -> Path:
+    """Where the private key lies: in the file `named`, else in the state folder. Raises StoreError without a home."""
+    return Path(os.path.expanduser(named)) if named else _state() / "publisher-key.pem"  # noqa: PTH111 (raises)
 
 
 def generate(path: Path, overwrite: bool = False) -> str:
@@ -48,7 +48,7 @@ def private_key(named: Path | None = None) -> Ed25519PrivateKey | None:
     Raises StoreError for one that is missing though named, that others can read or could have written, or that is no
     key.
     """
-    path = named.expanduser() if named else key_file()
+    path = key_file(named)
     try:
         other, about = other_writer(path), path.stat()
         if not stat.S_ISREG(about.st_mode):
@@ -81,7 +81,7 @@ def trusted() -> dict[str, dict[str, str]]:
         return {}
     try:
         if (other := other_writer(path)) is not None:
-            raise StoreError(f"{path}, the list of keys that you trust, is not safe: {other}", "make it yours alone")
+            raise StoreError(f"{path}, the list of keys that you trust, is not safe: {other}", _safer(path))
         found = json.loads(signature.read_file(path, _MOST))
         return {
             ed25519.public(key): {"name": str(one["name"]), "added": str(one["added"])} for key, one in found.items()
@@ -106,17 +106,29 @@ def untrust(words: str) -> str:
     if not keys:
         raise IpaError(f"no trusted key is called {words!r}", "`ipa cache keys` shows them")
     if len(keys) > 1:
-        raise IpaError(f"{len(keys)} trusted keys are called {words!r}", "name the key itself")
+        raise IpaError(f"{len(keys)} trusted keys are called {words!r}", f"name the key itself: {', '.join(keys)}")
     _change(lambda known: {key: one for key, one in known.items() if key != keys[0]})
     return keys[0]
 
 
 def checked(key: str) -> str:
-    """`key` if it is a public key. Raises UsageError."""
+    """`key`, if it is a public key. Raises UsageError."""
     try:
         return ed25519.public(key)
     except ValueError as error:
         raise UsageError(str(error), "a key begins with ed25519: and is shown by `ipa cache keygen`") from error
+
+
+def checked_name(name: str) -> str:
+    """`name`, if a key can be called so. Raises UsageError."""
+    if not name.isprintable() or not name.strip() or len(name) > 80:
+        raise UsageError(f"--name {name!r}: expected a short name without control characters", "such as ci")
+    return name
+
+
+def namesakes(key: str, name: str) -> list[str]:
+    """The other trusted keys that are called `name`."""
+    return [other for other, one in trusted().items() if one["name"] == name and other != key]
 
 
 def signatures(entry: Entry) -> tuple[ed25519.Signature, ...]:
@@ -176,6 +188,11 @@ def _state() -> Path:
     if path is None:
         raise StoreError("there is no folder for keys: HOME is not set", "set HOME, or XDG_STATE_HOME")
     return path.parent
+
+
+def _safer(path: Path) -> str:
+    places = writable_by_others(path)
+    return f"chmod go-w {' '.join(map(str, places))}" if places else "set XDG_STATE_HOME to a folder of your own"
 
 
 def _now() -> str:

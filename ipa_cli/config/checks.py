@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from ipa_cli.config.addresses import without_secrets
 from ipa_cli.errors import suggest
 
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 64, 8192, 8
@@ -93,12 +94,12 @@ def each(check: Check) -> Check:
 
 
 def short(value: Any) -> str:
-    """A value for a message, in one line of at most 80 characters."""
+    """A value for a message, in one line of at most 80 characters; an address without user, password and query."""
     try:
         text = str(value)
     except (ValueError, RecursionError):  # numbers of thousands of digits, deeply nested tables
         return "(too long to show)"
-    text = " ".join(text.split())
+    text = without_secrets(" ".join(text.split()))
     return text if len(text) <= 80 else text[:80] + "…"
 
 

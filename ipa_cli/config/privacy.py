@@ -10,17 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import Settings, with_places
+from ipa_cli.config import Settings, addresses, with_places
 from ipa_cli.config.values import as_json
 
 WORDS = ("prompt", "negative_prompt", "prompts")  # the user's text, kept unchanged
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_USER = re.compile(r"(?<=://)[^/\s]*@")
-_AFTER_PATH = re.compile(
-    r"""(://[^\s"'<>?#]*)([?#][^\s"'<>]*)?"""
-)  # matched as a whole, so that matching takes linear time
-_ENDS = ":,;.)]}"  # of a sentence rather than of an address
 _TOKEN = re.compile(r"\b(hf_|api_org_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_-]{30,}")
 
 
@@ -36,15 +31,10 @@ def public_name(name: str) -> str:
 
 def public_text(said: str) -> str:
     """The same for all addresses and paths in a text; tokens of known forms are removed too."""
-    said = _TOKEN.sub("<secret>", _AFTER_PATH.sub(_without_query, _USER.sub("", said)))
+    said = _TOKEN.sub("<secret>", addresses.without_secrets(said))
     for home in _homes():
         said = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", said)
     return said
-
-
-def _without_query(address: re.Match[str]) -> str:
-    path, query = address[1], address[2] or ""
-    return path + query[len(query.rstrip(_ENDS)) :]
 
 
 def public(data: Any) -> Any:

@@ -101,6 +101,98 @@ def test_a_private_key_may_lie_elsewhere(ipa, store, world):
     assert data["key"] == key and len(data["graphs"]) == 1
 
 
+# Addresses, keys and names that are wrong
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("S3://bucket/graphs", "expected one of"),
+        ("memory://graphs", "expected one of"),
+        ("file://graphs", "file:///a/folder"),
+        ("file:///", "file:///a/folder"),
+        ("s3:/bucket/graphs", "s3://bucket/graphs"),
+        ("", "expected an address"),
+        ("~nobody-of-this-name/graphs", "home folder"),
+    ],
+)
+def test_what_is_no_address_of_a_shared_cache_is_wrong_usage_and_nothing_is_written(ipa, store, world, url, said):
+    put(store)
+    for command in ("push", "pull"):
+        ran = ipa("cache", command, url)
+        assert ran.exit_code == 2 and said in ran.stderr
+    assert world.files() == []
+
+
+def test_a_secret_in_an_address_is_not_printed(ipa, store, monkeypatch):
+    for url in ("s3://key:hunter2@bucket/graphs", "https://host/graphs?sig=hunter2"):
+        for ran in (
+            ipa("cache", "push", url, "--json"),
+            ipa("generate", "--cache-remote", url),
+            ipa("cache", "pull", url),
+        ):
+            assert ran.exit_code == 2 and "hunter2" not in ran.stdout + ran.stderr
+        monkeypatch.setenv("IPA_CACHE_REMOTE", url)
+        shown = ipa("config", "show", "--json")
+        assert "hunter2" not in shown.stdout + shown.stderr and "address alone" in shown.stdout
+        monkeypatch.delenv("IPA_CACHE_REMOTE")
+
+
+def test_pulling_from_a_file_says_that_it_is_no_folder(ipa, store, world):
+    (world.cwd / "place").mkdir()
+    (world.cwd / "place" / "graphs").touch()
+    ran = ipa("cache", "pull", "place")
+    assert ran.exit_code == 1 and "is not a folder" in ran.stderr
+
+
+def test_a_named_graph_that_has_gone_since_it_was_listed_is_a_failure(ipa, store, monkeypatch):
+    from ipa_cli.cache import remote
+
+    entry = put(store)
+    ipa("cache", "keygen")
+    ipa("cache", "push", "place")
+    monkeypatch.setattr(remote, "read", lambda place, name: None)
+    assert ipa("cache", "pull", "place", "--json").data()["refused"] == []
+    ran = ipa("cache", "pull", "place", entry.id[:8], "--json")
+    assert ran.exit_code == 1 and "not there any more" in ran.json()["data"]["refused"][0]["reason"]
+
+
+def test_a_home_folder_in_the_name_of_the_key_is_the_same_for_keygen_and_sign(ipa, store, world):
+    put(store)
+    ipa("cache", "keygen", "--cache-signing-key", "~/ci.pem")
+    assert world.files() == []
+    assert len(ipa("cache", "sign", "--cache-signing-key", "~/ci.pem", "--json").data()["graphs"]) == 1
+    assert ipa("cache", "sign", "--cache-signing-key", "~nobody-of-this-name/ci.pem").exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a" * 81])
+def test_a_name_that_cannot_be_read_is_refused_before_a_key_is_made(ipa, store, world, name):
+    assert ipa("cache", "keygen", "--name", name).exit_code == 2
+    assert not (world.home / "here" / "state").exists()
+    key = "ed25519:" + "A" * 43
+    assert ipa("cache", "trust", key, "--name", name, "--yes").exit_code == 2
+    assert ipa("cache", "trust", "3f9a10c2", key).exit_code == 2, "a graph and a public key"
+
+
+def test_no_key_is_made_where_the_list_of_trusted_keys_is_not_safe(ipa, store, world):
+    ipa("cache", "keygen")
+    known = world.home / "here" / "state" / "ipa" / "publishers.json"
+    known.chmod(0o666)
+    ran = ipa("cache", "keygen", "--cache-signing-key", "ci.pem")
+    assert ran.exit_code == 1 and f"chmod go-w {known}" in ran.stderr
+    assert world.files() == []
+
+
+def test_a_name_used_twice_is_warned_of_and_the_keys_are_shown_when_it_is_not_enough(ipa, store):
+    first, second = (ipa("cache", "keygen", "--force") for _ in range(2))
+    old, new = first.stdout.strip(), second.stdout.strip()
+    assert "same name" not in first.stderr and "same name" in second.stderr and old in second.stderr
+    ran = ipa("cache", "untrust", "own")
+    assert ran.exit_code == 1 and old in ran.stderr and new in ran.stderr
+    assert ipa("cache", "untrust", old).exit_code == 0
+    assert new in ipa("cache", "untrust", "own").stdout
+
+
 # cache_remote
 
 

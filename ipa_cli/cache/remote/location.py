@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -57,6 +58,8 @@ class Remote:
         system, root = self._system()
         below = f"{root}/{folder}"
         try:
+            if self.scheme == "file":  # fsspec passes over what is no folder, or may not be read
+                self._within(ANSWER, os.listdir, below)
             found = self._within(SILENCE, system.find, below)
         except FileNotFoundError:
             found = []
@@ -204,6 +207,8 @@ class Remote:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, FileNotFoundError) or "(NoSuchBucket)" in said:
             return RemoteError(f"{self.url} is not there: {said}", "check the name of the bucket or folder")
+        if isinstance(error, NotADirectoryError):
+            return RemoteError(f"{self.url} is not a folder", "name a folder")
         forbidden = getattr(error, "status", None) in (401, 403)  # of HTTP
         if forbidden or isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             return RemoteError(f"{self.url} refuses: {said}", "check the credentials and what they allow")

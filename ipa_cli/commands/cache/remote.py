@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +11,8 @@ import typer
 from ipa_cli.commands import options
 from ipa_cli.commands.cache import shared
 from ipa_cli.config import units
-from ipa_cli.config.remote import problem
+from ipa_cli.config.checks import short
+from ipa_cli.config.remote import absolute, problem
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result
 
@@ -160,7 +159,7 @@ def _choose(
 
     names = remote.names(place)
     if not names:
-        raise IpaError(f"there are no graphs in {place.url}", "`ipa cache push URL` sends some")
+        raise IpaError(f"there are no graphs in {place.url}", "check the address; `ipa cache push URL` sends some")
     if prefixes:
         names = [remote.find(names, prefix) for prefix in prefixes]
     here = probe.machine()
@@ -175,7 +174,11 @@ def _choose(
             refused.append({"key": remote.id_of(name), "reason": str(damage)})
             context.obj.warn(f"graph {remote.id_of(name)} of {place.url} is refused: {damage}")
             continue
-        if offer is None:  # it has gone since it was listed
+        if offer is None:  # it has gone since it was listed, or the index is old
+            if prefixes:
+                reason = "it is not there any more"
+                refused.append({"key": remote.id_of(name), "reason": reason})
+                context.obj.warn(f"graph {remote.id_of(name)} of {place.url}: {reason}")
             continue
         reasons = [] if everything else unsuitable(offer)
         if reasons:
@@ -188,9 +191,9 @@ def _choose(
 def _place(url: str) -> Remote:
     from ipa_cli.cache import remote
 
-    plain = url if "://" in url else str(Path(os.path.abspath(Path(url).expanduser())))  # noqa: PTH100
+    plain = absolute(url)
     if (wrong := problem(plain)) is not None:
-        raise UsageError(f"URL {url}: {wrong}", "`ipa cache push --help` tells more")
+        raise UsageError(f"URL '{short(url)}': {wrong}", "`ipa cache push --help` tells more")
     return remote.at(plain)
 
 

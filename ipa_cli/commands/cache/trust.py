@@ -38,10 +38,10 @@ def trust_graphs(
 
     They are native code: their maker can do anything you can.
     """
-    if key and key[0].startswith(PUBLIC):
-        if len(key) > 1:
+    if public := [one for one in key or () if one.startswith(PUBLIC)]:
+        if key and len(key) > 1:
             raise UsageError("more than one key is given", "trust one public key at a time")
-        return _trust_publisher(context, key[0], name, yes)
+        return _trust_publisher(context, public[0], name, yes)
     if name is not None:
         raise UsageError("--name is for a publisher's key", "name its key: ipa cache trust ed25519:… --name ci")
     return _trust_graphs(context, key, yes)
@@ -51,9 +51,7 @@ def _trust_publisher(context: typer.Context, key: str, name: str | None, yes: bo
     from ipa_cli.cache import publishers
 
     publishers.checked(key)
-    name = name or "unnamed"
-    if not name.isprintable() or not 0 < len(name) <= 80:
-        raise UsageError(f"--name {name!r}: expected a short name without control characters", "such as ci")
+    name = "unnamed" if name is None else publishers.checked_name(name)
     data = {"graphs": [], "key": key, "name": name}
     if key in publishers.trusted() and publishers.trusted()[key]["name"] == name:
         return Result("cache trust", data, (f"{key} ({name}) is trusted already",))
@@ -61,6 +59,7 @@ def _trust_publisher(context: typer.Context, key: str, name: str | None, yes: bo
     if not shared.agreed(context, yes, (), statement, "add --yes if you trust its owner"):
         return shared.nothing_done("cache trust")
     publishers.trust(key, name)
+    _warn_of_namesakes(context, key, name)
     return Result("cache trust", data, (f"trusted {key} ({name})",))
 
 
@@ -136,9 +135,12 @@ def keygen(
     """Make a private key that signs graphs, trust it here, and print its public key for others to trust."""
     from ipa_cli.cache import publishers
 
-    path = _key_file(context) or publishers.key_file()
+    publishers.checked_name(name)
+    publishers.trusted()  # raises before a key is made that could not be added
+    path = publishers.key_file(_key_file(context))
     key = publishers.generate(path, overwrite=force)
     publishers.trust(key, name)
+    _warn_of_namesakes(context, key, name)
     context.obj.note(f"the private key is in {path}: whoever reads it can sign graphs as you")
     context.obj.note(f"`ipa cache trust {key}` lets another machine load what it signs")
     return Result("cache keygen", {"key": key, "name": name, "file": str(path)}, (key,))
@@ -170,6 +172,13 @@ def sign_graphs(
     public = ed25519.public_key(private)
     data = {"key": public, "graphs": [item.id for item in signed], "left_out": [item.id for item in left]}
     return Result("cache sign", data, (f"signed {shared.count(signed)} with {public}",))
+
+
+def _warn_of_namesakes(context: typer.Context, key: str, name: str) -> None:
+    from ipa_cli.cache import publishers
+
+    if others := publishers.namesakes(key, name):
+        context.obj.warn(f"{', '.join(others)}, trusted too, has the same name {name!r}: untrust takes the key itself")
 
 
 def _key_file(context: typer.Context) -> Path | None:
