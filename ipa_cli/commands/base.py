@@ -72,6 +72,8 @@ def _place(title: str) -> int:
 
 def _section(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:
     with formatter.section(title):
+        below = f" /\n{'':{formatter.current_indent}}"  # where a flag and its opposite have no room side by side
+        rows = [(name if len(name) < formatter.width else name.replace(" / ", below), text) for name, text in rows]
         formatter.write_dl(rows, col_max=30 if formatter.width >= NARROW else 4)
 
 

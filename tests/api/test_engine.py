@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import subprocess
@@ -279,6 +280,7 @@ def test_temporary_files_of_the_program_stay_where_they_were(world, monkeypatch)
     monkeypatch.setattr(
         denoisers.Denoisers, "_prepare", lambda *given: seen.append(tempfile.gettempdir()) or prepare(*given)
     )
+    importlib.import_module("torch._dynamo")  # diffusers does, and it sets a variable for all that follows
     before, variables = tempfile.gettempdir(), dict(os.environ)
     with ipa_cli.open(progress=False) as engine:
         engine.draw("a star", **SMALL)
