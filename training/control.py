@@ -2,8 +2,8 @@
 
 A map has the outlines of the shapes, white on black; words and references say the colours and all else. Only the
 ControlNet is trained, a small one without attention: the base and the adapter stay as they are. Two and a half minutes
-on a GPU. Writes OUT/config.json and OUT/diffusion_pytorch_model.safetensors, which are published as
-the folder `controlnet` of the demo model, and OUT/outlines.jpg: maps, then pictures without and with them, with a reference too.
+on a GPU. Writes OUT/config.json and OUT/diffusion_pytorch_model.safetensors, which are published as the folder
+`controlnet` of the demo model, and OUT/outlines.jpg: maps, then pictures without and with them, with a reference too.
 """
 
 from __future__ import annotations
