@@ -39,7 +39,7 @@ def test_every_setting_is_classified():
         *("cache_remote", "cache_push", "cache_signing_key"),
     }
     places = {"image", "embeds", "mask", "adapter", "model", "vae", "ip_adapter", "image_encoder", "output"}
-    places |= {"control"}
+    places |= {"control", "region"}
     places |= {"lora", "lora_dir", "embedding", "embedding_dir", "init_image", "inpaint_mask", "negative_image"}
     assert {name for name, kind in kinds.items() if kind == "place"} == places
     words = {name for name in config.FIELDS if element_type(name) is str and kinds[name] == "plain"}
