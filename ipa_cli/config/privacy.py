@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import Settings, addresses, with_places
+from ipa_cli.config import Settings, addresses, regions, with_places
 from ipa_cli.config.values import as_json
+from ipa_cli.errors import IpaError
 
 WORDS = ("prompt", "negative_prompt", "prompts")  # the user's text, kept unchanged
 
@@ -38,12 +39,26 @@ def public_text(said: str) -> str:
 
 
 def public(data: Any) -> Any:
-    """JSON data with `public_text` applied to every string, except the values of `WORDS`."""
+    """JSON data with `public_text` applied to every string, except the values of `WORDS` and the prompts of regions."""
     if isinstance(data, str):
         return public_text(data)
     if isinstance(data, Mapping):
-        return {key: value if key in WORDS else public(value) for key, value in data.items()}
+        return {key: _public_value(key, value) for key, value in data.items()}
     return [public(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def _public_value(name: str, value: Any) -> Any:
+    if name == "region" and isinstance(value, list | tuple):
+        return [_public_region(one) if isinstance(one, str) else public(one) for one in value]
+    return value if name in WORDS else public(value)
+
+
+def _public_region(text: str) -> str:
+    """The text of `--region`, of which the mask alone is a place."""
+    try:
+        return str(regions.parse(text, "region").with_places(lambda _, place: public_name(place)))
+    except IpaError:
+        return public_text(text)
 
 
 def public_settings(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
@@ -53,7 +68,7 @@ def public_settings(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
         value = with_places(name, getattr(settings, name), lambda _, text: public_name(text))
         if name in WORDS:
             return value
-        return public_name(str(value)) if isinstance(value, str | Path) else public(as_json(value))
+        return public_name(str(value)) if isinstance(value, str | Path) else _public_value(name, as_json(value))
 
     return {name: said(name) for name in names}
 

@@ -14,6 +14,7 @@ from ipa_cli.models import loader
 
 FAST = ("--steps", 3, "--warmup", 0, "--seed", 1, "--backend", "eager", "--prompt", "a star", "--size", "64x64")
 RED = "mask=left.png,prompt=a red star, round, and bright,weight=0.8,negative=blur, haze"
+SEE = "prompt=a fox of https://host/?q=fox,mask=left.png"
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def masks(world):
 
 @pytest.mark.slow
 def test_a_picture_with_regions_is_drawn_again_from_what_it_records(ipa, world, masks):
-    asked = ("--region", RED, "--region", "prompt=a fox,mask=left.png")
+    asked = ("--region", RED, "--region", SEE)
     first = ipa("generate", *FAST, *asked, "--output", "one.png", "--json").data()["images"][0]["sha256"]
     again = ipa("generate", "--from", "one.png", "--warmup", 0, "--output", "two.png", "--json").data()
     assert again["images"][0]["sha256"] == first
@@ -43,7 +44,7 @@ def test_a_picture_with_regions_is_drawn_again_from_what_it_records(ipa, world, 
         "blur, haze",
         0.8,
     )
-    assert two["prompt"] == "a fox" and two["mask"]["source"] == "left.png"
+    assert two["prompt"] == "a fox of https://host/?q=fox" and two["mask"]["source"] == "left.png"
     Image.new("L", (64, 64), 255).save(masks / "left.png")
     assert "left.png has changed" in ipa("generate", "--from", "one.png", "--warmup", 0, "-o", "three.png").stderr
     (masks / "left.png").unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ipa_cli
-from ipa_cli.config import FIELDS, Settings
+from ipa_cli.config import FIELDS, Settings, regions
 from ipa_cli.config.privacy import WORDS, public, public_name, public_settings, public_text
 from ipa_cli.config.values import PARSED, element_type
 from ipa_cli.images.metadata import read_settings
@@ -110,6 +110,15 @@ def test_only_the_users_own_words_stay_as_they_are(world):
     address = "https://me:pw@host/a?b=c"
     data = {"prompt": address, "a": [{"b": (address, 1, None)}], "prompts": [address]}
     assert public(data) == {"prompt": address, "a": [{"b": ["https://host/a", 1, None]}], "prompts": [address]}
+
+
+def test_the_prompts_of_regions_stay_as_they_are_and_their_masks_do_not(world):
+    spec = "mask={},prompt=in {}/x see https://host/?q,negative=https://me:pw@host/"
+    given, left = (spec.format(mask, world.home) for mask in ("https://me:pw@host/a?b=c", "https://host/a"))
+    asked = Settings(region=(regions.parse(given, "--region"),))
+    recorded = public_settings(asked, ["region"])
+    assert recorded == {"region": [left]} == public({"region": [given]}) == public({"region": [left]})
+    assert public({"region": ["https://me:pw@host/a?b=c"]}) == {"region": ["https://host/a"]}
 
 
 class Quiet(SimpleHTTPRequestHandler):
