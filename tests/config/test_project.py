@@ -46,7 +46,7 @@ def test_every_setting_is_classified():
     words -= {name for name in words if isinstance(config.FIELDS[name].metadata["check"], config.Choice)}
     assert words == {
         *("prompt", "negative_prompt", "ip_layers", "scheduler", "schedule", "backend", "device"),
-        *("variant", "revision", "ip_adapter_subfolder", "ip_adapter_weight_name", "pad"),
+        *("variant", "revision", "ip_adapter_subfolder", "ip_adapter_weight_name", "pad", "hires", "step_cache"),
     }
 
 
