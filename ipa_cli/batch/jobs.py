@@ -23,6 +23,7 @@ PER_FOLDER = 10_000  # pictures
 # Settings of the whole batch, and why a job has none of its own.
 OF_THE_BATCH = {
     "num_images": "a job is one picture: write a line for each seed",
+    "image_per_picture": "a job is one picture: name its own image",
     "batch_size": "it is set for all: --batch-size",
     "output": "pictures are named by id, in the folder of --output",
     "preview": "nothing is shown while a batch runs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,12 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
     encode.check(FORMATS[asked.suffix], asked.quality, "")
     found = survey(asked.source)
     place = outputs.of(asked.output)
+    given = settings.image or settings.embeds or settings.adapter
+    references = bool({"image", "embeds", "adapter"} & found.names or given)
+    task = Task(settings, asked.output, 0, asked.suffix, asked.quality, references)
+    _check_first(task, found.first, reporter)
     with _locked(place):
-        seed = _begin(place, asked, found.count)
-        references = bool({"image", "embeds", "adapter"} & found.names or settings.image or settings.embeds)
-        task = Task(settings, asked.output, seed, asked.suffix, asked.quality, references or bool(settings.adapter))
-        _check_first(task, found.first, reporter)
+        task = replace(task, seed=_begin(place, asked, found.count))
         journal = Journal(place, found.count)
         try:
             progress = _draw(asked, task, journal, place, reporter, live, draw)

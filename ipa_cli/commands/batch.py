@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = "ipa-batch"
 # Not those that a job alone has, and those of single pictures.
-SETTINGS = tuple(name for name in options.HERE if name not in ("prompt", "num_images", "output", "preview", "warmup"))
+_NOT = ("prompt", "num_images", "image_per_picture", "output", "preview", "warmup")
+SETTINGS = tuple(name for name in options.HERE if name not in _NOT)
 
 
 def _jobs(*declarations: str, help: str, **more: Any) -> Any:
