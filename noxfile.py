@@ -12,7 +12,7 @@ import nox
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "fast"]
 
-FAST = "not slow and not compiles and not browser and not gpu"
+FAST = "not campaign and not slow and not compiles and not browser and not gpu"
 
 
 def python(session: nox.Session, *arguments: str) -> None:

@@ -17,6 +17,7 @@ FACES, STATES = "id_embeds", "clip_embeds"
 MOST_NORMED = 2.0  # InsightFace's embeddings have lengths of 10 and more before they are normed
 # What files begin with: numpy's, and torch's as a zip or bare. Names tell nothing: ".ipadpt" is a pickle of torch.
 NPY, PICKLES = b"\x93NUMPY", (b"PK\x03\x04", b"\x80\x02")
+HEADER = 8  # bytes before the JSON of a safetensors file: its length, which may look like the beginning of a pickle
 
 
 def arrays(path: Path, data: bytes) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def arrays(path: Path, data: bytes) -> dict[str, Any]:
     """
     if data.startswith(NPY):
         return {FACES: _npy(path, data)}
-    if data.startswith(PICKLES):
+    if data.startswith(PICKLES) and data[HEADER : HEADER + 1] != b"{":
         return {FACES: weights.pickled_tensor(path, data).float().numpy()}
     try:
         tensors, _ = weights.of_bytes(path.with_suffix(".safetensors"), data)

@@ -12,7 +12,7 @@ import pytest
 
 from ipa_cli.batch import output
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
 QUICK = ("--steps", 1, "--size", "64x64", "--device", "cpu", "--backend", "eager")
 

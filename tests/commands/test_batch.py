@@ -95,6 +95,7 @@ def test_a_failed_job_is_recorded_and_the_others_go_on(ipa):
     assert [one["id"] for one in results()] == list(found) and results()[0]["status"] == "done"
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_batch_that_was_stopped_draws_each_job_once_when_resumed(ipa_process, ipa, number):
     file = jobs(*({"id": f"job-{n}", "seed": n} for n in range(16)))
@@ -196,6 +197,7 @@ def test_a_link_in_the_output_is_not_written_through(ipa):
     assert ran.exit_code == 1 and "is a link" in ran.stderr and Path("mine.png").read_bytes() == b"mine"
 
 
+@pytest.mark.campaign
 def test_devices_share_the_jobs_and_draw_the_same_pictures(ipa):
     """A process for each; an error in one of them is the error of the batch."""
     references()

@@ -81,6 +81,7 @@ def test_json_says_everything(ipa, world):
             "width": 64,
             "height": 64,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "references": data["references"],
         }
     timings = data["timings"]
     assert {"load_s", "warmup_s", "inference_s", "e2e_s", "it_per_s"} <= set(timings)

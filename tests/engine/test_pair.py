@@ -173,6 +173,7 @@ def test_inputs_are_rebuilt_from_their_description_and_tensors():
     assert link.rebuilt(link.described(replace(whole, added=None), []), iter(found)).added is None
 
 
+@pytest.mark.campaign
 def test_a_worker_that_dies_or_hangs_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(pairs.STEPS, "cpu", 2.0)
     monkeypatch.setattr(pairs, "PATIENCE", 1.0)
@@ -191,6 +192,7 @@ def test_a_worker_that_dies_or_hangs_is_one_error_and_leaves_nothing(tmp_path, m
                 engine.draw(asked)
 
 
+@pytest.mark.campaign
 def test_a_long_drawing_that_needs_no_call_is_no_hang(two, monkeypatch):
     monkeypatch.setattr(two._pair, "_seconds", 0.5)
     monkeypatch.setattr(pairs, "PATIENCE", 0.5)
@@ -200,6 +202,7 @@ def test_a_long_drawing_that_needs_no_call_is_no_hang(two, monkeypatch):
     two.draw(request(two))
 
 
+@pytest.mark.campaign
 def test_what_fails_in_the_worker_is_said_here(tmp_path):
     with closing(opened(tmp_path, gpus=2)) as engine:
         engine.prepare(request(engine))
@@ -208,6 +211,7 @@ def test_what_fails_in_the_worker_is_said_here(tmp_path):
             engine.draw(request(engine))
 
 
+@pytest.mark.campaign
 def test_a_call_that_is_broken_off_here_is_not_continued(tmp_path, monkeypatch):
     with closing(opened(tmp_path, gpus=2)) as engine:
         asked = request(engine)
@@ -220,6 +224,7 @@ def test_a_call_that_is_broken_off_here_is_not_continued(tmp_path, monkeypatch):
             engine.draw(asked)
 
 
+@pytest.mark.campaign
 def test_the_worker_ends_with_ipa(world):
     command = [sys.executable, "-m", "ipa_cli", "generate", "--device", "cpu", "--gpus", "2", "--steps", "1000"]
     process = subprocess.Popen(command, env=world.environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -5,7 +5,7 @@ import pytest
 from tests.hostile import campaign
 from tests.hostile.kinds import KINDS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
 CASES = dict.fromkeys(KINDS, 6) | {"planted modules": 2}
 

@@ -147,3 +147,14 @@ def test_the_lora_inside_acts_at_its_weight(ipa, world, models, pipelines, endin
             assert abs(drawn[weight] - expected).max() <= 1
     without = ours(ipa, DEMO, file, 0.7, "--embeds", "face.npy", "--ip-lora", 0)
     assert abs(without - drawn[0.5]).max() > 8 and abs(drawn[0.5] - drawn[1.0]).max() > 8
+
+
+def test_a_safetensors_file_whose_length_looks_like_a_pickle_is_read_as_what_it_is():
+    import torch
+    from safetensors.torch import save
+
+    from ipa_cli.pipeline import face_embeds
+
+    written = (save({"id_embeds": torch.zeros(1, 512)}, {"from": "y" * length}) for length in range(300, 700))
+    data = next(data for data in written if data.startswith(b"\x80\x02"))
+    assert face_embeds.arrays(Path("face.safetensors"), data)[face_embeds.FACES].shape == (1, 512)

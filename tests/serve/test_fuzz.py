@@ -21,7 +21,7 @@ from ipa_cli.serve.metrics import Metrics
 from ipa_cli.serve.service import Service
 from tests.images.pictures import encoded
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))  # .ci/serve takes many more
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.serve.server import serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
 CLIENTS, KINDS, STEPS = 64, 8, 3
 SIZE = 64

@@ -15,7 +15,7 @@ from ipa_cli.cache import remote
 from ipa_cli.cache.remote import location
 from tests.cache.remote.conftest import opened
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 pytest.importorskip("moto")
 pytest.importorskip("s3fs")
 
