@@ -224,7 +224,7 @@ REFUSED: tuple[Case, ...] = (
     tensors(WEIGHTS, lambda found: found.clear() or found.update(x=_zeros(1)), "none that is wanted"),
     says(VAE, block_out_channels=[16, 32, 64, 128]),
     says(TEXT, intermediate_size=128),
-    says(VISION, num_hidden_layers=3),
+    says(VISION, num_hidden_layers=5),
 )
 
 _CODE: dict[str, Any] = {
