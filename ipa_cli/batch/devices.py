@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import subprocess
 
 MODULE = "ipa_cli.batch.process"
-LOG_BYTES = 4000
 
 
 @dataclass(eq=False)
@@ -45,10 +44,9 @@ class _Child:
             self.process.stdin.flush()
 
     def why(self) -> str:
-        """Why it ended: the last line of its log."""
-        data = self.log.read_bytes()[-LOG_BYTES:]
-        said = [line.strip() for line in data.decode(errors="replace").splitlines() if line.strip()]
-        return public_text(said[-1]) if said else f"status {self.process.wait()}"
+        """Why it ended."""
+        log = self.log.read_text(encoding="utf-8", errors="replace")
+        return child.Ended(self.process.wait(), err=public_text(log)).why
 
 
 def draw(
@@ -77,7 +75,7 @@ def draw(
             if answer is None:
                 alive.remove(one)
                 returned.extend(one.jobs.values())
-                lost = f"the process on {one.device} ended: {one.why()}"
+                lost = f"the process on {one.device} has ended: {one.why()}"
                 if not alive:
                     raise IpaError(lost, RESUME_HINT)
                 reporter.warn(f"{lost}; the others take over its jobs")

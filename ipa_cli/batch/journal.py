@@ -62,8 +62,9 @@ class Journal:
         self._states = bytearray(count + 1)
         self._lines: list[bytes] = []
         self._lock, self._wake = threading.Lock(), threading.Event()
-        self._run, self._files, self._failure = f"{time.time_ns():020}-{secrets.token_hex(4)}", 0, BaseException()
-        self._broken = self._closing = False
+        self._run, self._files = f"{time.time_ns():020}-{secrets.token_hex(4)}", 0
+        self._failure: BaseException | None = None
+        self._closing = False
         self._appends: bool | None = None  # until it is known
         for outcome in self._kept():
             self._states[outcome.job] = DONE if outcome.status == "done" else FAILED
@@ -87,7 +88,7 @@ class Journal:
         with self._lock:
             self._lines.append(outcome.line())
             self._states[outcome.job] = DONE if outcome.status == "done" else FAILED
-        if self._broken:
+        if self._failure is not None:
             raise self._failure
 
     def close(self) -> None:
@@ -95,12 +96,12 @@ class Journal:
         self._closing = True
         self._wake.set()
         self._thread.join()
-        if self._broken:
+        if self._failure is not None:
             raise self._failure
 
     def _keep_writing(self) -> None:
         began = last = time.monotonic()
-        while not self._broken:
+        while self._failure is None:
             closing, now = self._closing, time.monotonic()
             if closing or self._appends is not False or now - last > max(SECONDS_OF_A_FILE, 0.01 * (now - began)):
                 last = now
@@ -122,7 +123,7 @@ class Journal:
                 self._output.write(f"{name}-{self._files:06}.jsonl", data)
             self._files += 1
         except BaseException as error:
-            self._failure, self._broken = error, True
+            self._failure = error
 
     def _kept(self) -> Iterator[Outcome]:
         for name in self._output.names(FOLDER):

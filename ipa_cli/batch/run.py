@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,11 +117,8 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
 
 def here(task: Task, jobs: Iterator[Job], done: Callable[[Outcome], None], reporter: Reporter) -> None:
     """Draw in this process, on one device."""
-    drawer = Worker(task, reporter)
-    try:
+    with closing(Worker(task, reporter)) as drawer:
         drawer.draw(jobs, done)
-    finally:
-        drawer.close()
 
 
 def _draw(

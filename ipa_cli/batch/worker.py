@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.batch import order, output
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
-from ipa_cli.batch.output import Output
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_text
 from ipa_cli.config.values import settings_as_json, settings_from_json
@@ -131,10 +130,10 @@ Opened = Callable[[Settings, Plan, Reporter], Any]
 class Worker:
     """Draws jobs of a `Task`; `done` hears of each as it ends, from any thread. One thread calls `draw`."""
 
-    def __init__(self, task: Task, reporter: Reporter, opened: Opened = Engine.open, place: Output | None = None):
+    def __init__(self, task: Task, reporter: Reporter, opened: Opened = Engine.open):
         self.task, self._opened = task, opened
         self._log, self._reporter = reporter, Quiet(reporter)
-        self._output = place or output.of(task.output)
+        self._output = output.of(task.output)
         self._plans: LRU[Plan | IpaError] = LRU(32)
         self._loras: LRU[tuple[lora.Lora, ...]] = LRU(32)
         self._engine: Any = None

@@ -142,18 +142,17 @@ class Remote:
         if self._opened is None:
             import fsspec
 
-            protocol = "file" if self.scheme == "file" else self.scheme
             try:
                 system = self._call(
                     ANSWER,
                     fsspec.filesystem,
-                    protocol,
+                    self.scheme,
                     use_listings_cache=False,
                     skip_instance_cache=True,
-                    **_options(protocol),
+                    **_options(self.scheme),
                 )
             except ImportError as error:
-                package = _PACKAGES.get(protocol, "ipa-cli[remote]")
+                package = _PACKAGES.get(self.scheme, "ipa-cli[remote]")
                 raise RemoteError(f"{self.url} needs a package: {error}", f"`pip install '{package}'`") from error
             plain = str(Path(self.url).expanduser().absolute()) if "://" not in self.url else self.url
             self._opened = system, system._strip_protocol(plain).rstrip("/")

@@ -10,6 +10,7 @@ import typer
 
 from ipa_cli import config
 from ipa_cli.commands import options
+from ipa_cli.config.units import plural
 from ipa_cli.errors import IpaError, UsageError, suggest
 from ipa_cli.result import Result
 
@@ -83,8 +84,7 @@ def nothing_done(command: str) -> Result:
 
 
 def count(graphs: Iterable[Any]) -> str:
-    count = len(list(graphs))
-    return f"{count} graph{'' if count == 1 else 's'}"
+    return plural(len(list(graphs)), "graph")
 
 
 def more(count: int) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,7 +54,7 @@ def _trust_publisher(context: typer.Context, key: str, name: str | None, yes: bo
     publishers.checked(key)
     name = "unnamed" if name is None else publishers.checked_name(name)
     data = {"graphs": [], "key": key, "name": name}
-    if key in publishers.trusted() and publishers.trusted()[key]["name"] == name:
+    if publishers.trusted().get(key, {}).get("name") == name:
         return Result("cache trust", data, (f"{key} ({name}) is trusted already",))
     statement = f"this trusts every graph signed with {key}: its owner can do anything you can"
     if not shared.agreed(context, yes, (), statement, "add --yes if you trust its owner"):
@@ -101,12 +102,11 @@ def list_keys(context: typer.Context) -> Result:
     from ipa_cli.cache import ed25519, publishers
     from ipa_cli.cache.manifest import Damage
 
-    signed: dict[str, int] = {}
+    signed: Counter[str] = Counter()
     for item in cache.iter_entries(shared.store(context)):
         if isinstance(item, cache.Entry):
             try:
-                for one in publishers.signatures(item):
-                    signed[one.key] = signed.get(one.key, 0) + 1
+                signed.update(one.key for one in publishers.signatures(item))
             except (Damage, OSError):
                 continue
     private = publishers.private_key(_key_file(context))
@@ -115,10 +115,10 @@ def list_keys(context: typer.Context) -> Result:
     unknown = {key: count for key, count in signed.items() if key not in known}
     data = {
         "own": own,
-        "trusted": [{"key": key, **one, "graphs": signed.get(key, 0)} for key, one in known.items()],
+        "trusted": [{"key": key, **one, "graphs": signed[key]} for key, one in known.items()],
         "unknown": [{"key": key, "graphs": count} for key, count in unknown.items()],
     }
-    rows = [(one["name"], key, one["added"][:10], str(signed.get(key, 0)), "yes") for key, one in known.items()]
+    rows = [(one["name"], key, one["added"][:10], str(signed[key]), "yes") for key, one in known.items()]
     rows += [("-", key, "-", str(count), "no") for key, count in unknown.items()]
     table = (Table(("name", "key", "added", "graphs here", "trusted"), tuple(rows)),) if rows else ()
     none = "" if rows else "no key of a publisher is trusted"

@@ -1,0 +1,31 @@
+"""A batch on several devices: processes that end before their jobs are drawn."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipa_cli.batch import devices
+from ipa_cli.batch.jobs import Job
+from ipa_cli.batch.worker import Task
+from ipa_cli.config import Settings
+from ipa_cli.errors import IpaError
+from ipa_cli.result import NullReporter
+
+
+class Heard(NullReporter):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def test_a_process_that_ends_is_warned_of_and_the_last_one_ends_the_batch(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "MODULE", "ipa_cli.missing")
+    jobs = iter([Job(1, "a", {}), Job(2, "b", {})])
+    reporter, task = Heard(), Task(Settings(), str(tmp_path), 0)
+    with pytest.raises(IpaError) as failed:
+        devices.draw(["cpu", "cpu"], task, jobs, done=pytest.fail, reporter=reporter)
+    why = "the process on cpu has ended: ModuleNotFoundError: No module named 'ipa_cli.missing'"
+    assert failed.value.message == why and "--resume" in failed.value.hint
+    assert reporter.warnings == [f"{why}; the others take over its jobs"]
