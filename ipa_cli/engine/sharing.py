@@ -1,9 +1,13 @@
-"""Graphs from a remote cache before one is compiled, and new ones sent there; a place that is down only warns."""
+"""Graphs in a remote cache: which suit this machine, one fetched before it is compiled, and new ones sent there.
+
+While pictures are drawn a place that is down only warns.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ipa_cli import backends
@@ -13,6 +17,7 @@ from ipa_cli.cache.manifest import Damage
 from ipa_cli.cache.remote import Offer, Remote
 from ipa_cli.config import units
 from ipa_cli.engine import inventory
+from ipa_cli.errors import IpaError
 from ipa_cli.hardware import probe
 from ipa_cli.hardware.probe import Machine
 from ipa_cli.result import Reporter
@@ -20,16 +25,62 @@ from ipa_cli.result import Reporter
 LOOKING = 20.0  # seconds for looking through manifests before it is compiled
 
 
-def suits(here: Machine) -> Callable[[Offer], list[str]]:
-    """A function from a graph to the reasons why it cannot be used on this machine; none when it can."""
-    here = inventory.with_versions(here)
-    return lambda offer: inventory.differences(offer.key.gpu, offer.factors, here, backends.code(offer.backend))
+@dataclass(frozen=True)
+class Choice:
+    """Graphs of a remote cache: those to fetch, and by key those for other machines and those not as they were sent."""
+
+    wanted: Sequence[Offer]
+    skipped: Sequence[Mapping[str, Any]]
+    refused: Sequence[dict[str, str]]
 
 
-def of_another_gpu(name: str, here: Machine) -> list[str]:
+def choose(place: Remote, prefixes: Sequence[str], everything: bool, reporter: Reporter) -> Choice:
+    """The graphs of a place whose keys begin with `prefixes`, or all; with `everything` also those for other machines.
+
+    What is refused is warned of. Raises IpaError where there are none, RemoteError.
+    """
+    names = remote.names(place)
+    if not names:
+        raise IpaError(f"there are no graphs in {place.url}", "check the address; `ipa cache push URL` sends some")
+    if prefixes:
+        names = [remote.find(names, prefix) for prefix in prefixes]
+    here = inventory.with_versions(probe.machine())
+    wanted: list[Offer] = []
+    skipped: list[dict[str, Any]] = []
+    refused: list[dict[str, str]] = []
+    for name in dict.fromkeys(names):
+        if not everything and (reasons := _of_another_gpu(name, here)):
+            skipped.append({"key": remote.id_of(name), "reasons": reasons})
+            continue
+        try:
+            offer = remote.read(place, name)
+        except Damage as damage:
+            refused.append({"key": remote.id_of(name), "reason": str(damage)})
+            reporter.warn(f"graph {remote.id_of(name)} of {place.url} is refused: {damage}")
+            continue
+        if offer is None:  # it has gone since it was listed, or the index is old
+            if prefixes:
+                reason = "it is not there any more"
+                refused.append({"key": remote.id_of(name), "reason": reason})
+                reporter.warn(f"graph {remote.id_of(name)} of {place.url}: {reason}")
+            continue
+        if not everything and (reasons := _differences(offer, here)):
+            skipped.append({"key": offer.id, "reasons": reasons})
+            reporter.detail(f"graph {offer.id[:8]} is not for this machine: {', '.join(reasons)}")
+        else:
+            wanted.append(offer)
+    return Choice(wanted, skipped, refused)
+
+
+def _of_another_gpu(name: str, here: Machine) -> list[str]:
     """Why the graph of this name is not for this machine, without a look at its manifest; nothing when it may be."""
     gpu, own = name.split("/")[1], here.gpu.slug if here.gpu else probe.NONE
     return [] if gpu in (probe.CPU, own) else [keys.describe_change("gpu", gpu, own)]
+
+
+def _differences(offer: Offer, here: Machine) -> list[str]:
+    """Why a graph cannot be used on this machine; nothing when it can."""
+    return inventory.differences(offer.key.gpu, offer.factors, here, backends.code(offer.backend))
 
 
 def fetch(store: Store, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Entry | None:

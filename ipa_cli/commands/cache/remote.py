@@ -93,19 +93,18 @@ def pull(
     """Fetch graphs from a shared cache: those that suit this machine and are signed with a key that you trust."""
     from ipa_cli import cache
     from ipa_cli.cache import remote
+    from ipa_cli.engine import sharing
 
     started = time.perf_counter()
     place, store = _place(url), shared.store(context)
-    refused: list[dict[str, str]] = []
-    skipped: list[dict[str, Any]] = []
-    wanted: list[Offer] = []
     with context.obj.stage(f"looking in {url}"):
-        _choose(context, place, key or (), everything, wanted, skipped, refused)
+        chosen = sharing.choose(place, key or (), everything, context.obj)
+    refused = [*chosen.refused]
     done: list[remote.Pulled] = []
     here: list[str] = []
     would: list[Offer] = []
     with context.obj.stage(f"fetching from {url}") as doing:
-        for offer in wanted:
+        for offer in chosen.wanted:
             try:
                 remote.check_signed(place, offer, allow_unsigned)
                 if remote.present(store, offer) is not None:
@@ -126,7 +125,7 @@ def pull(
         "dry_run": dry_run,
         "pulled": fetched,
         "kept": here,
-        "skipped": skipped,
+        "skipped": chosen.skipped,
         "refused": refused,
         "evicted": [item.id for one in done for item in one.evicted.items],
         "received": size,
@@ -135,57 +134,11 @@ def pull(
     parts = (
         f"{'would fetch' if dry_run else 'fetched'} {shared.count(fetched)}, {units.size(size)}",
         f"{len(here)} already here" if here else "",
-        f"{len(skipped)} not for this machine (--all)" if skipped else "",
+        f"{len(chosen.skipped)} not for this machine (--all)" if chosen.skipped else "",
     )
     return Result(
         "cache pull", data, (", ".join(filter(None, parts)), *_refusals(refused)), exit_code=1 if refused else 0
     )
-
-
-def _choose(
-    context: typer.Context,
-    place: Remote,
-    prefixes: Sequence[str],
-    everything: bool,
-    wanted: list[Offer],
-    skipped: list[dict[str, Any]],
-    refused: list[dict[str, str]],
-) -> None:
-    """Sort the graphs of a place into those to fetch, those for other machines and those not as they were sent."""
-    from ipa_cli.cache import remote
-    from ipa_cli.cache.manifest import Damage
-    from ipa_cli.engine import sharing
-    from ipa_cli.hardware import probe
-
-    names = remote.names(place)
-    if not names:
-        raise IpaError(f"there are no graphs in {place.url}", "check the address; `ipa cache push URL` sends some")
-    if prefixes:
-        names = [remote.find(names, prefix) for prefix in prefixes]
-    here = probe.machine()
-    unsuitable = sharing.suits(here)
-    for name in dict.fromkeys(names):
-        if not everything and (reasons := sharing.of_another_gpu(name, here)):
-            skipped.append({"key": remote.id_of(name), "reasons": reasons})
-            continue
-        try:
-            offer = remote.read(place, name)
-        except Damage as damage:
-            refused.append({"key": remote.id_of(name), "reason": str(damage)})
-            context.obj.warn(f"graph {remote.id_of(name)} of {place.url} is refused: {damage}")
-            continue
-        if offer is None:  # it has gone since it was listed, or the index is old
-            if prefixes:
-                reason = "it is not there any more"
-                refused.append({"key": remote.id_of(name), "reason": reason})
-                context.obj.warn(f"graph {remote.id_of(name)} of {place.url}: {reason}")
-            continue
-        reasons = [] if everything else unsuitable(offer)
-        if reasons:
-            skipped.append({"key": offer.id, "reasons": reasons})
-            context.obj.detail(f"graph {offer.id[:8]} is not for this machine: {', '.join(reasons)}")
-        else:
-            wanted.append(offer)
 
 
 def _place(url: str) -> Remote:
