@@ -103,9 +103,8 @@ class Denoisers:
     ) -> Ready:
         """The UNet's, for inputs of the shape that these conditions have."""
         context = conditions.context
-        tokens = (context.text[0].shape, *(adapter[0].shape for adapter in context.image), bool(context.mask))
-        tokens = (*tokens, len(context.regions))
-        shape = (request.width, request.height, *tokens)
+        tokens = context.text[0].shape, *(adapter[0].shape for adapter in context.image)
+        shape = (request.width, request.height, *tokens, bool(context.mask), len(context.regions))
         example = partial(self.example, request, conditions)
         if self._pair is not None and conditions.guided:
             half = partial(self.of_unet, request, backend=backend, beside=beside)

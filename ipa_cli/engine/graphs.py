@@ -117,8 +117,8 @@ def choose(
             reporter.warn(f"backend {uncompiled}: {reason.message}; {reason.hint}")
     else:
         reporter.detail(f"backend {uncompiled}: {reason.message}")  # the result says it too
-    plain = Wanted(uncompiled, model, example, backends.get(uncompiled).options(None), (), latent_factor)
-    ready = prepare(unet, plain, store, False, reporter, opened)
+    wanted = Wanted(uncompiled, model, example, backends.get(uncompiled).options(None), (), latent_factor)
+    ready = prepare(unet, wanted, store, False, reporter, opened)
     return ready if ready in opened else replace(ready, why=reason.message)
 
 
@@ -176,7 +176,8 @@ def prepare(
         return same or Ready(
             module.load(unet, None, wanted.options), wanted.backend, "uncompiled", "asked for, nothing to compile"
         )
-    reporter.detail(f"looking in {store.root} for the graph {key(unet, wanted).folder}")
+    own = key(unet, wanted)
+    reporter.detail(f"looking in {store.root} for the graph {own.folder}")
     found = find(store, unet, wanted)
     if isinstance(found, Entry):
         same = next((ready for ready in opened if ready.entry and ready.entry.id == found.id), None)
@@ -188,11 +189,11 @@ def prepare(
             reporter.warn(lost.message)
             found = cache.Miss((lost.message,))
         except cache.Refused as refused:
-            if not may_compile or found.key == key(unet, wanted):  # nothing may take its place
+            if not may_compile or found.key == own:  # nothing may take its place
                 raise
             reporter.warn(f"{refused.message}; {refused.hint}")
             found = cache.Miss((refused.message,))
-    shared = sharing.fetch(store, key(unet, wanted), partial(fits, own=key(unet, wanted), wanted=wanted), reporter)
+    shared = sharing.fetch(store, own, partial(fits, own=own, wanted=wanted), reporter)
     if shared is not None:
         return _open(module, unet, wanted, store, shared)
     if not may_compile:

@@ -47,21 +47,18 @@ class Ready:
 
     def beside(self, unguided: Ready) -> Ready:
         """This one for steps with guidance, and another for those without, which may be the same."""
-        if unguided is self or (self.entry is not None and self.entry == unguided.entry):
-            return replace(self, unguided=unguided)
-        opened, compiled = self.open_s + unguided.open_s, self.compile_s + unguided.compile_s
-        return replace(self, open_s=opened, compile_s=compiled, unguided=unguided)
+        return self._with_times_of(unguided, unguided=unguided)
 
     def before(self, hires: Ready) -> Ready:
         """This one for the first pass, and another for the second, which may have the same graph."""
-        if self.entry is not None and hires.entry is not None and self.entry.id == hires.entry.id:
-            return replace(self, hires=hires)
-        opened, compiled = self.open_s + hires.open_s, self.compile_s + hires.compile_s
-        return replace(self, open_s=opened, compile_s=compiled, hires=hires)
+        return self._with_times_of(hires, hires=hires)
 
     def with_controls(self, controls: Sequence[Ready]) -> Ready:
         """The same with those of ControlNets, whose times it has too."""
-        if not controls:
-            return self
-        opened, compiled = (sum(getattr(one, name) for one in controls) for name in ("open_s", "compile_s"))
-        return replace(self, open_s=self.open_s + opened, compile_s=self.compile_s + compiled, controls=tuple(controls))
+        return self._with_times_of(*controls, controls=tuple(controls)) if controls else self
+
+    def _with_times_of(self, *others: Ready, **changes: Any) -> Ready:
+        """The same with these changes and the times of others too, those of each graph once."""
+        each = {one.entry.id if one.entry else id(one): one for one in (*others, self)}.values()
+        opened, compiled = sum(one.open_s for one in each), sum(one.compile_s for one in each)
+        return replace(self, open_s=opened, compile_s=compiled, **changes)

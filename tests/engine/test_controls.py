@@ -124,8 +124,7 @@ def test_backends_that_take_no_residuals_say_so(network, maps, backend):
         make_request(replace(settings, backend=backend), plan, loaded)
 
 
-@pytest.fixture
-def engine(network, maps, tmp_path):
+def opened(network, maps, tmp_path, **more) -> Engine:
     spec = f"{network},image={maps / 'map.png'},scale=0.8"
     settings = Settings(
         prompt="a star",
@@ -134,11 +133,16 @@ def engine(network, maps, tmp_path):
         width=64,
         height=64,
         seed=1,
-        backend="eager",
         cache_dir=tmp_path,
         control=(controls.parse(spec, "--control"),),
+        **more,
     )
     return Engine.open(settings, make_plan(settings), NullReporter())
+
+
+@pytest.fixture
+def engine(network, maps, tmp_path):
+    return opened(network, maps, tmp_path, backend="eager")
 
 
 def request(engine, **changes):
@@ -204,20 +208,7 @@ def test_the_python_api_follows_maps_that_are_in_memory(network, maps):
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_on_a_gpu_nothing_is_captured_or_compiled_when_scale_window_or_map_change(network, maps, tmp_path, backend):
-    spec = f"{network},image={maps / 'map.png'},scale=0.8"
-    settings = Settings(
-        prompt="a star",
-        image=(str(DEMO / "reference.png"),),
-        steps=4,
-        width=64,
-        height=64,
-        seed=1,
-        device="cuda",
-        backend=backend,
-        cache_dir=tmp_path,
-        control=(controls.parse(spec, "--control"),),
-    )
-    engine = Engine.open(settings, make_plan(settings), NullReporter())
+    engine = opened(network, maps, tmp_path, device="cuda", backend=backend)
     asked = request(engine)
     engine.prepare(asked)
     first = drawn(engine, asked)[0]
@@ -226,9 +217,9 @@ def test_on_a_gpu_nothing_is_captured_or_compiled_when_scale_window_or_map_chang
     (control,) = asked.controls
     for changes in ({"scale": 0.3}, {"end": 0.5}, {"start": 0.5}):
         assert (drawn(engine, replace(asked, controls=(replace(control, **changes),)))[0] != first).any()
-    other = replace(settings, control=(controls.parse(f"{network},image={maps / 'wide.png'},scale=0.8", "--control"),))
-    assert (drawn(engine, request(engine, control=other.control))[0] != first).any()
+    other = (controls.parse(f"{network},image={maps / 'wide.png'},scale=0.8", "--control"),)
+    assert (drawn(engine, request(engine, control=other))[0] != first).any()
     assert captured == [ready.denoiser.captures for ready in engine._denoisers.opened]
     assert (drawn(engine, asked)[0] == first).all()
-    on_cpu = Engine.open(replace(settings, device="cpu", backend="eager"), engine.plan, NullReporter())
+    on_cpu = opened(network, maps, tmp_path, device="cpu", backend="eager")
     assert abs(first - drawn(on_cpu, request(on_cpu))[0]).mean() < 2  # half against float32
