@@ -89,9 +89,8 @@ def beside(unet: Any) -> Any:
     """A ControlNet of the UNet's widths, without attention; it begins as the UNet's own blocks."""
     from diffusers import ControlNetModel
 
-    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
     kept = ControlNetModel.from_unet(unet, load_weights_from_unet=False).config
-    config = {key: value for key, value in config.items() if key in kept}
+    config = {key: value for key, value in unet.config.items() if key in kept and not key.startswith("_")}
     config["down_block_types"] = ["DownBlock2D"] * len(unet.config.down_block_types)
     config |= {"mid_block_type": "UNetMidBlock2D", "conditioning_embedding_out_channels": WIDTHS}
     made = ControlNetModel(**config)

@@ -16,6 +16,19 @@ MAX_PROMPT = 100_000  # characters
 Check = Callable[[Any], "str | None"]
 
 
+def parsed_by(parse: Callable[[str], Any]) -> Check:
+    """A check that `parse` takes a text; the ValueError that it raises says what is wrong."""
+
+    def check(text: str) -> str | None:
+        try:
+            parse(text)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    return check
+
+
 class Choice(tuple[str, ...]):
     """A check that the value is one of these."""
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ipa_cli.config.checks import MAX_SIDE, SIDE_STEP, Choice, between, side
+from ipa_cli.config.checks import MAX_SIDE, SIDE_STEP, Choice, between, parsed_by, side
 from ipa_cli.config.setting import PICTURE, setting
 
 LEAST, MOST = 1.0, 4.0
@@ -65,13 +65,7 @@ def parse(text: str) -> float | tuple[int, int]:
     return factor
 
 
-def check(text: str) -> str | None:
-    """What is wrong with it, or None."""
-    try:
-        parse(text)
-    except ValueError as error:
-        return str(error)
-    return None
+check = parsed_by(parse)
 
 
 def size_of(text: str, width: int, height: int) -> tuple[int, int]:

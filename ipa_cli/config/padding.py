@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ipa_cli.config.checks import SIDE_STEP
+from ipa_cli.config.checks import SIDE_STEP, parsed_by
 
 MOST = 4096
 EXAMPLE = "left=128,top=64"
@@ -47,10 +47,4 @@ def parse(text: str) -> Padding:
     return Padding(**found)
 
 
-def check(text: str) -> str | None:
-    """What is wrong with it, or None."""
-    try:
-        parse(text)
-    except ValueError as error:
-        return str(error)
-    return None
+check = parsed_by(parse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipa_cli.config.checks import parsed_by
 from ipa_cli.config.setting import PICTURE, setting
 
 NONE, MOST = "none", 20
@@ -17,13 +18,7 @@ def every(text: str) -> int:
     return int(number)
 
 
-def check(text: str) -> str | None:
-    """What is wrong with a value, or None."""
-    try:
-        every(text)
-    except ValueError as error:
-        return str(error)
-    return None
+check = parsed_by(every)
 
 
 STEP_CACHE: str = setting(

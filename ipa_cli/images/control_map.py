@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 EDGES = (100, 200)  # canny's thresholds, as in diffusers' guide and A1111's extension
 INSTALL = 'pip install "ipa-cli[control]", or give a map that is made already'
-ALIKE = 0.02  # how much the proportions of a map and of the picture may differ without a word
 
 
 def check(preprocess: str | None) -> None:
@@ -42,8 +41,3 @@ def _edges(picture: Image) -> Image:
     except ImportError as error:
         raise IpaError(f"opencv does not work: {error}", INSTALL) from error
     return Image.fromarray(cv2.Canny(np.asarray(picture), *EDGES)).convert("RGB")
-
-
-def proportions_differ(width: int, height: int, size: tuple[int, int]) -> bool:
-    """Whether a map is stretched by more than people would accept unasked."""
-    return abs(width * size[1] / (height * size[0]) - 1) > ALIKE

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from ipa_cli.config.checks import SIDE_STEP
 from ipa_cli.config.padding import Padding
 from ipa_cli.errors import IpaError
+from ipa_cli.images import proportions
 from ipa_cli.images.mask import HALF
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
 
     from ipa_cli.images.reference import Reference
-
-ALIKE = 0.02  # how much the proportions of picture and mask may differ
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def check_mask(mask: Reference, given: Reference) -> None:
             f"the inpaint mask {mask.source} is dark everywhere: nothing would be redrawn",
             "make it white, or at least lighter than half, where the picture is redrawn",
         )
-    if abs(mask.width * given.height / (mask.height * given.width) - 1) > ALIKE:
+    if proportions.differ((mask.width, mask.height), (given.width, given.height)):
         raise IpaError(
             f"the inpaint mask {mask.source} is {mask.width}x{mask.height}, its picture {given.width}x{given.height}",
             "a mask covers the whole picture: give it the proportions of the init image",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ipa_cli.config.modes import CONCAT
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,5 +33,5 @@ def _of_images(combine: str, each: Tensor) -> Tensor:
     if combine == "norm-average":  # the norm is that of each number over all images, as in ComfyUI
         norm = each.float().norm(dim=1, keepdim=True).to(each.dtype)
         return (each / norm).nan_to_num(0.0).mean(1)
-    assert combine == "average" and combine != CONCAT
+    assert combine == "average"
     return each.mean(1)

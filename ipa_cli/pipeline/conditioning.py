@@ -268,7 +268,6 @@ def masks(
 
     Made smaller for each layer as diffusers' `IPAdapterMaskProcessor` does. `levels`: blocks of the UNet one way down.
     """
-
     if not any(image_prompt.masked for image_prompt in image_prompts):
         return []
     grids = [_grid(name, levels, width // latent_factor, height // latent_factor) for name in names]

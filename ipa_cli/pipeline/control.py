@@ -10,9 +10,9 @@ from ipa_cli import backends
 from ipa_cli.config import Settings
 from ipa_cli.config.controls import EXAMPLE
 from ipa_cli.errors import UsageError
-from ipa_cli.images import control_map
+from ipa_cli.images import control_map, proportions
 from ipa_cli.images.reference import Reference
-from ipa_cli.pipeline.span import counts
+from ipa_cli.pipeline import span
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
@@ -64,11 +64,7 @@ def make(settings: Settings, plan: Plan, maps: Sequence[Reference], steps: int) 
         network = places.index(config.place)
         mode = config.mode or (config.preprocess if plan.controls[network].union else None)
         kind = plan.controls[network].kind(mode)
-        if not any(counts(config.start, config.end, step, steps) for step in range(steps)):
-            raise UsageError(
-                f"none of the {steps} steps lies wholly between {config.start:g} and {config.end:g}",
-                f"widen start to end of --control {config.place}",
-            )
+        span.check_any(config.start, config.end, steps, f"widen start to end of --control {config.place}")
         where = config.scale, config.start, config.end, config.preprocess
         found.append(Control(network, image, image.sha256, *where, mode, kind))
     return tuple(found)
@@ -77,7 +73,7 @@ def make(settings: Settings, plan: Plan, maps: Sequence[Reference], steps: int) 
 def note_size(controls: Sequence[Control], size: tuple[int, int], reporter: Reporter) -> None:
     """Warn of maps that are stretched to other proportions than those of the picture."""
     for image, given in {one.image.source: one.image for one in controls}.items():
-        if control_map.proportions_differ(given.width, given.height, size):
+        if proportions.differ((given.width, given.height), size):
             reporter.warn(
                 f"the control map {image} is {given.width}x{given.height}, the picture {size[0]}x{size[1]}: "
                 "it is stretched; --size chooses another"

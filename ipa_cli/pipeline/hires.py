@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.config import MAX_SIDE, Settings
 from ipa_cli.config.hires import LATENT, STRENGTH, UPSCALERS, size_of
 from ipa_cli.errors import UsageError
-from ipa_cli.images import init_image
+from ipa_cli.images import init_image, proportions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -95,7 +95,7 @@ def enlarged_latents(latents: Tensor, size: tuple[int, int], upscaler: str) -> T
 
     how, (width, height) = UPSCALERS[upscaler], size
     rows, columns = latents.shape[-2:]
-    if abs(width * rows / (height * columns) - 1) > init_image.ALIKE:
+    if proportions.differ((width, height), (columns, rows)):
         kept = min(rows, round(columns * height / width)), min(columns, round(rows * width / height))
         top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
         latents = latents[..., top : top + kept[0], left : left + kept[1]]

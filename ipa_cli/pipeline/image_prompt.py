@@ -10,7 +10,7 @@ from ipa_cli.config import AdapterConfig
 from ipa_cli.config.modes import CONCAT, TILES
 from ipa_cli.config.settings import EXAMPLE
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.images import reference, tiles
+from ipa_cli.images import proportions, reference, tiles
 from ipa_cli.images.mask import HALF
 from ipa_cli.images.reference import Reference
 from ipa_cli.images.tiles import Area
@@ -99,7 +99,7 @@ def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -
                 f"the mask {mask.source} is dark everywhere",
                 "make it white, or at least lighter than half, where the reference acts",
             )
-        if abs(mask.width * height / (mask.height * width) - 1) > 0.02:
+        if proportions.differ((mask.width, mask.height), (width, height)):
             raise IpaError(
                 f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}",
                 "a mask covers the whole picture: give it the proportions of the picture",

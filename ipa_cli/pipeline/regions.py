@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config.regions import RegionConfig
 from ipa_cli.errors import IpaError
-from ipa_cli.images.init_image import ALIKE
+from ipa_cli.images import proportions
 from ipa_cli.images.reference import Reference
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def check(regions: Sequence[Region], width: int, height: int) -> None:
             raise IpaError(
                 f"the mask {mask.source} of a region is black everywhere", "make it white where its prompt is followed"
             )
-        if abs(mask.width * height / (mask.height * width) - 1) > ALIKE:
+        if proportions.differ((mask.width, mask.height), (width, height)):
             raise IpaError(
                 f"the mask {mask.source} of a region is {mask.width}x{mask.height}, the picture {width}x{height}",
                 "a mask covers the whole picture: give it the proportions of the picture",
