@@ -1,8 +1,8 @@
 """Train the ControlNet of the demo model, which turns outlines into shapes: `python -m training.control OUT`.
 
 A map has the outlines of the shapes, white on black; words and references say the colours and all else. Only the
-ControlNet is trained, a small one without attention: the base and the adapter stay as they are. Two and a half minutes
-on a GPU. Writes OUT/config.json and OUT/diffusion_pytorch_model.safetensors, which are published as the folder
+ControlNet is trained, a small one without attention, for 150 seconds on a GPU: the base and the adapter stay as they
+are. Writes OUT/config.json and OUT/diffusion_pytorch_model.safetensors, a folder that --control takes and that would be
 `controlnet` of the demo model, and OUT/outlines.jpg: maps, then pictures without and with them, with a reference too.
 """
 
