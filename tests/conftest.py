@@ -61,8 +61,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     for fixture in getattr(item, "fixturenames", ()):
         if mark := MARKED_BY_FIXTURE.get(fixture):
             item.add_marker(mark)
-    if item.get_closest_marker("compiles") is not None:
-        item.add_marker("campaign")  # compiling takes minutes of both cores
     if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
         item.add_marker("slow")  # many examples
 

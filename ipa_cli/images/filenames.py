@@ -8,7 +8,7 @@ import shlex
 import stat
 import string
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -40,10 +40,11 @@ def plan_paths(
     parts = _parts(template)
     plain = all(name is None for _, name, _ in parts)
     taken: set[str] = set()
+    left: dict[Path, Iterator[Path]] = {}  # names that were not tried yet: what was refused once is again
     paths = []
     for values in fields:
         wanted = _named(parts, values)
-        candidates = islice(numbered(wanted), 1 if plain and len(fields) > 1 else 0, None)
+        candidates = left.setdefault(wanted, islice(numbered(wanted), 1 if plain and len(fields) > 1 else 0, None))
         path = next(
             candidate
             for candidate in candidates

@@ -163,6 +163,7 @@ def test_the_budget_ends_it(ipa):
     assert "out of time after" in Path("out/table.md").read_text()
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(900)
 def test_a_compiled_backend_is_compiled_once_and_then_read_from_its_cache(ipa, tmp_path):
     model = tiny_model.write(tmp_path / "model", FLAT)

@@ -398,6 +398,7 @@ def test_a_folder_with_files_of_the_user_is_left_alone(ipa, references):
 # --- one graph for all scales ---------------------------------------------------------------------------------
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(900)  # it compiles
 def test_one_compiled_graph_draws_every_scale_and_mask(ipa, references):
     for name, box in (("left.png", (0, 0, 31, 63)), ("top.png", (0, 0, 63, 31))):
