@@ -87,6 +87,14 @@ def sweep_scale(
         str | None,
         _axis("--lora-weights", help="factors of all LoRAs' weights, such as 0,0.5,1; one row each", metavar="LIST"),
     ] = None,
+    control_scales: Annotated[
+        str | None,
+        _axis(
+            "--control-scales",
+            help="factors of all ControlNets' scales, such as 0,0.5,1; one row each",
+            metavar="LIST",
+        ),
+    ] = None,
     seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable", metavar="N")] = None,
     folder: Annotated[
         Path,
@@ -114,6 +122,7 @@ def sweep_scale(
         tuple(encoded or ()),
         plan.make_lora_weights(lora_weights),
         tuple(config.checked("ip_mode", mode, "--ip-mode") for mode in modes or ()),
+        plan.make_control_scales(control_scales),
     )
     if modes:
         context.params["ip_mode"] = modes[0]

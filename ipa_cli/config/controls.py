@@ -52,6 +52,10 @@ class ControlConfig:
     preprocess: str | None = None
     mode: str | None = None
 
+    def times(self, factor: float) -> ControlConfig:
+        """The same with its scale multiplied by this."""
+        return replace(self, scale=round(self.scale * factor, 6))
+
     @property
     def place(self) -> str:
         """The ControlNet itself, as the text begins."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
@@ -35,6 +35,10 @@ class Control:
     preprocess: str | None = None
     mode: str | None = None
     kind: int | None = None
+
+    def times(self, factor: float) -> Control:
+        """The same with its scale multiplied by this."""
+        return replace(self, scale=round(self.scale * factor, 6))
 
     @property
     def content(self) -> tuple[Any, ...]:

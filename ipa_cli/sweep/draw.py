@@ -22,7 +22,7 @@ from ipa_cli.result import Reporter
 from ipa_cli.sweep import journal
 from ipa_cli.sweep.journal import Outcome
 from ipa_cli.sweep.layout import Layout, Size
-from ipa_cli.sweep.plan import Point
+from ipa_cli.sweep.plan import Point, Row
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,16 @@ def _draw_point(engine: Engine, layout: Layout, graphs: Mapping[Size, Ready], fo
         drawing = engine.draw(request, Path(point.file).name)
     except IpaError as error:
         return Outcome(point, None, public_text(error.message))
-    settings = _settings_of(engine.settings, request, point.row.mode)
+    settings = _settings_of(engine.settings, request, point.row)
     recorded = record(engine, settings, graphs[point.row.width, point.row.height], request, 0)
     saved = encode.save(folder / point.file, drawing.images[0], recorded, force=True)
     return Outcome(point, saved.sha256)
 
 
-def _settings_of(settings: Settings, request: Request, mode: str | None) -> Settings:
-    """The settings with which `ipa generate` draws this picture: with the embeddings and the mode of its row."""
-    settings = settings if mode is None else replace(settings, ip_mode=mode)
+def _settings_of(settings: Settings, request: Request, row: Row) -> Settings:
+    """The settings with which `ipa generate` draws this picture: embeddings, mode and control scale are its row's."""
+    settings = replace(settings, control=tuple(one.times(row.control_scale) for one in settings.control))
+    settings = settings if row.mode is None else replace(settings, ip_mode=row.mode)
     embeds = request.image_prompts[0].embeds
     return settings if settings.adapter or embeds is None else replace(settings, embeds=embeds.source)
 

@@ -55,6 +55,7 @@ def describe(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
         "seeds": sweep.seeds,
         "lora_weights": None if sweep.lora_weights == (1.0,) else sweep.lora_weights,
         "modes": None if len(sweep.modes) == 1 else sweep.modes,
+        "control_scales": None if sweep.control_scales == (1.0,) else sweep.control_scales,
         **settings,
     }
     return json.loads(json.dumps(public(plan), allow_nan=False))
@@ -213,6 +214,7 @@ def _line(sweep: Sweep, outcome: Outcome) -> bytes:
         "width": row.width,
         "height": row.height,
         "seed": row.seed,
+        **sweep.own_values(row),
         "status": "ok" if outcome.error is None else "failed",
         "file": point.file if outcome.error is None else None,
         "sha256": outcome.sha256,

@@ -54,6 +54,7 @@ class Layout:
             loras=tuple(lora.times(row.lora_weight) for lora in loras),
             width=row.width,
             height=row.height,
+            controls=tuple(one.times(row.control_scale) for one in self.base.controls),
             init=self.inits.get((row.width, row.height)),
             seeds=(row.seed,),
             batch_size=1,

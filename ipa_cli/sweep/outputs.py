@@ -24,6 +24,9 @@ HIDDEN = (
     "masks",
 )
 
+# Axes that the grid shows where they have several entries.
+AXES_OF_SETTINGS = ("lora_weights", "modes", "control_scales")
+
 
 def write(
     folder: Path,
@@ -48,9 +51,23 @@ def write(
 
 def common_settings(described: Mapping[str, Any]) -> dict[str, Any]:
     """What the plan says of all pictures: no axes, lists as their distinct entries, nothing that is empty."""
-    common = {name: value for name, value in described.items() if name not in HIDDEN}
-    shown = {
-        name: ", ".join(dict.fromkeys(map(str, filter(None, value)))) if isinstance(value, list) else value
-        for name, value in common.items()
-    }
-    return {name: value for name, value in shown.items() if value is not None and value is not False and value != ""}
+    axes = {name: described.get(name) for name in AXES_OF_SETTINGS}
+    varied = {name for name, axis in axes.items() if isinstance(axis, list) and len(axis) > 1}
+    hidden = {*HIDDEN, *varied, *(("ip_mode",) if "modes" in varied else ())}
+    common = {name: _text(value) for name, value in described.items() if name not in hidden}
+    return {name: value for name, value in common.items() if value}
+
+
+def _text(value: Any) -> str:
+    """A value of the plan for people; empty for what was not asked for."""
+    if value is None or value is False:
+        return ""
+    if isinstance(value, list):
+        between = "; " if any(isinstance(one, Mapping) for one in value) else ", "
+        return between.join(dict.fromkeys(filter(None, map(_text, value))))
+    if not isinstance(value, Mapping):
+        return str(value)
+    if "source" in value:  # a picture or file, with its digest
+        return str(value["source"])
+    texts = {name.replace("_", " "): _text(one) for name, one in value.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items() if text)

@@ -115,6 +115,7 @@ def _rows(
             "width": row.width,
             "height": row.height,
             "seed": row.seed,
+            "facts": sweep.facts(row),
             "cells": [cell(row, next(points)) for _ in sweep.scales],
         }
         for row in sweep.rows
@@ -178,6 +179,7 @@ def _script_data(
                 "width": row.width,
                 "height": row.height,
                 "seed": row.seed,
+                "values": {name.replace("_", " "): value for name, value in sweep.own_values(row).items()},
             }
             for row in sweep.rows
         ],
@@ -192,10 +194,7 @@ def _row_label(sweep: Sweep, row: Row, names: Sequence[str]) -> str:
         parts.append(f"{row.width} × {row.height}")
     if len(sweep.seeds) > 1:
         parts.append(f"seed {row.seed}")
-    if len(sweep.lora_weights) > 1:
-        parts.append(f"LoRA {row.lora_weight:g}")
-    if len(sweep.modes) > 1:
-        parts.append(str(row.mode))
+    parts += sweep.facts(row)
     if len(sweep.prompts) > 1:
         prompt = sweep.prompts[row.prompt]
         parts.append(prompt if len(prompt) <= 60 else prompt[:59] + "…")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import FIELDS
+from ipa_cli.config import controls
+from ipa_cli.config.checks import Check
 from ipa_cli.config.loras import WEIGHT
 from ipa_cli.config.units import parse_picture_size, plural
 from ipa_cli.errors import UsageError
@@ -35,6 +37,7 @@ class Row:
     seed: int
     lora_weight: float = 1.0
     mode: str | None = None  # None: as the settings say
+    control_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Point:
 class Sweep:
     """The axes of a sweep; the rows and points are their cross product, the scale changing fastest.
 
-    `lora_weights` multiply the weights of all LoRAs.
+    `lora_weights` multiply the weights of all LoRAs, `control_scales` the scales of all ControlNets.
     """
 
     scales: tuple[float, ...]
@@ -61,14 +64,14 @@ class Sweep:
     seeds: tuple[int, ...]
     lora_weights: tuple[float, ...] = (1.0,)
     modes: tuple[str | None, ...] = (None,)
+    control_scales: tuple[float, ...] = (1.0,)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         numbers = range(len(self.references)), range(len(self.prompts))
-        axes = product(*numbers, self.sizes, self.seeds, self.lora_weights, self.modes)
+        axes = product(*numbers, self.sizes, self.seeds, self.lora_weights, self.modes, self.control_scales)
         return tuple(
-            Row(n, image, text, *size, seed, lora, mode)
-            for n, (image, text, size, seed, lora, mode) in enumerate(axes, 1)
+            Row(n, image, text, *size, seed, *others) for n, (image, text, size, seed, *others) in enumerate(axes, 1)
         )
 
     @cached_property
@@ -84,6 +87,19 @@ class Sweep:
         reference = slug("-".join(Path(file).stem for file in files))
         return f"row-{row.number:0{len(str(len(self.rows)))}}-{reference}"
 
+    def own_values(self, row: Row) -> dict[str, Any]:
+        """What else tells a row from others beside reference, prompt, size and seed, by name."""
+        axes = {"lora_weight": self.lora_weights, "mode": self.modes, "control_scale": self.control_scales}
+        return {name: getattr(row, name) for name, axis in axes.items() if len(axis) > 1}
+
+    def facts(self, row: Row) -> list[str]:
+        """`own_values` for people: "LoRA 0.5", "ease-in", "control 0.7"."""
+        words = {"lora_weight": "LoRA ", "control_scale": "control "}
+        return [
+            f"{words.get(name, '')}{format_scale(value) if name in words else value}"
+            for name, value in self.own_values(row).items()
+        ]
+
     @property
     def summary(self) -> str:
         """The cross product: "5 scales × 3 references × 2 sizes = 30 pictures"."""
@@ -95,6 +111,7 @@ class Sweep:
             (self.seeds, "seed"),
             (self.lora_weights, "LoRA weight"),
             (self.modes, "mode"),
+            (self.control_scales, "control scale"),
         ]
         shown = [plural(len(axis), word) for axis, word in axes if len(axis) > 1 or word in ("scale", "reference")]
         return f"{' × '.join(shown)} = {plural(len(self.points), 'picture')}"
@@ -108,6 +125,7 @@ def make(
     seeds: Sequence[int],
     lora_weights: Sequence[float] = (1.0,),
     modes: Sequence[str | None] = (None,),
+    control_scales: Sequence[float] = (1.0,),
 ) -> Sweep:
     """Put the axes together. Raises UsageError for an entry given twice, and for more than `MAX_POINTS` points.
 
@@ -119,13 +137,14 @@ def make(
         (seeds, "--seed", str),
         (lora_weights, "--lora-weights", format_scale),
         (modes, "--ip-mode", str),
+        (control_scales, "--control-scales", format_scale),
     ):
         _no_duplicates(axis, flag, show)
-    points = math.prod(map(len, (scales, references, prompts, sizes, seeds, lora_weights, modes)))
+    axes = (scales, references, prompts, sizes, seeds, lora_weights, modes, control_scales)
+    points = math.prod(map(len, axes))
     if points > MAX_POINTS:
         raise UsageError(f"that makes {points} pictures; a sweep has at most {MAX_POINTS}", "split it into several")
-    varied = tuple(scales), tuple(references), tuple(prompts), tuple(sizes), tuple(seeds)
-    return Sweep(*varied, tuple(lora_weights), tuple(modes))
+    return Sweep(*map(tuple, axes))
 
 
 def make_scales(listed: str | None, first: float | None, last: float | None, number: int | None) -> tuple[float, ...]:
@@ -156,13 +175,22 @@ def make_scales(listed: str | None, first: float | None, last: float | None, num
 
 def make_lora_weights(listed: str | None) -> tuple[float, ...]:
     """The numbers of "0,0.5,1", which multiply the weights of all LoRAs; 1 alone by default. Raises UsageError."""
+    return _factors(listed, "--lora-weights", WEIGHT)
+
+
+def make_control_scales(listed: str | None) -> tuple[float, ...]:
+    """The numbers of "0,0.5,1", which multiply the scales of all ControlNets; 1 alone by default. Raises UsageError."""
+    return _factors(listed, "--control-scales", controls.CHECKS["scale"])
+
+
+def _factors(listed: str | None, flag: str, check: Check) -> tuple[float, ...]:
     if listed is None:
         return (1.0,)
-    example = "--lora-weights 0,0.5,1"
-    found = [_number(entry.strip(), listed, "--lora-weights", example) for entry in listed.split(",")]
-    for weight in found:
-        if problem := WEIGHT(weight):
-            raise UsageError(f"--lora-weights {listed}: {problem}", example)
+    example = f"{flag} 0,0.5,1"
+    found = [_number(entry.strip(), listed, flag, example) for entry in listed.split(",")]
+    for factor in found:
+        if problem := check(factor):
+            raise UsageError(f"{flag} {listed}: {problem}", example)
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ipa_cli.backends import AUTO
 from ipa_cli.config import Settings
+from ipa_cli.config.controls import CHECKS
 from ipa_cli.config.loras import WEIGHT
 from ipa_cli.engine import schedules
 from ipa_cli.engine.backend_choice import check_backend
@@ -20,7 +21,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
-from ipa_cli.pipeline import hires, init_image, prompts, regions, sampling
+from ipa_cli.pipeline import control, hires, init_image, prompts, regions, sampling
 from ipa_cli.pipeline.image_prompt import check_masks, of_mode
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request, with_tags
@@ -44,6 +45,7 @@ class Axes:
     embeds: tuple[str, ...] = ()
     lora_weights: tuple[float, ...] = (1.0,)
     modes: tuple[str, ...] = ()
+    control_scales: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,23 @@ def _check_weights(loras: Sequence[Lora]) -> None:
             )
 
 
+def _check_control_scales(settings: Settings, factors: Sequence[float]) -> None:
+    """Raise UsageError without a ControlNet, and for one whose scale becomes larger than `--control` allows."""
+    if factors == (1.0,):
+        return
+    if not settings.control:
+        raise UsageError(
+            "--control-scales is given and there is no ControlNet", "add --control owner/name,image=pose.png"
+        )
+    for config in settings.control:
+        strongest = config.times(max(factors)).scale
+        if problem := CHECKS["scale"](strongest):
+            raise UsageError(
+                f"--control-scales multiplies the scale of {config.place} to {strongest:g}: {problem}",
+                "give smaller factors",
+            )
+
+
 def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settings, Plan, Layout]:
     """The settings of the first point, its model, and all points as requests; everything checked before loading."""
     if settings.image_weight or len(settings.mask) > 1:
@@ -151,11 +170,13 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
         axes.seeds or base.seeds,
         axes.lora_weights,
         axes.modes if len(axes.modes) > 1 else (None,),
+        axes.control_scales,
     )
     texts = tuple(with_tags(replace(settings, prompt=prompt), model, loras) for prompt in axes.prompts)
     texts = texts or ((base.prompt, base.loras),)
     if axes.lora_weights != (1.0,) and all(lora.of_adapter for _, found in texts for lora in found):
         raise UsageError("--lora-weights is given and there is no LoRA", "add --lora FILE")
+    _check_control_scales(settings, axes.control_scales)
     sampling.check_same(settings, model, [found for _, found in texts])
     _check_weights([lora.times(factor) for factor in axes.lora_weights for _, found in texts for lora in found])
     words = (*(text for text, _ in texts), *base.texts[1:])
@@ -163,6 +184,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     prompts.review(words, base, reporter)
     prompts.warn_of_unused(words, base, reporter)
     for size in sweep.sizes:
+        control.note_size(base.controls, size, reporter)
         hires.check(base.hires, *size, base.steps, base.init)
         for enlarged in hires.sizes(base.hires, *size):
             check_masks(base.image_prompts, *enlarged)

@@ -108,10 +108,7 @@ def _draw_label(
         varying.append(f"{row.width}x{row.height}")
     if len(sweep.seeds) > 1:
         varying.append(f"seed {row.seed}")
-    if len(sweep.lora_weights) > 1:
-        varying.append(f"LoRA {row.lora_weight:g}")
-    if len(sweep.modes) > 1:
-        varying.append(str(row.mode))
+    varying += sweep.facts(row)
     below = write_lines(pen, left, top + 18, varying, 12, MUTED, 16)
     if len(sweep.prompts) > 1 and cell > 96:
         below = max(below, top + side) + 4

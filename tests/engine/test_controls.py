@@ -60,6 +60,57 @@ def test_a_picture_records_what_it_followed_and_is_drawn_again(ipa, network, map
 
 
 @pytest.mark.slow
+def test_a_sweep_draws_a_row_for_each_factor_of_the_scales_as_generate_does(ipa, network, maps):
+    sweep = ("sweep-scale", *QUICK[4:6], *QUICK[8:-1], "--size", "64x64", "--scales", "0,1", "-o", "out", "--json")
+    followed = ("--control", f"{network},image=map.png,scale=0.5", "--control", f"{network},image=map.png,scale=0.2")
+    data = ipa(*sweep, *followed, "--control-scales", "0,0.5,2").data()
+    assert data["plan"]["control_scales"] == [0.0, 0.5, 2.0] and data["graphs"][0]["controls"]
+    assert (data["recompiles"], data["failed"], len(data["points"])) == (0, 0, 6)
+    one = ("--control", f"{network},image=map.png", "--control", f"{network},image=map.png,scale=0.4")
+    assert ipa("generate", *QUICK, *one, "--scale", 1, "--output", "one.png").exit_code == 0
+    point = Path("out/pictures/row-3-reference-scale-1.png")
+    assert (pixels(point) == pixels("one.png")).all()
+    recorded = [json.loads(metadata.texts(path)["ipa"]) for path in (point, Path("one.png"))]
+    assert [[control["scale"] for control in record["controls"]] for record in recorded] == [[1.0, 0.4]] * 2
+    assert recorded[0]["settings"]["control"] == recorded[1]["settings"]["control"]
+    lines = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
+    assert [line["control_scale"] for line in lines] == [0.0, 0.0, 0.5, 0.5, 2.0, 2.0]
+    page = Path("out/index.html").read_text()
+    assert "seed 1 · control 0.5</span>" in page and "image map.png, scale 0.5" in page
+    assert ipa(*sweep, *followed, "--control-scales", "0,0.5,2", "--resume").data()["drawn"] == 0
+    assert "another sweep: control scales" in ipa(*sweep, *followed, "--resume").error()["message"]
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ("0,x", "'x' is not a number"),
+        ("0,,1", "an entry is empty"),
+        ("-1", "expected a number from 0 to 10"),
+        ("nan", "expected a number"),
+        ("1,1.0", "--control-scales 1 is given twice"),
+        ("1,9", "multiplies the scale of"),
+    ],
+)
+def test_factors_of_no_use_are_refused_before_weights_are_read(ipa, network, maps, monkeypatch, factors, words):
+    monkeypatch.setattr(Engine, "open", lambda *_, **__: pytest.fail("weights are read"))
+    ran = ipa("sweep-scale", "--control", f"{network},image=map.png,scale=2", "--control-scales", factors)
+    assert ran.exit_code == 2 and words in ran.stderr.splitlines()[0]
+
+
+def test_factors_without_a_controlnet_and_maps_that_are_stretched_are_told(ipa, network, maps, monkeypatch):
+    ran = ipa("sweep-scale", "--control-scales", "0,1")
+    assert ran.exit_code == 2 and "there is no ControlNet" in ran.stderr
+
+    def stop(*_, **__):
+        raise ipa_cli.IpaError("the model is loaded now")
+
+    monkeypatch.setattr(Engine, "open", stop)
+    ran = ipa("sweep-scale", "--size", "64x64", "--control", f"{network},image=wide.png")
+    assert ran.exit_code == 1 and "wide.png is 128x64, the picture 64x64: it is stretched" in ran.stderr
+
+
+@pytest.mark.slow
 def test_a_file_of_the_first_code_draws_what_the_folder_draws(ipa, network, maps):
     path = controlnets.as_first_code(network, maps / "control.safetensors")
     for number, one in enumerate((network, path)):

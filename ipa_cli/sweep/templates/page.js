@@ -130,6 +130,7 @@
       ["prompt", sweep.prompts[row.prompt]],
       ["size", `${row.width} × ${row.height}`],
       ["seed", row.seed],
+      ...Object.entries(row.values),
       ...sweep.settings,
       ...(change ? [["difference", change]] : []),
       ...(point.sha256 ? [["file", point.file], ["SHA-256", point.sha256]] : []),
