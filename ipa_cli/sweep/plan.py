@@ -11,8 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import FIELDS
-from ipa_cli.config import controls
+from ipa_cli.config import FIELDS, controls
 from ipa_cli.config.checks import Check
 from ipa_cli.config.loras import WEIGHT
 from ipa_cli.config.units import parse_picture_size, plural
