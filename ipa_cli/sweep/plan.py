@@ -70,7 +70,8 @@ class Sweep:
         numbers = range(len(self.references)), range(len(self.prompts))
         axes = product(*numbers, self.sizes, self.seeds, self.lora_weights, self.modes, self.control_scales)
         return tuple(
-            Row(n, image, text, *size, seed, *others) for n, (image, text, size, seed, *others) in enumerate(axes, 1)
+            Row(n, image, text, *size, seed, lora, mode, control)
+            for n, (image, text, size, seed, lora, mode, control) in enumerate(axes, 1)
         )
 
     @cached_property
@@ -139,11 +140,12 @@ def make(
         (control_scales, "--control-scales", format_scale),
     ):
         _no_duplicates(axis, flag, show)
-    axes = (scales, references, prompts, sizes, seeds, lora_weights, modes, control_scales)
-    points = math.prod(map(len, axes))
+    varied = tuple(scales), tuple(references), tuple(prompts), tuple(sizes), tuple(seeds)
+    sweep = Sweep(*varied, tuple(lora_weights), tuple(modes), tuple(control_scales))
+    points = math.prod(map(len, (*varied, lora_weights, modes, control_scales)))
     if points > MAX_POINTS:
         raise UsageError(f"that makes {points} pictures; a sweep has at most {MAX_POINTS}", "split it into several")
-    return Sweep(*map(tuple, axes))
+    return sweep
 
 
 def make_scales(listed: str | None, first: float | None, last: float | None, number: int | None) -> tuple[float, ...]:
