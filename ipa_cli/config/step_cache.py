@@ -1,31 +1,50 @@
-"""Steps that cost less, as `--step-cache` takes them: "deep:3"."""
+"""Steps that cost less, as `--step-cache` takes them: "deep:3", "forecast:2"."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from ipa_cli.config.checks import parsed_by
 from ipa_cli.config.setting import PICTURE, setting
 
-NONE, MOST = "none", 20
+NONE, DEEP, FORECAST = "none", "deep", "forecast"
+MOST = 20
 
 
-def every(text: str) -> int:
-    """The deep part of the UNet is computed in one step of so many. Raises ValueError, which says what is wrong."""
+@dataclass(frozen=True)
+class StepCache:
+    """What a `method` saves, one step in `every` computes."""
+
+    method: str = NONE
+    every: int = 1
+
+    def uses(self, method: str) -> bool:
+        """Whether some steps save something by this method."""
+        return self.method == method and self.every > 1
+
+    def __str__(self) -> str:
+        return NONE if self.every == 1 else f"{self.method}:{self.every}"
+
+
+def parse(text: str) -> StepCache:
+    """Raises ValueError, which says what is wrong."""
     if text == NONE:
-        return 1
+        return StepCache()
     method, _, number = text.partition(":")
-    if method != "deep" or not (number.isascii() and number.isdigit()) or not 1 <= int(number) <= MOST:
-        raise ValueError(f"expected none, or deep:N with N from 1 to {MOST}, such as deep:3")
-    return int(number)
+    if method not in (DEEP, FORECAST) or not (number.isascii() and number.isdigit()) or not 1 <= int(number) <= MOST:
+        raise ValueError(f"expected none, deep:N or forecast:N with N from 1 to {MOST}, such as deep:3")
+    return StepCache(method, int(number))
 
 
-check = parsed_by(every)
+check = parsed_by(parse)
 
 
 STEP_CACHE: str = setting(
     PICTURE,
-    "deep:N computes the deep part of the UNet in every N-th step alone: faster, and another picture",
+    "every N-th step alone computes the deep part of the UNet (deep:N), or the UNet (forecast:N): faster, and another "
+    "picture",
     NONE,
     check,
     metavar="deep:N",
-    words=(NONE, "deep:2", "deep:3"),
+    words=(NONE, "deep:2", "deep:3", "forecast:2", "forecast:3"),
 )

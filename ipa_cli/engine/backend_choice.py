@@ -34,8 +34,11 @@ def check_capabilities(settings: Settings, device: torch.device, offload: str) -
     """Raise UsageError for what the settings ask of their backend and it cannot do on `device`."""
     if settings.gpus > 1 and settings.offload != "none":
         raise UsageError("--gpus 2 needs the weights to stay on both GPUs", "leave out --offload, or --gpus")
-    if settings.gpus > 1 and step_cache.every(settings.step_cache) > 1:
-        raise UsageError("--gpus 2 and --step-cache are both given", "leave one of them out")
+    if settings.gpus > 1 and (cached := step_cache.parse(settings.step_cache)).uses(step_cache.DEEP):
+        raise UsageError(
+            f"--gpus 2 and --step-cache {cached} are both given",
+            "leave one of them out, or use forecast:2",
+        )
     name = resolve(settings.backend, settings.precision)
     if name == AUTO:  # it chooses a backend that can
         return

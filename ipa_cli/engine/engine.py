@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import Settings
+from ipa_cli.config.step_cache import DEEP
 from ipa_cli.engine import decoders, drawing, schedules, together
 from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities
@@ -259,13 +261,15 @@ class Engine:
         with self._access.working("warming up", self.model.unet, *self._encodings.controls(request)):
             inputs = self._denoisers.example(request, conditions)
             add = residuals.Residuals(conditions.controls, networks.controls, request.steps)
-            calls = step_cache.Calls(request.step_cache, [None] * request.step_cache)
+            cache, given = request.step_cache, partial(add, inputs, None)
+            several = range(cache.every if cache.uses(DEEP) else 1)  # of a forecast nothing but its call takes time
+            calls = step_cache.calls(cache, [None] * len(several))
             timing.synchronize(self.device)
             started = time.perf_counter()
-            for step in range(request.step_cache):
-                calls(networks.unet, add(inputs, None), step)
+            for step in several:
+                calls(networks.unet, given, step)
             timing.synchronize(self.device)
-            return (time.perf_counter() - started) / request.step_cache
+            return (time.perf_counter() - started) / cache.every
 
     # --- pictures --------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipa_cli.errors import IpaError
@@ -114,8 +115,8 @@ def denoise(
     """Go through the sampler's steps; returns the latents of the pictures, (pictures, channels, h, w).
 
     With guidance in part of the steps, the others call `unguided` with `Conditions.unguided`. Where an area of a
-    picture is redrawn, the rest of it, as noisy as they are, joins the latents after each step. Deep states are kept as
-    long as the same adapters act, all with guidance or without.
+    picture is redrawn, the rest of it, as noisy as they are, joins the latents after each step. What `--step-cache`
+    keeps serves as long as the same adapters and ControlNets act, all with guidance or without.
     """
     import torch
 
@@ -134,7 +135,11 @@ def denoise(
         )
         for kind, (called, own) in each.items()
     }
-    cached = step_cache.Calls(request.step_cache, [(kind, id(one)) for kind, one in zip(guided, scale, strict=True)])
+    kinds = [
+        (kind, id(one), *residuals.acting(conditions.controls, step, len(timesteps)))
+        for step, (kind, one) in enumerate(zip(guided, scale, strict=True))
+    ]
+    cached = step_cache.calls(request.step_cache, kinds)
     clock.mark()
     for step in range(len(timesteps)):
         call, template, add = calls[guided[step]]
@@ -142,7 +147,7 @@ def denoise(
         sample = sample.repeat(len(template.sample) // len(latents), 1, 1, 1)
         context = template.context._replace(scale=scale[step])
         given = replace(template, sample=sample, timestep=timesteps[step], context=context)
-        predicted = cached(call, add(given, step), step)
+        predicted = cached(call, partial(add, given, step), step)
         if guided[step]:
             predicted = _guided(predicted, request.guidance_scale, request.guidance_rescale)
         latents = sampler.after(latents, predicted, step)

@@ -92,6 +92,11 @@ def inputs(one: ControlConditions, given: UNetInputs) -> ControlInputs:
     return ControlInputs(sample, given.timestep, one.context, one.hint, one.scale, given.added, one.kind)
 
 
+def acting(controls: Sequence[ControlConditions], step: int, steps: int) -> list[int]:
+    """The numbers of the ControlNets that act in a step."""
+    return [number for number, one in enumerate(controls) if counts(one.control.start, one.control.end, step, steps)]
+
+
 class Residuals:
     """Adds residuals to the inputs of a UNet call: the sum over the ControlNets that act in a step, else zeros."""
 
@@ -104,14 +109,10 @@ class Residuals:
         """The same with those of a step; None is one in which all act."""
         if not self._denoisers:
             return given
-        acting = [
-            number
-            for number, one in enumerate(self._controls)
-            if step is None or counts(one.control.start, one.control.end, step, self._steps)
-        ]
-        if not acting:
+        numbers = range(len(self._controls)) if step is None else acting(self._controls, step, self._steps)
+        if not numbers:
             return replace(given, control=self._nothing(given))
-        found = [self._made(number, given, self._scales[number]) for number in acting]
+        found = [self._made(number, given, self._scales[number]) for number in numbers]
         return replace(given, control=_sum(found))
 
     def _made(self, number: int, given: UNetInputs, scale: Tensor) -> ControlResiduals:

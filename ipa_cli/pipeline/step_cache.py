@@ -1,48 +1,109 @@
-"""Steps that keep the deep part of the UNet from one before: DeepCache, https://arxiv.org/abs/2312.00858."""
+"""Steps that keep something of those before: the deep part of the UNet, or what the UNet predicts."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from ipa_cli import backends
+from ipa_cli.config.step_cache import DEEP, FORECAST, StepCache, parse
+from ipa_cli.errors import UsageError
+from ipa_cli.models import schedulers
+from ipa_cli.pipeline.sampling import own_scheduler
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.backends.base import Denoiser
+    from ipa_cli.config import Settings
+    from ipa_cli.models.plan import Plan
+    from ipa_cli.models.schedulers import Sampling
     from ipa_cli.unet.inputs import UNetInputs
 
+# Samplers whose predictions can be forecast: they add no noise, which only the UNet sees, and call it once a step.
+SMOOTH = ("euler", "dpm++", "dpm++-3m", "ddim", "unipc", "unipc-bh1", "unipc-bh2", "deis", "lms")
 
-def fresh(every: int, kinds: Sequence[Hashable]) -> list[bool]:
-    """Which steps compute everything: one in `every`, and each that is of another kind than the one before."""
+
+class Calls(Protocol):
+    """Calls of a UNet in the order of the steps: `unet(given())` gives the noise, or something close to it."""
+
+    def __call__(self, unet: Denoiser, given: Callable[[], UNetInputs], step: int) -> Tensor: ...
+
+
+def calls(cache: StepCache, kinds: Sequence[Hashable]) -> Calls:
+    """Calls for the steps, in which nothing is kept from one of a kind to one of another.
+
+    A kind is which adapters and ControlNets act, and whether there is guidance, which doubles the batch.
+    """
+    if cache.uses(DEEP):
+        return DeepStates(cache.every, kinds)
+    if cache.uses(FORECAST):
+        return Forecasts(cache.every, kinds)
+    return lambda unet, given, step: unet(given())
+
+
+def choose(settings: Settings, plan: Plan, sampling: Sampling) -> StepCache:
+    """Raises UsageError for a sampler whose predictions cannot be forecast, and a backend without deep states."""
+    cache, own = parse(settings.step_cache), own_scheduler(plan)
+    if cache.uses(DEEP):
+        backends.require(settings.backend, "step_cache")
+    name = sampling.scheduler or schedulers.names("class_name").get(own, own)
+    if cache.uses(FORECAST) and (name not in SMOOTH or sampling.eta):
+        raise UsageError(
+            f"--step-cache {cache} does not go with the sampler {name}{' and an eta' if sampling.eta else ''}: it "
+            "adds noise, or calls the UNet twice a step",
+            "use --scheduler euler or dpm++, or leave out --step-cache",
+        )
+    return cache
+
+
+def computed(every: int, kinds: Sequence[Hashable], first: int = 1) -> list[bool]:
+    """Which steps compute everything: the `first` ones of a kind, and one in `every` after that."""
     found: list[bool] = []
-    since = 0
+    done = since = 0
     for step, kind in enumerate(kinds):
-        new = since in (0, every) or kind != kinds[step - 1]
+        if step and kind != kinds[step - 1]:
+            done = 0
+        new = done < first or since == every
         found.append(new)
-        since = 1 if new else since + 1
+        done, since = done + new, 1 if new else since + 1
     return found
 
 
-class Calls:
-    """Calls of a UNet in the order of the steps, `kinds` of which must not share their deep states.
-
-    Those are the adapters that act, and whether there is guidance, which doubles the batch.
-    """
+class DeepStates:
+    """Steps between compute the outer blocks of the UNet alone: DeepCache, https://arxiv.org/abs/2312.00858."""
 
     def __init__(self, every: int, kinds: Sequence[Hashable]):
-        self._keeps, self._fresh = every > 1, fresh(every, kinds)
+        self._computed = computed(every, kinds)
         self._deep: Tensor | None = None
 
-    def __call__(self, unet: Denoiser, given: UNetInputs, step: int) -> Tensor:
-        """The noise."""
+    def __call__(self, unet: Denoiser, given: Callable[[], UNetInputs], step: int) -> Tensor:
         from ipa_cli.unet.inputs import DeepStates
 
         noise: Tensor
-        if not self._keeps:
-            noise = unet(given)
-        elif self._fresh[step]:
-            noise, self._deep = unet(replace(given, deep=DeepStates()))
+        if self._computed[step]:
+            noise, self._deep = unet(replace(given(), deep=DeepStates()))
         else:
-            noise = unet(replace(given, deep=DeepStates(self._deep)))
+            noise = unet(replace(given(), deep=DeepStates(self._deep)))
         return noise
+
+
+class Forecasts:
+    """Steps between do without the UNet: a line through what it predicted last goes on.
+
+    It is the forecast of TaylorSeer (https://arxiv.org/abs/2503.06923) by a first difference, of the output alone, and
+    AB-Cache of second order (https://arxiv.org/abs/2504.10540).
+    """
+
+    def __init__(self, every: int, kinds: Sequence[Hashable]):
+        self._computed = computed(every, kinds, first=2)
+        self._known: list[tuple[int, Tensor]] = []  # step and noise of the last two calls, the newest first
+
+    def __call__(self, unet: Denoiser, given: Callable[[], UNetInputs], step: int) -> Tensor:
+        if self._computed[step]:
+            noise: Tensor = unet(given())
+            self._known = [(step, noise), *self._known[:1]]
+            return noise
+        (at, last), (before, earlier) = self._known
+        return last + (step - at) / (at - before) * (last - earlier)

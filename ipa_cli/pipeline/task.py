@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
-from ipa_cli.config import Settings, step_cache
+from ipa_cli.config import Settings
+from ipa_cli.config.step_cache import StepCache
 from ipa_cli.errors import UsageError
 from ipa_cli.images import filenames
 from ipa_cli.images.faces import find
@@ -19,7 +20,7 @@ from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
-from ipa_cli.pipeline import control, faces, hires, image_prompt, init_image, per_picture, sampling, span
+from ipa_cli.pipeline import control, faces, hires, image_prompt, init_image, per_picture, sampling, span, step_cache
 from ipa_cli.pipeline import regions as prompts_of_regions
 from ipa_cli.pipeline.control import Control
 from ipa_cli.pipeline.faces import FindFace
@@ -61,7 +62,7 @@ class Request:
     guidance_start: float = 0.0  # fractions of the steps: guidance acts in those that lie wholly between
     guidance_end: float = 1.0
     guidance_rescale: float = 0.0
-    step_cache: int = 1  # the deep part of the UNet is computed in one of so many steps
+    step_cache: StepCache = StepCache()
     prompt_syntax: str = A1111
     embeddings: tuple[Embedding, ...] = ()  # textual inversion, at least those that its prompts name
     init: Init | None = None
@@ -248,8 +249,6 @@ def make_request(
         backends.require(settings.backend, "masks")
     if own:
         backends.require(settings.backend, "regions")
-    if step_cache.every(settings.step_cache) > 1:
-        backends.require(settings.backend, "step_cache")
     return Request(
         prompt,
         settings.negative_prompt,
@@ -266,7 +265,7 @@ def make_request(
         guidance_start=settings.guidance_start,
         guidance_end=settings.guidance_end,
         guidance_rescale=settings.guidance_rescale,
-        step_cache=step_cache.every(settings.step_cache),
+        step_cache=step_cache.choose(settings, plan, how.sampling),
         prompt_syntax=settings.prompt_syntax,
         embeddings=embeddings.of_prompts(settings, plan, (prompt, settings.negative_prompt, *_of_regions(own))),
         init=init,

@@ -103,7 +103,7 @@ def describe_request(settings: Settings, model: Plan, layout: Layout, backend: s
         "hires": hires_record(base),
         "regions": regions_record(base),
         **{name: None if value == FIELDS[name].default else value for name, value in guidance.items()},
-        "step_cache": settings.step_cache if base.step_cache > 1 else None,
+        "step_cache": settings.step_cache if base.step_cache.every > 1 else None,
         "scheduler": base.sampling.scheduler or own_scheduler(model),
         "schedule": base.sampling.schedule,
         "eta": base.sampling.eta,

@@ -1,4 +1,4 @@
-"""DeepCache: which steps compute everything, and that the others are what the method says, by a plain UNet."""
+"""Step caches: which steps compute everything, and that the others are what the method says, by a plain UNet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ import torch
 from ipa_cli.backends import eager
 from ipa_cli.backends.inductor.partition import partition, run_parts
 from ipa_cli.config import Settings
+from ipa_cli.engine import schedules
 from ipa_cli.engine.engine import Engine
+from ipa_cli.errors import UsageError
+from ipa_cli.models import schedulers
 from ipa_cli.models.plan import make_plan
+from ipa_cli.models.schedule import Schedule
+from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import step_cache
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request
@@ -40,9 +45,14 @@ def drawn(engine, **changes) -> np.ndarray:
 
 
 def test_every_nth_step_and_each_of_another_kind_computes_everything():
-    assert step_cache.fresh(1, "aaaa") == [True] * 4
-    assert step_cache.fresh(3, "aaaaaaa") == [True, False, False, True, False, False, True]
-    assert step_cache.fresh(3, "aabbbba") == [True, False, True, False, False, True, True]
+    def computed(*given, **more):
+        return "".join("-x"[one] for one in step_cache.computed(*given, **more))
+
+    assert computed(1, "aaaa") == "xxxx"
+    assert computed(3, "aaaaaaa") == "x--x--x"
+    assert computed(3, "aabbbba") == "x-x--xx"
+    assert computed(3, "aaaaaaaab", first=2) == "xx--x--xx"
+    assert computed(2, "abbbbb", first=2) == "xxx-x-"
 
 
 def written_out(engine, every: int):
@@ -56,6 +66,47 @@ def written_out(engine, every: int):
         return (kept[0], *given[1:])
 
     return unet.up_blocks[-1].register_forward_pre_hook(swap)
+
+
+def forecast_written_out(engine, every: int, steps: int):
+    """A plain UNet whose output between is replaced by the line through the last two that it gave."""
+    points: list[tuple[int, torch.Tensor]] = []
+    calls = [0]
+
+    def swap(module, given, noise):
+        step = calls[0] % steps
+        calls[0] += 1
+        if step == 0 or (step - 1) % every == 0:
+            points.append((step, noise))
+            return noise
+        (before, earlier), (at, last) = points[-2:]
+        return last + (step - at) / (at - before) * (last - earlier)
+
+    return engine.model.unet.register_forward_hook(swap)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 2}, {"scheduler": "dpm++"}, {"guidance_scale": 1.0}], ids=str)
+def test_forecast_pictures_are_those_of_the_method_written_out_with_a_plain_unet(engine, changes):
+    changes = {"steps": 7, "num_images": 2 if "batch_size" in changes else 1, **changes}
+    plain = drawn(engine, **changes)
+    assert (drawn(engine, step_cache="forecast:1", **changes) == plain).all()
+    for every in (2, 3):
+        hook = forecast_written_out(engine, every, steps=7)
+        try:
+            expected = drawn(engine, **changes)
+        finally:
+            hook.remove()
+        found = drawn(engine, step_cache=f"forecast:{every}", **changes)
+        assert (found == expected).all() and (found != plain).any()
+
+
+@pytest.mark.slow
+def test_pictures_of_a_batch_are_forecast_each_on_its_own(engine):
+    """Apart from the rounding of larger products, a batch gives what its pictures give alone."""
+    together = drawn(engine, batch_size=2, step_cache="forecast:2")
+    alone = drawn(engine, step_cache="forecast:2")
+    assert abs(together - alone).max() <= 1
 
 
 @pytest.mark.slow
@@ -90,6 +141,24 @@ def test_windows_of_adapters_and_guidance_begin_anew(engine):
         del deep[:], asked[:]
         drawn(engine, **common, guidance_start=0.2, guidance_end=0.6)
         assert [step for step, anew in enumerate(deep) if anew] == [0, 2, 6] and asked == [1] * 2 + [2] * 4 + [1] * 4
+    finally:
+        hook.remove()
+
+
+@pytest.mark.slow
+def test_forecasts_begin_anew_with_two_calls_where_windows_of_adapters_and_guidance_do(engine):
+    called: list[int] = []
+    hook = engine.model.unet.register_forward_pre_hook(lambda _, given: called.append(len(given[0].sample)))
+    try:
+        common = {"num_images": 1, "step_cache": "forecast:5", "steps": 10}
+        drawn(engine, **common)
+        assert called == [2] * 3  # steps 0, 1 and 6
+        del called[:]
+        drawn(engine, **common, ip_end=0.3)
+        assert called == [2] * 5  # 0, 1; 3, 4, 9
+        del called[:]
+        drawn(engine, **common, guidance_start=0.2, guidance_end=0.6)
+        assert called == [1] * 2 + [2] * 2 + [1] * 2  # 0, 1; 2, 3; 6, 7
     finally:
         hook.remove()
 
@@ -130,8 +199,40 @@ def test_a_step_that_is_timed_is_one_on_average(engine):
     assert calls == [True, False, False]
 
 
+@pytest.mark.slow
+def test_of_forecasts_one_call_is_timed(engine):
+    calls = []
+    hook = engine.model.unet.register_forward_pre_hook(lambda _, given: calls.append(given[0].deep))
+    try:
+        assert engine.time_step(request(engine, step_cache="forecast:3")) > 0
+    finally:
+        hook.remove()
+    assert calls == [None]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"scheduler": "euler-a"}, {"scheduler": "heun"}, {"scheduler": "ddim", "eta": 0.5}, {"preset": "lcm"}],
+    ids=str,
+)
+def test_samplers_that_add_noise_or_call_twice_are_not_forecast(engine, asked):
+    with pytest.raises(UsageError, match="does not go with the sampler") as refused:
+        request(engine, step_cache="forecast:2", **asked)
+    assert "--scheduler euler" in refused.value.hint
+    assert request(engine, step_cache="forecast:1", **asked).step_cache.every == 1
+
+
+def test_every_sampler_that_is_forecast_calls_the_unet_once_a_step_and_adds_no_noise(engine):
+    for name in step_cache.SMOOTH:
+        if schedulers.SCHEDULERS[name].needs is None and name != "ddim":  # no table says what it does: it clips
+            found = schedules.find(engine.settings, engine.plan, Sampling(name), 4, NullReporter())
+            assert isinstance(found, Schedule), name
+            assert len({step.timestep for step in found.steps}) == 4, name
+            assert all(step.noise is None for step in found.steps), name
+
+
 def test_what_cannot_keep_deep_states_is_refused(ipa):
-    for value in ("deep", "deep:0", "deep:21", "deep:x", "shallow:2", "deep:²"):
+    for value in ("deep", "deep:0", "deep:21", "deep:x", "shallow:2", "deep:²", "forecast:", "forecast:21"):
         ran = ipa("generate", "--json", "--step-cache", value)
         assert ran.exit_code == 2 and "such as deep:3" in ran.error()["message"], value
     ran = ipa("generate", "--json", "--step-cache", "deep:2", "--gpus", 2, "--device", "cpu")
