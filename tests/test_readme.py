@@ -132,7 +132,7 @@ def readers_folder(world, tmp_path, monkeypatch):
     image = Image.new("RGB", (96, 96), "white")
     ImageDraw.Draw(image).rectangle((30, 30, 60, 70), "red")
     image.save("face.png")
-    for name in ("pose.png", "depth.png"):
+    for name in ("pose.png", "depth.png", "outlines.png"):
         image.save(name)
     Path("pose.safetensors").write_bytes(controlnet()["diffusion_pytorch_model.safetensors"])
     insightface.install(tmp_path, world.home, monkeypatch)

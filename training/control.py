@@ -2,8 +2,8 @@
 
 A map has the outlines of the shapes, white on black; words and references say the colours and all else. Only the
 ControlNet is trained, a small one without attention, for 150 seconds on a GPU: the base and the adapter stay as they
-are. Writes OUT/config.json and OUT/diffusion_pytorch_model.safetensors, a folder that --control takes and that would be
-`controlnet` of the demo model, and OUT/outlines.jpg: maps, then pictures without and with them, with a reference too.
+are. Writes OUT/config.json and OUT/diffusion_pytorch_model.safetensors, a folder that --control takes and that is
+`controlnet` of the demo model, and OUT/outlines.jpg: references, maps, then pictures without and with them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.styling import normalised, with_images
 from training.trainer import WORK, Clock, Trainer
 
 NAME = "control"
-PROMPTS = ("a star", "three hearts", "a ring above a triangle", "a red flower", "two squares")
+COLUMNS = 6  # of the sheet
 LINE_WIDTH = 0.05  # of the picture's shorter side
 WIDTHS = (8, 16, 24, 32)  # of the convolutions that read a map
 
@@ -141,24 +141,29 @@ def train(device: torch.device, seconds: float, n: int, seed: int) -> Any:
 
 
 def sheet(folder: Path, steps: int, side: int) -> Any:
-    """Rows of maps, of pictures without them, with them, and with a reference beside, drawn by `ipa` itself."""
+    """Rows of references, of maps, of pictures by words alone, with the map, and with the reference too, by `ipa`.
+
+    The words name what the map shows, neither its place nor its size.
+    """
     from PIL import Image
 
     import ipa_cli
 
     generator = torch.Generator("cpu").manual_seed(SEED)
-    style, shown = references(len(PROMPTS), generator)
-    content = captions.sample_content(len(PROMPTS), generator)
+    style, shown = references(COLUMNS, generator)
+    content = captions.sample_content(COLUMNS, generator)
     maps = [pil(one) for one in outlines(content, style, 256, generator)]
+    free = torch.full_like(content.kind, NONE)
+    prompts = captions.captions(replace(content, size=free, place=free, colour=free, ground=free), SEED)
     seen, size = [pil(one) for one in shown], {"width": side, "height": side, "steps": steps, "seed": SEED}
-    rows: list[list[Any]] = [maps, [], [], seen, []]
+    rows: list[list[Any]] = [seen, maps, [], [], []]
     with ipa_cli.open(control=[str(folder)], progress=False) as engine:
-        for prompt, followed, image in zip(PROMPTS, maps, seen, strict=True):
+        for prompt, followed, image in zip(prompts, maps, seen, strict=True):
             control = [{"image": followed}]
-            rows[1].append(engine.draw(prompt, image=image, scale=0.0, **size).image)
-            rows[2].append(engine.draw(prompt, image=image, scale=0.0, control=control, **size).image)
+            rows[2].append(engine.draw(prompt, image=image, scale=0.0, **size).image)
+            rows[3].append(engine.draw(prompt, image=image, scale=0.0, control=control, **size).image)
             rows[4].append(engine.draw(prompt, image=image, scale=0.8, control=control, **size).image)
-    whole = Image.new("RGB", (128 * len(PROMPTS), 128 * len(rows)))
+    whole = Image.new("RGB", (128 * COLUMNS, 128 * len(rows)))
     for down, row in enumerate(rows):
         for across, one in enumerate(row):
             whole.paste(one.resize((128, 128)), (128 * across, 128 * down))

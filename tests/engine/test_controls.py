@@ -110,6 +110,22 @@ def test_factors_without_a_controlnet_and_maps_that_are_stretched_are_told(ipa, 
     assert ran.exit_code == 1 and "wide.png is 128x64, the picture 64x64: it is stretched" in ran.stderr
 
 
+def test_the_demo_models_own_puts_shapes_where_the_map_has_them(world):
+    square = (20, 68, 60, 108)
+    drawn = Image.new("RGB", (128, 128))
+    ImageDraw.Draw(drawn).rectangle(square, outline="white", width=6)
+    followed = [{"image": drawn}]
+    inside = np.zeros((128, 128), dtype=bool)
+    inside[square[1] + 6 : square[3] - 6, square[0] + 6 : square[2] - 6] = True
+    with ipa_cli.open(control=["demo"], device="cpu", progress=False) as engine:
+        asked = {"width": 128, "height": 128, "steps": 8, "scale": 0.0, "guidance_scale": 2.5}
+        for seed in (1, 2):
+            picture = np.asarray(engine.draw("a square", seed=seed, control=followed, **asked).image, dtype=int)
+            ground = np.median(picture[:, 90:].reshape(-1, 3), axis=0)
+            shape = abs(picture - ground).max(2) > 30
+            assert shape[inside].mean() > 0.9 and shape[:56].mean() + shape[:, 80:].mean() < 0.05
+
+
 @pytest.mark.slow
 def test_a_file_of_the_first_code_draws_what_the_folder_draws(ipa, network, maps):
     path = controlnets.as_first_code(network, maps / "control.safetensors")

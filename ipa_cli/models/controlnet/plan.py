@@ -104,10 +104,7 @@ def _dummy(config: ControlConfig, unet_config: Mapping[str, Any], architecture: 
 def _find(config: ControlConfig, unet_config: Mapping[str, Any]) -> ControlPlan:
     place, source, name = config.place, config.source, config.file
     if source == OWN:
-        own = folder_location(Path(__file__).parents[2] / "demo" / "controlnet")
-        if not own.has("config.json"):
-            raise ModelError("no ControlNet comes with this version of ipa", named_file.EXAMPLE)
-        return _of_folder(place, own, "")
+        return _of_folder(place, folder_location(Path(__file__).parents[2] / "demo" / "controlnet"), "")
     if name is None and (path := path_of(source, "--control")) is not None:
         return _of_file(place, path, unet_config)
     if is_folder(expanded(source)):
