@@ -36,11 +36,13 @@ class FakeEngine:
         self.dtype, self.device = "torch.float32", SimpleNamespace(type="cpu")
         self._picture = Image.new("RGB", (8, 8), "grey")
 
-    def prepare(self, request: Any) -> Any:
-        return SimpleNamespace(backend="fake", entry=None)
+    def begin(self, requests: Any) -> list[Any]:
+        from ipa_cli.engine.drawing import Drawing
 
-    def draw(self, request: Any) -> Any:
-        return SimpleNamespace(images={0: self._picture})
+        ready = SimpleNamespace(backend="fake", entry=None)
+        return [
+            SimpleNamespace(ready=ready, drawing=lambda: Drawing({0: self._picture}, 1, 0.0, 0.0)) for _ in requests
+        ]
 
     def close(self) -> None:
         pass

@@ -1,10 +1,17 @@
 """Pictures a second of `ipa batch`, full-size SDXL and IP-Adapter of random weights, from first job to last file.
 
-    python benchmarks/throughput.py                            half and fp8 on one GPU, then two by --devices
-    python benchmarks/throughput.py --ways devices-1,devices,ray-1,ray-2 --jobs 256
+    python benchmarks/throughput.py OUT                                   fp8 on one GPU, 8 pictures at once
+    python benchmarks/throughput.py OUT --ways fp8-by-8,fp8 --profile fp8-by-8
+    python benchmarks/throughput.py OUT --ways fp8-by-4,fp8-by-4-on-2 --jobs 128
 
-1024 pixels, 20 steps, guidance 8. Each way is a process of its own; loading and compiling do not count: the figure is
-(jobs - 16) over the seconds from the 16th picture's file to the last one's. The last lines are a table.
+1024 pixels, 20 steps, guidance 8, a prompt of its own for each picture, eight references in turn. Graphs are compiled
+first, once for all ways (the cache is beside OUT), and timed apart; then each way is a process of its own. The figure
+is (jobs - 16) over the seconds from the 16th picture's file to the last one's. `steps` and `decode` are a picture's
+share of the GPU's time between events, `rest` what is left of the whole: encoding, and the GPU waiting. Each way has a
+limit of time, and none begins that does not fit into --seconds. OUT/throughput.jsonl has a line for each as it ends.
+
+--profile runs one way's steps in this process: where the GPU's time goes, and what makes the host wait for it. The last
+lines are a table.
 """
 
 from __future__ import annotations
@@ -12,70 +19,230 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
-import tempfile
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # in place of this folder, whose files have names that libraries look for
+
 FIRST = 16  # pictures, of which each device has drawn some by then
-WAYS = {
+FP8 = ("--precision", "fp8")
+ON_2 = ("--devices", "cuda:0,cuda:1")
+WAYS: dict[str, tuple[str, ...]] = {
     "half": (),
-    "fp8": ("--precision", "fp8"),
-    "fp8-by-4": ("--precision", "fp8", "--batch-size", "4"),
-    "fp8-by-8": ("--precision", "fp8", "--batch-size", "8"),
-    "devices-1": ("--devices", "cuda:0"),
-    "devices": ("--devices", "cuda:0,cuda:1"),
-    "fp8-devices": ("--precision", "fp8", "--devices", "cuda:0,cuda:1"),
+    "half-by-8": ("--batch-size", "8"),
+    "half-on-2": ON_2,
+    "fp8": FP8,
+    "fp8-by-4": (*FP8, "--batch-size", "4"),
+    "fp8-by-8": (*FP8, "--batch-size", "8"),
+    "fp8-by-16": (*FP8, "--batch-size", "16"),
+    "fp8-on-2": (*FP8, *ON_2),
+    "fp8-by-4-on-2": (*FP8, "--batch-size", "4", *ON_2),
+    "fp8-by-8-on-2": (*FP8, "--batch-size", "8", *ON_2),
     "ray-1": ("--ray", "local", "--actors", "1"),
     "ray-2": ("--ray", "local", "--actors", "2"),
 }
-USUAL = "half,fp8,fp8-by-8,devices"
+LIMIT = 150.0  # seconds of a way, and of compiling for it
+MODEL = ("--model", "sdxl", "--load-format", "dummy", "--size", "1024x1024", "--guidance-scale", "8")
+SMALL = ("--size", "64x64", "--backend", "eager", "--device", "cpu")
+HEAD = "way             GPUs  pictures/s   s a picture: steps  decode  rest    to the first s   compiled s   whole s"
 
 
-def measure(way: str, folder: Path, model: list[str]) -> str:
-    output = folder / way
-    command = [sys.executable, "-m", "ipa_cli", "batch", str(folder / "jobs.jsonl"), *model, *WAYS[way]]
-    began, started = time.perf_counter(), time.time()
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([*command, "--output", str(output), "--json"], stdout=subprocess.PIPE, text=True, env=environ)
-    total = time.perf_counter() - began
-    if ran.returncode:
-        return f"{way:12} failed with status {ran.returncode}: {ran.stdout[-300:]}"
-    times = sorted(path.stat().st_mtime for path in output.glob("pictures/*.png"))
-    speed = (len(times) - FIRST) / (times[-1] - times[FIRST - 1])
-    start = times[0] - started
-    return f"{way:12} {speed:6.3f}       {start:6.1f}    {total:6.1f}"
+class Measuring:
+    """The jobs, the model and the cache that all ways share, and when all must have ended."""
+
+    def __init__(self, given: argparse.Namespace):
+        self.out, self.jobs, self.small, self.steps = given.out.absolute(), given.jobs, given.small, given.steps
+        self.end = time.monotonic() + given.seconds
+        self.cache = ("--cache-dir", str(self.out.parent / f"{self.out.name}-cache"))
+        self.model = SMALL if given.small else MODEL
+        self._compiled: set[tuple[str, ...]] = set()
+        self._write_jobs()
+
+    def _write_jobs(self) -> None:
+        from PIL import Image
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        for n in range(8):
+            Image.new("RGB", (512, 512), (32 * n, 255 - 32 * n, 128)).save(self.out / f"{n}.png")
+        with (self.out / "jobs.jsonl").open("w") as lines:
+            for n in range(self.jobs):
+                job = {"id": f"job-{n:04}", "prompt": f"a star in picture {n}", "seed": n, "image": f"{n % 8}.png"}
+                lines.write(json.dumps(job) + "\n")
+
+    def run(self, *words: str) -> tuple[int | None, str, float]:
+        """Exit status, None where it took too long, what it wrote to stdout, and seconds."""
+        began, left = time.monotonic(), min(LIMIT, self.end - time.monotonic())
+        command = [sys.executable, "-m", "ipa_cli", *words, *self.model, *self.cache, "--json"]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+        try:
+            said, _ = process.communicate(timeout=max(1.0, left))
+            return process.returncode, said, time.monotonic() - began
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return None, "", time.monotonic() - began
+
+    def compile(self, way: str) -> dict[str, Any]:
+        """Seconds that each graph of a way took to compile, by shape; nothing where it is there."""
+        flags = [word for at, word in enumerate(WAYS[way]) if not _of_devices(WAYS[way], at)]
+        if self.small or tuple(flags) in self._compiled:
+            return {}
+        status, said, seconds = self.run("compile", *flags)
+        if status != 0:
+            raise RuntimeError(f"compiling ended with {status} after {seconds:.0f} s: {said[-300:]}")
+        self._compiled.add(tuple(flags))
+        graphs = json.loads(said)["data"]["graphs"]
+        return {one["shape"]: round(one["compile_s"], 1) for one in graphs if one["origin"] == "compiled"}
+
+    def measure(self, way: str) -> dict[str, Any]:
+        found: dict[str, Any] = {"way": way, "gpus": 2 if way.endswith("2") else 1}
+        found["compiled_s"] = self.compile(way)
+        folder = self.out / way
+        jobs, started = str(self.out / "jobs.jsonl"), time.time()
+        steps = ("--steps", str(self.steps))
+        status, said, found["whole_s"] = self.run("batch", jobs, *WAYS[way], *steps, "--output", str(folder))
+        if status != 0:
+            found["failed"] = "took too long" if status is None else f"status {status}: {said[-300:]}"
+        times = sorted(path.stat().st_mtime for path in folder.glob("pictures/*.png"))
+        if times:
+            found["first_s"] = times[0] - started
+        if len(times) > FIRST:
+            found["pictures_per_s"] = (len(times) - FIRST) / (times[-1] - times[FIRST - 1])
+        lines = [json.loads(line) for path in folder.glob("journal/*.jsonl") for line in path.open()]
+        for name in ("steps_s", "decode_s"):
+            each = sorted(line[name] for line in lines if line[name] is not None)
+            if each:
+                found[name] = each[len(each) // 2]
+        return found
+
+
+def _of_devices(flags: tuple[str, ...], at: int) -> bool:
+    """Whether a word is one of those that say where it is drawn, or what follows it."""
+    where = ("--devices", "--ray", "--actors")
+    return flags[at] in where or (at > 0 and flags[at - 1] in where)
+
+
+def row(found: dict[str, Any]) -> str:
+    def number(name: str, width: int, digits: int) -> str:
+        return f"{found[name]:{width}.{digits}f}" if name in found else " " * (width - 1) + "-"
+
+    speed = found.get("pictures_per_s")
+    if speed and "steps_s" in found:
+        found["rest_s"] = found["gpus"] / speed - found["steps_s"] - found["decode_s"]
+    compiled = " + ".join(f"{seconds:.0f}" for seconds in found.get("compiled_s", {}).values()) or "-"
+    return (
+        f"{found['way']:15} {found['gpus']:4}  {number('pictures_per_s', 10, 3)}   {number('steps_s', 18, 4)}"
+        f"  {number('decode_s', 6, 4)}  {number('rest_s', 6, 4)}  {number('first_s', 14, 1)}   {compiled:>10}"
+        f"   {number('whole_s', 7, 1)}  {found.get('failed', '')}"
+    )
+
+
+def profile(measuring: Measuring, way: str) -> dict[str, Any]:
+    """Milliseconds of a UNet call by kind of kernel, the longest kernels, and the places that wait for the GPU."""
+    import torch
+
+    from benchmarks.graph import profiled
+    from ipa_cli.config import Settings
+    from ipa_cli.engine.engine import Engine
+    from ipa_cli.models.plan import make_plan
+    from ipa_cli.pipeline.references import load_references
+    from ipa_cli.pipeline.task import make_request
+    from ipa_cli.result import NullReporter
+
+    flags, reporter, calls = WAYS[way], NullReporter(), 2
+    size = int(flags[flags.index("--batch-size") + 1]) if "--batch-size" in flags else 1
+    plain: dict[str, Any] = {"width": 64, "height": 64, "backend": "eager", "device": "cpu"}
+    if not measuring.small:
+        plain = {"model": "sdxl", "load_format": "dummy", "width": 1024, "height": 1024, "guidance_scale": 8.0}
+        plain["precision"] = "fp8" if "fp8" in flags else "half"
+    settings = Settings(**plain, steps=calls, batch_size=size, cache_dir=Path(measuring.cache[1]))
+    plan = make_plan(settings, references_later=True)
+    engine = Engine.open(settings, plan, reporter)
+
+    def begin(first: int) -> list[Any]:
+        from dataclasses import replace
+
+        asked = [
+            replace(settings, prompt=f"a star {n}", seed=n, image=(str(measuring.out / f"{n % 8}.png"),))
+            for n in range(first, first + size)
+        ]
+        requests = [make_request(one, plan, load_references(one, reporter)) for one in asked]
+        return [begun.drawing() for begun in engine.begin(requests)]
+
+    begin(0)
+    found: dict[str, Any] = {"way": f"profile of {way}"}
+    if engine.device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            begin(1000)
+        torch.cuda.set_sync_debug_mode("default")
+        found["waits"] = [f"{Path(one.filename).name}:{one.lineno} {str(one.message)[:80]}" for one in said]
+        kinds, longest = profiled(lambda: begin(0))  # with the decoding of all, but nothing to encode
+        found["kinds"] = [(name, count / calls, ms / calls) for name, count, ms, _ in kinds]
+        found["longest"] = [(name[:110], count / calls, ms / calls, most) for name, count, ms, most in longest[:40]]
+    return found
+
+
+def print_profile(found: dict[str, Any]) -> None:
+    print(f"\n{found['way']}, the decoding shared out to the calls of the UNet; often and ms a call")
+    for name, count, ms in found.get("kinds", ()):
+        print(f"  {name:14} {count:7.1f} {ms:9.3f}")
+    for name, count, ms, most in found.get("longest", ())[:24]:
+        print(f"  {count:7.1f} {ms:9.3f}, longest {most:7.3f}  {name}")
+    print("  waits for the GPU: " + ("; ".join(found.get("waits", ())) or "none"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=256)
-    parser.add_argument("--ways", default=USUAL, help=f"of {', '.join(WAYS)}")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--jobs", type=int, default=96)
+    parser.add_argument("--ways", default="fp8-by-8", help=f"of {', '.join(WAYS)}; empty for none")
+    parser.add_argument("--profile", metavar="WAY")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=540, help="when all must have ended")
     parser.add_argument("--small", action="store_true", help="the demo model on a CPU, to try the script")
     given = parser.parse_args()
-    model = ["--model", "sdxl", "--load-format", "dummy", "--size", "1024x1024", "--guidance-scale", "8"]
-    if given.small:
-        model = ["--size", "64x64", "--backend", "eager"]
-    model += ["--steps", str(given.steps)]
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="ipa-throughput-") as scratch:
-        folder = Path(scratch)
-        from PIL import Image
+    measuring = Measuring(given)
+    rows: list[str] = []
 
-        for n in range(8):
-            Image.new("RGB", (512, 512), (32 * n, 255 - 32 * n, 128)).save(folder / f"{n}.png")
-        with (folder / "jobs.jsonl").open("w") as lines:
-            for n in range(given.jobs):
-                job = {"id": f"job-{n:04}", "prompt": f"a star in picture {n}", "seed": n, "image": f"{n % 8}.png"}
-                lines.write(json.dumps(job) + "\n")
-        for way in given.ways.split(","):
-            rows.append(measure(way, folder, model))
-            print(rows[-1], file=sys.stderr, flush=True)
-    print("way          pictures/s   to the first s   whole s")
-    print("\n".join(rows))
+    def keep(found: dict[str, Any]) -> None:
+        with (measuring.out / "throughput.jsonl").open("a") as lines:
+            lines.write(json.dumps(found) + "\n")
+
+    for way in filter(None, given.ways.split(",")):
+        if time.monotonic() + 60 > measuring.end:
+            rows.append(f"{way:15} not begun: {given.seconds:.0f} s would not do")
+            continue
+        try:
+            found = measuring.measure(way)
+        except RuntimeError as error:
+            found = {"way": way, "gpus": 0, "failed": str(error)}
+        rows.append(row(found))
+        keep(found)
+        print(f"{HEAD}\n{rows[-1]}", file=sys.stderr, flush=True)
+    try:
+        if given.profile:
+            found = profile(measuring, given.profile)
+            keep(found)
+            print_profile(found)
+    finally:
+        if not given.small:
+            subprocess.run(["nvidia-smi", "--query-gpu=name,power.limit,clocks.max.sm", "--format=csv,noheader"])
+        print(HEAD)
+        print("\n".join(rows), flush=True)
 
 
 if __name__ == "__main__":

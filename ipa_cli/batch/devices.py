@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
 from ipa_cli.batch.output import RESUME_HINT
-from ipa_cli.batch.worker import AHEAD, WAITING, Task
+from ipa_cli.batch.worker import AHEAD, Task, waiting
 from ipa_cli.config.privacy import public_text
 from ipa_cli.errors import IpaError
 from ipa_cli.result import Reporter
@@ -53,18 +53,20 @@ def draw(
     devices: Sequence[str], task: Task, jobs: Iterator[Job], done: Callable[[Outcome], None], reporter: Reporter
 ) -> None:
     """Draw all jobs; those of a process that dies go to the others. Raises IpaError when none is left."""
-    room = AHEAD + WAITING + 2 * task.settings.batch_size + 2  # jobs that a process has at once
+    size = task.settings.batch_size
+    room = waiting(task.settings) + AHEAD + 3 * size  # jobs that a process has at once, whole batches of them
     returned: deque[Job] = deque()
     events: SimpleQueue[tuple[_Child, Any]] = SimpleQueue()
 
     def feed(one: _Child) -> None:
-        while len(one.jobs) < room:
-            job = returned.popleft() if returned else next(jobs, None)
-            if job is None:
-                one.send(no_more=True)
-                return
-            one.jobs[job.number] = job
-            one.send(job=job.as_json())
+        while len(one.jobs) + size <= room:
+            for _ in range(size):
+                job = returned.popleft() if returned else next(jobs, None)
+                if job is None:
+                    one.send(no_more=True)
+                    return
+                one.jobs[job.number] = job
+                one.send(job=job.as_json())
 
     with ExitStack() as stack:
         alive = [_started(device, task, events, stack) for device in devices]

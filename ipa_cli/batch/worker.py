@@ -1,6 +1,7 @@
 """Draws jobs on one engine after the other: in this process, in one for each device, or in an actor on a cluster.
 
-The next jobs are made ready, and the last pictures compressed and written, while one is drawn.
+The next jobs are read and encoded, and the last pictures decoded, compressed and written, while one is drawn: a GPU
+always has the next steps to do.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -40,13 +40,11 @@ from ipa_cli.pipeline.task import Request, make_request
 from ipa_cli.result import NullReporter, Reporter
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from ipa_cli.engine.drawing import Begun
 
-    from ipa_cli.engine.graphs import Ready
-
-AHEAD = 6  # jobs that are made ready before they are drawn
+AHEAD = 6  # jobs that are made ready beyond the next batch
 WRITERS = 4  # threads that compress and write
-WAITING = 12  # pictures in memory until they are written
+WAITING = 12  # pictures, or two batches, that are drawn or in memory until they are written
 BUGS = 5  # unforeseen errors one after the other until the batch stops
 
 
@@ -94,13 +92,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that is not written yet, and seconds of drawing it."""
+    """A picture that is not written yet, one of so many that shared the calls of the UNet."""
 
     prepared: Prepared
     engine: Any
-    ready: Ready
-    image: Image
-    seconds: float
+    begun: Begun
+    of: int
 
 
 class Quiet(NullReporter):
@@ -148,7 +145,7 @@ class Worker:
         A job that fails is an outcome. Raises IpaError where nothing more can be written or the model of the batch
         cannot be loaded, and the last of several unforeseen errors in a row; what is drawn by then is written.
         """
-        room, broken = threading.BoundedSemaphore(WAITING), deque[BaseException](maxlen=1)
+        room, broken = threading.BoundedSemaphore(waiting(self.task.settings)), deque[BaseException](maxlen=1)
 
         def hand_over(work: Future[None]) -> None:
             room.release()
@@ -179,7 +176,7 @@ class Worker:
         with ThreadPoolExecutor(1, "reader") as reader:
             try:
                 while True:
-                    for job in islice(every, AHEAD - len(waiting)):
+                    for job in islice(every, AHEAD + self.task.settings.batch_size - len(waiting)):
                         waiting.append(reader.submit(self._prepare, job))
                     if not waiting:
                         return
@@ -221,25 +218,39 @@ class Worker:
         return found
 
     def _batches(self, every: Iterable[Prepared]) -> Iterator[list[Prepared]]:
-        """Jobs that share the calls of the UNet, as many as --batch-size says, or one."""
-        size, taken = self.task.settings.batch_size, list[Prepared]()
-        for prepared in every:
-            if taken and not _fit(taken[0], prepared):
+        """Jobs that share the calls of the UNet, as many as --batch-size says, or one.
+
+        Fewer are drawn one by one, but for those that fit the batch before them: its last job is then repeated, so
+        that one graph serves.
+        """
+        size, taken, last = self.task.settings.batch_size, list[Prepared](), list[Prepared]()
+
+        def rest() -> Iterator[list[Prepared]]:
+            if taken and last and _fit(taken[0], last[0]):
+                yield [*taken, *[taken[-1]] * (size - len(taken))]
+            else:
                 yield from ([one] for one in taken)
+
+        for prepared in every:
+            if prepared.error is not None:
+                yield [prepared]
+                continue
+            if taken and not _fit(taken[0], prepared):
+                yield from rest()
                 taken = []
             taken.append(prepared)
             if len(taken) == size:
                 yield taken
-                taken = []
-        yield from ([one] for one in taken)  # fewer are drawn one by one, so that two graphs serve
+                taken, last = [], taken
+        yield from rest()
 
     # --- drawing ---------------------------------------------------------------------------------------------------
 
     def _drawn(self, several: Sequence[Prepared], done: Callable[[Outcome], None]) -> Iterator[Drawn]:
-        """The pictures of one batch; jobs that fail end here."""
-        first = several[0]
+        """The pictures of one batch, the last of which may be repeated; jobs that fail end here."""
+        first, jobs = several[0], several[: len({id(one) for one in several})]
         if first.error is not None:
-            self._fail(several, first.error, done)
+            self._fail(jobs, first.error, done)
             return
         try:
             engine = self._engine_of(first)
@@ -247,20 +258,16 @@ class Worker:
             if first.model == self._own:
                 raise  # no other job could be drawn
             self._unopened[first.model] = error
-            self._fail(several, error, done)
+            self._fail(jobs, error, done)
             return
-        began = time.perf_counter()
         try:
-            requests = [one.request for one in several if one.request is not None]
-            ready = engine.prepare(requests[0])
-            drawings = engine.draw_together(requests) if len(requests) > 1 else [engine.draw(requests[0])]
+            begun = engine.begin([one.request for one in several if one.request is not None])
             self._bugs = 0
         except Exception as error:
-            self._fail(several, error, done)
+            self._fail(jobs, error, done)
             return
-        seconds = (time.perf_counter() - began) / len(several)
-        for prepared, drawing in zip(several, drawings, strict=True):
-            yield Drawn(prepared, engine, ready, drawing.images[0], seconds)
+        for prepared, one in zip(jobs, begun, strict=False):
+            yield Drawn(prepared, engine, one, len(jobs))
 
     def _engine_of(self, prepared: Prepared) -> Any:
         """The engine for a job, opened where the one before had another model. Raises IpaError, again each time."""
@@ -290,15 +297,33 @@ class Worker:
         job, request, settings, task = drawn.prepared.job, drawn.prepared.request, drawn.prepared.settings, self.task
         assert request is not None and settings is not None
         try:
-            recorded = record(drawn.engine, settings, drawn.ready, request, 0)
-            data = encode.encode(drawn.image, recorded, FORMATS[task.suffix], task.quality)
+            drawing = drawn.begun.drawing()
+        except Exception as error:
+            self._fail([drawn.prepared], error, done)
+            return
+        try:
+            recorded = record(drawn.engine, settings, drawn.begun.ready, request, 0)
+            data = encode.encode(drawing.images[0], recorded, FORMATS[task.suffix], task.quality)
         except IpaError as error:
             self._fail([drawn.prepared], error, done)
             return
         name = job.file(task.suffix)
         self._output.write(name, data)
         digest = hashlib.sha256(data).hexdigest()
-        done(Outcome(job.number, job.id, "done", name, digest, request.seeds[0], round(drawn.seconds, 4)))
+        steps_s, decode_s = drawing.steps_s / drawn.of, drawing.decode_s / drawn.of
+        done(
+            Outcome(
+                *(job.number, job.id, "done", name, digest, request.seeds[0]),
+                seconds=round(steps_s + decode_s, 4),
+                steps_s=round(steps_s, 4),
+                decode_s=round(decode_s, 4),
+            )
+        )
+
+
+def waiting(settings: Settings) -> int:
+    """How many pictures may be drawn and not written."""
+    return max(WAITING, 2 * settings.batch_size)
 
 
 def _fit(one: Prepared, other: Prepared) -> bool:

@@ -32,13 +32,35 @@ class State:
     graphs: tuple[Mapping[str, Any], ...] = ()  # that are open: backend and `Ready.facts`
 
 
+class Turn:
+    """A re-entrant lock; for who holds it torch's current GPU is the device."""
+
+    def __init__(self, device: torch.device):
+        self._device, self._lock = device, threading.RLock()
+        self._current: list[AbstractContextManager[Any]] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        current: AbstractContextManager[Any] = nullcontext()
+        if self._device.type == "cuda":
+            import torch
+
+            current = torch.cuda.device(self._device)
+        current.__enter__()
+        self._current.append(current)
+
+    def __exit__(self, *raised: Any) -> None:
+        self._current.pop().__exit__(*raised)
+        self._lock.release()
+
+
 class Access:
     """A device that one thread works on at a time."""
 
     def __init__(self, device: torch.device, offload: str, tiled: bool):
         self.device, self.offload = device, offload
         self.state = State()  # frozen, and replaced as a whole: each reader sees one that was true
-        self.lock = threading.RLock()
+        self.lock = Turn(device)
         self.watch: Callable[[], AbstractContextManager[None]] = nullcontext  # around what calls the UNet
         self._tiled = tiled
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ipa_cli.backends.base import DecoderBackend
-    from ipa_cli.pipeline.denoise import Decode
+    from ipa_cli.pipeline.decoding import Decode
 
 KIND = "decoder"
 SIZES = 16  # whose decoders are kept open, those used last

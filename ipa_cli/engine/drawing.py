@@ -1,13 +1,16 @@
-"""What an engine has drawn."""
+"""What an engine has drawn, and what a device still works on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ipa_cli.engine.ready import Ready
+    from ipa_cli.hardware.timing import StepClock
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,27 @@ class Drawing:
     def it_per_s(self) -> float:
         """Calls of the UNet per second."""
         return self.steps / self.steps_s if self.steps_s else 0.0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Pictures whose steps and decoding a GPU has yet to do, or not; drawn by what is `ready`.
+
+    `steps` has the clock of each pass with the calls of the UNet, `decoding` what lies between and behind them.
+    """
+
+    images: Mapping[int, Callable[[], Image]]
+    ready: Ready
+    steps: tuple[tuple[int, StepClock], ...]
+    decoding: tuple[StepClock, ...]
+
+    def drawing(self) -> Drawing:
+        """The pictures, once the device has them; any thread may ask. Raises BrokenPicture."""
+        images = {number: image() for number, image in self.images.items()}
+        seconds = sum(clock.seconds for _, clock in self.steps)
+        return Drawing(
+            images, sum(calls for calls, _ in self.steps), seconds, sum(clock.seconds for clock in self.decoding)
+        )
 
 
 def joined(parts: Sequence[Drawing]) -> Drawing:

@@ -11,6 +11,7 @@ from ipa_cli.engine import content, together
 from ipa_cli.engine.access import Access
 from ipa_cli.engine.content import LRU
 from ipa_cli.engine.loras import Loras
+from ipa_cli.hardware import devices
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from ipa_cli.models.architectures.base import PromptEmbeds
     from ipa_cli.models.loader import Model
     from ipa_cli.pipeline.conditioning import Embeds
-    from ipa_cli.pipeline.denoise import Conditions, Decode
+    from ipa_cli.pipeline.decoding import Decode
+    from ipa_cli.pipeline.denoise import Conditions
     from ipa_cli.pipeline.init_image import Init
     from ipa_cli.pipeline.start import Encoded, Start
 
@@ -101,7 +103,7 @@ class Encodings:
             made = self._conditions.get(known_by, make)
             half = self._halves.get(known_by, lambda: denoise.positive_half(made)) if request.guided_in_part else None
             scale = conditioning.scales(request.image_prompts, attention.layers(self.model.unet))
-            scale, spans = scale.to(self._access.device), conditioning.spans(request.image_prompts)
+            scale, spans = devices.sent(scale, self._access.device), conditioning.spans(request.image_prompts)
 
             def at_scale(one: Conditions, unguided: Conditions | None = None) -> Conditions:
                 found = zip(one.controls, request.controls, strict=True)
@@ -129,7 +131,7 @@ class Encodings:
         self, request: Request, latents: Tensor, seeds: Sequence[int], loras: Sequence[str], by: Decode | None
     ) -> Start:
         """What the second pass of a request begins with, from the latents of its first; the rest is as in `decode`."""
-        from ipa_cli.pipeline import denoise, hires, start
+        from ipa_cli.pipeline import decoding, hires, start
 
         assert request.hires is not None
         second, model, device, dtype = request.passes[1], self.model, self._access.device, self.model.unet.dtype
@@ -139,7 +141,7 @@ class Encodings:
             image = hires.enlarged_latents(latents, size, upscaler)
             return start.from_latents(second, image, seeds, architecture, device, dtype)
         with self._access.working("enlarging", model.vae):
-            pictures = denoise.decode(model.vae, latents, self._reporter.warn, loras, by)
+            pictures = decoding.decode(model.vae, latents, self._reporter.warn, loras, by)
             pictures = hires.enlarged_pictures(pictures, (second.width, second.height), upscaler)
             wide = architecture.vae_overflows_in_fp16(model.vae.config)
             return start.from_pictures(second, pictures, seeds, architecture, model.vae, wide, device, dtype)

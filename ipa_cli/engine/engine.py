@@ -16,7 +16,7 @@ from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities
 from ipa_cli.engine.decoders import Decoder
 from ipa_cli.engine.denoisers import Denoisers
-from ipa_cli.engine.drawing import Drawing
+from ipa_cli.engine.drawing import Begun, Drawing
 from ipa_cli.engine.encodings import Encodings, distinct
 from ipa_cli.engine.pair.pair import Pair, starting
 from ipa_cli.engine.ready import Ready
@@ -28,6 +28,7 @@ from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ipa_cli.models.loader import Model
@@ -186,15 +187,19 @@ class Engine:
         Raises what `graphs.prepare` does.
         """
         with self._access.lock:
-            sizes = hires.sizes(request.hires, request.width, request.height)
-            others = [None] if len(sizes) == 1 else sizes[::-1]
-            ready = [
-                self._prepared_pass(one, backend, other) for one, other in zip(request.passes, others, strict=True)
-            ]
-            return ready[0] if len(ready) == 1 else ready[0].before(ready[1])
+            return self._prepared(request, [self._encodings.conditions(one) for one in request.passes], backend)
 
-    def _prepared_pass(self, request: Request, backend: str | None, beside: tuple[int, int] | None) -> Ready:
-        conditions = self._encodings.conditions(request)
+    def _prepared(self, request: Request, each: Sequence[Conditions], backend: str | None) -> Ready:
+        """For `each` the conditions of a pass."""
+        sizes = hires.sizes(request.hires, request.width, request.height)
+        others = [None] if len(sizes) == 1 else sizes[::-1]
+        passes = zip(request.passes, each, others, strict=True)
+        ready = [self._prepared_pass(*given, backend) for given in passes]
+        return ready[0] if len(ready) == 1 else ready[0].before(ready[1])
+
+    def _prepared_pass(
+        self, request: Request, conditions: Conditions, beside: tuple[int, int] | None, backend: str | None
+    ) -> Ready:
         ready = self._denoisers.of_unet(request, conditions, backend, beside)
         controls = self._denoisers.of_controls(request, conditions, backend, beside)
         if conditions.unguided is None:
@@ -282,51 +287,82 @@ class Engine:
         """The pictures of one of `Request.batches`, in one call of the UNet a step."""
         with self._access.lock:
             conditions = [self._encodings.conditions(one, numbers) for one in request.passes]
-            return self._draw(request, conditions, [request.seeds[number] for number in numbers], numbers, name)
+            begun = self._begin(request, conditions, [request.seeds[number] for number in numbers], numbers, name)
+            with self._access.working("decoding"):
+                return begun.drawing()
 
     def draw_together(self, requests: Sequence[Request]) -> list[Drawing]:
         """The picture of each of several requests that are `alike`, in one call of the UNet a step where they fit."""
         with self._access.lock:
-            conditions = []
-            for passes in zip(*(each.passes for each in requests), strict=True):
-                joined = together.joined([self._encodings.conditions(one) for one in passes])
-                if joined is None:
-                    return [self.draw(each) for each in requests]
-                conditions.append(joined)
-            seeds = [each.seeds[0] for each in requests]
-            drawn = self._draw(requests[0], conditions, seeds, range(len(seeds)), "")
-            return [replace(drawn, images={0: image}) for image in drawn.images.values()]
+            begun = self.begin(requests)
+            with self._access.working("decoding"):
+                return [one.drawing() for one in begun]
 
-    def _draw(
+    def begin(self, requests: Sequence[Request]) -> list[Begun]:
+        """Have the picture of each of several requests drawn that are `alike`, in one call of the UNet a step.
+
+        Where they do not fit they are drawn one after the other. A GPU is at work when this returns, unless the model
+        is offloaded, and the next may be begun: what they need is encoded meanwhile. Raises what `prepare` does.
+        """
+        with self._access.lock:
+            each = []
+            for passes in zip(*(one.passes for one in requests), strict=True):
+                conditions = [self._encodings.conditions(one) for one in passes]
+                found = together.joined(conditions) if len(conditions) > 1 else conditions[0]
+                if found is None:
+                    return [begun for one in requests for begun in self.begin([one])]
+                each.append(found)
+            begun = self._begin(requests[0], each, [one.seeds[0] for one in requests], range(len(requests)), "")
+            return [replace(begun, images={0: image}) for image in begun.images.values()]
+
+    def _begin(
         self, request: Request, each: Sequence[Conditions], seeds: Sequence[int], numbers: Sequence[int], name: str
-    ) -> Drawing:
+    ) -> Begun:
         """Pictures with these seeds, and `each` the conditions of a pass."""
-        from ipa_cli.pipeline import denoise
+        from ipa_cli.pipeline.decoding import Decoding
 
         loras, latents, by = [one.file.name for one in request.loras], None, None
-        steps, steps_s, beside_s = 0, 0.0, 0.0
+        ready = self._prepared(request, each, None)
+        steps: list[tuple[int, timing.StepClock]] = []
+        decoding: list[timing.StepClock] = []
+
+        def clock() -> timing.StepClock:
+            decoding.append(timing.StepClock(self.device, ahead=None))
+            decoding[-1].mark()
+            return decoding[-1]
+
         for one, steered in zip(request.passes, each, strict=True):
-            began = time.perf_counter()
             if latents is None:
                 start = self._encodings.start(one, seeds)
             else:
+                between = clock()
                 start = self._encodings.enlarged(request, latents, seeds, loras, by)
-                beside_s += time.perf_counter() - began
-            latents, calls, seconds = self._denoise(one, steered, start, name)
+                between.mark()
+            latents, calls, own = self._denoise(one, steered, start, name)
             by = self._decoders.find(self.model.vae, self._denoisers.of_unet(one, steered), one.width, one.height)
-            steps, steps_s = steps + calls, steps_s + seconds
+            steps.append((calls, own))
         assert latents is not None
-        began = time.perf_counter()
-        with self._access.working("decoding", self.model.vae):
-            images = denoise.decode(self.model.vae, latents, self.reporter.warn, loras, by)
-        if request.init is not None:
-            images = [request.init.picture.over(image) for image in images]
-        found = dict(zip(numbers, images, strict=True))
-        self._access.publish(drawn=self._access.state.drawn + len(found))
-        return Drawing(found, steps, steps_s, beside_s + time.perf_counter() - began)
 
-    def _denoise(self, request: Request, conditions: Conditions, start: Start, name: str) -> tuple[Tensor, int, float]:
-        """The latents of pictures after the steps of one pass, the calls of the UNet, and their seconds."""
+        def finished(decoding: Decoding) -> Image:
+            with nullcontext() if decoding.wait() else self._access.working("decoding", self.model.vae):
+                image = decoding.picture(self.reporter.warn, loras)
+            return image if request.init is None else request.init.picture.over(image)
+
+        found: dict[int, Callable[[], Image]] = {}
+        behind = clock()
+        with self._access.working("decoding", self.model.vae):
+            for number, own_latents in zip(numbers, latents.split(1), strict=True):
+                found[number] = partial(finished, Decoding(self.model.vae, own_latents, by))
+                if self.offload != "none":  # before its weights leave the device
+                    found[number] = partial(lambda image: image, found[number]())
+            behind.mark()
+        self._access.publish(drawn=self._access.state.drawn + len(found))
+        return Begun(found, ready, tuple(steps), tuple(decoding))
+
+    def _denoise(
+        self, request: Request, conditions: Conditions, start: Start, name: str
+    ) -> tuple[Tensor, int, timing.StepClock]:
+        """The latents of pictures after the steps of one pass, the calls of the UNet, and their clock."""
         from ipa_cli.pipeline import denoise, sampler
 
         networks, half = self._denoisers.networks(request, conditions), conditions.unguided
@@ -344,5 +380,6 @@ class Engine:
                 advance()
 
             latents = denoise.denoise(request, conditions, networks, steps, start, clock, stepped, unguided)
-            timing.synchronize(self.device)
-        return latents, calls, clock.seconds
+            if self._pair is not None:  # it watches over the other process as long as this waits
+                timing.synchronize(self.device)
+        return latents, calls, clock

@@ -46,6 +46,22 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
+def sent(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor on `device`; on the way to a GPU nothing waits for what that is at, unlike with `Tensor.to`."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device, dtype)
+    return tensor.to(dtype).pin_memory().to(device, non_blocking=True)
+
+
+def fetched(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in main memory; from a GPU it is there once all that was sent to that before is done."""
+    import torch
+
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
 def offload_sequentially(modules: list[Any], device: torch.device) -> None:
     """Keep weights in main memory and bring each layer to `device` only while it runs."""
     from accelerate import cpu_offload

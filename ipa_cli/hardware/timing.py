@@ -10,28 +10,31 @@ if TYPE_CHECKING:
 
 
 class StepClock:
-    """Marks between steps; on a GPU by events, so that measuring does not slow what is measured."""
+    """Marks between steps; on a GPU by events, so that measuring does not slow what is measured.
 
-    def __init__(self, device: torch.device):
-        self._device = device
+    No more than `ahead` steps are sent to a GPU before one is done; None is without a limit.
+    """
+
+    def __init__(self, device: torch.device, ahead: int | None = 2):
+        self._device, self._ahead = device, ahead
         self._marks: list[Any] = []
 
     def mark(self) -> None:
         if self._device.type == "cuda":
             import torch
 
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event = torch.cuda.Event(enable_timing=True, blocking=True)
+            event.record(torch.cuda.current_stream(self._device))
             self._marks.append(event)
             # Two steps in flight keep the device busy; more would let progress and Ctrl-C run far ahead of it.
-            if len(self._marks) > 2:
-                self._marks[-3].synchronize()
+            if self._ahead is not None and len(self._marks) > self._ahead:
+                self._marks[-1 - self._ahead].synchronize()
         else:
             self._marks.append(time.perf_counter())
 
     @property
     def seconds(self) -> float:
-        """From the first mark to the last."""
+        """From the first mark to the last, which on a GPU is waited for."""
         if len(self._marks) < 2:
             return 0.0
         if self._device.type == "cuda":
@@ -50,7 +53,7 @@ def synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         import torch
 
-        getattr(torch, device.type).synchronize()
+        getattr(torch, device.type).synchronize(*([device] if device.type == "cuda" else []))
 
 
 def memory(device: torch.device) -> dict[str, float]:

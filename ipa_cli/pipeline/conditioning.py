@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config.modes import TILES
 from ipa_cli.errors import IpaError
+from ipa_cli.hardware import devices
 from ipa_cli.images import fitting
 from ipa_cli.models.architectures.base import PromptEmbeds, Text
 from ipa_cli.models.prompts import chunks, syntax
@@ -146,7 +147,7 @@ def embed(encoder: Any, hidden: bool, image_prompt: ImagePrompt, device: torch.d
 
     def encoded(many: Sequence[Tensor]) -> Tensor:
         with torch.no_grad():
-            found = encoder(torch.stack(list(many)).to(device, encoder.dtype))
+            found = encoder(devices.sent(torch.stack(list(many)), device, encoder.dtype))
         return found.penultimate if hidden else found.embeds
 
     each = [pixels(reference.image, image_prompt.fit) for reference in references]

@@ -1,20 +1,19 @@
-"""From noise to a picture: the denoising loop and the decoder, as in diffusers' pipelines."""
+"""From noise to latents: the denoising loop, as in diffusers' pipelines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ipa_cli.errors import IpaError
+from ipa_cli.hardware import devices
 from ipa_cli.hardware.timing import StepClock
 from ipa_cli.pipeline import residuals, step_cache
 from ipa_cli.pipeline.residuals import ControlConditions
 from ipa_cli.pipeline.span import counts
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from ipa_cli.backends.base import Denoiser
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
     from ipa_cli.pipeline.start import Start
     from ipa_cli.pipeline.task import Request
     from ipa_cli.unet.inputs import Context, UNetInputs
-
-
-Decode = Callable[["Tensor"], "Tensor"]  # latents that are no longer scaled to pixels, as `AutoencoderKL.decode`
-
-
-class BrokenPicture(IpaError):
-    """The numbers went out of range and there is no picture in them."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +50,12 @@ class Networks(NamedTuple):
 
 def scales(conditions: Conditions, steps: int) -> list[Tensor]:
     """The context's scale at each step, (rows, layers): 0 outside a row's span."""
+    import torch
+
     scale, made = conditions.context.scale, {}
     patterns = [tuple(counts(start, end, step, steps) for start, end in conditions.spans) for step in range(steps)]
     for pattern in set(patterns):
-        made[pattern] = scale if all(pattern) else scale * scale.new_tensor(pattern)[:, None]
+        made[pattern] = scale if all(pattern) else scale * devices.sent(torch.tensor(pattern), scale.device)[:, None]
     return [made[pattern] for pattern in patterns]
 
 
@@ -120,7 +114,7 @@ def denoise(
     """
     import torch
 
-    timesteps = torch.tensor(sampler.timesteps, device=start.noise.device)
+    timesteps = devices.sent(torch.tensor(sampler.timesteps), start.noise.device)
     scale = scales(conditions, len(timesteps))
     latents = sampler.begin(start.noise, None if request.init is not None and request.init.from_noise else start.image)
     guided = request.guided_steps(len(timesteps))
@@ -173,61 +167,3 @@ def _guided(predicted: Tensor, scale: float, rescale: float) -> Tensor:
     axes = list(range(1, joined.ndim))
     alike = joined * (positive.std(axes, keepdim=True) / joined.std(axes, keepdim=True))
     return rescale * alike + (1 - rescale) * joined
-
-
-def decode(
-    vae: Any, latents: Tensor, warn: Callable[[str], None], loras: Sequence[str] = (), by: Decode | None = None
-) -> list[Image.Image]:
-    """Turn latents (pictures, 4, h, w) into pictures, one after the other, which takes the memory of one.
-
-    `by` does what `AutoencoderKL.decode` does, for latents of this size.
-
-    Raises BrokenPicture, which names the LoRAs they were drawn with, when they hold NaN or infinity.
-    """
-    return [_picture(_pixels(vae, one, warn, by), loras) for one in latents.split(1)]
-
-
-def _pixels(vae: Any, latents: Tensor, warn: Callable[[str], None], by: Decode | None) -> Tensor:
-    """Values from 0 to 1, (1, 3, h, w); what leaves the range of fp16 is decoded again in fp32, with a word."""
-    import torch
-
-    decoded = _decoded(vae, latents, by or vae.decode)
-    too_large = vae.dtype == torch.float16 and not torch.isfinite(decoded).all() and torch.isfinite(latents).all()
-    if too_large and vae.device.type != "meta":  # offloaded layer by layer, its weights are not here
-        warn("the decoder left the range of float16: this picture is decoded again in float32")
-        torch.nn.Module.to(vae, torch.float32)
-        try:
-            decoded = _decoded(vae, latents, vae.decode)
-        finally:
-            torch.nn.Module.to(vae, torch.float16)  # exact: every number came from there
-    return decoded.float().div(2).add(0.5)
-
-
-def _decoded(vae: Any, latents: Tensor, decode: Decode) -> Tensor:
-    import torch
-
-    config = vae.config
-    latents = latents.to(vae.dtype)
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        as_column = [torch.tensor(v, dtype=vae.dtype, device=latents.device).view(1, -1, 1, 1) for v in (mean, std)]
-        latents = latents * as_column[1] / config.scaling_factor + as_column[0]
-    else:
-        latents = latents / config.scaling_factor
-    with torch.no_grad():
-        return decode(latents)
-
-
-def _picture(pixels: Tensor, loras: Sequence[str]) -> Image.Image:
-    import torch
-    from PIL import Image
-
-    if not torch.isfinite(pixels).all():
-        drawn = f" with the LoRA{'s' * (len(loras) > 1)} {', '.join(loras)}" if loras else ""
-        weaker = "draw without the LoRA or with a lower weight, or " if loras else ""
-        raise BrokenPicture(
-            f"the picture{drawn} came out as NaN or infinity: numbers left the range of the dtype",
-            f"{weaker}try --dtype bfloat16, or --dtype float32",
-        )
-    rounded = pixels[0].clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(rounded.permute(1, 2, 0).contiguous().cpu().numpy())

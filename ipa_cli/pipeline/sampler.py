@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ipa_cli.hardware import devices
 from ipa_cli.models.diffusers_schedulers import begin
 from ipa_cli.models.schedule import Schedule, combined, mix
 from ipa_cli.models.schedulers import Sampling
@@ -115,4 +116,5 @@ def _fresh(generators: Sequence[torch.Generator], latents: Tensor) -> Tensor:
     import torch
 
     shape = (1, *latents.shape[1:])
-    return torch.cat([torch.randn(shape, generator=one, dtype=latents.dtype) for one in generators]).to(latents.device)
+    fresh = torch.cat([torch.randn(shape, generator=one, dtype=latents.dtype) for one in generators])
+    return devices.sent(fresh, latents.device)

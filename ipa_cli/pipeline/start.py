@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli.hardware import devices
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -56,7 +58,7 @@ def from_noise(
 ) -> Start:
     """Noise is drawn on the CPU, so that a seed means the same on every device."""
     generators = _generators(seeds)
-    return Start(_noise(request, generators, architecture, dtype).to(device), generators)
+    return Start(devices.sent(_noise(request, generators, architecture, dtype), device), generators)
 
 
 def example(
@@ -91,7 +93,7 @@ def from_image(
     image = mask = beside = None
     if encoded.masked is None or init.strength < 1:
         image = latents(vae, encoded.image, generators, dtype)
-    noise = _noise(request, generators, architecture, dtype).to(device)
+    noise = devices.sent(_noise(request, generators, architecture, dtype), device)
     if encoded.mask is not None:
         masked = latents(vae, encoded.masked or encoded.image, generators, dtype)
         if encoded.masked is None:
@@ -106,7 +108,7 @@ def from_latents(
 ) -> Start:
     """Noise over latents (pictures, channels, h, w), as in diffusers' img2img pipelines when given latents."""
     generators = _generators(seeds)
-    return Start(_noise(request, generators, architecture, dtype).to(device), generators, image)
+    return Start(devices.sent(_noise(request, generators, architecture, dtype), device), generators, image)
 
 
 def from_pictures(
@@ -127,7 +129,7 @@ def from_pictures(
         latents(vae, moments(vae, pixels_of(picture).to(device, dtype), wide), [own], dtype)
         for picture, own in zip(pictures, generators, strict=True)
     ]
-    return Start(_noise(request, generators, architecture, dtype).to(device), generators, torch.cat(each))
+    return Start(devices.sent(_noise(request, generators, architecture, dtype), device), generators, torch.cat(each))
 
 
 def pixels_of(picture: Image) -> Tensor:

@@ -133,11 +133,12 @@ def project(
         tokens = image_projection.tokens(adapters.projections[adapter], embeds)
         count = (embeds.faces if isinstance(embeds, FacePictures) else embeds).shape[1]
         taken: list[list[Tensor]] = [[] for _ in range(parts[adapter] if parts else 1)]
+        own_weights = weights[adapter] if weights else ()
+        each = None if set(own_weights) <= {1} else tokens.new_tensor(own_weights)
         for attn, weight in zip(attns, adapters.weights(adapter), strict=True):
             key, value = F.linear(tokens, weight).chunk(2, dim=-1)
-            if weights is not None:
-                each = value.new_tensor(weights[adapter]).repeat_interleave(value.shape[1] // count)
-                value = value * each[:, None]
+            if each is not None:
+                value = value * each.repeat_interleave(value.shape[1] // count)[:, None]
             pair = torch.stack([_split(key, attn.heads), _split(value, attn.heads)])
             for part, own in zip(taken, pair.chunk(len(taken), dim=3), strict=True):
                 part.append(own)

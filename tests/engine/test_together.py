@@ -73,3 +73,30 @@ def test_a_longer_prompt_is_drawn_apart(engine):
     drawn = engine.draw_together(asked)
     for one, each in zip(drawn, asked, strict=True):
         assert np.array_equal(pixels(one), pixels(engine.draw(each)))
+
+
+def test_what_is_begun_says_which_graph_draws_it(engine):
+    asked = [request(engine, prompt=f"a star {n}", seed=n) for n in range(2)]
+    begun = engine.begin(asked)
+    assert [one.ready.backend for one in begun] == ["eager"] * 2
+    for one, drawing in zip(begun, engine.draw_together(asked), strict=True):
+        found = one.drawing()
+        assert np.array_equal(pixels(found), pixels(drawing)) and found.steps == 3
+        assert found.steps_s > 0 and found.decode_s > 0
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_for_the_pictures_begun_before():
+    import torch
+
+    settings = Settings(backend="eager", device="cuda", width=64, height=64, steps=3, seed=0, guidance_scale=8.0)
+    engine = Engine.open(settings, make_plan(settings), NullReporter())
+    expected = [pixels(engine.draw(request(engine, "red", prompt=f"a star {n}", seed=n))) for n in range(4)]
+    engine.forget()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        begun = [engine.begin([request(engine, "red", prompt=f"a star {n}", seed=n)]) for n in range(4)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, picture in zip(begun, expected, strict=True):
+        assert np.array_equal(pixels(one[0].drawing()), picture)

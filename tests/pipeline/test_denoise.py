@@ -20,7 +20,8 @@ from ipa_cli.models.schedulers import SCHEDULERS, Sampling
 from ipa_cli.models.vae import channels_last, fp16
 from ipa_cli.networks.autoencoder import AutoencoderKL
 from ipa_cli.pipeline import sampler
-from ipa_cli.pipeline.denoise import BrokenPicture, Conditions, Networks, decode, denoise
+from ipa_cli.pipeline.decoding import BrokenPicture, decode
+from ipa_cli.pipeline.denoise import Conditions, Networks, denoise
 from ipa_cli.pipeline.start import Start
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import NullReporter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ipa_cli.hardware import devices
 from ipa_cli.models.prompts import chunks, syntax
 from ipa_cli.models.prompts.chunks import Chunk
 
@@ -47,9 +48,8 @@ def _states(encoder: TextEncoder, chunk: Chunk, device: torch.device) -> TextSta
     import torch
 
     with torch.no_grad():
-        return encoder(
-            torch.tensor([chunk.ids], device=device), {(0, at): vector for at, vector in chunk.vectors.items()}
-        )
+        ids = devices.sent(torch.tensor([chunk.ids]), device)
+        return encoder(ids, {(0, at): vector for at, vector in chunk.vectors.items()})
 
 
 def _weighted(states: Tensor, chunk: Chunk, of_nothing: Tensor | None) -> Tensor:
@@ -63,7 +63,7 @@ def _weighted(states: Tensor, chunk: Chunk, of_nothing: Tensor | None) -> Tensor
     if not chunk.weighted:
         return states
     plain = states.float()
-    weights = torch.tensor(chunk.weights, device=states.device)[:, None]
+    weights = devices.sent(torch.tensor(chunk.weights), states.device)[:, None]
     if of_nothing is not None:
         weighted = torch.where(weights == 1, plain, of_nothing.float().lerp(plain, weights))
     else:

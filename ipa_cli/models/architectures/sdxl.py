@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli.hardware import devices
 from ipa_cli.models.architectures import clip
 from ipa_cli.models.architectures.base import (
     Architecture,
@@ -105,11 +106,13 @@ class StableDiffusionXL:
 
     def added_conditions(self, pooled: Tensor | None, width: int, height: int) -> AddedConditions | None:
         """The pooled prompt and `time_ids`: the original size, no crop, the target size, height before width."""
+        import torch
+
         from ipa_cli.unet.inputs import AddedConditions
 
         assert pooled is not None
-        size = [height, width, 0, 0, height, width]
-        return AddedConditions(pooled, pooled.new_tensor([size] * len(pooled)))
+        size = torch.tensor([[height, width, 0, 0, height, width]] * len(pooled), dtype=pooled.dtype)
+        return AddedConditions(pooled, devices.sent(size, pooled.device))
 
 
 SDXL: Architecture = StableDiffusionXL()

@@ -1,0 +1,126 @@
+"""Drawing, decoding and writing beside each other, with an engine whose device is done when a test says so."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from ipa_cli.batch import worker
+from ipa_cli.batch.jobs import Job
+from ipa_cli.batch.worker import Task, Worker
+from ipa_cli.config import Settings
+from ipa_cli.engine.drawing import Drawing
+from ipa_cli.errors import IpaError
+from ipa_cli.result import NullReporter
+
+HANG = 60.0
+
+
+class Device:
+    """What an engine that it opens begins, and how it ends: `finish` is called for the picture of each seed."""
+
+    def __init__(self, finish=lambda seed: None):
+        self.finish = finish
+        self.begun: list[list[int]] = []
+        self.changed = threading.Condition()
+
+    def __call__(self, settings, plan, reporter):
+        self.settings, self.plan, self.reporter = settings, plan, reporter
+        self.dtype, self.device = "torch.float32", SimpleNamespace(type="cpu")
+        return self
+
+    def begin(self, requests):
+        seeds = [one.seeds[0] for one in requests]
+        with self.changed:
+            self.begun.append(seeds)
+            self.changed.notify_all()
+        return [
+            SimpleNamespace(
+                ready=SimpleNamespace(backend="fake", entry=None), drawing=lambda seed=seed: self._end(seed)
+            )
+            for seed in seeds
+        ]
+
+    def _end(self, seed):
+        self.finish(seed)
+        return Drawing({0: Image.new("RGB", (8, 8), (seed, 0, 0))}, 1, 0.6, 0.2)
+
+    def wait_until_begun(self, count):
+        with self.changed:
+            return self.changed.wait_for(lambda: len(self.begun) >= count, HANG)
+
+    def close(self):
+        pass
+
+
+def drawn(folder, device, jobs, batch_size=1):
+    found, task = [], Task(Settings(backend="eager", steps=1, batch_size=batch_size), str(folder), 0)
+    Worker(task, NullReporter(), opened=device).draw(jobs, found.append)
+    return {one.id: one for one in found}, len(found)
+
+
+def jobs(count, **changes):
+    return [Job(n + 1, str(n), {"seed": n, **changes}) for n in range(count)]
+
+
+def test_the_next_batch_begins_before_the_device_is_done_with_the_last(tmp_path):
+    device = Device(lambda seed: seed < 2 and (device.wait_until_begun(2) or pytest.fail("it waits")))
+    found, count = drawn(tmp_path, device, jobs(6), batch_size=2)
+    assert device.begun == [[0, 1], [2, 3], [4, 5]] and count == 6
+    assert {one.status for one in found.values()} == {"done"}
+    assert (found["0"].steps_s, found["0"].decode_s, found["0"].seconds) == (0.3, 0.1, 0.4)
+
+
+def test_so_many_pictures_wait_for_the_device_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "WAITING", 2)
+    done, most = threading.Event(), []
+
+    def finish(seed):
+        done.wait(HANG)
+
+    device = Device(finish)
+    thread = threading.Thread(target=drawn, args=(tmp_path, device, jobs(8)))
+    thread.start()
+    device.wait_until_begun(3)  # two that wait, and one for which there is no room yet
+    thread.join(0.3)
+    most.append(len(device.begun))
+    done.set()
+    thread.join(HANG)
+    assert most == [3] and len(device.begun) == 8
+
+
+def test_a_picture_that_comes_out_broken_fails_its_job_alone(tmp_path):
+    def finish(seed):
+        if seed == 1:
+            raise IpaError("the picture came out as NaN")
+        if seed == 2:
+            raise RuntimeError("CUDA error: an illegal memory access")
+
+    found, count = drawn(tmp_path, Device(finish), jobs(4), batch_size=2)
+    assert count == 4 and [found[str(n)].status for n in range(4)] == ["done", "failed", "failed", "done"]
+    assert found["1"].error == "the picture came out as NaN" and "illegal memory" in found["2"].error
+    assert found["0"].file == "pictures/0.png" and (tmp_path / "pictures" / "3.png").exists()
+
+
+def test_the_last_jobs_use_the_graph_of_the_batches_before_them(tmp_path):
+    device = Device()
+    found, count = drawn(tmp_path, device, jobs(5), batch_size=2)
+    assert device.begun == [[0, 1], [2, 3], [4, 4]]
+    assert count == len(found) == 5
+
+
+def test_jobs_that_no_batch_came_before_are_drawn_one_by_one(tmp_path):
+    device = Device()
+    wide = [Job(n, f"wide-{n}", {"seed": n, "width": 128}) for n in (5, 6)]
+    _, count = drawn(tmp_path, device, [*jobs(4), *wide], batch_size=3)
+    assert device.begun == [[0, 1, 2], [3, 3, 3], [5], [6]] and count == 6
+
+
+def test_a_job_that_fails_splits_no_batch(tmp_path):
+    device = Device()
+    each = [*jobs(1), Job(9, "bad", {"image": "none.png"}), *jobs(4)[1:]]
+    found, _ = drawn(tmp_path, device, each, batch_size=2)
+    assert device.begun == [[0, 1], [2, 3]] and found["bad"].status == "failed"
