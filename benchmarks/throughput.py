@@ -6,9 +6,10 @@
 
 1024 pixels, 20 steps, guidance 8, a prompt of its own for each picture, eight references in turn. Graphs are compiled
 first, once for all ways (the cache is beside OUT), and timed apart; then each way is a process of its own. The figure
-is (jobs - 16) over the seconds from the 16th picture's file to the last one's. `steps` and `decode` are a picture's
-share of the GPU's time between events, `rest` what is left of the whole: encoding, and the GPU waiting. Each way has a
-limit of time, and none begins that does not fit into --seconds. OUT/throughput.jsonl has a line for each as it ends.
+is (jobs - 16) over the seconds from the 16th picture's file to the last one's, with two GPUs the 32nd's. `steps` and
+`decode` are a picture's share of the GPU's time between events, `rest` what is left of the whole: encoding, and the GPU
+waiting. Each way has a limit of time, and none begins that does not fit into --seconds. OUT/throughput.jsonl has a line
+for each as it ends.
 
 --profile runs one way's steps in this process: where the GPU's time goes, and what makes the host wait for it. The last
 lines are a table.
@@ -30,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose files have names that libraries look for
 
-FIRST = 16  # pictures, of which each device has drawn some by then
+FIRST = 16  # pictures for each GPU, of which each has drawn some by then
 FP8 = ("--precision", "fp8")
 ON_2 = ("--devices", "cuda:0,cuda:1")
 WAYS: dict[str, tuple[str, ...]] = {
@@ -118,8 +119,9 @@ class Measuring:
         times = sorted(path.stat().st_mtime for path in folder.glob("pictures/*.png"))
         if times:
             found["first_s"] = times[0] - started
-        if len(times) > FIRST:
-            found["pictures_per_s"] = (len(times) - FIRST) / (times[-1] - times[FIRST - 1])
+        first = FIRST * found["gpus"]
+        if len(times) > first:
+            found["pictures_per_s"] = (len(times) - first) / (times[-1] - times[first - 1])
         lines = [json.loads(line) for path in folder.glob("journal/*.jsonl") for line in path.open()]
         for name in ("steps_s", "decode_s"):
             each = sorted(line[name] for line in lines if line[name] is not None)
