@@ -25,7 +25,7 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline import prompts, sampling
+from ipa_cli.pipeline import prompts, sampling, unused
 from ipa_cli.pipeline.init_image import check_model
 from ipa_cli.pipeline.references import InMemory, load_references
 from ipa_cli.pipeline.task import make_request
@@ -191,6 +191,7 @@ class Engine:
             diffusers_schedulers.check_steps(one.sampling, engine.plan, one.steps)
         check_model(request.init, engine.plan)
         sampling.advise(asked, engine.plan, request.loras, reporter)
+        unused.remark(asked, request, reporter)
         prompts.review(request.texts, request, reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)

@@ -18,6 +18,7 @@ from ipa_cli.errors import OutputError, UsageError
 
 NARROW = 60  # columns; below, the help of a flag stands under it
 _REST = "Options"
+_REPEATED = "repeated"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -86,7 +87,23 @@ class Command(_Plain, TyperCommand):
         attributes = {**attributes, "params": [*params, *more], "callback": callback, "rich_markup_mode": None}
         super().__init__(*arguments, **attributes)
 
+    def make_parser(self, ctx: Any) -> Any:
+        """The parser of click, with a look at flags of one value that are given several times."""
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            found = parse(args)
+            single = [one for one in found[2] if not (getattr(one, "multiple", True) or getattr(one, "is_flag", True))]
+            ctx.meta[_REPEATED] = [one for one in dict.fromkeys(single) if single.count(one) > 1]
+            return found
+
+        parser.parse_args = parse_args  # type: ignore[method-assign]
+        return parser
+
     def invoke(self, ctx: Any) -> Any:
+        for option in ctx.meta.get(_REPEATED, ()):
+            ctx.obj.note(f"{max(option.opts, key=len)} takes one value: of those given the last one counts")
         return ctx.invoke(self.callback, **{name: value for name, value in ctx.params.items() if name in self.own})
 
 

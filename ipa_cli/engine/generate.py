@@ -23,7 +23,7 @@ from ipa_cli.images import encode
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline import control, init_image, prompts, sampling
+from ipa_cli.pipeline import control, init_image, prompts, sampling, unused
 from ipa_cli.pipeline.references import load_references, remark_none
 from ipa_cli.pipeline.task import Request, make_requests, name_fields
 from ipa_cli.result import Reporter
@@ -118,6 +118,7 @@ def _checked(
     if requests[0].init is not None:
         init_image.note_size(requests[0].init, reporter)
     control.note_size(requests[0].controls, (requests[0].width, requests[0].height), reporter)
+    unused.remark(settings, requests[0], reporter)
     texts = [text for one in requests for text in one.texts]
     prompts.review(texts, requests[0], reporter)
     prompts.warn_of_unused(texts, requests[0], reporter)

@@ -20,7 +20,7 @@ from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
 from ipa_cli.images.reference import Reference, of_bytes
 from ipa_cli.models import diffusers_schedulers, schedulers
-from ipa_cli.pipeline import control, prompts, sampling
+from ipa_cli.pipeline import control, prompts, sampling, unused
 from ipa_cli.pipeline.init_image import check_model, note_size, size
 from ipa_cli.pipeline.references import InMemory, load_references
 from ipa_cli.pipeline.task import Request, make_request
@@ -121,6 +121,7 @@ def make(
     for one in request.passes:
         check(one, limits)
     encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
+    unused.remark(wanted, request, reporter)
     prompts.review(request.texts, request, reporter)
     sampling.advise(wanted, plan, request.loras, reporter)
     return wanted, request

@@ -21,7 +21,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import Lora, load
 from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.models.prompts import embeddings
-from ipa_cli.pipeline import control, hires, init_image, prompts, regions, sampling
+from ipa_cli.pipeline import control, hires, init_image, prompts, regions, sampling, unused
 from ipa_cli.pipeline.image_prompt import check_masks, of_mode
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request, with_tags
@@ -32,6 +32,7 @@ from ipa_cli.sweep.draw import Stats
 from ipa_cli.sweep.journal import Outcome
 from ipa_cli.sweep.layout import Layout, Size, describe_engine, describe_request
 from ipa_cli.sweep.plan import Sweep
+from ipa_cli.sweep.reference_sets import ReferenceSet
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,14 @@ def _check_weights(loras: Sequence[Lora]) -> None:
             )
 
 
+def _check_modes(settings: Settings, modes: Sequence[str], references: Sequence[ReferenceSet]) -> None:
+    """Raise UsageError for several modes that nothing of a row follows."""
+    if len(modes) > 1 and settings.ip_layers is not None:
+        raise UsageError("--ip-mode and --ip-layers both choose layers", "leave one of them out")
+    if len(modes) > 1 and all(all(one.own_mode) for one in references):
+        raise UsageError("every --adapter has layers of its own: there is no mode to vary", "give --ip-mode once")
+
+
 def _check_control_scales(settings: Settings, factors: Sequence[float]) -> None:
     """Raise UsageError without a ControlNet, and for one whose scale becomes larger than `--control` allows."""
     if factors == (1.0,):
@@ -149,6 +158,8 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
             "a row of a sweep has one picture: no --image-weight and no second --mask",
             "combine pictures with --adapter: --adapter 'own,image=cat.png,weight=1,image=dog.png,weight=0.4'",
         )
+    if settings.image_per_picture and settings.adapter:
+        reporter.note("--image-per-picture has no effect: a row of this sweep has the references of every --adapter")
     embeds = axes.embeds or ((settings.embeds,) if settings.embeds else ())
     settings = replace(_at_first_point(settings, axes), embeds=embeds[0] if embeds else None)
     model = make_plan(settings)
@@ -162,6 +173,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     for one in base.passes:
         schedules.find(settings, model, one.sampling, one.steps, reporter)
     references = reference_sets.make(settings, model, base, embeds)
+    _check_modes(settings, axes.modes, references)
     sweep = plan.make(
         axes.scales,
         [reference_set.name for reference_set in references],
@@ -193,7 +205,9 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     for init in inits.values():
         init_image.note_size(init, reporter)
     patterns = {mode: of_mode(mode, model) for mode in sweep.modes if mode is not None}
-    return settings, model, Layout(base, sweep, references, texts, inits, patterns)
+    layout = Layout(base, sweep, references, texts, inits, patterns)
+    unused.remark(settings, layout.request(sweep.rows[0]), reporter)
+    return settings, model, layout
 
 
 def _at_first_point(settings: Settings, axes: Axes) -> Settings:
