@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training import colours, scenes
-from training.scenes import BRUSH, CHECKS, DOTS, GRADIENT, MOTTLE, SOLID, STRIPES, Style
+from training.scenes import BANDS, BRUSH, CHECKS, DOTS, GRADIENT, MOTTLE, PATCHES, SOLID, STRIPES, Style
 
 MEASURED = -1
 #: Periods that the model can draw, in units of the picture's side.
@@ -464,8 +464,13 @@ def style_of(pictures: Tensor, texture: Texture, generator: torch.Generator) -> 
     ground2 = torch.where(has[:, None], others[rows, largest], plain)
     strength = torch.where(scenes.distance(first, ground2) > 0.3, 0.75, 0.4)
     kind, period, angle = _texture_of(pictures, texture)
+    patched = texture.kind == MEASURED
+    less = share.clone()
+    less[rows, 1 + order[:, 0]] *= torch.where(good[:, 0], INK_SHARE, 1.0)
+    bands, edges = _bands_of(palette, less)
     seen = torch.lerp(ground, ground2, strength[:, None])
     clear = torch.minimum(scenes.distance(first, ground), scenes.distance(first, seen))
+    alike = scenes.distance(bands, first[:, None]).amin(1) < 0.3  # a patch of the ground looks like the shape
     luma = (ground @ torch.tensor([0.30, 0.59, 0.11], device=ground.device))[:, None]
     end = torch.where(luma > 0.45, 0.06, 0.96).expand_as(ground)
     partner = scenes.apart(torch.where(good[:, 1:2], inks[:, 1], torch.lerp(first, ground2, 0.55)), ground, 0.2)
@@ -475,18 +480,36 @@ def style_of(pictures: Tensor, texture: Texture, generator: torch.Generator) -> 
         ground2=ground2,
         inks=inks,
         partner=partner,
-        blend=torch.full_like(strength, 0.8),
+        blend=torch.where(patched, 0.4, torch.full_like(strength, 0.8)),
         vary=good[:, 1] & good[:, 2],
         line=end,
-        line_width=torch.where(clear < 0.3, 0.02, 0.0),
+        line_width=torch.where(torch.where(patched, alike, clear < 0.3), 0.02, 0.0),
         fill=kind,
         period=period,
         angle=angle,
-        backdrop=kind,
+        backdrop=torch.where(patched, PATCHES, kind),
         back_period=period,
         back_angle=angle,
         back_strength=strength,
+        bands=bands,
+        edges=edges,
+        patch_weights=detail(pictures)[:, 1:].add(1e-6).sqrt(),
     )
+
+
+#: How much of its share of the area the shapes' colour keeps in a patched ground.
+INK_SHARE = 0.5
+
+
+def _bands_of(palette: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Bands and edges of a patched ground (see `Style`): the largest colours of a palette, from dark to bright."""
+    area, largest = share.sort(1, descending=True)
+    area, largest = area[:, :BANDS], largest[:, :BANDS]
+    area = area / area.sum(1, keepdim=True)
+    luma = palette @ torch.tensor([0.30, 0.59, 0.11], device=palette.device)
+    order = torch.where(area > 0, luma.gather(1, largest), 9.0).argsort(1)
+    index = largest.gather(1, order)[..., None].expand(-1, -1, 3)
+    return palette.gather(1, index), area.gather(1, order).cumsum(1)[:, :-1]
 
 
 def detail(pictures: Tensor) -> Tensor:

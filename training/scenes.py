@@ -17,8 +17,10 @@ from torch import Tensor
 
 from training.captions import BESIDE, COLOURS, KINDS, NONE, UNDER, Content
 
-FILLS = ("solid", "stripes", "checks", "dots", "gradient", "brush", "mottle")
-SOLID, STRIPES, CHECKS, DOTS, GRADIENT, BRUSH, MOTTLE = range(7)
+FILLS = ("solid", "stripes", "checks", "dots", "gradient", "brush", "mottle", "patches")
+SOLID, STRIPES, CHECKS, DOTS, GRADIENT, BRUSH, MOTTLE, PATCHES = range(8)
+#: Colours of a patched ground; the sizes of its patches, in units of texture; how far it keeps clear of shapes.
+BANDS, PATCH_SIZES, CLEAR = 3, (1 / 16, 1 / 8, 1 / 4), 0.05
 SLOTS = 4
 TEXTURE_UNIT = 256
 HUE_BINS = 12
@@ -32,6 +34,8 @@ class Style:
 
     ground, ground2, partner, line: (N, 3); inks (N, 3, 3); fill, backdrop: (N,) indices into FILLS; period, angle,
     phase, back_period, back_angle, back_strength, blend, line_width: (N,); vary: (N,) bool; noise: (N, 2, 24, 24).
+    Of a patched ground: bands (N, BANDS, 3), its colours from dark to bright; edges (N, BANDS - 1), the share of the
+    area that the bands below each take; patch_weights (N, 3), how much patches of each size count.
     """
 
     ground: Tensor
@@ -51,6 +55,9 @@ class Style:
     back_angle: Tensor
     back_strength: Tensor
     noise: Tensor
+    bands: Tensor
+    edges: Tensor
+    patch_weights: Tensor
 
     def __len__(self) -> int:
         return len(self.ground)
@@ -104,6 +111,9 @@ def sample_styles(n: int, generator: torch.Generator, held_out: bool = False) ->
         back_angle=uniform(0, math.pi),
         back_strength=uniform(0.5, 1.0),
         noise=torch.rand(n, 2, 24, 24, generator=generator, device=device),
+        bands=ground[:, None].expand(-1, BANDS, -1),
+        edges=torch.ones(n, BANDS - 1, device=device),
+        patch_weights=torch.ones(n, len(PATCH_SIZES), device=device),
     )
 
 
@@ -140,8 +150,12 @@ def draw(content: Content, style: Style, height: int, width: int, generator, den
         style,
         ground=torch.where(has_ground, new_ground, style.ground),
         ground2=torch.where(has_ground, (new_ground + 0.5 * shift).clamp(0, 1), style.ground2),
+        bands=torch.where(
+            has_ground[:, None],
+            (new_ground[:, None] + 0.5 * (style.bands - style.ground[:, None])).clamp(0, 1),
+            style.bands,
+        ),
     )
-    canvas = _backdrop(style, height, width, density)
     fill = _texture(style, height, width, density, front=True)
     slots = torch.arange(SLOTS, device=device)
     which = torch.where(style.vary[:, None], slots % 3, 0)
@@ -151,8 +165,10 @@ def draw(content: Content, style: Style, height: int, width: int, generator, den
     own = (content.colour != NONE)[:, None] & ~((content.second != NONE)[:, None] & (slots == 1))
     inks = torch.where(own[..., None], stated[:, None], inks)
     ys, xs = _pixels(height, width, side, device)
-    for slot in range(SLOTS):
-        distance = _shape(kinds[:, slot], centre[:, slot], radius[:, slot], angle[:, slot], ys, xs)
+    distances = [_shape(kinds[:, k], centre[:, k], radius[:, k], angle[:, k], ys, xs) for k in range(SLOTS)]
+    far = [d + 9.0 * ~present[:, k, None, None] for k, d in enumerate(distances)]
+    canvas = _backdrop(style, height, width, density, torch.stack(far).amin(0))
+    for slot, distance in enumerate(distances):
         cover = (0.5 - distance * side).clamp(0, 1) * present[:, slot, None, None]
         thickness = style.line_width * (radius[:, slot] / 0.2).clamp(0.5, 1.2)
         half = thickness[:, None, None] / 2
@@ -253,6 +269,9 @@ def apart(colour: Tensor, ground: Tensor, least: float) -> Tensor:
     return moved
 
 
+BACKDROP = ("backdrop", "back_period", "back_angle", "back_strength", "edges", "patch_weights")
+
+
 def between(own: Style, given: Style, scale: Tensor, generator) -> Style:
     """Styles on the way from `own` (scale 0) to `given` (scale 1), for scale (N,).
 
@@ -270,20 +289,22 @@ def between(own: Style, given: Style, scale: Tensor, generator) -> Style:
         return torch.lerp(a, b, part.view(-1, *[1] * (a.ndim - 1)))
 
     def chosen(name, part):
-        return torch.where(part > 0.5, getattr(given, name), getattr(own, name))
+        a, b = getattr(own, name), getattr(given, name)
+        return torch.where(part.view(-1, *[1] * (a.ndim - 1)) > 0.5, b, a)
 
-    ground, ground2 = mixed("ground", back), mixed("ground2", back)
+    ground, ground2, bands = (mixed(name, back) for name in ("ground", "ground2", "bands"))
     return replace(
         own,
         ground=ground,
         ground2=ground2,
+        bands=bands,
         inks=apart(mixed("inks", front), ground[:, None].expand(-1, 3, -1), 0.3),
         partner=mixed("partner", front),
         line=mixed("line", front),
         line_width=chosen("line_width", front),
         vary=chosen("vary", front),
         **{name: chosen(name, fill) for name in ("fill", "period", "angle", "blend")},
-        **{name: chosen(name, backdrop) for name in ("backdrop", "back_period", "back_angle", "back_strength")},
+        **{name: chosen(name, backdrop) for name in BACKDROP},
     )
 
 
@@ -311,10 +332,38 @@ def _pixels(height, width, unit, device):
     return ys[:, None].expand(height, width), xs[None].expand(height, width)
 
 
-def _backdrop(style, height, width, density) -> Tensor:
+def _backdrop(style, height, width, density, far: Tensor | None = None) -> Tensor:
+    """The grounds; `far` (N, height, width): the distance to the nearest shape, of which patches keep clear."""
     mix = _texture(style, height, width, density, front=False) * style.back_strength[:, None, None]
     ground, ground2 = (c[..., None, None].expand(-1, -1, height, width) for c in (style.ground, style.ground2))
-    return torch.lerp(ground, ground2, mix[:, None])
+    plain = torch.lerp(ground, ground2, mix[:, None])
+    patched = _patches(style, height, width, density)
+    if far is not None:
+        patched = torch.lerp(ground, patched, (2 * far / CLEAR - 1).clamp(0, 1)[:, None])
+    return torch.where((style.backdrop == PATCHES)[:, None, None, None], patched, plain)
+
+
+def _patches(style, height, width, density, soft: float = 0.12) -> Tensor:
+    """(N, 3, height, width): patches of several sizes in the colours of `bands`, each as large as its share."""
+    ys, xs = _pixels(height, width, density, style.ground.device)
+    ys, xs = ys - height / density / 2, xs - width / density / 2
+    cos, sin = style.back_angle.cos()[:, None, None], style.back_angle.sin()[:, None, None]
+    place = torch.stack([xs * cos + ys * sin, ys * cos - xs * sin], -1)
+    field = torch.zeros_like(place[..., 0])
+    for k, (size, tile, shift) in enumerate(zip(PATCH_SIZES, (1, 0, 0), (0.0, 0.4, -0.5), strict=True)):
+        grid = place * (2 / 24 / size) + shift
+        noise = F.grid_sample(
+            style.noise[:, tile, None], grid, mode="bicubic", padding_mode="reflection", align_corners=False
+        )
+        field = field + style.patch_weights[:, k, None, None] * (noise[:, 0] - 0.5)
+    mean, std = field.mean((1, 2), keepdim=True), field.std((1, 2), keepdim=True)
+    rank = torch.special.ndtr((field - mean) / (std + 1e-6))  # spread evenly over 0 to 1
+    picture = style.bands[:, 0, :, None, None].expand(-1, -1, height, width)
+    for k in range(1, BANDS):
+        mix = ((rank - style.edges[:, k - 1, None, None]) / soft + 0.5).clamp(0, 1)[:, None]
+        mix = mix * (style.edges[:, k - 1] < 0.99)[:, None, None, None]
+        picture = torch.lerp(picture, style.bands[:, k, :, None, None].expand_as(picture), mix)
+    return picture
 
 
 def _texture(style, height, width, density, front) -> Tensor:

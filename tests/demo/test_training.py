@@ -157,3 +157,23 @@ def test_the_judge_is_shown_pictures_with_a_shape_and_without_also_as_the_autoen
     drawn = judging.judged_pictures(2, generator, held_out=True)[0]
     monkeypatch.setattr(judging, "ERROR", 0.0)
     assert (judging.decoded(drawn, pipe.vae, generator) - drawn).abs().mean() < 0.05
+
+
+def test_a_ground_shows_the_three_largest_colours_of_a_photograph_by_area_and_keeps_clear_of_shapes():
+    import torch
+
+    from training import references, scenes
+
+    palette = torch.tensor([[0.1, 0.2, 0.6], [0.9, 0.5, 0.1], [0.95, 0.95, 0.9]])
+    rows = torch.tensor([0] * 32 + [1] * 20 + [2] * 12)  # half, a third, a fifth
+    shown = palette[rows].T[None, :, :, None].expand(8, 3, 64, 64)
+    generator = torch.Generator().manual_seed(0)
+    style = references.style_of(shown, references.unknown(references.Chance(8, generator)), generator)
+    assert (style.backdrop == scenes.PATCHES).all() and (style.ground - palette[0]).abs().max() < 0.02
+    drawn = scenes.grounds(style, 128, 128).permute(0, 2, 3, 1).reshape(-1, 3)
+    near = torch.cdist(drawn, palette).argmin(1)
+    share = torch.bincount(near, minlength=3) / len(near)
+    assert share[0] > share[1] > 0.1 and share[2] > 0.08, share
+    far = torch.zeros(8, 128, 128)
+    beside = scenes._backdrop(style, 128, 128, scenes.TEXTURE_UNIT, far)
+    assert (beside - palette[0][:, None, None]).abs().max() < 0.02
