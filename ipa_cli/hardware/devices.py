@@ -63,11 +63,21 @@ def fetched(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def offload_sequentially(modules: list[Any], device: torch.device) -> None:
-    """Keep weights in main memory and bring each layer to `device` only while it runs."""
+    """Keep weights in main memory and bring each layer to `device` only while it runs.
+
+    The weights that a module has beside its layers stay on `device`: methods other than its call use them too, as
+    `ControlNet.hint` those of a union model.
+    """
     from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_module
 
     for module in modules:
         cpu_offload(module, execution_device=device)
+        if own := [name for name, _ in module.named_parameters(recurse=False)]:
+            remove_hook_from_module(module)
+            for name in own:
+                weight = getattr(module, name)
+                weight.data = weight.data.to(device)
 
 
 @contextmanager

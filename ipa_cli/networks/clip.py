@@ -129,6 +129,11 @@ class Encoder(nn.Module):
         return before, states
 
 
+def _positions(embedding: nn.Embedding, states: Tensor) -> Tensor:
+    """The embeddings of the positions of states (B, tokens, width), by a call: it brings weights that are offloaded."""
+    return embedding(torch.arange(states.shape[1], device=states.device))
+
+
 class TextEmbeddings(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
@@ -139,7 +144,7 @@ class TextEmbeddings(nn.Module):
         tokens = self.token_embedding(ids)
         for at, vector in vectors.items():
             tokens[at] = vector.to(tokens.device, tokens.dtype)
-        return tokens + self.position_embedding.weight[: ids.shape[1]]
+        return tokens + _positions(self.position_embedding, tokens)
 
 
 class TextTransformer(nn.Module):
@@ -178,7 +183,8 @@ class ImageEmbeddings(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        return torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], 1) + self.position_embedding.weight
+        states = torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], 1)
+        return states + _positions(self.position_embedding, states)
 
 
 class ImageTransformer(nn.Module):

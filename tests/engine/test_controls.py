@@ -1,6 +1,7 @@
 """`--control` through the program: what it records, what goes with it, and what is refused before weights are read."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,8 +203,8 @@ def opened(network, maps, tmp_path, **more) -> Engine:
         seed=1,
         cache_dir=tmp_path,
         control=(controls.parse(spec, "--control"),),
-        **more,
     )
+    settings = replace(settings, **more)
     return Engine.open(settings, make_plan(settings), NullReporter())
 
 
@@ -290,3 +291,29 @@ def test_on_a_gpu_nothing_is_captured_or_compiled_when_scale_window_or_map_chang
     assert (drawn(engine, asked)[0] == first).all()
     on_cpu = opened(network, maps, tmp_path, device="cpu", backend="eager")
     assert abs(first - drawn(on_cpu, request(on_cpu))[0]).mean() < 2  # half against float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("offload", "kind"), [("sequential", ""), ("sequential", "union"), ("model", "union")])
+def test_networks_that_are_offloaded_draw_the_same_picture(maps, tmp_path, monkeypatch, offload, kind):
+    """As `--offload sequential` and `model` have them, whose device is the CPU here."""
+    pytest.importorskip("accelerate")
+    folder = controlnets.save(DEMO, tmp_path / "network", kind=kind)
+    more = ",mode=canny" if kind else ""
+    spec = f"{folder},image={maps / 'map.png'}{more}"
+    begun = {"init_image": str(maps / "map.png"), "strength": 1.0, "hires": "1.5", "hires_strength": 0.5}
+    asked = {"steps": 2, **begun, "control": (controls.parse(spec, "--control"),)}
+    expected = opened(folder, maps, tmp_path, backend="eager", **asked)
+    picture = drawn(expected, request(expected))[0]
+
+    class Offloading(Engine):
+        """One that takes the CPU for a GPU, as far as weights are concerned that wait in main memory."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.offload = self._access.offload = offload
+
+    monkeypatch.setattr(sys.modules[__name__], "Engine", Offloading)
+    offloaded = opened(folder, maps, tmp_path, backend="eager", **asked)
+    assert offloaded.model.controls[0].conv_in.weight.is_meta == (offload == "sequential")
+    assert (drawn(offloaded, request(offloaded))[0] == picture).all()
