@@ -33,6 +33,7 @@ def test_the_script_is_what_the_command_prints(ipa_process, shell):
         ("ipa generate --sampler dd", {"ddim", "ddpm"}),
         ("ipa generate --schedule k", {"karras"}),
         ("ipa generate --preset l", {"lcm", "lightning"}),
+        ("ipa generate --preset f", {"fast", "few-step"}),
         ("ipa compile --backend in", {"inductor"}),
         ("ipa generate --model s", {"sdxl", "sd15"}),
         ("ipa compile --size 10", {"1024x1024"}),

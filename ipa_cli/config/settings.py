@@ -20,6 +20,7 @@ from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.hires import HIRES, HIRES_STEPS, HIRES_STRENGTH, HIRES_UPSCALER
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.modes import COMBINES, CONCAT, FITS, INSTANTSTYLE, MODES
+from ipa_cli.config.presets import PRESET
 from ipa_cli.config.regions import REGION, RegionConfig
 from ipa_cli.config.setting import MACHINE, MODEL, OUTPUT, OWN, PICTURE, PLACE, REFERENCE
 from ipa_cli.config.setting import setting as _setting
@@ -30,7 +31,6 @@ EXPLAINED = "`ipa generate --help` explains every setting"
 EXAMPLE = "--adapter 'owner/name:folder/file.safetensors,image=cat.png,scale=0.6,mode=style'"
 # The miniature that comes along, and the folders of configurations: `models.architectures` has the table.
 MODELS = ("demo", *sorted(path.parent.name for path in Path(__file__).parents[1].glob("presets/*/model_index.json")))
-FEW_STEP = ("few-step", *("lcm", "tcd", "turbo", "lightning", "hyper-sd", "hyper-sd-cfg", "hyper-sd-unet", "dmd2"))
 
 
 class ConfigError(UsageError):
@@ -202,13 +202,7 @@ class Settings:
         None,
         between(0, 1),
     )
-    preset: str | None = _setting(
-        PICTURE,
-        "sampler, steps and guidance of a model for a few steps: few-step (by its name), lcm, turbo, lightning, …",
-        None,
-        Choice(FEW_STEP),
-        metavar="NAME",
-    )
+    preset: str | None = PRESET
     lora: tuple[LoraConfig, ...] = _setting(
         PICTURE,
         "LoRA: a file, folder or hub id (owner/name:file), such as style.safetensors,weight=0.8; repeatable",

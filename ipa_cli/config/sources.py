@@ -1,7 +1,8 @@
 """Settings merged from layers; every value knows where it came from.
 
 Layers, strongest first: flag, the settings a picture carries (`--from`), environment `IPA_*`, `ipa.toml` found upwards
-from the working directory, the user's file, the default.
+from the working directory, the user's file, the default. What a preset stands for counts as much as the preset, but for
+settings given beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import files
+from ipa_cli.config import files, presets
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import SHARED
 from ipa_cli.config.places import is_file
@@ -110,6 +111,9 @@ def resolve(
             # A program's are read already.
             value = tuple(element(name, one, flag_of(name)) if isinstance(one, str) else one for one in value)
         put(name, value, Source("flag", flag_of(name)), UsageError)
+    for name, value in presets.meant(values.get("preset")).items():
+        if name not in sources or _KINDS.index(sources[name].kind) > _KINDS.index(sources["preset"].kind):
+            values[name], sources[name] = value, sources["preset"]
     for name in FIELDS:
         sources.setdefault(name, Source("default", "default"))
     return Resolved(Settings(**values), sources, ignored)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ipa_cli.config.settings import FEW_STEP
+from ipa_cli.config.presets import FEW_STEP
 from ipa_cli.errors import UsageError
 
 
@@ -75,7 +75,7 @@ def choose(preset: str | None, named: Iterable[str], scheduler_class: str, steps
 
     Raises UsageError for "few-step" where nothing says which they are.
     """
-    if preset is None:
+    if preset not in FEW_STEP:
         return None
     found = recognize(named, scheduler_class)
     if preset != FEW_STEP[0]:

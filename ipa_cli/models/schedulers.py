@@ -14,7 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from ipa_cli.config.settings import FEW_STEP
+from ipa_cli.config.presets import FEW_STEP
 from ipa_cli.errors import IpaError, UsageError, suggest
 
 LISTED = "`ipa samplers` lists them all"

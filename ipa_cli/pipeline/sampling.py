@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ipa_cli.config import Settings
+from ipa_cli.config.presets import FEW_STEP
 from ipa_cli.errors import UsageError
 from ipa_cli.models import few_steps, schedulers
 from ipa_cli.models.few_steps import FewSteps
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """How a request is sampled; `preset` is a name in `few_steps.TABLE`, where one was asked for."""
+    """How a request is sampled; `preset` is as asked for, few-step by its name in `few_steps.TABLE`."""
 
     sampling: Sampling
     steps: int
@@ -34,7 +35,7 @@ def choose(settings: Settings, plan: Plan, loras: Sequence[Lora]) -> Chosen:
     steps = settings.steps or (few.steps if few else plan.defaults["steps"])
     guidance = float(few.guidance_scale) if few else plan.defaults["guidance_scale"]
     guidance = guidance if settings.guidance_scale is None else settings.guidance_scale
-    return Chosen(_sampling(settings, plan, few, steps), steps, guidance, few.name if few else None)
+    return Chosen(_sampling(settings, plan, few, steps), steps, guidance, few.name if few else settings.preset)
 
 
 def check_same(settings: Settings, plan: Plan, each: Iterable[Sequence[Lora]]) -> None:
@@ -47,7 +48,7 @@ def check_same(settings: Settings, plan: Plan, each: Iterable[Sequence[Lora]]) -
 
 def advise(settings: Settings, plan: Plan, loras: Sequence[Lora], reporter: Reporter) -> None:
     """Warn where a model for few steps would draw badly, see `few_steps.advice`."""
-    if settings.preset is not None:
+    if settings.preset in FEW_STEP:
         return
     found = few_steps.recognize(_names(settings, plan, loras), own_scheduler(plan))
     chosen = choose(settings, plan, loras)

@@ -53,7 +53,7 @@ def choose(settings: Settings, plan: Plan, sampling: Sampling) -> StepCache:
         raise UsageError(
             f"--step-cache {cache} does not go with the sampler {name}{' and an eta' if sampling.eta else ''}: it "
             "adds noise, or calls the UNet twice a step",
-            "use --scheduler euler or dpm++, or leave out --step-cache",
+            "use --scheduler euler or dpm++, or --step-cache none",
         )
     return cache
 

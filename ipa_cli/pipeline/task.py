@@ -57,7 +57,7 @@ class Request:
     sampling: Sampling
     seeds: tuple[int, ...]
     batch_size: int = 1
-    preset: str | None = None  # in `few_steps.TABLE`, where it was asked for
+    preset: str | None = None  # see `sampling.Chosen`
     loras: tuple[Lora, ...] = ()
     guidance_start: float = 0.0  # fractions of the steps: guidance acts in those that lie wholly between
     guidance_end: float = 1.0

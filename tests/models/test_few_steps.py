@@ -7,7 +7,7 @@ import pytest
 
 from ipa_cli.config import Settings
 from ipa_cli.config.loras import LoraConfig
-from ipa_cli.config.settings import FEW_STEP
+from ipa_cli.config.presets import FEW_STEP
 from ipa_cli.errors import UsageError
 from ipa_cli.models import few_steps, schedulers
 from ipa_cli.models.few_steps import TABLE, recognize

@@ -11,6 +11,7 @@ import torch
 from ipa_cli.backends import eager
 from ipa_cli.backends.inductor.partition import partition, run_parts
 from ipa_cli.config import Settings
+from ipa_cli.config.step_cache import StepCache
 from ipa_cli.engine import schedules
 from ipa_cli.engine.engine import Engine
 from ipa_cli.errors import UsageError
@@ -237,3 +238,13 @@ def test_what_cannot_keep_deep_states_is_refused(ipa):
         assert ran.exit_code == 2 and "such as deep:3" in ran.error()["message"], value
     ran = ipa("generate", "--json", "--step-cache", "deep:2", "--gpus", 2, "--device", "cpu")
     assert ran.exit_code == 2 and "--gpus 2 and --step-cache" in ran.error()["message"]
+
+
+def test_steps_that_are_forecast_make_no_inputs_so_that_no_controlnet_is_called():
+    given = []
+    cached = step_cache.calls(StepCache("forecast", 3), "aaaaaa")
+    found = [
+        cached(lambda asked: torch.tensor(2.0 * asked), lambda one=step: given.append(one) or one, step)
+        for step in range(6)
+    ]
+    assert given == [0, 1, 4] and [float(one) for one in found] == [0, 2, 4, 6, 8, 10]
