@@ -11,7 +11,7 @@ distance to the reference is that of training/measure.py. It goes on where it wa
 about half an hour on one processor core.
 
 `--speed` draws with SDXL and its adapter at 1024x1024 with random weights, from a warm engine, a new prompt each time:
-about 60 s on an H100, beside compiling the two graphs (half a minute each). Medians, also in OUT/speed.json.
+about 60 s on an H100, beside compiling the two graphs (half a minute each). Medians, also in OUT/speed-half.json.
 """
 
 from __future__ import annotations
@@ -179,10 +179,10 @@ def speed(asked: argparse.Namespace) -> list[str]:
 
     rows, kept = {}, {}
     lines = [f"| {asked.precision} | steps, s | it/s | in all, s | of the first |", "|---" * 5 + "|"]
-    usual = {"steps": STEPS, "guidance_scale": 5.0, "width": 1024, "height": 1024}
-    open_with: dict[str, Any] = {"load_format": "dummy", "precision": asked.precision}
+    usual = {"steps": STEPS, "guidance_scale": 5.0, "width": asked.size, "height": asked.size}
+    open_with: dict[str, Any] = {"load_format": "dummy", "precision": asked.precision, "backend": asked.backend}
     ways = {**{way: SAVING[way] for way in TIMED}, **{f"--preset {name}": {"preset": name} for name in presets()}}
-    with ipa_cli.open("sdxl", adapter="own", progress=False, **open_with) as engine:
+    with ipa_cli.open(asked.model, adapter="own", progress=False, **open_with) as engine:
         print(engine.device, asked.precision, flush=True)
         for way, changes in ways.items():
             timings = [
@@ -219,6 +219,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sampler", choices=tuple(WAYS), default="euler")
+    parser.add_argument("--model", default="sdxl")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--backend", default="inductor")
     parser.add_argument("--precision", default="half")
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
