@@ -13,7 +13,15 @@ from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import IpaError, UsageError, suggest
 
 EXAMPLE = "--control 'owner/name,image=pose.png,scale=0.7'"
-PREPROCESSORS = Choice(("canny",))
+# By their names in A1111's extension, each with the kind that its maps are of for a union model.
+MAPS: Mapping[str, str | None] = {
+    "canny": "canny",
+    "lineart_standard": "lineart",
+    "scribble_xdog": "scribble",
+    "blur_gaussian": "tile",
+    "invert": None,
+}
+PREPROCESSORS = Choice(tuple(MAPS))
 
 
 def _mode(value: str) -> str | None:

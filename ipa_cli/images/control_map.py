@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
+    Pixels = NDArray[np.float32]  # (h, w, 3), 0 to 255
+
 EDGES = (100, 200)  # canny's thresholds, as in diffusers' guide and A1111's extension
+# Widths of Gaussians in pixels and thresholds, as in A1111's extension.
+LINES, LINE, DARKEST = 6.0, 8, 16
+FINE, COARSE, STROKE = 0.5, 5.0, 16
+BLUR = 9.0
 INSTALL = 'pip install "ipa-cli[control]", or give a map that is made already'
 
 
@@ -17,27 +25,53 @@ def check(preprocess: str | None) -> None:
     """Raise IpaError where the package that makes such maps is missing."""
     import importlib.util
 
-    if preprocess is not None and importlib.util.find_spec("cv2") is None:
+    if preprocess not in (None, "invert") and importlib.util.find_spec("cv2") is None:
         raise IpaError(f"preprocess={preprocess} needs opencv, which is not installed", INSTALL)
 
 
 def make(given: Image, size: tuple[int, int], preprocess: str | None) -> Image:
-    """The map for a picture of this size: stretched as diffusers' `VaeImageProcessor` does; edges are found after that.
+    """The map for a picture of this size: stretched as diffusers' `VaeImageProcessor` does, and only then made of it.
 
     Raises IpaError where opencv does not work.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     picture = given.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    return picture if preprocess is None else _edges(picture)
-
-
-def _edges(picture: Image) -> Image:
-    import numpy as np
-    from PIL import Image
-
+    if preprocess is None:
+        return picture
+    if preprocess == "invert":
+        return ImageOps.invert(picture)
     try:
         import cv2
     except ImportError as error:
         raise IpaError(f"opencv does not work: {error}", INSTALL) from error
-    return Image.fromarray(cv2.Canny(np.asarray(picture), *EDGES)).convert("RGB")
+    import numpy as np
+
+    pixels = np.asarray(picture)
+    makers = {"lineart_standard": _lines, "scribble_xdog": _strokes, "blur_gaussian": lambda all: _blurred(all, BLUR)}
+    made = cv2.Canny(pixels, *EDGES) if preprocess == "canny" else makers[preprocess](pixels.astype(np.float32))
+    return Image.fromarray(made.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _blurred(pixels: Pixels, sigma: float) -> Any:
+    import cv2
+
+    return cv2.GaussianBlur(pixels, (0, 0), sigma)
+
+
+def _lines(pixels: Pixels) -> Any:
+    """How much darker pixels are than what is around them in every channel, with usual lines in grey."""
+    import numpy as np
+
+    darker = (_blurred(pixels, LINES) - pixels).min(axis=2).clip(0, 255)
+    lines = darker[darker > LINE]
+    return darker * (127 / max(DARKEST, float(np.median(lines)) if lines.size else 0))
+
+
+def _strokes(pixels: Pixels) -> Any:
+    """White where a fine Gaussian is darker than a coarse one in every channel.
+
+    After XDoG, https://doi.org/10.1016/j.cag.2012.03.004.
+    """
+    darker = (_blurred(pixels, COARSE) - _blurred(pixels, FINE)).min(axis=2)
+    return (darker > STROKE) * 255

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli import backends
 from ipa_cli.config import Settings
-from ipa_cli.config.controls import EXAMPLE
+from ipa_cli.config.controls import EXAMPLE, MAPS
 from ipa_cli.errors import UsageError
 from ipa_cli.images import control_map, proportions
 from ipa_cli.images.reference import Reference
@@ -66,7 +66,7 @@ def make(settings: Settings, plan: Plan, maps: Sequence[Reference], steps: int) 
         if config.place not in places:
             raise UsageError(f"the ControlNet {config.place} is not loaded", f"loaded: {', '.join(places) or 'none'}")
         network = places.index(config.place)
-        mode = config.mode or (config.preprocess if plan.controls[network].union else None)
+        mode = config.mode or (MAPS.get(config.preprocess or "") if plan.controls[network].union else None)
         kind = plan.controls[network].kind(mode)
         span.check_any(config.start, config.end, steps, f"widen start to end of --control {config.place}")
         where = config.scale, config.start, config.end, config.preprocess

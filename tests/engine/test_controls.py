@@ -184,6 +184,19 @@ def test_canny_without_opencv_says_what_to_install(ipa, network, maps, monkeypat
     assert ran.exit_code == 1 and "opencv" in ran.stderr and 'pip install "ipa-cli[control]"' in ran.stderr
 
 
+@pytest.mark.parametrize(("preprocess", "kind"), [("canny", 3), ("lineart_standard", 3), ("scribble_xdog", 2)])
+def test_a_union_model_is_told_the_kind_of_a_map_that_is_made(maps, tmp_path, preprocess, kind):
+    folder = controlnets.save(DEMO, tmp_path / "network", kind="union")
+    spec = f"{folder},image={maps / 'map.png'},preprocess="
+    settings = Settings(control=(controls.parse(spec + preprocess, "--control"),), prompt="a star")
+    plan, loaded = make_plan(settings), load_references(settings, NullReporter())
+    (control,) = make_request(settings, plan, loaded).controls
+    assert control.kind == kind
+    inverted = replace(settings, control=(controls.parse(spec + "invert", "--control"),))
+    with pytest.raises(ipa_cli.UsageError, match="the map's is not said"):
+        make_request(inverted, plan, loaded)
+
+
 @pytest.mark.parametrize("backend", ["nexfort", "oneflow"])
 def test_backends_that_take_no_residuals_say_so(network, maps, backend):
     settings = Settings(control=(controls.parse(f"{network},image=map.png", "--control"),), prompt="a star")
