@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from ipa_cli.config import Settings
 from ipa_cli.config.loras import LoraConfig
-from ipa_cli.config.presets import FEW_STEP
+from ipa_cli.config.presets import FEW_STEP, SPEED
 from ipa_cli.errors import UsageError
 from ipa_cli.models import few_steps, schedulers
 from ipa_cli.models.few_steps import TABLE, recognize
@@ -156,3 +157,13 @@ def test_a_model_for_few_steps_is_drawn_with_its_preset(ipa, world):
     assert "Sampler: Euler a, Schedule type: SGM Uniform" in texts(world.cwd / "b.png")["parameters"]
     assert ipa("generate", "--from", "b.png", "--output", "c.png").exit_code == 0
     assert (world.cwd / "c.png").read_bytes() == (world.cwd / "b.png").read_bytes()
+
+
+def test_a_preset_for_any_model_takes_the_place_of_none_of_its_settings_and_warns_as_without_one():
+    plan, said = replace(make_plan(Settings()), name="sdxl-turbo"), []
+    reporter = SimpleNamespace(warn=said.append)
+    for preset in SPEED:
+        found = chosen(model="sdxl-turbo", preset=preset)
+        assert replace(found, preset=None) == chosen(model="sdxl-turbo") and found.preset == preset
+        sampling.advise(Settings(preset=preset), plan, (), reporter)
+    assert len(said) == len(SPEED)

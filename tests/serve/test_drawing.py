@@ -11,6 +11,7 @@ from PIL import Image
 
 from ipa_cli.config import Settings
 from ipa_cli.config.adapter_options import parse
+from ipa_cli.config.presets import SPEED
 from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import make_plan
 from ipa_cli.result import NullReporter
@@ -107,3 +108,12 @@ def test_what_a_request_keeps_in_memory_is_limited(world, monkeypatch):
 def test_values_of_another_type_are_refused(world, values, said):
     with pytest.raises(UsageError, match=said):
         made(Asked({"prompt": "x", **values}))
+
+
+def test_a_request_names_a_preset_in_place_of_the_servers():
+    fast, exact = SPEED["fast"]["step_cache"], SPEED["exact"]["step_cache"]
+    started = Settings(preset="fast", step_cache=fast)
+    assert str(made(Asked({"prompt": "x"}), started).step_cache) == fast
+    assert str(made(Asked({"prompt": "x", "preset": "exact"}), started).step_cache) == exact
+    assert str(made(Asked({"prompt": "x", "preset": "fast"})).step_cache) == fast
+    assert str(made(Asked({"prompt": "x", "preset": "fast", "step_cache": "deep:2"})).step_cache) == "deep:2"
