@@ -74,6 +74,13 @@ def make(settings: Settings, plan: Plan, maps: Sequence[Reference], steps: int) 
     return tuple(found)
 
 
+def note_empty(maps: Sequence[Reference], reporter: Reporter) -> None:
+    """Warn of maps of one colour, in which there is nothing to follow."""
+    for image in {one.source: one for one in maps}.values():
+        if image.image.convert("RGB").getcolors(1) is not None:
+            reporter.warn(f"the control map {image.source} is of one colour: there is nothing to follow in it")
+
+
 def note_size(controls: Sequence[Control], size: tuple[int, int], reporter: Reporter) -> None:
     """Warn of maps that are stretched to other proportions than those of the picture."""
     for image, given in {one.image.source: one.image for one in controls}.items():

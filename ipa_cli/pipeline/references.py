@@ -93,6 +93,7 @@ def load_references(settings: Settings, reporter: Reporter, in_memory: InMemory 
     begun_with = init_image.load(read_once([init], False)[0], read_once([area], True, EVERYWHERE)[0], reporter)
     each_negative = [_one(found) for found in read_once(negatives, as_mask=False)]
     followed = tuple(image for (image,) in read_once([[name] for name in maps], as_mask=False))
+    control.note_empty(followed, reporter)
     own = tuple(_one_mask(found) for found in read_once(areas, True, EVERYWHERE))
     return Loaded(tuple(map(AdapterImages, references, masks, embeds, each_negative)), begun_with, followed, own)
 

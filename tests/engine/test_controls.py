@@ -99,7 +99,7 @@ def test_factors_of_no_use_are_refused_before_weights_are_read(ipa, network, map
     assert ran.exit_code == 2 and words in ran.stderr.splitlines()[0]
 
 
-def test_factors_without_a_controlnet_and_maps_that_are_stretched_are_told(ipa, network, maps, monkeypatch):
+def test_factors_without_a_controlnet_and_maps_that_are_stretched_or_empty_are_told(ipa, network, maps, monkeypatch):
     ran = ipa("sweep-scale", "--control-scales", "0,1")
     assert ran.exit_code == 2 and "there is no ControlNet" in ran.stderr
 
@@ -107,6 +107,9 @@ def test_factors_without_a_controlnet_and_maps_that_are_stretched_are_told(ipa, 
         raise ipa_cli.IpaError("the model is loaded now")
 
     monkeypatch.setattr(Engine, "open", stop)
+    Image.new("RGB", (64, 64)).save("empty.png")
+    ran = ipa("generate", *QUICK, "--control", f"{network},image=empty.png", "--control", f"{network},image=map.png")
+    assert "empty.png is of one colour" in ran.stderr and "map.png is of one colour" not in ran.stderr
     ran = ipa("sweep-scale", "--size", "64x64", "--control", f"{network},image=wide.png")
     assert ran.exit_code == 1 and "wide.png is 128x64, the picture 64x64: it is stretched" in ran.stderr
 
@@ -303,7 +306,7 @@ def test_on_a_gpu_nothing_is_captured_or_compiled_when_scale_window_or_map_chang
     assert captured == [ready.denoiser.captures for ready in engine._denoisers.opened]
     assert (drawn(engine, asked)[0] == first).all()
     on_cpu = opened(network, maps, tmp_path, device="cpu", backend="eager")
-    assert abs(first - drawn(on_cpu, request(on_cpu))[0]).mean() < 2  # half against float32
+    assert abs(first - drawn(on_cpu, request(on_cpu))[0]).mean() < 4  # half against float32
 
 
 @pytest.mark.slow
@@ -314,7 +317,13 @@ def test_networks_that_are_offloaded_draw_the_same_picture(maps, tmp_path, monke
     folder = controlnets.save(DEMO, tmp_path / "network", kind=kind)
     more = ",mode=canny" if kind else ""
     spec = f"{folder},image={maps / 'map.png'}{more}"
-    begun = {"init_image": str(maps / "map.png"), "strength": 1.0, "hires": "1.5", "hires_strength": 0.5}
+    begun = {
+        "device": "cpu",
+        "init_image": str(maps / "map.png"),
+        "strength": 1.0,
+        "hires": "1.5",
+        "hires_strength": 0.5,
+    }
     asked = {"steps": 2, **begun, "control": (controls.parse(spec, "--control"),)}
     expected = opened(folder, maps, tmp_path, backend="eager", **asked)
     picture = drawn(expected, request(expected))[0]
