@@ -65,8 +65,7 @@ def fetched(tensor: torch.Tensor) -> torch.Tensor:
 def offload_sequentially(modules: list[Any], device: torch.device) -> None:
     """Keep weights in main memory and bring each layer to `device` only while it runs.
 
-    The weights that a module has beside its layers stay on `device`: methods other than its call use them too, as
-    `ControlNet.hint` those of a union model.
+    The weights that a module has beside its layers stay on `device`: a union ControlNet uses them outside of its call.
     """
     from accelerate import cpu_offload
     from accelerate.hooks import remove_hook_from_module
