@@ -47,7 +47,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def sent(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """A tensor on `device`; on the way to a GPU nothing waits for what that is at, unlike with `Tensor.to`."""
+    """A tensor on `device`; on the way to a GPU nothing waits for what that is at, unlike with `torch.Tensor.to`."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device, dtype)
     return tensor.to(dtype).pin_memory().to(device, non_blocking=True)
