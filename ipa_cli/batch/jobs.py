@@ -37,15 +37,21 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECA
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to draw: `number` counts from 1 in the order of the file, `values` are its own settings by name."""
+    """A picture to draw: `number` counts from 1 in the order of the file, `values` are its own settings by name.
+
+    `name` is that of its file, without a suffix, where it does not follow from the id.
+    """
 
     number: int
     id: str
     values: Mapping[str, Any]
+    name: str | None = None
 
     @property
     def stem(self) -> str:
-        """Its id as a file's name: as it is where that is a plain name, else a readable one with a digest."""
+        """The name of its file; without one its id where that is a plain name, else a readable one with a digest."""
+        if self.name is not None:
+            return self.name
         if _PLAIN.fullmatch(self.id) and not _RESERVED.fullmatch(self.id):
             return self.id
         import hashlib
@@ -60,14 +66,14 @@ class Job:
     def as_json(self) -> str:
         """One line, for another process."""
         values = {name: as_json(value) for name, value in self.values.items()}
-        return json.dumps({"number": self.number, ID: self.id, "values": values})
+        return json.dumps({"number": self.number, ID: self.id, "values": values, "name": self.name})
 
 
 def of_json(line: str) -> Job:
     """The job of `Job.as_json`."""
     found = json.loads(line)
     values = {name: from_json(name, value, found[ID]) for name, value in found["values"].items()}
-    return Job(found["number"], found[ID], values)
+    return Job(found["number"], found[ID], values, found["name"])
 
 
 @dataclass(frozen=True)

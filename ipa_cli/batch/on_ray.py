@@ -35,7 +35,8 @@ from ipa_cli.errors import IpaError
 from ipa_cli.result import NullReporter, Reporter
 
 SPOOLED = 1000  # jobs in a file that Ray Data reads
-TOGETHER = 16  # jobs that an actor gets at once, and that are drawn again when it is lost
+TOGETHER = 16  # jobs that an actor gets at once, at most, and that are drawn again when it is lost
+TURNS = 8  # times that an actor gets some, at least: fewer jobs at once where there are few, so that all end together
 CPUS = 0.5  # that an actor counts as: two on a node with two leave one to read jobs
 LOCAL = "local"
 
@@ -61,10 +62,11 @@ class Drawer:
             module, _, name = opened.partition(":")
             more["opened"] = getattr(importlib.import_module(module), name)
         self._warnings: list[str] = []
+        self._told: dict[tuple[int, int], dict[str, Any]] = {}
         self._worker = Worker(worker.of_json(task), _Heard(self._warnings), **more)
 
     def __call__(self, batch: Any) -> dict[str, list[str]]:
-        """The outcomes of some jobs, and warnings, each a line of JSON."""
+        """The outcomes of some jobs, before them what drew sizes that are new here, and warnings: lines of JSON."""
         found: list[Outcome] = []
         try:
             self._worker.draw(map(formats.of_json, batch["text"]), found.append)
@@ -72,6 +74,9 @@ class Drawer:
             raise Unusable(json.dumps([error.message, error.hint])) from None
         said = [json.dumps({"warning": text}) for text in self._warnings]
         self._warnings.clear()
+        now = self._worker.drawn_by
+        said += [json.dumps({"size": size, **now[size]}) for size in now if self._told.get(size) != now[size]]
+        self._told = dict(now)
         return {"line": [*said, *(json.dumps(asdict(one)) for one in found)]}
 
 
@@ -88,24 +93,35 @@ class _Heard(NullReporter):
 
 
 def draw(
-    cluster: Cluster, task: Task, jobs: Iterator[Job], done: Callable[[Outcome], None], reporter: Reporter
+    cluster: Cluster,
+    task: Task,
+    jobs: Iterator[Job],
+    done: Callable[[Outcome], None],
+    reporter: Reporter,
+    drawn_by: Callable[[tuple[int, int], dict[str, Any]], None] = lambda size, facts: None,
 ) -> None:
-    """Draw all jobs on a cluster. Raises IpaError where there is none, and what `Worker.draw` does."""
+    """Draw all jobs on a cluster; `drawn_by` hears what drew a size, before the outcomes of its first jobs.
+
+    Raises IpaError where there is no cluster, and what `Worker.draw` does.
+    """
     ray, scratch = _connected(cluster.address)
     place = outputs.of(task.output)
     spool = f".spool-{secrets.token_hex(4)}"
     try:
-        names = _spooled(place, spool, jobs)
+        names, count = _spooled(place, spool, jobs)
         gpus = int(ray.cluster_resources().get("GPU", 0)) if task.settings.device != "cpu" else 0
         nodes = sum(node["Alive"] for node in ray.nodes())
         actors = cluster.actors or gpus or nodes
         reporter.note(f"Ray: {actors} actors on {nodes} nodes, {'a GPU each' if gpus else 'no GPUs'}")
         if gpus:
             task = replace(task, settings=replace(task.settings, device="cuda"))
-        for line in _lines(place, names, cluster, task, actors, bool(gpus)):
+        together = min(cluster.together, max(1, count // (TURNS * actors)))
+        for line in _lines(place, names, task, actors, together, bool(gpus), cluster.opened):
             said = json.loads(line)
             if "warning" in said:
                 reporter.warn(said["warning"])
+            elif "size" in said:
+                drawn_by(tuple(said.pop("size")), said)
             else:
                 done(Outcome(**said))
     finally:
@@ -115,7 +131,9 @@ def draw(
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _lines(place: Output, names: list[str], cluster: Cluster, task: Task, actors: int, gpu: bool) -> Iterator[str]:
+def _lines(
+    place: Output, names: list[str], task: Task, actors: int, together: int, gpu: bool, opened: str | None
+) -> Iterator[str]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -127,14 +145,14 @@ def _lines(place: Output, names: list[str], cluster: Cluster, task: Task, actors
     paths, files = place.for_reading(names)
     drawn = (
         ray.data.read_text(paths, filesystem=files, override_num_blocks=len(paths))
-        .repartition(target_num_rows_per_block=cluster.together)
+        .repartition(target_num_rows_per_block=together)
         .map_batches(
             Drawer,
-            batch_size=cluster.together,
+            batch_size=together,
             compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
             num_cpus=CPUS,
             num_gpus=1 if gpu else 0,
-            fn_constructor_args=(task.as_json(), str(Path.cwd()), cluster.opened),
+            fn_constructor_args=(task.as_json(), str(Path.cwd()), opened),
         )
     )
     try:
@@ -190,9 +208,11 @@ def _check_there(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _spooled(place: Output, folder: str, jobs: Iterator[Job]) -> list[str]:
-    names: list[str] = []
+def _spooled(place: Output, folder: str, jobs: Iterator[Job]) -> tuple[list[str], int]:
+    """Write the jobs into files: their names, and how many jobs there are."""
+    names, count = list[str](), 0
     while taken := list(itertools.islice(jobs, SPOOLED)):
         names.append(f"{folder}/{len(names):06}.txt")
         place.write(names[-1], "".join(f"{job.as_json()}\n" for job in taken).encode())
-    return names
+        count += len(taken)
+    return names, count

@@ -25,7 +25,7 @@ from ipa_cli.config.privacy import public_text
 from ipa_cli.config.values import settings_as_json, settings_from_json
 from ipa_cli.engine.content import LRU
 from ipa_cli.engine.engine import Engine
-from ipa_cli.engine.record import record
+from ipa_cli.engine.record import drawn_by, record
 from ipa_cli.engine.together import alike
 from ipa_cli.errors import IpaError
 from ipa_cli.images import encode
@@ -137,6 +137,7 @@ class Worker:
         self._own = order.of_model(task.settings)
         self._model: Hashable = None
         self._unopened: dict[Hashable, IpaError] = {}
+        self.drawn_by: dict[tuple[int, int], dict[str, Any]] = {}  # the last of each size, width and height in pixels
         self._bugs = 0
 
     def draw(self, jobs: Iterable[Job], done: Callable[[Outcome], None]) -> None:
@@ -261,7 +262,9 @@ class Worker:
             self._fail(jobs, error, done)
             return
         try:
-            begun = engine.begin([one.request for one in several if one.request is not None])
+            requests = [one.request for one in several if one.request is not None]
+            begun = engine.begin(requests)
+            self.drawn_by[requests[0].width, requests[0].height] = drawn_by(engine, begun[0].ready)
             self._bugs = 0
         except Exception as error:
             self._fail(jobs, error, done)

@@ -66,16 +66,8 @@ def batch(
         str | None,
         _machine("--devices", help="draw on several devices of this host, such as cuda:0,cuda:1", metavar="LIST"),
     ] = None,
-    ray: Annotated[
-        str | None,
-        _machine(
-            "--ray", help="draw on a Ray cluster: auto for the one there is, local, or its address", metavar="ADDRESS"
-        ),
-    ] = None,
-    actors: Annotated[
-        int | None,
-        _machine("--actors", help="engines on the Ray cluster [default: one for each GPU]", metavar="N", min=1),
-    ] = None,
+    ray: options.Ray = None,
+    actors: options.Actors = None,
     output: Annotated[
         str,
         _output(
@@ -122,8 +114,7 @@ def _way(device: str, devices: str | None, ray: str | None, actors: int | None) 
     """How the jobs are drawn: in this process, in one for each device, or by actors. Raises UsageError."""
     from ipa_cli.batch import run
 
-    if actors is not None and ray is None:
-        raise UsageError("--actors is for --ray", "leave it out, or --ray auto")
+    options.check_actors(actors, ray)
     if devices is not None and (ray is not None or device != "auto"):
         raise UsageError(f"--devices and {'--ray' if ray else '--device'} are both given", "leave out one or the other")
     if ray is not None:

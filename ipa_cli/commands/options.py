@@ -16,7 +16,7 @@ from typer.core import TyperOption
 
 from ipa_cli import config
 from ipa_cli.commands.base import with_options
-from ipa_cli.config.setting import MODEL, PANELS
+from ipa_cli.config.setting import MACHINE, MODEL, PANELS
 from ipa_cli.config.values import element_type, expected, flag_of
 from ipa_cli.errors import UsageError
 
@@ -74,6 +74,31 @@ SIZES = completion(
 RANGES = completion(lambda: ("256..1536", "512..1536"))
 
 Force = Annotated[bool, flag("--force", "-f", help="overwrite existing files")]
+Ray = Annotated[
+    str | None,
+    flag(
+        "--ray",
+        help="draw on a Ray cluster: auto for the one there is, local, or its address",
+        panel=MACHINE,
+        metavar="ADDRESS",
+    ),
+]
+Actors = Annotated[
+    int | None,
+    flag(
+        "--actors",
+        help="engines on the Ray cluster [default: one for each GPU]",
+        panel=MACHINE,
+        metavar="N",
+        min=1,
+    ),
+]
+
+
+def check_actors(actors: int | None, ray: str | None) -> None:
+    """Raise UsageError for actors without a cluster."""
+    if actors is not None and ray is None:
+        raise UsageError("--actors is for --ray", "leave it out, or --ray auto")
 
 
 def check_not_stdout(path: Path | None, what: str, example: str) -> None:

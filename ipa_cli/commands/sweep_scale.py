@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +13,12 @@ from ipa_cli.commands import options
 from ipa_cli.config.modes import MODES
 from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.setting import OUTPUT
-from ipa_cli.result import Result, Table
+from ipa_cli.result import Reporter, Result, Table
 
 if TYPE_CHECKING:
+    from ipa_cli.config import Settings
     from ipa_cli.sweep.difference import Change
+    from ipa_cli.sweep.elsewhere import Elsewhere, Heard, PointJob
     from ipa_cli.sweep.run import SweepResult
 
 DEFAULT_FOLDER = Path("ipa-sweep")
@@ -96,6 +98,8 @@ def sweep_scale(
         ),
     ] = None,
     seeds: Annotated[list[int] | None, _axis("--seed", help="seed; repeatable", metavar="N")] = None,
+    ray: options.Ray = None,
+    actors: options.Actors = None,
     folder: Annotated[
         Path,
         _output("--output", "-o", help=f"folder for all results [default: {DEFAULT_FOLDER}]", metavar="FOLDER"),
@@ -103,7 +107,7 @@ def sweep_scale(
     resume: Annotated[bool, _output("--resume", help="continue a sweep that was stopped")] = False,
     force: Annotated[bool, _output("--force", "-f", help="replace the sweep in the folder")] = False,
 ) -> Result:
-    """Draw the same pictures at many scales, side by side."""
+    """Draw the same pictures at many scales, side by side; here, or on a Ray cluster."""
     from ipa_cli.engine.store import temporary_files
     from ipa_cli.pipeline.prompts import typed
     from ipa_cli.sweep import plan, run
@@ -130,9 +134,31 @@ def sweep_scale(
         context.params["embeds"] = encoded[0]
     settings = options.settings(context).settings
     with temporary_files(settings):
-        done = run.sweep_scale(settings, axes, config.expanded(folder), context.obj, resume, force, context.obj.live)
+        place, live = config.expanded(folder), context.obj.live
+        done = run.sweep_scale(settings, axes, place, context.obj, resume, force, live, _elsewhere(ray, actors))
     failed = 1 if done.frozen or done.failed else 0
     return Result("sweep-scale", _data(done), _blocks(done), failed, (done.folder,))
+
+
+def _elsewhere(ray: str | None, actors: int | None) -> Elsewhere | None:
+    """What draws the points as jobs of a batch on a cluster; None where this process does. Raises UsageError."""
+    options.check_actors(actors, ray)
+    if ray is None:
+        return None
+    from ipa_cli.batch import on_ray
+    from ipa_cli.batch.jobs import Job
+    from ipa_cli.batch.worker import Task
+
+    cluster = on_ray.Cluster(ray, actors)
+
+    def draw(settings: Settings, folder: Path, points: Iterator[PointJob], heard: Heard, reporter: Reporter) -> None:
+        jobs = (Job(one.number, one.name, one.values, one.name) for one in points)
+        task = Task(settings, str(folder.absolute()), seed=0)
+        on_ray.draw(
+            cluster, task, jobs, lambda one: heard.done(one.job, one.sha256, one.error), reporter, heard.drawn_by
+        )
+
+    return draw
 
 
 def _data(done: SweepResult) -> dict[str, Any]:
@@ -171,12 +197,11 @@ def _blocks(done: SweepResult) -> tuple[str | Table, ...]:
     else:
         stats, seconds = done.stats, done.stats.timings["drawing_s"]
         there = len(done.outcomes) - stats.drawn
-        lines.append(
-            f"drawn {stats.drawn} in {seconds:.1f} s{f', {there} existed' if there else ''}; "
-            f"recompiles between points: {stats.recompiles}"
-        )
-        whys = zip(done.plan["backend"], stats.graphs, strict=True)  # both by size
-        lines += dict.fromkeys(f"{backend}: {graph['why']}" for backend, graph in whys)
+        recompiles = "" if stats.recompiles is None else f"; recompiles between points: {stats.recompiles}"
+        lines.append(f"drawn {stats.drawn} in {seconds:.1f} s{f', {there} existed' if there else ''}{recompiles}")
+        if stats.graphs:
+            whys = zip(done.plan["backend"], stats.graphs, strict=True)  # both by size
+            lines += dict.fromkeys(f"{backend}: {graph['why']}" for backend, graph in whys)
     blocks: list[str | Table] = [*lines]
     if done.changes:
         blocks.append(_table(done.changes))

@@ -93,6 +93,20 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
     return public(recorded)
 
 
+def drawn_by(engine: Engine, ready: Ready) -> dict[str, Any]:
+    """What decides about the last bits of a picture beside its request: numbers, device, backend, graph, torch."""
+    import torch
+
+    device = engine.device
+    return {
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "backend": ready.backend,
+        "graph": ready.entry.id if ready.entry else None,
+        "torch": torch.__version__,
+    }
+
+
 def asked_settings() -> tuple[str, ...]:
     """The settings that a picture records as they were asked for."""
     return tuple(name for name in FIELDS if name not in (*CAME_OUT, *NOT_OF_THE_PICTURE))

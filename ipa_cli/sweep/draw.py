@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_text
 from ipa_cli.config.units import plural
 from ipa_cli.engine.engine import Engine
@@ -17,20 +16,22 @@ from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.record import record
 from ipa_cli.errors import IpaError
 from ipa_cli.images import encode
-from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import journal
 from ipa_cli.sweep.journal import Outcome
 from ipa_cli.sweep.layout import Layout, Size
-from ipa_cli.sweep.plan import Point, Row
+from ipa_cli.sweep.plan import Point
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What one run drew: `recompiles` are graphs made after the first call of each size; times in seconds."""
+    """What one run drew: `recompiles` are graphs made after the first call of each size; times in seconds.
+
+    Where other processes drew, their graphs are not known here.
+    """
 
     drawn: int
-    recompiles: int
+    recompiles: int | None
     graphs: tuple[Mapping[str, Any], ...]
     timings: Mapping[str, float]
 
@@ -63,15 +64,19 @@ def draw_points(
         outcome = _draw_point(engine, layout, graphs, folder, point)
         journal.append(folder, layout.sweep, outcome)
         outcomes[point.number] = outcome
-        left = (time.perf_counter() - started) / drawn * (len(missing) - drawn)
-        name = Path(point.file).name
-        if outcome.error is not None:
-            reporter.warn(f"{name} failed: {outcome.error}")
-        reporter.note(f"{drawn} of {len(missing)}: {name}" + (f", {_duration(left)} left" if left else ""))
+        tell(outcome, drawn, len(missing), time.perf_counter() - started, reporter)
     seconds = time.perf_counter() - started
     facts = tuple({"size": list(size), **graph.facts} for size, graph in graphs.items())
     timings = {"estimate_s": expected, "drawing_s": seconds, "step_s": max(step_seconds.values())}
     return Stats(len(missing), graphs_made(graphs) - made, facts, timings)
+
+
+def tell(outcome: Outcome, drawn: int, total: int, seconds: float, reporter: Reporter) -> None:
+    """Say how a point ended, as the last of so many drawn in so many seconds."""
+    name, left = Path(outcome.point.file).name, seconds / drawn * (total - drawn)
+    if outcome.error is not None:
+        reporter.warn(f"{name} failed: {outcome.error}")
+    reporter.note(f"{drawn} of {total}: {name}" + (f", {_duration(left)} left" if left else ""))
 
 
 def graphs_made(graphs: Mapping[Size, Ready]) -> int:
@@ -99,18 +104,10 @@ def _draw_point(engine: Engine, layout: Layout, graphs: Mapping[Size, Ready], fo
         drawing = engine.draw(request, Path(point.file).name)
     except IpaError as error:
         return Outcome(point, None, public_text(error.message))
-    settings = _settings_of(engine.settings, request, point.row)
+    settings = layout.settings(engine.settings, point.row, point.scale)
     recorded = record(engine, settings, graphs[point.row.width, point.row.height], request, 0)
     saved = encode.save(folder / point.file, drawing.images[0], recorded, force=True)
     return Outcome(point, saved.sha256)
-
-
-def _settings_of(settings: Settings, request: Request, row: Row) -> Settings:
-    """The settings with which `ipa generate` draws this picture: embeddings, mode and control scale are its row's."""
-    settings = replace(settings, control=tuple(one.times(row.control_scale) for one in settings.control))
-    settings = settings if row.mode is None else replace(settings, ip_mode=row.mode)
-    embeds = request.image_prompts[0].embeds
-    return settings if settings.adapter or embeds is None else replace(settings, embeds=embeds.source)
 
 
 def _duration(seconds: float) -> str:

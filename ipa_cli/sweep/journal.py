@@ -162,9 +162,14 @@ def begin(folder: Path, plan: Mapping[str, Any], sweep: Sweep, kept: Mapping[int
                     path.unlink()
         for name in (PICTURES, ANIMATIONS):
             (folder / name).mkdir(exist_ok=True)
+    write_description(folder, plan)
+    write_results(folder, sweep, kept)
+
+
+def write_description(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Write the plan alone."""
     text = json.dumps({"schema_version": SCHEMA_VERSION, "plan": plan}, indent=2)
     write(folder / DESCRIPTION, text.encode() + b"\n")
-    write_results(folder, sweep, kept)
 
 
 def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:

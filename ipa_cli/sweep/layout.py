@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ipa_cli import __version__
 from ipa_cli.backends import AUTO
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_name
-from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.record import adapter_name, control_record, hires_record, init_record, regions_record
 from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.plan import Plan
@@ -23,10 +22,8 @@ from ipa_cli.sweep import journal, reference_sets
 from ipa_cli.sweep.plan import Row, Sweep
 from ipa_cli.sweep.reference_sets import ReferenceSet
 
-if TYPE_CHECKING:
-    from ipa_cli.engine.engine import Engine
-
 Size = tuple[int, int]  # width and height in pixels
+OF_A_SIZE = ("backend", "graph")  # of `record.drawn_by`: each size has its own
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,27 @@ class Layout:
             seeds=(row.seed,),
             batch_size=1,
         )
+
+    def settings(self, settings: Settings, row: Row, scale: float) -> Settings:
+        """The settings with which `ipa generate` draws one picture; `settings` are those that all have in common."""
+        prompt, loras = self.texts[row.prompt]
+        own: dict[str, Any] = {
+            "prompt": prompt,
+            "scale": scale,
+            "width": row.width,
+            "height": row.height,
+            "seed": row.seed,
+            "lora": tuple(lora.times(row.lora_weight).config for lora in loras if not lora.of_adapter),
+            "control": tuple(one.times(row.control_scale) for one in settings.control),
+        }
+        if row.mode is not None:
+            own["ip_mode"] = row.mode
+        first = self.reference_sets[row.reference].image_prompts[0]
+        if first.embeds is not None and not settings.adapter:
+            own["embeds"] = first.embeds.source
+        if first.references and settings.image:
+            own["image"] = tuple(reference.source for reference in first.references)
+        return replace(settings, **own)
 
     @cached_property
     def first_of_size(self) -> Mapping[Size, Request]:
@@ -120,15 +138,7 @@ def _loras(layout: Layout) -> list[Any] | None:
     return each if any(each) else None
 
 
-def describe_engine(engine: Engine, layout: Layout, graphs: Mapping[Size, Ready]) -> dict[str, Any]:
-    """What else determines the pictures, known once the model is loaded and its graphs are open."""
-    import torch
-
-    device, by_size = engine.device, [graphs[size] for size in layout.sweep.sizes]
-    return {
-        "dtype": str(engine.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "backend": [graph.backend for graph in by_size],
-        "graph": [graph.entry.id if graph.entry else None for graph in by_size],
-        "torch": torch.__version__,
-    }
+def describe_engines(drawn_by: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What else determines the pictures, known once a graph is open for each size: `record.drawn_by` of each."""
+    first = drawn_by[0]
+    return {name: [one[name] for one in drawn_by] if name in OF_A_SIZE else first[name] for name in first}

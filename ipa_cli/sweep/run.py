@@ -16,6 +16,7 @@ from ipa_cli.engine import schedules
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.generate import note_model
+from ipa_cli.engine.record import drawn_by
 from ipa_cli.errors import UsageError
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import Lora, load
@@ -29,8 +30,9 @@ from ipa_cli.result import Reporter
 from ipa_cli.sweep import difference, draw, journal, outputs, plan, reference_sets
 from ipa_cli.sweep.difference import Change, Frozen
 from ipa_cli.sweep.draw import Stats
+from ipa_cli.sweep.elsewhere import Elsewhere, check, draw_points
 from ipa_cli.sweep.journal import Outcome
-from ipa_cli.sweep.layout import Layout, Size, describe_engine, describe_request
+from ipa_cli.sweep.layout import Layout, Size, describe_engines, describe_request
 from ipa_cli.sweep.plan import Sweep
 from ipa_cli.sweep.reference_sets import ReferenceSet
 
@@ -74,8 +76,12 @@ def sweep_scale(
     resume: bool = False,
     force: bool = False,
     shows_bars: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> SweepResult:
-    """Draw every point that is missing and leave the folder complete; a failing point does not stop the others."""
+    """Draw every point that is missing and leave the folder complete; a failing point does not stop the others.
+
+    `elsewhere` draws with engines of other processes, None with one of this.
+    """
     if resume and force:
         raise UsageError("--resume and --force contradict each other", "leave one of them out")
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
@@ -83,6 +89,8 @@ def sweep_scale(
     existing = None if force else journal.read_description(folder)
     if existing is not None and not axes.seeds and settings.seed is None:
         axes = replace(axes, seeds=tuple(existing["seeds"]))  # those that were chosen at random
+    if elsewhere is not None:
+        check(settings)
     settings, model, layout = _lay_out(settings, axes, reporter)
     sweep = layout.sweep
     requested = journal.describe(sweep, describe_request(settings, model, layout, backend))
@@ -96,11 +104,20 @@ def sweep_scale(
         existing = None if force else journal.read_description(folder)
         missing = [point for point in sweep.points if point.number not in outcomes]
         stats = None
-        if existing is None or missing:
+        backends = _backends(backend, sweep, existing)
+        if (existing is None or missing) and elsewhere is not None:
+            with _resume_hint(reporter):
+                described = requested if existing is None else existing
+                journal.begin(folder, described, sweep, outcomes, force)
+                if len(set(backends.values())) == 1:
+                    settings = replace(settings, backend=next(iter(backends.values())))
+                drawn = elsewhere, settings, layout, folder, described, missing, outcomes, reporter
+                described, stats = draw_points(*drawn)
+        elif existing is None or missing:
             with _resume_hint(reporter):
                 engine = Engine.open(settings, model, reporter, shows_bars)
-                graphs = draw.prepare(engine, layout, _backends(backend, sweep, existing), reporter)
-                found = describe_engine(engine, layout, graphs)
+                graphs = draw.prepare(engine, layout, backends, reporter)
+                found = describe_engines([drawn_by(engine, graphs[size]) for size in sweep.sizes])
                 # Found out or asked for, the same entry has the same place, so that equal sweeps have equal files.
                 described = {**{name: value for name, value in requested.items() if name not in found}, **found}
                 journal.check_folder(folder, described, resume or existing is None, force)

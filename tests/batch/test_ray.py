@@ -119,3 +119,16 @@ def test_a_cluster_that_is_not_there_is_an_error_in_a_line(world, ipa):
     Path("jobs.jsonl").write_text('{"id": "a"}\n')
     ran = ipa("batch", "jobs.jsonl", *QUICK, "--ray", "127.0.0.1:1", "-o", "out", "--json")
     assert ran.exit_code == 1 and "there is no Ray cluster at 127.0.0.1:1" in ran.error()["message"]
+
+
+def test_a_sweep_on_the_cluster_leaves_the_same_files(world, ipa, cluster):
+    flags = ("sweep-scale", *QUICK, "--scales", "0,0.5,1", "-p", "a star", "-p", "a moon", "--seed", 3)
+    assert ipa(*flags, "--warmup", 0, "-o", "here").exit_code == 0
+    command = [sys.executable, "-m", "ipa_cli", *map(str, flags), "--ray", cluster.address, "-o", "there"]
+    assert subprocess.run(command, env={**world.environ, "OMP_NUM_THREADS": "1"}, timeout=300).returncode == 0
+    here, there = (
+        {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*.*") if path.name != ".lock"}
+        for folder in ("here", "there")
+        if Path(folder).is_dir()
+    )
+    assert here == there and len(here) > 6
