@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
 from ipa_cli.batch.output import RESUME_HINT
-from ipa_cli.batch.worker import AHEAD, Task, waiting
+from ipa_cli.batch.worker import AHEAD, Bug, Task, waiting
 from ipa_cli.config.privacy import public_text
 from ipa_cli.errors import IpaError
 from ipa_cli.result import Reporter
@@ -90,6 +90,8 @@ def draw(
                 feed(one)
             elif "warning" in answer:
                 reporter.warn(f"{one.device}: {answer['warning']}")
+            elif "bug" in answer:
+                raise Bug(f"in the process on {one.device}:\n{answer['bug']}")
             elif "failed" in answer:
                 raise IpaError(answer["failed"], answer["hint"] or RESUME_HINT)
 

@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -72,6 +73,8 @@ class Drawer:
             self._worker.draw(map(formats.of_json, batch["text"]), found.append)
         except IpaError as error:
             raise Unusable(json.dumps([error.message, error.hint])) from None
+        except Exception:
+            raise worker.Bug(traceback.format_exc()) from None
         said = [json.dumps({"warning": text}) for text in self._warnings]
         self._warnings.clear()
         now = self._worker.drawn_by
@@ -162,11 +165,13 @@ def _lines(
         raise _explained(error) from error
 
 
-def _explained(error: Exception) -> IpaError:
+def _explained(error: Exception) -> Exception:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, Unusable):
             return IpaError(*json.loads(str(cause)))
+        if isinstance(cause, worker.Bug):
+            return worker.Bug(f"in an actor:\n{cause}")
         cause = getattr(cause, "cause", None) or cause.__cause__
     said = [line for line in str(error).splitlines() if line.strip()]
     return IpaError(f"Ray: {public_text(said[-1].strip() if said else type(error).__name__)}", RESUME_HINT)

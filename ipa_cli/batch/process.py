@@ -50,4 +50,4 @@ def main() -> None:
     except IpaError as error:
         say(failed=error.message, hint=error.hint)
     except Exception:
-        say(failed=traceback.format_exc(), hint="")
+        say(bug=traceback.format_exc())

@@ -78,6 +78,10 @@ def of_json(line: str) -> Task:
     return Task(**{**found, "settings": settings_from_json(found["settings"], "the batch")})
 
 
+class Bug(Exception):
+    """An unforeseen error in another process, whose traceback is the text."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A job that can be drawn, or the error that says why it cannot."""

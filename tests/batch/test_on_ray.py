@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from ipa_cli.batch import on_ray
+from ipa_cli.batch.worker import Bug, Task
+from ipa_cli.config import Settings
 
 pytestmark = pytest.mark.slow
 QUICK = ("--steps", 1, "--device", "cpu", "--backend", "eager")
@@ -105,3 +107,12 @@ def test_few_jobs_are_shared_out_evenly(ipa, actors):
     assert ipa("batch", "jobs.jsonl", *QUICK, "--size", "64x64", "--ray", "auto", "-o", "out").exit_code == 0
     assert actors.together == [1] and len(list(Path("out/pictures").iterdir())) == 16
     assert not list(Path("out").glob(".spool-*"))
+
+
+def test_an_unforeseen_error_in_an_actor_stays_one_with_its_traceback(tmp_path):
+    task = Task(Settings(device="cpu"), str(tmp_path), 0).as_json()
+    with pytest.raises(Bug, match=r"JSONDecodeError") as raised:
+        on_ray.Drawer(task, ".", None)({"text": ["no job"]})
+    error = RuntimeError("by Ray")
+    error.cause = raised.value
+    assert "in an actor:\nTraceback" in str(on_ray._explained(error))
