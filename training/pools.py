@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from training.latents import latents_of_half
 from training.plan import HALF, SIZES, USUAL, Plan
 from training.scenes import Style
 from training.trainer import WORK
+
+#: How many of the references are scenes and swatches of the program.
+PROGRAM_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def facts(pictures: Tensor, style: Style) -> tuple[Tensor, Tensor]:
 
 
 def drawn_references(n: int, generator, photographs) -> tuple[Tensor, Style]:
-    """(n, 3, IMAGE_SIZE, IMAGE_SIZE) and the styles they ask for: half of them scenes and swatches of the program."""
-    size, ours = architecture.IMAGE_SIZE, n // 2
+    """(n, 3, IMAGE_SIZE, IMAGE_SIZE) and the styles they ask for: a share of scenes and swatches of the program."""
+    size, ours = architecture.IMAGE_SIZE, math.ceil(n * PROGRAM_SHARE)
     style = scenes.sample_styles(ours, generator)
     content, mode = captions.sample_content(ours, generator), scenes.sample_modes(ours, generator)
     pictures = scenes.reference(content, style, mode, size, generator, density=size)

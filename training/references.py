@@ -404,15 +404,34 @@ class Photographs:
         self.fields = torch.stack(pictures).mean(1)
 
     def __call__(self, side: int, chance: Chance) -> Drawn:
+        """Coloured by brightness, evened out or as it is, or in areas of another photograph."""
+        light = self._part(side, chance)
+        toned = light ** chance.log_uniform(0.4, 2.5)[:, None, None]
+        areas = F.avg_pool2d(F.pad(self._part(side, chance)[:, None], (8, 8, 8, 8), mode="reflect"), 17, stride=1)[:, 0]
+        palette, share, soft = cube(chance, near=0.4), shares(chance), chance.log_uniform(0.1, 1.0)
+        muted = chance.uniform(0, 0.85, 1, 1) * chance.happens(0.6)[:, None, None]  # most photographs' colours are
+        palette = torch.lerp(palette, palette.mean(-1, keepdim=True), muted)
+        order = palette.mean(-1).argsort(1)
+        rising = palette.gather(1, order[..., None].expand(-1, -1, 3))
+        even = torch.full_like(share, 1 / COLOURS)
+        ways = [
+            painted(evened(light), palette, share, soft),
+            painted(toned, rising, even, soft),
+            painted(evened(areas), palette, share, soft) * (0.35 + 1.3 * toned[:, None]),
+        ]
+        way = chance.integer(0, len(ways))
+        return torch.stack(ways)[way, torch.arange(chance.n, device=chance.device)].clamp(0, 1), unknown(chance)
+
+    def _part(self, side: int, chance: Chance) -> Tensor:
+        """(N, side, side): parts of photographs, turned, half of them mirrored."""
         which = chance.integer(0, len(self.fields))
         size, angle = chance.uniform(0.3, 0.9), chance.uniform(0, 2 * math.pi)
         u, v = turned(side, angle, chance)
         u, v = (x - x.mean((1, 2), keepdim=True) for x in (u, v))
+        u = torch.where(chance.happens(0.5)[:, None, None], -u, u)
         shift = (1 - size)[:, None, None, None] * chance.uniform(-0.7, 0.7, 2, 1, 1)
         grid = torch.stack([u, v], -1) * 2 * size[:, None, None, None] + shift.permute(0, 2, 3, 1)
-        part = F.grid_sample(self.fields[which, None], grid, padding_mode="reflection", align_corners=False)[:, 0]
-        palette, soft = cube(chance, near=0.4), chance.log_uniform(0.1, 1.0)
-        return painted(evened(part), palette, shares(chance), soft), unknown(chance)
+        return F.grid_sample(self.fields[which, None], grid, padding_mode="reflection", align_corners=False)[:, 0]
 
 
 def load_picture(path: Path, side: int, device) -> Tensor:
@@ -426,8 +445,8 @@ def load_picture(path: Path, side: int, device) -> Tensor:
 
 
 def draw(n: int, side: int, generator: torch.Generator, photographs: Photographs | None = None) -> Drawn:
-    """n references of training, of each generator as many; photographs are three generators' worth."""
-    makers = [*GENERATORS, *([photographs] * 3 if photographs else [])]
+    """n references of training: of each generator as many, and as many photographs as of all generators."""
+    makers = [*GENERATORS, *([photographs] * len(GENERATORS) if photographs else [])]
     counts = [n * (k + 1) // len(makers) - n * k // len(makers) for k in range(len(makers))]
     parts = [make(side, Chance(count, generator)) for make, count in zip(makers, counts, strict=True) if count]
     textures = [part[1] for part in parts]
