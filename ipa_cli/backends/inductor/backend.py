@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.backends.base import Capabilities, Denoiser, Report, check_fp8
-from ipa_cli.backends.inductor import worker_pool
+from ipa_cli.backends.inductor import tuning, worker_pool
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, KERNELS, LINEAR
 from ipa_cli.backends.options import check_sizes, check_tokens, read_options
 from ipa_cli.backends.requirements import COMMON, Package, Requirements
@@ -56,6 +56,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],  # convolutions on Hopper alone
         "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
         "text": None,  # [smallest, largest] number of text tokens, such as [77, 308]; None: the example's alone
+        "tuning": {},  # choices for kernels in place of the table's, such as {"cross_attention": [64, 64, 4]}
         "inductor": {},  # further settings of torch._inductor.config, by name
     }
 }
@@ -95,6 +96,7 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
             raise UsageError(f"inductor's option {name} has {strange[0]!r}", f"known: {', '.join(known)}")
     check_sizes("inductor", chosen["dynamic"])
     check_tokens("inductor", chosen["text"])
+    tuning.check(chosen["tuning"])
     _check_settings(chosen["inductor"])
     return chosen
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ipa_cli.backends.inductor import fp8, norms
+from ipa_cli.backends.inductor import fp8, norms, tuning
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.unet.attention import CrossAttention
 from ipa_cli.unet.inputs import Context
@@ -127,7 +127,7 @@ def fits_fp8_conv(resnet: Any, name: str, options: KernelOptions) -> bool:
     if name not in options.fp8_layers or not _is_standard(resnet) or conv.bias is None or not _is_half(conv.weight):
         return False
     even = conv.in_channels % 16 == 0 and conv.out_channels % 16 == 0
-    return even and torch.cuda.get_device_capability(conv.weight.device) == (9, 0)
+    return even and options.tuning.hopper
 
 
 def _is_standard(resnet: Any) -> bool:
@@ -174,22 +174,26 @@ class TransformerBlock(nn.Module):
         own.to_qkv = _linear(own.to_q.in_features, 3 * own.to_q.out_features, own.to_q.weight.dtype, bias=False)
         own.to_q = own.to_k = own.to_v = cross.to_k = cross.to_v = None  # those of the text are made beforehand
         for name in (name for name in options.fp8_layers if name in LINEAR):
-            kind = fp8.BlockwiseFp8Linear if name == blockwise_layer(block, options) else fp8.Fp8Linear
-            self.block.set_submodule(name, kind(self.block.get_submodule(name)))
+            plain, blockwise = self.block.get_submodule(name), name == blockwise_layer(block, options)
+            eight = fp8.BlockwiseFp8Linear(plain) if blockwise else fp8.Fp8Linear(plain, options.half_products)
+            self.block.set_submodule(name, eight)
         own.processor, cross.processor = FusedQkvSelfAttention(), CrossAttention(0)
-        if context and "cross_attention" in options.kernels and _fits_cross_attention(context, layer):
-            cross.processor = FusedCrossAttention()
-        if context and "geglu" in options.kernels and _fits_geglu(feed[0], context.text[layer]):
-            feed[0] = FusedGeglu(feed[0])
+        chosen = options.tuning
+        ours = chosen.cross_attention if "cross_attention" in options.kernels else None
+        if context and ours and _fits_cross_attention(context, layer):
+            cross.processor = FusedCrossAttention(ours)
+        if context and chosen.geglu and "geglu" in options.kernels and _fits_geglu(feed[0], context.text[layer]):
+            feed[0] = FusedGeglu(feed[0], chosen.geglu)
         if blockwise_layer(block, options):
             feed[0], feed[1] = GegluQuantize(feed[0]), nn.Identity()
         elif (
             context
+            and chosen.gate_quantize
             and "gate_quantize" in options.kernels
             and "ff.net.2" in options.fp8_layers
             and _fits_gate_quantize(feed, context.text[layer])
         ):
-            feed[0], feed[1] = GateQuantize(feed[0]), nn.Identity()
+            feed[0], feed[1] = GateQuantize(feed[0], chosen.gate_quantize), nn.Identity()
 
     def forward(self, states: Tensor, residual: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
         rows = [[one] for one in given]
@@ -261,28 +265,28 @@ class FusedQkvSelfAttention:
 class FusedGeglu(nn.Module):
     """diffusers' GEGLU, product and gate, as one kernel."""
 
-    def __init__(self, gate: Any):
+    def __init__(self, gate: Any, tile: tuning.Geglu):
         super().__init__()
-        self.proj = gate.proj
+        self.proj, self.tile = gate.proj, tile
 
     def forward(self, states: Tensor) -> Tensor:
         from ipa_cli.backends.inductor.kernels import feed_forward
 
-        out = feed_forward.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias)
+        out = feed_forward.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias, *self.tile)
         return out.unflatten(0, states.shape[:-1])
 
 
 class GateQuantize(nn.Module):
     """diffusers' GEGLU before a linear layer in fp8: gate and rowwise quantization as one kernel behind the product."""
 
-    def __init__(self, gate: Any):
+    def __init__(self, gate: Any, choice: tuning.GateQuantize):
         super().__init__()
-        self.proj = gate.proj
+        self.proj, self.warps = gate.proj, choice.warps
 
     def forward(self, states: Tensor) -> fp8.RowwiseStates:
         from ipa_cli.backends.inductor.kernels import feed_forward
 
-        values, scale = feed_forward.gate_quantize(self.proj(states).flatten(0, -2))
+        values, scale = feed_forward.gate_quantize(self.proj(states).flatten(0, -2), self.warps)
         return fp8.RowwiseStates(values, scale, states.shape[:-1])
 
 
@@ -304,13 +308,16 @@ class GegluQuantize(nn.Module):
 class FusedCrossAttention:
     """`attention.CrossAttention` of one adapter: text and image in one kernel."""
 
+    def __init__(self, choice: tuning.CrossAttention):
+        self.choice = choice
+
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
         from ipa_cli.backends.inductor.kernels import attention
 
         text, images, scale = encoder_hidden_states[:3]
         own, any_text = text[0], not isinstance(text[0].shape[3], int)
         query = attn.to_q(hidden_states)
-        return attn.to_out[0](attention.cross_attention(query, own, images[0][0], scale, any_text=any_text))
+        return attn.to_out[0](attention.cross_attention(query, own, images[0][0], scale, *self.choice, any_text))
 
 
 def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
@@ -330,10 +337,10 @@ def _fits_depth(tokens: Tensor) -> bool:
 
 
 def _fits_geglu(gate: Any, like: Tensor) -> bool:
-    """Whether our kernel serves `gate`: diffusers' GEGLU in half precision on Hopper, where it was measured."""
+    """Whether our kernel serves `gate`: diffusers' GEGLU in half precision."""
     if type(gate).__name__ != "GEGLU" or not isinstance(gate.proj, nn.Linear) or not _is_half(like):
         return False
-    return gate.proj.in_features % 64 == 0 and torch.cuda.get_device_capability(like.device) == (9, 0)
+    return gate.proj.in_features % 64 == 0
 
 
 def blockwise_layer(block: Any, options: KernelOptions) -> str | None:

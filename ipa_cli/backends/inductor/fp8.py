@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ipa_cli.backends.inductor.tuning import card
+
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 BLOCK = 128
@@ -41,26 +43,23 @@ class BlockwiseStates(NamedTuple):
 class Fp8Linear(nn.Module):
     """A linear layer like `layer`, rowwise; `weight` is (out, in) in fp8, `weight_scale` (1, out)."""
 
-    def __init__(self, layer: nn.Linear):
+    def __init__(self, layer: nn.Linear, gives_half: bool = True):
         super().__init__()
         shape = (layer.out_features, layer.in_features)
         self.weight = nn.Parameter(torch.empty(shape, dtype=FP8, device="meta"), requires_grad=False)
         self.weight_scale = nn.Parameter(torch.empty(1, shape[0], device="meta"), requires_grad=False)
         self.bias, self.dtype = layer.bias, layer.weight.dtype
+        self.gives_half = gives_half
 
     def forward(self, states: Tensor | RowwiseStates) -> Tensor:
         if isinstance(states, Tensor):
             states = RowwiseStates(*quantize_rowwise(states.flatten(0, -2)), states.shape[:-1])
-        out = torch._scaled_mm(
-            states.values,
-            self.weight.t(),
-            states.scale,
-            self.weight_scale,
-            bias=self.bias,
-            out_dtype=self.dtype,
-            use_fast_accum=True,
-        )
-        return out.unflatten(0, states.shape)
+        given = states.values, self.weight.t(), states.scale, self.weight_scale
+        if self.gives_half:
+            out = torch._scaled_mm(*given, bias=self.bias, out_dtype=self.dtype, use_fast_accum=True)
+            return out.unflatten(0, states.shape)
+        out = torch._scaled_mm(*given, out_dtype=torch.bfloat16, use_fast_accum=True).to(self.dtype)
+        return (out if self.bias is None else out + self.bias).unflatten(0, states.shape)
 
 
 class BlockwiseFp8Linear(nn.Module):
@@ -103,7 +102,15 @@ def quantize_conv(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def supports_blockwise(device: torch.device) -> bool:
     """Whether blockwise products run on `device`: on Hopper since CUDA 12.9, in a torch that has `scaled_mm`."""
-    if not hasattr(torch.nn.functional, "scaled_mm") or device.type != "cuda" or torch.version.cuda is None:
+    return hasattr(torch.nn.functional, "scaled_mm") and gives_half(device)
+
+
+def gives_half(device: torch.device) -> bool:
+    """Whether rowwise products on `device` give float16: those of cuBLAS, on Hopper since CUDA 12.9.
+
+    Elsewhere torch takes CUTLASS, which up to torch 2.13 writes bfloat16 where there is no bias, whatever it is asked.
+    """
+    if device.type != "cuda" or torch.version.cuda is None:
         return False
     since = tuple(int(number) for number in torch.version.cuda.split(".")[:2]) >= (12, 9)
-    return since and torch.cuda.get_device_capability(device) == (9, 0)
+    return since and card(torch.cuda.get_device_capability(device)).hopper

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ipa_cli.backends.base import LATENT_FACTOR, Denoiser
 from ipa_cli.backends.cuda_graph import CudaGraphs
-from ipa_cli.backends.inductor import fp8
+from ipa_cli.backends.inductor import fp8, tuning
 from ipa_cli.backends.inductor.kernel_options import KernelOptions
 from ipa_cli.backends.inductor.partition import Part, Weight, aligned, partition, run_parts
 from ipa_cli.backends.inductor.regions import Layout, Region
@@ -131,7 +131,11 @@ def kernel_options(options: Mapping[str, Any], device: torch.device) -> KernelOp
     fp8_layers = tuple(options["fp8_layers"]) if options["precision"] == "fp8" else ()
     kernels = tuple(options["kernels"]) if triton else ()
     blockwise = not options["dynamic"] and fp8.supports_blockwise(device)  # rows that 16 divides must be known
-    return KernelOptions(kernels, options["fuse_upsample"], fp8_layers, blockwise)
+    half, chosen = True, tuning.Tuning()
+    if device.type == "cuda":
+        half = fp8.gives_half(device)
+        chosen = tuning.chosen(torch.cuda.get_device_capability(device), options["tuning"])
+    return KernelOptions(kernels, options["fuse_upsample"], fp8_layers, blockwise, half, chosen)
 
 
 def check_size(sample: Tensor, plan: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ipa_cli.backends.inductor import backend, blocks, partition, regions, weight_transforms, worker
+from ipa_cli.backends.inductor import backend, blocks, fp8, partition, regions, tuning, weight_transforms, worker
 from ipa_cli.backends.inductor.fp8 import (
     SILU_SCALE,
     BlockwiseFp8Linear,
@@ -55,10 +55,10 @@ def test_convolutions_are_in_fp8_on_hopper_alone():
 
 @pytest.mark.parametrize("shift", ["default", "scale_shift"])
 def test_convolutions_have_the_shapes_of_their_weights(monkeypatch, shift):
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (9, 0))  # a Hopper GPU, were it one
     monkeypatch.setattr(blocks, "_is_half", lambda _: True)
     unet, adapters = tiny(changes={"resnet_time_scale_shift": shift})
-    split = partition.partition(unet, KernelOptions(fp8_layers=CONVOLUTIONS), example(unet, adapters).context)
+    options = KernelOptions(fp8_layers=CONVOLUTIONS, tuning=tuning.chosen((9, 0)))  # a Hopper GPU, were it one
+    split = partition.partition(unet, options, example(unet, adapters).context)
     found = [part for name, part in split.items() if name.rpartition(".")[0].endswith("resnets")]
     assert found
     for part in found:
@@ -75,7 +75,8 @@ def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
     unet, adapters = tiny()
     inputs = moved(example(unet, adapters, 12, 20), torch.float16)
     unet.to("cuda", torch.float16)
-    split = partition.partition(unet, KernelOptions(fp8_layers=CONVOLUTIONS), inputs.context)
+    options = KernelOptions(fp8_layers=CONVOLUTIONS, tuning=tuning.chosen((9, 0)))
+    split = partition.partition(unet, options, inputs.context)
     eight = [part for part in split.values() if "resnet.conv1.weight_scale" in part.weights]
     assert eight and all(type(part.module.resnet.conv2) is blocks.Fp8NormSiluConv2d for part in eight)
     with torch.no_grad():
@@ -93,6 +94,26 @@ def test_a_unet_in_fp8_is_near_the_plain_one():
         got = partition.run_parts(unet, split, inputs, lambda name, given: split[name](given))
         error = difference(got, unet(inputs))
     assert 1e-3 < error < 0.05  # the first: it is fp8
+
+
+@pytest.mark.slow
+def test_products_that_give_bfloat16_alone_serve_other_dtypes():
+    layer = nn.Linear(64, 32)
+    eight = Fp8Linear(layer, gives_half=False)
+    eight.weight = nn.Parameter(quantize_rowwise(layer.weight)[0], requires_grad=False)
+    eight.weight_scale = nn.Parameter(quantize_rowwise(layer.weight)[1].t().contiguous(), requires_grad=False)
+    states = torch.randn(2, 16, 64)
+    got = eight(states)
+    assert got.dtype == torch.float32 and got.shape == (2, 16, 32)
+    assert 1e-3 < (got - layer(states)).norm() / layer(states).norm() < 0.06
+
+
+@pytest.mark.parametrize(("capability", "half"), [((8, 9), False), ((9, 0), True), ((12, 0), False)])
+def test_products_give_half_precision_on_hopper_alone(monkeypatch, capability, half):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: capability)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    assert fp8.gives_half(torch.device("cuda")) is half
+    assert fp8.supports_blockwise(torch.device("cuda")) is (half and hasattr(nn.functional, "scaled_mm"))
 
 
 @pytest.mark.slow

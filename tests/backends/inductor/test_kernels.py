@@ -61,6 +61,10 @@ for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 16, 33, (64, 32)), (3
     plain = convolution.plain_silu_im2col([picture.float() for picture in pictures], scale, shift)
     assert not got[plain == 0].any()
     check_fp8(got, plain, 1 / 64)
+for rows, width, depth in [(50, 40, 64), (33, 24, 192), (300, 128, 128)]:
+    given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, 3 * normal(2 * width)
+    for tile in [(64, 64, 32, 2, 4, 3), (128, 64, 64, 8, 8, 3)]:
+        check(feed_forward.geglu(*given, *tile, False), feed_forward.plain_geglu(*(x.float() for x in given)))
 if device == "cuda":  # the interpreter stumbles over loops whose end it does not know
     for rows, width, depth in [(50, 40, 64), (128, 256, 128), (33, 24, 192), (3000, 1280, 320)]:
         given = normal(rows, depth), normal(2 * width, depth) * depth**-0.5, 3 * normal(2 * width)

@@ -87,6 +87,40 @@ def geglu_kernel(
 
 
 @triton.jit
+def geglu_pointers_kernel(
+    states,
+    weight,
+    bias,
+    out,
+    rows,
+    width,
+    TOTAL_DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """`geglu_kernel` for GPUs without descriptors (TMA): pointers, and a program for each tile."""
+    row, column = _tile_origin(tl.program_id(0), rows, width, ROWS, WIDTH, GROUP)
+    line, at, deep = row + tl.arange(0, ROWS), column + tl.arange(0, WIDTH), tl.arange(0, DEPTH)
+    # Beyond the edges the first rows are read again, which saves masks; they are not stored.
+    left = states + (line % rows)[:, None] * TOTAL_DEPTH + deep[None, :]
+    upper = weight + (at % width)[None, :] * TOTAL_DEPTH + deep[:, None]
+    lower = upper + width * TOTAL_DEPTH
+    value = tl.zeros((ROWS, WIDTH), tl.float32)
+    gate = tl.zeros((ROWS, WIDTH), tl.float32)
+    for start in range(0, TOTAL_DEPTH, DEPTH):
+        given = tl.load(left + start)
+        value = tl.dot(given, tl.load(upper + start), value)
+        gate = tl.dot(given, tl.load(lower + start), gate)
+    value += _load(bias, at, width)[None, :]
+    gate += _load(bias + width, at, width)[None, :]
+    product = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
+    there = (line < rows)[:, None] & (at < width)[None, :]
+    tl.store(out + line[:, None] * width + at[None, :], product.to(out.dtype.element_ty), there)
+
+
+@triton.jit
 def geglu_quantize_kernel(
     states,
     scale,
@@ -150,14 +184,33 @@ def geglu(
     group: int = 16,
     warps: int = 8,
     stages: int = 4,
+    descriptors: bool = True,
 ) -> Tensor:
     """value * gelu(gate) of states x weight + bias, without writing the product.
 
     states: (rows, depth); weight: (2 * width, depth), values above gates; bias: (2 * width,). Out: (rows, width). All
-    contiguous, with rows that begin on 16 bytes. Each multiprocessor takes tiles in turn and prefetches the next one.
+    contiguous, with rows that begin on 16 bytes. With descriptors (TMA) each multiprocessor takes tiles in turn and
+    prefetches the next one; without them `depth` divides the states' depth.
     """
     count, wide = states.shape[0], weight.shape[0] // 2
     out = states.new_empty(count, wide)
+    if not descriptors:
+        launchable(geglu_pointers_kernel)[(-(-count // rows) * -(-wide // width),)](
+            states,
+            weight,
+            bias,
+            out,
+            count,
+            wide,
+            states.shape[1],
+            rows,
+            width,
+            depth,
+            group,
+            num_warps=warps,
+            num_stages=stages,
+        )
+        return out
     launch_tiles(
         geglu_kernel,
         -(-count // rows) * -(-wide // width),
