@@ -45,7 +45,7 @@ KINDS: dict[str, Any] = {"cross_attention": CrossAttention, "geglu": Geglu, "gat
 
 @dataclass(frozen=True)
 class Card:
-    """GPUs of one compute capability. Of each kernel's choices the first is used unless the option `tuning` names one."""
+    """GPUs of one compute capability; of a kernel's choices the first is used unless the option `tuning` names one."""
 
     shared_memory: int  # bytes that a block may have
     cross_attention: tuple[CrossAttention | None, ...] = (None,)
