@@ -20,11 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +78,26 @@ class Measuring:
                 job = {"id": f"job-{n:04}", "prompt": f"a star in picture {n}", "seed": n, "image": f"{n % 8}.png"}
                 lines.write(json.dumps(job) + "\n")
 
+    def tidy(self) -> None:
+        """Leave the figures, and one picture of each way."""
+        for path in self.out.iterdir():
+            if path.is_dir():
+                for picture in sorted(path.glob("pictures/*.png"))[:1]:
+                    picture.rename(self.out / f"of-{path.name}.png")
+                shutil.rmtree(path)
+            elif (path.suffix == ".png" and path.stem.isdigit()) or path.name == "jobs.jsonl":
+                path.unlink()
+
     def run(self, *words: str) -> tuple[int | None, str, float]:
         """Exit status, None where it took too long, what it wrote to stdout, and seconds."""
         began, left = time.monotonic(), min(LIMIT, self.end - time.monotonic())
         command = [sys.executable, "-m", "ipa_cli", *words, *self.model, *self.cache, "--json"]
+        packages = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": packages},
             start_new_session=True,
         )
         try:
@@ -192,18 +205,56 @@ def profile(measuring: Measuring, way: str) -> dict[str, Any]:
             begin(1000)
         torch.cuda.set_sync_debug_mode("default")
         found["waits"] = [f"{Path(one.filename).name}:{one.lineno} {str(one.message)[:80]}" for one in said]
-        kinds, longest = profiled(lambda: begin(0))  # with the decoding of all, but nothing to encode
-        found["kinds"] = [(name, count / calls, ms / calls) for name, count, ms, _ in kinds]
-        found["longest"] = [(name[:110], count / calls, ms / calls, most) for name, count, ms, most in longest[:40]]
+        for part, call in parts(engine, begin).items():
+            kinds, longest = profiled(call)
+            found[part] = {
+                "kinds": [row[:3] for row in kinds],
+                "longest": [(row[0][:110], *row[1:]) for row in longest[:40]],
+            }
     return found
 
 
+def parts(engine: Any, begin: Callable[[int], Any]) -> dict[str, Callable[[], Any]]:
+    """One call of the UNet with all its rows, as `begin` makes it, and the decoding of one picture."""
+    import torch
+
+    from ipa_cli.pipeline.decoding import Decoding
+
+    seen: dict[str, Any] = {}
+    networks, find = engine._denoisers.networks, engine._decoders.find
+
+    def spied(*given: Any) -> Any:
+        made = networks(*given)
+
+        def unet(*inputs: Any, **others: Any) -> Any:
+            seen["unet"] = lambda: made.unet(*inputs, **others)
+            return made.unet(*inputs, **others)
+
+        return made._replace(unet=unet)
+
+    def found(*given: Any) -> Any:
+        seen["decode"] = find(*given)
+        return seen["decode"]
+
+    engine._denoisers.networks, engine._decoders.find = spied, found
+    try:
+        begin(0)
+    finally:
+        engine._denoisers.networks, engine._decoders.find = networks, find
+    vae, by = engine.model.vae, seen["decode"]
+    latents = torch.randn(1, 4, 128, 128, device=engine.device, dtype=vae.dtype)
+    how = "no graph in the cache" if by is None else "its graph"
+    return {"UNet": seen["unet"], f"decoder of one picture, {how}": lambda: Decoding(vae, latents, by).wait()}
+
+
 def print_profile(found: dict[str, Any]) -> None:
-    print(f"\n{found['way']}, the decoding shared out to the calls of the UNet; often and ms a call")
-    for name, count, ms in found.get("kinds", ()):
-        print(f"  {name:14} {count:7.1f} {ms:9.3f}")
-    for name, count, ms, most in found.get("longest", ())[:24]:
-        print(f"  {count:7.1f} {ms:9.3f}, longest {most:7.3f}  {name}")
+    print(f"\n{found['way']}; often and ms in one call")
+    for part, seen in ((name, seen) for name, seen in found.items() if isinstance(seen, dict)):
+        print(f"{part}: {sum(ms for *_, ms in seen['kinds']):.1f} ms")
+        for name, count, ms in seen["kinds"]:
+            print(f"  {name:14} {count:5} {ms:9.3f}")
+        for name, count, ms, most in seen["longest"][:20]:
+            print(f"  {count:5} {ms:9.3f}, longest {most:7.3f}  {name}")
     print("  waits for the GPU: " + ("; ".join(found.get("waits", ())) or "none"))
 
 
@@ -243,6 +294,8 @@ def main() -> None:
     finally:
         if not given.small:
             subprocess.run(["nvidia-smi", "--query-gpu=name,power.limit,clocks.max.sm", "--format=csv,noheader"])
+        if not given.small:
+            measuring.tidy()
         print(HEAD)
         print("\n".join(rows), flush=True)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ipa_cli.hardware import devices
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -18,8 +20,11 @@ def combined(image_prompt: ImagePrompt, negative: Tensor, positive: Tensor) -> t
     """
     if not image_prompt.combined:
         return negative, positive
+    import torch
+
     count = len(image_prompt.weights)
-    weights = positive.new_tensor(image_prompt.weights).view(-1, *[1] * (positive.ndim - 1))
+    weights = devices.sent(torch.tensor(image_prompt.weights), positive.device, positive.dtype)
+    weights = weights.view(-1, *[1] * (positive.ndim - 1))
     each = positive.unflatten(0, (-1, count)) * weights
     return negative.unflatten(0, (-1, count))[:, 0], _of_images(image_prompt.combine, each)
 

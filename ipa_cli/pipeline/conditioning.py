@@ -128,7 +128,7 @@ def embed_each(model: Model, image_prompts: Sequence[ImagePrompt], device: torch
                     f"{image_prompt.embeds.source} was made for another kind of adapter", "make it anew: ipa embed"
                 )
             both = torch.from_numpy(image_prompt.embeds.negative), torch.from_numpy(image_prompt.embeds.positive)
-            negative, positive = (half.to(device, model.unet.dtype) for half in both)
+            negative, positive = (devices.sent(half, device, model.unet.dtype) for half in both)
         embeds.append(combined(image_prompt, negative, positive))
     return embeds
 
@@ -174,7 +174,7 @@ def embed_faces(model: Model, encoder: Any, image_prompt: ImagePrompt, device: t
         faces = faces[:, None] if face.sequence else faces
     else:
         faces = given.faces if face.picture else given.positive
-    positive = torch.from_numpy(faces).to(device, dtype)
+    positive = devices.sent(torch.from_numpy(faces), device, dtype)
     both = combined(image_prompt, torch.zeros_like(positive), positive)
     if not face.picture:
         return both
@@ -184,7 +184,7 @@ def embed_faces(model: Model, encoder: Any, image_prompt: ImagePrompt, device: t
         states = embed(encoder, True, replace(image_prompt, references=references), device)
     else:
         halves = torch.from_numpy(given.negative), torch.from_numpy(given.positive)
-        states = halves[0].to(device, dtype), halves[1].to(device, dtype)
+        states = devices.sent(halves[0], device, dtype), devices.sent(halves[1], device, dtype)
     states, shortcut = combined(image_prompt, *states), image_prompt.faces.shortcut
     return FacePictures(both[0], states[0], shortcut), FacePictures(both[1], states[1], shortcut)
 
@@ -203,7 +203,8 @@ def join(model: Model, texts: list[PromptEmbeds], images: list[Embeds], request:
     seen = masks(used, names, levels, *size, model.architecture.latent_factor, hidden.device, hidden.dtype)
     adapters = model.adapters if used else attention.Adapters((), ())
     weights, parts = [one.value_weights for one in used], [one.parts for one in used]
-    context = attention.project(model.unet, adapters, hidden, images, scales(used, names), weights, parts)
+    scale = devices.sent(scales(used, names), hidden.device)
+    context = attention.project(model.unet, adapters, hidden, images, scale, weights, parts)
     context = context._replace(image=_on_negative(context.image, used, names, request.guided))
     pooled = texts[0].pooled
     if request.regions:

@@ -134,7 +134,9 @@ def project(
         count = (embeds.faces if isinstance(embeds, FacePictures) else embeds).shape[1]
         taken: list[list[Tensor]] = [[] for _ in range(parts[adapter] if parts else 1)]
         own_weights = weights[adapter] if weights else ()
-        each = None if set(own_weights) <= {1} else tokens.new_tensor(own_weights)
+        each = None
+        if not set(own_weights) <= {1}:  # filled where they are used: a copy would wait for the device
+            each = torch.stack([tokens.new_full((), one) for one in own_weights])
         for attn, weight in zip(attns, adapters.weights(adapter), strict=True):
             key, value = F.linear(tokens, weight).chunk(2, dim=-1)
             if each is not None:
