@@ -82,7 +82,6 @@ def demo() -> Any:
 def prepared(exact: Any, dtype: torch.dtype, layout: str) -> Any:
     """A copy of the decoder as a way wants it."""
     vae = copy.deepcopy(exact)
-    vae.encoder = None
     if dtype == torch.float16:
         fp16.shrink(vae)
     torch.nn.Module.to(vae, dtype)

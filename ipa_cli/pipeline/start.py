@@ -126,18 +126,23 @@ def from_pictures(
 
     generators = _generators(seeds)
     each = [
-        latents(vae, moments(vae, pixels_of(picture).to(device, dtype), wide), [own], dtype)
+        latents(vae, moments(vae, pixels_of(picture, device, dtype), wide), [own], dtype)
         for picture, own in zip(pictures, generators, strict=True)
     ]
     return Start(devices.sent(_noise(request, generators, architecture, dtype), device), generators, torch.cat(each))
 
 
-def pixels_of(picture: Image) -> Tensor:
-    """A picture as the VAE takes it, (1, 3, h, w) from -1 to 1."""
+def pixels_of(picture: Image, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A picture as the VAE takes it, (1, 3, h, w) from -1 to 1.
+
+    Its bytes are sent and looked up there, in a table computed in float32: the numbers are the same on every device.
+    """
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)[None] * 2 - 1
+    values = devices.sent(torch.arange(256, dtype=torch.float32) / 255 * 2 - 1, device, dtype)
+    levels = devices.sent(torch.from_numpy(np.array(picture)), device)
+    return values[levels.int()].permute(2, 0, 1)[None]
 
 
 def encode(
@@ -150,14 +155,13 @@ def encode(
     import numpy as np
     import torch
 
-    pixels = pixels_of(init.picture.image)
-    area = init.picture.area
+    pixels, area = pixels_of(init.picture.image, device, dtype), init.picture.area
+    found = moments(vae, pixels, wide)
     if area is None:
-        return Encoded(moments(vae, pixels.to(device, dtype), wide))
-    whole = torch.from_numpy(np.asarray(area, dtype=np.float32) / 255)[None, None].ge(0.5).float()
-    mask = whole[:, :, ::factor, ::factor].to(device)
-    grey = moments(vae, (pixels * (whole < 0.5)).to(device, dtype), wide) if inpainting else None
-    return Encoded(moments(vae, pixels.to(device, dtype), wide), mask, grey)
+        return Encoded(found)
+    whole = devices.sent(torch.from_numpy(np.asarray(area, dtype=np.float32) / 255)[None, None].ge(0.5), device)
+    grey = moments(vae, pixels * ~whole, wide) if inpainting else None
+    return Encoded(found, whole[:, :, ::factor, ::factor].float(), grey)
 
 
 def moments(vae: Any, pixels: Tensor, wide: bool) -> Moments:
@@ -195,7 +199,7 @@ def latents(vae: Any, found: Moments, generators: Sequence[torch.Generator], dty
     import torch
 
     mean, deviation = found
-    drawn = [torch.randn(mean.shape, generator=one, dtype=mean.dtype).to(mean.device) for one in generators]
+    drawn = [devices.sent(torch.randn(mean.shape, generator=one, dtype=mean.dtype), mean.device) for one in generators]
     sampled = torch.cat([mean + deviation * one for one in drawn]).to(dtype)
     config = vae.config
     if config.latents_mean is None or config.latents_std is None:

@@ -108,6 +108,14 @@ def test_requests_share_calls_where_they_begin_with_the_same_picture(engine):
         assert abs(drawn - pixels(engine, each)).max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_pixels_are_those_computed_in_float32_then_rounded(dtype):
+    levels = np.random.default_rng(0).permutation(np.arange(768, dtype=np.uint16) % 256).reshape(16, 16, 3)
+    found = start.pixels_of(Image.fromarray(levels.astype(np.uint8)), torch.device("cpu"), dtype)
+    expected = torch.from_numpy(levels.astype(np.float32) / 255).permute(2, 0, 1)[None] * 2 - 1
+    assert found.dtype == dtype and torch.equal(found, expected.to(dtype))
+
+
 def test_an_encoder_out_of_the_range_of_fp16_encodes_in_float32(engine):
     class Vae:
         dtype, quant_conv = torch.float16, None

@@ -1,4 +1,4 @@
-"""A VAE's decoder in the layout that a GPU's convolutions are fast in, channels last."""
+"""A VAE in the layout that a GPU's convolutions are fast in, channels last."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROWS = 4096  # of attention that are computed at once: 128 MiB of scores for 16,
 
 
 def convert(vae: Any) -> None:
-    """Give the decoder the layout that a GPU's convolutions want, and what is quick in that layout or on a GPU."""
-    for module in list(vae.decoder.modules()):
+    """Give a VAE the layout that a GPU's convolutions want, and what is quick in that layout or on a GPU."""
+    for module in [*vae.encoder.modules(), *vae.decoder.modules()]:
         for name, child in module.named_children():
             if type(child) is nn.GroupNorm:
                 setattr(module, name, GroupNorm.like(child))
@@ -30,7 +30,7 @@ def convert(vae: Any) -> None:
 
 
 class RowwiseAttention(autoencoder.Attention):
-    """The decoder's attention as products: no fused kernel of torch's is fast for a head of 512 channels."""
+    """A VAE's attention as products: no fused kernel of torch's is fast for a head of 512 channels."""
 
     def forward(self, picture: Tensor) -> Tensor:
         states = self.group_norm(picture).permute(0, 2, 3, 1).flatten(1, 2)
