@@ -11,7 +11,7 @@ from typing import cast
 
 from ipa_cli.backends import requirements
 from ipa_cli.backends.base import LATENT_FACTOR as LATENT_FACTOR
-from ipa_cli.backends.base import Backend
+from ipa_cli.backends.base import Backend, TunableBackend
 from ipa_cli.errors import IpaError, UsageError, suggest
 from ipa_cli.hardware import packages
 
@@ -48,6 +48,11 @@ def get(name: str) -> Backend:
         known = (AUTO, *MODULES)
         raise UsageError(f"unknown backend '{name}'{suggest(name, known)}", f"choose one of {', '.join(known)}")
     return cast(Backend, importlib.import_module(MODULES[name]))
+
+
+def tunable(name: str) -> TunableBackend:
+    """The backend called `name`, one that has `Capabilities.tunes`."""
+    return cast(TunableBackend, get(name))
 
 
 def resolve(name: str) -> str:

@@ -42,6 +42,7 @@ class Capabilities:
     batch: bool = False  # one call may serve several pictures
     decoders: tuple[str, ...] = ()  # device types for which it compiles the decoder of a VAE too
     decoder_options: tuple[str, ...] = ()  # options that count for that
+    tunes: tuple[str, ...] = ()  # device types on which it measures choices of its kernels; has the option `tuning`
     dynamic_sizes: bool = False  # one graph may serve a range of sizes; has the option `dynamic`
 
 
@@ -82,6 +83,23 @@ class Backend(Protocol):
 
         It is None for a backend that compiles nothing.
         """
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A kernel's choices with the milliseconds of a step, None where one does not run; the fastest as `choice`."""
+
+    kernel: str
+    measured: list[tuple[list[int] | None, float | None]]
+    choice: list[int] | None
+    is_first: bool  # what is used untuned
+
+
+class TunableBackend(Protocol):
+    """What a module offers that has `Capabilities.tunes`."""
+
+    def tune(self, device: torch.device, dtype: torch.dtype, report: Report) -> list[Measured]:
+        """Measure the choices on `device`. Raises IpaError where there is nothing to tune."""
 
 
 class DecoderBackend(Protocol):

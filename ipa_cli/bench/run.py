@@ -18,6 +18,7 @@ from ipa_cli.bench.specs import BackendSpec
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_settings
 from ipa_cli.config.values import settings_as_json
+from ipa_cli.engine import tuned
 from ipa_cli.hardware import cores
 from ipa_cli.pipeline import prompts
 from ipa_cli.result import Reporter
@@ -174,6 +175,7 @@ def _worker_job(job: Job, workload: Workload, folder: Path) -> dict[str, Any]:
         num_images=1,
         cache_dir=files.graph_cache(folder, job.spec),
     )
+    tuned.hand_on(workload.settings, settings, job.spec.backend)
     return {
         "folder": _working_directory(),
         "settings": settings_as_json(settings),

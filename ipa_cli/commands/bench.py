@@ -83,6 +83,9 @@ def bench(
         bool, _flag("--resume", help="continue the bench in --output that ended early, with its own flags")
     ] = False,
     force: options.Force = False,
+    tune: Annotated[
+        bool, _flag("--tune", help="only measure what inductor's kernels do best with on this GPU, and keep it")
+    ] = False,
     markdown: Annotated[bool, _flag("--markdown", help="print the table as Markdown")] = False,
 ) -> Result:
     """Measure backends: speed, memory, warm-up, and how much each differs from uncompiled drawing.
@@ -94,6 +97,9 @@ def bench(
     from ipa_cli.engine.store import temporary_files
     from ipa_cli.hardware import probe
 
+    if tune:
+        given = (backends, python, size, batch, dynamic, runs, budget, compare, folder, resume, force, markdown)
+        return _tune(context, any(given))
     options.check_not_stdout(folder, "a bench", "--output bench")
     if resume and folder is None:
         raise UsageError("--resume continues the bench in a folder", "name the folder with --output")
@@ -140,6 +146,19 @@ def bench(
     data = {**results_file.to_data(done), "folder": str(folder.absolute()), "compared": compared}
     verdict = () if compared is None else _verdict(compared, slower)
     return Result("bench", data, (*_blocks(done, folder, markdown), *verdict), _status(done, slower), (folder,))
+
+
+def _tune(context: typer.Context, more: bool) -> Result:
+    """`--tune`, with nothing but settings beside it."""
+    from ipa_cli.backends import PREFERRED
+    from ipa_cli.bench import tune
+
+    if more:
+        raise UsageError("--tune measures kernels and draws nothing", "of this command's own flags give --tune alone")
+    found, file = tune.tune(options.settings(context).settings, PREFERRED, context.obj)
+    changed = ", ".join(found["tuning"])
+    said = f"faster than the table: {changed}; `ipa compile` makes graphs with it" if changed else "the table is best"
+    return Result("bench", {**found, "file": str(file)}, (tune.table(found), said, f"kept in {file}"), 0, (file,))
 
 
 def _status(done: BenchResults, slower: list[Regression]) -> int:

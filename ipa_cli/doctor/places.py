@@ -7,12 +7,15 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ipa_cli import config
+from ipa_cli.backends import PREFERRED
 from ipa_cli.cache import Store, check_owner, signature
 from ipa_cli.config import Settings
 from ipa_cli.doctor.check import Check, Status
+from ipa_cli.engine import tuned
 from ipa_cli.errors import IpaError
 from ipa_cli.system.ownership import other_writer, writable_by_others
 
@@ -44,9 +47,11 @@ def graphs(settings: Settings, asked: bool) -> Check:
         root = config.cache_dir(settings)
         check_owner(Store(root))
         signature.existing_key()
+        found = tuned.kept(settings, PREFERRED)
     except IpaError as error:
         return Check(name, "failure", error.message, error.hint, asked)
-    return room(name, root, "failure", elsewhere, LITTLE, asked)
+    check = room(name, root, "failure", elsewhere, LITTLE, asked)
+    return check if found is None else replace(check, found=f"{check.found}; {tuned.described(found)}")
 
 
 def models(environ: Mapping[str, str]) -> Check:

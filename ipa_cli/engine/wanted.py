@@ -11,6 +11,7 @@ from ipa_cli.cache import Entry, keys
 from ipa_cli.cache.keys import GraphKey
 from ipa_cli.cache.remote import Offer
 from ipa_cli.config import Settings
+from ipa_cli.engine import tuned
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import probe
 
@@ -63,6 +64,8 @@ class Wanted:
 def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, Any]:
     """The backend's options as the settings want them; raises UsageError for a precision that it does not have."""
     options = backend.options(settings.compile_options)
+    if "tuning" in options and options["tuning"] is None and (found := tuned.kept(settings, name)):
+        options = backend.options({**options, "tuning": found["tuning"]})
     if settings.precision == "half":  # or what --compile-options say
         return options
     backends.require(name, "fp8")
@@ -142,6 +145,8 @@ def fits(entry: Entry | Offer, own: GraphKey, wanted: Wanted) -> bool:
         return False
     if made.get("precision") != wanted.options.get("precision"):
         return False  # it shows in the pictures
+    if (chosen := wanted.options.get("tuning")) and made.get("tuning") != chosen:
+        return False
     if wanted.options.get("dynamic") or wanted.options.get("text"):  # only a graph of its own serves a whole range
         return False
     tokens, texts = wanted.text_tokens, made.get("text")

@@ -52,7 +52,7 @@ def test_ls_of_nothing(ipa, store):
     ran = ipa("cache", "ls")
     assert (ran.exit_code, ran.stdout) == (0, f"no compiled graph in {store.root}\n")
     assert ipa("cache", "ls", "--json").data() == {
-        "cache_dir": str(store.root), "max_size": 20 * 10**9, "size": 0, "graphs": [],
+        "cache_dir": str(store.root), "max_size": 20 * 10**9, "size": 0, "tuning": [], "graphs": [],
         "unfinished": {"in_use": 0, "left_behind": 0},
     }  # fmt: skip
     assert not store.root.exists()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.backends.base import Capabilities, Denoiser, Report, check_fp8
+from ipa_cli.backends.base import Capabilities, Denoiser, Measured, Report, check_fp8
 from ipa_cli.backends.inductor import tuning, worker_pool
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, KERNELS, LINEAR
 from ipa_cli.backends.options import check_sizes, check_tokens, read_options
@@ -20,6 +20,7 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.hardware import packages
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ipa_cli.unet.inputs import ControlInputs, UNetInputs
@@ -38,6 +39,7 @@ CAPABILITIES = Capabilities(
     batch=True,
     decoders=("cuda",),
     decoder_options=("inductor",),
+    tunes=("cuda",),
     dynamic_sizes=True,
 )
 REQUIREMENTS = Requirements(
@@ -56,7 +58,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fp8_layers": ["attn1.to_qkv", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],  # convolutions on Hopper alone
         "dynamic": None,  # [smallest, largest] height and width in pixels; None: the example's size alone
         "text": None,  # [smallest, largest] number of text tokens, such as [77, 308]; None: the example's alone
-        "tuning": {},  # choices for kernels in place of the table's, such as {"cross_attention": [64, 64, 4]}
+        # Choices for kernels in place of the table's, such as {"cross_attention": [64, 64, 4]}; None: those that
+        # `ipa bench --tune` kept, if any.
+        "tuning": None,
         "inductor": {},  # further settings of torch._inductor.config, by name
     }
 }
@@ -96,7 +100,7 @@ def options(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
             raise UsageError(f"inductor's option {name} has {strange[0]!r}", f"known: {', '.join(known)}")
     check_sizes("inductor", chosen["dynamic"])
     check_tokens("inductor", chosen["text"])
-    tuning.check(chosen["tuning"])
+    tuning.check({} if chosen["tuning"] is None else chosen["tuning"])
     _check_settings(chosen["inductor"])
     return chosen
 
@@ -134,6 +138,13 @@ def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser
 
     assert folder is not None
     return loading.load(unet, folder, options)
+
+
+def tune(device: torch.device, dtype: torch.dtype, report: Report) -> list[Measured]:
+    """See `tuner.tune`. Raises UsageError for a dtype that our kernels do not take."""
+    from ipa_cli.backends.inductor import tuner
+
+    return tuner.tune(device, dtype, report)
 
 
 def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> None:

@@ -58,7 +58,7 @@ def list_graphs(
     The shape 256x256-b2 means 256x256 pixels and batch 2: two pictures, or one with guidance.
     """
     from ipa_cli import cache
-    from ipa_cli.engine import inventory
+    from ipa_cli.engine import inventory, tuned
     from ipa_cli.hardware import probe
 
     store = shared.store(context)
@@ -79,11 +79,12 @@ def list_graphs(
             "in_use": sum(work.size for work in others if work.alive),
             "left_behind": sum(work.size for work in others if not work.alive),
         },
+        "tuning": tuned.listed(store),
         "graphs": graphs,
     }
     if context.obj.json_mode:
         return Result("cache ls", data)
-    more = _unfinished(others)
+    more = (*_unfinished(others), *map(tuned.described, data["tuning"]))
     if not graphs:
         which = "matching graph" if everything else "compiled graph"
         return Result("cache ls", data, (f"no {which} in {store.root}", *more))

@@ -1,0 +1,67 @@
+"""`ipa bench --tune`, on a GPU that is made up."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ipa_cli.backends.base import Measured
+from ipa_cli.backends.inductor import backend
+from ipa_cli.config import Settings
+from ipa_cli.engine import tuned, wanted
+from ipa_cli.errors import IpaError
+from ipa_cli.hardware import probe
+from ipa_cli.hardware.gpu import Gpu
+
+CARD = Gpu("NVIDIA GeForce RTX 3090", "8.6", "580.1")
+FOUND = [
+    Measured("cross_attention", [([128, 128, 8], 1.0), ([64, 64, 4], 0.5), (None, 2.0)], [64, 64, 4], False),
+    Measured("geglu", [(None, 1.0), ([128, 64, 32, 8, 8, 3, False], None)], None, True),
+]
+
+
+@pytest.fixture
+def card(monkeypatch):
+    machine = replace(probe.machine(), gpu=CARD)
+    monkeypatch.setattr(probe, "machine", lambda index=0: machine)
+    monkeypatch.setattr("ipa_cli.hardware.devices.pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(backend, "toolchain_problem", lambda: None)
+    monkeypatch.setattr(backend, "tune", lambda device, dtype, report: FOUND)
+
+
+def test_the_choice_is_kept_and_enters_the_graphs_key(world, ipa, card):
+    data = ipa("bench", "--tune", "--json").data()
+    assert data["tuning"] == {"cross_attention": [64, 64, 4]} and data["gpu"] == "nvidia-geforce-rtx-3090-sm86"
+    assert json.loads(Path(data["file"]).read_text())["tuning"] == data["tuning"]
+    settings = Settings()
+    assert wanted.asked_options(backend, "inductor", settings)["tuning"] == data["tuning"]
+    plain = replace(settings, compile_options='{"tuning": {}}')
+    assert wanted.asked_options(backend, "inductor", plain)["tuning"] == {}
+    assert wanted.asked_options(backend, "inductor", replace(settings, device="cpu"))["tuning"] is None
+    line = "kernels tuned for nvidia-geforce-rtx-3090-sm86 on "
+    assert line in ipa("cache", "ls").stdout
+    assert ipa("cache", "ls", "--json").data()["tuning"][0]["tuning"] == data["tuning"]
+
+
+def test_the_table_of_a_tuning_names_what_is_chosen(world, ipa, card):
+    lines = ipa("bench", "--tune").stdout
+    assert "64 64 4" in lines and "does not run here" in lines and "faster than the table: cross_attention" in lines
+
+
+def test_a_file_that_is_no_tuning_is_named(world, ipa, card):
+    file = Path(ipa("bench", "--tune", "--json").data()["file"])
+    file.write_text("{}")
+    with pytest.raises(IpaError, match="is not as `ipa bench --tune` writes it"):
+        tuned.kept(Settings(), "inductor")
+
+
+def test_there_is_nothing_to_tune_on_a_cpu(ipa):
+    ran = ipa("bench", "--tune", "--device", "cpu")
+    assert ran.exit_code == 1 and "there is nothing to tune on cpu" in ran.stderr
+
+
+def test_tune_comes_alone(ipa):
+    ran = ipa("bench", "--tune", "--runs", 2)
+    assert ran.exit_code == 2 and "draws nothing" in ran.stderr
