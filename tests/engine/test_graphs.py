@@ -65,6 +65,17 @@ def test_a_coarser_precision_serves_only_who_asked_for_it(store, unet):
     assert found(store, unet, '{"precision": "fp8"}') == coarse.id
 
 
+def test_a_tuned_gpu_wants_graphs_with_its_choices_and_an_untuned_one_takes_any(store, unet, monkeypatch):
+    plain = keep(store, unet)
+    kept = {"tuning": {"cross_attention": [64, 64, 4]}}
+    monkeypatch.setattr("ipa_cli.engine.tuned.kept", lambda settings, backend: kept)
+    assert found(store, unet) is None
+    own = keep(store, unet)
+    assert found(store, unet) == own.id != plain.id
+    monkeypatch.setattr("ipa_cli.engine.tuned.kept", lambda settings, backend: None)
+    assert found(store, unet) == plain.id
+
+
 def test_a_range_serves_the_sizes_within(store, unet):
     kept = keep(store, unet, '{"dynamic": [64, 256]}')
     assert found(store, unet) == found(store, unet, size=(32, 8)) == kept.id
