@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     Path(asked.cache).mkdir(mode=0o700, exist_ok=True)
+    Path(asked.output).mkdir(parents=True, exist_ok=True)
     rows = Rows(Path(asked.output))
     for precision in asked.parts.split(","):
         if precision in two_gpus.KINDS:

@@ -151,15 +151,15 @@ def test_one_compiled_graph_serves_pictures_to_begin_with(compiled, world, monke
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_gpu_draws_over_a_picture_what_a_cpu_does_and_captures_nothing_for_it(tmp_path, dtype):
-    settings = replace(BASE, cache_dir=tmp_path, guidance_scale=5.0, dtype="float32")
+    settings = replace(BASE, cache_dir=tmp_path, guidance_scale=5.0, dtype=dtype)
     on_cpu = Engine.open(settings, make_plan(settings), NullReporter())
-    drawing = Engine.open(replace(settings, device="cuda", dtype=dtype), on_cpu.plan, NullReporter())
+    drawing = Engine.open(replace(settings, device="cuda"), on_cpu.plan, NullReporter())
     ready = drawing.prepare(request(drawing))
     drawing.draw(request(drawing))
     captured = ready.denoiser.captures
     for changes in ({"strength": 0.5}, {"strength": 1.0}, {"mask": half(), "strength": 0.5}, {"mask": half()}):
         drawn, expected = (pixels(one, request(one, picture(), **changes)) for one in (drawing, on_cpu))
-        assert abs(drawn - expected).mean() < 4  # half against float32
+        assert abs(drawn - expected).mean() < 4
     assert ready.denoiser.captures == captured
 
 

@@ -406,15 +406,11 @@ def test_a_shrunk_vae_is_the_same_function_and_stays_within_fp16(large):
 @torch.no_grad()
 def test_a_vae_in_channels_last_is_the_same_function(large):
     model, latents = large
-    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    expected, encoded = model.decode(latents), model.encode(pixels)
+    expected = model.decode(latents)
     channels_last.convert(model)
-    fast = {channels_last.GroupNorm, channels_last.RowwiseAttention}
-    assert {type(module) for module in model.encoder.modules()} >= fast
-    assert {type(module) for module in model.decoder.modules()} >= {*fast, channels_last.SubpixelUpsample}
+    fast = {channels_last.GroupNorm, channels_last.RowwiseAttention, channels_last.SubpixelUpsample}
+    assert {type(module) for module in model.decoder.modules()} >= fast
     assert (model.decode(latents) - expected).abs().max() < 1e-5 * expected.abs().max()
-    for found, wanted in zip(model.encode(pixels), encoded, strict=True):
-        assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 def test_channels_are_joined_to_groups_as_in_group_norm():

@@ -1,4 +1,4 @@
-"""A VAE in the layout that a GPU's convolutions are fast in, channels last."""
+"""A VAE's decoder in the layout that a GPU's convolutions are fast in, channels last."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ ROWS = 4096  # of attention that are computed at once: 128 MiB of scores for 16,
 
 
 def convert(vae: Any) -> None:
-    """Give a VAE the layout that a GPU's convolutions want, and what is quick in that layout or on a GPU."""
-    for module in [*vae.encoder.modules(), *vae.decoder.modules()]:
+    """Give the decoder the layout that a GPU's convolutions want, and what is quick in that layout or on a GPU."""
+    replace(vae.decoder)
+    vae.to(memory_format=torch.channels_last)
+
+
+def replace(part: nn.Module) -> None:
+    """Put modules that are quick in channels last, or on a GPU, in the place of others in an encoder or decoder."""
+    for module in list(part.modules()):
         for name, child in module.named_children():
             if type(child) is nn.GroupNorm:
                 setattr(module, name, GroupNorm.like(child))
@@ -26,7 +32,6 @@ def convert(vae: Any) -> None:
                 module.set_submodule(name, SubpixelUpsample(child))
             elif type(child) is autoencoder.Attention:
                 child.__class__ = RowwiseAttention
-    vae.to(memory_format=torch.channels_last)
 
 
 class RowwiseAttention(autoencoder.Attention):
