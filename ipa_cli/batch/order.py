@@ -10,7 +10,7 @@ from typing import Any
 from ipa_cli.batch.jobs import Job
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.adapters import LOCATION
-from ipa_cli.config.presets import with_meant
+from ipa_cli.config.presets import with_preset_values
 from ipa_cli.config.settings import MACHINE, MODEL
 
 WINDOW = 1024  # jobs
@@ -20,7 +20,7 @@ REFERENCES = ("image", "embeds")
 
 def settings_of(job: Job, base: Settings) -> Settings:
     """The settings of a job: its own in place of those of the batch."""
-    values = with_meant(job.values, base.preset)
+    values = with_preset_values(job.values, base.preset)
     for one, other in (REFERENCES, REFERENCES[::-1]):
         if one in values:
             values.setdefault(other, FIELDS[other].default)

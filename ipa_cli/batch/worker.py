@@ -1,7 +1,7 @@
 """Draws jobs on one engine after the other: in this process, in one for each device, or in an actor on a cluster.
 
-The next jobs are read and encoded, and the last pictures decoded, compressed and written, while one is drawn: a GPU
-always has the next steps to do.
+The next jobs are read and encoded, and the last pictures decoded, compressed and written, while one is drawn, so that a
+GPU need not wait for them.
 """
 
 from __future__ import annotations

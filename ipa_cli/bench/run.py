@@ -175,7 +175,7 @@ def _worker_job(job: Job, workload: Workload, folder: Path) -> dict[str, Any]:
         num_images=1,
         cache_dir=files.graph_cache(folder, job.spec),
     )
-    tuned.hand_on(workload.settings, settings, job.spec.backend)
+    tuned.copy(workload.settings, settings, job.spec.backend)
     return {
         "folder": _working_directory(),
         "settings": settings_as_json(settings),

@@ -28,7 +28,7 @@ def tune(settings: Settings, backend: str, reporter: Reporter) -> tuple[dict[str
     if problem := backends.problem(backend) or backends.get(backend).toolchain_problem():
         raise problem
     gpu, _ = machine(device)
-    files.make_folder(tuned.path(settings, backend, gpu).parent)
+    files.make_folder(tuned.path(settings, backend, gpu).parent)  # fails before anything is measured
     with reporter.stage("tuning") as doing:
         kernels = backends.tunable(backend).tune(device, devices.pick_dtype(settings.dtype, device), doing)
     found = {

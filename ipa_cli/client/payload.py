@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, controls
 from ipa_cli.config.adapters import KEYS
-from ipa_cli.config.presets import meant
+from ipa_cli.config.presets import preset_values
 from ipa_cli.config.privacy import public_name
 from ipa_cli.config.regions import RegionConfig
 from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES, PLAIN_SETTINGS
@@ -155,7 +155,7 @@ def _body(settings: Settings, carried: Carried, form: Form) -> dict[str, Any]:
     plain = {
         name: as_json(getattr(settings, name))
         for name in PLAIN_SETTINGS
-        if getattr(settings, name) != FIELDS[name].default or name in meant(settings.preset)
+        if getattr(settings, name) != FIELDS[name].default or name in preset_values(settings.preset)
     }
     quality = {} if form.quality is None else {"quality": form.quality}
     return {

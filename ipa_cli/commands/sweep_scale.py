@@ -16,9 +16,10 @@ from ipa_cli.config.setting import OUTPUT
 from ipa_cli.result import Reporter, Result, Table
 
 if TYPE_CHECKING:
+    from ipa_cli.batch.journal import Outcome
     from ipa_cli.config import Settings
     from ipa_cli.sweep.difference import Change
-    from ipa_cli.sweep.elsewhere import Elsewhere, Heard, PointJob
+    from ipa_cli.sweep.elsewhere import Callbacks, Elsewhere, PointJob
     from ipa_cli.sweep.run import SweepResult
 
 DEFAULT_FOLDER = Path("ipa-sweep")
@@ -151,12 +152,16 @@ def _elsewhere(ray: str | None, actors: int | None) -> Elsewhere | None:
 
     cluster = on_ray.Cluster(ray, actors)
 
-    def draw(settings: Settings, folder: Path, points: Iterator[PointJob], heard: Heard, reporter: Reporter) -> None:
+    def draw(
+        settings: Settings, folder: Path, points: Iterator[PointJob], callbacks: Callbacks, reporter: Reporter
+    ) -> None:
         jobs = (Job(one.number, one.name, one.values, one.name) for one in points)
         task = Task(settings, str(folder.absolute()), seed=0)
-        on_ray.draw(
-            cluster, task, jobs, lambda one: heard.done(one.job, one.sha256, one.error), reporter, heard.drawn_by
-        )
+
+        def done(one: Outcome) -> None:
+            callbacks.done(one.job, one.sha256, one.error)
+
+        on_ray.draw(cluster, task, jobs, done, reporter, callbacks.drawn_by)
 
     return draw
 

@@ -26,12 +26,12 @@ PRESET: str | None = setting(
 )
 
 
-def meant(preset: str | None) -> Mapping[str, Any]:
+def preset_values(preset: str | None) -> Mapping[str, Any]:
     """The settings that a preset stands for, each unless it is given beside it; none for a model for a few steps."""
     return SPEED.get(preset or "", {})
 
 
-def with_meant(given: Mapping[str, Any], before: str | None) -> dict[str, Any]:
-    """Settings given at once, with those that their preset stands for, in the place of another one's before."""
+def with_preset_values(given: Mapping[str, Any], before: str | None) -> dict[str, Any]:
+    """The settings `given`, with those that their preset stands for, in place of those of the preset `before`."""
     undone = SPEED["exact"] if before in SPEED and given.get("preset") else {}
-    return {**undone, **meant(given.get("preset")), **given}
+    return {**undone, **preset_values(given.get("preset")), **given}

@@ -111,7 +111,7 @@ def resolve(
             # A program's are read already.
             value = tuple(element(name, one, flag_of(name)) if isinstance(one, str) else one for one in value)
         put(name, value, Source("flag", flag_of(name)), UsageError)
-    for name, value in presets.meant(values.get("preset")).items():
+    for name, value in presets.preset_values(values.get("preset")).items():
         if name not in sources or _KINDS.index(sources[name].kind) > _KINDS.index(sources["preset"].kind):
             values[name], sources[name] = value, sources["preset"]
     for name in FIELDS:

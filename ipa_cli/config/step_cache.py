@@ -27,7 +27,7 @@ class StepCache:
 
 
 def parse(text: str) -> StepCache:
-    """Raises ValueError, which says what is wrong."""
+    """The step cache that "deep:3" or "none" names. Raises ValueError, which says what is wrong."""
     if text == NONE:
         return StepCache()
     method, _, number = text.partition(":")

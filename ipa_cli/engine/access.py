@@ -33,7 +33,7 @@ class State:
 
 
 class Turn:
-    """A re-entrant lock; for who holds it torch's current GPU is the device."""
+    """A re-entrant lock; while it is held, `device` is torch's current GPU."""
 
     def __init__(self, device: torch.device):
         self._device, self._lock = device, threading.RLock()

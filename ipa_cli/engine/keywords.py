@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, adapter_options, checked, controls, regions
 from ipa_cli.config.adapters import KEYS, LOCATION, SETTINGS
-from ipa_cli.config.presets import with_meant
+from ipa_cli.config.presets import with_preset_values
 from ipa_cli.config.regions import RegionConfig
 from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.settings import meant
@@ -113,16 +113,9 @@ def of_adapters(adapter: str | Sequence[str] | None) -> dict[str, Any]:
 def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, dict[tuple[str, bool], Reference]]:
     """`settings` with those `given` for a request in their place, and the pictures among them that are in memory."""
     in_memory: dict[tuple[str, bool], Reference] = {}
-    values = with_meant(
-        keywords(
-            {
-                name: value
-                for name, value in _named(given, in_memory).items()
-                if name not in ("adapter", "control", "region")
-            }
-        ),
-        settings.preset,
-    )
+    named = _named(given, in_memory)
+    plain = {name: value for name, value in named.items() if name not in ("adapter", "control", "region")}
+    values = with_preset_values(keywords(plain), settings.preset)
     for name, value in values.items():
         checked(name, value, flag_of(name))
     if given.get("region") is not None:

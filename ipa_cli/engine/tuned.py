@@ -63,8 +63,8 @@ def _read(file: Path) -> dict[str, Any] | None:
     return found
 
 
-def hand_on(settings: Settings, other: Settings, backend: str) -> None:
-    """Keep what was kept for `settings` in the cache of `other` too."""
+def copy(settings: Settings, other: Settings, backend: str) -> None:
+    """Keep what the cache of `settings` has in the cache of `other` too. Raises as `kept` and `keep`."""
     if (found := kept(settings, backend)) is not None:
         keep(other, backend, found["gpu"], found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
@@ -47,9 +48,13 @@ def make(given: Image, size: tuple[int, int], preprocess: str | None) -> Image:
         raise IpaError(f"opencv does not work: {error}", INSTALL) from error
     import numpy as np
 
-    pixels = np.asarray(picture)
-    makers = {"lineart_standard": _lines, "scribble_xdog": _strokes, "blur_gaussian": lambda all: _blurred(all, BLUR)}
-    made = cv2.Canny(pixels, *EDGES) if preprocess == "canny" else makers[preprocess](pixels.astype(np.float32))
+    makers: dict[str, Callable[[Pixels], Any]] = {
+        "canny": lambda pixels: cv2.Canny(pixels.astype(np.uint8), *EDGES),
+        "lineart_standard": _lines,
+        "scribble_xdog": _strokes,
+        "blur_gaussian": lambda pixels: _blurred(pixels, BLUR),
+    }
+    made = makers[preprocess](np.asarray(picture, dtype=np.float32))
     return Image.fromarray(made.clip(0, 255).astype(np.uint8)).convert("RGB")
 
 

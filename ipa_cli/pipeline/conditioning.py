@@ -276,7 +276,9 @@ def masks(
     pixels = [columns * rows for columns, rows in grids]
     result = []
     for whole in (whole for image_prompt in image_prompts for whole in _rows(image_prompt, width, height)):
-        small = {count: _downsampled(whole, count)[None, None, :, None].to(device, dtype) for count in set(pixels)}
+        small = {
+            count: devices.sent(_downsampled(whole, count)[None, None, :, None], device, dtype) for count in set(pixels)
+        }
         result.append([small[count] for count in pixels])
     return result
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ipa_cli.config.regions import RegionConfig
 from ipa_cli.errors import IpaError
+from ipa_cli.hardware import devices
 from ipa_cli.images import proportions
 from ipa_cli.images.reference import Reference
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SEEN = 3  # levels of grey, below which a mask is taken for black
@@ -67,14 +69,16 @@ def shares(regions: Sequence[Region], width: int, height: int) -> Tensor:
     return torch.cat([1 - weights.sum(0, keepdim=True), weights]).clamp(0, 1)
 
 
-def of_layers(shares: Tensor, grids: Sequence[tuple[int, int]], device: Any, dtype: Any) -> list[list[Tensor]]:
+def of_layers(
+    shares: Tensor, grids: Sequence[tuple[int, int]], device: torch.device, dtype: torch.dtype
+) -> list[list[Tensor]]:
     """`shares` as `inputs.Context` has them, for layers that see so many columns and rows: means of the pixels."""
     import torch.nn.functional as F
 
-    small = {
-        grid: F.interpolate(shares[None], (grid[1], grid[0]), mode="area")[0].flatten(1).to(device, dtype)
-        for grid in set(grids)
-    }
+    def of_grid(columns: int, rows: int) -> Tensor:
+        return devices.sent(F.interpolate(shares[None], (rows, columns), mode="area")[0].flatten(1), device, dtype)
+
+    small = {grid: of_grid(*grid) for grid in set(grids)}
     return [[small[grid][number][None, None, :, None] for grid in grids] for number in range(len(shares))]
 
 

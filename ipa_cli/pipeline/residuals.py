@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ipa_cli.hardware import devices
 from ipa_cli.images import control_map
 from ipa_cli.pipeline.control import Control
 from ipa_cli.pipeline.span import counts
@@ -46,7 +47,7 @@ def condition(model: Model, text: PromptEmbeds, request: Request) -> tuple[Contr
         picture = control_map.make(control.image.image, (request.width, request.height), control.preprocess)
         pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)[None]
         with torch.no_grad():
-            hint, kind = network.hint(pixels.to(text.hidden.device, network.dtype), control.kind)
+            hint, kind = network.hint(devices.sent(pixels, text.hidden.device, network.dtype), control.kind)
         rows = len(text.hidden)
         scale = torch.ones(rows, 1, 1, 1, device=hint.device)
         if network.config.global_pool_conditions and request.guided:

@@ -44,7 +44,10 @@ def calls(cache: StepCache, kinds: Sequence[Hashable]) -> Calls:
 
 
 def choose(settings: Settings, plan: Plan, sampling: Sampling) -> StepCache:
-    """Raises UsageError for a sampler whose predictions cannot be forecast, and a backend without deep states."""
+    """The step cache of a request.
+
+    Raises UsageError for a sampler whose predictions cannot be forecast, and a backend without deep states.
+    """
     cache, own = parse(settings.step_cache), own_scheduler(plan)
     if cache.uses(DEEP):
         backends.require(settings.backend, "step_cache")

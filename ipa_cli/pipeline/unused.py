@@ -1,4 +1,4 @@
-"""Settings that change nothing in a picture: each is said, so that nobody looks for what it does."""
+"""Notes on settings that change nothing in a picture."""
 
 from __future__ import annotations
 

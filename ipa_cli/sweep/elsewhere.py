@@ -36,15 +36,15 @@ class PointJob:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What comes back: `done(number, sha256, error)` for each point, `drawn_by(size, facts)` as sizes are begun."""
+class Callbacks:
+    """`done(number, sha256, error)` is called for each point, `drawn_by(size, facts)` before the first of a size."""
 
     done: Callable[[int, str | None, str | None], None]
     drawn_by: Callable[[Size, Mapping[str, Any]], None]
 
 
 # Draws jobs into a folder with settings that they have in common.
-Elsewhere = Callable[[Settings, Path, Iterator[PointJob], Heard, Reporter], None]
+Elsewhere = Callable[[Settings, Path, Iterator[PointJob], Callbacks, Reporter], None]
 
 
 def check(settings: Settings) -> None:
@@ -93,7 +93,7 @@ def draw_points(
             journal.write_description(folder, described)
 
     reporter.note(f"{plural(len(missing), 'picture')} to draw, {plural(layout.base.steps_taken, 'step')} each")
-    elsewhere(settings, folder, _jobs(settings, layout, missing), Heard(done, drawn_by), reporter)
+    elsewhere(settings, folder, _jobs(settings, layout, missing), Callbacks(done, drawn_by), reporter)
     if left := sum(point.number not in outcomes for point in missing):
         raise IpaError(f"{plural(left, 'picture')} came back without a result", RESUME_HINT)
     return described, Stats(drawn, None, (), {"drawing_s": time.perf_counter() - began})

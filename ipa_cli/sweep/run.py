@@ -111,8 +111,9 @@ def sweep_scale(
                 journal.begin(folder, described, sweep, outcomes, force)
                 if len(set(backends.values())) == 1:
                     settings = replace(settings, backend=next(iter(backends.values())))
-                drawn = elsewhere, settings, layout, folder, described, missing, outcomes, reporter
-                described, stats = draw_points(*drawn)
+                described, stats = draw_points(
+                    elsewhere, settings, layout, folder, described, missing, outcomes, reporter
+                )
         elif existing is None or missing:
             with _resume_hint(reporter):
                 engine = Engine.open(settings, model, reporter, shows_bars)

@@ -76,20 +76,16 @@ def test_the_next_batch_begins_before_the_device_is_done_with_the_last(tmp_path)
 
 def test_so_many_pictures_wait_for_the_device_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "WAITING", 2)
-    done, most = threading.Event(), []
-
-    def finish(seed):
-        done.wait(HANG)
-
-    device = Device(finish)
+    done = threading.Event()
+    device = Device(lambda seed: done.wait(HANG))
     thread = threading.Thread(target=drawn, args=(tmp_path, device, jobs(8)))
     thread.start()
-    device.wait_until_begun(3)  # two that wait, and one for which there is no room yet
+    assert device.wait_until_begun(3)  # two that wait, and one for which there is no room yet
     thread.join(0.3)
-    most.append(len(device.begun))
+    most = len(device.begun)
     done.set()
     thread.join(HANG)
-    assert most == [3] and len(device.begun) == 8
+    assert most == 3 and len(device.begun) == 8
 
 
 def test_a_picture_that_comes_out_broken_fails_its_job_alone(tmp_path):

@@ -137,7 +137,8 @@ def test_shares_sum_to_one_and_overlapping_regions_share_by_weight():
 
 
 def test_layers_see_the_mean_of_the_pixels_of_a_mask():
-    found = regions.of_layers(regions.shares([region(area(0, 0, 24))], SIDE, SIDE), [(2, 1), (8, 8)], "cpu", torch.half)
+    shares = regions.shares([region(area(0, 0, 24))], SIDE, SIDE)
+    found = regions.of_layers(shares, [(2, 1), (8, 8)], torch.device("cpu"), torch.half)
     assert [one.shape for one in found[1]] == [(1, 1, 2, 1), (1, 1, 64, 1)] and found[1][0].dtype == torch.half
     assert found[1][0].flatten().tolist() == [0.75, 0] and found[0][0].flatten().tolist() == [0.25, 1]
 

@@ -89,11 +89,11 @@ def forecast_written_out(engine, every: int, steps: int):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"batch_size": 2}, {"scheduler": "dpm++"}, {"guidance_scale": 1.0}], ids=str)
 def test_forecast_pictures_are_those_of_the_method_written_out_with_a_plain_unet(engine, changes):
-    changes = {"steps": 7, "num_images": 2 if "batch_size" in changes else 1, **changes}
+    changes = {"steps": 5, "num_images": 2 if "batch_size" in changes else 1, **changes}
     plain = drawn(engine, **changes)
     assert (drawn(engine, step_cache="forecast:1", **changes) == plain).all()
     for every in (2, 3):
-        hook = forecast_written_out(engine, every, steps=7)
+        hook = forecast_written_out(engine, every, steps=5)
         try:
             expected = drawn(engine, **changes)
         finally:

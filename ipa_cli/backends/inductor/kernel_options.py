@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ipa_cli.backends.inductor.tuning import Tuning
+from ipa_cli.backends.inductor.tuning import KINDS, Tuning
 
 # The linear layers of a transformer block, by their names in it.
 LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
@@ -14,7 +14,7 @@ CONVOLUTIONS = ("conv1", "conv2")
 
 # Our Triton kernels: cross attention to text and image; the first product of a feed-forward network with its gate; and
 # where that product is not one kernel with the gate, the gate with the quantization for the next in fp8.
-KERNELS = ("cross_attention", "geglu", "gate_quantize")
+KERNELS = tuple(KINDS)
 
 
 class KernelOptions(NamedTuple):

@@ -22,23 +22,24 @@ ROUNDS = 3
 REPEATS = 20
 
 Call = Callable[[tuning.Choice], Tensor]
-Timer = Callable[[Callable[[], Any]], float]
 
 
 class Trial(NamedTuple):
     """A kernel on one shape: `layers` of a step do this; `call` computes it by a choice, None by torch."""
 
-    kernel: str
     layers: int
     call: Call
 
 
-def tune(device: torch.device, dtype: torch.dtype, report: Report, timer: Timer | None = None) -> list[Measured]:
-    """The fastest choice for each kernel on `device`. Raises IpaError where the table has no alternatives for it."""
+def tune(device: torch.device, dtype: torch.dtype, report: Report) -> list[Measured]:
+    """The fastest choice for each kernel on `device`.
+
+    Raises UsageError for a dtype that our kernels do not take, IpaError where the table has no alternatives.
+    """
     if dtype not in (torch.float16, torch.bfloat16):
         raise UsageError("our kernels are for half precision", "tune with --dtype float16 or bfloat16")
     card = tuning.card(torch.cuda.get_device_capability(device))
-    names = [name for name in tuning.KINDS if name in TRIALS and len(getattr(card, name)) > 1]
+    names = [name for name in TRIALS if len(getattr(card, name)) > 1]
     if not names:
         raise IpaError("there is nothing to tune for this GPU", "its graphs use torch's own kernels")
     found = []
@@ -46,17 +47,17 @@ def tune(device: torch.device, dtype: torch.dtype, report: Report, timer: Timer 
         for name in names:
             report(name)
             trials = list(TRIALS[name](device, dtype))
-            found.append(_measure(name, getattr(card, name), trials, timer or milliseconds))
+            found.append(_measure(name, getattr(card, name), trials))
     return found
 
 
-def _measure(name: str, choices: tuple[tuning.Choice, ...], trials: list[Trial], timer: Timer) -> Measured:
+def _measure(name: str, choices: tuple[tuning.Choice, ...], trials: list[Trial]) -> Measured:
     """Milliseconds of a step for each choice, the best of several rounds in turn; the first unless one beats it."""
     good = [choice for choice in choices if all(_works(trial, choice) for trial in trials)]
     times: dict[tuning.Choice, float] = {}
     for _ in range(ROUNDS):
         for choice in good:
-            spent = sum(trial.layers * timer(partial(trial.call, choice)) for trial in trials)
+            spent = sum(trial.layers * milliseconds(partial(trial.call, choice)) for trial in trials)
             times[choice] = min(spent, times.get(choice, spent))
     if not times:
         raise IpaError(f"no way to compute {name} works on this GPU", "type ipa doctor --deep")
@@ -118,7 +119,7 @@ def _cross_attention(device: torch.device, dtype: torch.dtype) -> Iterator[Trial
                 return attention.plain_cross_attention(*given)
             return attention.cross_attention(*given, *choice)
 
-        yield Trial("cross_attention", layers, call)
+        yield Trial(layers, call)
 
 
 def _geglu(device: torch.device, dtype: torch.dtype) -> Iterator[Trial]:
@@ -134,7 +135,7 @@ def _geglu(device: torch.device, dtype: torch.dtype) -> Iterator[Trial]:
         def call(choice: Any, given: tuple = (states, weight, bias)) -> Tensor:
             return gate(F.linear(*given)) if choice is None else feed_forward.geglu(*given, *choice)
 
-        yield Trial("geglu", layers, call)
+        yield Trial(layers, call)
 
 
 TRIALS: dict[str, Callable[[torch.device, torch.dtype], Iterator[Trial]]] = {

@@ -36,6 +36,8 @@ class Geglu(NamedTuple):
 
 
 class GateQuantize(NamedTuple):
+    """Warps of the block that takes a row."""
+
     warps: int
 
 
@@ -80,11 +82,10 @@ _POINTERS = (
     Geglu(64, 64, 64, 8, 4, 3, False),
 )
 _GATE = tuple(map(GateQuantize, (8, 4, 16)))
-_AMPERE = Card(99 * KIB, _CROSS, _POINTERS)
 
 TABLE: dict[tuple[int, int], Card] = {
     (8, 0): Card(163 * KIB, _CROSS, _POINTERS),
-    (8, 6): _AMPERE,
+    (8, 6): Card(99 * KIB, _CROSS, _POINTERS),
     (8, 9): Card(99 * KIB, _CROSS, _POINTERS, _GATE),
     (9, 0): Card(
         227 * KIB,
