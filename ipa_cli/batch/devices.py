@@ -39,7 +39,7 @@ class _Child:
 
     def send(self, **line: Any) -> None:
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # its end is heard of as an event
+        with suppress(BrokenPipeError):  # its end arrives as an event
             self.process.stdin.write(json.dumps(line) + "\n")
             self.process.stdin.flush()
 

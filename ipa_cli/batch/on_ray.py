@@ -103,7 +103,7 @@ def draw(
     reporter: Reporter,
     drawn_by: Callable[[tuple[int, int], dict[str, Any]], None] = lambda size, facts: None,
 ) -> None:
-    """Draw all jobs on a cluster; `drawn_by` hears what drew a size, before the outcomes of its first jobs.
+    """Draw all jobs on a cluster; `drawn_by` is called with what drew a size, before the outcomes of its first jobs.
 
     Raises IpaError where there is no cluster, and what `Worker.draw` does.
     """

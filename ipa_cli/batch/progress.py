@@ -11,7 +11,7 @@ from ipa_cli.result import Reporter
 
 EVERY = 10.0  # seconds between two lines, at first; ...
 LATER = 60.0  # ... and in the end
-WARNED = 20  # failures that are told as they happen
+WARNED = 20  # failures that are warned of as they happen
 
 
 class Progress:

@@ -129,7 +129,7 @@ Opened = Callable[[Settings, Plan, Reporter], Any]
 
 
 class Worker:
-    """Draws jobs of a `Task`; `done` hears of each as it ends, from any thread. One thread calls `draw`."""
+    """Draws jobs of a `Task`; `done` is called with each outcome, from any thread. One thread calls `draw`."""
 
     def __init__(self, task: Task, reporter: Reporter, opened: Opened = Engine.open):
         self.task, self._opened = task, opened

@@ -154,7 +154,7 @@ def _tune(context: typer.Context, more: bool) -> Result:
     from ipa_cli.bench import tune
 
     if more:
-        raise UsageError("--tune measures kernels and draws nothing", "of this command's own flags give --tune alone")
+        raise UsageError("--tune measures kernels and draws nothing", "give no other flag of ipa bench beside --tune")
     found, file = tune.tune(options.settings(context).settings, PREFERRED, context.obj)
     changed = ", ".join(found["tuning"])
     said = f"faster than the table: {changed}; `ipa compile` makes graphs with it" if changed else "the table is best"

@@ -25,7 +25,7 @@ COMPARED = (
     *(name for name, one in FIELDS.items() if one.metadata["panel"] in (MODEL, MACHINE) and name not in NOT_COMPARED),
     *("adapter", "lora", "lora_dir", "control", "embedding", "embedding_dir"),
 )
-AUTO = "auto"  # leaves the choice to whoever draws
+AUTO = "auto"  # the process that draws chooses
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ class Encodings:
         if self._access.offload == "none":
             unused = [*model.text_encoders, *distinct(model.image_encoders)]
             for module in [*unused, model.adapters] if joined else unused:
-                module.to(nothing)  # whoever else still holds it
+                module.to(nothing)  # others may still hold it
             if self._access.device.type == "cuda":
                 torch.cuda.empty_cache()  # CUDA graphs have memory of their own
         self.model = replace(model, text_encoders=(), image_encoders=())

@@ -56,11 +56,12 @@ class State:
 
 
 class Job:
-    """A request from the queue to its pictures; `client` is whom the queue is fair to; `ended` hears of its end.
+    """A request from the queue to its pictures; `client` is whom the queue is fair to; `ended` is called at its end.
 
     With `alone` no other job shares its calls of the UNet, which rounds otherwise in a larger batch.
 
-    The state is replaced as a whole by whoever works on the job; `changes` follows it from the server's event loop.
+    The state is replaced as a whole by the thread that works on the job; `changes` follows it from the server's event
+    loop.
     """
 
     def __init__(

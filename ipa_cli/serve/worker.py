@@ -38,7 +38,7 @@ class Cancelled(Exception):
 class JobReporter:
     """The reporter of an engine: what is said while a job is drawn becomes part of its state.
 
-    `log` hears all the rest, such as what is said while the engine is opened.
+    `log` gets all the rest, such as what is said while the engine is opened.
     """
 
     def __init__(self, log: Reporter):
@@ -191,7 +191,7 @@ def _encoded(engine: Engine, job: Job, ready: Ready, number: int, image: Image) 
 
 
 def start(work: Callable[[], None], failed: Callable[[BaseException], None], name: str) -> threading.Thread:
-    """Run `work` in a thread of its own; `failed` hears of what it raises."""
+    """Run `work` in a thread of its own; `failed` is called with what it raises."""
 
     def run() -> None:
         try:

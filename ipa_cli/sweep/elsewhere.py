@@ -18,7 +18,7 @@ from ipa_cli.result import Reporter
 from ipa_cli.sweep import draw, journal
 from ipa_cli.sweep.draw import Stats
 from ipa_cli.sweep.journal import Outcome
-from ipa_cli.sweep.layout import OF_A_SIZE, Layout, Size, describe_engines
+from ipa_cli.sweep.layout import OF_A_SIZE, Layout, Size, with_engines
 from ipa_cli.sweep.plan import Point
 from ipa_cli.system.inputs import STDIN
 
@@ -88,8 +88,7 @@ def draw_points(
                 told.add(difference)
                 reporter.warn(f"pictures of this sweep may differ in rounding: {difference}")
         if len(kinds) == len(sweep.sizes):
-            found = describe_engines([kinds[size] for size in sweep.sizes])
-            described = {**{name: value for name, value in described.items() if name not in found}, **found}
+            described = with_engines(described, [kinds[size] for size in sweep.sizes])
             journal.write_description(folder, described)
 
     reporter.note(f"{plural(len(missing), 'picture')} to draw, {plural(layout.base.steps_taken, 'step')} each")

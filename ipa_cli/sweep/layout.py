@@ -138,7 +138,11 @@ def _loras(layout: Layout) -> list[Any] | None:
     return each if any(each) else None
 
 
-def describe_engines(drawn_by: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What else determines the pictures, known once a graph is open for each size: `record.drawn_by` of each."""
+def with_engines(described: Mapping[str, Any], drawn_by: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A description with `record.drawn_by` of each size, known once graphs are open.
+
+    Found out or asked for, the same entry has the same place, so that equal sweeps have equal files.
+    """
     first = drawn_by[0]
-    return {name: [one[name] for one in drawn_by] if name in OF_A_SIZE else first[name] for name in first}
+    found = {name: [one[name] for one in drawn_by] if name in OF_A_SIZE else first[name] for name in first}
+    return {**{name: value for name, value in described.items() if name not in found}, **found}

@@ -32,7 +32,7 @@ from ipa_cli.sweep.difference import Change, Frozen
 from ipa_cli.sweep.draw import Stats
 from ipa_cli.sweep.elsewhere import Elsewhere, check, draw_points
 from ipa_cli.sweep.journal import Outcome
-from ipa_cli.sweep.layout import Layout, Size, describe_engines, describe_request
+from ipa_cli.sweep.layout import Layout, Size, describe_request, with_engines
 from ipa_cli.sweep.plan import Sweep
 from ipa_cli.sweep.reference_sets import ReferenceSet
 
@@ -118,9 +118,7 @@ def sweep_scale(
             with _resume_hint(reporter):
                 engine = Engine.open(settings, model, reporter, shows_bars)
                 graphs = draw.prepare(engine, layout, backends, reporter)
-                found = describe_engines([drawn_by(engine, graphs[size]) for size in sweep.sizes])
-                # Found out or asked for, the same entry has the same place, so that equal sweeps have equal files.
-                described = {**{name: value for name, value in requested.items() if name not in found}, **found}
+                described = with_engines(requested, [drawn_by(engine, graphs[size]) for size in sweep.sizes])
                 journal.check_folder(folder, described, resume or existing is None, force)
                 journal.begin(folder, described, sweep, outcomes, force)
                 stats = draw.draw_points(engine, layout, graphs, folder, missing, outcomes, reporter)

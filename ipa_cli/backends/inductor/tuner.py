@@ -60,7 +60,7 @@ def _measure(name: str, choices: tuple[tuning.Choice, ...], trials: list[Trial])
             spent = sum(trial.layers * milliseconds(partial(trial.call, choice)) for trial in trials)
             times[choice] = min(spent, times.get(choice, spent))
     if not times:
-        raise IpaError(f"no way to compute {name} works on this GPU", "type ipa doctor --deep")
+        raise IpaError(f"no kernel for {name} works on this GPU", "type ipa doctor --deep")
     best = min(times, key=lambda choice: times[choice])
     first = choices[0]
     if first in times and times[best] > MARGIN * times[first]:

@@ -117,7 +117,7 @@ class Remote:
             return None
 
     def send(self, path: str, source: Path, advance: Callable[[int], None]) -> None:
-        """Write the file `source` as `path`, whole or not at all; `advance` is told how many bytes have gone."""
+        """Write the file `source` as `path`, whole or not at all; `advance` is called with the bytes sent since."""
         system, root = self._system()
         if self.scheme == "file":
             with _written(), files.replacing(Path(root, path)) as target, source.open("rb") as file:
