@@ -37,6 +37,7 @@ FACTS = (
     "code_folders",
     "load_options",
     "decoders",
+    "tunes",
     "decoder_options",
 )  # the other capabilities can be denied
 DENIABLE = [field.name for field in dataclasses.fields(Capabilities) if field.name not in FACTS]

@@ -14,7 +14,7 @@ def test_the_weights_are_small_half_precision_and_no_pickles():
 
     files = [path for path in DEMO.rglob("*") if path.is_file()]
     weights = [path for path in files if path.suffix == ".safetensors"]
-    assert len(weights) == 7  # the last is a LoRA
+    assert len(weights) == 8  # two of them a LoRA and a ControlNet
     assert sum(path.stat().st_size for path in weights) <= MOST_BYTES
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
     for path in weights:
