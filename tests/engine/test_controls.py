@@ -130,6 +130,12 @@ def test_the_demo_models_own_puts_shapes_where_the_map_has_them(world):
             assert shape[inside].mean() > 0.9 and shape[:56].mean() + shape[:, 80:].mean() < 0.05
 
 
+def test_the_demo_models_own_is_one_without_files_to_choose_from(ipa, maps, monkeypatch):
+    monkeypatch.setattr("ipa_cli.models.loader.load", lambda *_, **__: pytest.fail("weights are read"))
+    ran = ipa("generate", *QUICK, "--control", "demo:other,image=map.png")
+    assert ran.exit_code == 2 and "has no 'other'" in ran.stderr
+
+
 @pytest.mark.slow
 def test_a_file_of_the_first_code_draws_what_the_folder_draws(ipa, network, maps):
     path = controlnets.as_first_code(network, maps / "control.safetensors")

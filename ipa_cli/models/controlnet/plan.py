@@ -104,6 +104,8 @@ def _dummy(config: ControlConfig, unet_config: Mapping[str, Any], architecture: 
 def _find(config: ControlConfig, unet_config: Mapping[str, Any]) -> ControlPlan:
     place, source, name = config.place, config.source, config.file
     if source == OWN:
+        if name is not None:
+            raise UsageError(f"the ControlNet '{OWN}' is one: it has no '{name}'", f"say --control {OWN},image=MAP.png")
         return _of_folder(place, folder_location(Path(__file__).parents[2] / "demo" / "controlnet"), "")
     if name is None and (path := path_of(source, "--control")) is not None:
         return _of_file(place, path, unet_config)
