@@ -27,9 +27,8 @@ def remark(settings: Settings, request: Request, reporter: Reporter) -> None:
     prompts = request.image_prompts
     if not prompts:
         _note([flag_of(name) for name in _of_references(settings)], "without a reference", reporter)
-    for config, one in zip(settings.adapters, prompts, strict=False):
-        for given, why in _of_adapter(config, one):
-            _note(given, why, reporter)
+    for why, given in _of_adapters(settings.adapters, prompts).items():
+        _note(given, why, reporter)
     if settings.image_per_picture and prompts and all(len(one.weights) < 2 for one in prompts):
         _note(["--image-per-picture"], "with a single reference", reporter)
     if not request.guided:
@@ -45,14 +44,27 @@ def _of_references(settings: Settings) -> list[str]:
     return [name for name in given if name != "scale" or values[name]]
 
 
-def _of_adapter(config: AdapterConfig, used: ImagePrompt) -> list[tuple[list[str], str]]:
-    """What an adapter says of its references without an effect, and why it has none."""
-    found = []
+def _of_adapters(configs: Sequence[AdapterConfig], prompts: Sequence[ImagePrompt]) -> dict[str, list[str]]:
+    """The settings of adapters without an effect, by why; one for all adapters has none where no adapter uses it."""
+    each = [(config, _of_adapter(config, one)) for config, one in zip(configs, prompts, strict=False)]
+    found: dict[str, list[str]] = {}
+    for config, unused in each:
+        for name, why in unused.items():
+            used = any(name not in other.stated and name not in without for other, without in each)
+            given = found.setdefault(why, [])
+            if (name in config.stated or not used) and _named(name, config) not in given:
+                given.append(_named(name, config))
+    return found
+
+
+def _of_adapter(config: AdapterConfig, used: ImagePrompt) -> dict[str, str]:
+    """The fields of an adapter that have no effect on its references, each with why."""
+    found = {}
     if used.embeds is not None and not used.references:
         given = [name for name in OF_A_PICTURE if getattr(config, name) != FIELDS[SETTINGS[name]].default]
-        found.append(([_named(name, config) for name in given], f"with the image embeddings {used.embeds.source}"))
+        found = dict.fromkeys(given, f"with the image embeddings {used.embeds.source}")
     if config.combine != CONCAT and len(used.weights) < 2:
-        found.append(([_named("combine", config)], "with a single reference"))
+        found["combine"] = "with a single reference"
     return found
 
 

@@ -57,6 +57,11 @@ def test_settings_of_references_without_one(notes, flags, said):
         ("--image cat.png --image-per-picture", "--image-per-picture has no effect with a single reference"),
         ("--adapter own,image=cat.png,combine=add", "combine= of --adapter has no effect with a single reference"),
         ("--image cat.png --image dog.png --image-combine average", None),
+        ("--adapter own,image=cat.png --adapter own,image=cat.png,image=dog.png --image-combine average", None),
+        (
+            "--adapter own,image=cat.png --adapter own,image=cat.png,image=dog.png,combine=add --image-combine average",
+            "--image-combine has no effect with a single reference",
+        ),
         ("--image cat.png --image dog.png --image-per-picture", None),
         ("--image cat.png --fit crop --sharpening 0.5 --ip-mode style", None),
         ("--guidance-scale 1 --negative-prompt blur", "--negative-prompt has no effect without guidance"),
@@ -85,6 +90,8 @@ def test_settings_of_pictures_beside_image_embeddings(notes):
     assert "fit= of --adapter has no effect with the image embeddings" in inside
     assert "--fit has no effect" in notes("sweep-scale", "--embeds", "cat.safetensors", "--fit", "crop")
     assert "effect" not in notes("generate", "--embeds", "cat.safetensors", "--ip-mode", "style")
+    both = ("--adapter", "own,embeds=cat.safetensors", "--adapter", "own,image=cat.png")
+    assert "effect" not in notes("generate", *both, "--fit", "crop")  # the second adapter's
 
 
 def test_settings_that_a_sweep_has_no_use_for(notes):
