@@ -100,8 +100,9 @@ def resolve(
             put(name, from_text(name, text, source.where), source, UsageError)
     given = {name: value for name, value in flags.items() if name in FIELDS and value is not None and value != ()}
     if picture is not None:
+        replaced = presets.preset_values(picture.values.get("preset")) if "preset" in given else {}
         for name, value in picture.values.items():
-            if name not in given:
+            if name not in given and name not in replaced:
                 found = from_json(name, value, picture.source.where)
                 put(name, found, picture.source, IpaError, f"say another with {flag_of(name)}")
     for name, value in given.items():

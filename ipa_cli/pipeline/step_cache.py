@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ipa_cli import backends
+from ipa_cli.config.presets import preset_values
 from ipa_cli.config.step_cache import DEEP, FORECAST, StepCache, parse
 from ipa_cli.errors import UsageError
 from ipa_cli.models import schedulers
@@ -53,9 +54,11 @@ def choose(settings: Settings, plan: Plan, sampling: Sampling) -> StepCache:
         backends.require(settings.backend, "step_cache")
     name = sampling.scheduler or schedulers.names("class_name").get(own, own)
     if cache.uses(FORECAST) and (name not in SMOOTH or sampling.eta):
+        meant = preset_values(settings.preset).get("step_cache") == settings.step_cache
+        of_preset = f", which --preset {settings.preset} stands for," if meant else ""
         raise UsageError(
-            f"--step-cache {cache} does not go with the sampler {name}{' and an eta' if sampling.eta else ''}: it "
-            "adds noise, or calls the UNet twice a step",
+            f"--step-cache {cache}{of_preset} does not go with the sampler {name}"
+            f"{' and an eta' if sampling.eta else ''}: it adds noise, or calls the UNet twice a step",
             "use --scheduler euler or dpm++, or --step-cache none",
         )
     return cache

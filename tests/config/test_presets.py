@@ -56,6 +56,9 @@ def test_a_picture_is_drawn_again_as_it_was_unless_a_flag_says_another_preset(wo
     picture = Layer(Source("picture", "picture a.png"), {"preset": "fast", "step_cache": "none"})
     assert resolve({}, picture=picture).settings.step_cache == "none"
     assert resolve({"preset": "balanced"}, picture=picture).settings.step_cache == BALANCED
+    fast = Layer(picture.source, {"preset": "fast", "step_cache": FAST})
+    assert resolve({}, picture=fast).settings.step_cache == FAST
+    assert resolve({"preset": "lcm"}, picture=fast).settings.step_cache == "none"
 
 
 def test_requests_and_jobs_take_the_preset_that_they_name_in_place_of_the_engines(world):
@@ -100,5 +103,6 @@ def test_a_picture_records_its_preset_and_from_draws_it_again(ipa, world):
 
 def test_a_preset_that_does_not_go_with_the_sampler_says_how_to_leave_out_its_part(ipa):
     ran = ipa("generate", "--json", "--preset", "fast", "--scheduler", "euler-a", "--prompt", "x")
-    assert ran.exit_code == 2 and "does not go with the sampler euler-a" in ran.error()["message"]
+    said = ran.error()["message"]
+    assert ran.exit_code == 2 and "which --preset fast stands for, does not go with the sampler euler-a" in said
     assert "--step-cache none" in ran.error()["hint"]
