@@ -192,6 +192,8 @@ def _factors(listed: str | None, flag: str, check: Check) -> tuple[float, ...]:
     for factor in found:
         if problem := check(factor):
             raise UsageError(f"{flag} {listed}: {problem}", example)
+        if factor != round(factor, DECIMALS):
+            raise UsageError(f"{flag} {factor!r}: more than {DECIMALS} decimal places", example)
     return tuple(found)
 
 

@@ -90,6 +90,7 @@ def test_a_sweep_draws_a_row_for_each_factor_of_the_scales_as_generate_does(ipa,
         ("-1", "expected a number from 0 to 10"),
         ("nan", "expected a number"),
         ("1,1.0", "--control-scales 1 is given twice"),
+        ("0,1e-9", "more than 6 decimal places"),
         ("1,9", "multiplies the scale of"),
     ],
 )
