@@ -23,7 +23,7 @@ class Progress:
         self._began = time.perf_counter()
         self._next = self._began + EVERY
         self.done = self.failed = 0
-        self.first = self.last = 0.0  # seconds from the beginning to the first and to the last outcome
+        self.first = self.last = 0.0  # seconds from the beginning to the first picture and to the last outcome
 
     def count(self, outcome: Outcome) -> None:
         """One job has ended."""
@@ -33,7 +33,8 @@ class Progress:
             self.failed += outcome.status == "failed"
             self.last = now - self._began
             self._reporter.detail(f"{outcome.id} {outcome.status}")
-            self.first = self.first or self.last
+            if outcome.status != "failed":
+                self.first = self.first or self.last
             if outcome.error is not None and self.failed <= WARNED:
                 more = "; further failures are in results.jsonl" if self.failed == WARNED else ""
                 self._reporter.warn(f"{outcome.id} failed: {outcome.error}{more}")
@@ -46,8 +47,8 @@ class Progress:
     @property
     def per_second(self) -> float:
         """Pictures a second since the first, so that loading does not count."""
-        seconds = self.last - self.first
-        return (self.done - 1) / seconds if seconds > 0 else 0.0
+        pictures, seconds = self.done - self.failed, self.last - self.first
+        return (pictures - 1) / seconds if pictures > 1 and seconds > 0 else 0.0
 
     @property
     def text(self) -> str:

@@ -53,13 +53,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Done:
-    """A batch whose jobs all have an outcome: `drawn` of them in this run, `failed` in all; times in seconds."""
+    """A batch whose jobs all have an outcome: `drawn` in this run, `failed` in all, some `before`; times in seconds."""
 
     output: str
     local: bool
     jobs: int
     drawn: int
     failed: int
+    before: int
     seconds: float
     first_s: float
     pictures_per_s: float
@@ -106,8 +107,9 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
             output=place.name,
             local=isinstance(place, Folder),
             jobs=found.count,
-            drawn=progress.done,
+            drawn=progress.done - progress.failed,
             failed=journal.counted(FAILED),
+            before=found.count - progress.done,
             seconds=progress.last,
             first_s=progress.first,
             pictures_per_s=progress.per_second,

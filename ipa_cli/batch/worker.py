@@ -269,7 +269,6 @@ class Worker:
             requests = [one.request for one in several if one.request is not None]
             begun = engine.begin(requests)
             self.drawn_by[requests[0].width, requests[0].height] = drawn_by(engine, begun[0].ready)
-            self._bugs = 0
         except Exception as error:
             self._fail(jobs, error, done)
             return
@@ -305,15 +304,12 @@ class Worker:
         assert request is not None and settings is not None
         try:
             drawing = drawn.begun.drawing()
+            recorded = record(drawn.engine, settings, drawn.begun.ready, request, 0)
+            data = encode.encode(drawing.images[0], recorded, FORMATS[task.suffix], task.quality)
         except Exception as error:
             self._fail([drawn.prepared], error, done)
             return
-        try:
-            recorded = record(drawn.engine, settings, drawn.begun.ready, request, 0)
-            data = encode.encode(drawing.images[0], recorded, FORMATS[task.suffix], task.quality)
-        except IpaError as error:
-            self._fail([drawn.prepared], error, done)
-            return
+        self._bugs = 0
         name = job.file(task.suffix)
         self._output.write(name, data)
         digest = hashlib.sha256(data).hexdigest()

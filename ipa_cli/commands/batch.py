@@ -101,6 +101,7 @@ def batch(
     if prompts_from is not None:
         several += prompts.listed(prompts_from)
     settings = options.settings(context).settings
+    config.check_not_stdin(settings, "every job reads the files of its settings, and stdin is read only once")
     found = source.find(jobs, several, root, context.obj.note)
     suffix = f".{format.value}" if format else ".png"
     asked = run.Asked(settings, found, output, suffix, quality, resume, retry_failed)
@@ -154,8 +155,7 @@ def _blocks(done: Done) -> tuple[str, ...]:
     from ipa_cli.config.units import plural
 
     lines = [f"{done.output}/results.jsonl  {plural(done.jobs, 'job')}"]
-    there = done.jobs - done.drawn
-    existed = f"; {there} had ended before" if there else ""
+    existed = f"; {done.before} had ended before" if done.before else ""
     lines.append(f"drawn {done.drawn} in {done.seconds:.1f} s, {done.pictures_per_s:.2f} pictures/s{existed}")
     if done.failed:
         lines.append(f"FAILED {plural(done.failed, 'job')}: --retry-failed draws them again")

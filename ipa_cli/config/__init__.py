@@ -9,7 +9,7 @@ from ipa_cli.config.files import FILE_NAME, project_file, user_file
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import HINT as TRUST_HINT
-from ipa_cli.config.project import Ignored, repositories, trust, untrust, with_places
+from ipa_cli.config.project import Ignored, check_not_stdin, repositories, trust, untrust, with_places
 from ipa_cli.config.setting import OWN
 from ipa_cli.config.settings import FIELDS, ConfigError, Settings, checked, collecting
 from ipa_cli.config.sources import Layer, Resolved, Source, check_together, resolve
@@ -33,6 +33,7 @@ __all__ = [
     "Source",
     "cache_dir",
     "cache_limit",
+    "check_not_stdin",
     "check_together",
     "checked",
     "collecting",

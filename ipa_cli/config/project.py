@@ -18,8 +18,9 @@ from ipa_cli.config import files
 from ipa_cli.config.places import at_home, exists, is_file, is_repo_id
 from ipa_cli.config.setting import OWN, PLACE
 from ipa_cli.config.settings import FIELDS, Settings
-from ipa_cli.errors import IpaError
+from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.system import ownership
+from ipa_cli.system.inputs import STDIN
 
 MOST_BYTES = 1 << 24
 ON_HUB = ("model", "vae", "ip_adapter", "image_encoder", "lora", "control", "embedding")  # may name a hub repository
@@ -156,6 +157,18 @@ def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any
     if name in ("adapter", "lora", "control", "embedding", "region"):
         return tuple(one.with_places(change) for one in value)
     return tuple(change(name, text) for text in value) if isinstance(value, tuple) else change(name, value)
+
+
+def check_not_stdin(settings: Settings, why: str) -> None:
+    """Raise UsageError, which says `why`, where a place is stdin."""
+
+    def there(_: str, place: str) -> str:
+        if place == STDIN:
+            raise UsageError(why, "name a file in place of -")
+        return place
+
+    for name in FIELDS:
+        with_places(name, getattr(settings, name), there)
 
 
 def _foreign(path: Path) -> str | None:

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import FIELDS, Settings, with_places
+from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.units import plural
-from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.errors import IpaError
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import draw, journal
 from ipa_cli.sweep.draw import Stats
 from ipa_cli.sweep.journal import Outcome
 from ipa_cli.sweep.layout import OF_A_SIZE, Layout, Size, with_engines
 from ipa_cli.sweep.plan import Point
-from ipa_cli.system.inputs import STDIN
 
 DRAWN_BY = ("dtype", "device", "backend", "graph", "torch")  # `record.drawn_by`
 RESUME_HINT = "the same command with --resume draws what is missing"
@@ -45,18 +44,6 @@ class Callbacks:
 
 # Draws jobs into a folder with settings that they have in common.
 Elsewhere = Callable[[Settings, Path, Iterator[PointJob], Callbacks, Reporter], None]
-
-
-def check(settings: Settings) -> None:
-    """Raise UsageError for a picture from stdin, which is this process's alone."""
-
-    def there(_: str, place: str) -> str:
-        if place == STDIN:
-            raise UsageError("other processes draw, and stdin is not theirs", "name a file that they reach")
-        return place
-
-    for name in FIELDS:
-        with_places(name, getattr(settings, name), there)
 
 
 def draw_points(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.backends import AUTO
-from ipa_cli.config import Settings
+from ipa_cli.config import Settings, check_not_stdin
 from ipa_cli.config.controls import CHECKS
 from ipa_cli.config.loras import WEIGHT
 from ipa_cli.engine import schedules
@@ -30,7 +30,7 @@ from ipa_cli.result import Reporter
 from ipa_cli.sweep import difference, draw, journal, outputs, plan, reference_sets
 from ipa_cli.sweep.difference import Change, Frozen
 from ipa_cli.sweep.draw import Stats
-from ipa_cli.sweep.elsewhere import Elsewhere, check, draw_points
+from ipa_cli.sweep.elsewhere import Elsewhere, draw_points
 from ipa_cli.sweep.journal import Outcome
 from ipa_cli.sweep.layout import Layout, Size, describe_request, with_engines
 from ipa_cli.sweep.plan import Sweep
@@ -90,7 +90,7 @@ def sweep_scale(
     if existing is not None and not axes.seeds and settings.seed is None:
         axes = replace(axes, seeds=tuple(existing["seeds"]))  # those that were chosen at random
     if elsewhere is not None:
-        check(settings)
+        check_not_stdin(settings, "other processes draw, and stdin is not theirs")
     settings, model, layout = _lay_out(settings, axes, reporter)
     sweep = layout.sweep
     requested = journal.describe(sweep, describe_request(settings, model, layout, backend))

@@ -101,6 +101,27 @@ def test_a_picture_that_comes_out_broken_fails_its_job_alone(tmp_path):
     assert found["0"].file == "pictures/0.png" and (tmp_path / "pictures" / "3.png").exists()
 
 
+@pytest.mark.parametrize("broken", ["drawing", "encode"])
+def test_unforeseen_errors_in_a_row_end_the_batch_and_one_does_not(tmp_path, monkeypatch, broken):
+    def failing(seeds):
+        def fail(*given):
+            seed = given[0] if broken == "drawing" else given[0].getpixel((0, 0))[0]
+            if seed in seeds:
+                raise ZeroDivisionError(f"seed {seed}")
+            return b"a picture"
+
+        if broken == "encode":
+            monkeypatch.setattr(worker.encode, "encode", fail)
+        return Device(fail if broken == "drawing" else lambda seed: None)
+
+    found, _ = drawn(tmp_path, failing({2}), jobs(6))
+    assert [one.id for one in found.values() if one.status == "failed"] == ["2"]
+    device = failing(range(100))
+    with pytest.raises(ZeroDivisionError):
+        drawn(tmp_path, device, jobs(100))
+    assert len(device.begun) < 100
+
+
 def test_the_last_jobs_use_the_graph_of_the_batches_before_them(tmp_path):
     device = Device()
     found, count = drawn(tmp_path, device, jobs(5), batch_size=2)

@@ -91,7 +91,7 @@ def test_a_failed_job_is_recorded_and_the_others_go_on(ipa):
     assert same.exit_code == 1 and same.json()["data"]["drawn"] == 0 and same.json()["data"]["failed"] == 3
     Image.new("RGB", (48, 48), "red").save("lost.png")
     again = ipa("batch", file, *QUICK, "-o", "out", "--retry-failed", "--json")
-    assert again.json()["data"]["drawn"] == 3 and again.json()["data"]["failed"] == 2
+    assert again.json()["data"]["drawn"] == 1 and again.json()["data"]["failed"] == 2
     assert [one["id"] for one in results()] == list(found) and results()[0]["status"] == "done"
 
 
@@ -144,6 +144,8 @@ def test_nothing_is_loaded_for_what_can_be_seen_before(ipa, monkeypatch):
         ((good,), ("-p", "a star"), 2, "for a folder of references"),
         ((good,), ("-o", "jobs.jsonl"), 1, "jobs.jsonl"),
         ((good,), ("-o", "nothing://x"), 2, "nothing"),
+        ((good,), ("--image", "-"), 2, "stdin is read only once"),
+        ((good,), ("--init-image", "-"), 2, "stdin is read only once"),
     ):
         ran = ipa("batch", jobs(*lines), *QUICK[:4], "-o", "out", *flags)
         assert ran.exit_code == code and said in ran.stderr, (flags, ran.stderr)
