@@ -101,6 +101,9 @@ class TunableBackend(Protocol):
     def tune(self, device: torch.device, dtype: torch.dtype, report: Report) -> list[Measured]:
         """Measure the choices on `device`. Raises IpaError where there is nothing to tune."""
 
+    def check_tuning(self, given: Mapping[str, Any], capability: str) -> None:
+        """Raise UsageError for choices that there are not for a compute capability such as "8.6"."""
+
 
 class DecoderBackend(Protocol):
     """What a module offers that has `Capabilities.decoders`."""

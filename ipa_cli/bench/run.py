@@ -70,6 +70,8 @@ def bench(
     """
     asked = workload.settings
     prompts.check((asked.prompt or "", asked.negative_prompt), asked.prompt_syntax, reporter)
+    for backend in dict.fromkeys(spec.backend for spec in specs):
+        tuned.warn(asked, backend, reporter)
     started = time.monotonic()
     ends = math.inf if limits.budget is None else started + limits.budget
     results = replace(_begin(workload, specs, earlier or {}), runs=limits.runs)

@@ -47,10 +47,13 @@ def graphs(settings: Settings, asked: bool) -> Check:
         root = config.cache_dir(settings)
         check_owner(Store(root))
         signature.existing_key()
-        found = tuned.kept(settings, PREFERRED)
     except IpaError as error:
         return Check(name, "failure", error.message, error.hint, asked)
     check = room(name, root, "failure", elsewhere, LITTLE, asked)
+    try:
+        found = tuned.kept(settings, PREFERRED)
+    except IpaError as error:
+        return check if check.status != "ok" else Check(name, "warning", error.message, error.hint, asked)
     return check if found is None else replace(check, found=f"{check.found}; {tuned.described(found)}")
 
 

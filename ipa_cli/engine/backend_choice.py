@@ -8,9 +8,11 @@ from ipa_cli import backends
 from ipa_cli.backends import AUTO
 from ipa_cli.backends.base import check_fp8
 from ipa_cli.config import Settings, step_cache
+from ipa_cli.engine import tuned
 from ipa_cli.engine.wanted import asked_options
 from ipa_cli.errors import UsageError
 from ipa_cli.hardware import devices
+from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
     import torch
@@ -49,3 +51,11 @@ def check_capabilities(settings: Settings, device: torch.device, offload: str) -
     backend = backends.get(name)
     if asked_options(backend, name, settings).get("precision") == "fp8":
         check_fp8(device, backend.CAPABILITIES.fp8)
+
+
+def warn_of_tuning(settings: Settings, device: torch.device, reporter: Reporter) -> None:
+    """Warn where kernels run untuned because what `ipa bench --tune` kept is damaged."""
+    name = resolve(settings.backend, settings.precision)
+    name = backends.PREFERRED if name == AUTO else name
+    if device.type == "cuda" and backends.get(name).options(settings.compile_options).get("tuning", {}) is None:
+        tuned.warn(settings, name, reporter)

@@ -13,7 +13,7 @@ from ipa_cli.config import Settings
 from ipa_cli.config.step_cache import DEEP
 from ipa_cli.engine import decoders, drawing, schedules, together
 from ipa_cli.engine.access import Access, State
-from ipa_cli.engine.backend_choice import check_capabilities
+from ipa_cli.engine.backend_choice import check_capabilities, warn_of_tuning
 from ipa_cli.engine.decoders import Decoder
 from ipa_cli.engine.denoisers import Denoisers
 from ipa_cli.engine.drawing import Begun, Drawing
@@ -85,6 +85,7 @@ class Engine:
             doing("torch")
             engine = cls(settings, plan, reporter, opening)
             check_capabilities(settings, engine.device, engine.offload)
+            warn_of_tuning(settings, engine.device, reporter)
             if pair is not None:
                 pair.begin(settings, plan, engine.device, engine.dtype, reporter)
                 engine._pair, engine._access.watch = pair, pair.watched

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,33 @@ from ipa_cli.config import Settings
 from ipa_cli.engine.store import graph_store
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import probe
+from ipa_cli.result import Reporter
 from ipa_cli.system import files
 
 FOLDER = ".tuning"
 MOST = 1 << 16  # bytes
+
+
+@dataclass(frozen=True)
+class TuningFile:
+    """A file of a store: what it keeps, or why that cannot be used. `size` in bytes."""
+
+    path: Path
+    size: int
+    found: Mapping[str, Any] | None
+    damage: str | None = None
+
+    @property
+    def backend(self) -> str:
+        return next((name for name in backends.MODULES if self.path.name.startswith(f"{name}-")), "")
+
+    def to_json(self) -> dict[str, Any]:
+        """As `ipa cache ls --json` has it."""
+        return {**(self.found or {}), "file": str(self.path), "damage": self.damage}
+
+    def __str__(self) -> str:
+        line = f"damaged: {self.damage}" if self.found is None else described(self.found)
+        return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def path(settings: Settings, backend: str, gpu: str) -> Path:
@@ -27,26 +51,71 @@ def path(settings: Settings, backend: str, gpu: str) -> Path:
 def kept(settings: Settings, backend: str) -> dict[str, Any] | None:
     """What was kept for the GPU that the settings name: `tuning`, `date`, `kernels`; None where nothing was.
 
-    Raises IpaError for a file that is not as `keep` writes it. What it chooses the backend's `options` check.
+    Raises IpaError for a file that is not as `keep` writes it, or chooses what the backend does not have for this GPU.
     """
     if not backends.get(backend).CAPABILITIES.tunes or settings.device in ("cpu", "mps"):
         return None
     index = settings.device.partition(":")[2]
     gpu = probe.machine(int(index) if index.isdecimal() else 0).gpu
-    return None if gpu is None else _read(path(settings, backend, gpu.slug))
+    if gpu is None or (found := _read(file := path(settings, backend, gpu.slug))) is None:
+        return None
+    try:
+        backends.tunable(backend).check_tuning(found["tuning"], gpu.capability)
+    except IpaError as error:
+        raise _damaged(file) from error
+    return found
 
 
-def listed(store: Store) -> list[dict[str, Any]]:
-    """All that was kept in a store. Raises as `kept`."""
-    found = [_read(file) for file in sorted((store.graphs / FOLDER).glob("*.json"))]
-    return [one for one in found if one is not None]
+def usable(settings: Settings, backend: str) -> dict[str, Any] | None:
+    """What `kept` finds; None where that is damaged, see `warn`."""
+    try:
+        return kept(settings, backend)
+    except IpaError:
+        return None
+
+
+def warn(settings: Settings, backend: str, reporter: Reporter) -> None:
+    """Warn of a damaged file, in whose place the table's choices are used."""
+    try:
+        kept(settings, backend)
+    except IpaError as error:
+        reporter.warn(f"{error.message}, so kernels run as they do untuned; {error.hint}")
+
+
+def listed(store: Store) -> list[TuningFile]:
+    """All files of a store, damaged ones with the reason."""
+    return [_listed(file) for file in sorted((store.graphs / FOLDER).glob("*.json"))]
+
+
+def remove(listed: Iterable[TuningFile]) -> None:
+    """Remove files. Raises IpaError where that is not permitted."""
+    for one in listed:
+        try:
+            one.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise IpaError(
+                f"cannot remove {one.path}: {error.strerror}", "check the permissions of its folder"
+            ) from error
 
 
 def described(found: Mapping[str, Any]) -> str:
     """What was kept, in a line."""
     changed = ", ".join(found["tuning"]) or "the table is best"
-    line = f"kernels tuned for {found['gpu']} on {found['date'][:10]}: {changed}"
-    return "".join(sign if sign.isprintable() else "?" for sign in line)
+    return f"kernels tuned for {found['gpu']} on {found['date'][:10]}: {changed}"
+
+
+def _listed(file: Path) -> TuningFile:
+    size = file.lstat().st_size
+    try:
+        return TuningFile(file, size, _read(file))
+    except IpaError as error:
+        return TuningFile(file, size, None, error.message)
+
+
+def _damaged(file: Path) -> IpaError:
+    return IpaError(
+        f"{file} is not as `ipa bench --tune` writes it", "`ipa cache clear --stale` removes it, or tune again"
+    )
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -59,13 +128,13 @@ def _read(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, RecursionError) as error:
-        raise IpaError(f"{file} is not as `ipa bench --tune` writes it", "remove it, or tune again") from error
+        raise _damaged(file) from error
     return found
 
 
 def copy(settings: Settings, other: Settings, backend: str) -> None:
-    """Keep what the cache of `settings` has in the cache of `other` too. Raises as `kept` and `keep`."""
-    if (found := kept(settings, backend)) is not None:
+    """Keep what the cache of `settings` has, unless it is damaged, in the cache of `other` too. Raises as `keep`."""
+    if (found := usable(settings, backend)) is not None:
         keep(other, backend, found["gpu"], found)
 
 

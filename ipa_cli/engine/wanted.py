@@ -64,7 +64,7 @@ class Wanted:
 def asked_options(backend: Backend, name: str, settings: Settings) -> dict[str, Any]:
     """The backend's options as the settings want them; raises UsageError for a precision that it does not have."""
     options = backend.options(settings.compile_options)
-    if "tuning" in options and options["tuning"] is None and (found := tuned.kept(settings, name)):
+    if "tuning" in options and options["tuning"] is None and (found := tuned.usable(settings, name)):
         options = backend.options({**options, "tuning": found["tuning"]})
     if settings.precision == "half":  # or what --compile-options say
         return options

@@ -10,10 +10,12 @@ import torch
 from ipa_cli.backends.base import Measured
 from ipa_cli.backends.inductor import backend
 from ipa_cli.config import Settings
-from ipa_cli.engine import tuned, wanted
+from ipa_cli.doctor import places
+from ipa_cli.engine import backend_choice, tuned, wanted
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import probe
 from ipa_cli.hardware.gpu import Gpu
+from ipa_cli.result import NullReporter
 
 CARD = Gpu("NVIDIA GeForce RTX 3090", "8.6", "580.1")
 FOUND = [
@@ -50,11 +52,65 @@ def test_the_table_of_a_tuning_names_what_is_chosen(world, ipa, card):
     assert "64 64 4" in lines and "does not run here" in lines and "faster than the table: cross_attention" in lines
 
 
-def test_a_file_that_is_no_tuning_is_named(world, ipa, card):
+class Said(NullReporter):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+NONE_OF_THE_CARD = {"cross_attention": [128, 128, 4]}  # of Hopper
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["{}", "{", "[" * 70_000, json.dumps({"tuning": NONE_OF_THE_CARD, "date": "2026", "gpu": "x"}), "\0\ud800"],
+)
+def test_a_damaged_tuning_file_costs_a_warning_and_the_tuning(world, ipa, card, monkeypatch, damage):
     file = Path(ipa("bench", "--tune", "--json").data()["file"])
-    file.write_text("{}")
+    file.write_bytes(damage.encode(errors="surrogatepass"))
     with pytest.raises(IpaError, match="is not as `ipa bench --tune` writes it"):
         tuned.kept(Settings(), "inductor")
+    assert wanted.asked_options(backend, "inductor", Settings())["tuning"] is None
+    said = Said()
+    backend_choice.warn_of_tuning(Settings(), torch.device("cuda"), said)
+    assert len(said.warnings) == 1 and "kernels run as they do untuned; `ipa cache clear --stale`" in said.warnings[0]
+    given = Settings(compile_options='{"tuning": {}}')
+    backend_choice.warn_of_tuning(given, torch.device("cuda"), said)
+    assert len(said.warnings) == 1
+
+
+def test_a_damaged_tuning_file_is_listed_and_a_warning_of_the_doctor(world, ipa, card):
+    file = Path(ipa("bench", "--tune", "--json").data()["file"])
+    file.write_text("{}")
+    listed = ipa("cache", "ls")
+    assert listed.exit_code == 0 and f"damaged: {file} is not as" in listed.stdout
+    assert ipa("cache", "ls", "--json").data()["tuning"][0]["damage"]
+    check = places.graphs(Settings(), True)
+    assert check.status == "warning" and "ipa bench --tune" in check.found
+
+
+@pytest.mark.parametrize(
+    ("flags", "damaged", "goes"),
+    [
+        ((), False, True),
+        (("--backend", "inductor"), False, True),
+        (("--stale",), False, False),
+        (("--stale",), True, True),
+        (("--older-than", "1d"), False, False),
+        (("--max-size", "0"), True, False),
+    ],
+)
+def test_clear_counts_tuning_files(world, ipa, card, flags, damaged, goes):
+    file = Path(ipa("bench", "--tune", "--json").data()["file"])
+    if damaged:
+        file.write_text("{}")
+    size = file.stat().st_size if goes else 0
+    looked = ipa("cache", "clear", "--dry-run", "--json", *flags).data()
+    assert looked["freed"] == size and looked["tuning"] == [str(file)] * goes and file.exists()
+    done = ipa("cache", "clear", "--yes", *flags)
+    assert file.exists() != goes and ("removed 1 tuning file" in done.stdout) == goes, done.stdout
 
 
 def test_there_is_nothing_to_tune_on_a_cpu(ipa):

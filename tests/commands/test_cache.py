@@ -227,7 +227,7 @@ def test_clear_with_json_never_asks(ipa, store):
     assert ran.exit_code == 2
     assert ran.error()["type"] == "UsageError"
     assert ipa("cache", "clear", "--json", "--yes").data() == {
-        "dry_run": False, "freed": 360, "graphs": [entry.id], "kept": [],
+        "dry_run": False, "freed": 360, "graphs": [entry.id], "tuning": [], "kept": [],
     }  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def test_dry_run_only_says(ipa, store):
         "would remove 1 graph, 360 B",
     ]
     assert ipa("cache", "clear", "--dry-run", "--json").data() == {
-        "dry_run": True, "freed": 360, "graphs": [entry.id], "kept": [],
+        "dry_run": True, "freed": 360, "graphs": [entry.id], "tuning": [], "kept": [],
     }  # fmt: skip
     assert left(store) == {entry.id}
 

@@ -147,6 +147,12 @@ def tune(device: torch.device, dtype: torch.dtype, report: Report) -> list[Measu
     return tuner.tune(device, dtype, report)
 
 
+def check_tuning(given: Mapping[str, Any], capability: str) -> None:
+    """See `TunableBackend`."""
+    major, _, minor = capability.partition(".")
+    tuning.chosen((int(major), int(minor)), given)
+
+
 def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> None:
     """See `decoder.compile`."""
     from ipa_cli.backends.inductor import decoder

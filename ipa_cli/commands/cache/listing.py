@@ -70,7 +70,7 @@ def list_graphs(
     graphs.sort(key=lambda graph: graph["key"])
     graphs.sort(key=_ORDERS[sort], reverse=sort in _DOWN)
     total = sum(graph["size"] for graph in graphs)
-    others = cache.scratch_folders(store)
+    others, tunings = cache.scratch_folders(store), tuned.listed(store)
     data = {
         "cache_dir": str(store.root),
         "max_size": store.max_size,
@@ -79,12 +79,12 @@ def list_graphs(
             "in_use": sum(work.size for work in others if work.alive),
             "left_behind": sum(work.size for work in others if not work.alive),
         },
-        "tuning": tuned.listed(store),
+        "tuning": [tuning.to_json() for tuning in tunings],
         "graphs": graphs,
     }
     if context.obj.json_mode:
         return Result("cache ls", data)
-    more = (*_unfinished(others), *map(tuned.described, data["tuning"]))
+    more = (*_unfinished(others), *map(str, tunings))
     if not graphs:
         which = "matching graph" if everything else "compiled graph"
         return Result("cache ls", data, (f"no {which} in {store.root}", *more))
