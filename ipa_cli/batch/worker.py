@@ -197,7 +197,7 @@ class Worker:
             plan = self.plan(settings)
             loras = self._loras.get((model, settings.lora), lambda: lora.load(settings.lora, plan, self._reporter))
             loaded = load_references(settings, self._reporter)
-            request = make_request(settings, plan, loaded, loras)
+            request = make_request(settings, plan, loaded, loras, self._reporter)
             init_image.check_model(request.init, plan)
             prompts.review((request.prompt, request.negative_prompt), request, self._reporter)
             encode.check(

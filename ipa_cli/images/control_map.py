@@ -19,6 +19,8 @@ EDGES = (100, 200)  # canny's thresholds, as in diffusers' guide and A1111's ext
 LINES, LINE, DARKEST = 6.0, 8, 16
 FINE, COARSE, STROKE = 0.5, 5.0, 16
 BLUR = 9.0
+OF_LINES = ("canny", "lineart_standard", "scribble_xdog")  # white or grey on black
+FAINT = 64  # half of what `_lines` makes of usual lines
 INSTALL = 'pip install "ipa-cli[control]", or give a map that is made already'
 
 
@@ -28,6 +30,16 @@ def check(preprocess: str | None) -> None:
 
     if preprocess not in (None, "invert") and importlib.util.find_spec("cv2") is None:
         raise IpaError(f"preprocess={preprocess} needs opencv, which is not installed", INSTALL)
+
+
+def is_empty(picture: Image) -> bool:
+    """Whether it is of one colour."""
+    return picture.convert("RGB").getcolors(1) is not None
+
+
+def is_lineless(made: Image) -> bool:
+    """Whether a map OF_LINES has none."""
+    return made.convert("L").getextrema()[1] < FAINT
 
 
 def make(given: Image, size: tuple[int, int], preprocess: str | None) -> Image:

@@ -77,8 +77,20 @@ def make(settings: Settings, plan: Plan, maps: Sequence[Reference], steps: int) 
 def note_empty(maps: Sequence[Reference], reporter: Reporter) -> None:
     """Warn of maps of one colour, in which there is nothing to follow."""
     for image in {one.source: one for one in maps}.values():
-        if image.image.convert("RGB").getcolors(1) is not None:
+        if control_map.is_empty(image.image):
             reporter.warn(f"the control map {image.source} is of one colour: there is nothing to follow in it")
+
+
+def warn_of_lineless(controls: Sequence[Control], size: tuple[int, int], reporter: Reporter) -> None:
+    """Warn of preprocessors that find no lines in what they are given; of what is empty itself, `note_empty` warns."""
+    for one in {(one.image.source, one.preprocess): one for one in controls}.values():
+        if one.preprocess not in control_map.OF_LINES or control_map.is_empty(one.image.image):
+            continue
+        if control_map.is_lineless(control_map.make(one.image.image, size, one.preprocess)):
+            reporter.warn(
+                f"preprocess={one.preprocess} finds no lines in {one.image.source}, so there is nothing to follow: "
+                "choose a picture with more contrast, another preprocess, or a map that is made already"
+            )
 
 
 def note_size(controls: Sequence[Control], size: tuple[int, int], reporter: Reporter) -> None:

@@ -249,6 +249,8 @@ def make_request(
         backends.require(settings.backend, "masks")
     if own:
         backends.require(settings.backend, "regions")
+    controls = control.make(settings, plan, loaded.maps, taken)
+    control.warn_of_lineless(controls, (width, height), reporter)
     return Request(
         prompt,
         settings.negative_prompt,
@@ -271,7 +273,7 @@ def make_request(
         init=init,
         image_per_picture=settings.image_per_picture,
         hires=again,
-        controls=control.make(settings, plan, loaded.maps, taken),
+        controls=controls,
         regions=own,
     )
 

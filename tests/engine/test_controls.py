@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 import ipa_cli
 from ipa_cli.config import Settings, controls
 from ipa_cli.engine.engine import Engine
-from ipa_cli.images import infotext, metadata
+from ipa_cli.images import control_map, infotext, metadata
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request
@@ -113,6 +113,18 @@ def test_factors_without_a_controlnet_and_maps_that_are_stretched_or_empty_are_t
     assert "empty.png is of one colour" in ran.stderr and "map.png is of one colour" not in ran.stderr
     ran = ipa("sweep-scale", "--size", "64x64", "--control", f"{network},image=wide.png")
     assert ran.exit_code == 1 and "wide.png is 128x64, the picture 64x64: it is stretched" in ran.stderr
+
+
+@pytest.mark.parametrize("preprocess", control_map.OF_LINES)
+def test_a_preprocessor_that_finds_nothing_is_warned_of(ipa, network, maps, monkeypatch, preprocess):
+    monkeypatch.setattr(Engine, "open", lambda *_, **__: (_ for _ in ()).throw(ipa_cli.IpaError("loaded now")))
+    Image.linear_gradient("L").resize((64, 64)).point(lambda grey: 120 + grey // 64).save("faint.png")
+    Image.new("RGB", (64, 64)).save("flat.png")
+    specs = [f"{network},image={name}.png,preprocess={preprocess}" for name in ("faint", "flat", "map")]
+    ran = ipa("generate", *QUICK, *(word for spec in specs for word in ("--control", spec)))
+    said = [line for line in ran.stderr.splitlines() if "nothing to follow" in line]
+    assert len(said) == 2 and "flat.png is of one colour" in said[0], ran.stderr
+    assert f"preprocess={preprocess} finds no lines in faint.png" in said[1]
 
 
 def test_the_demo_models_own_puts_shapes_where_the_map_has_them(world):
