@@ -23,6 +23,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.results import file  # noqa: E402
+
 POINTS = 100
 
 
@@ -159,8 +163,8 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--ray", metavar="ADDRESS")
     parser.add_argument("--actors", type=int, default=2)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--output", type=file)
+    parser.add_argument("--plot", type=file)
     parser.add_argument("measured", nargs="*", type=Path)
     given = parser.parse_args()
     if given.plot:

@@ -11,7 +11,6 @@ import argparse
 import copy
 import gc
 import json
-import os
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ import torch
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import ipa_cli  # noqa: E402
+from benchmarks.results import save  # noqa: E402
 from ipa_cli.backends.inductor import backend as inductor  # noqa: E402
 from ipa_cli.models.vae import channels_last, fp16  # noqa: E402
 
@@ -226,8 +226,7 @@ def main() -> None:
             results[name] = {"failed": str(error).splitlines()[0]}
         torch.compiler.reset()
         print(f"[{time.perf_counter() - began:6.1f}] {name} {json.dumps(results[name])}", flush=True)
-        if "OUT" in os.environ:
-            Path(os.environ["OUT"], "decode.json").write_text(json.dumps(results, indent=1))
+        save("decode.json", json.dumps(results, indent=1))
     print(f"torch {torch.__version__}, {machine}, {chosen.size}x{chosen.size}")
     print(f"{'':25} {'ms':>7} {'first s':>8} {'+GiB':>6} {'error':>8} {'PSNR':>6} {'demo':>6}")
     for name in names:

@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks.decode import CUDA, DEVICE, demo, peak_gib, sdxl, seconds  # noqa: E402
+from benchmarks.results import folder  # noqa: E402
 from ipa_cli.images import init_image, reference  # noqa: E402
 from ipa_cli.models.vae import channels_last  # noqa: E402
 from ipa_cli.pipeline import start  # noqa: E402
@@ -71,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--output", default=".")
+    parser.add_argument("--output", type=folder, default=".")
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     side = 64 if asked.tiny else asked.size
@@ -83,7 +84,7 @@ def main() -> None:
     def add(name: str, **figures: float) -> None:
         rows[name] = figures
         print(f"[{time.perf_counter() - began:6.1f}] {name} {json.dumps(figures)}", flush=True)
-        Path(asked.output, "encode.json").write_text(json.dumps(rows, indent=1))
+        (asked.output / "encode.json").write_text(json.dumps(rows, indent=1))
 
     coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
     picture = coarse.resize((side, side), Image.Resampling.BICUBIC)

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timed_process import Record, run_ipa
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import ipa_cli
+import ipa_cli  # noqa: E402
+from benchmarks.timed_process import Record, run_ipa  # noqa: E402
 
 LIMIT = 580.0
 REFERENCE = Path(ipa_cli.__file__).parent / "demo" / "reference.png"

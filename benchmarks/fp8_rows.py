@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose files have names that libraries look for
 
 from benchmarks import two_gpus  # noqa: E402
+from benchmarks.results import folder  # noqa: E402
 
 PARTS = "fp8,locate,memory,pair"
 
@@ -254,12 +255,11 @@ def main() -> None:
     parser.add_argument("--parts", default=PARTS)
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--cache", default=str(Path(tempfile.gettempdir(), "ipa-two-gpus")))
-    parser.add_argument("--output", default=".")
+    parser.add_argument("--output", type=folder, default=".")
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     Path(asked.cache).mkdir(mode=0o700, exist_ok=True)
-    Path(asked.output).mkdir(parents=True, exist_ok=True)
-    rows = Rows(Path(asked.output))
+    rows = Rows(asked.output)
     for precision in asked.parts.split(","):
         if precision in two_gpus.KINDS:
             measure(asked, precision, rows)

@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.results import save
 from ipa_cli.backends import eager
 from ipa_cli.backends.inductor import backend, compilation, loading
 from ipa_cli.unet.attention import install, layers, project
@@ -376,8 +377,7 @@ def main() -> None:
             print(f"{part} failed:\n{traceback.format_exc()[-3000:]}", flush=True)
             continue
         print(f"[{time.perf_counter() - began:6.1f}] {part} {json.dumps(results[part])}", flush=True)
-        if "OUT" in os.environ:
-            Path(os.environ["OUT"], "graph.json").write_text(json.dumps(results, indent=1))
+        save("graph.json", json.dumps(results, indent=1))
     print(
         f"{'':8} {'ms':>7} {'it/s':>6} {'error':>8} {'to fp32':>8} {'compile':>8} {'open':>6} {'first':>6} {'GiB':>6}"
     )

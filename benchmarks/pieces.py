@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -43,6 +42,7 @@ from pieces_common import (
 from pieces_convolutions import CONVS, conv, conv_inputs
 from pieces_products import gate, geglu, geglu_inputs, linear, norm
 
+from benchmarks.results import save
 from ipa_cli.backends.inductor.kernels import feed_forward
 
 
@@ -206,10 +206,9 @@ def main() -> None:
             print(f"{part} ended early: {type(error).__name__}: {error}", flush=True)
         if not chosen.warm:
             print(f"[{time.perf_counter() - began:5.0f} s] {part}", flush=True)
-            if "OUT" in os.environ:
-                Path(os.environ["OUT"], "pieces.json").write_text(json.dumps(rows, indent=1))
-    if "OUT" in os.environ and not chosen.warm:
-        Path(os.environ["OUT"], "pieces.txt").write_text(table(rows) + "\n")
+            save("pieces.json", json.dumps(rows, indent=1))
+    if not chosen.warm:
+        save("pieces.txt", table(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import folder
+
 STEPS, GROUP, SEED, SCALE = 30, 8, 20_000, 0.5
 IN_PART = {"guidance_start": 0.2, "guidance_end": 0.8}
 SAVING: dict[str, dict[str, Any]] = {
@@ -214,7 +216,7 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--quality", action="store_true")
     what.add_argument("--speed", action="store_true")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=folder)
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--device", default="cpu")
@@ -227,7 +229,6 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quality and asked.judge is None:
         parser.error("--quality needs --judge")
-    asked.out.mkdir(parents=True, exist_ok=True)
     print("\n".join(["", *(quality(asked) if asked.quality else speed(asked))]))
 
 

@@ -10,7 +10,6 @@ in a CUDA graph, over several sets of buffers. Prints one line a product; a JSON
 import argparse
 import ctypes
 import json
-import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -21,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from pieces_common import microseconds, relative
+from benchmarks.pieces_common import microseconds, relative  # noqa: E402
+from benchmarks.results import save  # noqa: E402
 
 HALF, EIGHT = torch.float16, torch.float8_e4m3fn
 TYPES = {HALF: 2, torch.bfloat16: 14, EIGHT: 28, torch.float32: 0}  # cudaDataType
@@ -291,8 +291,7 @@ def main() -> None:
             )
             if not fp8 and not adds:
                 saved = {key: saved[key] + row[key] * product.times / 1e3 for key in saved}
-        if "OUT" in os.environ:
-            Path(os.environ["OUT"], "products.json").write_text(json.dumps(rows, indent=1))
+        save("products.json", json.dumps(rows, indent=1))
     print("all half-precision products of a step, ms: " + ", ".join(f"{key} {ms:.2f}" for key, ms in saved.items()))
 
 

@@ -33,6 +33,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose files have names that libraries look for
 
+from benchmarks.results import folder  # noqa: E402
+
 FIRST = 16  # pictures for each GPU, of which each has drawn some by then
 FP8 = ("--precision", "fp8")
 ON_2 = ("--devices", "cuda:0,cuda:1")
@@ -60,7 +62,7 @@ class Measuring:
     """The jobs, the model and the cache that all ways share, and when all must have ended."""
 
     def __init__(self, given: argparse.Namespace):
-        self.out, self.jobs, self.small, self.steps = given.out.absolute(), given.jobs, given.small, given.steps
+        self.out, self.jobs, self.small, self.steps = given.out, given.jobs, given.small, given.steps
         self.end = time.monotonic() + given.seconds
         self.cache = ("--cache-dir", str(self.out.parent / f"{self.out.name}-cache"))
         self.model = SMALL if given.small else MODEL
@@ -70,7 +72,6 @@ class Measuring:
     def _write_jobs(self) -> None:
         from PIL import Image
 
-        self.out.mkdir(parents=True, exist_ok=True)
         for n in range(8):
             Image.new("RGB", (512, 512), (32 * n, 255 - 32 * n, 128)).save(self.out / f"{n}.png")
         with (self.out / "jobs.jsonl").open("w") as lines:
@@ -260,7 +261,7 @@ def print_profile(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=folder)
     parser.add_argument("--jobs", type=int, default=96)
     parser.add_argument("--ways", default="fp8-by-8", help=f"of {', '.join(WAYS)}; empty for none")
     parser.add_argument("--profile", metavar="WAY")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from benchmarks.results import save
 
 
 def run_ipa(command: Sequence[str], environment: Mapping[str, str], limit: float) -> dict[str, Any]:
@@ -44,5 +44,4 @@ class Record:
         """Keep and print the figures of one part."""
         self.figures[name] = figures
         print(f"[{self.seconds():6.1f}] {name} {json.dumps(figures)}", flush=True)
-        if "OUT" in os.environ:
-            Path(os.environ["OUT"], self._file).write_text(json.dumps(self.figures, indent=1))
+        save(self._file, json.dumps(self.figures, indent=1))

@@ -8,7 +8,7 @@ from ipa_cli.errors import UsageError
 
 def test_hopper_has_what_was_measured_on_it():
     assert tuning.chosen((9, 0)) == (
-        tuning.CrossAttention(128, 128, 4),
+        tuning.CrossAttention(64, 128, 4),
         tuning.Geglu(128, 128, 64, 16, 8, 4, True),
         tuning.GateQuantize(8),
         True,
