@@ -2,14 +2,19 @@
 
     python benchmarks/throughput.py OUT                                   fp8 on one GPU, 8 pictures at once
     python benchmarks/throughput.py OUT --ways fp8-by-8,fp8 --profile fp8-by-8
-    python benchmarks/throughput.py OUT --ways fp8-by-4,fp8-by-4-on-2 --jobs 128
+    python benchmarks/throughput.py OUT --jobs 128 --ways fp8-by-8-on-1,fp8-by-8-on-2,fp8-by-8-on-2-killed
+    python benchmarks/throughput.py OUT --jobs 128 --ways half-by-8-ray-1,half-by-8-ray-2,half-by-8-ray-2-killed
 
-1024 pixels, 20 steps, guidance 8, a prompt of its own for each picture, eight references in turn. Graphs are compiled
-first, once for all ways (the cache is beside OUT), and timed apart; then each way is a process of its own. The figure
-is (jobs - 16) over the seconds from the 16th picture's file to the last one's, with two GPUs the 32nd's. `steps` and
-`decode` are a picture's share of the GPU's time between events, `rest` what is left of the whole: encoding, and the GPU
-waiting. Each way has a limit of time, and none begins that does not fit into --seconds. OUT/throughput.jsonl has a line
-for each as it ends.
+A way is PRECISION[-by-PICTURES][-on-GPUS | -ray-GPUS][-killed]: half or fp8, how many pictures share the UNet's calls,
+`--devices` or actors of a Ray cluster on this machine, and whether one of the processes is killed when a third
+is done. `benchmarks/scaling.py` makes a table and a plot of several.
+
+1024 pixels, 20 steps, guidance 8, a prompt of its own for each picture, eight references in turn, --jobs for each GPU.
+Graphs are compiled first, once for all ways (the cache is beside OUT), and timed apart; then each way is a process of
+its own. The figure is (jobs - 16) over the seconds from the 16th picture's file to the last one's, 16 for each GPU.
+`steps` and `decode` are a picture's share of the GPU's time between events, `rest` what is left of the whole: encoding,
+and the GPU waiting. Each way has a limit of time, and none begins that does not fit into --seconds.
+OUT/throughput.jsonl has a line for each as it ends.
 
 --profile runs one way's steps in this process: where the GPU's time goes, and what makes the host wait for it. The last
 lines are a table.
@@ -21,7 +26,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -34,28 +38,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose files have names that libraries look for
 
 from benchmarks.results import folder  # noqa: E402
+from benchmarks.scaling import Watch, Way, end, way_of, with_efficiency  # noqa: E402
 
 FIRST = 16  # pictures for each GPU, of which each has drawn some by then
-FP8 = ("--precision", "fp8")
-ON_2 = ("--devices", "cuda:0,cuda:1")
-WAYS: dict[str, tuple[str, ...]] = {
-    "half": (),
-    "half-by-8": ("--batch-size", "8"),
-    "half-on-2": ON_2,
-    "fp8": FP8,
-    "fp8-by-4": (*FP8, "--batch-size", "4"),
-    "fp8-by-8": (*FP8, "--batch-size", "8"),
-    "fp8-by-16": (*FP8, "--batch-size", "16"),
-    "fp8-on-2": (*FP8, *ON_2),
-    "fp8-by-4-on-2": (*FP8, "--batch-size", "4", *ON_2),
-    "fp8-by-8-on-2": (*FP8, "--batch-size", "8", *ON_2),
-    "ray-1": ("--ray", "local", "--actors", "1"),
-    "ray-2": ("--ray", "local", "--actors", "2"),
-}
-LIMIT = 150.0  # seconds of a way, and of compiling for it
+LIMIT = 240.0  # seconds of a way, and of compiling for it
 MODEL = ("--model", "sdxl", "--load-format", "dummy", "--size", "1024x1024", "--guidance-scale", "8")
-SMALL = ("--size", "64x64", "--backend", "eager", "--device", "cpu")
-HEAD = "way             GPUs  pictures/s   s a picture: steps  decode  rest    to the first s   compiled s   whole s"
+SMALL = ("--size", "64x64", "--backend", "eager")
+HEAD = (
+    "way                       GPUs  pictures/s  efficiency   s a picture: steps  decode  rest    to the first s"
+    "   driver MiB   compiled s   whole s   done"
+)
 
 
 class Measuring:
@@ -67,17 +59,22 @@ class Measuring:
         self.cache = ("--cache-dir", str(self.out.parent / f"{self.out.name}-cache"))
         self.model = SMALL if given.small else MODEL
         self._compiled: set[tuple[str, ...]] = set()
-        self._write_jobs()
+        self._digests: dict[tuple[str, int], dict[str, str]] = {}  # of the pictures of the first such way
+        self._draw_references()
 
-    def _write_jobs(self) -> None:
+    def _draw_references(self) -> None:
         from PIL import Image
 
         for n in range(8):
             Image.new("RGB", (512, 512), (32 * n, 255 - 32 * n, 128)).save(self.out / f"{n}.png")
-        with (self.out / "jobs.jsonl").open("w") as lines:
-            for n in range(self.jobs):
+
+    def _write_jobs(self, count: int) -> Path:
+        path = self.out / "jobs.jsonl"
+        with path.open("w") as lines:
+            for n in range(count):
                 job = {"id": f"job-{n:04}", "prompt": f"a star in picture {n}", "seed": n, "image": f"{n % 8}.png"}
                 lines.write(json.dumps(job) + "\n")
+        return path
 
     def tidy(self) -> None:
         """Leave the figures, and one picture of each way."""
@@ -89,7 +86,7 @@ class Measuring:
             elif (path.suffix == ".png" and path.stem.isdigit()) or path.name == "jobs.jsonl":
                 path.unlink()
 
-    def run(self, *words: str) -> tuple[int | None, str, float]:
+    def run(self, *words: str, watch: Watch | None = None) -> tuple[int | None, str, float]:
         """Exit status, None where it took too long, what it wrote to stdout, and seconds."""
         began, left = time.monotonic(), min(LIMIT, self.end - time.monotonic())
         command = [sys.executable, "-m", "ipa_cli", *words, *self.model, *self.cache, "--json"]
@@ -101,53 +98,61 @@ class Measuring:
             env={**os.environ, "PYTHONPATH": packages},
             start_new_session=True,
         )
+        if watch is not None:
+            watch.begin(process.pid)
         try:
             said, _ = process.communicate(timeout=max(1.0, left))
             return process.returncode, said, time.monotonic() - began
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            end(process.pid)
             process.communicate()
             return None, "", time.monotonic() - began
 
-    def compile(self, way: str) -> dict[str, Any]:
+    def compile(self, way: Way) -> dict[str, Any]:
         """Seconds that each graph of a way took to compile, by shape; nothing where it is there."""
-        flags = [word for at, word in enumerate(WAYS[way]) if not _of_devices(WAYS[way], at)]
-        if self.small or tuple(flags) in self._compiled:
+        if self.small or way.drawing in self._compiled:
             return {}
-        status, said, seconds = self.run("compile", *flags)
+        status, said, seconds = self.run("compile", *way.drawing)
         if status != 0:
             raise RuntimeError(f"compiling ended with {status} after {seconds:.0f} s: {said[-300:]}")
-        self._compiled.add(tuple(flags))
+        self._compiled.add(way.drawing)
         graphs = json.loads(said)["data"]["graphs"]
         return {one["shape"]: round(one["compile_s"], 1) for one in graphs if one["origin"] == "compiled"}
 
-    def measure(self, way: str) -> dict[str, Any]:
-        found: dict[str, Any] = {"way": way, "gpus": 2 if way.endswith("2") else 1}
+    def measure(self, way: Way) -> dict[str, Any]:
+        found: dict[str, Any] = {"way": way.name, "gpus": way.gpus}
         found["compiled_s"] = self.compile(way)
-        folder = self.out / way
-        jobs, started = str(self.out / "jobs.jsonl"), time.time()
-        steps = ("--steps", str(self.steps))
-        status, said, found["whole_s"] = self.run("batch", jobs, *WAYS[way], *steps, "--output", str(folder))
+        output, count = self.out / way.name, self.jobs * way.gpus
+        jobs, started = self._write_jobs(count), time.time()
+        flags = (*way.drawing, *way.places("cpu" if self.small else "cuda"), "--steps", str(self.steps))
+        with Watch(output / "pictures", count // 3 if way.killed else None) as watch:
+            ran = self.run("batch", str(jobs), *flags, "--output", str(output), watch=watch)
+        status, said, found["whole_s"] = ran
+        found |= watch.found(count)
         if status != 0:
             found["failed"] = "took too long" if status is None else f"status {status}: {said[-300:]}"
-        times = sorted(path.stat().st_mtime for path in folder.glob("pictures/*.png"))
+        times = sorted(path.stat().st_mtime for path in output.glob("pictures/*.png"))
         if times:
             found["first_s"] = times[0] - started
-        first = FIRST * found["gpus"]
+        first = FIRST * way.gpus
         if len(times) > first:
             found["pictures_per_s"] = (len(times) - first) / (times[-1] - times[first - 1])
-        lines = [json.loads(line) for path in folder.glob("journal/*.jsonl") for line in path.open()]
+        lines = [json.loads(line) for path in output.glob("journal/*.jsonl") for line in path.open()]
         for name in ("steps_s", "decode_s"):
             each = sorted(line[name] for line in lines if line[name] is not None)
             if each:
                 found[name] = each[len(each) // 2]
-        return found
+        return found | self._results(way, output, count)
 
-
-def _of_devices(flags: tuple[str, ...], at: int) -> bool:
-    """Whether a word is one of those that say where it is drawn, or what follows it."""
-    where = ("--devices", "--ray", "--actors")
-    return flags[at] in where or (at > 0 and flags[at - 1] in where)
+    def _results(self, way: Way, output: Path, count: int) -> dict[str, Any]:
+        """How many jobs are done, each counted once, and how many are as the first way of the kind drew them."""
+        if not (output / "results.jsonl").exists():
+            return {}
+        results = [json.loads(line) for line in (output / "results.jsonl").open()]
+        digests = {one["id"]: one["sha256"] for one in results if one["status"] == "done"}
+        first = self._digests.setdefault((way.precision, way.size), digests)
+        both = [digests[id] == first[id] for id in digests if id in first]
+        return {"jobs": count, "done": len(digests), "compared": len(both), "equal": sum(both)}
 
 
 def row(found: dict[str, Any]) -> str:
@@ -158,14 +163,17 @@ def row(found: dict[str, Any]) -> str:
     if speed and "steps_s" in found:
         found["rest_s"] = found["gpus"] / speed - found["steps_s"] - found["decode_s"]
     compiled = " + ".join(f"{seconds:.0f}" for seconds in found.get("compiled_s", {}).values()) or "-"
+    memory = " ".join(f"{value:.0f}" for value in found.get("driver_mib", ())) or "-"
+    done = f"{found['done']} of {found['jobs']}, {found['equal']} equal" if "done" in found else ""
     return (
-        f"{found['way']:15} {found['gpus']:4}  {number('pictures_per_s', 10, 3)}   {number('steps_s', 18, 4)}"
-        f"  {number('decode_s', 6, 4)}  {number('rest_s', 6, 4)}  {number('first_s', 14, 1)}   {compiled:>10}"
-        f"   {number('whole_s', 7, 1)}  {found.get('failed', '')}"
+        f"{found['way']:25} {found['gpus']:4}  {number('pictures_per_s', 10, 3)}  {number('efficiency', 10, 3)}"
+        f"   {number('steps_s', 18, 4)}  {number('decode_s', 6, 4)}  {number('rest_s', 6, 4)}"
+        f"  {number('first_s', 14, 1)}   {memory:>10}   {compiled:>10}   {number('whole_s', 7, 1)}   {done}"
+        f"  {found.get('failed', '')}"
     )
 
 
-def profile(measuring: Measuring, way: str) -> dict[str, Any]:
+def profile(measuring: Measuring, way: Way) -> dict[str, Any]:
     """Milliseconds of a UNet call by kind of kernel, the longest kernels, and the places that wait for the GPU."""
     import torch
 
@@ -177,12 +185,11 @@ def profile(measuring: Measuring, way: str) -> dict[str, Any]:
     from ipa_cli.pipeline.task import make_request
     from ipa_cli.result import NullReporter
 
-    flags, reporter, calls = WAYS[way], NullReporter(), 2
-    size = int(flags[flags.index("--batch-size") + 1]) if "--batch-size" in flags else 1
+    reporter, calls, size = NullReporter(), 2, way.size
     plain: dict[str, Any] = {"width": 64, "height": 64, "backend": "eager", "device": "cpu"}
     if not measuring.small:
         plain = {"model": "sdxl", "load_format": "dummy", "width": 1024, "height": 1024, "guidance_scale": 8.0}
-        plain["precision"] = "fp8" if "fp8" in flags else "half"
+        plain["precision"] = way.precision
     settings = Settings(**plain, steps=calls, batch_size=size, cache_dir=Path(measuring.cache[1]))
     plan = make_plan(settings, references_later=True)
     engine = Engine.open(settings, plan, reporter)
@@ -198,7 +205,7 @@ def profile(measuring: Measuring, way: str) -> dict[str, Any]:
         return [begun.drawing() for begun in engine.begin(requests)]
 
     begin(0)
-    found: dict[str, Any] = {"way": f"profile of {way}"}
+    found: dict[str, Any] = {"way": f"profile of {way.name}"}
     if engine.device.type == "cuda":
         torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as said:
@@ -262,34 +269,38 @@ def print_profile(found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=folder)
-    parser.add_argument("--jobs", type=int, default=96)
-    parser.add_argument("--ways", default="fp8-by-8", help=f"of {', '.join(WAYS)}; empty for none")
+    parser.add_argument("--jobs", type=int, default=96, help="for each GPU")
+    parser.add_argument("--ways", default="fp8-by-8", help="such as fp8-by-8,fp8-by-8-on-2; empty for none")
     parser.add_argument("--profile", metavar="WAY")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=540, help="when all must have ended")
     parser.add_argument("--small", action="store_true", help="the demo model on a CPU, to try the script")
     given = parser.parse_args()
+    ways = [way_of(name) for name in filter(None, given.ways.split(","))]
     measuring = Measuring(given)
+    done: list[dict[str, Any]] = []
     rows: list[str] = []
 
     def keep(found: dict[str, Any]) -> None:
         with (measuring.out / "throughput.jsonl").open("a") as lines:
             lines.write(json.dumps(found) + "\n")
 
-    for way in filter(None, given.ways.split(",")):
+    for way in ways:
         if time.monotonic() + 60 > measuring.end:
-            rows.append(f"{way:15} not begun: {given.seconds:.0f} s would not do")
+            rows.append(f"{way.name:25} not begun: {given.seconds:.0f} s would not do")
             continue
         try:
             found = measuring.measure(way)
         except RuntimeError as error:
-            found = {"way": way, "gpus": 0, "failed": str(error)}
+            found = {"way": way.name, "gpus": way.gpus, "failed": str(error)}
+        done.append(found)
+        found = with_efficiency(done)[-1]
         rows.append(row(found))
         keep(found)
         print(f"{HEAD}\n{rows[-1]}", file=sys.stderr, flush=True)
     try:
         if given.profile:
-            found = profile(measuring, given.profile)
+            found = profile(measuring, way_of(given.profile))
             keep(found)
             print_profile(found)
     finally:
