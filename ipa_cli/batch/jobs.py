@@ -19,6 +19,7 @@ from ipa_cli.images.filenames import slug
 
 ID = "id"
 ID_LENGTH = 200  # characters
+EXAMPLE = '{"id": "cat-1", "prompt": "a cat"}'
 PER_FOLDER = 10_000  # pictures
 # Settings of the whole batch, and why a job has none of its own.
 OF_THE_BATCH = {
@@ -87,7 +88,7 @@ class Fence:
 def of_mapping(number: int, said: Any, where: str, fence: Fence) -> Job:
     """The job of an object in a JSONL file, found `where`. Raises ConfigError."""
     if not isinstance(said, Mapping):
-        raise ConfigError(f"{where}: not a JSON object", 'write {"id": "cat-1", "prompt": "a cat"}')
+        raise ConfigError(f"{where}: not a JSON object", f"one object on each line: {EXAMPLE}")
     values = {}
     for name, value in said.items():
         if name != ID and value is not None:
@@ -108,13 +109,13 @@ def of_row(number: int, said: Mapping[str, str], where: str, fence: Fence) -> Jo
 
 def check_columns(names: list[str], where: str) -> None:
     """Raise ConfigError for a column that is no setting, or is there twice, and where there is no id."""
+    if ID not in names:
+        raise ConfigError(f"{where}: no column id", "the first line names the columns, such as id,prompt,seed")
     for name in names:
         if name != ID:
             _check_name(name, where)
         if names.count(name) > 1:
             raise ConfigError(f"{where}: the column {name} is there twice", "leave one of them out")
-    if ID not in names:
-        raise ConfigError(f"{where}: no column id", "the first line names the columns, such as id,prompt,seed")
 
 
 def _check_name(name: str, where: str) -> None:
@@ -141,13 +142,18 @@ def _permitted(name: str, value: Any, where: str, fence: Fence) -> Any:
         path = fence.folder / text
         return str(path.relative_to(fence.root)) if _is_path(text) and path.is_relative_to(fence.root) else text
 
-    value = checked(name, value, f"{where}: {name}", ConfigError)
+    value = checked(name, value, where, ConfigError)
     why = refusal(name, with_places(name, value, inside), fence.root)
     if why is None:
         same = fence.folder == Path.cwd()
         return value if same else with_places(name, value, lambda one, text: beside(one, text, fence.folder))
     hint = "--root FOLDER lets jobs name files in another folder" if "outside" in why else "give it as a flag"
     raise ConfigError(f"{where}: {name} cannot be set: {why}", hint)
+
+
+def printable(name: str) -> str:
+    """A file's name as an id: control characters, and bytes that are not UTF-8, are shown as a replacement character."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in name)
 
 
 def _is_path(text: str) -> bool:

@@ -21,6 +21,7 @@ from ipa_cli.system import inputs
 
 LINE_BYTES = 1_000_000
 MOST_JOBS = 100_000_000
+MOST_DIGITS = 100  # of a whole number in JSON
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
@@ -64,7 +65,7 @@ class Listed:
         if self.path.suffix.lower() in JSON_SUFFIXES:
             return self._objects()
         first = next((line for line in self._lines() if line.strip()), "")
-        return self._objects() if first.lstrip().startswith("{") else self._rows()
+        return self._objects() if first.lstrip().startswith(("{", "[")) else self._rows()
 
     def digest(self, size: int | None = None) -> Digest:
         found, count = hashlib.sha256(), 0
@@ -77,11 +78,13 @@ class Listed:
     def _lines(self) -> Iterator[str]:
         for number, line in enumerate(inputs.lines(self.path, LINE_BYTES, "a file of jobs"), 1):
             try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ConfigError(
-                    f"{self.path}, line {number}: not UTF-8 text: {error.reason}", "save it as UTF-8"
-                ) from error
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if "\0" in text:
+                    raise ValueError
+            except ValueError as error:  # Excel's workbooks and UTF-16, too
+                hint = "save it as JSONL or CSV in UTF-8"
+                raise ConfigError(f"{self.path}, line {number}: not UTF-8 text", hint) from error
+            yield text
 
     def _objects(self) -> Iterator[Job]:
         count = 0
@@ -92,13 +95,15 @@ class Listed:
                 yield jobs.of_mapping(count, _parsed(line, where), where, self.fence)
 
     def _rows(self) -> Iterator[Job]:
-        reader = csv.reader(self._lines(), strict=True)
+        reader = csv.reader(self._lines(), strict=True, delimiter=self._delimiter())
         columns: list[str] = []
         count = 0
         try:
             for cells in reader:
                 where = f"{self.path}, line {reader.line_num}"
-                if not cells:
+                while len(cells) > len(columns) and not cells[-1].strip():
+                    cells.pop()  # spreadsheets end rows with empty cells
+                if not any(map(str.strip, cells)):
                     continue
                 if not columns:
                     columns = [cell.strip() for cell in cells]
@@ -116,8 +121,18 @@ class Listed:
                 f"{self.path}, line {reader.line_num}: not CSV: {error}", "quote text with commas"
             ) from error
 
+    def _delimiter(self) -> str:
+        """What is between the names in the first line: a comma, semicolon or tab, none of which a name has."""
+        first = next((line for line in self._lines() if line.strip()), "")
+        return max(",;\t", key=first.count)
+
 
 def _parsed(line: str, where: str) -> Any:
+    def whole(digits: str) -> int:
+        if len(digits) > MOST_DIGITS:
+            raise ValueError(f"a number of {len(digits)} digits")
+        return int(digits)
+
     def unknown(name: str) -> Any:
         raise ValueError(f"{name} is not a number of JSON")
 
@@ -128,9 +143,19 @@ def _parsed(line: str, where: str) -> Any:
         return found
 
     try:
-        return json.loads(line, parse_constant=unknown, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not JSON: {error}", 'write {"id": "cat-1", "prompt": "a cat"}') from error
+        return json.loads(line, parse_int=whole, parse_constant=unknown, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        why = f"{error.msg} at character {error.pos + 1}"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError as error:
+        why = str(error)
+    hint = jobs.EXAMPLE
+    if line.strip() in ("[", "{") or line.startswith("["):
+        hint = f"one object on each line, without a list around them: {hint}"
+    elif line.lstrip().startswith(("#", "//")):
+        hint = "JSON has no comments: remove the line"
+    raise ConfigError(f"{where}: not JSON: {why}", hint)
 
 
 @dataclass(frozen=True)
@@ -142,7 +167,7 @@ class Crossed:
     prompts: Sequence[Mapping[str, Any]] = field(default=({},))
 
     def jobs(self) -> Iterator[Job]:
-        stems = [Path(picture).stem for picture in self.pictures]
+        stems = [jobs.printable(Path(picture).stem) for picture in self.pictures]
         again = len(set(map(str.casefold, stems))) < len(stems)
         wide, number = len(str(len(self.prompts))), 0
         for at, (picture, stem) in enumerate(zip(self.pictures, stems, strict=True), 1):

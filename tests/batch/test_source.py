@@ -35,14 +35,25 @@ def test_csv_is_read_by_its_columns_and_empty_cells_set_nothing(world):
     assert second.values == {"prompt": "a moon"}
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_tables_of_spreadsheets_have_other_delimiters_and_empty_cells_at_their_ends(world, delimiter):
+    rows = '\ufeffid,prompt,seed,,\r\na,"a star, red",7,,\r\n,,,,\r\nb,a moon,,,\r\n'
+    quoted = rows.replace(",", delimiter).replace(f"star{delimiter} red", "star, red")
+    first, second = listed("jobs.csv", quoted).jobs()
+    assert first == Job(1, "a", {"prompt": "a star, red", "seed": 7}) and second == Job(2, "b", {"prompt": "a moon"})
+
+
 WRONG = {
     '{"id": "a", "promt": "x"}': "line 2: unknown setting 'promt'; did you mean 'prompt'?",
     '{"id": "a", "seed": "x"}': "line 2: seed = 'x': expected a whole number",
-    '{"id": "a", "scale": 99}': "line 2: scale",
+    '{"id": "a", "scale": 99}': "line 2: scale = 99",
     '{"id": "a", "scale": NaN}': "line 2: not JSON: NaN",
     '{"id": "a", "seed": 1, "seed": 2}': "line 2: not JSON: a name is there twice",
     '{"id": "a"': "line 2: not JSON",
     "[]": "line 2: not a JSON object",
+    "# mine": "line 2: not JSON: Expecting value at character 1",
+    '{"id": "a", "seed": 1' + "0" * 5000 + "}": "line 2: not JSON: a number of 5001 digits",
+    '{"id": "a", "lora": ' + "[" * 100_000: "line 2: not JSON: it is nested too deeply",
     '{"prompt": "x"}': "line 2: no id",
     '{"id": "a\\u001b[2J"}': "line 2: an id is text of 1 to 200 printable characters",
     '{"id": "a", "num_images": 2}': "line 2: num_images cannot be set by a job",
@@ -77,6 +88,8 @@ def test_a_wrong_line_is_named_with_what_is_wrong(world, line):
         ("id,seed\na,1,2\n", "line 2: 3 cells for 2 columns"),
         ("id,seed\na,x\n", "line 2: seed=x: expected a whole number"),
         ('id,prompt\na,"x\n', "not CSV"),
+        ("a star\na moon\n", "line 1: no column id"),
+        ("id,prompt,\na,x,y\n", "line 2: 3 cells for 2 columns"),
     ],
 )
 def test_a_wrong_table_is_named_with_what_is_wrong(world, text, said):
@@ -90,6 +103,8 @@ def test_a_wrong_table_is_named_with_what_is_wrong(world, text, said):
         (objects({"id": "a"}, {"id": "b"}, {"id": "a"}), "jobs 1 and 3 have the id 'a'"),
         (objects({"id": "cat"}, {"id": "Cat"}), "jobs 1 and 2 have ids that differ in case alone, 'cat' and 'Cat'"),
         (b'{"id": "\xff"}\n', "line 1: not UTF-8 text"),
+        ('{"id": "a"}\n'.encode("utf-16"), "line 1: not UTF-8 text"),
+        (b"PK\x03\x04\0\0\0", "line 1: not UTF-8 text"),
     ],
 )
 def test_a_file_whose_jobs_cannot_all_be_drawn_is_refused(world, text, said):
@@ -149,6 +164,23 @@ def test_a_folder_of_references_is_crossed_with_prompts(world):
     assert found[3].values == {"image": ("refs/dog.png",), "prompt": "b", "seed": 3}
     with pytest.raises(UsageError, match="for a folder of references"):
         listed("jobs.jsonl", "") and source.find("jobs.jsonl", [{"prompt": "a"}], None, print)
+
+
+@pytest.mark.parametrize(
+    "text", ['[\n {"id": "a"},\n {"id": "b"}\n]\n', '[{"id": "a"}, {"id": "b"}]', '{\n "id": "a"\n}']
+)
+def test_json_that_is_not_an_object_on_each_line_is_told_so(world, text):
+    with pytest.raises(ConfigError) as raised:
+        source.survey(listed("jobs.json", text))
+    assert "one object on each line" in raised.value.hint
+
+
+def test_ids_of_a_folder_are_text_whatever_the_names_of_its_files_are(world):
+    for name in ("new\nline.png", "caf\udce9.png"):
+        Path("refs").mkdir(exist_ok=True)
+        Path("refs", name).write_bytes(b"")
+    found = source.find("refs", [], None, print)
+    assert {job.id for job in found.jobs()} == {"new\ufffdline", "caf\ufffd"} and source.survey(found).count == 2
 
 
 def test_jobs_are_not_kept_in_memory(world):
