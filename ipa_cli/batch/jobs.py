@@ -152,7 +152,7 @@ def _permitted(name: str, value: Any, where: str, fence: Fence) -> Any:
 
 
 def printable(name: str) -> str:
-    """A file's name as an id: control characters, and bytes that are not UTF-8, are shown as a replacement character."""
+    """A file's name as an id: control characters and bytes that are not UTF-8 become a replacement character."""
     return "".join(character if character.isprintable() else "\ufffd" for character in name)
 
 
