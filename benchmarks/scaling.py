@@ -1,6 +1,6 @@
 """What several GPUs give `ipa batch`: a table and a plot of what `benchmarks/throughput.py` measured.
 
-    python benchmarks/scaling.py OUT/throughput.jsonl --plot docs/scaling.png
+    python benchmarks/scaling.py OUT/throughput.jsonl --plot FILE
 
 Efficiency is pictures a second over those of one GPU in the same run times the number of GPUs. The table is Markdown.
 """

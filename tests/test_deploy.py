@@ -24,8 +24,8 @@ DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 SCALE_OUT = (ROOT / "docs" / "scale-out.md").read_text(encoding="utf-8")
 RAYJOB = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text(encoding="utf-8"))
-# Fields that KubeRay's ray.io/v1 and Kubernetes' pods have, below each that the manifest uses; "*" is any name. By KubeRay's
-# CustomResourceDefinition of 2026-08, against which the whole manifest was checked.
+# Fields that KubeRay's ray.io/v1 and Kubernetes' pods have, below each that the manifest uses; "*" is any name. By
+# KubeRay's CustomResourceDefinition of 2026-08, against which the whole manifest was checked.
 OF_A_CONTAINER = {
     "name": str,
     "image": str,
