@@ -117,7 +117,8 @@ def resolve(
             values[name], sources[name] = value, sources["preset"]
     for name in FIELDS:
         sources.setdefault(name, Source("default", "default"))
-    return Resolved(Settings(**values), sources, ignored)
+    standing = frozenset(name for name, source in sources.items() if source.kind not in ("flag", "default"))
+    return Resolved(Settings(**values, standing=standing), sources, ignored)
 
 
 def check_together(resolved: Resolved) -> None:

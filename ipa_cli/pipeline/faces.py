@@ -54,10 +54,6 @@ def of_references(
     if config.shortcut is not None and not face.picture:
         raise UsageError(f"a {face} adapter has no picture to weigh", "leave out --face-shortcut")
     _check_modes(face, config)
-    if config.encoder is not None and not face.picture:
-        reporter.note(f"--image-encoder is not used: a {face} adapter sees no picture")
-    if config.sharpening and not face.picture:
-        reporter.note(f"--sharpening has no effect: a {face} adapter sees no picture")
     if config.face is not None and not references:
         raise UsageError("--face chooses a face in a picture, and embeddings are given", "leave out --face")
     shortcut = 1.0 if config.shortcut is None and face.shortcut else config.shortcut

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import MAX_SIDE, Settings
-from ipa_cli.config.hires import LATENT, STRENGTH, UPSCALERS, size_of
+from ipa_cli.config.hires import UPSCALERS, size_of
 from ipa_cli.errors import UsageError
 from ipa_cli.images import init_image, proportions
 
@@ -58,8 +58,7 @@ def sizes(hires: Hires | None, width: int, height: int) -> list[tuple[int, int]]
 
 def remark(settings: Settings, reporter: Reporter) -> None:
     """Say so where a setting has no effect."""
-    given = (settings.hires_strength, settings.hires_steps, settings.hires_upscaler)
-    if settings.hires is None and given != (STRENGTH, None, LATENT):
+    if settings.hires is None and settings.given("hires_strength", "hires_steps", "hires_upscaler"):
         reporter.note("the settings of a hires pass have no effect without --hires")
 
 

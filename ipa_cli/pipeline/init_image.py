@@ -66,9 +66,9 @@ def check_given(settings: Settings, members: Mapping[tuple[str, bool], Sequence[
         for flag, value in (("--inpaint-mask", settings.inpaint_mask), ("--pad", settings.pad)):
             if value is not None:
                 raise UsageError(f"{flag} is given and no picture to begin with", "name it with --init-image")
-        if settings.strength is not None:
+        if settings.given("strength"):
             reporter.note("the strength has no effect without --init-image")
-    if settings.mask_blur and settings.inpaint_mask is None and settings.pad is None:
+    if settings.given("mask_blur") and settings.inpaint_mask is None and settings.pad is None:
         reporter.note("the mask blur has no effect without --inpaint-mask or --pad")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ipa_cli.config import FIELDS, AdapterConfig, Settings
@@ -23,45 +23,51 @@ OF_GUIDANCE = ("negative_prompt", "guidance_start", "guidance_end", "guidance_re
 
 
 def remark(settings: Settings, request: Request, reporter: Reporter) -> None:
-    """Note the settings of references and of guidance that a request has no use for."""
+    """Note the settings of references and of guidance that were given for a request which has no use for them.
+
+    Those that stand in a settings file or the environment, for other pictures too, are passed over.
+    """
     prompts = request.image_prompts
     if not prompts:
         _note([flag_of(name) for name in _of_references(settings)], "without a reference", reporter)
-    for why, given in _of_adapters(settings.adapters, prompts).items():
-        _note(given, why, reporter)
-    if settings.image_per_picture and prompts and all(len(one.weights) < 2 for one in prompts):
-        _note(["--image-per-picture"], "with a single reference", reporter)
+    for why, unused in _of_adapters(settings, prompts).items():
+        _note(unused, why, reporter)
+    if prompts and all(len(one.weights) < 2 for one in prompts):
+        _note(map(flag_of, settings.given("image_per_picture")), "with a single reference", reporter)
     if not request.guided:
-        given = [flag_of(name) for name in OF_GUIDANCE if getattr(settings, name) != FIELDS[name].default]
-        given += ["negative= of --region"] if any(one.negative is not None for one in request.regions) else []
-        _note(given, f"without guidance (--guidance-scale {request.guidance_scale:g})", reporter)
+        unused = [flag_of(name) for name in settings.given(*OF_GUIDANCE)]
+        negative = any(one.negative is not None for one in request.regions) and "region" not in settings.standing
+        unused += ["negative= of --region"] if negative else []
+        _note(unused, f"without guidance (--guidance-scale {request.guidance_scale:g})", reporter)
 
 
 def _of_references(settings: Settings) -> list[str]:
     """The settings of references that are given, where no adapter has any; a scale of 0 asks for none."""
-    values = {name: getattr(settings, name) for name in (*SETTINGS.values(), "image_per_picture")}
-    given = [name for name, value in values.items() if value != FIELDS[name].default and name not in SAID_ALREADY]
-    return [name for name in given if name != "scale" or values[name]]
+    given = settings.given(*SETTINGS.values(), "image_per_picture")
+    return [name for name in given if name not in SAID_ALREADY and (name != "scale" or settings.scale)]
 
 
-def _of_adapters(configs: Sequence[AdapterConfig], prompts: Sequence[ImagePrompt]) -> dict[str, list[str]]:
+def _of_adapters(settings: Settings, prompts: Sequence[ImagePrompt]) -> dict[str, list[str]]:
     """The settings of adapters without an effect, by why; one for all adapters has none where no adapter uses it."""
-    each = [(config, _of_adapter(config, one)) for config, one in zip(configs, prompts, strict=False)]
+    each = [(config, _of_adapter(config, one)) for config, one in zip(settings.adapters, prompts, strict=False)]
     found: dict[str, list[str]] = {}
     for config, unused in each:
         for name, why in unused.items():
             used = any(name not in other.stated and name not in without for other, without in each)
-            given = found.setdefault(why, [])
-            if (name in config.stated or not used) and _named(name, config) not in given:
-                given.append(_named(name, config))
+            said = found.setdefault(why, [])
+            if (name in config.stated or not used) and _named(name, config) not in said:
+                standing = ("adapter" if name in config.stated else SETTINGS[name]) in settings.standing
+                said += [] if standing else [_named(name, config)]
     return found
 
 
 def _of_adapter(config: AdapterConfig, used: ImagePrompt) -> dict[str, str]:
     """The fields of an adapter that have no effect on its references, each with why."""
-    found = {}
-    if used.embeds is not None and not used.references:
-        given = [name for name in OF_A_PICTURE if getattr(config, name) != FIELDS[SETTINGS[name]].default]
+    found, face = {}, used.faces.adapter
+    given = [name for name in OF_A_PICTURE if getattr(config, name) != FIELDS[SETTINGS[name]].default]
+    if face is not None and not face.picture:
+        found = dict.fromkeys(given, f"with a {face} adapter, which sees no picture")
+    elif used.embeds is not None and not used.references:
         found = dict.fromkeys(given, f"with the image embeddings {used.embeds.source}")
     if config.combine != CONCAT and len(used.weights) < 2:
         found["combine"] = "with a single reference"
@@ -72,6 +78,6 @@ def _named(name: str, config: AdapterConfig) -> str:
     return f"{name}= of --adapter" if name in config.stated else flag_of(SETTINGS[name])
 
 
-def _note(given: Sequence[str], why: str, reporter: Reporter) -> None:
-    if given:
+def _note(names: Iterable[str], why: str, reporter: Reporter) -> None:
+    if given := list(names):
         reporter.note(f"{', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {why}")

@@ -174,6 +174,9 @@ def test_what_the_server_says_is_said_here(ipa, served, pictures):
     here, there = ipa("generate", *flags), ipa("generate", *flags, "--server", served.url)
     said = [line for line in here.stderr.splitlines() if line.startswith("clear.png")]
     assert said and said[0] in there.stderr.splitlines()
+    Path("ipa.toml").write_text("guidance-rescale = 0.5\n")
+    there = ipa("generate", *flags, "--server", served.url, "--guidance-scale", 1, "--negative-prompt", "blur")
+    assert "--negative-prompt has no effect" in there.stderr and "rescale" not in there.stderr
 
 
 @pytest.mark.parametrize(

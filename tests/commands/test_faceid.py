@@ -201,8 +201,8 @@ def test_settings_of_faces_without_a_use_are_refused(ipa, world, adapters):
     refused(ipa(*flags), "follows a face, and has neither picture nor embeddings", "--image")
     refused(ipa(*flags, "--embeds", "face.npy", "--face", 2), "embeddings are given")
     refused(ipa(*flags, "--embeds", "face.npy", "--negative-image", DEMO / "reference.png"), "and no negative one")
-    noted = ipa(*flags, "--embeds", "face.npy", "--sharpening", 0.5, "--face", 2)
-    assert "--sharpening has no effect: a FaceID adapter sees no picture" in noted.stderr
+    noted = ipa(*flags, "--embeds", "face.npy", "--sharpening", 0.5, "--fit", "crop")
+    assert "--fit, --sharpening have no effect with a FaceID adapter, which sees no picture" in noted.stderr
     reference = DEMO / "reference.png"
     refused(ipa("generate", *FAST, "--image", reference, "--face", 2, "--json"), "--face is for FaceID adapters")
     refused(ipa("generate", *FAST, "--image", reference, "--ip-lora", 0, "--json"), "--ip-lora is for FaceID adapters")

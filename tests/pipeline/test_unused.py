@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 import ipa_cli
+from ipa_cli.config import Settings
+from ipa_cli.engine import keywords
 from ipa_cli.engine.engine import Engine
 
 
@@ -121,3 +123,32 @@ def test_flags_given_twice_are_said_but_for_those_that_add_up(notes):
     assert "--steps takes one value" not in quiet.stderr
     again = notes.ipa("generate", "--image", "cat.png", "--image", "gone.png", "--steps", 1, "--steps", 2)
     assert "--steps takes one value" in again.stderr and "--image takes" not in again.stderr
+
+
+STANDING = """
+image-combine = "average"
+fit = "crop"
+sharpening = 0.5
+negative-prompt = "blur"
+guidance-rescale = 0.5
+strength = 0.4
+mask-blur = 4
+hires-strength = 0.4
+scale = 0.7
+"""
+
+
+@pytest.mark.parametrize("flags", ["--image cat.png --guidance-scale 1", "--ip-adapter none"])
+def test_what_stands_in_a_settings_file_or_the_environment_is_not_said(notes, monkeypatch, flags):
+    Path("ipa.toml").write_text(STANDING)
+    monkeypatch.setenv("IPA_IP_END", "0.5")
+    assert "effect" not in notes("generate", *flags.split())
+    typed = notes("generate", *flags.split(), "--negative-prompt", "grain", "--strength", 0.3, "--guidance-scale", 1)
+    assert "--negative-prompt has no effect without guidance" in typed and "the strength has no effect" in typed
+
+
+def test_what_a_request_gives_is_said_and_what_its_engine_was_opened_with_is_not():
+    opened = Settings(fit="crop")
+    assert opened.given("fit", "sharpening") == ["fit"]
+    asked, _ = keywords.of_request(opened, {"sharpening": 0.5, "fit": None})
+    assert asked.fit == "crop" and asked.given("fit", "sharpening") == ["sharpening"]
