@@ -3,13 +3,14 @@
     python benchmarks/fp8_rows.py [--gpus 2] [--parts fp8,locate,memory,pair] [--cache FOLDER] [--output FOLDER]
 
 One engine of full size with random weights, 1024x1024. Each way of making the noise of both halves of guidance is
-compared with each other: eager, the parts of fp8 uncompiled, the graph for two rows, the graph for one row called
-twice, both also without a CUDA graph. `locate`: in one call of the graph for one row, and of that for two, the error
-of each part for its own inputs. `memory`: the same calls again after decoding, and after all free memory was filled
-with NaN. `pair`, with two GPUs: the row of each process, as usual and with the halves exchanged. `half`, before or
-behind fp8: the graphs of half precision in an engine of their own, another minute. 150 to 200 s, most of it compiling
-on 16 cores. A JSON file in the output folder has all lines so far. `--tiny` runs the miniature in half precision on a
-CPU, to see that the script works.
+compared with each other: eager, the parts of fp8 uncompiled, the graph for one row called twice, the graph for two
+rows, both also without a CUDA graph. `pair`, with two GPUs: the row of each process, as usual and with the halves
+exchanged; it comes as soon as there is the graph for one row, after 90 s at most, and again at the end. `memory`: the
+same calls again after decoding, and after all free memory was filled with NaN; and whether what a call gave and is
+kept on the GPU is still the same. `locate`: in one call of the graph for one row, and of that for two, the error of
+each part for its own inputs. `half`, before or behind fp8: the graphs of half precision in an engine of their own,
+another minute. 150 to 170 s, most of it compiling on 16 cores. A JSON file in the output folder has all lines so far.
+`--tiny` runs the miniature in half precision on a CPU, to see that the script works.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Rows:
 
     def __init__(self, output: Path):
         self.found: dict[str, Any] = {}
+        self._given: dict[str, Any] = {}  # as they lie on the GPU
         self.lines: list[str] = []
         self._output, self._began = output, time.perf_counter()
 
@@ -66,10 +68,16 @@ class Rows:
 
         noise = call()
         torch.cuda.synchronize() if torch.cuda.is_available() else None
+        self._given[name] = noise
         self.found[name] = noise.float().cpu()
         first = next(iter(self.found.values()))
         each = " ".join(f"{error(one, other):.1e}" for one, other in zip(self.found[name], first, strict=True))
         self.say(f"{name:28} rows against the first way: {each}")
+
+    def check_kept(self) -> None:
+        """Whether anything has written over what the calls gave."""
+        changed = [name for name, noise in self._given.items() if not noise.float().cpu().equal(self.found[name])]
+        self.say(f"written over on the GPU since: {', '.join(changed) or 'nothing'}")
 
     def say(self, line: str) -> None:
         """Print a line, with the time, and keep all so far."""
@@ -205,41 +213,54 @@ def measure(asked: argparse.Namespace, precision: str, rows: Rows) -> None:
 
             rows.add("fp8 parts, two rows", lambda: parts(inputs))
             rows.add("fp8 parts, one row", lambda: halved(parts, inputs))
-        both = engine.prepare(request)
-        rows.say(f"graph for two rows: {both.why}, {both.compile_s:.0f} s")
-        rows.add(f"{precision} graph, two rows", lambda: both.denoiser(inputs))
         conditions = engine._encodings.conditions(request)
         one = engine._denoisers.of_unet(request, positive_half(conditions))
         rows.say(f"graph for one row: {one.why}, {one.compile_s:.0f} s")
         rows.add(f"{precision} graph, one row", lambda: halved(one.denoiser, inputs))
-        rows.add(f"{precision} graph, two rows again", lambda: both.denoiser(inputs))
-        if precision == "fp8":
-            rows.add("fp8 no capture, two rows", lambda: uncaptured(engine, both)(inputs))
-            rows.add("fp8 no capture, one row", lambda: halved(uncaptured(engine, one), inputs))
+        shared = None
+        if two and "pair" in chosen:
+            engine._denoisers._pair = pair
+            shared = engine.prepare(request)
+            rows.say("the second process is ready; below, the first row is this process's, the second the other one's")
+            rows.add("two GPUs", lambda: shared.denoiser(inputs))
+            rows.add("two GPUs, again", lambda: shared.denoiser(inputs))
+            rows.add("two GPUs, rows exchanged", lambda: shared.denoiser(exchanged(inputs)).flip(0))
+            rows.add("two GPUs, as before", lambda: shared.denoiser(inputs))
+            engine.draw(replace(request, steps=3))
+            rows.add("two GPUs, after drawing", lambda: shared.denoiser(engine.example_inputs(request)))
+            rows.check_kept()
             print(rows.table(), flush=True)
-            if "locate" in chosen:
-                locate(engine, one, halves(inputs)[1], rows, "one row, the positive one")
-                locate(engine, both, inputs, rows, "two rows")
-            if "memory" in chosen:
-                engine.draw(replace(request, steps=3))
-                rows.add("two rows, after drawing", lambda: both.denoiser(engine.example_inputs(request)))
-                rows.add("one row, after drawing", lambda: halved(one.denoiser, inputs))
-                fill_free_memory()
-                rows.add("two rows, memory filled", lambda: both.denoiser(inputs))
-                rows.add("one row, memory filled", lambda: halved(one.denoiser, inputs))
-            if two and "pair" in chosen:
-                engine._denoisers._pair = pair
-                shared = engine.prepare(request)
-                rows.say("the second process is ready")
-                for number in (1, 2, 3):
-                    rows.add(f"two GPUs, call {number}", lambda: shared.denoiser(inputs))
-                rows.add("two GPUs, rows exchanged", lambda: shared.denoiser(exchanged(inputs)).flip(0))
-                rows.add("two GPUs, as before", lambda: shared.denoiser(inputs))
-                engine.draw(replace(request, steps=3))
-                rows.add("two GPUs, after drawing", lambda: shared.denoiser(engine.example_inputs(request)))
-                rows.add("two GPUs, and again", lambda: shared.denoiser(engine.example_inputs(request)))
-                rows.add("two rows, after two GPUs", lambda: both.denoiser(inputs))
-                rows.add("one row, after two GPUs", lambda: halved(one.denoiser, inputs))
+            engine._denoisers._pair = None
+        both = engine.prepare(request)
+        rows.say(f"graph for two rows: {both.why}, {both.compile_s:.0f} s")
+        rows.add(f"{precision} graph, two rows", lambda: both.denoiser(inputs))
+        rows.add(f"{precision} graph, one row again", lambda: halved(one.denoiser, inputs))
+        if precision != "fp8":
+            return
+        if "memory" in chosen:
+            engine.draw(replace(request, steps=3))
+            rows.add("two rows, after drawing", lambda: both.denoiser(engine.example_inputs(request)))
+            rows.add("one row, after drawing", lambda: halved(one.denoiser, inputs))
+        if shared is not None:
+            engine._denoisers._pair = pair
+            rows.add("two GPUs, after two rows", lambda: shared.denoiser(inputs))
+            engine.draw(replace(request, steps=3))
+            rows.add("two GPUs, and drawing", lambda: shared.denoiser(engine.example_inputs(request)))
+            engine._denoisers._pair = None
+        if "memory" in chosen:
+            fill_free_memory()
+            rows.add("two rows, memory filled", lambda: both.denoiser(inputs))
+            rows.add("one row, memory filled", lambda: halved(one.denoiser, inputs))
+            if shared is not None:
+                rows.add("two GPUs, memory filled", lambda: shared.denoiser(inputs))
+            rows.check_kept()
+        print(rows.table(), flush=True)
+        rows.add("fp8 no capture, one row", lambda: halved(uncaptured(engine, one), inputs))
+        rows.add("fp8 no capture, two rows", lambda: uncaptured(engine, both)(inputs))
+        if "locate" in chosen:
+            locate(engine, one, halves(inputs)[1], rows, "one row, the positive one")
+            locate(engine, one, halves(inputs)[0], rows, "one row, the negative one")
+            locate(engine, both, inputs, rows, "two rows")
 
 
 def usual_options() -> dict[str, Any]:

@@ -201,11 +201,14 @@ class TransformerBlock(nn.Module):
         share = [rows.pop() for _ in range(self.regions + 1)][::-1] if self.regions else []
         regions, image, mask = (rows[: self.regions], rows[self.regions :][: self.adapters], rows[self.regions :])
         context = Context([text], image, scale, mask[self.adapters :], regions, share)
-        block = self.block
+        block, last = self.block, self.block.ff.net[2]
         states = states + residual
         states = states + block.attn1(block.norm1(states))
         states = states + block.attn2(block.norm2(states), encoder_hidden_states=context)
-        return states, block.ff(block.norm3(states))
+        out = block.ff(block.norm3(states))
+        if isinstance(last, fp8.BlockwiseFp8Linear) and last.bias is not None:
+            states = states + last.bias  # written by the kernel that norms them
+        return states, out
 
 
 class TransformerOutput(nn.Module):

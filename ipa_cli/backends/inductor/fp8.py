@@ -63,7 +63,10 @@ class Fp8Linear(nn.Module):
 
 
 class BlockwiseFp8Linear(nn.Module):
-    """A linear layer like `layer`, blockwise; `weight` is (out, in) in fp8, `weight_scale` (out, in) / BLOCK."""
+    """A linear layer like `layer`, blockwise; `weight` is (out, in) in fp8, `weight_scale` (out, in) / BLOCK.
+
+    Its products take no bias: who calls it adds `bias`, where another kernel has something to add already.
+    """
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
@@ -75,8 +78,7 @@ class BlockwiseFp8Linear(nn.Module):
     def forward(self, states: BlockwiseStates) -> Tensor:
         scales = states.scale.t(), self.weight_scale.t()
         out = torch._scaled_mm(states.values, self.weight.t(), *scales, out_dtype=self.dtype)
-        out = out[: math.prod(states.shape)].unflatten(0, states.shape)
-        return out if self.bias is None else out + self.bias
+        return out[: math.prod(states.shape)].unflatten(0, states.shape)
 
 
 def quantize_rowwise(states: Tensor) -> tuple[Tensor, Tensor]:

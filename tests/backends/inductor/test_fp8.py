@@ -138,6 +138,50 @@ def test_a_layer_is_blockwise_where_a_kernel_quantizes_its_input_so():
             assert type(part.module.block.ff.net[2]) is (BlockwiseFp8Linear if kept else Fp8Linear)
 
 
+def dequantized_product(a, b, scale_a, scale_b, bias=None, out_dtype=None, **_):
+    """`torch._scaled_mm` by rows and by blocks, in float32."""
+    if scale_a.shape[1] > 1:
+        scale_a, scale_b = scale_a.repeat_interleave(128, 1), scale_b.repeat_interleave(128, 0)
+        scale_b = scale_b.repeat_interleave(128, 1)
+    out = (a.float() * scale_a) @ (b.float() * scale_b)
+    return (out if bias is None else out + bias.float()).to(out_dtype)
+
+
+def gate_and_quantize_blocks(self, states):
+    """`GegluQuantize.forward` without a kernel of ours."""
+    shape = states.shape[:-1]
+    weight = self.proj.weight.float() * self.proj.weight_scale.t()
+    value, gate = nn.functional.linear(states.flatten(0, -2).float(), weight, self.proj.bias.float()).chunk(2, -1)
+    values, scale = quantize_rowwise((value * nn.functional.gelu(gate)).unflatten(1, (-1, 128)))
+    return fp8.BlockwiseStates(values.flatten(1), scale[..., 0].t().contiguous(), shape)
+
+
+@pytest.mark.parametrize(
+    "layers", [("ff.net.0.proj", "ff.net.2"), LINEAR, ("attn1.to_qkv", "attn2.to_q", "ff.net.0.proj", "ff.net.2")]
+)
+def test_a_transformer_block_with_a_blockwise_layer_is_near_the_plain_one(monkeypatch, layers):
+    changes = {**FLAT, "block_out_channels": [128], "attention_head_dim": [4]}
+    unet, adapters = tiny(changes=changes)
+    inputs = example(unet, adapters)
+    split = partition.partition(unet, KernelOptions(), inputs.context)
+    name = next(name for name in split if "transformer_blocks" in name)
+    block = unet.get_submodule(name)
+    block.ff.net[2].bias.data.normal_()
+    given = []
+    with torch.no_grad():
+        partition.run_parts(unet, split, inputs, lambda part, x: given.append((part, x)) or split[part](x))
+        tensors = dict(given)[name]
+        expected = sum(split[name](tensors))
+        monkeypatch.setattr(blocks, "blockwise_layer", lambda *_: "ff.net.2")  # of half precision, were it one
+        monkeypatch.setattr(blocks.GegluQuantize, "forward", gate_and_quantize_blocks)
+        monkeypatch.setattr(torch, "_scaled_mm", dequantized_product)
+        options = KernelOptions(("geglu",), fp8_layers=layers, blockwise=True)
+        eight = partition.partition(unet, options, inputs.context)[name]
+        assert type(eight.module.block.ff.net[2]) is BlockwiseFp8Linear
+        error = difference(sum(eight(tensors)), expected)
+    assert 1e-3 < error < 0.05  # the first: it is fp8
+
+
 def test_a_transformed_weight_is_made_again_when_its_source_has_changed():
     layer = nn.Linear(8, 8)
     calls = []
