@@ -276,7 +276,8 @@ def between(own: Style, given: Style, scale: Tensor, generator) -> Style:
     """Styles on the way from `own` (scale 0) to `given` (scale 1), for scale (N,).
 
     Ground, shapes, and the patterns of each pass over at different scales, drawn at random; colours gradually. Where
-    the pattern stands stays `own`'s.
+    the pattern stands stays `own`'s. Colours of two styles may come to look alike on the way: there shapes are made to
+    stand out, and those like a part of their ground have an outline.
     """
     n, device = len(own), scale.device
     start = torch.rand(n, 4, generator=generator, device=device)
@@ -292,19 +293,28 @@ def between(own: Style, given: Style, scale: Tensor, generator) -> Style:
         a, b = getattr(own, name), getattr(given, name)
         return torch.where(part.view(-1, *[1] * (a.ndim - 1)) > 0.5, b, a)
 
+    on_the_way = (scale > 0) & (scale < 1)
     ground, ground2, bands = (mixed(name, back) for name in ("ground", "ground2", "bands"))
+    under = ground[:, None].expand(-1, 3, -1)
+    inks = apart(mixed("inks", front), under, 0.3)
+    inks = torch.where(on_the_way[:, None, None], apart(inks, under, 0.42), inks)
+    line, line_width = mixed("line", front), chosen("line_width", front)
+    patterns = {name: chosen(name, backdrop) for name in BACKDROP}
+    patched = (patterns["backdrop"] == PATCHES)[:, None, None]
+    around = torch.where(patched, bands, ground2[:, None])
+    alike = (distance(around[:, :, None], inks[:, None]).amin((1, 2)) < 0.35) & (patterns["backdrop"] != SOLID)
     return replace(
         own,
         ground=ground,
         ground2=ground2,
         bands=bands,
-        inks=apart(mixed("inks", front), ground[:, None].expand(-1, 3, -1), 0.3),
+        inks=inks,
         partner=mixed("partner", front),
-        line=mixed("line", front),
-        line_width=chosen("line_width", front),
+        line=torch.where(on_the_way[:, None], apart(line, ground, 0.42), line),
+        line_width=torch.where(on_the_way & alike, line_width.clamp(min=0.02), line_width),
         vary=chosen("vary", front),
         **{name: chosen(name, fill) for name in ("fill", "period", "angle", "blend")},
-        **{name: chosen(name, backdrop) for name in BACKDROP},
+        **patterns,
     )
 
 

@@ -72,6 +72,30 @@ def train_image_encoder(encoder, pool: Pool, plan: Plan, generator) -> None:
 
 # The adapter, with the base
 
+#: How much the encoder's own task, to tell a reference's palette, counts beside the denoising.
+TOLD = 0.05
+
+
+def palettes(pools: list[Pool]) -> list[Tensor]:
+    """(N, 12) for each pool: the three largest colours of its references and their shares, as the usual pool's vary."""
+    told = [torch.cat([pool.numbers[:, :9], pool.numbers[:, 12:15]], 1) for pool in pools]
+    usual = told[USUAL]
+    return [(numbers - usual.mean(0)) / (usual.std(0) + 1e-3) for numbers in told]
+
+
+@torch.no_grad()
+def palette_head(encoder, pool: Pool, goals: Tensor, most: int = 4096) -> nn.Linear:
+    """What tells `goals` (N, ...) from embeddings, by ridge regression on as many as `most` references."""
+    parts = pool.reference[:most].split(256)
+    embeds = torch.cat([encoder(pixel_values=normalised(part.float() / 255)).image_embeds for part in parts]).double()
+    goals, mean = goals[:most].double(), embeds.mean(0)
+    about, ridge = embeds - mean, 3 * torch.eye(embeds.shape[1], dtype=embeds.dtype, device=embeds.device)
+    weight = torch.linalg.solve(about.T @ about + ridge, about.T @ goals)
+    head = nn.Linear(*weight.shape, device=embeds.device)
+    head.weight.copy_(weight.T)
+    head.bias.copy_(goals.mean(0) - mean @ weight)
+    return head
+
 
 class PairedAttention:
     """Cross-attention to text and image tokens, as the IP-Adapter has it; the scale (B,) is each picture's own."""
@@ -103,29 +127,33 @@ def train_adapter(
 ) -> None:
     """Train the adapter, and with it the base and the image encoder, on references at scales from 0 to 1.
 
-    At scale 0 the base draws from words alone and keeps doing so. `faster(unet, batches, context)` may compile.
+    At scale 0 the base draws from words alone and keeps doing so. The denoising alone teaches the encoder little of
+    which colour is the largest, so telling the palette stays its task. `faster(unet, batches, context)` may compile.
     """
     unet, adapter, encoder = models["unet"], models["adapter"], models["image_encoder"]
     kept = dict(unet.attn_processors)
-    trainer = Trainer([unet, adapter, encoder], 8e-4 if not again else 5e-4)
+    goals = palettes(batches.pools)
+    head = palette_head(encoder, batches.pools[USUAL], goals[USUAL])
+    trainer = Trainer([unet, adapter, encoder, head], 8e-4 if not again else 3e-4)
     unet.set_attn_processor(with_images(kept, adapter))
     net = unet
     alphas = noise_levels(batches.device)
 
-    def tokens(pictures, shown):
-        """Image tokens; where `shown` (B,) is 0 those of no picture, as guidance has them."""
-        embeds = encoder(pixel_values=normalised(pictures).to(WORK)).image_embeds
-        return adapter(embeds * shown[:, None])
+    def embedded(pictures):
+        return encoder(pixel_values=normalised(pictures).to(WORK)).image_embeds
 
-    def loss_of(latents, noise, timestep, hidden, pooled, time_ids, pictures, shown, scale):
-        context = hidden, tokens(pictures, shown), scale
-        return denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids).mean()
+    def loss_of(latents, noise, timestep, hidden, pooled, time_ids, pictures, shown, scale, goal):
+        embeds = embedded(pictures)
+        # Where `shown` (B,) is 0, the tokens of no picture, as guidance has them.
+        context = hidden, adapter(embeds * shown[:, None]), scale
+        told = F.smooth_l1_loss(head(embeds).float(), goal, beta=0.1)
+        return denoising_loss(net, latents, noise, timestep, alphas, context, pooled, time_ids).mean() + TOLD * told
 
     def conditions(number, index, other):
         _, hidden, pooled, _ = batches.at(number, index)
         pictures = batches.pools[number].reference[other].float() / 255
         scale = batches.pools[number].scale[index].to(WORK)
-        return (hidden, tokens(pictures, torch.ones_like(scale)), scale), pooled
+        return (hidden, adapter(embedded(pictures)), scale), pooled
 
     clock = Clock("adapter", plan.steps["adapter"], plan.seconds["adapter"])
     for step, spent in clock:
@@ -137,12 +165,13 @@ def train_adapter(
         shown = (chance >= 0.12).to(WORK)
         pool = batches.pools[number]
         pictures, scale = pool.reference[index].float() / 255, pool.scale[index].to(WORK)
+        given = pictures, shown, scale, goals[number][index]
         if net is unet and number == USUAL and plan.compile and batches.device.type == "cuda":
             with torch.no_grad():
-                seen = tokens(pictures, shown)
+                seen = adapter(embedded(pictures))
             context = hidden, seen.requires_grad_(), scale
             net = faster(unet, batches, context)
-        clock.log(step, trainer.step(loss_of, spent, *noised, *words, time_ids, pictures, shown, scale))
+        clock.log(step, trainer.step(loss_of, spent, *noised, *words, time_ids, *given))
         if clock.due():
             save({name: trainer.averages(models[name]) for name in ("unet", "adapter", "image_encoder")})
             with trainer.averaged():
