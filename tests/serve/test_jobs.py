@@ -119,18 +119,21 @@ def test_a_job_is_cancelled_between_two_steps(client):
 def test_a_server_finishes_what_it_draws_and_refuses_what_waits_when_it_is_ended(world):
     with serving(world.environ, world.cwd) as server, server.client() as client:
         server.wait_until_ready()
-        first, second = (client.post("/v1/jobs", json={"steps": 40, "num_images": 2}).json()["data"] for _ in range(2))
-        with client.stream("GET", f"/v1/jobs/{first['id']}/events") as answer:
+        first, second = (client.post("/v1/jobs", json={"steps": 6, "num_images": 2}).json()["data"] for _ in range(2))
+        with (
+            server.client() as other,
+            other.stream("GET", f"/v1/jobs/{second['id']}/events") as waiting,
+            client.stream("GET", f"/v1/jobs/{first['id']}/events") as answer,
+        ):
             lines = (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: "))
             assert next(one for one in lines if one["step"] > 0)["status"] == "running"
-            with server.client() as other, other.stream("GET", f"/v1/jobs/{second['id']}/events") as waiting:
-                server.process.send_signal(signal.SIGTERM)
-                refused = [json.loads(line[6:]) for line in waiting.iter_lines() if line.startswith("data: ")][-1]
+            server.process.send_signal(signal.SIGTERM)
+            refused = [json.loads(line[6:]) for line in waiting.iter_lines() if line.startswith("data: ")][-1]
             last = list(lines)[-1]
         assert refused["error"]["message"] == "the server is shutting down"
         assert last["status"] == "done" and len(last["pictures"]) == 2
         for picture in last["pictures"]:
-            time.sleep(0.5)  # a client far away
+            time.sleep(0.2)  # a client far away
             with server.client() as far:
                 assert hashlib.sha256(far.get(picture["url"]).content).hexdigest() == picture["sha256"]
         assert server.process.wait(60) == 143
@@ -200,7 +203,7 @@ def test_two_engines_draw_from_one_queue(world):
     with serving(world.environ, world.cwd, ["--devices", "cpu,cpu"]) as server, server.client() as client:
         server.wait_until_ready()
         assert len(client.get("/readyz").json()["data"]["engines"]) == 2
-        sent = [client.post("/v1/jobs", json={"steps": 30, "seed": 1}).json()["data"] for _ in range(2)]
+        sent = [client.post("/v1/jobs", json={"steps": 8, "seed": 1}).json()["data"] for _ in range(2)]
         states = sent
         while [one["status"] for one in states] != ["running", "running"]:
             assert not {"done", "failed"} & {one["status"] for one in states}
