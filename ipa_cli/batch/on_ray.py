@@ -18,6 +18,7 @@ import signal
 import socket
 import tempfile
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +39,7 @@ from ipa_cli.result import NullReporter, Reporter
 SPOOLED = 1000  # jobs in a file that Ray Data reads
 TOGETHER = 16  # jobs that an actor gets at once, at most, and that are drawn again when it is lost
 TURNS = 8  # times that an actor gets some, at least: fewer jobs at once where there are few, so that all end together
+CALLS = 2  # that an actor answers beside each other: one draws, while the pictures of the one before it are written
 CPUS = 0.5  # that an actor counts as: two on a node with two leave one to read jobs
 LOCAL = "local"
 
@@ -62,25 +64,25 @@ class Drawer:
         if opened is not None:
             module, _, name = opened.partition(":")
             more["opened"] = getattr(importlib.import_module(module), name)
-        self._warnings: list[str] = []
-        self._told: dict[tuple[int, int], dict[str, Any]] = {}
+        self._warnings = deque[str]()
         self._worker = Worker(worker.of_json(task), _Heard(self._warnings), **more)
 
     def __call__(self, batch: Any) -> dict[str, list[str]]:
-        """The outcomes of some jobs, before them what drew sizes that are new here, and warnings: lines of JSON."""
+        """The outcomes of some jobs, before them warnings, and what drew each size of theirs: lines of JSON."""
         found: list[Outcome] = []
         try:
-            self._worker.draw(map(formats.of_json, batch["text"]), found.append)
+            sizes = self._worker.draw(map(formats.of_json, batch["text"]), found.append)
         except IpaError as error:
             raise Unusable(json.dumps([error.message, error.hint])) from None
         except Exception:
             raise worker.Bug(traceback.format_exc()) from None
-        said = [json.dumps({"warning": text}) for text in self._warnings]
-        self._warnings.clear()
-        now = self._worker.drawn_by
-        said += [json.dumps({"size": size, **now[size]}) for size in now if self._told.get(size) != now[size]]
-        self._told = dict(now)
-        return {"line": [*said, *(json.dumps(asdict(one)) for one in found)]}
+        said = [{"size": size, **facts} for size, facts in sizes.items()]
+        return {"line": [json.dumps(one) for one in (*self._warned(), *said, *map(asdict, found))]}
+
+    def _warned(self) -> Iterator[dict[str, str]]:
+        with suppress(IndexError):
+            while True:
+                yield {"warning": self._warnings.popleft()}
 
 
 class Unusable(Exception):
@@ -88,7 +90,7 @@ class Unusable(Exception):
 
 
 class _Heard(NullReporter):
-    def __init__(self, into: list[str]):
+    def __init__(self, into: deque[str]):
         self._into = into
 
     def warn(self, text: str) -> None:
@@ -119,12 +121,15 @@ def draw(
         if gpus:
             task = replace(task, settings=replace(task.settings, device="cuda"))
         together = min(cluster.together, max(1, count // (TURNS * actors)))
+        told = set[str]()
         for line in _lines(place, names, task, actors, together, bool(gpus), cluster.opened):
             said = json.loads(line)
             if "warning" in said:
                 reporter.warn(said["warning"])
             elif "size" in said:
-                drawn_by(tuple(said.pop("size")), said)
+                if line not in told:
+                    told.add(line)
+                    drawn_by(tuple(said.pop("size")), said)
             else:
                 done(Outcome(**said))
     finally:
@@ -152,7 +157,10 @@ def _lines(
         .map_batches(
             Drawer,
             batch_size=together,
-            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(
+                size=actors, max_tasks_in_flight_per_actor=CALLS, enable_true_multi_threading=True
+            ),
+            max_concurrency=CALLS,
             num_cpus=CPUS,
             num_gpus=1 if gpu else 0,
             fn_constructor_args=(task.as_json(), str(Path.cwd()), opened),

@@ -11,10 +11,11 @@ import json
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.batch import order, output
@@ -126,10 +127,11 @@ class Quiet(NullReporter):
 
 
 Opened = Callable[[Settings, Plan, Reporter], Any]
+Size = tuple[int, int]  # width and height in pixels
 
 
 class Worker:
-    """Draws jobs of a `Task`; `done` is called with each outcome, from any thread. One thread calls `draw`."""
+    """Draws jobs of a `Task`; `done` is called with each outcome, from any thread."""
 
     def __init__(self, task: Task, reporter: Reporter, opened: Opened = Engine.open):
         self.task, self._opened = task, opened
@@ -141,13 +143,14 @@ class Worker:
         self._own = order.of_model(task.settings)
         self._model: Hashable = None
         self._unopened: dict[Hashable, IpaError] = {}
-        self.drawn_by: dict[tuple[int, int], dict[str, Any]] = {}  # the last of each size, width and height in pixels
+        self._preparing, self._drawing = threading.Lock(), threading.Lock()
         self._bugs = 0
 
-    def draw(self, jobs: Iterable[Job], done: Callable[[Outcome], None]) -> None:
-        """Draw jobs in their order.
+    def draw(self, jobs: Iterable[Job], done: Callable[[Outcome], None]) -> dict[Size, dict[str, Any]]:
+        """Draw jobs in their order; what drew those of each size.
 
-        A job that fails is an outcome. Raises IpaError where nothing more can be written or the model of the batch
+        Of several threads that call it one draws, while the pictures of another are still written. A job that fails is
+        an outcome. Raises IpaError where nothing more can be written or the model of the batch
         cannot be loaded, and the last of several unforeseen errors in a row; what is drawn by then is written.
         """
         room, broken = threading.BoundedSemaphore(waiting(self.task.settings)), deque[BaseException](maxlen=1)
@@ -157,15 +160,22 @@ class Worker:
             if (error := work.exception()) is not None:
                 broken.append(error)
 
-        with ThreadPoolExecutor(WRITERS, "writer") as writers:
-            for several in self._batches(self._prepared(jobs)):
-                for drawn in self._drawn(several, done):
-                    room.acquire()
-                    writers.submit(self._keep, drawn, done).add_done_callback(hand_over)
-                if broken:
-                    raise broken[0]
+        sizes: dict[Size, dict[str, Any]] = {}
+        with (
+            closing(self._batches(self._prepared(jobs))) as batches,
+            ThreadPoolExecutor(WRITERS, "writer") as writers,
+        ):
+            first = list(islice(batches, 1))  # is made ready while another thread draws
+            with self._drawing:
+                for several in chain(first, batches):
+                    for drawn in self._drawn(several, done, sizes):
+                        room.acquire()
+                        writers.submit(self._keep, drawn, done).add_done_callback(hand_over)
+                    if broken:
+                        raise broken[0]
         if broken:
             raise broken[0]
+        return sizes
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -182,12 +192,16 @@ class Worker:
             try:
                 while True:
                     for job in islice(every, AHEAD + self.task.settings.batch_size - len(waiting)):
-                        waiting.append(reader.submit(self._prepare, job))
+                        waiting.append(reader.submit(self._prepare_alone, job))
                     if not waiting:
                         return
                     yield waiting.popleft().result()
             finally:
                 reader.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare_alone(self, job: Job) -> Prepared:
+        with self._preparing:
+            return self._prepare(job)
 
     def _prepare(self, job: Job) -> Prepared:
         try:
@@ -222,7 +236,7 @@ class Worker:
             raise found
         return found
 
-    def _batches(self, every: Iterable[Prepared]) -> Iterator[list[Prepared]]:
+    def _batches(self, every: Iterable[Prepared]) -> Generator[list[Prepared], None, None]:
         """Jobs that share the calls of the UNet, as many as --batch-size says, or one.
 
         Fewer are drawn one by one, but for those that fit the batch before them: its last job is then repeated, so
@@ -251,8 +265,13 @@ class Worker:
 
     # --- drawing ---------------------------------------------------------------------------------------------------
 
-    def _drawn(self, several: Sequence[Prepared], done: Callable[[Outcome], None]) -> Iterator[Drawn]:
-        """The pictures of one batch, the last of which may be repeated; jobs that fail end here."""
+    def _drawn(
+        self, several: Sequence[Prepared], done: Callable[[Outcome], None], sizes: dict[Size, dict[str, Any]]
+    ) -> Iterator[Drawn]:
+        """The pictures of one batch, the last of which may be repeated; jobs that fail end here.
+
+        What draws them is noted in `sizes`.
+        """
         first, jobs = several[0], several[: len({id(one) for one in several})]
         if first.error is not None:
             self._fail(jobs, first.error, done)
@@ -268,7 +287,7 @@ class Worker:
         try:
             requests = [one.request for one in several if one.request is not None]
             begun = engine.begin(requests)
-            self.drawn_by[requests[0].width, requests[0].height] = drawn_by(engine, begun[0].ready)
+            sizes[requests[0].width, requests[0].height] = drawn_by(engine, begun[0].ready)
         except Exception as error:
             self._fail(jobs, error, done)
             return

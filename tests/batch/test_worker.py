@@ -141,3 +141,30 @@ def test_a_job_that_fails_splits_no_batch(tmp_path):
     each = [*jobs(1), Job(9, "bad", {"image": "none.png"}), *jobs(4)[1:]]
     found, _ = drawn(tmp_path, device, each, batch_size=2)
     assert device.begun == [[0, 1], [2, 3]] and found["bad"].status == "failed"
+
+
+def test_of_two_threads_one_draws_while_pictures_of_the_other_are_written(tmp_path):
+    first, beside = threading.Event(), []
+    device = Device(lambda seed: seed or first.wait(HANG))
+    begin, busy = device.begin, threading.Lock()
+
+    def alone(requests):
+        beside.append(not busy.acquire(blocking=False))
+        try:
+            return begin(requests)
+        finally:
+            busy.release()
+
+    device.begin = alone
+    found, task = [], Task(Settings(backend="eager", steps=1), str(tmp_path), 0)
+    drawer = Worker(task, NullReporter(), opened=device)
+    jobs = [[Job(1, "0", {"seed": 0})], [Job(n, str(n), {"seed": n}) for n in range(2, 6)]]
+    threads = [threading.Thread(target=drawer.draw, args=(each, found.append)) for each in jobs]
+    threads[0].start()
+    assert device.wait_until_begun(1)
+    threads[1].start()
+    threads[1].join(HANG)
+    assert [one.id for one in found] and "0" not in [one.id for one in found], "the first is not written yet"
+    first.set()
+    threads[0].join(HANG)
+    assert sorted(one.id for one in found) == ["0", "2", "3", "4", "5"] and beside == [False] * 5
