@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from ipa_cli.batch.output import Output
+from ipa_cli.errors import IpaError
 
 FOLDER, RESULTS = "journal", "results.jsonl"
 PENDING, DONE, FAILED = 0, 1, 2
@@ -138,7 +139,19 @@ class Journal:
                     yield outcome
 
     def outcomes(self) -> Iterator[Outcome]:
-        """The last outcome of each job that has one, in the order of the jobs; to be called once it is closed."""
+        """The last outcome of each job that has one, in the order of the jobs; to be called once it is closed.
+
+        Raises IpaError where they cannot be read, or there is no room to sort them.
+        """
+        try:
+            yield from self._last()
+        except OSError as error:
+            raise IpaError(
+                f"{tempfile.gettempdir()}: {error.strerror or error}",
+                "free some space, or set TMPDIR to another folder",
+            ) from error
+
+    def _last(self) -> Iterator[Outcome]:
         places = array("q", bytes(8 * (self._count + 1)))
         with tempfile.TemporaryFile(prefix="ipa-batch-") as spooled:
             spooled.write(b"\n")  # so that no line is at 0

@@ -84,14 +84,12 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
     task = Task(settings, asked.output, 0, asked.suffix, asked.quality, references)
     _check_first(task, found.first, reporter)
     with _locked(place):
-        task = replace(task, seed=_begin(place, asked, found.count))
+        task = replace(task, seed=_begin(place, asked, found.count, reporter))
         journal = Journal(place, found.count)
         try:
             progress = _draw(asked, task, journal, place, reporter, live, draw)
         except BaseException as error:
-            with suppress(IpaError):
-                journal.close()
-                place.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
+            _leave_results(journal, place, reporter)
             if isinstance(error, KeyboardInterrupt):
                 reporter.warn(f"stopped; {RESUME_HINT}")
             raise
@@ -114,6 +112,19 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
             first_s=progress.first,
             pictures_per_s=progress.per_second,
             pages=written,
+        )
+
+
+def _leave_results(journal: Journal, place: Output, reporter: Reporter) -> None:
+    """Write what has ended by now, though the batch breaks off; say so where that fails, as on a full disk."""
+    with suppress(IpaError):
+        journal.close()
+    try:
+        place.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
+    except IpaError as error:
+        reporter.warn(
+            f"{RESULTS} is not as far as {FOLDER}/, which has each job that has ended: {error.message}; "
+            "--resume writes it anew"
         )
 
 
@@ -155,10 +166,10 @@ def _check_first(task: Task, first: Job, reporter: Reporter) -> None:
         note_model(settings, Worker(task, reporter).plan(settings), reporter)
 
 
-def _begin(place: Output, asked: Asked, count: int) -> int:
+def _begin(place: Output, asked: Asked, count: int, reporter: Reporter) -> int:
     """Describe the batch in its output, which must hold none or this one; the seed of jobs that have none.
 
-    Jobs may have been added at the end since. Raises IpaError.
+    Jobs may have been added at the end since, and another device may go on. Raises IpaError.
     """
     described = _describe(asked, count)
     existing = _read(place)
@@ -176,8 +187,13 @@ def _begin(place: Output, asked: Asked, count: int) -> int:
                 f"{place.name} holds a batch of other jobs: {asked.source.name} has changed",
                 "jobs may be added at its end; for others choose another --output",
             )
-        for name in ("settings", "format", "quality"):
-            _check_same(place, name, existing[name], described[name])
+        now = dict(described["settings"])
+        device = now.pop("device")
+        if existing["settings"].get("device") != device:
+            begun = existing["settings"].get("device")
+            reporter.note(f"begun with --device {begun}: pictures of another device may differ from its in rounding")
+        for name, value in (("settings", now), ("format", described["format"]), ("quality", described["quality"])):
+            _check_same(place, name, existing[name], value)
         described["seed"] = existing["seed"]
     place.write(DESCRIPTION, json.dumps(described, indent=2).encode() + b"\n")
     return int(described["seed"])

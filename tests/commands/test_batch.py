@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ipa_cli.batch import output
+from ipa_cli.errors import IpaError
+
 pytestmark = pytest.mark.slow
 
 QUICK = ("--steps", 1, "--size", "64x64", "--device", "cpu", "--backend", "eager")
@@ -128,6 +131,36 @@ def test_what_is_missing_is_drawn_again_and_jobs_may_be_added(ipa):
     jobs({"id": "x"})
     other = ipa("batch", "jobs.jsonl", *QUICK, "-o", "out", "--resume")
     assert other.exit_code == 1 and "jobs.jsonl has changed" in other.stderr
+
+
+def test_a_batch_goes_on_on_another_device(ipa):
+    file = jobs({"id": "a", "seed": 1}, {"id": "b", "seed": 2})
+    auto = (*QUICK[:4], *QUICK[6:])
+    assert ipa("batch", file, *auto, "-o", "out").exit_code == 0
+    Path("out/pictures/b.png").unlink()
+    ran = ipa("batch", file, *QUICK, "-o", "out", "--resume", "--json")
+    assert ran.data()["drawn"] == 1 and "begun with --device auto" in ran.stderr
+    assert digest("out/pictures/b.png") == digests()["b"]
+
+
+def test_results_that_a_full_disk_has_no_room_for_are_written_by_resume(ipa, monkeypatch):
+    def full(*_):
+        raise IpaError("no space left on the disk of out", "free some space")
+
+    file = jobs(*({"id": f"job-{n}", "seed": n} for n in range(3)))
+    write = output.Folder.write
+    with monkeypatch.context() as patch:
+        patch.setattr(output.Folder, "write_lines", full)
+        patch.setattr(
+            output.Folder, "write", lambda self, name, data: full() if "job-2" in name else write(self, name, data)
+        )
+        ran = ipa("batch", file, *QUICK, "-o", "out")
+    assert (
+        ran.exit_code == 1 and "error: no space left" in ran.stderr.lower() and not Path("out/results.jsonl").exists()
+    )
+    assert "results.jsonl is not as far as journal/" in ran.stderr and "--resume writes it" in ran.stderr
+    data = ipa("batch", file, *QUICK, "-o", "out", "--resume", "--json").data()
+    assert data["drawn"] == 1 and list(digests()) == ["job-0", "job-1", "job-2"]
 
 
 def test_nothing_is_loaded_for_what_can_be_seen_before(ipa, monkeypatch):
