@@ -27,7 +27,7 @@ SECONDS_OF_A_FILE = 15.0  # at least, where files are written whole
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with a picture at `file`, relative to the output, or with an error.
+    """How a job ended: with a picture at `file`, relative to the output, or with an error and what to do.
 
     `seconds` are the picture's share of the steps and the decoding of its batch: `steps_s` and `decode_s`.
     """
@@ -40,6 +40,7 @@ class Outcome:
     seed: int | None = None
     seconds: float | None = None
     error: str | None = None
+    hint: str | None = None
     steps_s: float | None = None
     decode_s: float | None = None
 

@@ -18,6 +18,7 @@ from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.system import files, inputs
 
 RESUME_HINT = "the same command with --resume draws what is missing"
+OTHER = "choose another --output"
 MOST_BYTES = 512_000_000  # of a file that is read back
 LINE_BYTES = 1_000_000
 TRIES = 4
@@ -75,16 +76,22 @@ class Folder:
         return str(self.path)
 
     def write(self, name: str, data: bytes) -> None:
-        files.replace(self.path / name, data, RESUME_HINT)
+        files.replace(self._place(name), data, RESUME_HINT)
 
     def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
-        with files.replacing(self.path / name, RESUME_HINT) as file:
+        with files.replacing(self._place(name), RESUME_HINT) as file:
             file.writelines(lines)
 
     def append(self, name: str, data: bytes) -> bool:
-        files.make_folder((self.path / name).parent, RESUME_HINT)
-        files.append(self.path / name, data, RESUME_HINT)
+        files.append(self._place(name), data, RESUME_HINT)
         return True
+
+    def _place(self, name: str) -> Path:
+        """The path of a file, in folders that exist by then. Raises IpaError where one of these is a link."""
+        path = self.path / name
+        for folder in reversed(path.parents[: name.count("/")]):
+            files.make_folder(folder, OTHER)
+        return path
 
     def lines(self, name: str) -> Iterator[bytes]:
         with suppress(inputs.MissingFile):

@@ -37,7 +37,8 @@ class Progress:
                 self.first = self.first or self.last
             if outcome.error is not None and self.failed <= WARNED:
                 more = "; further failures are in results.jsonl" if self.failed == WARNED else ""
-                self._reporter.warn(f"{outcome.id} failed: {outcome.error}{more}")
+                hint = f" ({outcome.hint})" if outcome.hint else ""
+                self._reporter.warn(f"{outcome.id} failed: {outcome.error}{hint}{more}")
             if self._live:
                 self._doing(self.text)
             elif now >= self._next:

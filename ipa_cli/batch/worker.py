@@ -312,8 +312,9 @@ class Worker:
             if self._bugs >= BUGS:
                 raise error
         said = error.message if isinstance(error, IpaError) else f"{type(error).__name__}: {error}"
+        hint = public_text(error.hint)[:2000] or None if isinstance(error, IpaError) else None
         for prepared in several:
-            done(Outcome(prepared.job.number, prepared.job.id, "failed", error=public_text(said)[:2000]))
+            done(Outcome(prepared.job.number, prepared.job.id, "failed", error=public_text(said)[:2000], hint=hint))
 
     # --- writing ---------------------------------------------------------------------------------------------------
 

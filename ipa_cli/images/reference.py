@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FILE_BYTES = 256_000_000
+COMPARED = 500  # names of a folder at most with a misspelt one; 5,000 take a second, for each picture of a batch
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|file|ftp):", re.IGNORECASE)
 
@@ -200,9 +202,12 @@ def _missing(path: Path) -> IpaError:
     try:
         if not path.parent.is_dir():
             return IpaError(f"{path} does not exist: there is no folder {path.parent}", "check the path")
-        names = {member.name.casefold(): member.name for member in path.parent.iterdir()}
+        some = islice(path.parent.iterdir(), COMPARED + 1)
+        names = {member.name.casefold(): member.name for member in some}
     except OSError as error:
         return _unreadable(str(path.parent), error)
+    if len(names) > COMPARED:
+        return IpaError(f"{path} does not exist", "check the path")
     stems = {Path(name).stem.casefold(): name for name in names.values() if Path(name).suffix.lower() in SUFFIXES}
     # By the stem first: `.png` alone makes any two short names alike.
     near = [stems[stem] for stem in difflib.get_close_matches(path.stem.casefold(), stems, n=1)]

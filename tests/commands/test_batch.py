@@ -78,23 +78,25 @@ def test_a_failed_job_is_recorded_and_the_others_go_on(ipa):
     references()
     file = jobs(
         {"id": "missing", "image": "lost.png"},
+        {"id": "misspelt", "image": "cta.png"},
         {"id": "model", "model": "nowhere"},
         {"id": "sampler", "scheduler": "none-such"},
         {"id": "good", "seed": 1},
         {"id": "other", "seed": 2, "strength": 0.5},
     )
     ran = ipa("batch", file, *QUICK, "-o", "out")
-    assert ran.exit_code == 1 and "FAILED 3 jobs: --retry-failed" in ran.stdout
+    assert ran.exit_code == 1 and "FAILED 4 jobs: --retry-failed" in ran.stdout
     found = {one["id"]: one for one in results()}
-    assert [one["status"] for one in found.values()] == ["failed", "failed", "failed", "done", "done"]
+    assert [one["status"] for one in found.values()] == ["failed"] * 4 + ["done"] * 2
     assert "lost.png does not exist" in found["missing"]["error"] and "nowhere" in found["model"]["error"]
-    assert "none-such" in found["sampler"]["error"]
+    assert "none-such" in found["sampler"]["error"] and found["misspelt"]["hint"] == "did you mean cat.png?"
+    assert "misspelt failed: cta.png does not exist (did you mean cat.png?)" in ran.stderr
 
     same = ipa("batch", file, *QUICK, "-o", "out", "--resume", "--json")
-    assert same.exit_code == 1 and same.json()["data"]["drawn"] == 0 and same.json()["data"]["failed"] == 3
+    assert same.exit_code == 1 and same.json()["data"]["drawn"] == 0 and same.json()["data"]["failed"] == 4
     Image.new("RGB", (48, 48), "red").save("lost.png")
     again = ipa("batch", file, *QUICK, "-o", "out", "--retry-failed", "--json")
-    assert again.json()["data"]["drawn"] == 1 and again.json()["data"]["failed"] == 2
+    assert again.json()["data"]["drawn"] == 1 and again.json()["data"]["failed"] == 3
     assert [one["id"] for one in results()] == list(found) and results()[0]["status"] == "done"
 
 
@@ -230,6 +232,19 @@ def test_a_link_in_the_output_is_not_written_through(ipa):
     Path("out/pictures/a.png").symlink_to("../../mine.png")
     ran = ipa("batch", jobs({"id": "a"}), *QUICK, "-o", "out")
     assert ran.exit_code == 1 and "is a link" in ran.stderr and Path("mine.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("folder", ["pictures", "journal", "pictures/0001"])
+def test_a_folder_in_the_output_that_is_a_link_is_not_written_into(tmp_path, folder):
+    Path(tmp_path, "mine").mkdir()
+    link = Path(tmp_path, "out", folder)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "mine")
+    place = output.of(str(tmp_path / "out"))
+    for write in (place.write, place.append):
+        with pytest.raises(IpaError, match="is a link"):
+            write(f"{folder}/a.png", b"a")
+    assert not any(Path(tmp_path, "mine").iterdir())
 
 
 @pytest.mark.campaign

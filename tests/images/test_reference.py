@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.images import reference
 from ipa_cli.images.reference import expand, load
 from tests.images.pictures import HALVES, refused, saved
 
@@ -112,6 +113,12 @@ def test_pictures_that_cannot_be_read_are_reported_of(folder, monkeypatch):
 
 def test_loading_what_is_not_there_gets_a_suggestion_too(folder):
     assert refused(f"{folder}/catt2.png", "does not exist").hint == f"did you mean {folder}/cat2.png?"
+
+
+def test_a_name_is_not_compared_with_those_of_a_large_folder(tmp_path):
+    for number in range(reference.COMPARED + 1):
+        Path(tmp_path, f"{number}.png").touch()
+    assert refused(f"{tmp_path}/x7.png", "does not exist").hint == "check the path"
 
 
 @pytest.mark.parametrize(
