@@ -16,8 +16,8 @@ its own. The figure is (jobs - 16) over the seconds from the 16th picture's file
 and the GPU waiting. Each way has a limit of time, and none begins that does not fit into --seconds.
 OUT/throughput.jsonl has a line for each as it ends.
 
---profile runs one way's steps in this process: where the GPU's time goes, and what makes the host wait for it. The last
-lines are a table.
+--profile runs one way's steps in this process: where the GPU's time goes, what makes the host wait for it, and what a
+picture takes beside the steps (`benchmarks/batch_spans.py`). The last lines are a table.
 """
 
 from __future__ import annotations
@@ -175,8 +175,11 @@ def row(found: dict[str, Any]) -> str:
 
 def profile(measuring: Measuring, way: Way) -> dict[str, Any]:
     """Milliseconds of a UNet call by kind of kernel, the longest kernels, and the places that wait for the GPU."""
+    from dataclasses import replace
+
     import torch
 
+    from benchmarks import batch_spans
     from benchmarks.graph import profiled
     from ipa_cli.config import Settings
     from ipa_cli.engine.engine import Engine
@@ -195,8 +198,6 @@ def profile(measuring: Measuring, way: Way) -> dict[str, Any]:
     engine = Engine.open(settings, plan, reporter)
 
     def begin(first: int) -> list[Any]:
-        from dataclasses import replace
-
         asked = [
             replace(settings, prompt=f"a star {n}", seed=n, image=(str(measuring.out / f"{n % 8}.png"),))
             for n in range(first, first + size)
@@ -206,7 +207,8 @@ def profile(measuring: Measuring, way: Way) -> dict[str, Any]:
 
     begin(0)
     found: dict[str, Any] = {"way": f"profile of {way.name}"}
-    if engine.device.type == "cuda":
+    cuda = engine.device.type == "cuda"
+    if cuda:
         torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -219,6 +221,8 @@ def profile(measuring: Measuring, way: Way) -> dict[str, Any]:
                 "kinds": [row[:3] for row in kinds],
                 "longest": [(row[0][:110], *row[1:]) for row in longest[:40]],
             }
+    engine.close()
+    found["batches"] = batch_spans.measure(replace(settings, steps=6 if cuda else 1), measuring.out)
     return found
 
 
@@ -256,14 +260,17 @@ def parts(engine: Any, begin: Callable[[int], Any]) -> dict[str, Callable[[], An
 
 
 def print_profile(found: dict[str, Any]) -> None:
+    from benchmarks import batch_spans
+
     print(f"\n{found['way']}; often and ms in one call")
-    for part, seen in ((name, seen) for name, seen in found.items() if isinstance(seen, dict)):
+    for part, seen in ((name, seen) for name, seen in found.items() if isinstance(seen, dict) and "kinds" in seen):
         print(f"{part}: {sum(ms for *_, ms in seen['kinds']):.1f} ms")
         for name, count, ms in seen["kinds"]:
             print(f"  {name:14} {count:5} {ms:9.3f}")
         for name, count, ms, most in seen["longest"][:20]:
             print(f"  {count:5} {ms:9.3f}, longest {most:7.3f}  {name}")
     print("  waits for the GPU: " + ("; ".join(found.get("waits", ())) or "none"))
+    print("\n".join(batch_spans.lines(found["batches"])))
 
 
 def main() -> None:

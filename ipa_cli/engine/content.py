@@ -7,7 +7,8 @@ Only layers where the negative half sees a reference are.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from ipa_cli.models.lora.lora import acting
@@ -36,6 +37,14 @@ class LRU(Generic[Value]):
             self._values[key] = make()
         self._values.move_to_end(key)
         return self._values[key]
+
+    def get_all(self, keys: Sequence[Hashable], make: Callable[[list[int]], Sequence[Value]]) -> list[Value]:
+        """The values of `keys`; `make` is called once for those that are not there, with a place of each in `keys`."""
+        known = {key: self._values[key] for key in keys if key in self._values}
+        places = {key: place for place, key in enumerate(keys) if key not in known}
+        if places:
+            known |= zip(places, make(list(places.values())), strict=True)
+        return [self.get(key, partial(known.__getitem__, key)) for key in keys]
 
     def values(self) -> list[Value]:
         """All values, the one not used for longest first."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config.hires import UPSCALERS
 from ipa_cli.engine import content, together
 from ipa_cli.engine.access import Access
+from ipa_cli.engine.beside import Beside
 from ipa_cli.engine.content import LRU
 from ipa_cli.engine.loras import Loras
 from ipa_cli.hardware import devices
@@ -35,10 +36,11 @@ class Encodings:
 
     def __init__(self, model: Model, access: Access, reporter: Reporter):
         self.model, self._access, self._reporter = model, access, reporter
-        self._loras = Loras(model, access)
+        self._loras, self._beside = Loras(model, access), Beside(access.device)
         self._texts: LRU[list[PromptEmbeds]] = LRU(ENCODED)  # of the picture, then of its regions
         self._images: LRU[list[Embeds]] = LRU(ENCODED)
         self._conditions: LRU[Conditions] = LRU(CONDITIONED)
+        self._together: LRU[Conditions] = LRU(1)  # of several requests, which take as much for each picture
         self._halves: LRU[Conditions] = LRU(CONDITIONED)  # positive halves of the same
         self._begun_with: LRU[Encoded] = LRU(CONDITIONED)
 
@@ -50,13 +52,14 @@ class Encodings:
         have the same LoRAs, these are merged to stay.
         """
         with self._access.lock:
+            self._beside.wait()
             if drop_encoders and len({request.loras for request in requests}) == 1:
                 self._loras.stay()
             each = [one for request in requests for one in request.each]
             self._texts.size = max(self._texts.size, len(requests))
             self._images.size = max(self._images.size, len(each))
             for request in each:
-                self._encoded(request)
+                self._encoded([request])
                 if request.init is not None:
                     self._init(request.init)
             if drop_encoders:
@@ -69,7 +72,7 @@ class Encodings:
         from ipa_cli.pipeline import conditioning
 
         with self._access.working("encoding", *distinct(self.model.image_encoders)):
-            return conditioning.embed_each(self.model, request.image_prompts, self._access.device)
+            return conditioning.embed_each(self.model, [request.image_prompts], self._access.device)[0]
 
     def conditions(self, request: Request, numbers: Sequence[int] = (0,)) -> Conditions:
         """What steers the UNet: every layer's keys and values, kept by content, at the scales of this request.
@@ -77,6 +80,11 @@ class Encodings:
         They are those of the pictures `numbers`, where these have references of their own. From now on the UNet has the
         LoRAs of this request.
         """
+        with self._access.lock:
+            self._beside.wait()
+            return self._of_pictures(request, numbers)
+
+    def _of_pictures(self, request: Request, numbers: Sequence[int]) -> Conditions:
         if not request.image_per_picture:
             return self._conditions_of(request)
         if len(numbers) == 1:
@@ -86,12 +94,49 @@ class Encodings:
         assert found is not None, "they differ in their references alone, and have as many each"
         return found
 
-    def _conditions_of(self, request: Request) -> Conditions:
-        from ipa_cli.pipeline import conditioning, denoise, residuals
-        from ipa_cli.unet import attention
+    def of_several(self, requests: Sequence[Request], beside: bool = False) -> Conditions | None:
+        """The conditions of requests that are `alike` as those of one batch; None where their shapes differ.
+
+        Each encoder is called once, and what makes keys and values once for all rows. `beside`: a GPU may do so beside
+        the pictures that it still draws, unless weights have to change or move for it.
+        """
+        from ipa_cli.pipeline import denoise
+
+        with self._access.lock:
+            if not beside or self._access.offload != "none" or self._loras.differ(requests[0].loras):
+                self._beside.wait()
+                return self._of_several(requests)
+            with self._beside.working():
+                found = self._of_several(requests)
+            if found is not None:
+                self._beside.hand_over(denoise.tensors(found))
+            return found
+
+    def _of_several(self, requests: Sequence[Request]) -> Conditions | None:
+        from ipa_cli.pipeline import conditioning
+
+        if len(requests) == 1:
+            return self._of_pictures(requests[0], (0,))
+        first, embeds = requests[0], self._encoded(requests)
+        if not together.weighed_alike(requests):
+            return together.joined([self._conditions_of(one) for one in requests])
+        found = together.embeds(embeds)
+        if found is None:
+            return None
 
         def make() -> Conditions:
-            texts, images = self._encoded(request)
+            with self._access.working("encoding", self.model.unet):
+                return conditioning.join(self.model, *found, first)
+
+        self._loras.merge_into_unet(first.loras)
+        known_by = tuple(map(content.of_conditions, requests))
+        return self._at_scale(first, known_by, self._together.get(known_by, make))
+
+    def _conditions_of(self, request: Request) -> Conditions:
+        from ipa_cli.pipeline import conditioning, denoise, residuals
+
+        def make() -> Conditions:
+            [(texts, images)] = self._encoded([request])
             with self._access.working("encoding", self.model.unet, *self.controls(request)):
                 conditions = conditioning.join(self.model, texts, images, request)
                 conditions = replace(conditions, controls=residuals.condition(self.model, texts[0], request))
@@ -100,18 +145,24 @@ class Encodings:
         with self._access.lock:
             self._loras.merge_into_unet(request.loras)
             known_by = content.of_conditions(request)
-            made = self._conditions.get(known_by, make)
-            half = self._halves.get(known_by, lambda: denoise.positive_half(made)) if request.guided_in_part else None
-            scale = conditioning.scales(request.image_prompts, attention.layers(self.model.unet))
-            scale, spans = devices.sent(scale, self._access.device), conditioning.spans(request.image_prompts)
+            return self._at_scale(request, known_by, self._conditions.get(known_by, make))
 
-            def at_scale(one: Conditions, unguided: Conditions | None = None) -> Conditions:
-                found = zip(one.controls, request.controls, strict=True)
-                controls = tuple(replace(made, control=asked) for made, asked in found)
-                context = one.context._replace(scale=scale)
-                return replace(one, context=context, spans=spans, unguided=unguided, controls=controls)
+    def _at_scale(self, request: Request, known_by: Hashable, made: Conditions) -> Conditions:
+        """Conditions that were made, at the scales of a request, with their positive half where it counts alone."""
+        from ipa_cli.pipeline import conditioning, denoise
+        from ipa_cli.unet import attention
 
-            return at_scale(made, half and at_scale(half))
+        half = self._halves.get(known_by, lambda: denoise.positive_half(made)) if request.guided_in_part else None
+        scale = conditioning.scales(request.image_prompts, attention.layers(self.model.unet))
+        scale, spans = devices.sent(scale, self._access.device), conditioning.spans(request.image_prompts)
+
+        def at_scale(one: Conditions, unguided: Conditions | None = None) -> Conditions:
+            found = zip(one.controls, request.controls, strict=True)
+            controls = tuple(replace(made, control=asked) for made, asked in found)
+            context = one.context._replace(scale=scale)
+            return replace(one, context=context, spans=spans, unguided=unguided, controls=controls)
+
+        return at_scale(made, half and at_scale(half))
 
     def controls(self, request: Request) -> list[Any]:
         """The ControlNets that a request has maps for, each once."""
@@ -164,26 +215,30 @@ class Encodings:
     def forget(self) -> None:
         """Let go of all that is encoded: the next request is encoded anew."""
         with self._access.lock:
-            for kept in (self._texts, self._images, self._conditions, self._halves, self._begun_with):
+            conditions = self._conditions, self._together, self._halves
+            for kept in (self._texts, self._images, *conditions, self._begun_with):
                 kept.clear()
 
-    def _encoded(self, request: Request) -> tuple[list[PromptEmbeds], list[Embeds]]:
+    def _encoded(self, requests: Sequence[Request]) -> list[together.Embedded]:
+        """The prompts and references of requests with the same LoRAs, of which some may be known, by one call each."""
         from ipa_cli.pipeline import conditioning
 
-        model = self.model
+        model, device = self.model, self._access.device
 
-        def texts() -> list[PromptEmbeds]:
+        def texts(places: Sequence[int]) -> list[list[PromptEmbeds]]:
             self._check_encoders()
-            self._loras.merge_into_text_encoders(request.loras)
+            self._loras.merge_into_text_encoders(requests[0].loras)
             with self._access.working("encoding", *model.text_encoders):
-                return conditioning.encode_texts(model, request, self._access.device, self._reporter)
+                return conditioning.encode_texts(model, [requests[at] for at in places], device, self._reporter)
 
-        def images() -> list[Embeds]:
+        def images(places: Sequence[int]) -> list[list[Embeds]]:
             self._check_encoders()
+            seen = [requests[at].image_prompts for at in places]
             with self._access.working("encoding", *distinct(model.image_encoders)):
-                return conditioning.encode_images(model, request.image_prompts, request.guided, self._access.device)
+                return conditioning.encode_images(model, seen, requests[0].guided, device)
 
-        return self._texts.get(content.of_text(request), texts), self._images.get(content.of_images(request), images)
+        found = self._texts.get_all(list(map(content.of_text, requests)), texts)
+        return list(zip(found, self._images.get_all(list(map(content.of_images, requests)), images), strict=True))
 
     def _check_encoders(self) -> None:
         if not self._access.state.encoders:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import Settings
 from ipa_cli.config.step_cache import DEEP
-from ipa_cli.engine import decoders, drawing, schedules, together
+from ipa_cli.engine import decoders, drawing, schedules
 from ipa_cli.engine.access import Access, State
 from ipa_cli.engine.backend_choice import check_capabilities, warn_of_tuning
 from ipa_cli.engine.decoders import Decoder
@@ -308,8 +308,7 @@ class Engine:
         with self._access.lock:
             each = []
             for passes in zip(*(one.passes for one in requests), strict=True):
-                conditions = [self._encodings.conditions(one) for one in passes]
-                found = together.joined(conditions) if len(conditions) > 1 else conditions[0]
+                found = self._encodings.of_several(passes, beside=self._pair is None)
                 if found is None:
                     return [begun for one in requests for begun in self.begin([one])]
                 each.append(found)

@@ -31,6 +31,10 @@ class Loras:
         """Have the text encoders changed by these LoRAs alone."""
         self._merge(self._text, loras)
 
+    def differ(self, loras: Sequence[Lora]) -> bool:
+        """Whether anything has to be merged, or taken out again, before these count."""
+        return any(module.differs(loras) for module in (self._unet, *self._text))
+
     def stay(self) -> None:
         """What is merged next stays: nothing else will be asked for, and no base of the weights is kept."""
         for module in (self._unet, *self._text):

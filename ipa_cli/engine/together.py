@@ -12,7 +12,11 @@ from ipa_cli.pipeline.task import Request
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ipa_cli.models.architectures.base import PromptEmbeds
+    from ipa_cli.pipeline.conditioning import Embeds
     from ipa_cli.pipeline.denoise import Conditions
+
+    Embedded = tuple[list[PromptEmbeds], list[Embeds]]  # the prompts and references of a request
 
 
 def alike(one: Request, other: Request) -> bool:
@@ -31,20 +35,42 @@ def _shared(request: Request) -> tuple[Any, ...]:
     ]
 
 
+def weighed_alike(requests: Sequence[Request]) -> bool:
+    """Whether what makes keys and values of embeds is the same for requests that are `alike`."""
+    first, *others = (
+        [(one.value_weights, one.on_negative, one.faces.shortcut) for one in request.image_prompts]
+        for request in requests
+    )
+    return all(other == first for other in others)
+
+
+def embeds(each: Sequence[Embedded]) -> Embedded | None:
+    """Prompts and references of one picture each as those of a batch; None where their shapes differ.
+
+    They do with longer prompts. With guidance all negative halves come first.
+    """
+    from torch import Tensor
+    from torch.utils import _pytree as pytree
+
+    from ipa_cli.unet.inputs import tensors
+
+    if len({tuple(tensor.shape for tensor in tensors(one)) for one in each}) > 1:
+        return None
+
+    def batch(*many: Any) -> Any:
+        return _batch(many, 0) if isinstance(many[0], Tensor) else many[0]
+
+    joined: Embedded = pytree.tree_map(batch, *each)
+    return joined
+
+
 def joined(each: Sequence[Conditions]) -> Conditions | None:
     """Conditions of one picture each as those of a batch; None where their shapes differ, as of longer prompts.
 
     With guidance all negative halves come first.
     """
-    import torch
-
     if len({_shapes(one) for one in each}) > 1:
         return None
-
-    def batch(tensors: Sequence[Tensor], dim: int) -> Tensor:
-        halves = tensors[0].shape[dim]  # 2 with guidance
-        return torch.cat([one.narrow(dim, half, 1) for half in range(halves) for one in tensors], dim)
-
     first, contexts = each[0], [one.context for one in each]
     pooled = [one.pooled for one in each if one.pooled is not None]
     unguided = [one.unguided for one in each if one.unguided is not None]
@@ -52,16 +78,23 @@ def joined(each: Sequence[Conditions]) -> Conditions | None:
     return replace(
         first,
         context=first.context._replace(
-            text=[batch([one.text[layer] for one in contexts], 1) for layer in layers],
+            text=[_batch([one.text[layer] for one in contexts], 1) for layer in layers],
             image=[
-                [batch([one.image[row][layer] for one in contexts], 1) for layer in layers]
+                [_batch([one.image[row][layer] for one in contexts], 1) for layer in layers]
                 for row in range(len(first.context.image))
             ],
         ),
-        pooled=batch(pooled, 0) if pooled else None,
+        pooled=_batch(pooled, 0) if pooled else None,
         unguided=joined(unguided) if unguided else None,
-        controls=tuple(residuals.joined(found, batch) for found in zip(*(one.controls for one in each), strict=True)),
+        controls=tuple(residuals.joined(found, _batch) for found in zip(*(one.controls for one in each), strict=True)),
     )
+
+
+def _batch(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    import torch
+
+    halves = tensors[0].shape[dim]  # 2 with guidance
+    return torch.cat([one.narrow(dim, half, 1) for half in range(halves) for one in tensors], dim)
 
 
 def _shapes(conditions: Conditions) -> tuple[Any, ...]:

@@ -129,6 +129,11 @@ class Encoder(nn.Module):
         return before, states
 
 
+def _row_by_row(product: nn.Linear, states: Tensor) -> Tensor:
+    """A product of states (B, width): what a row gives does not depend on the others, as it would by one for all."""
+    return torch.cat([product(row) for row in states.split(1)])
+
+
 def _positions(embedding: nn.Embedding, states: Tensor) -> Tensor:
     """The embeddings of the positions of states (B, tokens, width), by a call: it brings weights that are offloaded."""
     return embedding(torch.arange(states.shape[1], device=states.device))
@@ -170,7 +175,9 @@ class TextEncoder(nn.Module):
         # Configurations from before the end had a number of its own say 2: the end is then the highest number.
         ends = ids.int() if self.config.eos_token_id == 2 else (ids == self.config.eos_token_id).int()
         pooled = last[torch.arange(len(ids), device=ids.device), ends.argmax(-1)]
-        return TextStates(penultimate, last, pooled if self.text_projection is None else self.text_projection(pooled))
+        if self.text_projection is not None:
+            pooled = _row_by_row(self.text_projection, pooled)
+        return TextStates(penultimate, last, pooled)
 
 
 class ImageEmbeddings(nn.Module):
@@ -212,4 +219,4 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> ImageStates:
         model = self.vision_model
         penultimate, states = model.encoder(model.pre_layrnorm(model.embeddings(pixels)), causal=False)
-        return ImageStates(penultimate, self.visual_projection(model.post_layernorm(states[:, 0])))
+        return ImageStates(penultimate, _row_by_row(self.visual_projection, model.post_layernorm(states[:, 0])))

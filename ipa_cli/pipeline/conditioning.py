@@ -14,7 +14,7 @@ from ipa_cli.models.architectures.base import PromptEmbeds, Text
 from ipa_cli.models.prompts import chunks, syntax
 from ipa_cli.pipeline import face_embeds, regions
 from ipa_cli.pipeline.combination import combined
-from ipa_cli.result import NullReporter, Reporter
+from ipa_cli.result import Reporter
 from ipa_cli.unet import layers
 
 if TYPE_CHECKING:
@@ -31,44 +31,53 @@ if TYPE_CHECKING:
     Embeds = Tensor | FacePictures
 
 
-def encode_texts(model: Model, request: Request, device: torch.device, reporter: Reporter) -> list[PromptEmbeds]:
-    """The prompts of the picture, then those of each region, all with as many chunks as the longest has."""
+def encode_texts(
+    model: Model, requests: Sequence[Request], device: torch.device, reporter: Reporter
+) -> list[list[PromptEmbeds]]:
+    """For each request the prompts of the picture, then those of each region, see `PromptEmbeds`; B is 2 with guidance.
+
+    Those of a request all have as many chunks as its longest: chunks of the empty prompt fill up the others. Each text
+    encoder is called once. Warns which words of a literal prompt do not fit.
+    """
+    each = []
+    for request in requests:
+        found = [_texts(model, one, reporter) for one in _with_regions(request)]
+        longest = max(text.chunks for texts in found for text in texts)
+        each.append([[replace(text, chunks=longest) for text in texts] for texts in found])
+    every = [text for found in each for texts in found for text in texts]
+    encoded = iter(model.architecture.encode_prompts(model, every, device))
+    return [
+        [_halves([next(encoded) for _ in texts], request.guided) for texts in found]
+        for request, found in zip(requests, each, strict=True)
+    ]
+
+
+def _with_regions(request: Request) -> list[Request]:
+    """The request, and one with the prompts of each of its regions."""
     each = [request]
     for one in request.regions:
         negative = request.negative_prompt if one.negative is None else one.negative
         each.append(replace(request, prompt=one.prompt, negative_prompt=negative, regions=()))
-    found = [encode_text(model, one, device, reporter) for one in each]
-    longest = max(one.hidden.shape[1] for one in found)
-    least = longest // model.tokenizers[0].model_max_length
-    return [
-        one if one.hidden.shape[1] == longest else encode_text(model, asked, device, NullReporter(), least)
-        for one, asked in zip(found, each, strict=True)
-    ]
+    return each
 
 
-def encode_text(
-    model: Model, request: Request, device: torch.device, reporter: Reporter, least: int = 1
-) -> PromptEmbeds:
-    """Both prompts as the architecture encodes them, see `PromptEmbeds`; B is 2 with guidance.
-
-    The shorter of both is filled up with chunks of the empty prompt, and both up to `least` chunks. Warns which words
-    of a literal prompt do not fit.
-    """
-    import torch
-
+def _texts(model: Model, request: Request, reporter: Reporter) -> list[Text]:
+    """The prompt, and the negative one where it is encoded, each with its number of chunks."""
     zeros = not request.negative_prompt and model.zeros_for_empty_prompt
     texts = {"prompt": request.prompt}
     if request.guided and not zeros:
         texts["negative prompt"] = request.negative_prompt
-    found = {
-        name: Text(syntax.parse(text, request.prompt_syntax), _vectors(model, request)) for name, text in texts.items()
-    }
-    counts = [_count(model, name, text, reporter) for name, text in found.items()]
-    positive, *negative = [
-        model.architecture.encode_prompt(model, replace(text, chunks=max(*counts, least)), device)
-        for text in found.values()
-    ]
-    if not request.guided:
+    vectors = _vectors(model, request)
+    found = {name: Text(syntax.parse(text, request.prompt_syntax), vectors) for name, text in texts.items()}
+    return [replace(text, chunks=_count(model, name, text, reporter)) for name, text in found.items()]
+
+
+def _halves(encoded: Sequence[PromptEmbeds], guided: bool) -> PromptEmbeds:
+    """Both halves of a batch with guidance, of a prompt and its negative one; without the latter that is zeros."""
+    import torch
+
+    positive, *negative = encoded
+    if not guided:
         return positive
     if negative:
         pairs = list(zip(negative[0], positive, strict=True))
@@ -99,64 +108,104 @@ def _vectors(model: Model, request: Request) -> list[dict[str, Tensor]]:
 
 
 def encode_images(
-    model: Model, image_prompts: Sequence[ImagePrompt], guided: bool, device: torch.device
-) -> list[Embeds]:
-    """Per adapter the embeddings of its reference pictures: (B, images, dim), or hidden states for Plus adapters.
+    model: Model, each: Sequence[Sequence[ImagePrompt]], guided: bool, device: torch.device
+) -> list[list[Embeds]]:
+    """For each request, per adapter the embeddings of its reference pictures: (B, images, dim), or hidden states.
 
     As diffusers' `prepare_ip_adapter_image_embeds`: without a picture the embedding is zero, and Plus adapters see
     the encoding of an empty picture.
     """
     from ipa_cli.networks.image_projection import stack
 
-    return [stack(halves if guided else halves[1:]) for halves in embed_each(model, image_prompts, device)]
+    return [[stack(halves if guided else halves[1:]) for halves in found] for found in embed_each(model, each, device)]
 
 
-def embed_each(model: Model, image_prompts: Sequence[ImagePrompt], device: torch.device) -> list[tuple[Embeds, Embeds]]:
-    """The negative and the positive embeddings of each adapter's pictures, (images, …); nothing without any."""
+def embed_each(
+    model: Model, each: Sequence[Sequence[ImagePrompt]], device: torch.device
+) -> list[list[tuple[Embeds, Embeds]]]:
+    """For each request the negative and the positive embeddings of each adapter's pictures, (images, …).
+
+    All have as many adapters, or none.
+    """
+    by_adapter = [
+        _embed_adapter(model, encoder, hidden, image_prompts, device)
+        for image_prompts, hidden, encoder in zip(
+            zip(*each, strict=True), model.hidden_states, model.image_encoders, strict=False
+        )
+    ]
+    return [[found[number] for found in by_adapter] for number in range(len(each))]
+
+
+def _embed_adapter(
+    model: Model, encoder: Any, hidden: bool, image_prompts: Sequence[ImagePrompt], device: torch.device
+) -> list[tuple[Embeds, Embeds]]:
+    """The embeddings of one adapter's pictures for each of several requests."""
     import torch
 
-    embeds: list[tuple[Embeds, Embeds]] = []
-    for image_prompt, hidden, encoder in zip(image_prompts, model.hidden_states, model.image_encoders, strict=False):
+    seen = [one for one in image_prompts if one.faces.adapter is None and one.embeds is None]
+    encoded = iter(embed(encoder, hidden, seen, device))
+
+    def of(image_prompt: ImagePrompt) -> tuple[Embeds, Embeds]:
         if image_prompt.faces.adapter is not None:
-            embeds.append(embed_faces(model, encoder, image_prompt, device))
-            continue
+            return embed_faces(model, encoder, image_prompt, device)
         if image_prompt.embeds is None:
-            negative, positive = embed(encoder, hidden, image_prompt, device)
-        else:
-            if (image_prompt.embeds.positive.ndim == 3) != hidden:
-                raise IpaError(
-                    f"{image_prompt.embeds.source} was made for another kind of adapter", "make it anew: ipa embed"
-                )
-            both = torch.from_numpy(image_prompt.embeds.negative), torch.from_numpy(image_prompt.embeds.positive)
-            negative, positive = (devices.sent(half, device, model.unet.dtype) for half in both)
-        embeds.append(combined(image_prompt, negative, positive))
-    return embeds
+            return combined(image_prompt, *next(encoded))
+        if (image_prompt.embeds.positive.ndim == 3) != hidden:
+            raise IpaError(
+                f"{image_prompt.embeds.source} was made for another kind of adapter", "make it anew: ipa embed"
+            )
+        both = torch.from_numpy(image_prompt.embeds.negative), torch.from_numpy(image_prompt.embeds.positive)
+        negative, positive = (devices.sent(half, device, model.unet.dtype) for half in both)
+        return combined(image_prompt, negative, positive)
+
+    return [of(image_prompt) for image_prompt in image_prompts]
 
 
-def embed(encoder: Any, hidden: bool, image_prompt: ImagePrompt, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The negative and the positive embeddings of one adapter's pictures; `hidden`: the encoder's hidden states.
+def embed(
+    encoder: Any, hidden: bool, image_prompts: Sequence[ImagePrompt], device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """The negative and the positive embeddings of the pictures of each image prompt, by one call of the encoder.
 
-    A negative image is encoded for all of them; of tiles it has none, as in ComfyUI.
+    Equal pictures are encoded once. `hidden`: the encoder's hidden states. A negative image is encoded for all pictures
+    of an image prompt; of tiles it has none, as in ComfyUI.
     """
     import torch
 
-    side, references, sharpening = encoder.config.image_size, image_prompt.references, image_prompt.sharpening
+    if not image_prompts:
+        return []
+    side = encoder.config.image_size
+    numbers: dict[bytes, int] = {}
+    distinct: list[Tensor] = []
 
-    def pixels(picture: Image.Image, fit: str) -> list[Tensor]:
-        return [fitting.pixel_values(square) for square in fitting.squares(picture, side, fit, sharpening)]
+    def pixels(image_prompt: ImagePrompt, picture: Image.Image, fit: str) -> list[Tensor]:
+        squares = fitting.squares(picture, side, fit, image_prompt.sharpening)
+        return [fitting.pixel_values(square) for square in squares]
 
-    def encoded(many: Sequence[Tensor]) -> Tensor:
-        with torch.no_grad():
-            found = encoder(devices.sent(torch.stack(list(many)), device, encoder.dtype))
-        return found.penultimate if hidden else found.embeds
+    def number(one: Tensor) -> int:
+        found = numbers.setdefault(one.numpy().tobytes(), len(distinct))
+        if found == len(distinct):
+            distinct.append(one)
+        return found
 
-    each = [pixels(reference.image, image_prompt.fit) for reference in references]
-    seen = [tile for tiles in zip(*each, strict=True) for tile in tiles]  # of each tile all references
-    positive = encoded(seen)
-    if image_prompt.negative is not None:
-        fit = "crop" if image_prompt.fit == TILES else image_prompt.fit
-        return encoded(pixels(image_prompt.negative.image, fit)).expand_as(positive), positive
-    return encoded([torch.zeros_like(one) for one in seen]) if hidden else torch.zeros_like(positive), positive
+    def negatives(image_prompt: ImagePrompt, seen: Sequence[Tensor]) -> list[int]:
+        if image_prompt.negative is not None:
+            fit = "crop" if image_prompt.fit == TILES else image_prompt.fit
+            return [number(one) for one in pixels(image_prompt, image_prompt.negative.image, fit)]
+        return [number(torch.zeros_like(seen[0]))] if hidden else []
+
+    asked = []
+    for one in image_prompts:
+        each = [pixels(one, reference.image, one.fit) for reference in one.references]
+        seen = [tile for tiles in zip(*each, strict=True) for tile in tiles]  # of each tile all references
+        asked.append((negatives(one, seen), [number(tile) for tile in seen]))
+    with torch.no_grad():
+        found = encoder(devices.sent(torch.stack(distinct), device, encoder.dtype))
+    rows = found.penultimate if hidden else found.embeds
+    pairs = [(negative, torch.stack([rows[row] for row in positive])) for negative, positive in asked]
+    return [
+        (rows[negative[0]].expand_as(positive) if negative else torch.zeros_like(positive), positive)
+        for negative, positive in pairs
+    ]
 
 
 def embed_faces(model: Model, encoder: Any, image_prompt: ImagePrompt, device: torch.device) -> tuple[Embeds, Embeds]:
@@ -181,7 +230,7 @@ def embed_faces(model: Model, encoder: Any, image_prompt: ImagePrompt, device: t
     if given is None:
         pictures = zip(image_prompt.references, image_prompt.faces.found, strict=True)
         references = tuple(replace(reference, image=one.picture) for reference, one in pictures)
-        states = embed(encoder, True, replace(image_prompt, references=references), device)
+        [states] = embed(encoder, True, [replace(image_prompt, references=references)], device)
     else:
         halves = torch.from_numpy(given.negative), torch.from_numpy(given.positive)
         states = devices.sent(halves[0], device, dtype), devices.sent(halves[1], device, dtype)

@@ -66,6 +66,16 @@ def for_several(conditions: Conditions, pictures: int) -> Conditions:
     return _changed(conditions, lambda tensor, dim: tensor.repeat_interleave(pictures, dim))
 
 
+def tensors(conditions: Conditions) -> list[Tensor]:
+    """All tensors of conditions."""
+    from ipa_cli.unet import inputs
+
+    found = inputs.tensors((conditions.context, conditions.pooled))
+    for one in conditions.controls:
+        found += inputs.tensors((one.context, one.hint, one.kind, one.scale))
+    return found if conditions.unguided is None else found + tensors(conditions.unguided)
+
+
 def positive_half(conditions: Conditions) -> Conditions:
     """The conditions of the same pictures without guidance."""
     half = _changed(conditions, lambda tensor, dim: tensor.chunk(2, dim)[1].contiguous())

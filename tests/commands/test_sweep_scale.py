@@ -61,7 +61,7 @@ def contents(folder):
 
 def test_a_sweep_leaves_everything_it_should(ipa, references, monkeypatch):
     encoded = Counter()
-    for name in ("encode_text", "encode_images"):
+    for name in ("encode_texts", "encode_images"):
         real = getattr(conditioning, name)
         monkeypatch.setattr(conditioning, name, lambda *a, _n=name, _r=real: (encoded.update([_n]), _r(*a))[1])
 
@@ -69,7 +69,7 @@ def test_a_sweep_leaves_everything_it_should(ipa, references, monkeypatch):
     data = ran.data()
     assert "3 scales × 2 references × 2 sizes = 12 pictures" in ran.stderr
     assert "12 pictures to draw, 2 steps each: about" in ran.stderr
-    assert encoded == {"encode_text": 1, "encode_images": 2}
+    assert encoded == {"encode_texts": 1, "encode_images": 2}
     assert (data["drawn"], data["failed"], data["frozen"], data["recompiles"]) == (12, 0, [], 0)
     assert [graph["size"] for graph in data["graphs"]] == [[64, 64], [64, 96]]
     assert len(data["changes"]) == 8 and all(change["mean_difference"] > 0 for change in data["changes"])

@@ -1,5 +1,6 @@
 """Requests that share the calls of the UNet: the pictures of each, in one call a step."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.references import InMemory, load_references
 from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
+from ipa_cli.unet import attention
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,68 @@ def test_each_of_several_requests_gets_its_own_picture(engine, changes, monkeypa
     drawn = engine.draw_together(asked)
     assert len(calls) == asked[0].steps and set(calls) <= {3, 6}
     for one, each in zip(drawn, asked, strict=True):
+        assert abs(pixels(one) - pixels(engine.draw(each))).max() <= 1
+    assert abs(pixels(drawn[0]) - pixels(drawn[1])).max() > 10
+
+
+def test_a_batch_is_encoded_by_one_call_of_each_encoder_and_projected_once(engine, monkeypatch):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            ops[func.overloadpacket.__name__] += 1
+            return func(*args, **(kwargs or {}))
+
+    calls = {}
+    model = engine.model
+    for number, encoder in enumerate((*model.text_encoders, *model.image_encoders)):
+
+        def counted(given, *others, _number=number, _forward=encoder.forward):
+            calls[_number].append(len(given))
+            return _forward(given, *others)
+
+        monkeypatch.setattr(encoder, "forward", counted)
+    project = attention.project
+    monkeypatch.setattr(attention, "project", lambda *given: calls["kv"].append(len(given[2])) or project(*given))
+
+    per_size = {}
+    for size in (2, 6):
+        engine.forget()
+        calls.update({number: [] for number in (0, 1, 2, "kv")})
+        ops = Counter()
+        colours = ["red", "blue", "lime"]
+        asked = [
+            request(engine, colours[n % 3], prompt=f"a star {n}", negative_prompt="dark", guidance_scale=5.0)
+            for n in range(size)
+        ]
+        with Counting():
+            assert engine._encodings.of_several(asked).context.text[0].shape[1] == 2 * size
+        assert calls == {0: [size + 1], 1: [size + 1], 2: [min(size, 3)], "kv": [2 * size]}  # "dark" is encoded once
+        per_size[size] = ops
+    copies, products = (
+        [sum(ops[name] for name in names) for ops in per_size.values()]
+        for names in (("cat", "stack"), ("mm", "addmm", "bmm"))
+    )
+    assert copies[1] - copies[0] <= 4 * 4 + 2, (
+        per_size
+    )  # of the halves of four prompts and one reference, not of layers
+    assert products[1] - products[0] <= 4 + 1, per_size  # of the pooled prompt and the embeds, a row each
+
+
+def test_a_picture_is_the_same_in_whatever_company_it_was_encoded(engine):
+    asked = [request(engine, colour, prompt=f"a {colour} star") for colour in ("red", "blue", "lime")]
+    engine.forget()
+    alone = pixels(engine.draw(asked[1]))
+    engine.forget()
+    engine._encodings.of_several(asked)
+    assert np.array_equal(pixels(engine.draw(asked[1])), alone)
+
+
+def test_references_that_are_weighed_differently_share_the_calls(engine):
+    plain = request(engine, "red", prompt="a star")
+    weighed = replace(plain, image_prompts=tuple(replace(one, weights=(0.5,)) for one in plain.image_prompts))
+    drawn = engine.draw_together([plain, weighed])
+    for one, each in zip(drawn, (plain, weighed), strict=True):
         assert abs(pixels(one) - pixels(engine.draw(each))).max() <= 1
     assert abs(pixels(drawn[0]) - pixels(drawn[1])).max() > 10
 

@@ -146,8 +146,8 @@ class Architecture(Protocol):
     def checkpoint_scheduler(self, names: Container[str]) -> Mapping[str, Any]:
         """What the names of a checkpoint's tensors say of its scheduler, as settings of diffusers'."""
 
-    def encode_prompt(self, model: TextParts, text: Text, device: torch.device) -> PromptEmbeds:
-        """Encode one prompt as diffusers' pipeline does, B 1, by the tokenizers and text encoders of `model`."""
+    def encode_prompts(self, model: TextParts, texts: Sequence[Text], device: torch.device) -> list[PromptEmbeds]:
+        """Encode each prompt as diffusers' pipeline does, B 1, by one call of each text encoder of `model`."""
 
     def added_conditions(self, pooled: Tensor | None, width: int, height: int) -> AddedConditions | None:
         """What the UNet takes beside the prompt, for a picture of this size in pixels; None if it takes nothing."""

@@ -79,10 +79,9 @@ class StableDiffusion15:
         """Its checkpoints mark nothing."""
         return {}
 
-    def encode_prompt(self, model: TextParts, text: Text, device: torch.device) -> PromptEmbeds:
+    def encode_prompts(self, model: TextParts, texts: Sequence[Text], device: torch.device) -> list[PromptEmbeds]:
         """The last hidden state, normed, as the text encoder gives it in the end."""
-        encoded = clip.encode(model, 0, text, device)
-        return PromptEmbeds(encoded.last)
+        return [PromptEmbeds(encoded.last) for encoded in clip.encode(model, 0, texts, device)]
 
     def added_conditions(self, pooled: Tensor | None, width: int, height: int) -> None:
         """The UNet takes nothing beside the prompt."""

@@ -95,14 +95,15 @@ class StableDiffusionXL:
             changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return changes
 
-    def encode_prompt(self, model: TextParts, text: Text, device: torch.device) -> PromptEmbeds:
+    def encode_prompts(self, model: TextParts, texts: Sequence[Text], device: torch.device) -> list[PromptEmbeds]:
         """The last hidden state but one of both encoders, side by side; the second's projection is the pooled one."""
         import torch
 
-        first = clip.encode(model, 0, text, device)
-        second = clip.encode(model, 1, text, device)
-        hidden = torch.cat([first.penultimate, second.penultimate], dim=-1)
-        return PromptEmbeds(hidden, second.pooled)
+        pairs = zip(clip.encode(model, 0, texts, device), clip.encode(model, 1, texts, device), strict=True)
+        return [
+            PromptEmbeds(torch.cat([first.penultimate, second.penultimate], dim=-1), second.pooled)
+            for first, second in pairs
+        ]
 
     def added_conditions(self, pooled: Tensor | None, width: int, height: int) -> AddedConditions | None:
         """The pooled prompt and `time_ids`: the original size, no crop, the target size, height before width."""

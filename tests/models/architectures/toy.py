@@ -34,9 +34,8 @@ class Toy(StableDiffusion15):
     def fits_unet(self, config):
         return config.get("in_channels") == CHANNELS
 
-    def encode_prompt(self, model, text, device):
-        encoded = clip.encode(model, 0, text, device)
-        return PromptEmbeds(encoded.last, encoded.pooled)
+    def encode_prompts(self, model, texts, device):
+        return [PromptEmbeds(encoded.last, encoded.pooled) for encoded in clip.encode(model, 0, texts, device)]
 
     def added_conditions(self, pooled: Any, width: int, height: int) -> AddedConditions:
         from ipa_cli.unet.inputs import AddedConditions
