@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 
@@ -29,6 +30,7 @@ def missing_to_serve() -> list[str]:
     return [name for name in SERVE if find_spec(name) is None]
 
 
+@cache  # every command asks for two dozen, each a file to parse
 def version(name: str) -> str | None:
     """The version of a package, None where it is not installed."""
     try:
