@@ -41,7 +41,8 @@ def heading(results: BenchResults) -> str:
     asked, machine = results.asked, results.machine
     first = next((backend.environment for backend in results.backends if backend.environment), {})
     steps = plural(first["steps"], "step") if first else ""
-    size = f"{first['width']}x{first['height']}, {steps}, {first['dtype']}" if first else asked["size"]
+    cached = "" if asked.get("step_cache") in (None, "none") else f" with --step-cache {asked['step_cache']}"
+    size = f"{first['width']}x{first['height']}, {steps}{cached}, {first['dtype']}" if first else asked["size"]
     batch = f", {asked['batch']} pictures at once" if asked.get("batch", 1) > 1 else ""
     weights = " with seeded random weights" if first.get("dummy") else ""
     where = machine["gpu"] if str(first.get("device", "cpu")) != "cpu" and machine["gpu"] else machine["cpu"]

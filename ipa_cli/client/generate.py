@@ -187,6 +187,8 @@ def _generated(server: Server, each: Sequence[Settings], done: _Done, total_s: f
         adapter=server.about["adapter"],
         prompt=request["prompt"] if len(each) == 1 else None,
         steps=request["steps_taken"],
+        step_cache=request["step_cache"],
+        steps_saved=request["steps_saved"],
         references=tuple(one["source"] for one in request["references"]),
         stdout=done.stdout,
         server=server.url,

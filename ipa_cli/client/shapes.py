@@ -31,6 +31,8 @@ STATE = {
         "prompt": str,
         "scale": NUMBER,
         "steps_taken": int,
+        "step_cache": str,
+        "steps_saved": int,
         "digests": [str],
         "references": [{"source": str}],
     },

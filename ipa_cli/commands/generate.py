@@ -11,6 +11,7 @@ import typer
 from ipa_cli.commands import options
 from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.setting import OUTPUT, PICTURE
+from ipa_cli.config.step_cache import FORECAST
 from ipa_cli.config.units import parse_picture_size, plural
 from ipa_cli.errors import UsageError
 from ipa_cli.result import Block, KeyValues, Picture, Result
@@ -163,12 +164,22 @@ def _data(done: Generated) -> dict[str, Any]:
         "prompt": done.prompt,
         "references": list(done.references),
         "steps": done.steps,
+        "step_cache": done.step_cache,
+        "steps_saved": done.steps_saved,
         "server": done.server,
     }
 
 
 def _where(done: Generated) -> str:
     return done.device if done.gpus == 1 else f"{done.gpus} GPUs from {done.device} on"
+
+
+def _saved(done: Generated) -> str:
+    """How many of the steps that the speed counts cost less."""
+    if not done.steps_saved:
+        return ""
+    how = "forecast" if done.step_cache.startswith(FORECAST) else "with the deep part of the UNet kept"
+    return f" ({done.steps_saved} of them {how})"
 
 
 def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
@@ -179,7 +190,7 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
         blocks.append(f"{name}  {image.width}x{image.height}, seed {image.seed}, scale {image.scale:g}{prompt}")
         if preview and image.path:
             blocks.append(Picture(image.path))
-    steps = plural(done.steps, "step")
+    steps = f"{plural(done.steps, 'step')}{_saved(done)}"
     drawn = steps if count == 1 else f"{count} pictures of {steps}"
     compiled = f", compile {times['graph_compile_s']:.1f}" if times["graph_compile_s"] else ""
     loading = f"load {times['load_s']:.1f}{compiled}, warm-up {times['warmup_s']:.1f}, " if done.server is None else ""

@@ -92,6 +92,8 @@ def generate(
         adapter=adapter_name(plan),
         prompt=first.prompt if len(requests) == 1 else None,
         steps=first.steps_taken,
+        step_cache=str(first.step_cache),
+        steps_saved=first.steps_saved,
         references=tuple(source.source for source in first.sources),
         stdout=saved[0][2],
     )

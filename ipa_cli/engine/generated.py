@@ -44,6 +44,8 @@ class Generated:
     adapter: str | None
     prompt: str | None  # None: each picture has one of its own
     steps: int
+    step_cache: str
+    steps_saved: int  # of `steps`, those that the step cache makes cheaper
     references: tuple[str, ...] = field(default=())  # pictures and files of embeddings
     stdout: bytes | None = None  # the one picture of `--output -`
     gpus: int = 1  # that share each picture

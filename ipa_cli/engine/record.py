@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public, public_name, public_settings
+from ipa_cli.models.plan import DEMO_REFERENCE
 from ipa_cli.pipeline import per_picture
 from ipa_cli.pipeline.sampling import own_scheduler
 
@@ -212,7 +213,7 @@ def _adapter_record(plan: Plan, request: Request) -> list[dict[str, Any]]:
             "combine": image_prompt.combine,
             **({"face_shortcut": image_prompt.faces.shortcut} if image_prompt.faces.adapter else {}),
             "images": [
-                {"source": _recorded_source(plan, reference), "sha256": reference.sha256, "weight": weight}
+                {"source": _recorded_source(reference), "sha256": reference.sha256, "weight": weight}
                 for reference, weight in zip(image_prompt.references, image_prompt.weights, strict=False)
             ],
             "embeds": None
@@ -227,6 +228,6 @@ def _adapter_record(plan: Plan, request: Request) -> list[dict[str, Any]]:
     ]
 
 
-def _recorded_source(plan: Plan, reference: Reference) -> str | None:
+def _recorded_source(reference: Reference) -> str | None:
     """A reference's name as a picture records it: None for the model's own."""
-    return None if reference.source == plan.defaults.get("reference") else public_name(reference.source)
+    return None if reference.source == DEMO_REFERENCE else public_name(reference.source)

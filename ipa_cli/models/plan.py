@@ -25,6 +25,7 @@ from ipa_cli.models.vae import override
 
 HERE = Path(__file__).parents[1]
 DEMO = HERE / "demo"
+DEMO_REFERENCE = "ipa_cli/demo/reference.png"  # what its reference is called, wherever it is installed
 VAE = "vae/config.json"
 OF_THE_ARCHITECTURE = ("guidance_scale", "width", "height")
 DEFAULTS = {"steps": 30, "scale": 0.6, "negative_prompt": ""}

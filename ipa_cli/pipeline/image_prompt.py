@@ -14,6 +14,7 @@ from ipa_cli.images import proportions, reference, tiles
 from ipa_cli.images.mask import HALF
 from ipa_cli.images.reference import Reference
 from ipa_cli.images.tiles import Area
+from ipa_cli.models.plan import DEMO_REFERENCE
 from ipa_cli.pipeline import faces, image_embeds, span
 from ipa_cli.pipeline.faces import Faces, FindFace
 from ipa_cli.pipeline.image_embeds import Embeds
@@ -151,7 +152,7 @@ def make(
         if "reference" not in plan.defaults:
             raise UsageError("an adapter has no reference picture", f"give it one, such as {EXAMPLE}")
         faces.check_given(adapter)
-        references = (reference.load(plan.defaults["reference"]),)
+        references = (replace(reference.load(plan.defaults["reference"]), source=DEMO_REFERENCE),)
     count = len(references) if encoded is None else len(encoded.positive)
     areas = () if encoded is not None or config.fit != TILES else _tiles(references)
     _check_number(loaded.masks, count, config, bool(areas))

@@ -12,6 +12,7 @@ from ipa_cli.config.step_cache import DEEP, FORECAST, StepCache, parse
 from ipa_cli.errors import UsageError
 from ipa_cli.models import schedulers
 from ipa_cli.pipeline.sampling import own_scheduler
+from ipa_cli.pipeline.span import counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
     from ipa_cli.config import Settings
     from ipa_cli.models.plan import Plan
     from ipa_cli.models.schedulers import Sampling
+    from ipa_cli.pipeline.task import Request
     from ipa_cli.unet.inputs import UNetInputs
 
 # Samplers whose predictions can be forecast: they add no noise, which only the UNet sees, and call it once a step.
 SMOOTH = ("euler", "dpm++", "dpm++-3m", "ddim", "unipc", "unipc-bh1", "unipc-bh2", "deis", "lms")
+
+
+FIRST = {DEEP: 1, FORECAST: 2}  # steps of a kind that are computed before any is saved
 
 
 class Calls(Protocol):
@@ -42,6 +47,19 @@ def calls(cache: StepCache, kinds: Sequence[Hashable]) -> Calls:
     if cache.uses(FORECAST):
         return Forecasts(cache.every, kinds)
     return lambda unet, given, step: unet(given())
+
+
+def saved(request: Request) -> int:
+    """How many steps of a pass cost less; `denoise` has the same kinds."""
+    cache, steps = request.step_cache, request.steps - (request.sampling.start or 0)
+    if cache.every == 1:
+        return 0
+    acting = [
+        [counts(one.start, one.end, step, steps) for one in (*request.image_prompts, *request.controls)]
+        for step in range(steps)
+    ]
+    kinds = [(guided, *acts) for guided, acts in zip(request.guided_steps(steps), acting, strict=True)]
+    return computed(cache.every, kinds, FIRST[cache.method]).count(False)
 
 
 def choose(settings: Settings, plan: Plan, sampling: Sampling) -> StepCache:
@@ -64,7 +82,7 @@ def choose(settings: Settings, plan: Plan, sampling: Sampling) -> StepCache:
     return cache
 
 
-def computed(every: int, kinds: Sequence[Hashable], first: int = 1) -> list[bool]:
+def computed(every: int, kinds: Sequence[Hashable], first: int) -> list[bool]:
     """Which steps compute everything: the `first` ones of a kind, and one in `every` after that."""
     found: list[bool] = []
     done = since = 0
@@ -81,7 +99,7 @@ class DeepStates:
     """Steps between compute the outer blocks of the UNet alone: DeepCache, https://arxiv.org/abs/2312.00858."""
 
     def __init__(self, every: int, kinds: Sequence[Hashable]):
-        self._computed = computed(every, kinds)
+        self._computed = computed(every, kinds, FIRST[DEEP])
         self._deep: Tensor | None = None
 
     def __call__(self, unet: Denoiser, given: Callable[[], UNetInputs], step: int) -> Tensor:
@@ -103,7 +121,7 @@ class Forecasts:
     """
 
     def __init__(self, every: int, kinds: Sequence[Hashable]):
-        self._computed = computed(every, kinds, first=2)
+        self._computed = computed(every, kinds, FIRST[FORECAST])
         self._known: list[tuple[int, Tensor]] = []  # step and noise of the last two calls, the newest first
 
     def __call__(self, unet: Denoiser, given: Callable[[], UNetInputs], step: int) -> Tensor:

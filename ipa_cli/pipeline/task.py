@@ -114,6 +114,11 @@ class Request:
         return sum(one.steps - (one.sampling.start or 0) for one in self.passes)
 
     @property
+    def steps_saved(self) -> int:
+        """How many of these `step_cache` makes cheaper."""
+        return sum(step_cache.saved(one) for one in self.passes)
+
+    @property
     def guided(self) -> bool:
         """Whether the UNet sees a negative half too, as in diffusers."""
         return self.guidance_scale > 1

@@ -44,7 +44,10 @@ STATE = {
     "graph": {"backend": "eager", "why": "asked for"},
     "memory": {"peak_gib": 0.1},
     "device": "cpu",
-    "request": {"prompt": "a star", "scale": 1.0, "steps_taken": 1, "digests": [], "references": []},
+    "request": {
+        **{"prompt": "a star", "scale": 1.0, "digests": [], "references": []},
+        **{"steps_taken": 1, "step_cache": "none", "steps_saved": 0},
+    },
     "error": None,
 }
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ipa_cli.backends import eager
 from ipa_cli.backends.inductor.partition import partition, run_parts
@@ -49,11 +50,31 @@ def test_every_nth_step_and_each_of_another_kind_computes_everything():
     def computed(*given, **more):
         return "".join("-x"[one] for one in step_cache.computed(*given, **more))
 
-    assert computed(1, "aaaa") == "xxxx"
-    assert computed(3, "aaaaaaa") == "x--x--x"
-    assert computed(3, "aabbbba") == "x-x--xx"
+    assert computed(1, "aaaa", first=1) == "xxxx"
+    assert computed(3, "aaaaaaa", first=1) == "x--x--x"
+    assert computed(3, "aabbbba", first=1) == "x-x--xx"
     assert computed(3, "aaaaaaaab", first=2) == "xx--x--xx"
     assert computed(2, "abbbbb", first=2) == "xxx-x-"
+
+
+@pytest.mark.parametrize(
+    ("cache", "more", "saved", "said"),
+    [
+        ("forecast:3", {}, 6, "10 steps (6 of them forecast)"),
+        ("deep:2", {}, 5, "10 steps (5 of them with the deep part of the UNet kept)"),
+        ("deep:2", {"strength": 0.5, "init-image": "a.png"}, 2, "5 steps (2 of them with"),
+        ("deep:2", {"hires": 1.5, "hires-strength": 0.5}, 7, "15 steps (7 of them with"),
+        ("none", {}, 0, "it/s, 10 steps in"),
+    ],
+)
+@pytest.mark.slow
+def test_the_summary_and_json_name_steps_that_cost_less(ipa, cache, more, saved, said):
+    Image.new("RGB", (64, 64), "red").save("a.png")
+    flags = ("--size", "64x64", "--steps", 10, "--warmup", 0, "--backend", "eager", "--step-cache", cache, "--force")
+    flags = (*flags, *(word for name, value in more.items() for word in (f"--{name}", value)))
+    assert said in ipa("generate", *flags).stdout
+    data = ipa("generate", *flags, "--json").data()
+    assert (data["step_cache"], data["steps_saved"]) == (cache, saved)
 
 
 def written_out(engine, every: int):
@@ -139,6 +160,7 @@ def test_windows_of_adapters_and_guidance_begin_anew(engine):
         common = {"num_images": 1, "step_cache": "deep:5", "steps": 10}
         drawn(engine, **common, ip_end=0.3)
         assert [step for step, anew in enumerate(deep) if anew] == [0, 3, 8]
+        assert request(engine, **common, ip_end=0.3).steps_saved == 7
         del deep[:], asked[:]
         drawn(engine, **common, guidance_start=0.2, guidance_end=0.6)
         assert [step for step, anew in enumerate(deep) if anew] == [0, 2, 6] and asked == [1] * 2 + [2] * 4 + [1] * 4
@@ -154,12 +176,15 @@ def test_forecasts_begin_anew_with_two_calls_where_windows_of_adapters_and_guida
         common = {"num_images": 1, "step_cache": "forecast:5", "steps": 10}
         drawn(engine, **common)
         assert called == [2] * 3  # steps 0, 1 and 6
+        assert request(engine, **common).steps_saved == 7
         del called[:]
         drawn(engine, **common, ip_end=0.3)
         assert called == [2] * 5  # 0, 1; 3, 4, 9
+        assert request(engine, **common, ip_end=0.3).steps_saved == 5
         del called[:]
         drawn(engine, **common, guidance_start=0.2, guidance_end=0.6)
         assert called == [1] * 2 + [2] * 2 + [1] * 2  # 0, 1; 2, 3; 6, 7
+        assert request(engine, **common, guidance_start=0.2, guidance_end=0.6).steps_saved == 4
     finally:
         hook.remove()
 

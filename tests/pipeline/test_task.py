@@ -8,7 +8,7 @@ from PIL import Image
 from ipa_cli.config import Settings
 from ipa_cli.config.adapter_options import parse
 from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.models.plan import DEMO, make_plan
+from ipa_cli.models.plan import DEMO, DEMO_REFERENCE, make_plan
 from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import task
 from ipa_cli.pipeline.image_prompt import ImagePrompt
@@ -42,7 +42,8 @@ def test_what_is_left_open_comes_from_the_model():
     made = request(seed=5)
     for name in ("width", "height", "steps", "guidance_scale", "prompt"):
         assert getattr(made, name) == plan.defaults[name]
-    assert made.scale == plan.defaults["scale"] and [one.source for one in made.references] == [REFERENCE]
+    assert made.scale == plan.defaults["scale"] and [one.source for one in made.references] == [DEMO_REFERENCE]
+    assert DEMO_REFERENCE == "ipa_cli/demo/reference.png" and task.name_fields(made, 0)["image"] == "reference"
     assert made.seeds == (5,) and made.sampling == Sampling() and made.batch_size == 1
 
 

@@ -123,6 +123,8 @@ def described(service: Service, job: Job, state: State | None = None) -> dict[st
             "scale": job.request.scale,
             "steps": job.request.steps,
             "steps_taken": job.request.steps_taken,
+            "step_cache": str(job.request.step_cache),
+            "steps_saved": job.request.steps_saved,
             "digests": job.digests,
             "references": [{"source": public_name(one.source), "sha256": one.sha256} for one in job.request.sources],
         },

@@ -158,6 +158,7 @@ function entryOf(order, job, picture, blob) {
     label: facts.adapters ? `scale ${order.scale}, seed ${seed}` : `seed ${seed}`,
     size: `${picture.width} × ${picture.height}`,
     timings: job.timings,
+    saved: job.request.steps_saved ? ` with step cache ${job.request.step_cache}` : "",
     backend: job.graph.backend,
     passing: order.passing,
     full: order.full,
@@ -191,7 +192,7 @@ async function look(entry) {
 
 function summary(entry, count = 1) {
   const { total_s, it_per_s } = entry.timings;
-  const parts = [entry.size, `seed ${entry.seed}`, `${total_s.toFixed(2)} s`, `${it_per_s.toFixed(1)} it/s`, entry.backend];
+  const parts = [entry.size, `seed ${entry.seed}`, `${total_s.toFixed(2)} s`, `${it_per_s.toFixed(1)} it/s${entry.saved ?? ""}`, entry.backend];
   return `${count > 1 ? `${count} pictures: ` : ""}${parts.join(" · ")}`;
 }
 
