@@ -82,7 +82,7 @@ def choose(preset: str | None, named: Iterable[str], scheduler_class: str, steps
         return found if found is not None and found.name == preset else _of(preset, steps)
     if found is None:
         raise UsageError(
-            "neither model nor LoRA says by its name that it is for a few steps",
+            "--preset few-step: neither model nor LoRA says by its name that it is for a few steps",
             f"name its kind: --preset {', '.join(FEW_STEP[1:])}",
         )
     return found

@@ -261,7 +261,10 @@ def _check_together(asked: Sampling, name: str | None, own_class: str | None) ->
             )
     if asked.eta is not None and not (name is not None and SCHEDULERS[name].has_eta):
         having = " or ".join(name for name, one in SCHEDULERS.items() if one.has_eta)
-        raise UsageError(f"the sampler {called} has no eta", f"leave out --eta, or use --sampler {having}")
+        raise UsageError(
+            f"the sampler {called} has no eta: --eta {asked.eta:g} is for others",
+            f"leave it out, or use --sampler {having}",
+        )
 
 
 def _resolved(text: str) -> tuple[str, str | None]:

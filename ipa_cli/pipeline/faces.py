@@ -52,19 +52,21 @@ def of_references(
     if face is None:
         return Faces()
     if config.shortcut is not None and not face.picture:
-        raise UsageError(f"a {face} adapter has no picture to weigh", "leave out --face-shortcut")
+        raise UsageError(
+            f"--face-shortcut {config.shortcut:g}: a {face} adapter has no picture to weigh", "leave it out"
+        )
     _check_modes(face, config)
     if config.face is not None and not references:
-        raise UsageError("--face chooses a face in a picture, and embeddings are given", "leave out --face")
+        raise UsageError(f"--face {config.face} chooses a face in a picture, and embeddings are given", "leave it out")
     shortcut = 1.0 if config.shortcut is None and face.shortcut else config.shortcut
     return Faces(face, tuple(find(one, config.face, reporter) for one in references), shortcut)
 
 
 def _check_modes(face: FaceInput, config: AdapterConfig) -> None:
     if config.fit == TILES:
-        raise UsageError(f"a {face} adapter follows a face, which has no tiles", "leave out --fit tiles")
+        raise UsageError(f"--fit tiles: a {face} adapter follows a face, which has no tiles", "leave it out")
     if config.negative_image is not None and not face.picture:
-        raise UsageError(f"a {face} adapter sees no picture, and no negative one", "leave out --negative-image")
+        raise UsageError(f"--negative-image: a {face} adapter sees no picture, and no negative one", "leave it out")
 
 
 def check_used(settings: Settings, adapters: Sequence[AdapterPlan]) -> None:

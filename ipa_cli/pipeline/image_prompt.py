@@ -158,7 +158,7 @@ def make(
     _check_number(loaded.masks, count, config, bool(areas))
     if config.negative_image is not None and encoded is not None and (adapter.face is None or adapter.face.picture):
         raise UsageError(
-            "image embeddings have their negative half already",
+            f"--negative-image {config.negative_image}: {encoded.source} has a negative half already",
             "encode both with ipa embed cat.png --negative-image dog.png",
         )
     weights = config.weight or (1.0,) * count

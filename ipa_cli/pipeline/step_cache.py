@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ipa_cli.config import Settings
     from ipa_cli.models.plan import Plan
     from ipa_cli.models.schedulers import Sampling
-    from ipa_cli.pipeline.task import Request
     from ipa_cli.unet.inputs import UNetInputs
 
 # Samplers whose predictions can be forecast: they add no noise, which only the UNet sees, and call it once a step.
@@ -49,16 +48,12 @@ def calls(cache: StepCache, kinds: Sequence[Hashable]) -> Calls:
     return lambda unet, given, step: unet(given())
 
 
-def saved(request: Request) -> int:
-    """How many steps of a pass cost less; `denoise` has the same kinds."""
-    cache, steps = request.step_cache, request.steps - (request.sampling.start or 0)
+def saved(cache: StepCache, guided: Sequence[bool], spans: Sequence[tuple[float, float]]) -> int:
+    """How many steps of a pass cost less: which have guidance, and in which part adapters and ControlNets act."""
     if cache.every == 1:
         return 0
-    acting = [
-        [counts(one.start, one.end, step, steps) for one in (*request.image_prompts, *request.controls)]
-        for step in range(steps)
-    ]
-    kinds = [(guided, *acts) for guided, acts in zip(request.guided_steps(steps), acting, strict=True)]
+    steps = len(guided)
+    kinds = [(kind, *(counts(*span, step, steps) for span in spans)) for step, kind in enumerate(guided)]
     return computed(cache.every, kinds, FIRST[cache.method]).count(False)
 
 
@@ -73,10 +68,15 @@ def choose(settings: Settings, plan: Plan, sampling: Sampling) -> StepCache:
     name = sampling.scheduler or schedulers.names("class_name").get(own, own)
     if cache.uses(FORECAST) and (name not in SMOOTH or sampling.eta):
         meant = preset_values(settings.preset).get("step_cache") == settings.step_cache
-        of_preset = f", which --preset {settings.preset} stands for," if meant else ""
+        asked = f"--step-cache {cache}{f', which --preset {settings.preset} stands for,' if meant else ''}"
+        if name in SMOOTH:
+            raise UsageError(
+                f"{asked} does not go with --eta {sampling.eta:g}, by which the sampler {name} adds noise",
+                "use --eta 0, or --step-cache none",
+            )
         raise UsageError(
-            f"--step-cache {cache}{of_preset} does not go with the sampler {name}"
-            f"{' and an eta' if sampling.eta else ''}: it adds noise, or calls the UNet twice a step",
+            f"{asked} does not go with {'--scheduler' if settings.scheduler else 'the sampler'} {name}, which adds "
+            "noise, or calls the UNet twice a step",
             "use --scheduler euler or dpm++, or --step-cache none",
         )
     return cache

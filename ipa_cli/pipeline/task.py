@@ -116,7 +116,9 @@ class Request:
     @property
     def steps_saved(self) -> int:
         """How many of these `step_cache` makes cheaper."""
-        return sum(step_cache.saved(one) for one in self.passes)
+        spans = [(one.start, one.end) for one in self.image_prompts] + [(one.start, one.end) for one in self.controls]
+        guided = (one.guided_steps(one.steps - (one.sampling.start or 0)) for one in self.passes)
+        return sum(step_cache.saved(self.step_cache, one, spans) for one in guided)
 
     @property
     def guided(self) -> bool:

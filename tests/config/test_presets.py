@@ -104,5 +104,5 @@ def test_a_picture_records_its_preset_and_from_draws_it_again(ipa, world):
 def test_a_preset_that_does_not_go_with_the_sampler_says_how_to_leave_out_its_part(ipa):
     ran = ipa("generate", "--json", "--preset", "fast", "--scheduler", "euler-a", "--prompt", "x")
     said = ran.error()["message"]
-    assert ran.exit_code == 2 and "which --preset fast stands for, does not go with the sampler euler-a" in said
+    assert ran.exit_code == 2 and "which --preset fast stands for, does not go with --scheduler euler-a" in said
     assert "--step-cache none" in ran.error()["hint"]

@@ -104,7 +104,7 @@ def test_a_slip_is_suggested_and_another_sampler_is_not(typed, meant):
         (("euler", "karas"), "did you mean 'karras'?", "choose one of"),
         (("euler", None, 0.5), "the sampler euler has no eta", "--sampler ddim or tcd"),
         ((None, "karras", None, "EDMEulerScheduler"), "EDMEulerScheduler has no schedule", "leave out --schedule"),
-        ((None, None, 0.1, "EulerDiscreteScheduler"), "the sampler euler has no eta", "leave out --eta"),
+        ((None, None, 0.1, "EulerDiscreteScheduler"), "the sampler euler has no eta", "leave it out"),
     ],
 )
 def test_what_cannot_be_together_is_refused_in_one_line(asked, words, hint):
