@@ -9,6 +9,8 @@ answer of "no" to a question.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+RESUME_HINT = "the same command with --resume draws what is missing"
+
 
 class IpaError(Exception):
     """A failure the user can act on; anything else is a bug and keeps its traceback."""

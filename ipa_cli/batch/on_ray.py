@@ -30,10 +30,10 @@ from ipa_cli.batch import output as outputs
 from ipa_cli.batch import worker
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
-from ipa_cli.batch.output import RESUME_HINT, Output
+from ipa_cli.batch.output import Output
 from ipa_cli.batch.worker import Task, Worker
 from ipa_cli.config.privacy import public_text
-from ipa_cli.errors import IpaError
+from ipa_cli.errors import RESUME_HINT, IpaError
 from ipa_cli.result import NullReporter, Reporter
 
 SPOOLED = 1000  # jobs in a file that Ray Data reads

@@ -14,10 +14,9 @@ from typing import Any, Protocol, TypeVar
 
 from ipa_cli.config import expanded
 from ipa_cli.config.privacy import public_name, public_text
-from ipa_cli.errors import IpaError, UsageError
-from ipa_cli.system import files, inputs
+from ipa_cli.errors import RESUME_HINT, IpaError, UsageError
+from ipa_cli.system import files, inputs, remote
 
-RESUME_HINT = "the same command with --resume draws what is missing"
 OTHER = "choose another --output"
 MOST_BYTES = 512_000_000  # of a file that is read back
 LINE_BYTES = 1_000_000
@@ -125,13 +124,9 @@ class Remote:
     def __init__(self, url: str):
         self.name: str = public_name(url).rstrip("/")
         try:
-            from fsspec.core import url_to_fs
-        except ImportError as error:
-            raise IpaError(f"{self.name} needs fsspec", "pip install 'ipa-cli[remote]'") from error
-        try:
-            self._files, self._root = url_to_fs(url.rstrip("/"))
-        except ImportError as error:
-            raise IpaError(f"{self.name}: {error}", "pip install 'ipa-cli[remote]' brings s3://") from error
+            self._files, self._root = remote.opened(url.rstrip("/"))
+        except IpaError as error:
+            raise IpaError(f"{self.name} {error.message}", error.hint) from error
         except ValueError as error:
             raise UsageError(f"{self.name}: {error}", "--output s3://bucket/folder") from error
 
@@ -197,28 +192,14 @@ class Remote:
         for left in reversed(range(tries)):
             try:
                 return work()
-            # Each file system of fsspec raises what its client library does: botocore, aiohttp, google.auth, …
             except Exception as error:
-                if not left or _final(error):
-                    raise self._unusable(done, error) from error
+                failure = remote.failure(error)
+                if not left or failure.final:
+                    said = public_text(failure.said)
+                    hint = failure.hint or RESUME_HINT
+                    raise OutputUnusable(f"{self.name} cannot be {done}: {said}", hint) from error
                 time.sleep((tries - left) * random.uniform(0.5, 1))
         raise AssertionError("unreachable")
-
-    def _unusable(self, done: str, error: Exception) -> OutputUnusable:
-        said = public_text(" ".join(str(error).split())) or type(error).__name__
-        hint = "check the name of the bucket" if isinstance(error, FileNotFoundError) else RESUME_HINT
-        if _denied(error):
-            hint = "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or those of your cloud"
-        return OutputUnusable(f"{self.name} cannot be {done}: {said[:300]}", hint)
-
-
-def _denied(error: Any) -> bool:
-    """Whether it is about who asks, which no further try changes."""
-    return isinstance(error, PermissionError) or "Credential" in type(error).__name__
-
-
-def _final(error: Any) -> bool:
-    return _denied(error) or isinstance(error, FileNotFoundError)
 
 
 def of(text: str) -> Output:

@@ -14,7 +14,7 @@ from ipa_cli.batch import order, pages
 from ipa_cli.batch import output as outputs
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import DONE, FAILED, FOLDER, PENDING, RESULTS, Journal, Outcome
-from ipa_cli.batch.output import RESUME_HINT, Folder, Output
+from ipa_cli.batch.output import Folder, Output
 from ipa_cli.batch.progress import Progress
 from ipa_cli.batch.source import Source, survey
 from ipa_cli.batch.worker import Task, Worker
@@ -25,7 +25,7 @@ from ipa_cli.config.units import plural
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.generate import note_model
 from ipa_cli.engine.record import NOT_OF_THE_PICTURE
-from ipa_cli.errors import IpaError
+from ipa_cli.errors import RESUME_HINT, IpaError
 from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
 from ipa_cli.models import schedulers

@@ -13,7 +13,7 @@ from typing import Any
 
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.units import plural
-from ipa_cli.errors import IpaError
+from ipa_cli.errors import RESUME_HINT, IpaError
 from ipa_cli.result import Reporter
 from ipa_cli.sweep import draw, journal
 from ipa_cli.sweep.draw import Stats
@@ -22,7 +22,6 @@ from ipa_cli.sweep.layout import OF_A_SIZE, Layout, Size, with_engines
 from ipa_cli.sweep.plan import Point
 
 DRAWN_BY = ("dtype", "device", "backend", "graph", "torch")  # `record.drawn_by`
-RESUME_HINT = "the same command with --resume draws what is missing"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ipa_cli.system import files, inputs
 SCHEMA_VERSION = 2
 DESCRIPTION, RESULTS, SHEET, PAGE, LOCK = "sweep.json", "results.jsonl", "contact-sheet.png", "index.html", ".lock"
 PICTURES, ANIMATIONS = "pictures", "animations"
-RESUME_HINT = "choose another place with --output; finished pictures stay, and --resume continues"
+ELSEWHERE = "choose another place with --output; finished pictures stay, and --resume continues"
 REFERENCE_DIGESTS = "reference_sha256"
 MAX_FILE_BYTES = 64_000_000  # of what is read back; 10,000 points take a few million
 MAX_PICTURE_BYTES = 512_000_000
@@ -184,7 +184,7 @@ def read_results(folder: Path, sweep: Sweep) -> dict[int, Outcome]:
 
 def append(folder: Path, sweep: Sweep, outcome: Outcome) -> None:
     """Add one line to the journal; it is on disk when this returns."""
-    files.append(folder / RESULTS, _line(sweep, outcome), RESUME_HINT)
+    files.append(folder / RESULTS, _line(sweep, outcome), ELSEWHERE)
 
 
 def write_results(folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome]) -> None:
@@ -195,7 +195,7 @@ def write_results(folder: Path, sweep: Sweep, outcomes: Mapping[int, Outcome]) -
 
 def write(path: Path, data: bytes) -> None:
     """Write one of the files of a sweep. Raises IpaError as `files.replace`."""
-    files.replace(path, data, RESUME_HINT)
+    files.replace(path, data, ELSEWHERE)
 
 
 def _read(path: Path) -> bytes | None:
@@ -261,4 +261,4 @@ def _as_folder_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FolderError(f"{folder} cannot be written: {error.strerror or error}", RESUME_HINT) from error
+        raise FolderError(f"{folder} cannot be written: {error.strerror or error}", ELSEWHERE) from error

@@ -127,7 +127,7 @@ def test_a_connection_that_stays_broken_stops_the_batch_which_goes_on_later(ipa,
 def test_a_bucket_that_is_missing_is_found_before_anything_is_loaded(ipa, bucket, monkeypatch):
     monkeypatch.setattr("ipa_cli.engine.engine.Engine.open", lambda *_: pytest.fail("the model was loaded"))
     ran = ipa("batch", "jobs.jsonl", *QUICK, "-o", "s3://none-such/to", "--json")
-    assert ran.exit_code == 1 and ran.error()["hint"] == "check the name of the bucket"
+    assert ran.exit_code == 1 and ran.error()["hint"] == "check the name of the bucket or folder"
 
 
 def test_credentials_that_are_refused_are_found_before_anything_is_loaded(ipa, bucket, server, monkeypatch):

@@ -15,15 +15,13 @@ from typing import Any, TypeVar
 
 from ipa_cli.cache.entries import StoreError
 from ipa_cli.errors import IpaError
-from ipa_cli.system import files
+from ipa_cli.system import files, remote
 
 ANSWER = 10.0  # seconds until a place must answer a question,
 SILENCE = 30.0  # and in which a part of a file must arrive or leave
 REST = 60.0  # seconds for which a place that failed is not asked again by itself
 CHUNK = 4 << 20
 
-_READ_ONLY = ("http", "https")
-_PACKAGES = {"s3": "ipa-cli[remote]", "gs": "gcsfs", "az": "adlfs"}
 _LIBRARIES = {"fsspec", "s3fs", "gcsfs", "adlfs", "aiohttp", "botocore", "aiobotocore", "google", "azure", "urllib3"}
 _Answer = TypeVar("_Answer")
 
@@ -37,9 +35,8 @@ class Remote:
 
     def __init__(self, url: str):
         self.url = url.rstrip("/") or url
-        scheme, found, _ = url.partition("://")
-        self.scheme = scheme if found else "file"
-        self.writable = self.scheme not in _READ_ONLY
+        self.scheme = remote.scheme(url)
+        self.writable = self.scheme not in remote.READ_ONLY
         self._failed = float("-inf")
         self._opened: tuple[Any, str] | None = None
 
@@ -140,22 +137,11 @@ class Remote:
 
     def _system(self) -> tuple[Any, str]:
         if self._opened is None:
-            import fsspec
-
+            plain = self.url if "://" in self.url else str(Path(self.url).expanduser().absolute())
             try:
-                system = self._call(
-                    ANSWER,
-                    fsspec.filesystem,
-                    self.scheme,
-                    use_listings_cache=False,
-                    skip_instance_cache=True,
-                    **_options(self.scheme),
-                )
-            except ImportError as error:
-                package = _PACKAGES.get(self.scheme, "ipa-cli[remote]")
-                raise RemoteError(f"{self.url} needs a package: {error}", f"`pip install '{package}'`") from error
-            plain = str(Path(self.url).expanduser().absolute()) if "://" not in self.url else self.url
-            self._opened = system, system._strip_protocol(plain).rstrip("/")
+                self._opened = self._call(ANSWER, remote.opened, plain)
+            except IpaError as error:
+                raise RemoteError(f"{self.url} {error.message}", error.hint) from error
         return self._opened
 
     def _call(self, seconds: float, function: Callable[..., _Answer], *arguments: Any, **named: Any) -> _Answer:
@@ -203,17 +189,16 @@ class Remote:
             raise self._failure(error) from error
 
     def _failure(self, error: BaseException) -> RemoteError:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        if isinstance(error, FileNotFoundError) or "(NoSuchBucket)" in said:
-            return RemoteError(f"{self.url} is not there: {said}", "check the name of the bucket or folder")
         if isinstance(error, NotADirectoryError):
             return RemoteError(f"{self.url} is not a folder", "name a folder")
-        forbidden = getattr(error, "status", None) in (401, 403)  # of HTTP
-        if forbidden or isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-            return RemoteError(f"{self.url} refuses: {said}", "check the credentials and what they allow")
-        if isinstance(error, TimeoutError):
-            return RemoteError(f"{self.url} does not answer", "try again later")
-        return RemoteError(f"{self.url} cannot be reached: {said}", "check the address and the network")
+        found = remote.failure(error)
+        what, hint = {
+            "missing": (f"is not there: {found.said}", found.hint),
+            "denied": (f"refuses: {found.said}", found.hint),
+            "silent": ("does not answer", "try again later"),
+            "other": (f"cannot be reached: {found.said}", "check the address and the network"),
+        }[found.kind]
+        return RemoteError(f"{self.url} {what}", hint)
 
 
 @contextmanager
@@ -229,17 +214,6 @@ def _written() -> Iterator[None]:
 def at(url: str) -> Remote:
     """The place of a URL, the same one for all who ask in this process."""
     return Remote(url)
-
-
-def _options(protocol: str) -> dict[str, Any]:
-    """What makes a library give up early, so that what it says is heard before `_within` ends."""
-    if protocol == "s3":
-        return {"config_kwargs": {"connect_timeout": 3, "read_timeout": 20, "retries": {"max_attempts": 2}}}
-    if protocol in _READ_ONLY:
-        import aiohttp
-
-        return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=20)}}
-    return {}
 
 
 def _callback(advance: Callable[[int], None]) -> Any:

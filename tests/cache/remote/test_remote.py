@@ -216,12 +216,12 @@ def test_a_folder_that_cannot_be_written_is_said_as_of_the_place(shared, tmp_pat
 
 
 def test_a_package_that_is_missing_is_said(monkeypatch):
-    import fsspec
+    import fsspec.core
 
     def missing(*arguments, **named):
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec, "filesystem", missing)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(remote.RemoteError, match="s3fs") as refused:
         remote.names(remote.Remote("s3://graphs"))
     assert "ipa-cli[remote]" in refused.value.hint
