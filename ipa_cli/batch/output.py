@@ -21,6 +21,7 @@ OTHER = "choose another --output"
 MOST_BYTES = 512_000_000  # of a file that is read back
 LINE_BYTES = 1_000_000
 TRIES = 4
+READ_ONLY = ("http://", "https://")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z0-9+.-]+)*://")
 _Value = TypeVar("_Value")
 
@@ -206,4 +207,6 @@ def of(text: str) -> Output:
     """The place that `--output` names: a folder, or a URL. Raises UsageError and IpaError."""
     if not text or "\0" in text:
         raise UsageError(f"--output {text!r} is not a folder", "--output drawn")
+    if text.lower().startswith(READ_ONLY):
+        raise UsageError(f"--output {public_name(text)}: a web server is only read", "--output s3://bucket/folder")
     return Remote(text) if _URL.match(text) else Folder(expanded(Path(text)))

@@ -167,17 +167,19 @@ def _check_first(task: Task, first: Job, reporter: Reporter) -> None:
 
 
 def _begin(place: Output, asked: Asked, count: int, reporter: Reporter) -> int:
-    """Describe the batch in its output, which must hold none or this one; the seed of jobs that have none.
+    """Describe the batch in its output, which must hold none, one that drew nothing, or this one; the seed of its jobs.
 
     Jobs may have been added at the end since, and another device may go on. Raises IpaError.
     """
     described = _describe(asked, count)
-    existing = _read(place)
+    existing, journal, again = _read(place), place.names(FOLDER), asked.resume or asked.retry_failed
+    if not (journal or again) and isinstance(place, Folder):
+        existing = None  # of an earlier one no job has ended
     if existing is None:
-        if place.names(FOLDER):
+        if journal:
             raise IpaError(f"{place.name} holds a journal but no {DESCRIPTION}", "choose another --output")
     else:
-        if not (asked.resume or asked.retry_failed):
+        if not again:
             hint = "--resume draws what is missing, --retry-failed also what failed"
             raise IpaError(f"{place.name} holds a batch already", f"{hint}; or choose another --output")
         before = existing["jobs"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import ssl
 from collections.abc import Iterator
@@ -135,7 +136,7 @@ class Connection:
 
     def _json(self, data: bytes) -> Any:
         try:
-            return json.loads(data)
+            return json.loads(data, parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError):
             raise self.foreign() from None
 
@@ -148,6 +149,13 @@ def raised(error: dict[str, Any]) -> IpaError:
     """A server's error as ours."""
     kind = UsageError if error["type"] in USAGE else IpaError
     return kind(public_text(error["message"]), public_text(error["hint"]))
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def _seconds(text: str | None) -> float:

@@ -14,6 +14,7 @@ from ipa_cli.errors import IpaError
 if TYPE_CHECKING:
     from ipa_cli.result import Advance, Reporter
 
+MOST_STEPS = 1_000_000  # of a job
 CANCEL_S = 3.0  # for telling the server
 ENDED = ("done", "failed", "cancelled")
 
@@ -86,6 +87,8 @@ class Jobs:
     def _events(self, id: str) -> Iterator[Mapping[str, Any]]:
         """The states of a job; notes and warnings in them are said."""
         for state in self._server.events(f"/v1/jobs/{id}/events", STATE):
+            if max(state["step"], state["steps"]) > MOST_STEPS:
+                raise self._server.foreign()
             for say, texts in ((self._reporter.note, state["notes"]), (self._reporter.warn, state["warnings"])):
                 for text in texts:
                     if text not in self._said:

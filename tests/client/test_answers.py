@@ -142,6 +142,8 @@ def test_data_that_is_something_else_is_no_server_of_ours(ipa, answers, which, d
         ("last", "position", ...),
         ("last", "status", ["done"]),
         ("last", "steps", None),
+        ("last", "step", 10**18),
+        ("last", "pictures.0.scale", float("inf")),
         ("last", "notes", [1]),
         ("last", "pictures", []),
         ("last", "pictures.0.sha256", ...),

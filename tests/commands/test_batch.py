@@ -117,6 +117,18 @@ def test_a_batch_that_was_stopped_draws_each_job_once_when_resumed(ipa_process, 
     assert len(list(Path("out/pictures").iterdir())) == 16
 
 
+def test_a_batch_of_which_nothing_was_drawn_is_begun_anew(ipa):
+    wrong = ("batch", jobs({"id": "a"}), "-o", "out", "--backend", "eager", "--device", "cuda:99")
+    for _ in range(2):
+        assert "there is no device" in ipa(*wrong).stderr and Path("out/batch.json").exists()
+    assert ipa("batch", jobs({"id": "b"}), *QUICK, "-o", "out").exit_code == 0 and digests().keys() == {"b"}
+
+
+def test_a_web_server_is_no_output(ipa):
+    ran = ipa("batch", jobs({"id": "a"}), *QUICK, "-o", "https://example.com/drawn")
+    assert ran.exit_code == 2 and "a web server is only read" in ran.stderr
+
+
 def test_what_is_missing_is_drawn_again_and_jobs_may_be_added(ipa):
     lines = [{"id": f"job-{n}"} for n in range(3)]
     assert ipa("batch", jobs(*lines), *QUICK, "-o", "out").exit_code == 0
