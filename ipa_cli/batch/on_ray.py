@@ -120,7 +120,7 @@ def draw(
         reporter.note(f"Ray: {actors} actors on {nodes} nodes, {'a GPU each' if gpus else 'no GPUs'}")
         if gpus:
             task = replace(task, settings=replace(task.settings, device="cuda"))
-        together = min(cluster.together, max(1, count // (TURNS * actors)))
+        together = _together(cluster.together, count // (TURNS * actors), task.settings.batch_size)
         told = set[str]()
         for line in _lines(place, names, task, actors, together, bool(gpus), cluster.opened):
             said = json.loads(line)
@@ -137,6 +137,11 @@ def draw(
         ray.shutdown()
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _together(most: int, share: int, batch_size: int) -> int:
+    """How many jobs an actor gets at once: whole batches, one of them at least, and no more than `most` beyond that."""
+    return max(1, min(most, share) // batch_size) * batch_size
 
 
 def _lines(

@@ -144,6 +144,7 @@ class Worker:
         self._model: Hashable = None
         self._unopened: dict[Hashable, IpaError] = {}
         self._preparing, self._drawing = threading.Lock(), threading.Lock()
+        self._batched: Prepared | None = None  # a job of the last whole batch, whose graph is there
         self._bugs = 0
 
     def draw(self, jobs: Iterable[Job], done: Callable[[Outcome], None]) -> dict[Size, dict[str, Any]]:
@@ -242,10 +243,10 @@ class Worker:
         Fewer are drawn one by one, but for those that fit the batch before them: its last job is then repeated, so
         that one graph serves.
         """
-        size, taken, last = self.task.settings.batch_size, list[Prepared](), list[Prepared]()
+        size, taken = self.task.settings.batch_size, list[Prepared]()
 
         def rest() -> Iterator[list[Prepared]]:
-            if taken and last and _fit(taken[0], last[0]):
+            if taken and self._batched is not None and _fit(taken[0], self._batched):
                 yield [*taken, *[taken[-1]] * (size - len(taken))]
             else:
                 yield from ([one] for one in taken)
@@ -260,7 +261,7 @@ class Worker:
             taken.append(prepared)
             if len(taken) == size:
                 yield taken
-                taken, last = [], taken
+                self._batched, taken = taken[0], []
         yield from rest()
 
     # --- drawing ---------------------------------------------------------------------------------------------------

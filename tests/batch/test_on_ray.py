@@ -107,6 +107,14 @@ def test_few_jobs_are_shared_out_evenly(ipa, actors):
     assert not list(Path("out").glob(".spool-*"))
 
 
+@pytest.mark.parametrize(
+    "share, batch_size, together",
+    [(0, 1, 1), (5, 1, 5), (100, 1, 16), (12, 8, 8), (100, 8, 16), (1, 8, 8), (100, 12, 12), (100, 32, 32)],
+)
+def test_actors_get_whole_batches(share, batch_size, together):
+    assert on_ray._together(on_ray.TOGETHER, share, batch_size) == together
+
+
 def test_an_unforeseen_error_in_an_actor_stays_one_with_its_traceback(tmp_path):
     task = Task(Settings(device="cpu"), str(tmp_path), 0).as_json()
     with pytest.raises(Bug, match=r"JSONDecodeError") as raised:

@@ -136,6 +136,14 @@ def test_jobs_that_no_batch_came_before_are_drawn_one_by_one(tmp_path):
     assert device.begun == [[0, 1, 2], [3, 3, 3], [5], [6]] and count == 6
 
 
+def test_jobs_that_come_later_use_the_graph_of_a_batch_before_them(tmp_path):
+    device, task = Device(), Task(Settings(backend="eager", steps=1, batch_size=2), str(tmp_path), 0)
+    drawer, found = Worker(task, NullReporter(), opened=device), []
+    drawer.draw(jobs(2), found.append)
+    drawer.draw(jobs(3)[2:], found.append)
+    assert device.begun == [[0, 1], [2, 2]] and len(found) == 3
+
+
 def test_a_job_that_fails_splits_no_batch(tmp_path):
     device = Device()
     each = [*jobs(1), Job(9, "bad", {"image": "none.png"}), *jobs(4)[1:]]
