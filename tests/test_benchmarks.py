@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results
+from benchmarks import results, scaling
 
 FOLDER = Path(results.__file__).parent
 NAMES = {"out", "--out", "--output", "--plot"}  # of arguments that say where a benchmark writes
@@ -38,3 +38,28 @@ def test_output_folders_are_made(tmp_path, monkeypatch):
     monkeypatch.setenv("OUT", str(tmp_path / "e" / "f"))
     results.save("figures.json", "{}")
     assert (tmp_path / "e" / "f" / "figures.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "name, drawing, places",
+    [
+        ("half", (), ()),
+        ("fp8-by-8-on-2-killed", ("--precision", "fp8", "--batch-size", "8"), ("--devices", "cuda:0,cuda:1")),
+        ("half-by-4-ray-8", ("--batch-size", "4"), ("--ray", "local", "--actors", "8")),
+    ],
+)
+def test_a_way_of_drawing_a_batch_is_read_from_its_name(name, drawing, places):
+    way = scaling.way_of(name)
+    assert (way.drawing, way.places("cuda"), way.killed) == (drawing, places, name.endswith("killed"))
+    with pytest.raises(SystemExit, match="is no way"):
+        scaling.way_of(f"{name}-twice")
+
+
+def test_efficiency_is_that_of_one_gpu_in_the_same_run(tmp_path):
+    speeds = {"fp8-by-8-on-1": 2.0, "fp8-by-8-on-2": 3.9, "fp8-by-8-ray-2": 3.8, "half-on-2": 2.0}
+    measured = [{"way": way, "pictures_per_s": speed} for way, speed in speeds.items()]
+    found = scaling.with_efficiency(measured)
+    assert [one.get("efficiency") for one in found] == [1.0, 0.975, 0.95, None]
+    assert "| fp8, 8 at once, `--devices` | 2 | 3.90 | 0.975 |" in scaling.table(found)
+    scaling.plot(found, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
