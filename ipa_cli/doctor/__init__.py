@@ -39,7 +39,7 @@ def examine(flags: Mapping[str, Any], deep: bool, reporter: Reporter) -> list[Ch
     with slow as doing:
         doing("torch")
         checks.append(software.check_torch(torch, build, driver, deep))
-        checks += [gpus.check_driver(driver, build.cuda, on_gpu), *gpus.check_gpus(driver)]
+        checks += [gpus.check_driver(driver, build.cuda, on_gpu), *gpus.check_gpus(driver, settings.dtype)]
         if "device" in asked:
             checks.append(software.check_device(settings.device, torch, build, driver))
         doing("a Triton kernel")

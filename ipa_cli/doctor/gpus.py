@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ipa_cli.doctor.check import Check
 from ipa_cli.hardware import gpu
+from ipa_cli.hardware.devices import AMPERE
 from ipa_cli.hardware.gpu import Driver, Gpu
 from ipa_cli.system import child
 
@@ -40,13 +41,13 @@ def check_driver(driver: Driver, torch_cuda: str | None, asked: bool) -> Check:
     return Check(name, "ok", found, "", asked)
 
 
-def check_gpus(driver: Driver) -> list[Check]:
-    """Each GPU with its memory and compute capability."""
+def check_gpus(driver: Driver, dtype: str = "auto") -> list[Check]:
+    """Each GPU with its memory and compute capability, and whether it computes in this dtype."""
     if driver.hidden:
         return [Check("GPU", "warning", "CUDA_VISIBLE_DEVICES hides every GPU", "`unset CUDA_VISIBLE_DEVICES`")]
     if not driver.gpus:
         return [Check("GPU", "skipped", "no NVIDIA GPU was found, and drawing on the CPU is slow")]
-    return [_gpu(number, found) for number, found in enumerate(driver.gpus)]
+    return [_gpu(number, found, dtype) for number, found in enumerate(driver.gpus)]
 
 
 def check_triton(driver: Driver, version: str | None, asked: bool, deep: bool) -> Check:
@@ -65,9 +66,12 @@ def check_triton(driver: Driver, version: str | None, asked: bool, deep: bool) -
     return Check("Triton", "ok", f"{version}: a tiny kernel compiles and runs", "", asked)
 
 
-def _gpu(number: int, found: Gpu) -> Check:
+def _gpu(number: int, found: Gpu, dtype: str) -> Check:
     name = f"GPU {number}"
     capability = f"compute capability {found.capability}"
+    if dtype == "bfloat16" and int(found.capability.partition(".")[0]) < AMPERE[0]:
+        advice = "`--dtype float16`, or set it: `ipa config set dtype float16`"
+        return Check(name, "warning", f"{found.name}, {capability}: bfloat16 is slow, it is without it", advice)
     if found.free is None or found.total is None:
         return Check(name, "ok", f"{found.name}, {capability}")
     memory = f"{found.free / 2**30:.1f} of {found.total / 2**30:.1f} GiB free"

@@ -86,6 +86,7 @@ class Engine:
             engine = cls(settings, plan, reporter, opening)
             check_capabilities(settings, engine.device, engine.offload)
             warn_of_tuning(settings, engine.device, reporter)
+            devices.warn_of_emulation(engine.device, engine.dtype, reporter)
             if pair is not None:
                 pair.begin(settings, plan, engine.device, engine.dtype, reporter)
                 engine._pair, engine._access.watch = pair, pair.watched

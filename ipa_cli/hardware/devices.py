@@ -46,6 +46,23 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
+AMPERE = (8, 0)  # the first compute capability that computes in bfloat16
+
+
+def warn_of_emulation(device: torch.device, dtype: torch.dtype, reporter: Reporter) -> None:
+    """Warn of bfloat16 on a GPU that has none: torch then computes it in float32."""
+    import torch
+
+    if dtype != torch.bfloat16 or device.type != "cuda" or torch.version.cuda is None:
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < AMPERE:
+        reporter.warn(
+            f"--dtype bfloat16 is slow on {torch.cuda.get_device_name(device)}, whose compute capability "
+            f"{capability[0]}.{capability[1]} is without it; --dtype float16 is not"
+        )
+
+
 def sent(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
     """A tensor on `device`; on the way to a GPU nothing waits for what that is at, unlike with `torch.Tensor.to`."""
     if device.type != "cuda" or tensor.device.type != "cpu":

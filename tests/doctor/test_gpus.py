@@ -29,6 +29,13 @@ def test_a_gpu_that_others_fill_is_a_warning():
     assert check.status == "warning" and "--offload model" in check.advice
 
 
+def test_bfloat16_on_a_gpu_without_it_is_a_warning():
+    turing = Driver("550", gpus=(replace(GPU, name="Tesla T4", capability="7.5"), GPU))
+    assert [check.status for check in gpus.check_gpus(turing, "bfloat16")] == ["warning", "ok"]
+    assert "float16" in gpus.check_gpus(turing, "bfloat16")[0].advice
+    assert gpus.check_gpus(turing, "auto")[0].status == "ok"
+
+
 def test_a_driver_that_does_not_answer_is_a_failure():
     check = gpus.check_driver(Driver(problem="NVML: Driver Not Loaded"), None, True)
     assert check.status == "failure" and check.found == "NVML: Driver Not Loaded" and check.advice

@@ -113,3 +113,20 @@ def test_model_offload_moves_to_the_device_and_back_when_the_work_fails():
     except KeyError:
         pass
     assert torch.equal(module.weight, kept)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "warns"),
+    [((7, 5), "bfloat16", True), ((7, 5), "float16", False), ((8, 0), "bfloat16", False)],
+)
+def test_bfloat16_is_warned_of_where_a_gpu_is_without_it(monkeypatch, capability, dtype, warns):
+    said = []
+    reporter = NullReporter()
+    reporter.warn = said.append
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    devices.warn_of_emulation(torch.device("cuda"), getattr(torch, dtype), reporter)
+    assert len(said) == warns and all("slow on Tesla T4, whose compute capability 7.5" in text for text in said)
+    devices.warn_of_emulation(torch.device("cpu"), torch.bfloat16, reporter)
+    assert len(said) == warns

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ipa_cli.backends.inductor.tuning import card
+from ipa_cli.errors import IpaError
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
@@ -116,3 +117,20 @@ def gives_half(device: torch.device) -> bool:
         return False
     since = tuple(int(number) for number in torch.version.cuda.split(".")[:2]) >= (12, 9)
     return since and card(torch.cuda.get_device_capability(device)).hopper
+
+
+def check_product(device: torch.device) -> None:
+    """Try a small rowwise product on `device`. Raises IpaError where this torch has none, or a wrong one."""
+    values, scale = quantize_rowwise(torch.ones(32, 32, device=device))
+    out_dtype = torch.float16 if gives_half(device) else torch.bfloat16
+    try:
+        out = torch._scaled_mm(values, values.t(), scale, scale.t(), out_dtype=out_dtype, use_fast_accum=True)
+        problem = "" if (out.float() - 32).abs().max() < 1 else "the product of ones is wrong"
+    except (RuntimeError, ValueError) as error:
+        problem = str(error).strip().splitlines()[0]
+    if problem:
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        raise IpaError(
+            f"torch {torch.__version__} has no fp8 products by rows for compute capability {capability}: {problem}",
+            "leave out --precision fp8, so that the UNet draws in half precision, or install a newer torch",
+        )

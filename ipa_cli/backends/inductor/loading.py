@@ -126,13 +126,15 @@ def _call(run: Any, region: Region, part: Part, plan: Mapping[str, Any]) -> Any:
 
 
 def kernel_options(options: Mapping[str, Any], device: torch.device) -> KernelOptions:
-    """The kernels that the parts use on `device`."""
+    """The kernels that the parts use on `device`. Raises IpaError where this torch has no fp8 products for it."""
     triton = importlib.util.find_spec("triton") is not None
     fp8_layers = tuple(options["fp8_layers"]) if options["precision"] == "fp8" else ()
     kernels = tuple(options["kernels"]) if triton else ()
     blockwise = not options["dynamic"] and fp8.supports_blockwise(device)  # rows that 16 divides must be known
     half, chosen = True, tuning.Tuning()
     if device.type == "cuda":
+        if fp8_layers:
+            fp8.check_product(device)
         half = fp8.gives_half(device)
         chosen = tuning.chosen(torch.cuda.get_device_capability(device), options["tuning"])
     return KernelOptions(kernels, options["fuse_upsample"], fp8_layers, blockwise, half, chosen)

@@ -1,10 +1,22 @@
 """Linear layers in fp8, and transformed weights."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
-from ipa_cli.backends.inductor import backend, blocks, fp8, partition, regions, tuning, weight_transforms, worker
+from ipa_cli.backends.inductor import (
+    backend,
+    blocks,
+    fp8,
+    loading,
+    partition,
+    regions,
+    tuning,
+    weight_transforms,
+    worker,
+)
 from ipa_cli.backends.inductor.fp8 import (
     SILU_SCALE,
     BlockwiseFp8Linear,
@@ -14,7 +26,7 @@ from ipa_cli.backends.inductor.fp8 import (
     quantize_rowwise,
 )
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
-from ipa_cli.errors import UsageError
+from ipa_cli.errors import IpaError, UsageError
 from tests.unets import FLAT, difference, example, moved, tiny
 
 
@@ -145,6 +157,37 @@ def dequantized_product(a, b, scale_a, scale_b, bias=None, out_dtype=None, **_):
         scale_b = scale_b.repeat_interleave(128, 1)
     out = (a.float() * scale_a) @ (b.float() * scale_b)
     return (out if bias is None else out + bias.float()).to(out_dtype)
+
+
+def no_product(*_, **__):
+    raise RuntimeError("Rowwise scaling is not supported\nException raised from …")
+
+
+def wrong_product(*given, **more):
+    return 2 * dequantized_product(*given, **more)
+
+
+@pytest.mark.parametrize(
+    ("product", "problem"),
+    [(dequantized_product, None), (no_product, "Rowwise scaling is not supported$"), (wrong_product, "is wrong$")],
+)
+def test_a_torch_without_fp8_products_for_a_gpu_is_refused_with_what_to_do(monkeypatch, product, problem):
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (12, 0))
+    with (
+        nullcontext() if problem is None else pytest.raises(IpaError, match=f"capability 12.0: .*{problem}") as refused
+    ):
+        fp8.check_product(torch.device("cpu"))
+    assert problem is None or "leave out --precision fp8" in refused.value.hint
+
+
+@pytest.mark.parametrize("precision", ["fp8", "half"])
+def test_fp8_products_are_tried_before_anything_is_compiled_or_opened(monkeypatch, precision):
+    tried = []
+    monkeypatch.setattr(fp8, "check_product", tried.append)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (8, 9))
+    loading.kernel_options(backend.options({"precision": precision}), torch.device("cuda"))
+    assert tried == [torch.device("cuda")] * (precision == "fp8")
 
 
 def gate_and_quantize_blocks(self, states):
