@@ -53,6 +53,21 @@ def tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(module: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(module)))
+
+
+def named(node: ast.AST) -> str:
+    """`ast.unparse`, which takes long, for names with dots."""
+    base, parts = node, []
+    while isinstance(base, ast.Attribute):
+        parts.append(base.attr)
+        base = base.value
+    return ".".join([base.id, *reversed(parts)]) if isinstance(base, ast.Name) else ast.unparse(node)
+
+
+@cache
 def imports(module: str, top_level: bool = False, of: ast.Module | None = None, types: bool = False) -> set[str]:
     """Full names of what `module` imports: "rich.console.Console", "ipa_cli.cache"; with `types` also for types."""
     package = ["ipa_cli", *module.split("/")]
@@ -60,7 +75,7 @@ def imports(module: str, top_level: bool = False, of: ast.Module | None = None, 
         package.pop()
 
     def walk(node: ast.AST) -> Iterator[str]:
-        if not types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if not types and isinstance(node, ast.If) and named(node.test) == "TYPE_CHECKING":
             return
         if top_level and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             return
@@ -93,21 +108,20 @@ def rooms(module: str, types: bool = False) -> set[str]:
     return found
 
 
+@cache
 def calls(module: str) -> set[str]:
-    return {ast.unparse(node.func) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)}
+    return {named(node.func) for node in nodes(module) if isinstance(node, ast.Call)}
 
 
+@cache
 def texts(module: str) -> set[str]:
     """String constants that are code, not documentation."""
-    whole = tree(module)
     documentation = {
-        id(node.value)
-        for node in ast.walk(whole)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        id(node.value) for node in nodes(module) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     return {
         node.value
-        for node in ast.walk(whole)
+        for node in nodes(module)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
     }
 

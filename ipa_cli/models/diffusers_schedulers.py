@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -44,16 +46,29 @@ def check_steps(sampling: Sampling, plan: Plan, steps: int) -> None:
     if steps in USUAL or sampling.timesteps is not None:
         return
 
+    @cache
     def good(count: int) -> bool:
         return works(create(sampling, plan), count)
 
     if not good(steps):
-        low, high = next(filter(good, range(1, MOST))), next(filter(good, range(MOST, 0, -1)))
+        low = next(filter(good, range(1, MOST)))
+        high = _highest(good, low)
         called = sampling.scheduler or plan.configs["scheduler"]["_class_name"]
         raise UsageError(
             f"the sampler {called} cannot do {steps} step{'s' * (steps > 1)}",
             f"choose --steps from {low} to {high}, or another --sampler",
         )
+
+
+def _highest(good: Callable[[int], bool], low: int) -> int:
+    """The largest good number, where all from `low` up to it are: from `MOST` down in growing strides, then halved.
+
+    Most schedulers that cannot do all can do nearly all, and many steps take long to try where they work.
+    """
+    stride, bad = 1, MOST + 1
+    while not good(most := max(bad - stride, low)):
+        stride, bad = 2 * stride, most
+    return most + bisect_left(range(most + 1, bad), True, key=lambda count: not good(count))
 
 
 def begin(scheduler: Any, sampling: Sampling, steps: int) -> tuple[Sequence[Any], dict[str, Any]]:

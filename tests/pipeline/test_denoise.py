@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 PROMPT = "a large star in the middle"
-STEPS, SIDE, SEED = 4, 128, 3
+STEPS, SIDE, SEED = 4, 64, 3
 TRAILING = {"timestep_spacing": "trailing"}
 
 

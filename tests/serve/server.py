@@ -16,6 +16,8 @@ from pathlib import Path
 
 import httpx2
 
+TOKEN = "0123456789abcdef"
+
 
 @dataclass(frozen=True)
 class Server:
@@ -50,9 +52,13 @@ class Server:
 
 
 @contextmanager
-def serving(environ: dict[str, str], cwd: Path, arguments: Sequence[object] = ()) -> Iterator[Server]:
-    """`ipa serve` on a free port of loopback, listening; killed at the end."""
+def serving(
+    environ: dict[str, str], cwd: Path, arguments: Sequence[object] = (), warm: str = "64x64"
+) -> Iterator[Server]:
+    """`ipa serve` on a free port of loopback, listening; killed at the end. It warms up for `warm`, "" as usual."""
     command = [sys.executable, "-m", "ipa_cli", "serve", "--port", "0", *map(str, arguments)]
+    if warm and "--warm" not in arguments:
+        command += ["--warm", warm]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environ, cwd=cwd)
         try:

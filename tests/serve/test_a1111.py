@@ -14,7 +14,7 @@ import webuiapi
 from PIL import Image
 
 from ipa_cli.images.infotext import parse_parameters
-from tests.serve.server import serving
+from tests.serve.server import TOKEN, serving
 
 pytestmark = pytest.mark.slow
 
@@ -309,12 +309,9 @@ def test_several_adapters_take_a_unit_each_by_name_or_by_order(world, ipa):
     assert sha256(one) != sha256(both)
 
 
-def test_a_password_is_the_token(world):
-    Path("token").write_text("0123456789abcdef")
-    with serving(world.environ, world.cwd, ["--token-file", "token"]) as server:
-        server.wait_until_ready("0123456789abcdef")
-        api = connected(server, username="any", password="0123456789abcdef")
-        assert api.get_options()["sd_model_checkpoint"] == "demo"
-        with pytest.raises(RuntimeError) as caught:
-            connected(server).txt2img()
-        assert caught.value.args[0] == 401
+def test_a_password_is_the_token(guarded):
+    api = connected(guarded, username="any", password=TOKEN)
+    assert api.get_options()["sd_model_checkpoint"] == "demo"
+    with pytest.raises(RuntimeError) as caught:
+        connected(guarded).txt2img()
+    assert caught.value.args[0] == 401

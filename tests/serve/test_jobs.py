@@ -23,7 +23,7 @@ from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
 from ipa_cli.serve import jobs
-from tests.serve.server import serving
+from tests.serve.server import TOKEN, serving
 
 pytestmark = pytest.mark.slow
 
@@ -151,16 +151,15 @@ def test_a_request_that_never_ends_does_not_keep_a_server_from_its_end(world):
             assert server.end() == 143
 
 
-def test_a_token_is_asked_for_everywhere_but_by_health_checks(world):
-    Path("token").write_text("0123456789abcdef\n")
-    with serving(world.environ, world.cwd, ["--token-file", "token"]) as server, server.client() as client:
+def test_a_token_is_asked_for_everywhere_but_by_health_checks(guarded):
+    with guarded.client() as client:
         assert client.get("/healthz").status_code == 200
         assert client.get("/metrics").status_code == 401
-        assert client.get("/metrics", auth=("any", "0123456789abcdef")).status_code == 200
+        assert client.get("/metrics", auth=("any", TOKEN)).status_code == 200
         assert client.get("/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 403
         assert client.get("/healthz", headers={"Origin": "http://evil.example"}).status_code == 403
-        assert "0123456789abcdef" not in server.stderr
+        assert TOKEN not in guarded.stderr
 
 
 def test_methods_that_a_client_makes_up_make_no_new_series(client):

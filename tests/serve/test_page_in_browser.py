@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ipa_cli.config.requests import PLAIN_SETTINGS
-from tests.serve.server import Server, serving
+from tests.serve.server import TOKEN, Server, serving
 from tests.serve.test_jobs import png
 
 pytestmark = pytest.mark.slow
@@ -376,26 +376,22 @@ def test_a_lost_connection_is_said_and_found_again(browser, server):
         drawn(tab, 1)
 
 
-def test_a_token_is_asked_for_and_kept_by_the_tab(browser, world):
-    Path("token").write_text("0123456789abcdef")
-    with (
-        serving(world.environ, world.cwd, ["--token-file", "token"]) as server,
-        opened(browser, server.url, expected="401|503") as tab,
-    ):
+def test_a_token_is_asked_for_and_kept_by_the_tab(browser, guarded):
+    with opened(browser, guarded.url, expected="401|503") as tab:
         dialog = tab.get_by_role("dialog", name="This server asks for a token")
         dialog.wait_for()
         tab.get_by_label("Token", exact=True).fill("wrong")
         tab.get_by_role("button", name="Continue").click()
         tab.get_by_text("not the token of this server").wait_for()
-        tab.get_by_label("Token", exact=True).fill("0123456789abcdef")
+        tab.get_by_label("Token", exact=True).fill(TOKEN)
         tab.keyboard.press("Enter")
         small(tab)
         draw(tab)
         tab.reload()
         small(tab)
         draw(tab)
-        assert tab.evaluate("[localStorage.length, document.cookie, location.href]") == [0, "", f"{server.url}/"]
-        tab.goto(f"{server.url}/docs")
+        assert tab.evaluate("[localStorage.length, document.cookie, location.href]") == [0, "", f"{guarded.url}/"]
+        tab.goto(f"{guarded.url}/docs")
         tab.locator("article").first.wait_for()
         assert "Authorization: Bearer $TOKEN" in tab.locator("article pre").first.inner_text()
 
@@ -427,14 +423,15 @@ def test_without_an_adapter_there_is_no_scale_and_several_draw_with_their_refere
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 768, 1440])
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_pages_fit_every_width_light_and_dark(browser, server, path, width, scheme):
-    with opened(browser, f"{server.url}{path}", width, color_scheme=scheme, reduced_motion="reduce") as tab:
+def test_pages_fit_every_width_light_and_dark(browser, server, path, scheme):
+    with opened(browser, f"{server.url}{path}", color_scheme=scheme, reduced_motion="reduce") as tab:
         tab.locator("#draw:enabled, article:last-child").first.wait_for()
         if path == "/":
             tab.locator("#more summary").click()
-        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        for width in (360, 768, 1440):
+            tab.set_viewport_size({"width": width, "height": 900})
+            assert tab.evaluate("document.documentElement.scrollWidth") == width
         paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (min(map(int, re.findall(r"\d+", paper))) > 200) == (scheme == "light")
 

@@ -11,10 +11,7 @@ from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.modes import MODES
 from ipa_cli.serve.command_line import command_line
 from ipa_cli.serve.routes.page import FILES, PATHS, STATIC
-from tests.serve.server import serving
 from tests.serve.test_jobs import ended, png
-
-TOKEN = "0123456789abcdef"
 
 
 def test_every_static_file_is_served_and_each_says_what_a_browser_may_load(client):
@@ -33,9 +30,8 @@ def test_nothing_but_the_static_files_is_served(client, path):
     assert client.get(path).status_code == 404
 
 
-def test_pages_need_no_token_and_all_else_does(world):
-    Path("token").write_text(TOKEN)
-    with serving(world.environ, world.cwd, ["--token-file", "token"]) as server, server.client() as client:
+def test_pages_need_no_token_and_all_else_does(guarded):
+    with guarded.client() as client:
         assert {client.get(path).status_code for path in PATHS} == {200}
         others = ["/openapi.json", "/static/", "/static/style.css/", "/docs/", "/%2e/v1/jobs/x", "/v1/jobs/x"]
         assert {client.get(path).status_code for path in others} == {401}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ipa_cli.system import child
-from tests.test_layering import MODULES, tree
+from tests.test_layering import MODULES, calls, named, nodes
 
 pytestmark = pytest.mark.slow
 
@@ -54,13 +54,13 @@ def hostile(world):
 def starts(module: str) -> set[str]:
     """What `module` uses to start programs."""
     found = set()
-    for node in ast.walk(tree(module)):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Attribute):
-            found.add(ast.unparse(node))
+            found.add(named(node))
     return {
         name
         for name in found
@@ -73,8 +73,7 @@ def test_one_module_alone_starts_programs():
     typed = {"backends/inductor/worker_pool", "batch/devices", "bench/process"}
     assert {module for module in MODULES if starts(module)} - typed == {"system/child"}
     for module in typed:
-        called = {ast.unparse(node.func) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)}
-        assert not {name for name in called if name.startswith("subprocess.")}
+        assert not {name for name in calls(module) if name.startswith("subprocess.")}
 
 
 def test_a_python_of_ours_sees_nothing_of_the_working_directory(hostile, tmp_path, monkeypatch):

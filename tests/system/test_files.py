@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import ipa_cli
 from ipa_cli.errors import IpaError
 from ipa_cli.system import files
+from tests.test_layering import MODULES, named, nodes
 
-PACKAGE = Path(ipa_cli.__file__).parent
 WRITING = re.compile(r"\.(write_bytes|write_text|save|savez|savez_compressed|mkstemp|NamedTemporaryFile|copyfile)$")
 
 
@@ -24,7 +23,7 @@ def listing(folder: Path) -> list[str]:
 
 def writes(call: ast.Call) -> bool:
     """Whether a call makes or changes a file that it names."""
-    name = ast.unparse(call.func)
+    name = named(call.func)
     if name.endswith("open") and not name.startswith("os."):
         modes = [argument.value for argument in call.args + [keyword.value for keyword in call.keywords]
                  if isinstance(argument, ast.Constant) and isinstance(argument.value, str)]  # fmt: skip
@@ -62,11 +61,7 @@ WRITERS = {
 
 @pytest.mark.slow
 def test_every_writer_is_known():
-    found = set()
-    for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        if any(isinstance(node, ast.Call) and writes(node) for node in ast.walk(tree)):
-            found.add(path.relative_to(PACKAGE).with_suffix("").as_posix())
+    found = {module for module in MODULES if any(isinstance(node, ast.Call) and writes(node) for node in nodes(module))}
     assert found == set(WRITERS)
 
 
