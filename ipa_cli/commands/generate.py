@@ -85,6 +85,8 @@ def generate(
     several = _prompts(words or (), prompts_from)
     if len(several) == 1:
         given.update(several.pop())
+    if allow_fetch and source is None:
+        context.obj.note("--allow-fetch has no effect without --from")
     server, recorded, picture = _server(options.resolved(context)), None, None
     if source is not None:  # imported only then: it takes a third of the time of a command that a server draws for
         from ipa_cli.engine import replay

@@ -129,6 +129,9 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
         context.obj.note(config.TRUST_HINT)
     if context.info_name in ELSEWHERE and found.settings.server not in (None, "none"):
         context.obj.note(f"this runs here: the server of {found.sources['server']} is for `ipa generate`")
+    for alone, other in (("cache_push", "cache_remote"), ("server_token_file", "server")):
+        if alone in context.params and found.settings.given(alone) and getattr(found.settings, other) is None:
+            context.obj.note(f"{flag_of(alone)} has no effect without {flag_of(other)}")
     if "model" in context.params:
         config.check_together(found)
         of_project = [name for name, source in found.sources.items() if source.kind == "project"]

@@ -85,6 +85,10 @@ class Engine:
             doing("torch")
             engine = cls(settings, plan, reporter, opening)
             check_capabilities(settings, engine.device, engine.offload)
+            if engine.offload != settings.offload and settings.given("offload"):
+                reporter.note(
+                    f"--offload {settings.offload} has no effect on {engine.device}, whose memory is the main one"
+                )
             warn_of_tuning(settings, engine.device, reporter)
             devices.warn_of_emulation(engine.device, engine.dtype, reporter)
             if pair is not None:

@@ -120,10 +120,10 @@ def _checked(
     if requests[0].init is not None:
         init_image.note_size(requests[0].init, reporter)
     control.note_size(requests[0].controls, (requests[0].width, requests[0].height), reporter)
-    unused.remark(settings, requests[0], reporter)
+    unused.remark_all(settings, requests, reporter)
     texts = [text for one in requests for text in one.texts]
     prompts.review(texts, requests[0], reporter)
-    prompts.warn_of_unused(texts, requests[0], reporter)
+    prompts.warn_of_unused(settings, texts, requests[0], reporter)
     if recorded is not None:
         replay.check_same(recorded, settings, requests[0].digests, reporter)
         replay.check_same_loras(recorded, requests[0].loras, reporter)

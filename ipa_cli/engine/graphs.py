@@ -117,6 +117,8 @@ def choose(
             reporter.warn(f"backend {uncompiled}: {reason.message}; {reason.hint}")
     else:
         reporter.detail(f"backend {uncompiled}: {reason.message}")  # the result says it too
+    if settings.given("compile_options"):
+        reporter.note(f"--compile-options has no effect with the backend {uncompiled}: --backend {preferred} compiles")
     wanted = Wanted(uncompiled, model, example, backends.get(uncompiled).options(None), (), latent_factor)
     ready = prepare(unet, wanted, store, False, reporter, opened)
     return ready if ready in opened else replace(ready, why=reason.message)

@@ -13,13 +13,23 @@ from typing import Any
 
 from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.config.places import is_repo_id
+from ipa_cli.config.values import flag_of
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models import architectures, configurations, hub, single_file, weights
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.controlnet import plan as controlnet
 from ipa_cli.models.controlnet.plan import ControlPlan
 from ipa_cli.models.ip_adapter.plan import AdapterPlan, plan_adapter
-from ipa_cli.models.location import Location, ModelError, expanded, folder_location, is_folder, read_json, repository
+from ipa_cli.models.location import (
+    Location,
+    ModelError,
+    expanded,
+    folder_location,
+    is_file,
+    is_folder,
+    read_json,
+    repository,
+)
 from ipa_cli.models.single_file import Checkpoint, Part
 from ipa_cli.models.vae import override
 
@@ -180,10 +190,15 @@ def _of_diffusers(location: Location) -> Location:
 def _unused(settings: Settings, location: Location, checkpoint: Checkpoint | None) -> tuple[str, ...]:
     """Warnings about a variant or revision that the model does not have."""
     found = []
-    if settings.variant is not None and checkpoint is not None:
+    if settings.given("variant") and checkpoint is not None:
         found.append(f"variant {settings.variant} is not used: {settings.model} is one file")
-    if settings.revision is not None and location.repo is None:
+    if settings.given("revision") and location.repo is None:
         found.append(f"revision {settings.revision} is not used: {settings.model} does not come from the hub")
+    if settings.ip_adapter is not None and is_file(expanded(settings.ip_adapter)):
+        found += [
+            f"{flag_of(name)} {getattr(settings, name)} is not used: {settings.ip_adapter} is one file"
+            for name in settings.given("ip_adapter_subfolder", "ip_adapter_weight_name")
+        ]
     return tuple(found)
 
 

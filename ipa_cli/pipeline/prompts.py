@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.config import ConfigError, checked
+from ipa_cli.config import ConfigError, Settings, checked
 from ipa_cli.config.values import from_json
 from ipa_cli.errors import IpaError, suggest
 from ipa_cli.models.prompts import syntax
@@ -76,9 +76,9 @@ def review(texts: Iterable[str], request: Request, reporter: Reporter) -> None:
             reporter.note(f"{word} in a prompt is the embedding {embedding.source}, {count} tokens")
 
 
-def warn_of_unused(texts: Collection[str], request: Request, reporter: Reporter) -> None:
-    """Warn of embeddings that are in no prompt."""
-    for embedding in request.embeddings:
+def warn_of_unused(settings: Settings, texts: Collection[str], request: Request, reporter: Reporter) -> None:
+    """Warn of embeddings that were given for this run and are in no prompt."""
+    for embedding in request.embeddings if settings.given("embedding") else ():
         if not embedding.is_in(texts, request.prompt_syntax):
             reporter.warn(f"the embedding {embedding.source} is not used: {embedding.words[0]} is in no prompt")
 

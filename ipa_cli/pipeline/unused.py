@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ipa_cli.config import FIELDS, AdapterConfig, Settings
 from ipa_cli.config.adapters import SETTINGS
 from ipa_cli.config.modes import CONCAT
+from ipa_cli.config.presets import SPEED
+from ipa_cli.config.units import plural
 from ipa_cli.config.values import flag_of
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 OF_A_PICTURE = ("fit", "sharpening", "encoder")
 # What says that there is no adapter, and what `references.remark_none` warns of.
 SAID_ALREADY = ("ip_adapter", "image", "embeds", "negative_image")
-OF_GUIDANCE = ("negative_prompt", "guidance_start", "guidance_end", "guidance_rescale")
+OF_GUIDANCE = ("negative_prompt", "guidance_start", "guidance_end", "guidance_rescale", "gpus")
 
 
 def remark(settings: Settings, request: Request, reporter: Reporter) -> None:
@@ -34,11 +36,27 @@ def remark(settings: Settings, request: Request, reporter: Reporter) -> None:
         _note(unused, why, reporter)
     if prompts and all(len(one.weights) < 2 for one in prompts):
         _note(map(flag_of, settings.given("image_per_picture")), "with a single reference", reporter)
+    _note(map(flag_of, settings.given("vae_slicing")), "as pictures are always decoded one at a time", reporter)
+    if settings.given("step_cache") and request.step_cache.every > 1 and not request.steps_saved:
+        asked = f"--preset {settings.preset}" if settings.preset in SPEED else f"--step-cache {request.step_cache}"
+        _note([asked], f"in {plural(request.steps_taken, 'step')}", reporter)
     if not request.guided:
         unused = [flag_of(name) for name in settings.given(*OF_GUIDANCE)]
         negative = any(one.negative is not None for one in request.regions) and "region" not in settings.standing
         unused += ["negative= of --region"] if negative else []
         _note(unused, f"without guidance (--guidance-scale {request.guidance_scale:g})", reporter)
+
+
+def remark_all(settings: Settings, requests: Sequence[Request], reporter: Reporter) -> None:
+    """The same for all requests of a command, and the settings that none of them has a use for."""
+    remark(settings, requests[0], reporter)
+    if all(len(one.seeds) == 1 for one in requests):
+        _note(map(flag_of, settings.given("batch_size")), "with a single picture for each prompt", reporter)
+    loras = [sum(not lora.of_adapter for lora in one.loras) for one in requests]
+    if max(loras) == len(settings.lora):
+        _note(map(flag_of, settings.given("lora_dir")), "without <lora:…> in a prompt", reporter)
+    if all(len(one.embeddings) == len(settings.embedding) for one in requests):
+        _note(map(flag_of, settings.given("embedding_dir")), "without embedding:name in a prompt", reporter)
 
 
 def _of_references(settings: Settings) -> list[str]:

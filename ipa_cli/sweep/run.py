@@ -210,7 +210,7 @@ def _lay_out(settings: Settings, axes: Axes, reporter: Reporter) -> tuple[Settin
     words = (*(text for text, _ in texts), *base.texts[1:])
     base = replace(base, embeddings=embeddings.of_prompts(settings, model, words))
     prompts.review(words, base, reporter)
-    prompts.warn_of_unused(words, base, reporter)
+    prompts.warn_of_unused(settings, words, base, reporter)
     for size in sweep.sizes:
         control.note_size(base.controls, size, reporter)
         hires.check(base.hires, *size, base.steps, base.init)

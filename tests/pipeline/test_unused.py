@@ -1,5 +1,6 @@
 """Settings without an effect are said, by the commands that draw, before the model is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import ipa_cli
 from ipa_cli.config import Settings
 from ipa_cli.engine import keywords
 from ipa_cli.engine.engine import Engine
+from ipa_cli.models.plan import make_plan
 
 
 @pytest.fixture
@@ -73,6 +75,18 @@ def test_settings_of_references_without_one(notes, flags, said):
             "negative= of --region has no effect without guidance",
         ),
         ("--guidance-scale 2 --negative-prompt blur --region mask=mask.png,prompt=star,negative=blur", None),
+        ("--guidance-scale 1 --gpus 2", "--gpus has no effect without guidance"),
+        ("--vae-slicing", "--vae-slicing has no effect as pictures are always decoded one at a time"),
+        ("--batch-size 2", "--batch-size has no effect with a single picture for each prompt"),
+        ("--batch-size 2 --num-images 2", None),
+        ("--step-cache forecast:3 --steps 2", "--step-cache forecast:3 has no effect in 2 steps"),
+        ("--preset fast --steps 2", "--preset fast has no effect in 2 steps"),
+        ("--preset fast", None),
+        ("--lora-dir .", "--lora-dir has no effect without <lora:…> in a prompt"),
+        ("--embedding-dir .", "--embedding-dir has no effect without embedding:name in a prompt"),
+        ("--cache-push", "--cache-push has no effect without --cache-remote"),
+        ("--server-token-file cat.png", "--server-token-file has no effect without --server"),
+        ("--allow-fetch", "--allow-fetch has no effect without --from"),
         ("--ip-mode style --ip-mode layout", "--ip-mode takes one value: of those given the last one counts"),
         ("--seed 1 --seed 2 --force --force", "--seed takes one value: of those given the last one counts"),
     ],
@@ -152,3 +166,20 @@ def test_what_a_request_gives_is_said_and_what_its_engine_was_opened_with_is_not
     assert opened.given("fit", "sharpening") == ["fit"]
     asked, _ = keywords.of_request(opened, {"sharpening": 0.5, "fit": None})
     assert asked.fit == "crop" and asked.given("fit", "sharpening") == ["sharpening"]
+
+
+def test_files_of_an_adapter_that_is_one_file_are_not_chosen_silently():
+    folder = Path(ipa_cli.__file__).parent / "demo" / "ip_adapter"
+    names = {"ip_adapter_subfolder": "sub", "ip_adapter_weight_name": "other.bin"}
+    file, encoder = str(folder / "ip-adapter.safetensors"), str(folder / "image_encoder")
+    settings = Settings(ip_adapter=file, image_encoder=encoder, **names)
+    first, second = make_plan(settings).unused
+    assert "--ip-adapter-subfolder sub is not used" in first and "--ip-adapter-weight-name other.bin is not" in second
+    assert not make_plan(replace(settings, standing=frozenset(names))).unused
+
+
+def test_machine_settings_without_an_effect_are_noted(ipa):
+    flags = ("--size", "64x64", "--steps", 1, "--warmup", 0, "--device", "cpu", "--offload", "model", "--force")
+    stderr = ipa("generate", *flags, "--compile-options", '{"cuda_graph": false}').stderr
+    assert "--offload model has no effect on cpu" in stderr
+    assert "--compile-options has no effect with the backend eager" in stderr

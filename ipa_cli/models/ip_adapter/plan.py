@@ -119,7 +119,7 @@ def _locate(
         return repository(architectures.IP_ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
     path = expanded(config.source)
     if is_file(path):
-        return folder_location(path.parent), subfolder, path.name
+        return folder_location(path.parent), None, path.name
     if config.source and is_folder(path):
         location = folder_location(path)
         if subfolder is weight_name is None and location.has(str(usual)):  # a copy of h94's repository
