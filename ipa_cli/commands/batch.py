@@ -16,6 +16,7 @@ from ipa_cli.result import Result
 
 if TYPE_CHECKING:
     from ipa_cli.batch.run import Done, Draw
+    from ipa_cli.config import Settings
 
 DEFAULT_OUTPUT = "ipa-batch"
 # Not those that a job alone has, and those of single pictures.
@@ -106,18 +107,21 @@ def batch(
     suffix = f".{format.value}" if format else ".png"
     asked = run.Asked(settings, found, output, suffix, quality, resume, retry_failed)
     with temporary_files(settings):
-        done = run.run(asked, context.obj, context.obj.live, _way(settings.device, devices, ray, actors))
+        done = run.run(asked, context.obj, context.obj.live, _way(settings, devices, ray, actors))
     paths = (config.expanded(Path(output)),) if done.local else ()
     return Result("batch", _data(done), _blocks(done), 1 if done.failed else 0, paths)
 
 
-def _way(device: str, devices: str | None, ray: str | None, actors: int | None) -> Draw:
+def _way(settings: Settings, devices: str | None, ray: str | None, actors: int | None) -> Draw:
     """How the jobs are drawn: in this process, in one for each device, or by actors. Raises UsageError."""
     from ipa_cli.batch import run
 
-    options.check_actors(actors, ray)
-    if devices is not None and (ray is not None or device != "auto"):
+    options.check_ray(ray, actors, settings.gpus)
+    if devices is not None and (ray is not None or settings.device != "auto"):
         raise UsageError(f"--devices and {'--ray' if ray else '--device'} are both given", "leave out one or the other")
+    if devices is not None and settings.gpus > 1:
+        hint = "leave --gpus out: each device draws its own pictures"
+        raise UsageError(f"--devices and --gpus {settings.gpus} are both given", hint)
     if ray is not None:
         from ipa_cli.batch import on_ray
 

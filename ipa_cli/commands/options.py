@@ -95,8 +95,10 @@ Actors = Annotated[
 ]
 
 
-def check_actors(actors: int | None, ray: str | None) -> None:
-    """Raise UsageError for actors without a cluster."""
+def check_ray(ray: str | None, actors: int | None, gpus: int) -> None:
+    """Raise UsageError for actors without a cluster, and for pictures that two GPUs share on one."""
+    if ray is not None and gpus > 1:
+        raise UsageError(f"--ray and --gpus {gpus} are both given", "leave --gpus out: each GPU draws its own pictures")
     if actors is not None and ray is None:
         raise UsageError("--actors is for --ray", "leave it out, or --ray auto")
 

@@ -136,14 +136,16 @@ def sweep_scale(
     settings = options.settings(context).settings
     with temporary_files(settings):
         place, live = config.expanded(folder), context.obj.live
-        done = run.sweep_scale(settings, axes, place, context.obj, resume, force, live, _elsewhere(ray, actors))
+        done = run.sweep_scale(
+            settings, axes, place, context.obj, resume, force, live, _elsewhere(ray, actors, settings.gpus)
+        )
     failed = 1 if done.frozen or done.failed else 0
     return Result("sweep-scale", _data(done), _blocks(done), failed, (done.folder,))
 
 
-def _elsewhere(ray: str | None, actors: int | None) -> Elsewhere | None:
+def _elsewhere(ray: str | None, actors: int | None, gpus: int) -> Elsewhere | None:
     """What draws the points as jobs of a batch on a cluster; None where this process does. Raises UsageError."""
-    options.check_actors(actors, ray)
+    options.check_ray(ray, actors, gpus)
     if ray is None:
         return None
     from ipa_cli.batch import on_ray

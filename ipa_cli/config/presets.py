@@ -18,7 +18,7 @@ FEW_STEP = ("few-step", *("lcm", "tcd", "turbo", "lightning", "hyper-sd", "hyper
 
 PRESET: str | None = setting(
     PICTURE,
-    f"{', '.join(SPEED)}: how much work is saved with any model; or what a model for few steps wants: few-step (by "
+    "how much work to save with any model: exact, balanced or fast; or what a model for few steps needs: few-step (by "
     "its name), lcm, turbo, lightning, …",
     None,
     Choice((*SPEED, *FEW_STEP)),

@@ -32,7 +32,7 @@ def parse(text: str) -> StepCache:
         return StepCache()
     method, _, number = text.partition(":")
     if method not in (DEEP, FORECAST) or not (number.isascii() and number.isdigit()) or not 1 <= int(number) <= MOST:
-        raise ValueError(f"expected none, deep:N or forecast:N with N from 1 to {MOST}, such as deep:3")
+        raise ValueError(f"expected none, deep:N or forecast:N with N from 1 to {MOST}, such as forecast:2")
     return StepCache(method, int(number))
 
 
@@ -41,10 +41,9 @@ check = parsed_by(parse)
 
 STEP_CACHE: str = setting(
     PICTURE,
-    "every N-th step alone computes the deep part of the UNet (deep:N), or the UNet (forecast:N): faster, and another "
-    "picture",
+    "call the UNet in every N-th step only (forecast:N), or its deep part (deep:N): faster, and the picture changes",
     NONE,
     check,
-    metavar="deep:N",
+    metavar="METHOD:N",
     words=(NONE, "deep:2", "deep:3", "forecast:2", "forecast:3"),
 )

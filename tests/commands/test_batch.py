@@ -193,6 +193,8 @@ def test_nothing_is_loaded_for_what_can_be_seen_before(ipa, monkeypatch):
         ((good,), ("-o", "nothing://x"), 2, "nothing"),
         ((good,), ("--image", "-"), 2, "stdin is read only once"),
         ((good,), ("--init-image", "-"), 2, "stdin is read only once"),
+        ((good,), ("--devices", "cpu,cpu", "--gpus", 2), 2, "--devices and --gpus 2 are both given"),
+        ((good,), ("--ray", "auto", "--gpus", 2), 2, "--ray and --gpus 2 are both given"),
     ):
         ran = ipa("batch", jobs(*lines), *QUICK[:4], "-o", "out", *flags)
         assert ran.exit_code == code and said in ran.stderr, (flags, ran.stderr)

@@ -265,7 +265,7 @@ def test_every_sampler_that_is_forecast_calls_the_unet_once_a_step_and_adds_no_n
 def test_what_cannot_keep_deep_states_is_refused(ipa):
     for value in ("deep", "deep:0", "deep:21", "deep:x", "shallow:2", "deep:²", "forecast:", "forecast:21"):
         ran = ipa("generate", "--json", "--step-cache", value)
-        assert ran.exit_code == 2 and "such as deep:3" in ran.error()["message"], value
+        assert ran.exit_code == 2 and "such as forecast:2" in ran.error()["message"], value
     ran = ipa("generate", "--json", "--step-cache", "deep:2", "--gpus", 2, "--device", "cpu")
     assert ran.exit_code == 2 and "--gpus 2 and --step-cache" in ran.error()["message"]
 
