@@ -30,12 +30,13 @@ from ipa_cli.batch import output as outputs
 from ipa_cli.batch import worker
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
-from ipa_cli.batch.output import Output
+from ipa_cli.batch.output import Folder, Output
 from ipa_cli.batch.worker import Task, Worker
 from ipa_cli.config.privacy import public_text
 from ipa_cli.errors import RESUME_HINT, IpaError
 from ipa_cli.result import NullReporter, Reporter
 
+SPOOL = ".spool-"  # how the names of folders begin in which jobs lie for the nodes
 SPOOLED = 1000  # jobs in a file that Ray Data reads
 TOGETHER = 16  # jobs that an actor gets at once, at most, and that are drawn again when it is lost
 TURNS = 8  # times that an actor gets some, at least: fewer jobs at once where there are few, so that all end together
@@ -111,7 +112,10 @@ def draw(
     """
     ray, scratch = _connected(cluster.address)
     place = outputs.of(task.output)
-    spool = f".spool-{secrets.token_hex(4)}"
+    if isinstance(place, Folder):  # which is locked: these are of drivers that were killed
+        for left in place.path.glob(f"{SPOOL}*"):
+            place.remove(left.name)
+    spool = f"{SPOOL}{secrets.token_hex(4)}"
     try:
         names, count = _spooled(place, spool, jobs)
         gpus = int(ray.cluster_resources().get("GPU", 0)) if task.settings.device != "cpu" else 0

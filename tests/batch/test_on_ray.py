@@ -102,6 +102,7 @@ def test_what_cannot_be_drawn_elsewhere_is_a_line(ipa, flags, said):
 def test_few_jobs_are_shared_out_evenly(ipa, actors):
     lines = [json.dumps({"id": str(number), "seed": number}) for number in range(16)]
     Path("jobs.jsonl").write_text("\n".join(lines))
+    Path("out/.spool-killed").mkdir(parents=True)
     assert ipa("batch", "jobs.jsonl", *QUICK, "--size", "64x64", "--ray", "auto", "-o", "out").exit_code == 0
     assert actors.together == [1] and len(list(Path("out/pictures").iterdir())) == 16
     assert not list(Path("out").glob(".spool-*"))
