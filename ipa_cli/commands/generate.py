@@ -51,7 +51,9 @@ def generate(
     source: Annotated[
         Path | None,
         _picture(
-            "--from", help="draw a picture again with the settings it carries; flags override them", metavar="PICTURE"
+            "--from",
+            help="draw a picture again with the settings it carries; flags override them, such as --lora none",
+            metavar="PICTURE",
         ),
     ] = None,
     allow_fetch: Annotated[

@@ -16,6 +16,7 @@ from typing import Any
 from ipa_cli.config import files, presets
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import SHARED
+from ipa_cli.config.dropping import drops
 from ipa_cli.config.places import is_file
 from ipa_cli.config.project import Ignored, read_project
 from ipa_cli.config.settings import (
@@ -97,6 +98,9 @@ def resolve(
     for name, text in _environment(environ, problems).items():
         source = Source("env", _variable(name))
         with collecting(problems):
+            if drops(name, text):
+                values[name], sources[name] = FIELDS[name].default, source
+                continue
             put(name, from_text(name, text, source.where), source, UsageError)
     given = {name: value for name, value in flags.items() if name in FIELDS and value is not None and value != ()}
     if picture is not None:
@@ -106,6 +110,9 @@ def resolve(
                 found = from_json(name, value, picture.source.where)
                 put(name, found, picture.source, IpaError, f"say another with {flag_of(name)}")
     for name, value in given.items():
+        if drops(name, value):
+            values[name], sources[name] = FIELDS[name].default, Source("flag", flag_of(name))
+            continue
         if expected(name)[0] is Path:
             value = Path(value)  # Typer before 0.28 keeps the text
         if element_type(name) in PARSED:

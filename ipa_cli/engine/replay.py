@@ -14,6 +14,7 @@ from typing import Any
 from ipa_cli import backends
 from ipa_cli.backends import AUTO
 from ipa_cli.config import FIELDS, OWN, Layer, Resolved, Settings, Source, repositories, with_places
+from ipa_cli.config.dropping import drops
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.record import CAME_OUT, asked_settings
 from ipa_cli.errors import IpaError
@@ -79,11 +80,17 @@ def layer(
     for name in UNTRUSTED:
         if values.pop(name, None) is not None and flags.get(name) is None:
             left_out.append(f"{name} (give them with --{name.replace('_', '-')})")
-    if flags.get("embeds"):
+    given = {name for name, value in flags.items() if value not in (None, (), []) and not drops(name, value)}
+    if "embeds" in given:
         values.pop("face", None)  # of a picture that is not looked at
-    if any(flags.get(name) for name in REFERENCES):
-        left_out += [name for name in REFERENCES if values.pop(name, None) and not flags.get(name)]
-    if not (values.get("init_image") or flags.get("init_image")):
+    if given.intersection(REFERENCES):
+        left_out += [name for name in REFERENCES if values.pop(name, None) and name not in given]
+    if flags.get("image") and values.pop("image_weight", None) and "image_weight" not in given:
+        left_out.append("image_weight")
+    if drops("init_image", flags.get("init_image")):
+        for name in ("init_image", "inpaint_mask", "pad", *OF_AN_INIT_IMAGE):
+            values.pop(name, None)
+    if not values.get("init_image") and "init_image" not in given:
         found = {name: values.pop(name, None) for name in OF_AN_INIT_IMAGE}
         left_out += [f"{name} {value} (add --init-image)" for name, value in found.items() if value]
     if left_out:

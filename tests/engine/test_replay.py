@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from ipa_cli.engine import replay
 from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.result import NullReporter
+from tests import loras
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +31,11 @@ def carrying(path: Path, **chunks) -> Path:
         text.add_text(key, value if isinstance(value, str) else json.dumps(value))
     Image.new("RGB", (8, 8)).save(path, pnginfo=text)
     return path
+
+
+def pixels(path: str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
 
 
 def changed(world, source: str, **settings) -> Path:
@@ -47,6 +54,51 @@ def drawn(ipa, world):
 def test_it_comes_out_the_same_byte_for_byte(ipa, world, drawn):
     assert ipa("generate", "--from", "cat.png", "--output", "again.png").exit_code == 0
     assert (world.cwd / "again.png").read_bytes() == drawn.read_bytes()
+
+
+def test_none_drops_what_a_picture_has(ipa, world):
+    mask = Image.new("L", (64, 64), 255)
+    mask.paste(0, (0, 0, 32, 64))
+    mask.save("mask.png")
+    loras.write(world.cwd / "style.safetensors", loras.of_demo())
+    plain = ("-p", "a star", "--seed", 1, "--output")
+    given = {
+        "lora": "style.safetensors",
+        "control": "demo,image=mask.png",
+        "region": "mask=mask.png,prompt=a moon",
+        "init-image": "mask.png",
+        "hires": "1.5",
+        "image": "mask.png",
+        "mask": "mask.png",
+        "scheduler": "ddim",
+        "preset": "exact",
+    }
+    more = [word for name, value in given.items() for word in (f"--{name}", value)]
+    assert ipa("generate", *FAST, *more, "--strength", 1, *plain, "rich.png").exit_code == 0
+    assert ipa("generate", *FAST, *plain, "plain.png").exit_code == 0
+    assert Path("rich.png").read_bytes() != Path("plain.png").read_bytes()
+    without = [word for name in given for word in (f"--{name}", "none")]
+    ran = ipa("generate", "--from", "rich.png", *without, "--output", "again.png")
+    assert ran.exit_code == 0 and "effect" not in ran.stderr, ran.stderr
+    assert (pixels("again.png") == pixels("plain.png")).all()
+    assert ran.stderr.count("left out") == 0, ran.stderr
+
+
+def test_none_drops_what_files_and_variables_give(ipa, world, monkeypatch):
+    Path("ipa.toml").write_text('lora = ["gone.safetensors"]\ncontrol = ["demo,image=gone.png"]\nhires = "1.5"\n')
+    assert ipa("generate", *FAST, "--output", "a.png").exit_code == 1
+    monkeypatch.setenv("IPA_LORA", "none")
+    ran = ipa("generate", *FAST, "--control", "none", "--hires", "none", "--output", "a.png", "--json")
+    assert ran.data()["images"][0]["width"] == 64
+    both = ipa("generate", "--lora", "none", "--lora", "style.safetensors")
+    assert both.exit_code == 2 and "--lora none is given beside another --lora" in both.stderr
+
+
+def test_weights_of_references_go_with_them(ipa, world, drawn):
+    both = ("--image", "ref.png", "--image", "cat.png", "--image-weight", 1, "--image-weight", 0.5)
+    assert ipa("generate", *FAST, *both, "--output", "two.png").exit_code == 0
+    ran = ipa("generate", "--from", "two.png", "--image", "ref.png", "--output", "one.png")
+    assert ran.exit_code == 0 and "two.png: left out: image_weight" in ran.stderr
 
 
 def test_so_does_one_that_left_everything_to_the_model_and_chance(ipa, world, monkeypatch):
