@@ -19,6 +19,7 @@ import ipa_cli
 from ipa_cli.engine import denoisers
 from ipa_cli.engine.keywords import RequestSettings
 from tests import loras
+from tests.conftest import isolated
 
 pytestmark = pytest.mark.slow
 REFERENCE = Path(ipa_cli.__file__).parent / "demo" / "reference.png"
@@ -26,10 +27,18 @@ SMALL = {"width": 64, "height": 64, "steps": 2, "seed": 7}
 FLAGS = ("--width", 64, "--height", 64, "--steps", 2, "--seed", 7, "--warmup", 0)
 
 
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """One engine for all tests that only draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolated(tmp_path_factory.mktemp("opened"), patch)
+        with ipa_cli.open(progress=False) as engine:
+            yield engine
+
+
 @pytest.fixture
-def engine(world):
-    with ipa_cli.open(progress=False) as engine:
-        yield engine
+def engine(opened, world):
+    return opened
 
 
 def pixels(picture) -> np.ndarray:

@@ -209,7 +209,14 @@ def test_all_jobs_of_a_client_and_no_others_end_together(served):
 def test_a_server_that_dies_while_it_draws_is_an_error_in_one_line(ipa_process, world):
     with serving(world.environ, world.cwd) as server:
         server.wait_until_ready()
-        threading.Timer(3, lambda: server.process.send_signal(signal.SIGKILL)).start()
+
+        def kill_it_while_it_draws() -> None:
+            with server.client() as client:
+                while "ipa_jobs_drawing 1.0" not in client.get("/metrics").text:
+                    time.sleep(0.05)
+            server.process.send_signal(signal.SIGKILL)
+
+        threading.Thread(target=kill_it_while_it_draws, daemon=True).start()
         long = ("--steps", 150, "--size", "768x768", "-o", "a.png", "--server", server.url, "--json")
         assert "broke" in refused(ipa_process("generate", *long))
 
