@@ -8,6 +8,7 @@ so a batch that is killed draws again only what has no line; the last line of a 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from ipa_cli.errors import IpaError
 
 FOLDER, RESULTS = "journal", "results.jsonl"
 PENDING, DONE, FAILED = 0, 1, 2
+_FILE = re.compile(r"pictures/(\d+/)?[^/.][^/]*")
 SECONDS = 1.0  # between two looks for lines to write
 SECONDS_OF_A_FILE = 15.0  # at least, where files are written whole
 
@@ -49,11 +51,13 @@ class Outcome:
 
 
 def parse(line: bytes, count: int) -> Outcome | None:
-    """The outcome of a line, None for one that is not of a batch with so many jobs."""
+    """The outcome of a line, None for one that is not of a batch with so many jobs, or names a file elsewhere."""
     try:
         found = Outcome(**json.loads(line))
-        known = found.status in ("done", "failed") and type(found.job) is int and 1 <= found.job <= count
-        return found if known and isinstance(found.id, str) and (found.file or found.error) else None
+        found.line()  # what cannot be written again, such as NaN, is not from here
+        known = type(found.job) is int and 1 <= found.job <= count and isinstance(found.id, str)
+        said = found.file if found.status == "done" else found.error if found.status == "failed" else None
+        return found if known and isinstance(said, str) and _FILE.fullmatch(found.file or "pictures/a") else None
     except (ValueError, TypeError, RecursionError):
         return None
 

@@ -207,6 +207,7 @@ def of(text: str) -> Output:
     """The place that `--output` names: a folder, or a URL. Raises UsageError and IpaError."""
     if not text or "\0" in text:
         raise UsageError(f"--output {text!r} is not a folder", "--output drawn")
+    text = text.removeprefix("file://")
     if text.lower().startswith(READ_ONLY):
         raise UsageError(f"--output {public_name(text)}: a web server is only read", "--output s3://bucket/folder")
     return Remote(text) if _URL.match(text) else Folder(expanded(Path(text)))
