@@ -12,6 +12,8 @@ from typing import Any
 from ipa_cli import __version__
 from ipa_cli.config import FIELDS, hires
 from ipa_cli.config.hires import LANCZOS, UPSCALERS
+from ipa_cli.config.presets import preset_values
+from ipa_cli.config.step_cache import NONE
 from ipa_cli.models.lora import tags
 from ipa_cli.models.prompts import syntax
 from ipa_cli.models.schedulers import SCHEDULERS, SCHEDULES, names, of_program
@@ -25,7 +27,8 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     `guidance_start`, `guidance_end`, `guidance_rescale`, `model`, `backend`, `graph` and `adapters`, a list of
     {`model`, `scale`, `start`, `end`, `mode`, `combine`, `fit`, `sharpening`}, and `loras`, a list of {`name`,
     `weight`, `text_weight`, `data_sha256`}, and `init`, {`strength`, `mask_blur`} of a picture that was drawn over, and
-    `hires_pass`, {`size`, `strength`, `steps`, `upscaler`} of a second pass, where they are set.
+    `hires_pass`, {`size`, `strength`, `steps`, `upscaler`} of a second pass, and of `settings` as a picture records
+    them `preset` and `step_cache`, where they are set.
     What the convention cannot carry (the `ipa` chunk can): blanks around a line of a prompt, blank lines before
     its first, a prompt's line that begins with `Negative prompt:`, NUL and lone surrogates, a scale that is not
     one number.
@@ -48,6 +51,7 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     init, second = settings.get("init") or {}, settings.get("hires_pass")
     pairs += [(label, init[key]) for label, key in _INIT if init.get(key) and not (second and key == "strength")]
     pairs += _hires(second) if second else []
+    pairs += _saved_work(settings.get("settings") or {})
     if settings.get("model"):
         pairs.append(("Model", settings["model"]))
     pairs += _of_reference(settings.get("adapters") or ())
@@ -118,6 +122,7 @@ def parse_parameters(text: str) -> dict[str, str]:
 
 
 _SYNTAX = "Prompt syntax"  # in pictures of ipa whose prompts have brackets: earlier versions wrote those as they were
+_PRESET, _STEP_CACHE = "Preset", "Step cache"
 # Beyond what A1111 itself writes there, but for "Skip Early CFG".
 _EXTRAS = (("Backend", "backend"), ("Graph", "graph"))
 _GUIDANCE = (
@@ -148,6 +153,14 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
         if len(key) > 1 and (value := _VALUE.match(line, position)):
             position = value.end()
             yield key, value[1]
+
+
+def _saved_work(asked: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The preset and the step cache: also what the preset stands for, which may become something else."""
+    preset, cache = asked.get("preset"), asked.get("step_cache") or NONE
+    pairs = [] if preset is None else [(_PRESET, preset)]
+    usual = cache == preset_values(preset).get("step_cache", NONE) == NONE
+    return pairs + ([] if usual else [(_STEP_CACHE, cache)])
 
 
 def _hires(second: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -293,6 +306,8 @@ _READERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("seed", "Seed", int),
     ("width", "Size-1", int),
     ("height", "Size-2", int),
+    ("preset", _PRESET, _setting("preset", str)),
+    ("step_cache", _STEP_CACHE, _setting("step_cache", str)),
     ("model", "Model", str),
     *((key, label, _finite) for label, key in _INIT),
     *((name, label, _setting(name, float if name == "sharpening" else str)) for label, _, name in _REFERENCE),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ipa_cli.batch import jobs, order
 from ipa_cli.client import payload
@@ -88,8 +90,6 @@ def test_a_picture_records_its_preset_and_from_draws_it_again(ipa, world):
         assert ipa("generate", *flags, *more, "--output", f"{name}.png").exit_code == 0
 
     def pixels(name):
-        from PIL import Image
-
         return Image.open(world.cwd / f"{name}.png").tobytes()
 
     recorded = read_settings(world.cwd / "fast.png")["settings"]
@@ -97,6 +97,12 @@ def test_a_picture_records_its_preset_and_from_draws_it_again(ipa, world):
     assert pixels("fast") == pixels("plain") != pixels("exact")
     assert ipa("generate", "--from", "fast.png", "--output", "again.png").exit_code == 0
     assert (world.cwd / "again.png").read_bytes() == (world.cwd / "fast.png").read_bytes()
+    with Image.open("fast.png") as picture:
+        text = PngInfo()
+        text.add_text("parameters", picture.info["parameters"])
+        picture.save("text.png", pnginfo=text)
+    assert ipa("generate", "--from", "text.png", "--output", "of-text.png").exit_code == 0
+    assert pixels("of-text") == pixels("fast")
     assert ipa("generate", "--from", "fast.png", "--preset", "exact", "--output", "final.png").exit_code == 0
     assert pixels("final") == pixels("exact")
 

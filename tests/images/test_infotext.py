@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ipa_cli.config.presets import with_preset_values
 from ipa_cli.images.infotext import parameters_text, parse_parameters, settings_of
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.models.schedulers import SCHEDULERS
@@ -50,6 +51,28 @@ def test_guidance_is_written_where_it_is_unusual():
     text = parameters_text({**SETTINGS, **unusual})
     assert a1111(text) | {"Skip Early CFG": "0.2", "Guidance End": "0.8", "Guidance Rescale": "0.7"} == a1111(text)
     assert settings_of(parse_parameters(text)) | unusual == settings_of(parse_parameters(text))
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ({"preset": "fast", "step_cache": "forecast:3"}, {"Preset": "fast", "Step cache": "forecast:3"}),
+        ({"preset": "fast", "step_cache": "deep:2"}, {"Preset": "fast", "Step cache": "deep:2"}),
+        ({"preset": "fast", "step_cache": "none"}, {"Preset": "fast", "Step cache": "none"}),
+        ({"preset": "lcm"}, {"Preset": "lcm"}),
+        ({"step_cache": "forecast:2"}, {"Step cache": "forecast:2"}),
+        ({"step_cache": "none"}, {}),
+        ({}, {}),
+    ],
+)
+def test_the_preset_and_the_step_cache_are_written_and_read(asked, written):
+    text = parameters_text({**SETTINGS, "settings": asked})
+    found = {label: value for label, value in a1111(text).items() if label in ("Preset", "Step cache")}
+    assert found == written
+    read, drawn = settings_of(parse_parameters(text)), with_preset_values(asked, None)
+    again = with_preset_values({name: read[name] for name in ("preset", "step_cache") if name in read}, None)
+    assert {"step_cache": "none", **again} == {"step_cache": "none", **drawn}
+    assert "preset" not in settings_of(parse_parameters(text.replace("Preset: ", "Preset: my ")))
 
 
 def writable(text: str) -> str:
