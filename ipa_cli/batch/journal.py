@@ -69,7 +69,7 @@ class Journal:
     """
 
     def __init__(self, output: Output, count: int):
-        self._output, self._count = output, count
+        self.count, self._output = count, output
         self._states = bytearray(count + 1)
         self._lines: list[bytes] = []
         self._lock, self._wake = threading.Lock(), threading.Event()
@@ -139,7 +139,7 @@ class Journal:
     def _kept(self) -> Iterator[Outcome]:
         for name in self._output.names(FOLDER):
             for line in self._output.lines(name) if name.endswith(".jsonl") else ():
-                outcome = parse(line, self._count)
+                outcome = parse(line, self.count)
                 if outcome is not None:
                     yield outcome
 
@@ -157,7 +157,7 @@ class Journal:
             ) from error
 
     def _last(self) -> Iterator[Outcome]:
-        places = array("q", bytes(8 * (self._count + 1)))
+        places = array("q", bytes(8 * (self.count + 1)))
         with tempfile.TemporaryFile(prefix="ipa-batch-") as spooled:
             spooled.write(b"\n")  # so that no line is at 0
             for outcome in self._kept():
@@ -166,6 +166,6 @@ class Journal:
             for place in places:
                 if place:
                     spooled.seek(place)
-                    last = parse(spooled.readline(), self._count)
+                    last = parse(spooled.readline(), self.count)
                     if last is not None:
                         yield last

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import DONE, FAILED, FOLDER, PENDING, RESULTS, Journal, Outcome
 from ipa_cli.batch.output import Folder, Output
 from ipa_cli.batch.progress import Progress
-from ipa_cli.batch.source import Source, survey
+from ipa_cli.batch.source import Digest, Source, survey
 from ipa_cli.batch.worker import Task, Worker
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name, public_settings
@@ -77,7 +78,7 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
     check_backend(settings.backend, settings.precision)
     encode.check(FORMATS[asked.suffix], asked.quality, "")
-    found = survey(asked.source)
+    digest, found = asked.source.digest(), survey(asked.source)
     place = outputs.of(asked.output)
     given = settings.image or settings.embeds or settings.adapter
     references = bool({"image", "embeds", "adapter"} & found.names or given)
@@ -94,6 +95,7 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
                 reporter.warn(f"stopped; {RESUME_HINT}")
             raise
         journal.close()
+        _warn_of_change(asked.source, digest, reporter)
         place.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
         with reporter.stage("contact sheet and pages"):
             title = f"{plural(found.count, 'job')} of {Path(public_name(asked.source.name)).name}"
@@ -113,6 +115,16 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
             pictures_per_s=progress.per_second,
             pages=written,
         )
+
+
+def _warn_of_change(source: Source, before: Digest, reporter: Reporter) -> None:
+    """Warn where the jobs are not what they were; those added at the end meanwhile are left to `--resume`."""
+    try:
+        changed = source.digest(before.size) != before
+    except IpaError:  # it is gone
+        return
+    if changed:
+        reporter.warn(f"{source.name} was changed while it was drawn: pictures may be of lines before and after")
 
 
 def _leave_results(journal: Journal, place: Output, reporter: Reporter) -> None:
@@ -139,7 +151,7 @@ def _draw(
 ) -> Progress:
     wanted = {PENDING, FAILED} if asked.retry_failed else {PENDING}
     if journal.counted(DONE):
-        for job in asked.source.jobs():
+        for job in islice(asked.source.jobs(), journal.count):
             if journal.state(job.number) == DONE and not place.has(job.file(asked.suffix)):
                 journal.forget(job.number)
     missing = sum(journal.counted(state) for state in wanted)
@@ -154,7 +166,8 @@ def _draw(
             journal.add(outcome)
             progress.count(outcome)
 
-        jobs = (job for job in asked.source.jobs() if journal.state(job.number) in wanted)
+        every = islice(asked.source.jobs(), journal.count)  # and none that is added meanwhile
+        jobs = (job for job in every if journal.state(job.number) in wanted)
         draw(task, order.ordered(jobs), done, reporter)
     return progress
 

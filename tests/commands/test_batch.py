@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ipa_cli.batch import output
+from ipa_cli.batch.journal import Outcome
 from ipa_cli.errors import IpaError
 
 pytestmark = pytest.mark.slow
@@ -122,6 +123,25 @@ def test_a_batch_of_which_nothing_was_drawn_is_begun_anew(ipa):
     for _ in range(2):
         assert "there is no device" in ipa(*wrong).stderr and Path("out/batch.json").exists()
     assert ipa("batch", jobs({"id": "b"}), *QUICK, "-o", "out").exit_code == 0 and digests().keys() == {"b"}
+
+
+def test_jobs_that_are_added_or_changed_while_others_are_drawn(ipa, monkeypatch):
+    monkeypatch.setattr("ipa_cli.batch.order.ordered", iter)
+    file, warnings = Path(jobs({"id": "a", "seed": 1}, {"id": "b", "seed": 2})), []
+    for change in (lambda text: text + '{"id": "c"}\n', lambda text: text.replace("2", "3", 1)):
+
+        def draw(task, every, done, reporter, change=change):
+            first = next(every)
+            file.write_text(change(file.read_text()))
+            for job in (first, *every):
+                done(Outcome(job.number, job.id, "failed", error="not drawn"))
+
+        monkeypatch.setattr("ipa_cli.batch.run.here", draw)
+        ran = ipa("batch", file, *QUICK, "-o", f"out-{len(warnings)}")
+        assert ran.exit_code == 1 and "Traceback" not in ran.stderr
+        warnings.append("was changed while it was drawn" in ran.stderr)
+        assert [one["id"] for one in results(f"out-{len(warnings) - 1}")] == ["a", "b", "c"][: len(warnings) + 1]
+    assert warnings == [False, True]
 
 
 def test_a_web_server_is_no_output(ipa):
