@@ -178,7 +178,8 @@ def _warn_of_namesakes(context: typer.Context, key: str, name: str) -> None:
     from ipa_cli.cache import publishers
 
     if others := publishers.namesakes(key, name):
-        context.obj.warn(f"{', '.join(others)}, trusted too, has the same name {name!r}: untrust takes the key itself")
+        known = ", ".join(others)
+        context.obj.warn(f"{known} is trusted by the same name {name!r}; `ipa cache untrust` needs the key itself")
 
 
 def _key_file(context: typer.Context) -> Path | None:
