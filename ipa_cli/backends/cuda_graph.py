@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -17,11 +18,30 @@ from ipa_cli.unet.inputs import Context, ControlInputs, UNetInputs, tensors
 
 Inputs = UNetInputs | ControlInputs
 MOST = 16  # graphs that one denoiser keeps: those replayed last
-_POOLS: Any = WeakIdKeyDictionary()  # first weight of a UNet -> the memory of all graphs that call it
+# First weight of a UNet -> weak reference to the memory of all graphs that call it.
+_POOLS: Any = WeakIdKeyDictionary()
+
+
+class _Pool:
+    """A memory pool of CUDA graphs, which all hold it: torch refuses to capture into one whose graphs are all gone."""
+
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle()
+
+
+def _pool(weight: Tensor) -> _Pool:
+    """The pool of the graphs that there are for a UNet with this first weight, or a new one."""
+    found = _POOLS.get(weight)
+    pool = None if found is None else found()
+    if pool is None:
+        pool = _Pool()
+        _POOLS[weight] = weakref.ref(pool)
+    return pool
 
 
 class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
+    pool: _Pool
     buffers: list[Tensor]  # the inputs that the graph reads, without the context
     output: Any
 
@@ -42,7 +62,7 @@ class CudaGraphs:
 
     def __init__(self, call: Denoiser, unet: torch.nn.Module, refresh: Callable[[], None] | None = None):
         self._call, self._refresh = call, refresh
-        self._pool = _POOLS.setdefault(next(unet.parameters()), torch.cuda.graph_pool_handle())
+        self._weight = next(unet.parameters())
         self._graphs: OrderedDict[tuple, _Captured] = OrderedDict()
         self._contexts: dict[tuple, _Held] = {}
         self.captures = 0
@@ -95,10 +115,10 @@ class CudaGraphs:
             for _ in range(2):
                 self._call(static)
         torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        graph, pool = torch.cuda.CUDAGraph(), _pool(self._weight)
+        with torch.cuda.graph(graph, pool=pool.handle):
             output = self._call(static)
-        return _Captured(graph, tensors(_changing(static)), output)
+        return _Captured(graph, pool, tensors(_changing(static)), output)
 
 
 def _changing(inputs: Inputs) -> dict[str, Any]:
