@@ -1,10 +1,9 @@
-"""`none` in place of a setting's value: as if no picture of `--from`, variable or file gave any."""
+"""`none` in place of a setting's value: as if no weaker source, such as a picture of `--from`, gave any."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ipa_cli.config.values import flag_of
 from ipa_cli.errors import UsageError
 
 NONE = "none"
@@ -18,10 +17,10 @@ DROPPABLE = (
 
 def drops(name: str, value: Any) -> bool:
     """Whether this value of a setting is `none`. Raises UsageError where others are beside it."""
-    if name not in DROPPABLE or value is None:
+    if name not in DROPPABLE or not isinstance(value, str | list | tuple):
         return False
     given = [value] if isinstance(value, str) else list(value)
     if NONE in given and len(given) > 1:
-        flag = flag_of(name)
+        flag = f"--{name.replace('_', '-')}"
         raise UsageError(f"{flag} {NONE} is given beside another {flag}", "leave one of them out; ./none is a file")
     return given == [NONE]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import files
+from ipa_cli.config.dropping import NONE, drops
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import is_trusted, trust
 from ipa_cli.config.settings import FIELDS, ConfigError, checked, meant
@@ -34,6 +35,8 @@ def name_of(key: str) -> str:
 
 def value_of(name: str, words: Sequence[str]) -> Any:
     """A value for TOML from the words of a command line. Raises UsageError."""
+    if drops(name, words):
+        return [] if expected(name)[0] is tuple else NONE
     if expected(name)[0] is tuple:
         value: Any = tuple(element(name, word, name) for word in words)
         return as_json(checked(name, value, name))

@@ -98,9 +98,6 @@ def resolve(
     for name, text in _environment(environ, problems).items():
         source = Source("env", _variable(name))
         with collecting(problems):
-            if drops(name, text):
-                values[name], sources[name] = FIELDS[name].default, source
-                continue
             put(name, from_text(name, text, source.where), source, UsageError)
     given = {name: value for name, value in flags.items() if name in FIELDS and value is not None and value != ()}
     if picture is not None:

@@ -13,6 +13,7 @@ from ipa_cli.config import adapter_options, controls, embeddings, loras, regions
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import quoted, short
 from ipa_cli.config.controls import ControlConfig
+from ipa_cli.config.dropping import drops
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.loras import LoraConfig
 from ipa_cli.config.places import expanded
@@ -66,6 +67,8 @@ def element(name: str, text: str, where: str) -> Any:
 
 
 def from_toml(name: str, key: str, value: Any, path: Path) -> Any:
+    if drops(name, value):
+        return FIELDS[name].default
     kind, wanted = expected(name)
     if kind is tuple and not isinstance(value, list):
         value = [value]
@@ -78,8 +81,8 @@ def from_toml(name: str, key: str, value: Any, path: Path) -> Any:
 
 
 def from_json(name: str, value: Any, where: str) -> Any:
-    if value is None and FIELDS[name].default is None:
-        return None
+    if (value is None and FIELDS[name].default is None) or drops(name, value):
+        return FIELDS[name].default
     kind, wanted = expected(name)
     if kind is Path and isinstance(value, str):
         return Path(value)
@@ -111,6 +114,8 @@ def from_python(name: str, value: Any) -> Any:
 
     Raises UsageError for another.
     """
+    if drops(name, value):
+        return FIELDS[name].default
     kind, wanted = expected(name)
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
@@ -144,6 +149,8 @@ def _as_kind(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
 
 
 def from_text(name: str, text: str, where: str) -> Any:
+    if drops(name, text):
+        return FIELDS[name].default
     kind, wanted = expected(name)
     switches = {
         "1": True,
