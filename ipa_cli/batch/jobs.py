@@ -11,6 +11,7 @@ from typing import Any
 
 from ipa_cli.config import FIELDS, ConfigError, checked, with_places
 from ipa_cli.config.project import beside, refusal
+from ipa_cli.config.setting import OWN, PLACE
 from ipa_cli.config.settings import EXPLAINED, meant
 from ipa_cli.config.values import as_json, from_json, from_python, from_text
 from ipa_cli.engine.keywords import JSON
@@ -143,6 +144,8 @@ def _permitted(name: str, value: Any, where: str, fence: Fence) -> Any:
         return str(path.relative_to(fence.root)) if _is_path(text) and path.is_relative_to(fence.root) else text
 
     value = checked(name, value, where, ConfigError)
+    if FIELDS[name].metadata["kind"] not in (OWN, PLACE):
+        return value
     why = refusal(name, with_places(name, value, inside), fence.root)
     if why is None:
         same = fence.folder == Path.cwd()

@@ -6,6 +6,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+@cache
 def expected(name: str) -> tuple[type, str]:
     """The Python type of a setting without `None`, and its name in messages."""
     kind = _TYPES[name]
