@@ -1,15 +1,14 @@
 """What the pictures of a batch take beside the steps: spans of each thread, and a GPU's idle time and small kernels.
 
 Used by `benchmarks/throughput.py --profile`. Batches are drawn by the `Worker` of `ipa batch` in this process: the
-first ones warm up, the next are timed on the processor, the last are seen by the profiler as well.
+first ones warm up, the next are timed on the processor, and the last are seen by the profiler as well.
 """
 
 from __future__ import annotations
 
 import time
-import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.hardware.timing import StepClock
 from ipa_cli.result import NullReporter
 
-WARM, TIMED, SEEN = 2, 5, 4  # batches
+WARM, TIMED, SEEN = 2, 4, 3  # batches
 OF_GRAPH = 64  # kernels with one launch in common, from which on it is a graph's
 SPANS = {  # what is timed, by thread
     "main: begin, all of it": (Engine, "begin"),
@@ -38,28 +37,31 @@ SPANS = {  # what is timed, by thread
 }
 
 
-def measure(settings: Settings, out: Path) -> dict[str, Any]:
-    """Milliseconds a picture of each span, and what the profiler saw; `settings.batch_size` pictures a batch."""
+def measure(engine: Engine, settings: Settings, out: Path) -> Iterator[dict[str, Any]]:
+    """Milliseconds a picture of each span, then what the profiler saw, of `settings.batch_size` pictures a batch.
+
+    The engine is closed in the end.
+    """
     import torch
 
-    size, found, spans = settings.batch_size, dict[str, Any](), dict[str, list[float]]()
-    cuda = torch.cuda.is_available()
+    size, spans, cuda = settings.batch_size, dict[str, list[float]](), torch.cuda.is_available()
     seen = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-    batches, ends = 0, list[float]()
+    found: dict[str, Any] = {}
+    batches, began, outcomes = 0, 0.0, list[Any]()
 
     def begun(engine: Any, requests: Sequence[Any]) -> Any:
-        nonlocal batches
+        nonlocal batches, began
         if batches in (WARM, WARM + TIMED):
             torch.cuda.synchronize() if cuda else None
-            ends.append(time.perf_counter())
         if batches == WARM:
+            began = time.perf_counter()
             spans.update({name: [0.0, 0.0] for name in SPANS})
         if batches == WARM + TIMED:
+            found["ms_a_picture"] = round(1e3 * (time.perf_counter() - began) / TIMED / size, 2)
             found["spans"] = {
                 name: [round(1e3 * one / TIMED / size, 2) for one in both] for name, both in spans.items()
             }
-            if cuda:
-                seen.start()
+            seen.start() if cuda else None
         batches += 1
         return begin(engine, requests)
 
@@ -68,29 +70,23 @@ def measure(settings: Settings, out: Path) -> dict[str, Any]:
         for n in range(size * (WARM + TIMED + SEEN))
     ]
     with ExitStack() as undo:
+        drawer = worker.Worker(worker.Task(settings, str(out / "profiled"), 0), NullReporter(), lambda *_: engine)
+        undo.callback(drawer.close)
         for name, (owner, attribute) in SPANS.items():
             undo.enter_context(_timed(owner, attribute, spans, name))
         begin, Engine.begin = Engine.begin, begun  # type: ignore[method-assign]
         try:
-            drawer = worker.Worker(worker.Task(settings, str(out / "profiled"), 0), NullReporter())
-            outcomes: list[Any] = []
             drawer.draw(jobs, outcomes.append)
         finally:
             Engine.begin = begin  # type: ignore[method-assign]
-    failed = [one.error for one in outcomes if one.status != "done"]
-    if failed:
-        raise RuntimeError(f"{len(failed)} pictures failed: {failed[0]}")
-    if len(ends) == 2:
-        found["ms_a_picture"] = round(1e3 * (ends[1] - ends[0]) / TIMED / size, 2)
-    if cuda:
-        torch.cuda.synchronize()
-        seen.stop()
-        try:
-            found |= _of_gpu(seen.profiler.kineto_results.events(), size)
-        except Exception:
-            found["profiler"] = traceback.format_exc(limit=3)
-    drawer.close()
-    return found
+        failed = [one.error for one in outcomes if one.status != "done"]
+        if failed:
+            raise RuntimeError(f"{len(failed)} pictures failed: {failed[0]}")
+        yield found
+        if cuda:
+            torch.cuda.synchronize()
+            seen.stop()
+            yield _of_gpu(seen.profiler.kineto_results.events(), size)
 
 
 @contextmanager
@@ -162,15 +158,14 @@ def _of_gpu(events: Sequence[Any], size: int) -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """What was measured, for people."""
-    said = [f"a picture, of batches drawn one after the other: {found.get('ms_a_picture', '-')} ms"]
-    said += ["  ms a picture by the clock, and of processor time:"]
-    said += [f"    {name:34} {wall:8.2f} {cpu:8.2f}" for name, (wall, cpu) in found.get("spans", {}).items()]
-    if "idle_ms_a_picture" in found:
-        said += [
-            f"  GPU idle {found['idle_ms_a_picture']} ms a picture ({found['idle_in_gaps_over_50_us']} in long gaps); "
-            f"outside of graphs {found['outside_a_picture']} kernels, {found['outside_ms_a_picture']} ms a picture; "
-            f"ms by stream {found['streams_ms']}"
-        ]
-        said += [f"    gap {ms:8.3f} ms between {before} and {after}" for ms, before, after in found["gaps"]]
-        said += [f"    {count:7.1f} {ms:8.3f} ms a picture: {name}" for name, count, ms in found["outside"]]
-    return [*said, found["profiler"]] if "profiler" in found else said
+    if "spans" in found:
+        said = [f"a picture, of batches drawn one after the other: {found['ms_a_picture']} ms"]
+        said += ["  ms a picture by the clock, and of processor time:"]
+        return said + [f"    {name:34} {wall:8.2f} {cpu:8.2f}" for name, (wall, cpu) in found["spans"].items()]
+    said = [
+        f"  GPU idle {found['idle_ms_a_picture']} ms a picture ({found['idle_in_gaps_over_50_us']} in long gaps); "
+        f"outside of graphs {found['outside_a_picture']} kernels, {found['outside_ms_a_picture']} ms a picture; "
+        f"ms by stream {found['streams_ms']}"
+    ]
+    said += [f"    gap {ms:8.3f} ms between {before} and {after}" for ms, before, after in found["gaps"]]
+    return said + [f"    {count:7.1f} {ms:8.3f} ms a picture: {name}" for name, count, ms in found["outside"]]

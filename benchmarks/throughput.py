@@ -17,7 +17,8 @@ and the GPU waiting. Each way has a limit of time, and none begins that does not
 OUT/throughput.jsonl has a line for each as it ends.
 
 --profile runs one way's steps in this process: where the GPU's time goes, what makes the host wait for it, and what a
-picture takes beside the steps (`benchmarks/batch_spans.py`). The last lines are a table.
+picture takes beside the steps (`benchmarks/batch_spans.py`). Each part is printed and kept as it ends; all take about a
+minute where the graphs are in the cache. The last lines are a table.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,8 @@ def row(found: dict[str, Any]) -> str:
     )
 
 
-def profile(measuring: Measuring, way: Way) -> dict[str, Any]:
-    """Milliseconds of a UNet call by kind of kernel, the longest kernels, and the places that wait for the GPU."""
+def profile(measuring: Measuring, way: Way) -> Iterator[dict[str, Any]]:
+    """One after the other: the places that wait for the GPU, milliseconds of a call by kind of kernel, spans."""
     from dataclasses import replace
 
     import torch
@@ -206,7 +207,6 @@ def profile(measuring: Measuring, way: Way) -> dict[str, Any]:
         return [begun.drawing() for begun in engine.begin(requests)]
 
     begin(0)
-    found: dict[str, Any] = {"way": f"profile of {way.name}"}
     cuda = engine.device.type == "cuda"
     if cuda:
         torch.cuda.set_sync_debug_mode("warn")
@@ -214,16 +214,15 @@ def profile(measuring: Measuring, way: Way) -> dict[str, Any]:
             warnings.simplefilter("always")
             begin(1000)
         torch.cuda.set_sync_debug_mode("default")
-        found["waits"] = [f"{Path(one.filename).name}:{one.lineno} {str(one.message)[:80]}" for one in said]
+        yield {"waits": [f"{Path(one.filename).name}:{one.lineno} {str(one.message)[:80]}" for one in said]}
         for part, call in parts(engine, begin).items():
             kinds, longest = profiled(call)
-            found[part] = {
+            yield {
+                "part": part,
                 "kinds": [row[:3] for row in kinds],
                 "longest": [(row[0][:110], *row[1:]) for row in longest[:40]],
             }
-    engine.close()
-    found["batches"] = batch_spans.measure(replace(settings, steps=6 if cuda else 1), measuring.out)
-    return found
+    yield from batch_spans.measure(engine, replace(settings, steps=6 if cuda else 1), measuring.out)
 
 
 def parts(engine: Any, begin: Callable[[int], Any]) -> dict[str, Callable[[], Any]]:
@@ -259,18 +258,19 @@ def parts(engine: Any, begin: Callable[[int], Any]) -> dict[str, Callable[[], An
     return {"UNet": seen["unet"], f"decoder of one picture, {how}": lambda: Decoding(vae, latents, by).wait()}
 
 
-def print_profile(found: dict[str, Any]) -> None:
+def lines(found: dict[str, Any]) -> list[str]:
+    """A part of a profile, for people."""
     from benchmarks import batch_spans
 
-    print(f"\n{found['way']}; often and ms in one call")
-    for part, seen in ((name, seen) for name, seen in found.items() if isinstance(seen, dict) and "kinds" in seen):
-        print(f"{part}: {sum(ms for *_, ms in seen['kinds']):.1f} ms")
-        for name, count, ms in seen["kinds"]:
-            print(f"  {name:14} {count:5} {ms:9.3f}")
-        for name, count, ms, most in seen["longest"][:20]:
-            print(f"  {count:5} {ms:9.3f}, longest {most:7.3f}  {name}")
-    print("  waits for the GPU: " + ("; ".join(found.get("waits", ())) or "none"))
-    print("\n".join(batch_spans.lines(found["batches"])))
+    if "waits" in found:
+        return ["  waits for the GPU: " + ("; ".join(found["waits"]) or "none")]
+    if "kinds" not in found:
+        return batch_spans.lines(found)
+    said = [f"{found['part']}: {sum(ms for *_, ms in found['kinds']):.1f} ms; often and ms in one call"]
+    said += [f"  {name:14} {count:5} {ms:9.3f}" for name, count, ms in found["kinds"]]
+    return said + [
+        f"  {count:5} {ms:9.3f}, longest {most:7.3f}  {name}" for name, count, ms, most in found["longest"][:20]
+    ]
 
 
 def main() -> None:
@@ -307,9 +307,11 @@ def main() -> None:
         print(f"{HEAD}\n{rows[-1]}", file=sys.stderr, flush=True)
     try:
         if given.profile:
-            found = profile(measuring, way_of(given.profile))
-            keep(found)
-            print_profile(found)
+            name = f"profile of {given.profile}"
+            print(f"\n{name}", flush=True)
+            for found in profile(measuring, way_of(given.profile)):
+                keep({"way": name} | found)
+                print("\n".join(lines(found)), flush=True)
     finally:
         if not given.small:
             subprocess.run(["nvidia-smi", "--query-gpu=name,power.limit,clocks.max.sm", "--format=csv,noheader"])

@@ -43,6 +43,7 @@ class Encodings:
         self._together: LRU[Conditions] = LRU(1)  # of several requests, which take as much for each picture
         self._halves: LRU[Conditions] = LRU(CONDITIONED)  # positive halves of the same
         self._begun_with: LRU[Encoded] = LRU(CONDITIONED)
+        self._graphs = access.state.graphs
 
     def encode(self, requests: Sequence[Request], drop_encoders: bool = False) -> None:
         """Encode the prompts and references of `requests`, which are all kept from now on, and what they begin with.
@@ -98,11 +99,14 @@ class Encodings:
         """The conditions of requests that are `alike` as those of one batch; None where their shapes differ.
 
         Each encoder is called once, and what makes keys and values once for all rows. `beside`: a GPU may do so beside
-        the pictures that it still draws, unless weights have to change or move for it.
+        the pictures that it still draws, unless weights have to change or move for it, or have since it last did.
         """
         from ipa_cli.pipeline import denoise
 
         with self._access.lock:
+            if self._graphs is not self._access.state.graphs:  # opening one lays out weights anew
+                self._beside.wait()
+                self._graphs = self._access.state.graphs
             if not beside or self._access.offload != "none" or self._loras.differ(requests[0].loras):
                 self._beside.wait()
                 return self._of_several(requests)

@@ -1,6 +1,7 @@
 """Requests that share the calls of the UNet: the pictures of each, in one call a step."""
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.references import InMemory, load_references
 from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
-from ipa_cli.unet import attention
+from ipa_cli.unet import attention, inputs
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +113,89 @@ def test_a_picture_is_the_same_in_whatever_company_it_was_encoded(engine):
     assert np.array_equal(pixels(engine.draw(asked[1])), alone)
 
 
+@pytest.fixture
+def beside(engine, monkeypatch):
+    """What is asked of the stream beside the one that draws."""
+    asked = []
+
+    class Seen:
+        def wait(self):
+            asked.append("wait")
+
+        @contextmanager
+        def working(self):
+            asked.append("work")
+            yield
+
+        def hand_over(self, tensors):
+            asked.append({one.untyped_storage().data_ptr() for one in tensors})
+
+    monkeypatch.setattr(engine._encodings, "_beside", Seen())
+    engine.forget()
+    return asked
+
+
+def test_what_is_begun_is_encoded_beside_and_all_of_it_handed_over(engine, beside, monkeypatch):
+    seen = []
+    began = engine._begin
+    monkeypatch.setattr(engine, "_begin", lambda first, each, *given: seen.append(each) or began(first, each, *given))
+    several = [request(engine, prompt=f"a star {n}", guidance_scale=5.0, guidance_end=0.5) for n in range(2)]
+    engine.begin(several)
+    engine.begin(several[:1])
+    del beside[:], seen[:]
+    engine.begin(several)
+    engine.begin(several[:1])
+    assert [one for one in beside if isinstance(one, str)] == ["work", "work"]
+    for handed, [conditions] in zip((one for one in beside if not isinstance(one, str)), seen, strict=True):
+        used = [tensor for half in (conditions, conditions.unguided) for tensor in inputs.tensors(half.context)]
+        assert {one.untyped_storage().data_ptr() for one in used} <= handed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda engine, asked: engine.draw(asked),
+        lambda engine, asked: engine.encode([asked]),
+        lambda engine, asked: engine._access.publish(graphs=({},)),
+        lambda engine, asked: engine._encodings.of_several([asked]),
+    ],
+    ids=["drawn", "encoded", "a graph opened", "encoded in turn"],
+)
+def test_encoding_waits_for_what_was_changed_or_made_in_turn(engine, beside, change):
+    asked = request(engine, prompt="a star")
+    engine._encodings.of_several([asked], beside=True)
+    engine._encodings.of_several([asked], beside=True)
+    assert beside.pop() and beside.pop() == "work" and beside.count("work") == 1
+    del beside[:]
+    change(engine, asked)
+    engine._encodings.of_several([asked], beside=True)
+    assert "wait" in beside[: beside.index("work")]
+
+
+@pytest.mark.parametrize("changed", ["offload", "loras"])
+def test_what_moves_or_changes_weights_is_not_encoded_beside(engine, beside, changed, monkeypatch):
+    if changed == "offload":
+        monkeypatch.setattr(engine._access, "offload", "model")
+        monkeypatch.setattr(engine._encodings, "_of_several", lambda requests: None)
+    else:
+        monkeypatch.setattr(engine._encodings._loras, "differ", lambda loras: True)
+    engine._encodings.of_several([request(engine, prompt="a star")], beside=True)
+    assert beside[-1:] == ["wait"] and "work" not in beside
+
+
+def test_a_batch_that_cannot_be_encoded_leaves_nothing_behind(engine, beside, monkeypatch):
+    asked = [request(engine, prompt=f"a star {n}") for n in range(2)]
+    expected = [pixels(one) for one in engine.draw_together(asked)]
+    engine.forget()
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.model.image_encoders[0], "forward", lambda pixels: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.begin(asked)
+    assert engine.state.doing == "idle"
+    for one, picture in zip(engine.draw_together(asked), expected, strict=True):
+        assert np.array_equal(pixels(one), picture)
+
+
 def test_references_that_are_weighed_differently_share_the_calls(engine):
     plain = request(engine, "red", prompt="a star")
     weighed = replace(plain, image_prompts=tuple(replace(one, weights=(0.5,)) for one in plain.image_prompts))
@@ -164,3 +248,22 @@ def test_on_a_gpu_nothing_waits_for_the_pictures_begun_before():
         torch.cuda.set_sync_debug_mode("default")
     for one, picture in zip(begun, expected, strict=True):
         assert np.array_equal(pixels(one[0].drawing()), picture)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("together", [1, 2])
+def test_on_a_gpu_what_is_encoded_beside_stays_until_it_is_drawn(together):
+    settings = Settings(backend="eager", device="cuda", width=64, height=64, steps=8, seed=0, guidance_scale=8.0)
+    engine = Engine.open(settings, make_plan(settings), NullReporter())
+    colours = ["red", "blue", "lime"]
+    each = [
+        [request(engine, colours[n % 3], prompt=f"a star {n}, {part}", seed=n) for part in range(together)]
+        for n in range(24)
+    ]
+    expected = [[pixels(one) for one in engine.draw_together(asked)] for asked in each]
+    for _ in range(3):
+        engine.forget()
+        begun = [engine.begin(asked) for asked in each]
+        for found, pictures in zip(begun, expected, strict=True):
+            for one, picture in zip(found, pictures, strict=True):
+                assert np.array_equal(pixels(one.drawing()), picture)
