@@ -5,7 +5,8 @@
 The steps are those of one engine with random weights, with and without its second GPU; graphs come from the cache or
 are compiled first, four of them for `half,fp8`. `process` writes a model folder of 11 GB and times `ipa generate` from
 outside; `hang` stops the worker and takes the longest wait, a minute. On a machine without GPUs `--tiny` runs it all
-on the CPU, to see that it works. Prints a short table last.
+on the CPU, to see that it works. Each call is also compared with the eager UNet, by rows, before and after drawing, so
+that a wrong one is known from the right one. Prints a short table last.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def settings(asked: argparse.Namespace, **more: Any) -> Any:
 def steps(asked: argparse.Namespace, name: str) -> str:
     """One engine, whose second GPU is left out for the first figures: a line of the table."""
     import numpy as np
+    import torch
 
     from ipa_cli.engine.engine import Engine
     from ipa_cli.models.plan import make_plan
@@ -61,15 +63,27 @@ def steps(asked: argparse.Namespace, name: str) -> str:
     with closing(Engine.open(wanted, plan, reporter)) as engine:
         loaded = time.perf_counter() - began
         found: dict[int, tuple[float, Any, Any]] = {}
-        pair = engine._pair
+        pair, calls = engine._pair, {}
+        with torch.no_grad():
+            expected = engine.model.unet(engine.example_inputs(request)).float()
+
+        def call(gpus: int, when: str) -> Any:
+            noise = calls[gpus](engine.example_inputs(request)).float()
+            rows = " ".join(f"{float((a - b).norm() / b.norm()):.1e}" for a, b in zip(noise, expected, strict=True))
+            print(f"{name}: {gpus} GPUs, {when}: rows against the eager UNet {rows}", flush=True)
+            return noise
+
         for gpus in (1, 2):
             engine._denoisers._pair = pair if gpus == 2 else None
-            ready = engine.prepare(request)
+            calls[gpus] = engine.prepare(request).denoiser
             engine.warm_up(request)
+            call(gpus, "before drawing")
             drawn = [engine.draw(request) for _ in range(PICTURES)]
-            noise = ready.denoiser(engine.example_inputs(request)).float()
+            noise = call(gpus, "after drawing")
             found[gpus] = max(one.it_per_s for one in drawn), noise, np.asarray(drawn[-1].images[0], float)
             print(f"{name}: {gpus} GPUs: " + " ".join(f"{one.it_per_s:.1f}" for one in drawn), flush=True)
+        for gpus in (1, 2):
+            call(gpus, "at the end")
     (one, noise1, picture1), (two, noise2, picture2) = found[1], found[2]
     error = float((noise1 - noise2).norm() / noise1.norm())
     square = float(((picture1 - picture2) ** 2).mean())
