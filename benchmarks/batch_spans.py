@@ -38,7 +38,7 @@ SPANS = {  # what is timed, by thread
 
 
 def measure(engine: Engine, settings: Settings, out: Path) -> Iterator[dict[str, Any]]:
-    """Milliseconds a picture of each span, then what the profiler saw, of `settings.batch_size` pictures a batch.
+    """Milliseconds a picture of each span, then what the profiler saw, of `batch_size` pictures a batch.
 
     The engine is closed in the end.
     """
