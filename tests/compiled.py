@@ -1,7 +1,9 @@
-"""One graph for all tests that need a compiled one: compiling takes a minute or two of both cores."""
+"""One graph for all tests that need a compiled one: compiling takes a minute or two of a core."""
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,24 @@ def shared(folder: Path) -> Compiled:
             environ = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
             environ |= {"HOME": str(folder), "TERM": "xterm-256color", "COLUMNS": "100"}
             environ["XDG_STATE_HOME"] = os.environ["XDG_STATE_HOME"]
-            with told.open("w") as stdout:
+            with told.open("w") as stdout, one_core():
                 text = on_a_terminal(("-m", "ipa_cli", *arguments), environ, stdout)
             shown.write_text(text)
     return Compiled(cache, model, json.loads(told.read_text()), shown.read_text())
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Beside another worker's tests, start processes on one core: a single one compiles then, with less work in all."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def flags(model: Path) -> tuple[object, ...]:

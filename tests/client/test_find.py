@@ -100,12 +100,9 @@ def test_the_file_of_a_server_that_is_gone_is_removed(ipa, world):
     assert not gone.exists()
 
 
-def test_of_several_servers_the_one_that_draws_what_is_asked_is_taken(ipa, world):
-    with (
-        serving(world.environ, world.cwd) as first,
-        serving(world.environ, world.cwd, ["--dtype", "bfloat16"]) as second,
-    ):
-        first.wait_until_ready()
+def test_of_several_servers_the_one_that_draws_what_is_asked_is_taken(ipa, world, auto):
+    first = auto.server
+    with serving({**world.environ, "XDG_RUNTIME_DIR": auto.runtime}, world.cwd, ["--dtype", "bfloat16"]) as second:
         second.wait_until_ready()
         message = refused(ipa("generate", *FAST, "--server", "auto", "--json"))
         assert message.startswith("more than one draws") and first.url in message and second.url in message
