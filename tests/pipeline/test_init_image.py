@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 PROMPT = "a large star in the middle"
-STEPS, SEED, SIZE = 8, 3, (96, 64)
+STEPS, SEED, SIZE = 8, 3, (128, 96)
 
 
 @pytest.fixture(scope="module")
