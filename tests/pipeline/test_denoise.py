@@ -406,11 +406,14 @@ def test_a_shrunk_vae_is_the_same_function_and_stays_within_fp16(large):
 @torch.no_grad()
 def test_a_vae_in_channels_last_is_the_same_function(large):
     model, latents = large
-    expected = model.decode(latents)
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected, mean = model.decode(latents), model.encode(pixels)[0]
     channels_last.convert(model)
-    fast = {channels_last.GroupNorm, channels_last.RowwiseAttention, channels_last.SubpixelUpsample}
-    assert {type(module) for module in model.decoder.modules()} >= fast
+    fast = {channels_last.GroupNorm, channels_last.RowwiseAttention}
+    assert {type(module) for module in model.encoder.modules()} >= fast
+    assert {type(module) for module in model.decoder.modules()} >= fast | {channels_last.SubpixelUpsample}
     assert (model.decode(latents) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (model.encode(pixels)[0] - mean).abs().max() < 1e-5 * mean.abs().max()
 
 
 def test_channels_are_joined_to_groups_as_in_group_norm():

@@ -1,4 +1,4 @@
-"""A VAE's decoder in the layout that a GPU's convolutions are fast in, channels last."""
+"""A VAE in the layout that a GPU's convolutions are fast in, channels last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ ROWS = 4096  # of attention that are computed at once: 128 MiB of scores for 16,
 
 
 def convert(vae: Any) -> None:
-    """Give the decoder the layout that a GPU's convolutions want, and what is quick in that layout or on a GPU."""
+    """Give both halves the layout that a GPU's convolutions want, and what is quick in that layout or on a GPU."""
+    replace(vae.encoder)
     replace(vae.decoder)
     vae.to(memory_format=torch.channels_last)
 
