@@ -83,8 +83,9 @@ def warn(settings: Settings, backend: str, reporter: Reporter) -> None:
 
 
 def listed(store: Store) -> list[TuningFile]:
-    """All files of a store, damaged ones with the reason."""
-    return [_listed(file) for file in sorted((store.graphs / FOLDER).glob("*.json"))]
+    """All files of a store, damaged ones and links that lead nowhere with the reason."""
+    found = sorted((store.graphs / FOLDER).glob("*.json"))
+    return [_listed(file) for file in found if file.is_symlink() or file.is_file()]
 
 
 def remove(listed: Iterable[TuningFile]) -> None:
@@ -107,7 +108,9 @@ def described(found: Mapping[str, Any]) -> str:
 def _listed(file: Path) -> TuningFile:
     size = file.lstat().st_size
     try:
-        return TuningFile(file, size, _read(file))
+        if (found := _read(file)) is None:
+            raise _damaged(file)
+        return TuningFile(file, size, found)
     except IpaError as error:
         return TuningFile(file, size, None, error.message)
 

@@ -87,6 +87,11 @@ def test_a_damaged_tuning_file_is_listed_and_a_warning_of_the_doctor(world, ipa,
     listed = ipa("cache", "ls")
     assert listed.exit_code == 0 and f"damaged: {file} is not as" in listed.stdout
     assert ipa("cache", "ls", "--json").data()["tuning"][0]["damage"]
+    (file.parent / "folder.json").mkdir()
+    (file.parent / "link.json").symlink_to("/nowhere")
+    assert len(ipa("cache", "ls", "--json").data()["tuning"]) == 2
+    assert "damaged: None" not in ipa("cache", "ls").stdout
+    assert ipa("cache", "clear", "--stale", "--dry-run", "--json").data()["tuning"][1].endswith("link.json")
     check = places.graphs(Settings(), True)
     assert check.status == "warning" and "ipa bench --tune" in check.found
 
