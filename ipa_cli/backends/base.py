@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -75,8 +75,13 @@ class Backend(Protocol):
     def options(self, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         """Complete options from a preset's name, JSON or a mapping; raises UsageError on an unknown one."""
 
-    def compile(self, unet: Any, example: Inputs, folder: Path, options: Mapping[str, Any], report: Report) -> None:
-        """Build the graph for inputs like `example` and write its files into the empty `folder`."""
+    def compile(
+        self, unet: Any, example: Inputs, folder: Path, options: Mapping[str, Any], report: Report
+    ) -> Sequence[str] | None:
+        """Build the graph for inputs like `example` and write its files into the empty `folder`.
+
+        Returns what the user is warned of, if anything.
+        """
 
     def load(self, unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
         """Open what `compile` wrote, with the weights of `unet`. `folder` is a checked copy that is removed afterwards.
@@ -110,7 +115,7 @@ class DecoderBackend(Protocol):
 
     def compile_decoder(
         self, vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report
-    ) -> None:
+    ) -> Sequence[str] | None:
         """Build the graph of `AutoencoderKL.decode` for latents like these, as `compile` does."""
 
     def load_decoder(self, vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:

@@ -139,7 +139,7 @@ def prepare(vae: Any, wanted: Wanted, model: str, store: Store, reporter: Report
             store,
             key(vae, wanted),
             describe,
-            lambda folder: module.compile_decoder(vae, latents, folder, options, doing),
+            lambda folder: graphs.warn_of(module.compile_decoder(vae, latents, folder, options, doing), reporter),
             waiting=lambda: doing("another process is compiling this graph"),
             room=graphs.COMPILING,
         )

@@ -72,7 +72,7 @@ def prepare_unkept(unet: Any, wanted: Wanted, reporter: Reporter) -> Ready:
     with tempfile.TemporaryDirectory(prefix="ipa-graph-") as folder, reporter.stage("compiling") as doing:
         cache.check_temporary_folder(Path(folder))
         cache.check_free_space(Path(folder), COMPILING, "compiling")
-        module.compile(unet, wanted.example, Path(folder), wanted.compile_options, doing)
+        warn_of(module.compile(unet, wanted.example, Path(folder), wanted.compile_options, doing), reporter)
         compiled = time.perf_counter()
         denoiser = module.load(unet, Path(folder), wanted.compile_options)
     seconds = time.perf_counter() - compiled
@@ -229,7 +229,9 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, store: Store, miss: cac
             store,
             own,
             describe,
-            lambda folder: module.compile(unet, wanted.example, folder, wanted.compile_options, doing),
+            lambda folder: warn_of(
+                module.compile(unet, wanted.example, folder, wanted.compile_options, doing), reporter
+            ),
             waiting=lambda: doing("another process is compiling this graph"),
             room=COMPILING,
         )
@@ -241,6 +243,12 @@ def _compile(module: Backend, unet: Any, wanted: Wanted, store: Store, miss: cac
         return replace(ready, compile_s=compiled)
     sharing.send(store, built.entry, reporter)
     return replace(ready, origin="compiled", why=f"compiled just now as {built.entry.id}", compile_s=compiled)
+
+
+def warn_of(warnings: Sequence[str] | None, reporter: Reporter) -> None:
+    """Warn of what a backend returned."""
+    for text in warnings or ():
+        reporter.warn(text)
 
 
 def _no_graph(miss: cache.Miss) -> str:

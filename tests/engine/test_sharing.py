@@ -85,3 +85,21 @@ def test_without_a_key_a_new_graph_is_kept_here_and_not_sent(unet, compiled, tmp
     store = Store(tmp_path / "cache", sharing=Sharing(str(place), push=True))
     assert graphs.prepare(unet[0], wanted(unet), store, True, reporter).origin == "compiled"
     assert not place.exists() and any("ipa cache keygen" in line for line in said)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_a_backend_returns_is_warned_of(unet, compiled, tmp_path, monkeypatch, kept):
+    state(monkeypatch, tmp_path / "state")
+    monkeypatch.setattr(INDUCTOR, "compile", _compile_again)
+    said, reporter = [], NullReporter()
+    monkeypatch.setattr(reporter, "warn", said.append)
+    if kept:
+        graphs.prepare(unet[0], wanted(unet), Store(tmp_path / "cache"), True, reporter)
+    else:
+        graphs.prepare_unkept(unet[0], wanted(unet), reporter)
+    assert said == ["compiling up_0 failed at first"]
+
+
+def _compile_again(unet: object, example: object, folder: Path, options: object, doing: object) -> list[str]:
+    (folder / "graph.json").write_text("{}")
+    return ["compiling up_0 failed at first"]

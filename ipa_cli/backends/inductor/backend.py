@@ -120,7 +120,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
 
 def compile(
     unet: Any, example: UNetInputs | ControlInputs, folder: Path, options: Mapping[str, Any], report: Report
-) -> None:
+) -> list[str]:
     """See `compilation.compile`. Raises IpaError when the toolchain is missing, UsageError without fp8 on this GPU."""
     problem = toolchain_problem()
     if problem is not None:
@@ -129,7 +129,7 @@ def compile(
         check_fp8(unet.device, CAPABILITIES.fp8)
     from ipa_cli.backends.inductor import compilation
 
-    compilation.compile(unet, example, folder, options, report)
+    return compilation.compile(unet, example, folder, options, report)
 
 
 def load(unet: Any, folder: Path | None, options: Mapping[str, Any]) -> Denoiser:
@@ -153,11 +153,11 @@ def check_tuning(given: Mapping[str, Any], capability: str) -> None:
     tuning.chosen((int(major), int(minor)), given)
 
 
-def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> list[str]:
     """See `decoder.compile`."""
     from ipa_cli.backends.inductor import decoder
 
-    decoder.compile(vae, latents, folder, options, report)
+    return decoder.compile(vae, latents, folder, options, report)
 
 
 def load_decoder(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:

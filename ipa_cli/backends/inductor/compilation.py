@@ -24,9 +24,10 @@ from ipa_cli.unet.inputs import ControlInputs, UNetInputs
 
 def compile(
     unet: Any, example: UNetInputs | ControlInputs, folder: Path, options: Mapping[str, Any], report: Report
-) -> None:
+) -> list[str]:
     """Compile the parts of `unet` for inputs like `example` into `folder`: packages and a plan, no weights.
 
+    Returns a warning for each region that was compiled once more.
     Raises IpaError when the toolchain fails, or what it made crashes or computes something else.
     """
     if example.context.regions and (options["dynamic"] or options["text"]) is not None:
@@ -50,6 +51,7 @@ def compile(
         found = regions.find(unet, parts, example, options["dynamic"] is not None)
         settings = inductor_settings(options, len(found) / count)
         jobs: dict[Future, Region] = {}
+        warnings: list[str] = []
         for region in found:
             report(f"tracing {region.name}")
             part, sizes = parts[region.parts[0]], _latent_sizes(region, example, options)
@@ -68,6 +70,7 @@ def compile(
         for done, job_done in enumerate(as_completed(jobs), 1):
             name = jobs[job_done].name
             answer = job_done.result()
+            warnings += worker_pool.again(name, answer)
             report(f"compiled {name} in {answer['compile_s']:.1f} s ({done} of {len(jobs)})")
             shutil.move(Path(work, f"{name}.pt2"), folder / f"{name}.pt2")
     plan = {
@@ -77,6 +80,7 @@ def compile(
         "regions": [region._asdict() for region in found],
     }
     (folder / PLAN).write_text(json.dumps(plan))
+    return warnings
 
 
 def _latent_sizes(

@@ -23,9 +23,10 @@ NAME = "decoder"
 PLAN = "decoder.json"
 
 
-def compile(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> None:
+def compile(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> list[str]:
     """Compile `AutoencoderKL.decode` for latents like these into `folder`: a package and its inputs' layouts.
 
+    Returns a warning where it was compiled once more.
     Raises IpaError when the toolchain fails, or what it made crashes or computes something else.
     """
     weights, latents = _weights(vae), aligned(latents.to(vae.dtype))
@@ -47,8 +48,9 @@ def compile(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any],
             "device": str(vae.device),
             "config": compilation.inductor_settings(options, parts_each=1),
         }
-        submit(job).result()
+        answer = submit(job).result()
     (folder / PLAN).write_text(json.dumps(layouts))
+    return worker_pool.again(f"the {NAME}", answer)
 
 
 def load(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:

@@ -6,6 +6,7 @@ built by a bad toolchain can crash when it is opened: here neither reaches the u
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
@@ -34,10 +35,7 @@ def compile_region(
     import torch._inductor
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if device.startswith("cuda"):
-        _skip_cpu_probes()
-        _prefer_persistent_reductions()
-        _patch_descriptor_names()
+    _patch_torch(device.startswith("cuda"))
     began = time.monotonic()
     exported = torch.export.load(program)
     weights = [_random(spec, device, product=True) for spec in inputs[0]]
@@ -69,6 +67,33 @@ def open_package(package: str, device: torch.device) -> Any:
 def _difference(a: Tensor, b: Tensor) -> float:
     """Relative error of `a` against `b`."""
     return ((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30)).item()
+
+
+@functools.cache  # or each further region would wrap what the last one left
+def _patch_torch(cuda: bool) -> None:
+    _declare_arrays_once()
+    if cuda:
+        _skip_cpu_probes()
+        _prefer_persistent_reductions()
+        _patch_descriptor_names()
+
+
+def _declare_arrays_once() -> None:
+    """Have torch declare an array of sizes or strides in each buffer of C++ code that uses it.
+
+    It recognizes a buffer by the `id` of its bound method (to 2.12), or by its own (2.13), and keeps neither alive: one
+    at the address of another passes for it, and its code uses arrays that are declared elsewhere, later or nowhere
+    (pytorch/pytorch#178147 and #193621). So one bound method per buffer is used, and kept with the code.
+    """
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+
+    original = CppWrapperCpu.codegen_int_array_var
+
+    def by_buffer(self: Any, int_array: str, writeline: Any, *rest: Any, **named: Any) -> str:
+        kept = self.__dict__.setdefault("_ipa_writelines", {})
+        return original(self, int_array, kept.setdefault(writeline, writeline), *rest, **named)
+
+    CppWrapperCpu.codegen_int_array_var = by_buffer  # type: ignore[method-assign]
 
 
 def _skip_cpu_probes() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipa_cli.errors import IpaError
 from ipa_cli.system import child
@@ -21,7 +23,16 @@ if TYPE_CHECKING:
 
 MODULE = "ipa_cli.backends.inductor.worker"
 
+COMPILER_FAILED = "InductorError"  # in the log, where torch or a compiler that it calls gives up
+
 Submit = Callable[[dict[str, Any]], Future]
+
+
+class Worker(NamedTuple):
+    """A process that compiles, and the file that gets what it prints."""
+
+    process: subprocess.Popen[str]
+    log: Path
 
 
 def compiler() -> str:
@@ -40,56 +51,92 @@ def compiler_works() -> bool:
 
 @contextmanager
 def started(work: Path, count: int, threads: int = 1) -> Iterator[Submit]:
-    """Start `count` processes that compile, with `threads` each; yields a function from a job to its Future."""
-    folders = [Path(tempfile.mkdtemp(dir=work)) for _ in range(count)]
-    workers = [(_start(folder, threads), folder / "log") for folder in folders]
-    idle: SimpleQueue[tuple[subprocess.Popen[str], Path]] = SimpleQueue()
+    """Start `count` processes that compile, with `threads` each; yields a function from a job to its Future.
+
+    A job that torch's compiler fails is done once more in a new process; its answer then has the `first_error`.
+    """
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    lock, workers, ending = threading.Lock(), [_start(work, threads) for _ in range(count)], False
     for worker in workers:
         idle.put(worker)
 
+    def replaced(worker: Worker) -> Worker:
+        with lock:
+            if not ending:
+                worker = _start(work, threads)
+                workers.append(worker)
+            return worker
+
     def ask(job: dict[str, Any]) -> dict[str, Any]:
-        process, log = idle.get()
-        assert process.stdin is not None and process.stdout is not None
+        worker = idle.get()
+        earlier: dict[str, str] = {}
         try:
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+            while not (line := _ask(worker, job)):
+                status, output = worker.process.wait(), worker.log.read_text(errors="replace")
+                worker = replaced(worker)
+                if earlier or status < 0 or COMPILER_FAILED not in output:
+                    raise failure(Path(job["package"]).stem, status, output, bool(earlier)) from RuntimeError(output)
+                earlier = {"first_error": _first_error(output)}
+            return {**json.loads(line), **earlier}
         finally:
-            idle.put((process, log))  # one that has ended too, or another job would wait for it
-        if line:
-            return json.loads(line)
-        output = log.read_text(errors="replace")
-        raise failure(process.wait(), output) from RuntimeError(output)
+            idle.put(worker)  # one that has ended too, or another job would wait for it
 
     pool = ThreadPoolExecutor(count)
     try:
         yield lambda job: pool.submit(ask, job)
     finally:
-        for process, _ in workers:
-            child.end(process)  # the threads that wait for its answer wake up
+        with lock:
+            ending = True
+        for worker in workers:
+            child.end(worker.process)  # the threads that wait for its answer wake up
         pool.shutdown(cancel_futures=True)
 
 
-def _start(folder: Path, threads: int) -> subprocess.Popen[str]:
-    """A process that compiles, with caches of its own in `folder`, or they would wait for each other's locks."""
+def _ask(worker: Worker, job: dict[str, Any]) -> str:
+    """The line that a process answers; empty where it ends without one."""
+    assert worker.process.stdin is not None and worker.process.stdout is not None
+    try:
+        worker.process.stdin.write(json.dumps(job) + "\n")
+        worker.process.stdin.flush()
+        return worker.process.stdout.readline()
+    except BrokenPipeError:
+        return ""
+
+
+def _start(work: Path, threads: int) -> Worker:
+    """A process that compiles, with caches of its own in `work`, or they would wait for each other's locks."""
+    folder = Path(tempfile.mkdtemp(dir=work))
     environment = {
         "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
         "TORCHINDUCTOR_VEC_ISA_OK": "1",  # or programs are built to see whether the compiler knows the CPU
         "OMP_NUM_THREADS": "1",
-        "TMPDIR": str(folder.parent),  # where precompiled headers are shared
+        "TMPDIR": str(work),  # where precompiled headers are shared
     }
     with (folder / "log").open("w") as log:
-        return child.start(MODULE, folder, log, environment)
+        return Worker(child.start(MODULE, folder, log, environment), folder / "log")
 
 
-def failure(status: int, log: str) -> IpaError:
-    """The error for a worker that ended without an answer."""
+def again(name: str, answer: Mapping[str, Any]) -> list[str]:
+    """A warning where a region was compiled once more."""
+    error = answer.get("first_error")
+    return [f"compiling {name} failed at first ({error}); a new process compiled it"] if error else []
+
+
+def failure(name: str, status: int, log: str, twice: bool = False) -> IpaError:
+    """The error for a worker that ended without an answer to a job for the region `name`."""
     if status < 0:
         return IpaError(
-            f"what the C++ compiler ({compiler()}) makes crashes when it is loaded (signal {-status})",
+            f"what the C++ compiler ({compiler()}) makes of {name} crashes when it is loaded (signal {-status})",
             "set CXX to a compiler that links libstdc++ dynamically, such as CXX=/usr/bin/g++, or --backend eager",
         )
-    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "no message")
-    return IpaError(f"compiling failed: {last}", "type ipa doctor to check the compiler, or choose --backend eager")
+    return IpaError(
+        f"compiling {name} failed{' twice' if twice else ''}: {_first_error(log)}",
+        "type ipa doctor to check the compiler, or choose --backend eager; --debug shows all that it said",
+    )
+
+
+def _first_error(log: str) -> str:
+    """The first error of a compiler or linker in a log, else its last line."""
+    if found := re.search(r"\b(error|ld): (?!warning).+", log):
+        return found[0].strip()
+    return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "no message")

@@ -13,7 +13,7 @@ import torch
 
 from ipa_cli import backends
 from ipa_cli.backends import eager
-from ipa_cli.backends.inductor import backend, compilation, worker_pool
+from ipa_cli.backends.inductor import backend, compilation
 from ipa_cli.cache import manifest
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import layers, project
@@ -208,19 +208,12 @@ def test_broken_compiler_is_found_while_compiling(tmp_path, monkeypatch):
     folder.mkdir()
     unet, adapters = tiny(changes=FLAT)
     said = []
-    with pytest.raises(IpaError, match=r"compiling failed: .*out of order") as failure:
+    with pytest.raises(IpaError, match=r"compiling \w+ failed twice: out of order") as failure:
         backend.compile(unet, example(unet, adapters), folder, backend.options(None), said.append)
     assert said[0] == "looking at the UNet's parts"
     assert len(said) == 8 and all(line.startswith("tracing ") for line in said[1:])
     assert failure.value.hint
     assert list(folder.iterdir()) == []
-
-
-def test_crash_of_the_compiled_library_names_the_compiler(monkeypatch):
-    monkeypatch.setenv("CXX", "/opt/static/g++")
-    failure = worker_pool.failure(-11, "")
-    assert "/opt/static/g++" in failure.message and "signal 11" in failure.message
-    assert "CXX=" in failure.hint
 
 
 def test_versions_name_the_code():
