@@ -78,12 +78,16 @@ def test_without_guidance_and_in_halves_without_it_regions_act_too(engine):
 
 @pytest.mark.slow
 def test_another_prompt_of_a_region_changes_its_own_part_more_than_the_others_does(engine):
+    def drawn(*colours: str) -> np.ndarray:
+        own = [
+            region(half, f"a large {colour} star in the middle") for half, colour in zip(halves, colours, strict=True)
+        ]
+        return pixels(engine, own, prompt="a large red star in the middle", width=2 * SIDE, height=2 * SIDE, steps=6)
+
     halves = area(0, 0, SIDE // 2), area(SIDE // 2)
-    first = pixels(engine, [region(halves[0]), region(halves[1], "a blue heart")])
-    left = abs(pixels(engine, [region(halves[0], "a green square"), region(halves[1], "a blue heart")]) - first)
-    right = abs(pixels(engine, [region(halves[0]), region(halves[1], "a green square")]) - first)
-    middle = SIDE // 2
-    of_left, of_right = (change[:, :middle].mean() / change[:, middle:].mean() for change in (left, right))
+    first = drawn("red", "red")
+    left, right = abs(drawn("blue", "red") - first), abs(drawn("red", "blue") - first)
+    of_left, of_right = (change[:, :SIDE].mean() / change[:, SIDE:].mean() for change in (left, right))
     assert of_left > 1.3 * of_right > 0
 
 
