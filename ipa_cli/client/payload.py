@@ -162,7 +162,7 @@ def _body(settings: Settings, carried: Carried, form: Form) -> dict[str, Any]:
         "defaults": "ipa",
         "folders": [name for name in FOLDERS if getattr(settings, name) is not None],
         "format": str(form.format).lower(),
-        "standing": sorted(settings.standing),
+        "inherited": sorted(settings.inherited),
         **quality,
         **plain,
         **carried.named,

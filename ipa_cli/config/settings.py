@@ -341,8 +341,8 @@ class Settings:
         metavar="PATH",
     )
     preview: bool = _setting(OUTPUT, "show the pictures in the terminal", False)
-    # Not a setting: names of those that the environment, a file or a picture gives, and no flag or request.
-    standing: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    # Not a setting: names of settings that come from the environment, a file or a picture, not a flag or request.
+    inherited: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 
     @cached_property
     def adapters(self) -> tuple[AdapterConfig, ...]:
@@ -358,7 +358,7 @@ class Settings:
 
     def given(self, *names: str) -> list[str]:
         """Those of these settings that a flag or a request gives another value than the default."""
-        return [name for name in names if name not in self.standing and getattr(self, name) != FIELDS[name].default]
+        return [name for name in names if name not in self.inherited and getattr(self, name) != FIELDS[name].default]
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(Settings) if f.metadata}

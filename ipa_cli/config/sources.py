@@ -121,8 +121,8 @@ def resolve(
             values[name], sources[name] = value, sources["preset"]
     for name in FIELDS:
         sources.setdefault(name, Source("default", "default"))
-    standing = frozenset(name for name, source in sources.items() if source.kind not in ("flag", "default"))
-    return Resolved(Settings(**values, standing=standing), sources, ignored)
+    inherited = frozenset(name for name, source in sources.items() if source.kind not in ("flag", "default"))
+    return Resolved(Settings(**values, inherited=inherited), sources, ignored)
 
 
 def check_together(resolved: Resolved) -> None:

@@ -71,7 +71,7 @@ def _gpu(number: int, found: Gpu, dtype: str) -> Check:
     capability = f"compute capability {found.capability}"
     if dtype == "bfloat16" and int(found.capability.partition(".")[0]) < AMPERE[0]:
         advice = "`--dtype float16`, or set it: `ipa config set dtype float16`"
-        return Check(name, "warning", f"{found.name}, {capability}: bfloat16 is slow, it is without it", advice)
+        return Check(name, "warning", f"{found.name}, {capability}: bfloat16 is slow without hardware for it", advice)
     if found.free is None or found.total is None:
         return Check(name, "ok", f"{found.name}, {capability}")
     memory = f"{found.free / 2**30:.1f} of {found.total / 2**30:.1f} GiB free"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.config.hires import UPSCALERS
 from ipa_cli.engine import content, together
 from ipa_cli.engine.access import Access
-from ipa_cli.engine.beside import Beside
 from ipa_cli.engine.content import LRU
 from ipa_cli.engine.loras import Loras
+from ipa_cli.engine.side_stream import SideStream
 from ipa_cli.hardware import devices
 from ipa_cli.pipeline.task import Request
 from ipa_cli.result import Reporter
@@ -36,7 +36,7 @@ class Encodings:
 
     def __init__(self, model: Model, access: Access, reporter: Reporter):
         self.model, self._access, self._reporter = model, access, reporter
-        self._loras, self._beside = Loras(model, access), Beside(access.device)
+        self._loras, self._side = Loras(model, access), SideStream(access.device)
         self._texts: LRU[list[PromptEmbeds]] = LRU(ENCODED)  # of the picture, then of its regions
         self._images: LRU[list[Embeds]] = LRU(ENCODED)
         self._conditions: LRU[Conditions] = LRU(CONDITIONED)
@@ -53,7 +53,7 @@ class Encodings:
         have the same LoRAs, these are merged to stay.
         """
         with self._access.lock:
-            self._beside.wait()
+            self._side.wait_for_current()
             if drop_encoders and len({request.loras for request in requests}) == 1:
                 self._loras.stay()
             each = [one for request in requests for one in request.each]
@@ -82,7 +82,7 @@ class Encodings:
         LoRAs of this request.
         """
         with self._access.lock:
-            self._beside.wait()
+            self._side.wait_for_current()
             return self._of_pictures(request, numbers)
 
     def _of_pictures(self, request: Request, numbers: Sequence[int]) -> Conditions:
@@ -95,25 +95,25 @@ class Encodings:
         assert found is not None, "they differ in their references alone, and have as many each"
         return found
 
-    def of_several(self, requests: Sequence[Request], beside: bool = False) -> Conditions | None:
+    def of_several(self, requests: Sequence[Request], overlap: bool = False) -> Conditions | None:
         """The conditions of requests that are `alike` as those of one batch; None where their shapes differ.
 
-        Each encoder is called once, and what makes keys and values once for all rows. `beside`: a GPU may do so beside
-        the pictures that it still draws, unless weights have to change or move for it, or have since it last did.
+        Each encoder is called once, and what makes keys and values once for all rows. `overlap`: a GPU may encode while
+        it still draws earlier pictures, unless weights have to change or move for it, or have since it last did.
         """
         from ipa_cli.pipeline import denoise
 
         with self._access.lock:
             if self._graphs is not self._access.state.graphs:  # opening one lays out weights anew
-                self._beside.wait()
+                self._side.wait_for_current()
                 self._graphs = self._access.state.graphs
-            if not beside or self._access.offload != "none" or self._loras.differ(requests[0].loras):
-                self._beside.wait()
+            if not overlap or self._access.offload != "none" or self._loras.differ(requests[0].loras):
+                self._side.wait_for_current()
                 return self._of_several(requests)
-            with self._beside.working():
+            with self._side.running():
                 found = self._of_several(requests)
             if found is not None:
-                self._beside.hand_over(denoise.tensors(found))
+                self._side.record(denoise.tensors(found))
             return found
 
     def _of_several(self, requests: Sequence[Request]) -> Conditions | None:

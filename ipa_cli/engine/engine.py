@@ -313,7 +313,7 @@ class Engine:
         with self._access.lock:
             each = []
             for passes in zip(*(one.passes for one in requests), strict=True):
-                found = self._encodings.of_several(passes, beside=self._pair is None)
+                found = self._encodings.of_several(passes, overlap=self._pair is None)
                 if found is None:
                     return [begun for one in requests for begun in self.begin([one])]
                 each.append(found)

@@ -126,8 +126,8 @@ def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, 
     for one, other in (("image", "embeds"), ("embeds", "image")):
         if one in values:
             values.setdefault(other, FIELDS[other].default)  # in place of what the engine was opened with
-    standing = frozenset(name for name in FIELDS if given.get(name) is None)
-    return replace(settings, **values, standing=standing), in_memory
+    inherited = frozenset(name for name in FIELDS if given.get(name) is None)
+    return replace(settings, **values, inherited=inherited), in_memory
 
 
 def _regions(

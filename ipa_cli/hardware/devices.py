@@ -58,8 +58,8 @@ def warn_of_emulation(device: torch.device, dtype: torch.dtype, reporter: Report
     capability = torch.cuda.get_device_capability(device)
     if capability < AMPERE:
         reporter.warn(
-            f"--dtype bfloat16 is slow on {torch.cuda.get_device_name(device)}, whose compute capability "
-            f"{capability[0]}.{capability[1]} is without it; --dtype float16 is not"
+            f"--dtype bfloat16 is slow on {torch.cuda.get_device_name(device)}, which has no hardware for it "
+            f"(compute capability {capability[0]}.{capability[1]}); use --dtype float16"
         )
 
 

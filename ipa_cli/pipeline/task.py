@@ -249,7 +249,7 @@ def make_request(
         check_masks(image_prompts, *size)
         prompts_of_regions.check(own, *size)
     per_picture.check(settings, image_prompts)
-    if how.guidance_scale <= 1 and settings.standing.isdisjoint(("negative_image", "adapter")):
+    if how.guidance_scale <= 1 and settings.inherited.isdisjoint(("negative_image", "adapter")):
         image_prompt.warn_of_unguided(image_prompts, reporter)
     span.check(settings.guidance_start, settings.guidance_end, taken, "guidance", "guidance")
     if any(image_prompt.masked for image_prompt in image_prompts):

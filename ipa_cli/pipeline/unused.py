@@ -27,7 +27,7 @@ OF_GUIDANCE = ("negative_prompt", "guidance_start", "guidance_end", "guidance_re
 def remark(settings: Settings, request: Request, reporter: Reporter) -> None:
     """Note the settings of references and of guidance that were given for a request which has no use for them.
 
-    Those that stand in a settings file or the environment, for other pictures too, are passed over.
+    Settings from a file or the environment are passed over, since they are for other pictures too.
     """
     prompts = request.image_prompts
     if not prompts:
@@ -42,7 +42,7 @@ def remark(settings: Settings, request: Request, reporter: Reporter) -> None:
         _note([asked], f"in {plural(request.steps_taken, 'step')}", reporter)
     if not request.guided:
         unused = [flag_of(name) for name in settings.given(*OF_GUIDANCE)]
-        negative = any(one.negative is not None for one in request.regions) and "region" not in settings.standing
+        negative = any(one.negative is not None for one in request.regions) and "region" not in settings.inherited
         unused += ["negative= of --region"] if negative else []
         _note(unused, f"without guidance (--guidance-scale {request.guidance_scale:g})", reporter)
 
@@ -74,8 +74,8 @@ def _of_adapters(settings: Settings, prompts: Sequence[ImagePrompt]) -> dict[str
             used = any(name not in other.stated and name not in without for other, without in each)
             said = found.setdefault(why, [])
             if (name in config.stated or not used) and _named(name, config) not in said:
-                standing = ("adapter" if name in config.stated else SETTINGS[name]) in settings.standing
-                said += [] if standing else [_named(name, config)]
+                inherited = ("adapter" if name in config.stated else SETTINGS[name]) in settings.inherited
+                said += [] if inherited else [_named(name, config)]
     return found
 
 

@@ -70,12 +70,15 @@ class _Base(BaseModel):
     folders: list[Literal["lora_dir", "embedding_dir"]] | None = Field(
         None, description="the server's folders in which names in a prompt find files: all that it has, or these alone"
     )
-    standing: list[str] = Field([], description="settings in this body of which no note says that they have no effect")
+    inherited: list[str] = Field(
+        [],
+        description="settings that a file or the environment gave: no note when one has no effect",
+    )
     quality: int | None = Field(None, ge=1, le=100, description="of JPEG, WebP and AVIF")
 
 
 Body = create_model("Body", __base__=_Base, **{name: _field(name) for name in PLAIN_SETTINGS})  # type: ignore[call-overload]
-OWN = ("files", "members", "format", "quality", "defaults", "folders", "standing")
+OWN = ("files", "members", "format", "quality", "defaults", "folders", "inherited")
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -96,4 +99,4 @@ def asked(body: Any) -> Asked:
     files = {name: decoded(text) for name, text in body.files.items()}
     folders = FOLDERS if body.folders is None else body.folders
     form = picture_format(body.format), body.quality
-    return Asked(values, files, *form, body.members, body.defaults == "ipa", folders, body.standing)
+    return Asked(values, files, *form, body.members, body.defaults == "ipa", folders, body.inherited)

@@ -44,7 +44,7 @@ class Asked:
     `values` are settings by name; those of `PICTURES` and `ONE_PICTURE` hold names, of which `files` has the bytes.
     Those that are not given are as the server was started, or with `bare` as `ipa generate` has them without any flag.
     `members` are the files that a name stands for, `folders` are those in which names in a prompt find files,
-    `standing` is as `Settings` has it.
+    `inherited` is as `Settings` has it.
     """
 
     values: Mapping[str, Any]
@@ -54,7 +54,7 @@ class Asked:
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     bare: bool = False
     folders: Collection[str] = FOLDERS
-    standing: Collection[str] = ()
+    inherited: Collection[str] = ()
 
 
 def make(
@@ -106,7 +106,7 @@ def make(
     base = _bare(settings) if asked.bare else settings
     without: dict[str, Any] = dict.fromkeys(name for name in FOLDERS if name not in asked.folders)
     wanted, _ = keywords.of_request(replace(base, **without), given)
-    wanted = replace(wanted, standing=wanted.standing.union(asked.standing))
+    wanted = replace(wanted, inherited=wanted.inherited.union(asked.inherited))
     schedulers.choose(wanted.scheduler, wanted.schedule, wanted.eta)
     in_memory = InMemory(sent.pictures, asked.files, sent.members)
     loaded = load_references(wanted, reporter, in_memory)

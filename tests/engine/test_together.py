@@ -104,7 +104,7 @@ def test_a_batch_is_encoded_by_one_call_of_each_encoder_and_projected_once(engin
     assert products[1] - products[0] <= 4 + 1, per_size  # of the pooled prompt and the embeds, a row each
 
 
-def test_a_picture_is_the_same_in_whatever_company_it_was_encoded(engine):
+def test_a_picture_is_the_same_whichever_requests_it_was_encoded_with(engine):
     asked = [request(engine, colour, prompt=f"a {colour} star") for colour in ("red", "blue", "lime")]
     engine.forget()
     alone = pixels(engine.draw(asked[1]))
@@ -114,41 +114,41 @@ def test_a_picture_is_the_same_in_whatever_company_it_was_encoded(engine):
 
 
 @pytest.fixture
-def beside(engine, monkeypatch):
-    """What is asked of the stream beside the one that draws."""
+def side(engine, monkeypatch):
+    """What is asked of the side stream."""
     asked = []
 
     class Seen:
-        def wait(self):
+        def wait_for_current(self):
             asked.append("wait")
 
         @contextmanager
-        def working(self):
+        def running(self):
             asked.append("work")
             yield
 
-        def hand_over(self, tensors):
+        def record(self, tensors):
             asked.append({one.untyped_storage().data_ptr() for one in tensors})
 
-    monkeypatch.setattr(engine._encodings, "_beside", Seen())
+    monkeypatch.setattr(engine._encodings, "_side", Seen())
     engine.forget()
     return asked
 
 
-def test_what_is_begun_is_encoded_beside_and_all_of_it_handed_over(engine, beside, monkeypatch):
+def test_what_is_begun_is_encoded_on_the_side_stream_and_all_of_it_recorded(engine, side, monkeypatch):
     seen = []
     began = engine._begin
     monkeypatch.setattr(engine, "_begin", lambda first, each, *given: seen.append(each) or began(first, each, *given))
     several = [request(engine, prompt=f"a star {n}", guidance_scale=5.0, guidance_end=0.5) for n in range(2)]
     engine.begin(several)
     engine.begin(several[:1])
-    del beside[:], seen[:]
+    del side[:], seen[:]
     engine.begin(several)
     engine.begin(several[:1])
-    assert [one for one in beside if isinstance(one, str)] == ["work", "work"]
-    for handed, [conditions] in zip((one for one in beside if not isinstance(one, str)), seen, strict=True):
+    assert [one for one in side if isinstance(one, str)] == ["work", "work"]
+    for recorded, [conditions] in zip((one for one in side if not isinstance(one, str)), seen, strict=True):
         used = [tensor for half in (conditions, conditions.unguided) for tensor in inputs.tensors(half.context)]
-        assert {one.untyped_storage().data_ptr() for one in used} <= handed
+        assert {one.untyped_storage().data_ptr() for one in used} <= recorded
 
 
 @pytest.mark.parametrize(
@@ -161,29 +161,29 @@ def test_what_is_begun_is_encoded_beside_and_all_of_it_handed_over(engine, besid
     ],
     ids=["drawn", "encoded", "a graph opened", "encoded in turn"],
 )
-def test_encoding_waits_for_what_was_changed_or_made_in_turn(engine, beside, change):
+def test_encoding_waits_for_what_was_changed_or_made_in_turn(engine, side, change):
     asked = request(engine, prompt="a star")
-    engine._encodings.of_several([asked], beside=True)
-    engine._encodings.of_several([asked], beside=True)
-    assert beside.pop() and beside.pop() == "work" and beside.count("work") == 1
-    del beside[:]
+    engine._encodings.of_several([asked], overlap=True)
+    engine._encodings.of_several([asked], overlap=True)
+    assert side.pop() and side.pop() == "work" and side.count("work") == 1
+    del side[:]
     change(engine, asked)
-    engine._encodings.of_several([asked], beside=True)
-    assert "wait" in beside[: beside.index("work")]
+    engine._encodings.of_several([asked], overlap=True)
+    assert "wait" in side[: side.index("work")]
 
 
 @pytest.mark.parametrize("changed", ["offload", "loras"])
-def test_what_moves_or_changes_weights_is_not_encoded_beside(engine, beside, changed, monkeypatch):
+def test_what_moves_or_changes_weights_is_encoded_on_the_current_stream(engine, side, changed, monkeypatch):
     if changed == "offload":
         monkeypatch.setattr(engine._access, "offload", "model")
         monkeypatch.setattr(engine._encodings, "_of_several", lambda requests: None)
     else:
         monkeypatch.setattr(engine._encodings._loras, "differ", lambda loras: True)
-    engine._encodings.of_several([request(engine, prompt="a star")], beside=True)
-    assert beside[-1:] == ["wait"] and "work" not in beside
+    engine._encodings.of_several([request(engine, prompt="a star")], overlap=True)
+    assert side[-1:] == ["wait"] and "work" not in side
 
 
-def test_a_batch_that_cannot_be_encoded_leaves_nothing_behind(engine, beside, monkeypatch):
+def test_a_batch_that_cannot_be_encoded_leaves_nothing_behind(engine, side, monkeypatch):
     asked = [request(engine, prompt=f"a star {n}") for n in range(2)]
     expected = [pixels(one) for one in engine.draw_together(asked)]
     engine.forget()

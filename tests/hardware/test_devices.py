@@ -127,6 +127,8 @@ def test_bfloat16_is_warned_of_where_a_gpu_is_without_it(monkeypatch, capability
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
     devices.warn_of_emulation(torch.device("cuda"), getattr(torch, dtype), reporter)
-    assert len(said) == warns and all("slow on Tesla T4, whose compute capability 7.5" in text for text in said)
+    assert len(said) == warns and all(
+        "slow on Tesla T4, which has no hardware for it (compute capability 7.5)" in text for text in said
+    )
     devices.warn_of_emulation(torch.device("cpu"), torch.bfloat16, reporter)
     assert len(said) == warns

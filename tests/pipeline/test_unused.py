@@ -175,7 +175,7 @@ def test_files_of_an_adapter_that_is_one_file_are_not_chosen_silently():
     settings = Settings(ip_adapter=file, image_encoder=encoder, **names)
     first, second = make_plan(settings).unused
     assert "--ip-adapter-subfolder sub is not used" in first and "--ip-adapter-weight-name other.bin is not" in second
-    assert not make_plan(replace(settings, standing=frozenset(names))).unused
+    assert not make_plan(replace(settings, inherited=frozenset(names))).unused
 
 
 def test_machine_settings_without_an_effect_are_noted(ipa):

@@ -1,11 +1,11 @@
-"""A stream beside the one that draws: which waits for which, whatever happens in between."""
+"""The stream that encodes and the one that draws: which waits for which, also after errors."""
 
 from contextlib import contextmanager
 
 import pytest
 import torch
 
-from ipa_cli.engine.beside import Beside
+from ipa_cli.engine.side_stream import SideStream
 
 GPU = torch.device("cuda:1")
 
@@ -29,7 +29,7 @@ def log(monkeypatch):
     def made(device, priority):
         assert device == GPU and priority < 0
         done.append("made")
-        return Stream("beside", done)
+        return Stream("side", done)
 
     @contextmanager
     def entered(stream):
@@ -49,39 +49,39 @@ def log(monkeypatch):
     return done
 
 
-def work(beside, log):
-    with beside.working():
+def work(side, log):
+    with side.running():
         log.append(f"work on {torch.cuda.current_stream(GPU).name}")
 
 
 def test_the_first_work_waits_for_what_the_gpu_was_given_and_the_next_for_nothing(log):
-    beside = Beside(GPU)
-    work(beside, log)
-    work(beside, log)
+    side = SideStream(GPU)
+    work(side, log)
+    work(side, log)
     assert log == [
-        *("made", "beside waits for main", "work on beside", "main waits for beside"),
-        *("work on beside", "main waits for beside"),
+        *("made", "side waits for main", "work on side", "main waits for side"),
+        *("work on side", "main waits for side"),
     ]
 
 
 def test_the_next_work_waits_once_where_it_was_said(log):
-    beside = Beside(GPU)
-    work(beside, log)
-    beside.wait()
+    side = SideStream(GPU)
+    work(side, log)
+    side.wait_for_current()
     del log[:]
-    work(beside, log)
-    work(beside, log)
-    assert log.count("beside waits for main") == 1 and log[0] == "beside waits for main"
+    work(side, log)
+    work(side, log)
+    assert log.count("side waits for main") == 1 and log[0] == "side waits for main"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_what_the_gpu_is_given_after_work_that_failed_waits_for_it_too(log, error):
-    beside = Beside(GPU)
-    with pytest.raises(error), beside.working():
+    side = SideStream(GPU)
+    with pytest.raises(error), side.running():
         raise error
-    assert log[-1] == "main waits for beside"
-    work(beside, log)
-    assert log[-1] == "main waits for beside"
+    assert log[-1] == "main waits for side"
+    work(side, log)
+    assert log[-1] == "main waits for side"
 
 
 def test_memory_is_kept_for_the_stream_that_draws(log):
@@ -89,16 +89,16 @@ def test_memory_is_kept_for_the_stream_that_draws(log):
         def record_stream(self, stream):
             log.append(f"kept for {stream.name}")
 
-    beside = Beside(GPU)
-    work(beside, log)
-    beside.hand_over([Tensor(), Tensor()])
+    side = SideStream(GPU)
+    work(side, log)
+    side.record([Tensor(), Tensor()])
     assert log[-2:] == ["kept for main"] * 2
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_other_devices_have_no_streams(log, device):
-    beside = Beside(torch.device(device))
-    with beside.working():
+    side = SideStream(torch.device(device))
+    with side.running():
         log.append("work")
-    beside.hand_over([torch.zeros(1)])
+    side.record([torch.zeros(1)])
     assert log == ["work"]
