@@ -110,8 +110,8 @@ def draw(
 
     Raises IpaError where there is no cluster, and what `Worker.draw` does.
     """
-    ray, scratch = _connected(cluster.address)
     place = outputs.of(task.output)
+    ray, scratch = _connected(cluster.address)
     if isinstance(place, Folder):  # which is locked: these are of drivers that were killed
         for left in place.path.glob(f"{SPOOL}*"):
             place.remove(left.name)
@@ -139,8 +139,7 @@ def draw(
     finally:
         place.remove(spool)
         ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
 
 
 def _together(most: int, share: int, batch_size: int) -> int:
@@ -197,11 +196,11 @@ def _explained(error: Exception) -> Exception:
 def _connected(address: str) -> tuple[Any, str | None]:
     """Ray, and the folder of a cluster that was started for this batch."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors arrive as exceptions
-    scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp") if address == LOCAL else None  # names of sockets are short
     try:
         import ray
     except ImportError as error:
         raise IpaError("--ray needs Ray", "pip install 'ipa-cli[ray]'") from error
+    scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp") if address == LOCAL else None  # names of sockets are short
     handled = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _check_there(address)
@@ -214,6 +213,7 @@ def _connected(address: str) -> tuple[Any, str | None]:
             configure_logging=True,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        _remove(scratch)
         said = " ".join(str(error).split())[:200]
         hint = f"`ray start --head` starts one, --ray {LOCAL} one for this batch alone"
         raise IpaError(f"there is no Ray cluster at {address}: {said}", hint) from error
@@ -221,6 +221,11 @@ def _connected(address: str) -> tuple[Any, str | None]:
         for number, handler in handled.items():  # Ray takes SIGTERM for itself
             signal.signal(number, handler)
     return ray, scratch
+
+
+def _remove(scratch: str | None) -> None:
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check_there(address: str) -> None:

@@ -21,7 +21,6 @@ OTHER = "choose another --output"
 MOST_BYTES = 512_000_000  # of a file that is read back
 LINE_BYTES = 1_000_000
 TRIES = 4
-READ_ONLY = ("http://", "https://")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z0-9+.-]+)*://")
 _Value = TypeVar("_Value")
 
@@ -208,6 +207,6 @@ def of(text: str) -> Output:
     if not text or "\0" in text:
         raise UsageError(f"--output {text!r} is not a folder", "--output drawn")
     text = text.removeprefix("file://")
-    if text.lower().startswith(READ_ONLY):
+    if remote.scheme(text).lower() in remote.READ_ONLY:
         raise UsageError(f"--output {public_name(text)}: a web server is only read", "--output s3://bucket/folder")
     return Remote(text) if _URL.match(text) else Folder(expanded(Path(text)))

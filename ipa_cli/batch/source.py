@@ -73,6 +73,8 @@ class Listed:
             part = block if size is None else block[: size - count]
             found.update(part)
             count += len(part)
+            if count == size:
+                break
         return Digest(count, found.hexdigest())
 
     def _lines(self) -> Iterator[str]:

@@ -151,8 +151,8 @@ class Worker:
         """Draw jobs in their order; what drew those of each size.
 
         Of several threads that call it one draws, while the pictures of another are still written. A job that fails is
-        an outcome. Raises IpaError where nothing more can be written or the model of the batch
-        cannot be loaded, and the last of several unforeseen errors in a row; what is drawn by then is written.
+        an outcome. Raises IpaError where nothing more can be written or the model of the batch cannot be loaded, and
+        the last of several unforeseen errors in a row; what is drawn by then is written.
         """
         room, broken = threading.BoundedSemaphore(waiting(self.task.settings)), deque[BaseException](maxlen=1)
 

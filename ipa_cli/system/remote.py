@@ -8,12 +8,7 @@ from typing import Any, Literal
 from ipa_cli.errors import IpaError
 
 READ_ONLY = ("http", "https")
-_PACKAGES = {
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-}  # `ipa-cli[remote]` brings those of the rest
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}  # `ipa-cli[remote]` installs the others
 
 
 def scheme(url: str) -> str:
@@ -41,7 +36,7 @@ def opened(url: str) -> tuple[Any, str]:
 
 
 def _options(kind: str) -> dict[str, Any]:
-    """What makes a library give up early, so that what it says is heard before anybody gives it up."""
+    """Short timeouts and few retries, so that the library's own error arrives before a caller stops waiting."""
     if "::" in kind:  # the options of several file systems
         return {}
     kept: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}

@@ -13,6 +13,7 @@ from PIL import Image
 from ipa_cli.batch import on_ray
 from ipa_cli.batch.worker import Bug, Task
 from ipa_cli.config import Settings
+from ipa_cli.errors import IpaError
 
 pytestmark = pytest.mark.slow
 QUICK = ("--steps", 1, "--device", "cpu", "--backend", "eager")
@@ -114,6 +115,18 @@ def test_few_jobs_are_shared_out_evenly(ipa, actors):
 )
 def test_actors_get_whole_batches(share, batch_size, together):
     assert on_ray._together(on_ray.TOGETHER, share, batch_size) == together
+
+
+def test_a_cluster_that_does_not_start_leaves_no_folder_behind(tmp_path, monkeypatch):
+    def init(**_):
+        raise ConnectionError("no memory")
+
+    scratch = tmp_path / "ray-1"
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    monkeypatch.setattr(on_ray.tempfile, "mkdtemp", lambda **_: scratch.mkdir() or str(scratch))
+    with pytest.raises(IpaError, match="there is no Ray cluster at local: no memory"):
+        on_ray._connected(on_ray.LOCAL)
+    assert not scratch.exists()
 
 
 def test_an_unforeseen_error_in_an_actor_stays_one_with_its_traceback(tmp_path):

@@ -205,7 +205,7 @@ def test_nothing_is_loaded_for_what_can_be_seen_before(ipa, monkeypatch):
         ((good, {"id": "b", "sede": 1}), (), 2, "jobs.jsonl, line 2: unknown setting 'sede'; did you mean 'seed'?"),
         ((good,), ("--model", "no/such/folder"), 2, "no/such/folder"),
         ((good,), ("--backend", "nonesuch"), 2, "nonesuch"),
-        ((good,), ("--scheduler", "none"), 2, "none"),
+        ((good,), ("--scheduler", "nonesuch"), 2, "nonesuch"),
         ((good,), ("--quality", 90), 2, "lossless"),
         ((good,), ("-o", "-"), 2, "stdout"),
         ((good,), ("-p", "a star"), 2, "for a folder of references"),

@@ -1,4 +1,4 @@
-"""Where a remote cache is: reading, writing and listing through fsspec, never for longer than a place may be silent."""
+"""Where a remote cache is: reading, writing and listing through fsspec, each with a time limit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ipa_cli.cache.entries import StoreError
 from ipa_cli.errors import IpaError
 from ipa_cli.system import files, remote
 
-ANSWER = 10.0  # seconds until a place must answer a question,
-SILENCE = 30.0  # and in which a part of a file must arrive or leave
+ANSWER = 10.0  # seconds that a request may take,
+SILENCE = 30.0  # and that a transfer may take for its next part
 REST = 60.0  # seconds for which a place that failed is not asked again by itself
 CHUNK = 4 << 20
 
@@ -140,6 +140,8 @@ class Remote:
             plain = self.url if "://" in self.url else str(Path(self.url).expanduser().absolute())
             try:
                 self._opened = self._call(ANSWER, remote.opened, plain)
+            except RemoteError:
+                raise
             except IpaError as error:
                 raise RemoteError(f"{self.url} {error.message}", error.hint) from error
         return self._opened

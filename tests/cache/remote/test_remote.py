@@ -429,3 +429,11 @@ def test_the_envelope_is_that_of_dsse(shared):
     [signature] = offer["signatures"]
     raw = base64.urlsafe_b64decode(signature["keyid"].removeprefix("ed25519:") + "=")
     Ed25519PublicKey.from_public_bytes(raw).verify(base64.b64decode(signature["sig"]), encoding)
+
+
+def test_a_place_that_does_not_open_in_time_is_named_once(monkeypatch):
+    monkeypatch.setattr(location, "ANSWER", 0.05)
+    monkeypatch.setattr(location.remote, "opened", lambda url: time.sleep(1))
+    with pytest.raises(location.RemoteError) as raised:
+        location.Remote("s3://bucket/graphs").read("index", 1)
+    assert raised.value.message == "s3://bucket/graphs does not answer within 0.05 s"
