@@ -44,7 +44,7 @@ class SideStream:
             current.wait_stream(self._stream)
 
     def record(self, tensors: Sequence[Tensor]) -> None:
-        """Keep the memory of tensors made here until the current stream has used them, see `torch.Tensor.record_stream`."""
+        """Keep tensors made here until the current stream has used them, see `torch.Tensor.record_stream`."""
         if self._device.type == "cuda":
             import torch
 
