@@ -16,6 +16,7 @@ from ipa_cli.config.settings import MACHINE, MODEL
 WINDOW = 1024  # jobs
 TEXTS = ("prompt", "negative_prompt", "seed")
 REFERENCES = ("image", "embeds")
+LOADED = ("adapter", "control")  # networks beside the model
 
 
 def settings_of(job: Job, base: Settings) -> Settings:
@@ -31,16 +32,16 @@ def of_model(settings: Settings) -> Hashable:
     """What an engine is opened for: jobs for which this is equal are drawn by the same one."""
     own = [getattr(settings, name) for name, one in FIELDS.items() if one.metadata["panel"] in (MODEL, MACHINE)]
     adapters = [tuple(getattr(one, name) for name in (*LOCATION, "encoder")) for one in settings.adapter]
-    return *own, *adapters
+    return *own, *adapters, tuple(dict.fromkeys(one.place for one in settings.control))
 
 
 def _levels(job: Job) -> tuple[Hashable, ...]:
     """What is changed with most effort comes first."""
     values = {name: _hashable(value) for name, value in job.values.items()}
     panels = {name: FIELDS[name].metadata["panel"] for name in values}
-    model = tuple((name, values[name]) for name in values if panels[name] in (MODEL, MACHINE) or name == "adapter")
+    model = tuple((name, values[name]) for name in values if panels[name] in (MODEL, MACHINE) or name in LOADED)
     rest = (name for name in values if panels[name] not in (MODEL, MACHINE))
-    shape = tuple((name, values[name]) for name in sorted(rest) if name not in (*TEXTS, *REFERENCES, "adapter", "lora"))
+    shape = tuple((name, values[name]) for name in sorted(rest) if name not in (*TEXTS, *REFERENCES, *LOADED, "lora"))
     references = tuple(values.get(name) for name in REFERENCES)
     return model, values.get("lora"), shape, references, tuple(values.get(name) for name in TEXTS[:2])
 

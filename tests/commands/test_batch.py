@@ -75,6 +75,21 @@ def test_a_job_is_drawn_byte_for_byte_as_by_generate(ipa):
     assert Image.open("out/contact-sheet.png").width >= 480
 
 
+def test_a_job_alone_may_have_a_controlnet(ipa):
+    picture = Image.new("L", (64, 64))
+    picture.paste(255, (16, 16, 48, 48))
+    picture.save("map.png")
+    lines = (
+        {"id": "plain", "seed": 5},
+        {"id": "map", "seed": 5, "control": ["demo,image=map.png"]},
+        {"id": "b", "seed": 6},
+    )
+    data = ipa("batch", jobs(*lines), *QUICK, "-o", "out", "--json").data()
+    assert (data["drawn"], data["failed"]) == (3, 0)
+    drawn = ipa("generate", *QUICK, "--seed", 5, "--control", "demo,image=map.png", "--json").data()["images"][0]
+    assert digests()["map"] == drawn["sha256"] != digests()["plain"]
+
+
 def test_a_failed_job_is_recorded_and_the_others_go_on(ipa):
     references()
     file = jobs(
