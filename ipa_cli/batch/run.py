@@ -118,11 +118,11 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
 
 
 def _warn_of_change(source: Source, before: Digest, reporter: Reporter) -> None:
-    """Warn where the jobs are not what they were; those added at the end meanwhile are left to `--resume`."""
+    """Warn where the jobs are not what they were, or gone; those added at the end meanwhile are left to `--resume`."""
     try:
         changed = source.digest(before.size) != before
-    except IpaError:  # it is gone
-        return
+    except IpaError:
+        changed = True
     if changed:
         reporter.warn(f"{source.name} was changed while it was drawn: pictures may be of lines before and after")
 

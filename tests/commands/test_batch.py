@@ -159,6 +159,17 @@ def test_jobs_that_are_added_or_changed_while_others_are_drawn(ipa, monkeypatch)
     assert warnings == [False, True]
 
 
+def test_a_file_of_jobs_that_is_gone_in_the_end_is_warned_of(ipa, monkeypatch):
+    def draw(task, every, done, reporter):
+        for job in list(every):
+            done(Outcome(job.number, job.id, "failed", error="not drawn"))
+        Path("jobs.jsonl").unlink()
+
+    monkeypatch.setattr("ipa_cli.batch.run.here", draw)
+    ran = ipa("batch", jobs({"id": "a", "seed": 1}), *QUICK, "-o", "out")
+    assert ran.exit_code == 1 and "jobs.jsonl was changed while it was drawn" in ran.stderr and results()
+
+
 def test_a_web_server_is_no_output(ipa):
     ran = ipa("batch", jobs({"id": "a"}), *QUICK, "-o", "https://example.com/drawn")
     assert ran.exit_code == 2 and "a web server is only read" in ran.stderr

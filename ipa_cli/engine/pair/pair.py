@@ -225,7 +225,7 @@ class Pair:
         if self._problem is not None:
             raise self._failure
 
-    # --- what it receives -------------------------------------------------------------------------------------------
+    # --- what it receives ------------------------------------------------------------------------------------------
 
     def _tell(self, job: dict[str, Any]) -> None:
         assert self._process.stdin is not None
