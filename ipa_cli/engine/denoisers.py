@@ -99,7 +99,7 @@ class Denoisers:
         return unet_inputs(request, conditions, sample, timestep)
 
     def of_unet(
-        self, request: Request, conditions: Conditions, backend: str | None = None, beside: Size | None = None
+        self, request: Request, conditions: Conditions, backend: str | None = None, other_size: Size | None = None
     ) -> Ready:
         """The UNet's, for inputs of the shape that these conditions have."""
         context = conditions.context
@@ -107,12 +107,14 @@ class Denoisers:
         shape = (request.width, request.height, *tokens, bool(context.mask), len(context.regions))
         example = partial(self.example, request, conditions)
         if self._pair is not None and conditions.guided:
-            half = partial(self.of_unet, request, backend=backend, beside=beside)
+            half = partial(self.of_unet, request, backend=backend, other_size=other_size)
             return self._pair.prepared(shape, conditions, half, example)
-        return self._opened(self._ready, shape, request, self._model.unet, self._plan.name, example, backend, beside)
+        return self._opened(
+            self._ready, shape, request, self._model.unet, self._plan.name, example, backend, other_size
+        )
 
     def of_controls(
-        self, request: Request, conditions: Conditions, backend: str | None = None, beside: Size | None = None
+        self, request: Request, conditions: Conditions, backend: str | None = None, other_size: Size | None = None
     ) -> list[Ready]:
         """The denoiser of each of a request's ControlNets; those with the same one share it."""
         found = []
@@ -127,7 +129,7 @@ class Denoisers:
 
             network, name = self._model.controls[number], str(self._plan.controls[number])
             kept = self._controls.setdefault(number, LRU(SHAPES))
-            found.append(self._opened(kept, shape, request, network, name, example, backend, beside))
+            found.append(self._opened(kept, shape, request, network, name, example, backend, other_size))
         return found
 
     def networks(self, request: Request, conditions: Conditions) -> Networks:
@@ -146,7 +148,7 @@ class Denoisers:
         name: str,
         example: Callable[[], UNetInputs | ControlInputs],
         backend: str | None,
-        beside: Size | None,
+        other_size: Size | None,
     ) -> Ready:
         """A denoiser for inputs of this shape, of those `kept` for the same network or a new one."""
         made = []
@@ -154,7 +156,7 @@ class Denoisers:
         def prepare() -> Ready:
             with self._access.working("preparing"), self._opening():
                 made.append(
-                    self._prepare(request, network, name, example, _distinct(kept), backend or self.backend, beside)
+                    self._prepare(request, network, name, example, _distinct(kept), backend or self.backend, other_size)
                 )
             return made[0]
 
@@ -171,7 +173,7 @@ class Denoisers:
         inputs: Callable[[], UNetInputs | ControlInputs],
         opened: Sequence[Ready],
         backend: str,
-        beside: Size | None,
+        other_size: Size | None,
     ) -> Ready:
         if request.batch_size > 1 and backend != AUTO:  # it chooses a backend that can
             backends.require(backend, "batch")
@@ -188,8 +190,8 @@ class Denoisers:
         settings, factor = self._settings, self._model.architecture.latent_factor
         given = network, inputs(), name, settings, graph_store(settings), self._reporter, opened
         if backend == AUTO:
-            return graphs.choose(*given, factor, beside)
-        return graphs.prepare_asked(backend, *given, factor, beside)
+            return graphs.choose(*given, factor, other_size)
+        return graphs.prepare_asked(backend, *given, factor, other_size)
 
 
 def _distinct(kept: LRU[Ready]) -> list[Ready]:

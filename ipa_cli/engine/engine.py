@@ -204,14 +204,14 @@ class Engine:
         return ready[0] if len(ready) == 1 else ready[0].before(ready[1])
 
     def _prepared_pass(
-        self, request: Request, conditions: Conditions, beside: tuple[int, int] | None, backend: str | None
+        self, request: Request, conditions: Conditions, other_size: tuple[int, int] | None, backend: str | None
     ) -> Ready:
-        ready = self._denoisers.of_unet(request, conditions, backend, beside)
-        controls = self._denoisers.of_controls(request, conditions, backend, beside)
+        ready = self._denoisers.of_unet(request, conditions, backend, other_size)
+        controls = self._denoisers.of_controls(request, conditions, backend, other_size)
         if conditions.unguided is None:
             return ready.with_controls(controls)
-        unguided = self._denoisers.of_unet(request, conditions.unguided, backend, beside)
-        controls += self._denoisers.of_controls(request, conditions.unguided, backend, beside)
+        unguided = self._denoisers.of_unet(request, conditions.unguided, backend, other_size)
+        controls += self._denoisers.of_controls(request, conditions.unguided, backend, other_size)
         return ready.beside(unguided).with_controls(controls)
 
     def compile(self, request: Request, options: Mapping[str, Any]) -> list[Ready]:

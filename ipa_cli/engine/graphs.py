@@ -53,7 +53,7 @@ def find(store: Store, unet: Any, wanted: Wanted) -> Entry | cache.Miss:
         entries = [item for item in cache.scan_backend(store, wanted.backend) if isinstance(item, Entry)]
         return [entry for entry in entries if fits(entry, own, wanted)]
 
-    if wanted.beside is not None and (both := [entry for entry in fitting() if covers(entry, wanted.beside)]):
+    if wanted.other_size is not None and (both := [entry for entry in fitting() if covers(entry, wanted.other_size)]):
         return best(both)
     found = cache.lookup(store, own)
     if isinstance(found, cache.Hit):
@@ -96,14 +96,14 @@ def choose(
     reporter: Reporter,
     opened: Sequence[Ready] = (),
     latent_factor: int = backends.LATENT_FACTOR,
-    beside: tuple[int, int] | None = None,
+    other_size: tuple[int, int] | None = None,
 ) -> Ready:
     """`--backend auto`: a graph that is in the cache or worth compiling here, else eager. Says which and why."""
     preferred, uncompiled = backends.PREFERRED, backends.UNCOMPILED
     reason = backends.problem(preferred)
     if reason is None:
         backend = backends.get(preferred)
-        wanted = ask(backend, preferred, model, example, settings, latent_factor, beside)
+        wanted = ask(backend, preferred, model, example, settings, latent_factor, other_size)
         reason = _not_worth_it(unet, settings.compile) or backend.toolchain_problem()
         try:
             return prepare(unet, wanted, store, reason is None, reporter, opened)
@@ -134,10 +134,10 @@ def prepare_asked(
     reporter: Reporter,
     opened: Sequence[Ready] = (),
     latent_factor: int = backends.LATENT_FACTOR,
-    beside: tuple[int, int] | None = None,
+    other_size: tuple[int, int] | None = None,
 ) -> Ready:
     """A denoiser by the backend that is asked for; with a word where the cache cannot keep its graph."""
-    wanted = ask(backends.get(backend), backend, model, example, settings, latent_factor, beside)
+    wanted = ask(backends.get(backend), backend, model, example, settings, latent_factor, other_size)
     try:
         return prepare(unet, wanted, store, settings.compile, reporter, opened)
     except cache.StoreError as error:

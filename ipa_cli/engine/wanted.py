@@ -38,7 +38,7 @@ class Wanted:
     options: Mapping[str, Any]
     may_differ: tuple[str, ...]
     latent_factor: int = backends.LATENT_FACTOR  # of the model's architecture
-    beside: tuple[int, int] | None = None  # the size of another pass: a graph that serves both comes first
+    other_size: tuple[int, int] | None = None  # the size of another pass: a graph that serves both comes first
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,12 +79,12 @@ def ask(
     example: Inputs,
     settings: Settings,
     latent_factor: int = backends.LATENT_FACTOR,
-    beside: tuple[int, int] | None = None,
+    other_size: tuple[int, int] | None = None,
 ) -> Wanted:
     """The graph that a picture with these inputs wants; without `--compile-options` any way to compile will do."""
     options = asked_options(backend, name, settings)
     may_differ = HOW if settings.compile_options is None else SIZE
-    return Wanted(name, model, example, options, may_differ, latent_factor, beside)
+    return Wanted(name, model, example, options, may_differ, latent_factor, other_size)
 
 
 def key(unet: Any, wanted: Wanted) -> GraphKey:

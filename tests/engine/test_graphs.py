@@ -195,8 +195,8 @@ def test_with_two_passes_a_graph_that_covers_both_sizes_comes_first(store, unet)
     keep(store, unet, '{"dynamic": [64, 128]}')
     asked = wanted(unet)
     assert graphs.find(store, unet[0], asked).id == own.id
-    assert graphs.find(store, unet[0], replace(asked, beside=(192, 192))).id == both.id
-    assert graphs.find(store, unet[0], replace(asked, beside=(512, 512))).id == own.id
+    assert graphs.find(store, unet[0], replace(asked, other_size=(192, 192))).id == both.id
+    assert graphs.find(store, unet[0], replace(asked, other_size=(512, 512))).id == own.id
 
 
 def test_each_number_of_regions_wants_a_graph_of_its_own(unet):
