@@ -181,32 +181,35 @@ class AutoencoderKL(nn.Module):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents of pixels from -1 to 1."""
-        tile = self.config.sample_size
+        tile = self._tile * self._factor
 
         def encode(piece: Tensor) -> Tensor:
             states = self.encoder(piece)
             return states if self.quant_conv is None else self.quant_conv(states)
 
         tiled = self.tiling and max(pixels.shape[2:]) > tile
-        mean, log_variance = (_tiled(encode, pixels, tile, tile // self._factor) if tiled else encode(pixels)).chunk(
-            2, dim=1
-        )
+        moments = _tiled(encode, pixels, tile, self._tile) if tiled else encode(pixels)
+        mean, log_variance = moments.chunk(2, dim=1)
         return mean, torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels of latents that are no longer scaled."""
-        tile = self.config.sample_size // self._factor
 
         def decode(piece: Tensor) -> Tensor:
             return self.decoder(piece if self.post_quant_conv is None else self.post_quant_conv(piece))
 
-        if self.tiling and max(latents.shape[2:]) > tile:
-            return _tiled(decode, latents, tile, self.config.sample_size)
+        if self.tiling and max(latents.shape[2:]) > self._tile:
+            return _tiled(decode, latents, self._tile, self._tile * self._factor)
         return decode(latents)
 
     @property
     def _factor(self) -> int:
         return 2 ** (len(self.config.block_out_channels) - 1)
+
+    @property
+    def _tile(self) -> int:
+        """Side of a tile in latents: a multiple of 4, so that its overlaps are whole latents and the pieces join."""
+        return max(4, self.config.sample_size // self._factor // 4 * 4)
 
 
 def _tiled(run: Callable[[Tensor], Tensor], whole: Tensor, tile: int, tile_out: int) -> Tensor:

@@ -38,3 +38,12 @@ def test_it_is_diffusers_to_the_bit(changes, dtype, size, tiling):
         expected = theirs.encode(pixels).latent_dist
         mean, deviation = ours.encode(pixels)
     assert torch.equal(mean, expected.mean) and torch.equal(deviation, expected.std)
+
+
+@pytest.mark.parametrize("sample_size", [2, 9, 22])
+def test_tiles_join_to_the_whole_whatever_the_size_the_vae_was_trained_at(sample_size):
+    vae = AutoencoderKL({**SMALL, **BARE, "sample_size": sample_size}).eval()
+    vae.tiling = True
+    with torch.no_grad():
+        assert vae.decode(torch.randn(1, 4, 21, 26)).shape == (1, 3, 42, 52)
+        assert vae.encode(torch.randn(1, 3, 42, 52))[0].shape == (1, 4, 21, 26)
