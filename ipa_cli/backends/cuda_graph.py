@@ -6,6 +6,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,12 @@ def _pool(weight: Tensor) -> _Pool:
         pool = _Pool()
         _POOLS[weight] = weakref.ref(pool)
     return pool
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which all graphs of a GPU are captured: for each stream cuBLAS keeps 32 MiB or more of its own."""
+    return torch.cuda.Stream(device)
 
 
 class _Captured(NamedTuple):
@@ -109,14 +116,14 @@ class CudaGraphs:
     def _capture(self, inputs: Inputs) -> _Captured:
         static = replace(inputs, **pytree.tree_map(torch.clone, _changing(inputs)))
         device = static.sample.device
-        stream = torch.cuda.Stream(device)
+        stream = _stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # libraries choose their kernels and allocate before the capture
             for _ in range(2):
                 self._call(static)
         torch.cuda.current_stream(device).wait_stream(stream)
         graph, pool = torch.cuda.CUDAGraph(), _pool(self._weight)
-        with torch.cuda.graph(graph, pool=pool.handle):
+        with torch.cuda.graph(graph, pool=pool.handle, stream=stream):
             output = self._call(static)
         return _Captured(graph, pool, tensors(_changing(static)), output)
 

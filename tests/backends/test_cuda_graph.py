@@ -18,17 +18,23 @@ class Allocator:
     def __init__(self) -> None:
         self.living: dict[int, int] = {}
         self.captured: list[int] = []  # the pool of each capture
+        self.streams: list[Stream] = []
 
     def handle(self) -> int:
         return -1 - len(self.captured)
 
     @contextmanager
-    def capture(self, graph: object, pool: int):
+    def capture(self, graph: object, pool: int, stream: object):
+        assert stream in self.streams
         assert self.living.get(pool, 1) > 0, "it->second->use_count > 0"
         self.living[pool] = self.living.get(pool, 0) + 1
         weakref.finalize(graph, self._release, pool)
         self.captured.append(pool)
         yield
+
+    def stream(self, device: object) -> "Stream":
+        self.streams.append(Stream())
+        return self.streams[-1]
 
     def _release(self, pool: int) -> None:
         self.living[pool] -= 1
@@ -58,13 +64,15 @@ def allocator(monkeypatch):
         "CUDAGraph": Graph,
         "graph": made.capture,
         "graph_pool_handle": made.handle,
-        "Stream": lambda device: Stream(),
+        "Stream": made.stream,
         "current_stream": lambda device: Stream(),
         "stream": stream,
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    return made
+    cuda_graph._stream.cache_clear()
+    yield made
+    cuda_graph._stream.cache_clear()
 
 
 def test_graphs_of_one_unet_share_memory_as_long_as_one_of_them_lives(allocator):
@@ -88,6 +96,7 @@ def test_graphs_are_captured_again_after_all_of_a_unet_are_gone(allocator):
         gc.collect()
     kept(inputs)  # one made before the others were gone
     assert len(set(allocator.captured)) == 3
+    assert len(allocator.streams) == 1
 
 
 def test_other_unets_have_memory_of_their_own(allocator):
