@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.batch import order, output
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
+from ipa_cli.batch.prepared import Prepared, distinct, filled, fit, requests
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_text
 from ipa_cli.config.values import settings_as_json, settings_from_json
 from ipa_cli.engine.content import LRU
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.record import drawn_by, record
-from ipa_cli.engine.together import alike
 from ipa_cli.errors import IpaError
 from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
@@ -37,7 +37,7 @@ from ipa_cli.models.plan import Plan, make_plan
 from ipa_cli.pipeline import init_image, prompts, sampling
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.spread import SEEDS
-from ipa_cli.pipeline.task import Request, make_request
+from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter, Reporter
 
 if TYPE_CHECKING:
@@ -81,18 +81,6 @@ def of_json(line: str) -> Task:
 
 class Bug(Exception):
     """An unforeseen error in another process, whose traceback is the text."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A job that can be drawn, or the error that says why it cannot."""
-
-    job: Job
-    model: Hashable = None
-    plan: Plan | None = None
-    settings: Settings | None = None
-    request: Request | None = None
-    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -246,8 +234,8 @@ class Worker:
         size, taken = self.task.settings.batch_size, list[Prepared]()
 
         def rest() -> Iterator[list[Prepared]]:
-            if taken and self._batched is not None and _fit(taken[0], self._batched):
-                yield [*taken, *[taken[-1]] * (size - len(taken))]
+            if taken and self._batched is not None and fit(taken[0], self._batched):
+                yield filled(taken, size)
             else:
                 yield from ([one] for one in taken)
 
@@ -255,7 +243,7 @@ class Worker:
             if prepared.error is not None:
                 yield [prepared]
                 continue
-            if taken and not _fit(taken[0], prepared):
+            if taken and not fit(taken[0], prepared):
                 yield from rest()
                 taken = []
             taken.append(prepared)
@@ -273,7 +261,7 @@ class Worker:
 
         What draws them is noted in `sizes`.
         """
-        first, jobs = several[0], several[: len({id(one) for one in several})]
+        first, jobs = several[0], distinct(several)
         if first.error is not None:
             self._fail(jobs, first.error, done)
             return
@@ -285,15 +273,43 @@ class Worker:
             self._unopened[first.model] = error
             self._fail(jobs, error, done)
             return
+        begun, left = self._begin(engine, several, done)
+        for prepared, one in zip(left, begun, strict=False):
+            assert prepared.request is not None
+            sizes[prepared.request.width, prepared.request.height] = drawn_by(engine, one.ready)
+            yield Drawn(prepared, engine, one, len(left))
+
+    def _begin(
+        self, engine: Any, several: Sequence[Prepared], done: Callable[[Outcome], None]
+    ) -> tuple[Sequence[Begun], Sequence[Prepared]]:
+        """Have a batch drawn, and the jobs that are in it; those that fail end here.
+
+        Where a whole batch fails, each job is encoded alone: one whose prompt or reference is the reason ends, the
+        others are begun once more, with the last repeated, so that the same graph serves.
+        """
+        jobs = distinct(several)
         try:
-            requests = [one.request for one in several if one.request is not None]
-            begun = engine.begin(requests)
-            sizes[requests[0].width, requests[0].height] = drawn_by(engine, begun[0].ready)
+            return engine.begin(requests(several)), jobs
         except Exception as error:
-            self._fail(jobs, error, done)
-            return
-        for prepared, one in zip(jobs, begun, strict=False):
-            yield Drawn(prepared, engine, one, len(jobs))
+            if len(jobs) == 1:
+                self._fail(jobs, error, done)
+                return (), ()
+            self._log.warn(f"{len(jobs)} jobs cannot be drawn together, each is encoded alone: {_said(error)}")
+        left = [job for job in jobs if self._encodes(engine, job, done)]
+        try:
+            return engine.begin(requests(filled(left, len(several)))) if left else (), left
+        except Exception as error:
+            self._fail(left, error, done)
+            return (), ()
+
+    def _encodes(self, engine: Any, job: Prepared, done: Callable[[Outcome], None]) -> bool:
+        """Whether the prompts and references of a job can be encoded; a job that fails ends here."""
+        try:
+            engine.encode(requests([job]))
+        except Exception as error:
+            self._fail([job], error, done)
+            return False
+        return True
 
     def _engine_of(self, prepared: Prepared) -> Any:
         """The engine for a job, opened where the one before had another model. Raises IpaError, again each time."""
@@ -312,7 +328,7 @@ class Worker:
             self._bugs += 1
             if self._bugs >= BUGS:
                 raise error
-        said = error.message if isinstance(error, IpaError) else f"{type(error).__name__}: {error}"
+        said = _said(error)
         hint = public_text(error.hint)[:2000] or None if isinstance(error, IpaError) else None
         for prepared in several:
             done(Outcome(prepared.job.number, prepared.job.id, "failed", error=public_text(said)[:2000], hint=hint))
@@ -350,10 +366,5 @@ def waiting(settings: Settings) -> int:
     return max(WAITING, 2 * settings.batch_size)
 
 
-def _fit(one: Prepared, other: Prepared) -> bool:
-    return (
-        one.model == other.model
-        and one.request is not None
-        and other.request is not None
-        and alike(one.request, other.request)
-    )
+def _said(error: Exception) -> str:
+    return error.message if isinstance(error, IpaError) else f"{type(error).__name__}: {error}"

@@ -130,7 +130,13 @@ class Worker:
             for job in several:
                 job.end(jobs.CANCELLED)
         except Exception as error:
-            self._fail(several, error)
+            if len(several) == 1:
+                self._fail(several, error)
+                return
+            log = f"{len(several)} jobs cannot be drawn together, each is drawn alone: {type(error).__name__}: {error}"
+            self._reporter.warn(log)
+            for job in several:
+                self._draw([job], encoders)
         else:
             for job, drawing in zip(several, drawn, strict=True):
                 job.publish(memory=self.engine.memory(), doing="encoding")

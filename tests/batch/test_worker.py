@@ -20,10 +20,13 @@ HANG = 60.0
 
 
 class Device:
-    """What an engine that it opens begins, and how it ends: `finish` is called for the picture of each seed."""
+    """What an engine that it opens begins, and how it ends: `finish` is called for the picture of each seed.
 
-    def __init__(self, finish=lambda seed: None):
-        self.finish = finish
+    `unencodable` has the error with which the job of a seed cannot be encoded.
+    """
+
+    def __init__(self, finish=lambda seed: None, unencodable=()):
+        self.finish, self.unencodable = finish, dict(unencodable)
         self.begun: list[list[int]] = []
         self.changed = threading.Condition()
 
@@ -34,6 +37,8 @@ class Device:
 
     def begin(self, requests):
         seeds = [one.seeds[0] for one in requests]
+        for one in requests:
+            self.encode([one])
         with self.changed:
             self.begun.append(seeds)
             self.changed.notify_all()
@@ -43,6 +48,11 @@ class Device:
             )
             for seed in seeds
         ]
+
+    def encode(self, requests):
+        for one in requests:
+            if error := self.unencodable.get(one.seeds[0]):
+                raise error
 
     def _end(self, seed):
         self.finish(seed)
@@ -99,6 +109,24 @@ def test_a_picture_that_comes_out_broken_fails_its_job_alone(tmp_path):
     assert count == 4 and [found[str(n)].status for n in range(4)] == ["done", "failed", "failed", "done"]
     assert found["1"].error == "the picture came out as NaN" and "illegal memory" in found["2"].error
     assert found["0"].file == "pictures/0.png" and (tmp_path / "pictures" / "3.png").exists()
+
+
+@pytest.mark.parametrize("error", [IpaError("made for another adapter"), RuntimeError("shapes"), MemoryError()])
+@pytest.mark.parametrize("bad", [0, 2, 3])
+def test_a_job_that_cannot_be_encoded_fails_alone(tmp_path, error, bad):
+    device = Device(unencodable={bad: error})
+    found, count = drawn(tmp_path, device, jobs(8), batch_size=4)
+    good = [n for n in range(4) if n != bad]
+    assert device.begun == [[*good, good[-1]], [4, 5, 6, 7]] and count == 8
+    assert [one.id for one in found.values() if one.status == "failed"] == [str(bad)]
+    assert (str(error) or "MemoryError") in found[str(bad)].error
+
+
+def test_jobs_of_which_none_can_be_encoded_fail_each(tmp_path):
+    device = Device(unencodable={n: IpaError(f"error {n}") for n in range(3)})
+    found, count = drawn(tmp_path, device, jobs(6), batch_size=3)
+    assert device.begun == [[3, 4, 5]] and count == 6
+    assert [found[str(n)].error for n in range(3)] == ["error 0", "error 1", "error 2"]
 
 
 @pytest.mark.parametrize("broken", ["drawing", "encode"])

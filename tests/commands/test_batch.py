@@ -13,6 +13,8 @@ from PIL import Image
 from ipa_cli.batch import output
 from ipa_cli.batch.journal import Outcome
 from ipa_cli.errors import IpaError
+from ipa_cli.images import fitting
+from ipa_cli.models.prompts import chunks
 
 pytestmark = pytest.mark.slow
 
@@ -271,6 +273,32 @@ def test_jobs_share_calls_of_the_unet(ipa):
         pictures = [Image.open(f"{folder}/{found['file']}") for folder, found in (("alone", one), ("out", other))]
         differences = [abs(a - b) for a, b in zip(*(picture.tobytes() for picture in pictures), strict=True)]
         assert max(differences) <= 2
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [("prompt", IpaError("too many words")), ("reference", RuntimeError("shapes")), ("reference", MemoryError())],
+)
+def test_a_job_that_cannot_be_encoded_fails_alone(ipa, monkeypatch, part, error):
+    Image.new("RGB", (48, 48), "orange").save("cat.png")
+    Image.new("RGB", (40, 48), "navy").save("bad.png")
+    each = [{"id": str(n), "seed": n, "image": "cat.png", "prompt": f"a star {n}"} for n in range(4)]
+    each[1] |= {"prompt": "a bad star"} if part == "prompt" else {"image": "bad.png"}
+    module, name = (chunks, "chunked") if part == "prompt" else (fitting, "squares")
+    real = getattr(module, name)
+
+    def encoded(first, *more):
+        if "bad" in str(first) if part == "prompt" else first.size == (40, 48):
+            raise error
+        return real(first, *more)
+
+    monkeypatch.setattr(module, name, encoded)
+    ran = ipa("batch", jobs(*each), *QUICK, "--batch-size", 4, "-o", "out")
+    assert ran.exit_code == 1 and "4 jobs cannot be drawn together" in ran.stderr
+    assert [one["status"] for one in results()] == ["done", "failed", "done", "done"]
+    assert (str(error) or "MemoryError") in results()[1]["error"]
+    alone = ipa("generate", *QUICK, "-i", "cat.png", "-p", "a star 3", "--seed", 3, "--json").data()["images"][0]
+    assert results()[3]["sha256"] == alone["sha256"]
 
 
 def test_a_folder_in_memory_is_reached_by_its_url(ipa):
