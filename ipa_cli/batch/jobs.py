@@ -21,6 +21,7 @@ from ipa_cli.images.filenames import slug
 ID = "id"
 ID_LENGTH = 200  # characters
 EXAMPLE = '{"id": "cat-1", "prompt": "a cat"}'
+PICTURES = "pictures"  # folder of the output
 PER_FOLDER = 10_000  # pictures
 # Settings of the whole batch, and why a job has none of its own.
 OF_THE_BATCH = {
@@ -63,7 +64,7 @@ class Job:
     def file(self, suffix: str) -> str:
         """Where its picture lies, relative to the output; up to `PER_FOLDER` share a folder."""
         place = (self.number - 1) // PER_FOLDER
-        return f"pictures/{f'{place:04}/' if place else ''}{self.stem}{suffix}"
+        return f"{PICTURES}/{f'{place:04}/' if place else ''}{self.stem}{suffix}"
 
     def as_json(self) -> str:
         """One line, for another process."""

@@ -23,6 +23,7 @@ from ipa_cli.errors import IpaError
 FOLDER, RESULTS = "journal", "results.jsonl"
 PENDING, DONE, FAILED = 0, 1, 2
 _FILE = re.compile(r"pictures/(\d+/)?[^/.][^/]*")
+_RUN = re.compile(FOLDER + r"/(\d{20})-", re.ASCII)
 SECONDS = 1.0  # between two looks for lines to write
 SECONDS_OF_A_FILE = 15.0  # at least, where files are written whole
 
@@ -62,6 +63,12 @@ def parse(line: bytes, count: int) -> Outcome | None:
         return None
 
 
+def _run(before: list[str]) -> str:
+    """The name of a run: it comes after those of all runs before it, also where the clock was set back since."""
+    last = max((int(found[1]) for found in map(_RUN.match, before) if found), default=0)
+    return f"{max(time.time_ns(), last + 1):020}-{secrets.token_hex(4)}"
+
+
 class Journal:
     """The journal of a batch of `count` jobs: what earlier runs left, and what this one adds from any thread.
 
@@ -73,7 +80,7 @@ class Journal:
         self._states = bytearray(count + 1)
         self._lines: list[bytes] = []
         self._lock, self._wake = threading.Lock(), threading.Event()
-        self._run, self._files = f"{time.time_ns():020}-{secrets.token_hex(4)}", 0
+        self._run, self._files = _run(output.names(FOLDER)), 0
         self._failure: BaseException | None = None
         self._closing = False
         self._appends: bool | None = None  # until it is known

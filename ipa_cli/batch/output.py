@@ -22,6 +22,7 @@ MOST_BYTES = 512_000_000  # of a file that is read back
 LINE_BYTES = 1_000_000
 TRIES = 4
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z0-9+.-]+)*://")
+_LACKS_A_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/(?!/)")  # s3:/bucket, which would be a folder named "s3:"
 _Value = TypeVar("_Value")
 
 
@@ -105,8 +106,14 @@ class Folder:
         return (self.path / name).is_file()
 
     def names(self, folder: str) -> list[str]:
+        path = self.path / folder
         with suppress(FileNotFoundError):
-            return sorted(f"{folder}/{one}" for one in os.listdir(self.path / folder))  # noqa: PTH208
+            try:
+                return sorted(f"{folder}/{one}" for one in os.listdir(path))  # noqa: PTH208
+            except NotADirectoryError as error:
+                raise IpaError(f"{path} is not a folder", OTHER) from error
+            except PermissionError as error:
+                raise IpaError(f"{path} cannot be read: {error.strerror}", OTHER) from error
         return []
 
     def remove(self, folder: str) -> None:
@@ -206,7 +213,13 @@ def of(text: str) -> Output:
     """The place that `--output` names: a folder, or a URL. Raises UsageError and IpaError."""
     if not text or "\0" in text:
         raise UsageError(f"--output {text!r} is not a folder", "--output drawn")
-    text = text.removeprefix("file://")
+    if text.lower().startswith("file://"):
+        text = text[len("file://") :]
+        if not text.startswith("/"):
+            raise UsageError(f"--output file://{text} is not the whole path of a folder", "--output file:///a/folder")
+    elif _LACKS_A_SLASH.match(text):
+        hint = "--output s3://bucket/folder, or ./ before the name of a folder"
+        raise UsageError(f"--output {public_name(text)}: the address lacks a slash", hint)
     if remote.scheme(text).lower() in remote.READ_ONLY:
         raise UsageError(f"--output {public_name(text)}: a web server is only read", "--output s3://bucket/folder")
     return Remote(text) if _URL.match(text) else Folder(expanded(Path(text)))

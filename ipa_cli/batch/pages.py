@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.batch.journal import Outcome
 from ipa_cli.batch.output import Output
 from ipa_cli.errors import IpaError
+from ipa_cli.images.decode import decode
 from ipa_cli.images.drawing import BACKGROUND, MUTED, TEXT
 from ipa_cli.images.drawing import write as text
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PAGE = 500  # jobs
+NAMES = re.compile(r"index\.html|page-\d+\.html|contact-sheet\.png")  # of what is written here
 SHEET, ON_SHEET, CELL, COLUMNS, GAP, MARGIN = "contact-sheet.png", 200, 128, 10, 8, 24
 
 
@@ -72,13 +75,10 @@ def _sheet(place: Output, shown: list[Outcome], title: str) -> bytes:
 
 
 def _thumbnails(place: Output, shown: list[Outcome]) -> Iterator[Image | None]:
-    from PIL import Image
-
     def small(outcome: Outcome) -> Any:
         try:
-            data = place.read(str(outcome.file))
-            picture = Image.open(io.BytesIO(data or b""), formats=["PNG", "JPEG", "WEBP", "AVIF"]).convert("RGB")
-        except (OSError, IpaError):
+            picture = decode(place.read(str(outcome.file)) or b"", outcome.id)[0].convert("RGB")
+        except IpaError:  # it was replaced since, by a larger one or by something else
             return None
         picture.thumbnail((CELL, CELL))
         return picture

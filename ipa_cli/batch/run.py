@@ -13,9 +13,9 @@ from typing import Any
 from ipa_cli import __version__
 from ipa_cli.batch import order, pages
 from ipa_cli.batch import output as outputs
-from ipa_cli.batch.jobs import Job
+from ipa_cli.batch.jobs import PICTURES, Job
 from ipa_cli.batch.journal import DONE, FAILED, FOLDER, PENDING, RESULTS, Journal, Outcome
-from ipa_cli.batch.output import Folder, Output
+from ipa_cli.batch.output import OTHER, Folder, Output
 from ipa_cli.batch.progress import Progress
 from ipa_cli.batch.source import Digest, Source, survey
 from ipa_cli.batch.worker import Task, Worker
@@ -32,6 +32,7 @@ from ipa_cli.images.filenames import FORMATS
 from ipa_cli.models import schedulers
 from ipa_cli.pipeline.spread import random_seed
 from ipa_cli.result import Reporter
+from ipa_cli.system import files
 
 DESCRIPTION, LOCK = "batch.json", ".lock"
 SCHEMA_VERSION = 1
@@ -186,12 +187,13 @@ def _begin(place: Output, asked: Asked, count: int, reporter: Reporter) -> int:
     """
     described = _describe(asked, count)
     existing, journal, again = _read(place), place.names(FOLDER), asked.resume or asked.retry_failed
-    if not (journal or again) and isinstance(place, Folder):
-        existing = None  # of an earlier one no job has ended
     if existing is None:
-        if journal:
-            raise IpaError(f"{place.name} holds a journal but no {DESCRIPTION}", "choose another --output")
-    else:
+        _check_free(place, journal)
+    elif isinstance(place, Folder):
+        _remove_unfinished(place.path)
+        if not (journal or again):
+            existing = None  # no job of it has ended
+    if existing is not None:
         if not again:
             hint = "--resume draws what is missing, --retry-failed also what failed"
             raise IpaError(f"{place.name} holds a batch already", f"{hint}; or choose another --output")
@@ -212,6 +214,24 @@ def _begin(place: Output, asked: Asked, count: int, reporter: Reporter) -> int:
         described["seed"] = existing["seed"]
     place.write(DESCRIPTION, json.dumps(described, indent=2).encode() + b"\n")
     return int(described["seed"])
+
+
+def _check_free(place: Output, journal: list[str]) -> None:
+    """Raise IpaError where files that are not of a batch would be overwritten."""
+    there = [name.rpartition("/")[2] for name in place.names("")]
+    taken = [name for name in there if name == RESULTS or pages.NAMES.fullmatch(name)]
+    if found := [*journal, *taken, *place.names(PICTURES)]:
+        raise IpaError(f"{place.name} holds {found[0]} but no {DESCRIPTION}", OTHER)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what an earlier run was writing when it was killed."""
+    pictures = folder / PICTURES
+    for inside in (folder, pictures, *pictures.glob("[0-9]*")):
+        if not (pictures.is_symlink() or inside.is_symlink()):
+            for left in inside.glob(files.UNFINISHED):
+                with suppress(OSError):
+                    left.unlink()
 
 
 def _describe(asked: Asked, count: int) -> dict[str, Any]:
@@ -244,13 +264,14 @@ def _read(place: Output) -> dict[str, Any] | None:
         if (
             usual
             and type(jobs["bytes"]) is int
+            and isinstance(jobs["sha256"], str)
             and isinstance(found["settings"], dict)
             and {"format", "quality"} <= set(found)
         ):
             return found
     except (ValueError, TypeError, LookupError, RecursionError):
         pass
-    raise IpaError(f"{place.name}/{DESCRIPTION} describes no batch of this version of ipa", "choose another --output")
+    raise IpaError(f"{place.name}/{DESCRIPTION} describes no batch of this version of ipa", OTHER)
 
 
 def _check_same(place: Output, name: str, before: Any, now: Any) -> None:
@@ -272,8 +293,6 @@ def _locked(place: Output) -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
-    from ipa_cli.system import files
-
     files.make_folder(place.path)
     files.check_writable(place.path / DESCRIPTION, replacing=True)
     kind = files.kind(place.path / LOCK)
@@ -286,6 +305,8 @@ def _locked(place: Output) -> Iterator[None]:
         raise IpaError(
             f"another batch is running in {place.path}", "wait for it, or choose another --output"
         ) from error
+    except OSError as error:  # of a network disk
+        raise IpaError(f"{place.path / LOCK} cannot be locked: {error.strerror or error}", OTHER) from error
     try:
         yield
     finally:

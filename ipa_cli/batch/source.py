@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from typing import Any, Protocol
 
 from ipa_cli.batch import jobs
 from ipa_cli.batch.jobs import Fence, Job
-from ipa_cli.config import ConfigError
+from ipa_cli.config import ConfigError, expanded
+from ipa_cli.config.places import exists
 from ipa_cli.config.units import plural
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import reference
@@ -119,9 +121,10 @@ class Listed:
                 count += 1
                 yield jobs.of_row(count, dict(zip(columns, cells, strict=True)), where, self.fence)
         except csv.Error as error:
-            raise ConfigError(
-                f"{self.path}, line {reader.line_num}: not CSV: {error}", "quote text with commas"
-            ) from error
+            hint = "quote text with commas"
+            if "new-line" in str(error):  # "CSV (Macintosh)"
+                error, hint = csv.Error("its lines end in carriage returns alone"), "save it as CSV in UTF-8"
+            raise ConfigError(f"{self.path}, line {reader.line_num}: not CSV: {error}", hint) from error
 
     def _delimiter(self) -> str:
         """What is between the names in the first line: a comma, semicolon or tab, none of which a name has."""
@@ -188,8 +191,8 @@ def find(name: str, prompts: Sequence[Mapping[str, Any]], root: Path | None, not
     """The jobs that the command line names. Raises UsageError and IpaError."""
     if name == inputs.STDIN:
         raise UsageError("jobs are read more than once, and stdin only once", "ipa batch jobs.jsonl")
-    path = Path(name).expanduser()
-    if path.is_dir() or (not path.exists() and reference.is_pattern(name)):
+    path = expanded(Path(name))
+    if exists(name, Path.is_dir) or (not exists(name) and reference.is_pattern(name)):
         if root is not None:
             raise UsageError("--root is for a file of jobs, and this is a folder of pictures", "leave it out")
         if any(one.get("num_images", 1) != 1 for one in prompts):
@@ -200,10 +203,10 @@ def find(name: str, prompts: Sequence[Mapping[str, Any]], root: Path | None, not
         raise UsageError(
             "--prompt and --prompts-from are for a folder of references", "write prompts into the file of jobs"
         )
-    folder = path.absolute().parent.resolve()
-    if root is not None and not root.expanduser().is_dir():
+    folder = Path(os.path.realpath(path.absolute().parent))  # Path.resolve raises for links in a circle
+    if root is not None and not exists(str(root), Path.is_dir):
         raise IpaError(f"--root {root} is not a folder", "check the path")
-    return Listed(path, Fence(folder, folder if root is None else root.expanduser().resolve()))
+    return Listed(path, Fence(folder, folder if root is None else expanded(root).resolve()))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def batch(
     asked = run.Asked(settings, found, output, suffix, quality, resume, retry_failed)
     with temporary_files(settings):
         done = run.run(asked, context.obj, context.obj.live, _way(settings, devices, ray, actors))
-    paths = (config.expanded(Path(output)),) if done.local else ()
+    paths = (Path(done.output),) if done.local else ()
     return Result("batch", _data(done), _blocks(done), 1 if done.failed else 0, paths)
 
 

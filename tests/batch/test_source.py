@@ -88,6 +88,7 @@ def test_a_wrong_line_is_named_with_what_is_wrong(world, line):
         ("id,seed\na,1,2\n", "line 2: 3 cells for 2 columns"),
         ("id,seed\na,x\n", "line 2: seed=x: expected a whole number"),
         ('id,prompt\na,"x\n', "not CSV"),
+        ("id,prompt\ra,x\r", "carriage returns alone"),
         ("a star\na moon\n", "line 1: no column id"),
         ("id,prompt,\na,x,y\n", "line 2: 3 cells for 2 columns"),
     ],
@@ -124,6 +125,16 @@ def test_an_empty_file_a_missing_one_and_stdin_are_no_jobs(world):
         source.survey(source.find("none.jsonl", [], None, print))
     with pytest.raises(UsageError, match="stdin only once"):
         source.find("-", [], None, print)
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/jobs.jsonl", "a" * 5000, "circle/jobs.jsonl", "a\nb"])
+def test_names_that_lead_nowhere_are_an_error_in_a_line(world, name):
+    Path("circle").symlink_to("circle")
+    with pytest.raises(IpaError):
+        source.survey(source.find(name, [], None, print))
+    listed("jobs.jsonl", objects({"id": "a"}))
+    with pytest.raises(IpaError, match="is not a folder"):
+        source.find("jobs.jsonl", [], Path(name), print)
 
 
 def test_paths_are_relative_to_the_file_of_jobs_and_a_root_lets_them_out(world):
