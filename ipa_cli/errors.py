@@ -29,6 +29,12 @@ class UsageError(IpaError):
     exit_code = 2
 
 
+class Interrupted(IpaError):
+    """A signal ended the work; what there was by then is the result."""
+
+    exit_code = 130
+
+
 class OutputError(IpaError):
     """The result cannot be written to stdout, which holds nothing then, not even JSON."""
 

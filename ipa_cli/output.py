@@ -176,12 +176,13 @@ class Terminal:
     def show(self, result: Result) -> None:
         """Print a finished command's result on stdout."""
         if self.json_mode:
-            self._print_json(result.command, "ok" if result.exit_code == 0 else "error", result.data, None)
+            status = "error" if result.failure else "ok"
+            self._print_json(result.command, status, result.data, result.failure and _as_json(result.failure))
             return
         if result.stdout is not None:
             self._write_file(result.stdout, result.blocks)
             return
-        if self.quiet and result.paths and result.exit_code == 0:
+        if self.quiet and result.paths and not result.failure:
             self._print_paths(result.paths)
             return
         for block in result.blocks:
@@ -221,7 +222,7 @@ class Terminal:
             self.err.print(_harmless("".join(traceback.format_exception(error))))
         self._keep(f"error: {error.message} (hint: {error.hint})")
         if self.json_mode:
-            self._fail_json(command, type(error).__name__, error.message, error.hint)
+            self._print_json(command, "error", None, _as_json(error))
             return
         self._labelled("error", "bold red", error.message)
         if error.hint:  # on one line, so that it can be copied
@@ -336,6 +337,10 @@ class Terminal:
             wanted = Measurement.get(self.out, self.out.options.update(max_width=10_000), drawn).maximum
             drawn = drawn if wanted <= self.out.width else _drawn(table.narrow)
         self.out.print(drawn)
+
+
+def _as_json(error: IpaError) -> dict[str, str]:
+    return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
 def _drawn(table: Table) -> RichTable:

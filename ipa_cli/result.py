@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ipa_cli.errors import IpaError
+
 
 @dataclass(frozen=True)
 class Table:
@@ -40,15 +42,21 @@ Block = str | Table | Picture | KeyValues
 class Result:
     """A finished command: `data` for `--json`, `blocks` (lines, tables, pictures, key-value pairs) for people.
 
-    With `--quiet`, `paths` (the files or the folder it wrote) are printed instead of `blocks`.
+    With `--quiet`, `paths` (the files or the folder it wrote) are printed instead of `blocks`. `failure` says why it
+    ends with another status than 0, for `--json`: `blocks` say it too.
     """
 
     command: str
     data: dict[str, Any]
     blocks: tuple[Block, ...] = field(default=())
-    exit_code: int = 0
+    failure: IpaError | None = None
     paths: tuple[Path, ...] = ()
     stdout: bytes | None = None  # a file to write to stdout; the blocks then go to stderr
+
+    @property
+    def exit_code(self) -> int:
+        """The exit status of the command."""
+        return self.failure.exit_code if self.failure else 0
 
 
 Advance = Callable[[], None]

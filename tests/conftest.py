@@ -89,20 +89,23 @@ class Ran:
         assert len(lines) == 1, f"not one line on stdout: {self.stdout!r}\n{self.stderr}"
         envelope = json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
         assert set(envelope) == {"schema_version", "command", "status", "data", "error"}
+        if envelope["status"] == "ok":
+            assert envelope["error"] is None and self.exit_code == 0, envelope
+        else:
+            assert set(envelope["error"]) == {"type", "message", "hint"} and envelope["error"]["message"], envelope
         return envelope
 
     def data(self) -> dict[str, Any]:
         """The data of a command that succeeded."""
         envelope = self.json()
         assert self.exit_code == 0, self.stderr
-        assert envelope["status"] == "ok" and envelope["error"] is None, envelope
+        assert envelope["status"] == "ok", envelope
         return envelope["data"]
 
     def error(self) -> dict[str, str]:
         """The error of a command that failed."""
         envelope = self.json()
         assert envelope["status"] == "error" and envelope["data"] is None, envelope
-        assert set(envelope["error"]) == {"type", "message", "hint"}
         return envelope["error"]
 
 

@@ -52,8 +52,11 @@ def test_scripts_get_one_object(capsys):
 
 
 def test_a_result_that_means_failure_says_so(capsys):
-    Terminal(json_mode=True).show(result(exit_code=1))
-    assert json.loads(capsys.readouterr().out)["status"] == "error"
+    failed = result(failure=IpaError("2 of 3 things failed", "try them again"))
+    Terminal(json_mode=True).show(failed)
+    said = json.loads(capsys.readouterr().out)
+    assert failed.exit_code == 1 and said["status"] == "error" and said["data"] == {"things": 2}
+    assert said["error"] == {"type": "IpaError", "message": "2 of 3 things failed", "hint": "try them again"}
 
 
 def test_quiet_prints_paths_alone(capsys):
@@ -62,7 +65,7 @@ def test_quiet_prints_paths_alone(capsys):
     assert capsys.readouterr().out == "a b.png\nout\n"
     Terminal(quiet=True).show(result())
     assert capsys.readouterr().out.startswith("two [red]things")
-    Terminal(quiet=True).show(result(paths=(Path("out"),), exit_code=1))  # what went wrong must not be lost
+    Terminal(quiet=True).show(result(paths=(Path("out"),), failure=IpaError("no")))  # what went wrong must not be lost
     assert capsys.readouterr().out.startswith("two [red]things")
 
 

@@ -55,7 +55,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Done:
-    """A batch whose jobs all have an outcome: `drawn` in this run, `failed` in all, some `before`; times in seconds."""
+    """A batch whose jobs all have an outcome: `drawn` in this run, `failed` in all, some `before`; times in seconds.
+
+    `first_failed` is the first of those that failed, by the order of the jobs.
+    """
 
     output: str
     local: bool
@@ -67,6 +70,7 @@ class Done:
     first_s: float
     pictures_per_s: float
     pages: int
+    first_failed: Outcome | None = None
 
 
 def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
@@ -115,6 +119,7 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
             first_s=progress.first,
             pictures_per_s=progress.per_second,
             pages=written,
+            first_failed=next((one for one in journal.outcomes() if one.status == "failed"), None),
         )
 
 

@@ -11,14 +11,15 @@ import typer
 from ipa_cli import config
 from ipa_cli.commands import options
 from ipa_cli.config.settings import MACHINE, OUTPUT, PICTURE
-from ipa_cli.errors import UsageError
+from ipa_cli.config.units import plural
+from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result
 
 if TYPE_CHECKING:
     from ipa_cli.batch.run import Done, Draw
     from ipa_cli.config import Settings
 
-DEFAULT_OUTPUT = "ipa-batch"
+DEFAULT_OUTPUT, RESULTS = "ipa-batch", "results.jsonl"
 # Not those that a job alone has, and those of single pictures.
 _NOT = ("prompt", "num_images", "image_per_picture", "output", "preview", "warmup")
 SETTINGS = tuple(name for name in options.HERE if name not in _NOT)
@@ -109,7 +110,7 @@ def batch(
     with temporary_files(settings):
         done = run.run(asked, context.obj, context.obj.live, _way(settings, devices, ray, actors))
     paths = (Path(done.output),) if done.local else ()
-    return Result("batch", _data(done), _blocks(done), 1 if done.failed else 0, paths)
+    return Result("batch", _data(done), _blocks(done), _failure(done), paths)
 
 
 def _way(settings: Settings, devices: str | None, ray: str | None, actors: int | None) -> Draw:
@@ -137,11 +138,21 @@ def _way(settings: Settings, devices: str | None, ray: str | None, actors: int |
     return partial(processes.draw, named)
 
 
+def _failure(done: Done) -> IpaError | None:
+    if done.first_failed is None:
+        return None
+    first, why = done.first_failed.id, done.first_failed.error
+    return IpaError(
+        f"{done.failed} of {plural(done.jobs, 'job')} failed, the first {first}: {why}",
+        f"{done.output}/{RESULTS} has the error of each; the same command with --retry-failed draws them again",
+    )
+
+
 def _data(done: Done) -> dict[str, Any]:
     output = str(Path(done.output).absolute()) if done.local else done.output
     return {
         "output": output,
-        "results": f"{output}/results.jsonl",
+        "results": f"{output}/{RESULTS}",
         "page": f"{output}/index.html",
         "pages": done.pages,
         "jobs": done.jobs,
@@ -156,9 +167,7 @@ def _data(done: Done) -> dict[str, Any]:
 
 
 def _blocks(done: Done) -> tuple[str, ...]:
-    from ipa_cli.config.units import plural
-
-    lines = [f"{done.output}/results.jsonl  {plural(done.jobs, 'job')}"]
+    lines = [f"{done.output}/{RESULTS}  {plural(done.jobs, 'job')}"]
     existed = f"; {done.before} had ended before" if done.before else ""
     lines.append(f"drawn {done.drawn} in {done.seconds:.1f} s, {done.pictures_per_s:.2f} pictures/s{existed}")
     if done.failed:

@@ -12,14 +12,13 @@ import typer
 from ipa_cli import config
 from ipa_cli.commands import options
 from ipa_cli.config.units import parse_picture_size, parse_range
-from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.errors import Interrupted, IpaError, UsageError
 from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
     from ipa_cli.bench.comparison import Regression
     from ipa_cli.bench.results import BenchResults
 
-INTERRUPTED_EXIT_CODE = 130
 SETTINGS = ("steps", "guidance_scale", "seed", "model", "load_format", "ip_adapter", "device", "dtype")
 
 
@@ -145,7 +144,7 @@ def bench(
     compared = None if before is None else _compared(done, before, slower)
     data = {**results_file.to_data(done), "folder": str(folder.absolute()), "compared": compared}
     verdict = () if compared is None else _verdict(compared, slower)
-    return Result("bench", data, (*_blocks(done, folder, markdown), *verdict), _status(done, slower), (folder,))
+    return Result("bench", data, (*_blocks(done, folder, markdown), *verdict), _failure(done, slower), (folder,))
 
 
 def _tune(context: typer.Context, more: bool) -> Result:
@@ -158,13 +157,15 @@ def _tune(context: typer.Context, more: bool) -> Result:
     found, file = tune.tune(options.settings(context).settings, PREFERRED, context.obj)
     changed = ", ".join(found["tuning"])
     said = f"faster than the table: {changed}; `ipa compile` makes graphs with it" if changed else "the table is best"
-    return Result("bench", {**found, "file": str(file)}, (tune.table(found), said, f"kept in {file}"), 0, (file,))
+    return Result("bench", {**found, "file": str(file)}, (tune.table(found), said, f"kept in {file}"), paths=(file,))
 
 
-def _status(done: BenchResults, slower: list[Regression]) -> int:
+def _failure(done: BenchResults, slower: list[Regression]) -> IpaError | None:
     if done.stopped == "interrupted":
-        return INTERRUPTED_EXIT_CODE
-    return 1 if slower or not any(backend.runs for backend in done.backends) else 0
+        return Interrupted("interrupted", "the same command with --resume measures the rest")
+    if not any(backend.runs for backend in done.backends):
+        return IpaError("nothing was measured", "the data says why for each backend; ipa doctor checks this machine")
+    return IpaError(f"slower than before: {slower[0]}", "measure again on an idle machine") if slower else None
 
 
 def _compared(done: BenchResults, before: dict[str, Any], slower: list[Regression]) -> dict[str, Any]:

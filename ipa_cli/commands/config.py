@@ -11,6 +11,7 @@ import typer
 from ipa_cli import config
 from ipa_cli.commands.base import App
 from ipa_cli.config import editing
+from ipa_cli.config.units import plural
 from ipa_cli.config.values import as_json
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result, Table
@@ -46,7 +47,7 @@ def show() -> Result:
         "ignored": ignored,
         "problems": [{"message": problem.message, "hint": problem.hint} for problem in problems],
     }
-    return Result("config show", data, (Table(("setting", "value", "source"), rows), *told), 1 if problems else 0)
+    return Result("config show", data, (Table(("setting", "value", "source"), rows), *told), _failure(problems))
 
 
 @app.command(example="ipa config get steps")
@@ -126,6 +127,14 @@ def untrust(
     done = config.untrust(path)
     line = f"no longer trusted: {path}" if done else f"{path} was not trusted"
     return Result("config untrust", {"path": str(path), "changed": done}, (line,))
+
+
+def _failure(problems: list[IpaError]) -> IpaError | None:
+    """The first of the problems, with how many there are."""
+    if not problems:
+        return None
+    more = f" (and {plural(len(problems) - 1, 'other problem')})" if len(problems) > 1 else ""
+    return IpaError(f"{problems[0].message}{more}", problems[0].hint)
 
 
 def _project(file: Path | None) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipa_cli.commands import options
+from ipa_cli.errors import IpaError
 from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
@@ -29,13 +30,22 @@ def doctor(
     from ipa_cli import doctor as checks
 
     found = checks.examine(context.params, deep, context.obj)
-    failed = any(check.status == "failure" and check.asked for check in found)
     data: dict[str, Any] = {"checks": [asdict(check) for check in found], "deep": deep}
     if report:
         data["report"] = checks.text(found, os.environ)
-        return Result("doctor", data, (data["report"],), int(failed))
+        return Result("doctor", data, (data["report"],), _failure(found))
     table = Table(("status", "check", "found"), tuple((check.status, check.name, check.found) for check in found))
-    return Result("doctor", data, (table, *_advice(found), _summary(found, deep)), int(failed))
+    return Result("doctor", data, (table, *_advice(found), _summary(found, deep)), _failure(found))
+
+
+def _failure(found: list[checks.Check]) -> IpaError | None:
+    """Of what is needed, or asked for, and cannot work, the first."""
+    failed = [check for check in found if check.status == "failure" and check.asked]
+    if not failed:
+        return None
+    names = ", ".join(check.name for check in failed[1:])
+    more = f"; also {names}" if names else ""
+    return IpaError(f"{failed[0].name}: {failed[0].found}{more}", failed[0].advice)
 
 
 def _advice(found: list[checks.Check]) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from ipa_cli.commands import options
 from ipa_cli.config.modes import MODES
 from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.setting import OUTPUT
+from ipa_cli.config.units import plural
+from ipa_cli.errors import IpaError
 from ipa_cli.result import Reporter, Result, Table
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ipa_cli.sweep.elsewhere import Callbacks, Elsewhere, PointJob
     from ipa_cli.sweep.run import SweepResult
 
+FROZEN_HINT = "try --backend eager --force, or scales that are further apart"
+RETRY_HINT = "--resume tries the failed pictures again"
 DEFAULT_FOLDER = Path("ipa-sweep")
 # Not those that are varied, and those of single pictures.
 SETTINGS = tuple(
@@ -139,8 +143,7 @@ def sweep_scale(
         done = run.sweep_scale(
             settings, axes, place, context.obj, resume, force, live, _elsewhere(ray, actors, settings.gpus)
         )
-    failed = 1 if done.frozen or done.failed else 0
-    return Result("sweep-scale", _data(done), _blocks(done), failed, (done.folder,))
+    return Result("sweep-scale", _data(done), _blocks(done), _failure(done), (done.folder,))
 
 
 def _elsewhere(ray: str | None, actors: int | None, gpus: int) -> Elsewhere | None:
@@ -214,11 +217,20 @@ def _blocks(done: SweepResult) -> tuple[str | Table, ...]:
         blocks.append(_table(done.changes))
     blocks += [f"FROZEN {same}" for same in done.frozen]
     if done.frozen:
-        blocks.append("the scale has no effect: try --backend eager --force, or scales that are further apart")
+        blocks.append(f"the scale has no effect: {FROZEN_HINT}")
     blocks += [f"FAILED {outcome.point.file}: {outcome.error}" for outcome in done.failed]
     if done.failed:
-        blocks.append("--resume tries the failed pictures again")
+        blocks.append(RETRY_HINT)
     return tuple(blocks)
+
+
+def _failure(done: SweepResult) -> IpaError | None:
+    """Pictures that failed, else scales that gave the same picture."""
+    if done.failed:
+        first = done.failed[0]
+        message = f"{len(done.failed)} of {plural(len(done.outcomes), 'picture')} failed, the first {first.point.file}"
+        return IpaError(f"{message}: {first.error}", RETRY_HINT)
+    return IpaError(f"the scale has no effect: {done.frozen[0]}", FROZEN_HINT) if done.frozen else None
 
 
 def _table(changes: Sequence[Change]) -> Table:

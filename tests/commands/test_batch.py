@@ -112,6 +112,9 @@ def test_a_failed_job_is_recorded_and_the_others_go_on(ipa):
 
     same = ipa("batch", file, *QUICK, "-o", "out", "--resume", "--json")
     assert same.exit_code == 1 and same.json()["data"]["drawn"] == 0 and same.json()["data"]["failed"] == 4
+    error = same.json()["error"]
+    assert error["message"].startswith("4 of 6 jobs failed, the first missing: lost.png does not exist")
+    assert "out/results.jsonl" in error["hint"] and "--retry-failed" in error["hint"]
     Image.new("RGB", (48, 48), "red").save("lost.png")
     again = ipa("batch", file, *QUICK, "-o", "out", "--retry-failed", "--json")
     assert again.json()["data"]["drawn"] == 1 and again.json()["data"]["failed"] == 3

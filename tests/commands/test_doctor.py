@@ -46,7 +46,7 @@ NAMES = {
 def found(ran) -> dict[str, dict]:
     """The checks by name, of a run with `--json` whose status fits what it found."""
     envelope = ran.json()
-    assert envelope["command"] == "doctor" and envelope["error"] is None
+    assert envelope["command"] == "doctor"
     listed = envelope["data"]["checks"]
     assert all(set(check) == {"name", "status", "found", "advice", "asked"} for check in listed)
     assert {check["status"] for check in listed} <= {"ok", "warning", "failure", "skipped"}

@@ -71,7 +71,8 @@ def compile(
             name = jobs[job_done].name
             answer = job_done.result()
             warnings += worker_pool.again(name, answer)
-            report(f"compiled {name} in {answer['compile_s']:.1f} s ({done} of {len(jobs)})")
+            took, error = answer["compile_s"], answer["error"]
+            report(f"compiled {name} in {took:.1f} s, {error:.0e} from uncompiled ({done} of {len(jobs)})")
             shutil.move(Path(work, f"{name}.pt2"), folder / f"{name}.pt2")
     plan = {
         "sample": list(example.sample.shape),

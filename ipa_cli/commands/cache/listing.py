@@ -14,6 +14,7 @@ import typer
 from ipa_cli.commands import options
 from ipa_cli.commands.cache import shared
 from ipa_cli.config import units
+from ipa_cli.errors import IpaError
 from ipa_cli.result import Result, Table
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def verify(
     )
     if problems:
         lines.append(f"`ipa cache clear {' '.join(id[:8] for id in problems)}` removes what is damaged")
-    return Result("cache verify", data, tuple(lines), exit_code=1 if problems else 0)
+    failure = IpaError(f"{shared.count(problems)} damaged", lines[-1]) if problems else None
+    return Result("cache verify", data, tuple(lines), failure)
 
 
 def _unfinished(found: Iterable[ScratchFolder]) -> Iterator[str]:

@@ -75,7 +75,7 @@ def push(
     }
     there = f", {len(kept)} already there" if kept else ""
     lines = (f"sent {shared.count(sent)} to {url}, {units.size(count)}{there}", *_refusals(refused))
-    return Result("cache push", data, lines, exit_code=1 if refused else 0)
+    return Result("cache push", data, lines, _failure(refused))
 
 
 @options.with_settings("cache_dir", "cache_max_size")
@@ -136,9 +136,7 @@ def pull(
         f"{len(here)} already here" if here else "",
         f"{len(chosen.skipped)} not for this machine (--all)" if chosen.skipped else "",
     )
-    return Result(
-        "cache pull", data, (", ".join(filter(None, parts)), *_refusals(refused)), exit_code=1 if refused else 0
-    )
+    return Result("cache pull", data, (", ".join(filter(None, parts)), *_refusals(refused)), _failure(refused))
 
 
 def _place(url: str) -> Remote:
@@ -152,7 +150,13 @@ def _place(url: str) -> Remote:
 
 def _refused(context: typer.Context, id: str, error: IpaError) -> dict[str, str]:
     context.obj.warn("; ".join(filter(None, (error.message, error.hint))))
-    return {"key": id, "reason": error.message}
+    return {"key": id, "reason": error.message, "hint": error.hint}
+
+
+def _failure(refused: Sequence[dict[str, str]]) -> IpaError | None:
+    if not refused:
+        return None
+    return IpaError(f"{shared.count(refused)} refused, the first: {refused[0]['reason']}", refused[0].get("hint", ""))
 
 
 def _refusals(refused: Sequence[Any]) -> tuple[str, ...]:

@@ -80,7 +80,8 @@ def agreed(context: typer.Context, yes: bool, details: Iterable[str], statement:
 
 def nothing_done(command: str) -> Result:
     """After a no; status 1, so that what waits for the command does not go on."""
-    return Result(command, {}, ("nothing done",), exit_code=1)
+    failure = IpaError("nothing done: the answer was no", "--yes does it without asking")
+    return Result(command, {}, ("nothing done",), failure)
 
 
 def count(graphs: Iterable[Any]) -> str:
