@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--cache", default=str(Path(tempfile.gettempdir(), "ipa-two-gpus")))
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
-    Path(asked.cache).mkdir(mode=0o700, exist_ok=True)
+    Path(asked.cache).mkdir(mode=0o700, parents=True, exist_ok=True)
     rows, began = [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for part in asked.parts.split(","):

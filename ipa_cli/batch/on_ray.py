@@ -166,9 +166,11 @@ def _lines(
             Drawer,
             batch_size=together,
             compute=ActorPoolStrategy(
-                size=actors, max_tasks_in_flight_per_actor=CALLS, enable_true_multi_threading=True
+                size=actors,
+                max_tasks_in_flight_per_actor=CALLS,
+                max_concurrent_calls_per_actor=CALLS,
+                enable_true_multi_threading=True,
             ),
-            max_concurrency=CALLS,
             num_cpus=CPUS,
             num_gpus=1 if gpu else 0,
             fn_constructor_args=(task.as_json(), str(Path.cwd()), opened),

@@ -101,8 +101,6 @@ class Pair:
         Raises IpaError where there is no second GPU.
         """
         self._device, self._second = device, second_gpu.after(device, settings.device == "cpu", reporter)
-        if settings.precision == "fp8":
-            reporter.warn("fp8 on two GPUs: a call differed from one GPU's by more than fp8 explains; half does not")
         if settings.cache_dir is not None:
             settings = replace(settings, cache_dir=settings.cache_dir.absolute())
         self._seconds = STEPS[device.type]
