@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ipa_cli.config.units import rate
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Advance, Block, KeyValues, Picture, Result, Table
 
@@ -169,7 +170,7 @@ class Terminal:
             def advance() -> None:
                 nonlocal done
                 done += 1
-                progress.update(task, completed=done, speed=f"{done / (time.perf_counter() - started):.1f} it/s")
+                progress.update(task, completed=done, speed=rate(done / (time.perf_counter() - started)))
 
             yield advance
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from ipa_cli.batch.journal import Outcome
+from ipa_cli.config.units import rate
 from ipa_cli.result import Reporter
 
 EVERY = 10.0  # seconds between two lines, at first; ...
@@ -46,17 +47,18 @@ class Progress:
                 self._reporter.note(self.text)
 
     @property
-    def per_second(self) -> float:
-        """Pictures a second since the first, so that loading does not count."""
+    def per_second(self) -> float | None:
+        """Pictures a second since the first, so that loading does not count; None before the second."""
         pictures, seconds = self.done - self.failed, self.last - self.first
-        return (pictures - 1) / seconds if pictures > 1 and seconds > 0 else 0.0
+        return (pictures - 1) / seconds if pictures > 1 and seconds > 0 else None
 
     @property
     def text(self) -> str:
         speed = self.per_second
-        left = f", {duration((self._total - self.done) / speed)} left" if speed else ""
-        failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.done} of {self._total}, {speed:.2f} pictures/s{left}{failed}"
+        left = f"{duration((self._total - self.done) / speed)} left" if speed else ""
+        failed = f"{self.failed} failed" if self.failed else ""
+        parts = (f"{self.done} of {self._total}", rate(speed, "picture", "pictures"), left, failed)
+        return ", ".join(filter(None, parts))
 
 
 def duration(seconds: float) -> str:

@@ -68,7 +68,7 @@ class Done:
     before: int
     seconds: float
     first_s: float
-    pictures_per_s: float
+    pictures_per_s: float | None
     pages: int
     first_failed: Outcome | None = None
 

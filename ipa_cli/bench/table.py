@@ -8,7 +8,7 @@ from typing import Any
 
 from ipa_cli.bench.metrics import METRICS, SPEED, Metric
 from ipa_cli.bench.results import BackendResult, BenchResults
-from ipa_cli.config.units import plural
+from ipa_cli.config.units import plural, rate
 from ipa_cli.result import Table
 
 NOT_MEASURED = "not measured"
@@ -73,7 +73,7 @@ def notes(results: BenchResults) -> tuple[str, ...]:
         )
     lines += [
         f"eager without CUDA graph in {backend.spec.python or 'this Python'}: "
-        + (f"{backend.runs[0]['it_per_s']:.2f} it/s" if backend.runs else backend.reason or NOT_MEASURED)
+        + (rate(backend.runs[0]["it_per_s"]) if backend.runs else backend.reason or NOT_MEASURED)
         for backend in results.references
     ]
     lines += _differing_weights(results)

@@ -11,7 +11,7 @@ import typer
 from ipa_cli import config
 from ipa_cli.commands import options
 from ipa_cli.config.settings import MACHINE, OUTPUT, PICTURE
-from ipa_cli.config.units import plural
+from ipa_cli.config.units import plural, rate
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result
 
@@ -169,7 +169,8 @@ def _data(done: Done) -> dict[str, Any]:
 def _blocks(done: Done) -> tuple[str, ...]:
     lines = [f"{done.output}/{RESULTS}  {plural(done.jobs, 'job')}"]
     existed = f"; {done.before} had ended before" if done.before else ""
-    lines.append(f"drawn {done.drawn} in {done.seconds:.1f} s, {done.pictures_per_s:.2f} pictures/s{existed}")
+    speed = rate(done.pictures_per_s, "picture", "pictures")
+    lines.append(f"drawn {done.drawn} in {done.seconds:.1f} s{f', {speed}' if speed else ''}{existed}")
     if done.failed:
         lines.append(f"FAILED {plural(done.failed, 'job')}: --retry-failed draws them again")
     return tuple(lines)

@@ -12,7 +12,7 @@ from ipa_cli.commands import options
 from ipa_cli.config.requests import ONE_PICTURE
 from ipa_cli.config.setting import OUTPUT, PICTURE
 from ipa_cli.config.step_cache import FORECAST
-from ipa_cli.config.units import parse_picture_size, plural
+from ipa_cli.config.units import parse_picture_size, plural, rate
 from ipa_cli.errors import UsageError
 from ipa_cli.result import Block, KeyValues, Picture, Result
 
@@ -203,7 +203,7 @@ def _blocks(done: Generated, preview: bool) -> tuple[Block, ...]:
         ("reference", ", ".join(done.references) or "none"),
         ("model", f"{done.model} on {_where(done)}, {done.dtype}" + (f", at {done.server}" if done.server else "")),
         ("backend", f"{done.backend}: {done.graph['why']}"),
-        ("speed", f"{times['it_per_s']:.1f} it/s, {drawn} in {times['steps_s']:.2f} s"),
+        ("speed", ", ".join(filter(None, (rate(times["it_per_s"]), f"{drawn} in {times['steps_s']:.2f} s")))),
         ("time", f"{times['e2e_s']:.1f} s total; {loading}draw and save {times['inference_s']:.1f}"),
         ("memory", f"{done.memory['peak_gib']:.2f} GiB peak"),
     )

@@ -44,6 +44,14 @@ def age(seconds: float) -> str:
     return "now"
 
 
+def rate(per_second: float | None, one: str = "it", many: str = "it") -> str:
+    """A speed for people: "2.50 pictures/s", below one a second "3.20 s/picture"; "" where it is not known."""
+    if not per_second:
+        return ""
+    number, unit = (per_second, f"{many}/s") if per_second >= 1 else (1 / per_second, f"s/{one}")
+    return f"{number:.1f} {unit}" if number >= 10 else f"{number:.2f} {unit}"
+
+
 def parse_picture_size(text: str) -> tuple[int, int]:
     """(width, height) in pixels from "1024x768". Raises UsageError."""
     found = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text.lower())

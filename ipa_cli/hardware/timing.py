@@ -42,11 +42,6 @@ class StepClock:
             return self._marks[0].elapsed_time(self._marks[-1]) / 1e3
         return self._marks[-1] - self._marks[0]
 
-    @property
-    def per_second(self) -> float:
-        """Steps per second between the marks."""
-        return (len(self._marks) - 1) / self.seconds if self.seconds else 0.0
-
 
 def synchronize(device: torch.device) -> None:
     """Wait for the device."""

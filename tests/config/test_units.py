@@ -93,3 +93,18 @@ def test_text_that_is_not_a_range_is_refused(text):
 
 def test_one_is_singular_and_every_other_count_plural():
     assert [units.plural(count, "picture") for count in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+
+
+@pytest.mark.parametrize(
+    ("per_second", "words"),
+    [
+        (None, ""),
+        (0, ""),
+        (0.04, "25.0 s/picture"),
+        (0.8, "1.25 s/picture"),
+        (1, "1.00 pictures/s"),
+        (35.24, "35.2 pictures/s"),
+    ],
+)
+def test_speeds_below_one_a_second_are_written_as_seconds(per_second, words):
+    assert units.rate(per_second, "picture", "pictures") == words

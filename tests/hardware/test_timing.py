@@ -20,15 +20,14 @@ def test_steps_are_counted_between_the_first_mark_and_the_last():
         clock.mark()
         time.sleep(0.01)
     assert 0.03 <= clock.seconds <= time.perf_counter() - began - 0.01
-    assert clock.per_second == pytest.approx(3 / clock.seconds)
 
 
 @pytest.mark.parametrize("marks", [0, 1])
-def test_without_two_marks_there_is_no_speed(marks):
+def test_without_two_marks_no_time_has_passed(marks):
     clock = timing.StepClock(CPU)
     for _ in range(marks):
         clock.mark()
-    assert (clock.seconds, clock.per_second) == (0, 0)
+    assert clock.seconds == 0
 
 
 PEAKS = """
@@ -58,7 +57,7 @@ def test_on_a_gpu_steps_are_timed_by_the_gpu():
     for _ in range(5):
         clock.mark()
         square = square @ square / 2048
-    assert 0 < clock.seconds < 10 and clock.per_second == pytest.approx(4 / clock.seconds)
+    assert 0 < clock.seconds < 10
     timing.synchronize(device)
     held = timing.memory(device)
     assert held["reserved_gib"] >= held["peak_gib"] > square.nbytes / 2**30 / 2

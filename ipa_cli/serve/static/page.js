@@ -190,10 +190,17 @@ async function look(entry) {
   for (const id of ["copy-command", "copy-json", "command-details"]) byId(id).hidden = false;
 }
 
+/** Calls of the UNet a second, below one the seconds of a call; as `rate` of ipa_cli/config/units.py. */
+function rate(it_per_s) {
+  if (!it_per_s) return "";
+  const [number, unit] = it_per_s >= 1 ? [it_per_s, "it/s"] : [1 / it_per_s, "s/it"];
+  return `${number.toFixed(number >= 10 ? 1 : 2)} ${unit}`;
+}
+
 function summary(entry, count = 1) {
   const { total_s, it_per_s } = entry.timings;
-  const parts = [entry.size, `seed ${entry.seed}`, `${total_s.toFixed(2)} s`, `${it_per_s.toFixed(1)} it/s${entry.saved ?? ""}`, entry.backend];
-  return `${count > 1 ? `${count} pictures: ` : ""}${parts.join(" · ")}`;
+  const parts = [entry.size, `seed ${entry.seed}`, `${total_s.toFixed(2)} s`, `${rate(it_per_s)}${entry.saved ?? ""}`, entry.backend];
+  return `${count > 1 ? `${count} pictures: ` : ""}${parts.filter(Boolean).join(" · ")}`;
 }
 
 onHistory({
