@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from ipa_cli.models.architectures.base import PromptEmbeds
     from ipa_cli.models.loader import Model
-    from ipa_cli.pipeline.conditioning import Embeds
     from ipa_cli.pipeline.decoding import Decode
     from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.pipeline.image_encoding import Embeds
     from ipa_cli.pipeline.init_image import Init
     from ipa_cli.pipeline.start import Encoded, Start
 
@@ -70,10 +70,10 @@ class Encodings:
 
     def embed(self, request: Request) -> list[tuple[Embeds, Embeds]]:
         """The negative and the positive embeddings of each adapter's references, (images, …)."""
-        from ipa_cli.pipeline import conditioning
+        from ipa_cli.pipeline import image_encoding
 
         with self._access.working("encoding", *distinct(self.model.image_encoders)):
-            return conditioning.embed_each(self.model, [request.image_prompts], self._access.device)[0]
+            return image_encoding.embed_each(self.model, [request.image_prompts], self._access.device)[0]
 
     def conditions(self, request: Request, numbers: Sequence[int] = (0,)) -> Conditions:
         """What steers the UNet: every layer's keys and values, kept by content, at the scales of this request.
@@ -225,7 +225,7 @@ class Encodings:
 
     def _encoded(self, requests: Sequence[Request]) -> list[together.Embedded]:
         """The prompts and references of requests with the same LoRAs, of which some may be known, by one call each."""
-        from ipa_cli.pipeline import conditioning
+        from ipa_cli.pipeline import image_encoding, text_encoding
 
         model, device = self.model, self._access.device
 
@@ -233,13 +233,13 @@ class Encodings:
             self._check_encoders()
             self._loras.merge_into_text_encoders(requests[0].loras)
             with self._access.working("encoding", *model.text_encoders):
-                return conditioning.encode_texts(model, [requests[at] for at in places], device, self._reporter)
+                return text_encoding.encode_texts(model, [requests[at] for at in places], device, self._reporter)
 
         def images(places: Sequence[int]) -> list[list[Embeds]]:
             self._check_encoders()
             seen = [requests[at].image_prompts for at in places]
             with self._access.working("encoding", *distinct(model.image_encoders)):
-                return conditioning.encode_images(model, seen, requests[0].guided, device)
+                return image_encoding.encode_images(model, seen, requests[0].guided, device)
 
         found = self._texts.get_all(list(map(content.of_text, requests)), texts)
         return list(zip(found, self._images.get_all(list(map(content.of_images, requests)), images), strict=True))

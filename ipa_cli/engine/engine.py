@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.models.loader import Model
-    from ipa_cli.pipeline.conditioning import Embeds
     from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.pipeline.image_encoding import Embeds
     from ipa_cli.pipeline.start import Start
     from ipa_cli.unet.inputs import UNetInputs
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipa_cli.models.architectures.base import PromptEmbeds
-    from ipa_cli.pipeline.conditioning import Embeds
     from ipa_cli.pipeline.denoise import Conditions
+    from ipa_cli.pipeline.image_encoding import Embeds
 
     Embedded = tuple[list[PromptEmbeds], list[Embeds]]  # the prompts and references of a request
 

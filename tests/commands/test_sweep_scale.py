@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 import ipa_cli
 from ipa_cli.images.metadata import read_settings
-from ipa_cli.pipeline import conditioning
+from ipa_cli.pipeline import image_encoding, text_encoding
 from tests import loras, tiny_model
 from tests.unets import FLAT
 
@@ -61,9 +61,9 @@ def contents(folder):
 
 def test_a_sweep_leaves_everything_it_should(ipa, references, monkeypatch):
     encoded = Counter()
-    for name in ("encode_texts", "encode_images"):
-        real = getattr(conditioning, name)
-        monkeypatch.setattr(conditioning, name, lambda *a, _n=name, _r=real: (encoded.update([_n]), _r(*a))[1])
+    for module, name in ((text_encoding, "encode_texts"), (image_encoding, "encode_images")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, _n=name, _r=real: (encoded.update([_n]), _r(*a))[1])
 
     ran = ipa("sweep-scale", "--scales", "0,0.5,1", *references, *QUICK, "--size", "64x96", "-o", "out", "--json")
     data = ran.data()
