@@ -58,6 +58,16 @@ def test_help_tells_defaults(ipa):
         assert default in told
 
 
+def test_help_of_a_batch_says_nothing_that_holds_for_one_picture_alone(ipa):
+    told = " ".join(ipa("batch", "--help").stdout.split())
+    assert "stdin" not in told and "Seed of every job that has none" in told
+
+
+def test_a_sweep_has_scales_in_place_of_a_scale(ipa):
+    ran = ipa("sweep-scale", "--scale", 0.5)
+    assert ran.exit_code == 2 and "--scales" in ran.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_answers_wrong_usage_with_one_object(ipa, world, command):
     ran = ipa(*command.split(), "--json", "--no-such-flag")

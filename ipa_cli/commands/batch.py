@@ -37,7 +37,12 @@ def _machine(*declarations: str, help: str, **more: Any) -> Any:
     return options.flag(*declarations, help=help, panel=MACHINE, **more)
 
 
-@options.with_settings(*SETTINGS)
+@options.with_settings(
+    *SETTINGS,
+    seed="seed of every job that has none; unless given it follows from the job's id",
+    image="reference image of every job that has none: a file, folder, pattern or URL; repeatable",
+    init_image="picture to begin with in place of noise: a file or URL",
+)
 def batch(
     context: typer.Context,
     jobs: Annotated[
@@ -76,7 +81,7 @@ def batch(
             "--output",
             "-o",
             help=f"folder or URL (s3://bucket/folder) for all results [default: {DEFAULT_OUTPUT}]",
-            metavar="PLACE",
+            metavar="FOLDER",
         ),
     ] = DEFAULT_OUTPUT,
     resume: Annotated[bool, _output("--resume", help="draw what is missing of a batch that was stopped")] = False,

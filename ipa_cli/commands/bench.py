@@ -70,7 +70,7 @@ def bench(
         Path | None,
         _flag(
             "--compare",
-            help="results.json of an earlier bench; the exit status is 1 if something became slower",
+            help="an earlier bench's results.json; the exit status is 1 if something became slower",
             metavar="FILE",
         ),
     ] = None,

@@ -36,9 +36,12 @@ class Format(str, Enum):
     avif = "avif"
 
 
-def with_settings(*names: str) -> Callable[..., Any]:
-    """Give a command the flags of these settings; their values are in `settings(context)`."""
-    return with_options([_setting(name) for name in names])
+def with_settings(*names: str, **helps: str) -> Callable[..., Any]:
+    """Give a command the flags of these settings; their values are in `settings(context)`.
+
+    `helps` has the help of those that mean something else in this command, by name.
+    """
+    return with_options([_setting(name, helps.get(name)) for name in names])
 
 
 def flag(*declarations: str, help: str, panel: str | None = None, **more: Any) -> Any:
@@ -146,7 +149,7 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
 
 
 @cache
-def _setting(name: str) -> TyperOption:
+def _setting(name: str, help: str | None) -> TyperOption:
     field, kind = config.FIELDS[name], expected(name)[0]
     long, short, also = flag_of(name), field.metadata["short"], field.metadata["also"]
     if kind is bool:
@@ -158,7 +161,7 @@ def _setting(name: str) -> TyperOption:
         is_flag=kind is bool,
         multiple=kind is tuple,
         metavar=None if kind is bool else _metavar(name),
-        help=_sentence(field.metadata["help"] + (f" [default: {default(name)}]" if default(name) else "")),
+        help=_sentence((help or field.metadata["help"]) + (f" [default: {default(name)}]" if default(name) else "")),
         rich_help_panel=field.metadata["panel"],
         autocompletion=_completion(name),
     )

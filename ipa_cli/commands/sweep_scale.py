@@ -33,18 +33,9 @@ SETTINGS = tuple(
     for name in options.HERE
     if name
     not in (
-        "prompt",
-        "image",
-        "image_weight",
-        "embeds",
-        "ip_mode",
-        "height",
-        "width",
-        "seed",
-        "num_images",
-        "batch_size",
+        *("prompt", "image", "image_weight", "embeds", "scale", "ip_mode", "height", "width", "seed"),
+        *("num_images", "batch_size", "output", "preview", "image_per_picture"),
     )
-    and name not in ("output", "preview", "image_per_picture")
 )
 
 
@@ -56,7 +47,7 @@ def _output(*declarations: str, help: str, **more: Any) -> Any:
     return options.flag(*declarations, help=help, panel=OUTPUT, **more)
 
 
-@options.with_settings(*SETTINGS)
+@options.with_settings(*SETTINGS, ip_layers="scales by layer as JSON, in diffusers' form; each scale multiplies them")
 def sweep_scale(
     context: typer.Context,
     scales: Annotated[
