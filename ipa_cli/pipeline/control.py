@@ -16,6 +16,8 @@ from ipa_cli.pipeline import span
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ipa_cli.models.plan import Plan
 
 
@@ -35,6 +37,13 @@ class Control:
     preprocess: str | None = None
     mode: str | None = None
     kind: int | None = None
+    made: dict[tuple[int, int], Image] = field(default_factory=dict, compare=False, repr=False)  # maps by their size
+
+    def map(self, size: tuple[int, int]) -> Image:
+        """The map for a picture of this size, made once for this control and its copies. Raises IpaError."""
+        if size not in self.made:
+            self.made[size] = control_map.make(self.image.image, size, self.preprocess)
+        return self.made[size]
 
     def times(self, factor: float) -> Control:
         """The same with its scale multiplied by this."""
@@ -86,7 +95,7 @@ def warn_of_lineless(controls: Sequence[Control], size: tuple[int, int], reporte
     for one in {(one.image.source, one.preprocess): one for one in controls}.values():
         if one.preprocess not in control_map.OF_LINES or control_map.is_empty(one.image.image):
             continue
-        if control_map.is_lineless(control_map.make(one.image.image, size, one.preprocess)):
+        if control_map.is_lineless(one.map(size)):
             reporter.warn(
                 f"preprocess={one.preprocess} finds no lines in {one.image.source}, so there is nothing to follow: "
                 "choose a picture with more contrast, another preprocess, or a map that is made already"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ipa_cli.hardware import devices
-from ipa_cli.images import control_map
 from ipa_cli.pipeline.control import Control
 from ipa_cli.pipeline.span import counts
 
@@ -44,7 +43,7 @@ def condition(model: Model, text: PromptEmbeds, request: Request) -> tuple[Contr
     for control in request.controls:
         network = model.controls[control.network]
         context = attention.project(network, none, text.hidden)
-        picture = control_map.make(control.image.image, (request.width, request.height), control.preprocess)
+        picture = control.map((request.width, request.height))
         pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)[None]
         with torch.no_grad():
             hint, kind = network.hint(devices.sent(pixels, text.hidden.device, network.dtype), control.kind)

@@ -1,9 +1,10 @@
 """The table in docs/settings.md lists every setting; `python -m tests.config.test_settings_page` rewrites it."""
 
+import re
 from pathlib import Path
 
 from ipa_cli.commands import options
-from ipa_cli.config import FIELDS
+from ipa_cli.config import FIELDS, dropping
 from ipa_cli.config.setting import PANELS
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -30,6 +31,11 @@ def split() -> tuple[str, str, str]:
 
 def test_the_table_lists_every_setting_as_it_is():
     assert split()[1] == table()
+
+
+def test_the_page_says_which_settings_take_none():
+    said = split()[0].partition("These take it:")[2].partition("; and")[0]
+    assert re.findall(r"`(\w+)`", said) == list(dropping.DROPPABLE)
 
 
 if __name__ == "__main__":

@@ -258,6 +258,16 @@ def drawn(engine, asked) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
+def test_a_map_is_made_once_for_all_that_looks_at_it(engine, monkeypatch):
+    made, make = [], control_map.make
+    monkeypatch.setattr(control_map, "make", lambda *given: made.append(given[1:]) or make(*given))
+    (followed,) = engine.settings.control
+    asked = request(engine, control=(replace(followed, preprocess="canny"),))
+    engine.encode([asked, replace(asked, prompt="a moon", controls=tuple(one.times(0.5) for one in asked.controls))])
+    assert made == [((64, 64), "canny")]
+
+
+@pytest.mark.slow
 def test_pictures_drawn_at_once_follow_the_map_as_one_by_one(engine):
     alone, together = (drawn(engine, request(engine, num_images=3, batch_size=size)) for size in (1, 3))
     assert all(abs(one - other).max() <= 1 for one, other in zip(alone, together, strict=True))
