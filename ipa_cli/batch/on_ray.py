@@ -110,14 +110,14 @@ def draw(
 
     Raises IpaError where there is no cluster, and what `Worker.draw` does.
     """
-    place = outputs.of(task.output)
+    output = outputs.of(task.output)
     ray, scratch = _connected(cluster.address)
-    if isinstance(place, Folder):  # which is locked: these are of drivers that were killed
-        for left in place.path.glob(f"{SPOOL}*"):
-            place.remove(left.name)
+    if isinstance(output, Folder):  # which is locked: these are of drivers that were killed
+        for left in output.path.glob(f"{SPOOL}*"):
+            output.remove(left.name)
     spool = f"{SPOOL}{secrets.token_hex(4)}"
     try:
-        names, count = _spooled(place, spool, jobs)
+        names, count = _spooled(output, spool, jobs)
         gpus = int(ray.cluster_resources().get("GPU", 0)) if task.settings.device != "cpu" else 0
         nodes = sum(node["Alive"] for node in ray.nodes())
         actors = cluster.actors or gpus or nodes
@@ -126,7 +126,7 @@ def draw(
             task = replace(task, settings=replace(task.settings, device="cuda"))
         together = _together(cluster.together, count // (TURNS * actors), task.settings.batch_size)
         told = set[str]()
-        for line in _lines(place, names, task, actors, together, bool(gpus), cluster.opened):
+        for line in _lines(output, names, task, actors, together, bool(gpus), cluster.opened):
             said = json.loads(line)
             if "warning" in said:
                 reporter.warn(said["warning"])
@@ -137,7 +137,7 @@ def draw(
             else:
                 done(Outcome(**said))
     finally:
-        place.remove(spool)
+        output.remove(spool)
         ray.shutdown()
         _remove(scratch)
 
@@ -148,7 +148,7 @@ def _together(most: int, share: int, batch_size: int) -> int:
 
 
 def _lines(
-    place: Output, names: list[str], task: Task, actors: int, together: int, gpu: bool, opened: str | None
+    output: Output, names: list[str], task: Task, actors: int, together: int, gpu: bool, opened: str | None
 ) -> Iterator[str]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -158,7 +158,7 @@ def _lines(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.actor_task_retry_on_errors = False
-    paths, files = place.for_reading(names)
+    paths, files = output.for_reading(names)
     drawn = (
         ray.data.read_text(paths, filesystem=files, override_num_blocks=len(paths))
         .repartition(target_num_rows_per_block=together)
@@ -237,11 +237,11 @@ def _check_there(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _spooled(place: Output, folder: str, jobs: Iterator[Job]) -> tuple[list[str], int]:
+def _spooled(output: Output, folder: str, jobs: Iterator[Job]) -> tuple[list[str], int]:
     """Write the jobs into files: their names, and how many jobs there are."""
     names, count = list[str](), 0
     while taken := list(itertools.islice(jobs, SPOOLED)):
         names.append(f"{folder}/{len(names):06}.txt")
-        place.write(names[-1], "".join(f"{job.as_json()}\n" for job in taken).encode())
+        output.write(names[-1], "".join(f"{job.as_json()}\n" for job in taken).encode())
         count += len(taken)
     return names, count

@@ -27,11 +27,11 @@ _Value = TypeVar("_Value")
 
 
 class OutputUnusable(IpaError):
-    """The place of the results cannot be read or written; nothing that is drawn could be kept."""
+    """The output cannot be read or written; nothing that is drawn could be kept."""
 
 
 class Output(Protocol):
-    """A place with files by their names, which have slashes."""
+    """A folder or URL with files by their names, which have slashes."""
 
     @property
     def name(self) -> str:
@@ -210,7 +210,7 @@ class Remote:
 
 
 def of(text: str) -> Output:
-    """The place that `--output` names: a folder, or a URL. Raises UsageError and IpaError."""
+    """The folder or URL that `--output` names. Raises UsageError and IpaError."""
     if not text or "\0" in text:
         raise UsageError(f"--output {text!r} is not a folder", "--output drawn")
     if text.lower().startswith("file://"):

@@ -27,7 +27,7 @@ NAMES = re.compile(r"index\.html|page-\d+\.html|contact-sheet\.png")  # of what 
 SHEET, ON_SHEET, CELL, COLUMNS, GAP, MARGIN = "contact-sheet.png", 200, 128, 10, 8, 24
 
 
-def write(place: Output, outcomes: Iterable[Outcome], title: str) -> int:
+def write(output: Output, outcomes: Iterable[Outcome], title: str) -> int:
     """Write the sheet of the first pictures, and a page for every `PAGE` jobs; the number of pages."""
     every, first, number = iter(outcomes), list[Outcome](), 0
     following = list(islice(every, PAGE))
@@ -44,9 +44,9 @@ def write(place: Output, outcomes: Iterable[Outcome], title: str) -> int:
             before=_name(number - 1) if number > 1 else "",
             after=_name(number + 1) if following else "",
         )
-        place.write(_name(number), page.encode("utf-8", "replace"))
+        output.write(_name(number), page.encode("utf-8", "replace"))
     if first:
-        place.write(SHEET, _sheet(place, first, title))
+        output.write(SHEET, _sheet(output, first, title))
     return number
 
 
@@ -54,7 +54,7 @@ def _name(number: int) -> str:
     return "index.html" if number == 1 else f"page-{number}.html"
 
 
-def _sheet(place: Output, shown: list[Outcome], title: str) -> bytes:
+def _sheet(output: Output, shown: list[Outcome], title: str) -> bytes:
     from PIL import Image, ImageDraw
 
     columns = min(COLUMNS, len(shown))
@@ -64,7 +64,7 @@ def _sheet(place: Output, shown: list[Outcome], title: str) -> bytes:
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     text(pen, (MARGIN, MARGIN - 6), title, 20, TEXT, width - 2 * MARGIN)
-    for at, (outcome, picture) in enumerate(zip(shown, _thumbnails(place, shown), strict=True)):
+    for at, (outcome, picture) in enumerate(zip(shown, _thumbnails(output, shown), strict=True)):
         left, top = MARGIN + at % columns * (CELL + GAP), MARGIN + 40 + at // columns * (CELL + GAP + 18)
         if picture is not None:
             sheet.paste(picture, (left, top))
@@ -74,10 +74,10 @@ def _sheet(place: Output, shown: list[Outcome], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def _thumbnails(place: Output, shown: list[Outcome]) -> Iterator[Image | None]:
+def _thumbnails(output: Output, shown: list[Outcome]) -> Iterator[Image | None]:
     def small(outcome: Outcome) -> Any:
         try:
-            picture = decode(place.read(str(outcome.file)) or b"", outcome.id)[0].convert("RGB")
+            picture = decode(output.read(str(outcome.file)) or b"", outcome.id)[0].convert("RGB")
         except IpaError:  # it was replaced since, by a larger one or by something else
             return None
         picture.thumbnail((CELL, CELL))

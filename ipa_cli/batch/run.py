@@ -84,33 +84,33 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
     check_backend(settings.backend, settings.precision)
     encode.check(FORMATS[asked.suffix], asked.quality, "")
     digest, found = asked.source.digest(), survey(asked.source)
-    place = outputs.of(asked.output)
+    output = outputs.of(asked.output)
     given = settings.image or settings.embeds or settings.adapter
     references = bool({"image", "embeds", "adapter"} & found.names or given)
     task = Task(settings, asked.output, 0, asked.suffix, asked.quality, references)
     _check_first(task, found.first, reporter)
-    with _locked(place):
-        task = replace(task, seed=_begin(place, asked, found.count, reporter))
-        journal = Journal(place, found.count)
+    with _locked(output):
+        task = replace(task, seed=_begin(output, asked, found.count, reporter))
+        journal = Journal(output, found.count)
         try:
-            progress = _draw(asked, task, journal, place, reporter, live, draw)
+            progress = _draw(asked, task, journal, output, reporter, live, draw)
         except BaseException as error:
-            _leave_results(journal, place, reporter)
+            _leave_results(journal, output, reporter)
             if isinstance(error, KeyboardInterrupt):
                 reporter.warn(f"stopped; {RESUME_HINT}")
             raise
         journal.close()
         _warn_of_change(asked.source, digest, reporter)
-        place.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
+        output.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
         with reporter.stage("contact sheet and pages"):
             title = f"{plural(found.count, 'job')} of {Path(public_name(asked.source.name)).name}"
-            written = pages.write(place, journal.outcomes(), title)
+            written = pages.write(output, journal.outcomes(), title)
         left = journal.counted(PENDING)
         if left:
             raise IpaError(f"{plural(left, 'job')} came back without a result", RESUME_HINT)
         return Done(
-            output=place.name,
-            local=isinstance(place, Folder),
+            output=output.name,
+            local=isinstance(output, Folder),
             jobs=found.count,
             drawn=progress.done - progress.failed,
             failed=journal.counted(FAILED),
@@ -133,12 +133,12 @@ def _warn_of_change(source: Source, before: Digest, reporter: Reporter) -> None:
         reporter.warn(f"{source.name} was changed while it was drawn: pictures may be of lines before and after")
 
 
-def _leave_results(journal: Journal, place: Output, reporter: Reporter) -> None:
+def _leave_results(journal: Journal, output: Output, reporter: Reporter) -> None:
     """Write what has ended by now, though the batch breaks off; say so where that fails, as on a full disk."""
     with suppress(IpaError):
         journal.close()
     try:
-        place.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
+        output.write_lines(RESULTS, (one.line() for one in journal.outcomes()))
     except IpaError as error:
         reporter.warn(
             f"{RESULTS} is not as far as {FOLDER}/, which has each job that has ended: {error.message}; "
@@ -153,16 +153,16 @@ def here(task: Task, jobs: Iterator[Job], done: Callable[[Outcome], None], repor
 
 
 def _draw(
-    asked: Asked, task: Task, journal: Journal, place: Output, reporter: Reporter, live: bool, draw: Draw
+    asked: Asked, task: Task, journal: Journal, output: Output, reporter: Reporter, live: bool, draw: Draw
 ) -> Progress:
     wanted = {PENDING, FAILED} if asked.retry_failed else {PENDING}
     if journal.counted(DONE):
         for job in islice(asked.source.jobs(), journal.count):
-            if journal.state(job.number) == DONE and not place.has(job.file(asked.suffix)):
+            if journal.state(job.number) == DONE and not output.has(job.file(asked.suffix)):
                 journal.forget(job.number)
     missing = sum(journal.counted(state) for state in wanted)
     there = journal.counted(DONE)
-    reporter.note(f"{plural(missing, 'picture')} to draw{f', {there} exist' if there else ''}, in {place.name}")
+    reporter.note(f"{plural(missing, 'picture')} to draw{f', {there} exist' if there else ''}, in {output.name}")
     if not missing:
         return Progress(0, reporter, lambda doing: None, live)
     with reporter.stage("drawing") as doing:
@@ -185,28 +185,28 @@ def _check_first(task: Task, first: Job, reporter: Reporter) -> None:
         note_model(settings, Worker(task, reporter).plan(settings), reporter)
 
 
-def _begin(place: Output, asked: Asked, count: int, reporter: Reporter) -> int:
+def _begin(output: Output, asked: Asked, count: int, reporter: Reporter) -> int:
     """Describe the batch in its output, which must hold none, one that drew nothing, or this one; the seed of its jobs.
 
     Jobs may have been added at the end since, and another device may go on. Raises IpaError.
     """
     described = _describe(asked, count)
-    existing, journal, again = _read(place), place.names(FOLDER), asked.resume or asked.retry_failed
+    existing, journal, again = _read(output), output.names(FOLDER), asked.resume or asked.retry_failed
     if existing is None:
-        _check_free(place, journal)
-    elif isinstance(place, Folder):
-        _remove_unfinished(place.path)
+        _check_free(output, journal)
+    elif isinstance(output, Folder):
+        _remove_unfinished(output.path)
         if not (journal or again):
             existing = None  # no job of it has ended
     if existing is not None:
         if not again:
             hint = "--resume draws what is missing, --retry-failed also what failed"
-            raise IpaError(f"{place.name} holds a batch already", f"{hint}; or choose another --output")
+            raise IpaError(f"{output.name} holds a batch already", f"{hint}; or choose another --output")
         before = existing["jobs"]
         same = asked.source.digest(before["bytes"])
         if (same.size, same.sha256) != (before["bytes"], before["sha256"]):
             raise IpaError(
-                f"{place.name} holds a batch of other jobs: {asked.source.name} has changed",
+                f"{output.name} holds a batch of other jobs: {asked.source.name} has changed",
                 "jobs may be added at its end; for others choose another --output",
             )
         now = dict(described["settings"])
@@ -215,18 +215,18 @@ def _begin(place: Output, asked: Asked, count: int, reporter: Reporter) -> int:
             begun = existing["settings"].get("device")
             reporter.note(f"begun with --device {begun}: pictures of another device may differ from its in rounding")
         for name, value in (("settings", now), ("format", described["format"]), ("quality", described["quality"])):
-            _check_same(place, name, existing[name], value)
+            _check_same(output, name, existing[name], value)
         described["seed"] = existing["seed"]
-    place.write(DESCRIPTION, json.dumps(described, indent=2).encode() + b"\n")
+    output.write(DESCRIPTION, json.dumps(described, indent=2).encode() + b"\n")
     return int(described["seed"])
 
 
-def _check_free(place: Output, journal: list[str]) -> None:
+def _check_free(output: Output, journal: list[str]) -> None:
     """Raise IpaError where files that are not of a batch would be overwritten."""
-    there = [name.rpartition("/")[2] for name in place.names("")]
+    there = [name.rpartition("/")[2] for name in output.names("")]
     taken = [name for name in there if name == RESULTS or pages.NAMES.fullmatch(name)]
-    if found := [*journal, *taken, *place.names(PICTURES)]:
-        raise IpaError(f"{place.name} holds {found[0]} but no {DESCRIPTION}", OTHER)
+    if found := [*journal, *taken, *output.names(PICTURES)]:
+        raise IpaError(f"{output.name} holds {found[0]} but no {DESCRIPTION}", OTHER)
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -258,8 +258,8 @@ def _describe(asked: Asked, count: int) -> dict[str, Any]:
     }
 
 
-def _read(place: Output) -> dict[str, Any] | None:
-    data = place.read(DESCRIPTION)
+def _read(output: Output) -> dict[str, Any] | None:
+    data = output.read(DESCRIPTION)
     if data is None:
         return None
     try:
@@ -276,42 +276,43 @@ def _read(place: Output) -> dict[str, Any] | None:
             return found
     except (ValueError, TypeError, LookupError, RecursionError):
         pass
-    raise IpaError(f"{place.name}/{DESCRIPTION} describes no batch of this version of ipa", OTHER)
+    raise IpaError(f"{output.name}/{DESCRIPTION} describes no batch of this version of ipa", OTHER)
 
 
-def _check_same(place: Output, name: str, before: Any, now: Any) -> None:
+def _check_same(output: Output, name: str, before: Any, now: Any) -> None:
     if isinstance(now, Mapping):
         changed = [f"{key} {before.get(key)!r} → {value!r}" for key, value in now.items() if before.get(key) != value]
     else:
         changed = [f"{name} {before!r} → {now!r}"] if before != now else []
     if changed:
         raise IpaError(
-            f"{place.name} holds another batch: {', '.join(changed)}", "give the same flags, or choose another --output"
+            f"{output.name} holds another batch: {', '.join(changed)}",
+            "give the same flags, or choose another --output",
         )
 
 
 @contextmanager
-def _locked(place: Output) -> Iterator[None]:
+def _locked(output: Output) -> Iterator[None]:
     """Lock a folder on disk against other batches; a bucket has no locks."""
-    if not isinstance(place, Folder):
+    if not isinstance(output, Folder):
         yield
         return
     from filelock import FileLock, Timeout
 
-    files.make_folder(place.path)
-    files.check_writable(place.path / DESCRIPTION, replacing=True)
-    kind = files.kind(place.path / LOCK)
+    files.make_folder(output.path)
+    files.check_writable(output.path / DESCRIPTION, replacing=True)
+    kind = files.kind(output.path / LOCK)
     if kind is not None:
-        raise IpaError(f"{place.path / LOCK} is {kind}", "remove it, or choose another --output")
-    lock = FileLock(place.path / LOCK)
+        raise IpaError(f"{output.path / LOCK} is {kind}", "remove it, or choose another --output")
+    lock = FileLock(output.path / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise IpaError(
-            f"another batch is running in {place.path}", "wait for it, or choose another --output"
+            f"another batch is running in {output.path}", "wait for it, or choose another --output"
         ) from error
     except OSError as error:  # of a network disk
-        raise IpaError(f"{place.path / LOCK} cannot be locked: {error.strerror or error}", OTHER) from error
+        raise IpaError(f"{output.path / LOCK} cannot be locked: {error.strerror or error}", OTHER) from error
     try:
         yield
     finally:

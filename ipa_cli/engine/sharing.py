@@ -1,6 +1,6 @@
 """Graphs in a remote cache: which suit this machine, one fetched before it is compiled, and new ones sent there.
 
-While pictures are drawn a place that is down only warns.
+While pictures are drawn a remote cache that is down only warns.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ class Choice:
     refused: Sequence[dict[str, str]]
 
 
-def choose(place: Remote, prefixes: Sequence[str], everything: bool, reporter: Reporter) -> Choice:
-    """The graphs of a place whose keys begin with `prefixes`, or all; with `everything` also those for other machines.
+def choose(location: Remote, prefixes: Sequence[str], everything: bool, reporter: Reporter) -> Choice:
+    """The graphs of a remote cache whose keys begin with `prefixes`, or all.
 
-    What is refused is warned of. Raises IpaError where there are none, RemoteError.
+    With `everything` those for other machines count too. What is refused is warned of. Raises IpaError where there are
+    none, RemoteError.
     """
-    names = remote.names(place)
+    names = remote.names(location)
     if not names:
-        raise IpaError(f"there are no graphs in {place.url}", "check the address; `ipa cache push URL` sends some")
+        raise IpaError(f"there are no graphs in {location.url}", "check the address; `ipa cache push URL` sends some")
     if prefixes:
         names = [remote.find(names, prefix) for prefix in prefixes]
     here = inventory.with_versions(probe.machine())
@@ -53,16 +54,16 @@ def choose(place: Remote, prefixes: Sequence[str], everything: bool, reporter: R
             skipped.append({"key": remote.id_of(name), "reasons": reasons})
             continue
         try:
-            offer = remote.read(place, name)
+            offer = remote.read(location, name)
         except Damage as damage:
             refused.append({"key": remote.id_of(name), "reason": str(damage)})
-            reporter.warn(f"graph {remote.id_of(name)} of {place.url} is refused: {damage}")
+            reporter.warn(f"graph {remote.id_of(name)} of {location.url} is refused: {damage}")
             continue
         if offer is None:  # it has gone since it was listed, or the index is old
             if prefixes:
                 reason = "it is not there any more"
                 refused.append({"key": remote.id_of(name), "reason": reason})
-                reporter.warn(f"graph {remote.id_of(name)} of {place.url}: {reason}")
+                reporter.warn(f"graph {remote.id_of(name)} of {location.url}: {reason}")
             continue
         if not everything and (reasons := _differences(offer, here)):
             skipped.append({"key": offer.id, "reasons": reasons})
@@ -86,85 +87,85 @@ def _differences(offer: Offer, here: Machine) -> list[str]:
 def fetch(store: Store, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Entry | None:
     """The graph of `own` from the remote cache, else the best of those that `fits`; None when it has none.
 
-    Without `fits` no other will do. What is refused is warned of, and so is a place that fails, which is then not
-    asked for a minute.
+    Without `fits` no other will do. What is refused is warned of, and so is a cache that fails, which is then not asked
+    for a minute.
     """
-    place = _place(store)
-    if place is None:
+    location = _location(store)
+    if location is None:
         return None
     started = time.perf_counter()
     try:
-        with reporter.stage(f"looking in {place.url}") as doing:
-            offer = _offer(place, own, fits, reporter)
+        with reporter.stage(f"looking in {location.url}") as doing:
+            offer = _offer(location, own, fits, reporter)
             if offer is None:
-                reporter.detail(f"{place.url} has no such graph")
+                reporter.detail(f"{location.url} has no such graph")
                 return None
-            pulled = remote.pull(store, place, offer, allow_unsigned=False, doing=lambda at: doing(f"pulling {at}"))
+            pulled = remote.pull(store, location, offer, allow_unsigned=False, doing=lambda at: doing(f"pulling {at}"))
     except StoreError as error:
         if isinstance(error, remote.RemoteError):
-            place.rest()
+            location.rest()
         reporter.warn(f"{error.message}; {error.hint}")
         return None
     seconds = time.perf_counter() - started
-    reporter.note(f"graph {offer.id[:8]} came from {place.url}, {units.size(pulled.received)} in {seconds:.1f} s")
+    reporter.note(f"graph {offer.id[:8]} came from {location.url}, {units.size(pulled.received)} in {seconds:.1f} s")
     return pulled.entry
 
 
 def send(store: Store, entry: Entry, reporter: Reporter) -> None:
     """Push a graph just compiled, where the settings say so; what prevents it is warned of."""
-    place = _place(store)
-    if place is None or store.sharing is None or not store.sharing.push:
+    location = _location(store)
+    if location is None or store.sharing is None or not store.sharing.push:
         return
     try:
         private = publishers.private_key(store.sharing.signing_key)
-        with reporter.stage(f"sending to {place.url}") as doing:
-            pushed = remote.push(place, entry, private, allow_unsigned=False, force=False, doing=doing)
+        with reporter.stage(f"sending to {location.url}") as doing:
+            pushed = remote.push(location, entry, private, allow_unsigned=False, force=False, doing=doing)
             if pushed.fresh:
-                remote.write_index(place)
+                remote.write_index(location)
     except StoreError as error:
         if isinstance(error, remote.RemoteError):
-            place.rest()
+            location.rest()
         reporter.warn(f"{error.message}; {error.hint}")
         return
-    reporter.note(f"graph {entry.id[:8]} is in {place.url}{f': {pushed.note}' if pushed.note else ''}")
+    reporter.note(f"graph {entry.id[:8]} is in {location.url}{f': {pushed.note}' if pushed.note else ''}")
 
 
-def _place(store: Store) -> Remote | None:
+def _location(store: Store) -> Remote | None:
     if store.sharing is None:
         return None
-    place = remote.at(store.sharing.url)
-    return None if place.rests else place
+    location = remote.at(store.sharing.url)
+    return None if location.rests else location
 
 
-def _offer(place: Remote, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Offer | None:
+def _offer(location: Remote, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Offer | None:
     """The graph of `own`, else that which took longest to compile of those that fit and are trusted."""
-    if (exact := _acceptable(place, own.folder, reporter)) is not None:
+    if (exact := _acceptable(location, own.folder, reporter)) is not None:
         return exact
-    if fits is None or not place.writable:  # one that cannot list may have no index
+    if fits is None or not location.writable:  # one that cannot list may have no index
         return None
     ends = time.monotonic() + LOOKING
     found: list[Offer] = []
-    for name in remote.names(place, f"{own.backend}/{own.gpu}"):
+    for name in remote.names(location, f"{own.backend}/{own.gpu}"):
         if time.monotonic() > ends:
-            reporter.warn(f"{place.url} has more graphs than could be looked at within {LOOKING:g} s")
+            reporter.warn(f"{location.url} has more graphs than could be looked at within {LOOKING:g} s")
             break
-        offer = _acceptable(place, name, reporter, only=fits)
+        offer = _acceptable(location, name, reporter, only=fits)
         if offer is not None:
             found.append(offer)
     return max(found, key=lambda offer: offer.build_seconds, default=None)
 
 
-def _acceptable(place: Remote, name: str, reporter: Reporter, only: Callable[[Any], bool] = bool) -> Offer | None:
+def _acceptable(location: Remote, name: str, reporter: Reporter, only: Callable[[Any], bool] = bool) -> Offer | None:
     """A graph that is there, wanted and signed by somebody trusted; others are warned of."""
     try:
-        offer = remote.read(place, name)
+        offer = remote.read(location, name)
     except Damage as damage:
-        reporter.warn(f"graph {remote.id_of(name)} of {place.url} is refused: {damage}")
+        reporter.warn(f"graph {remote.id_of(name)} of {location.url} is refused: {damage}")
         return None
     if offer is None or not only(offer):
         return None
     try:
-        remote.check_signed(place, offer, allow_unsigned=False)
+        remote.check_signed(location, offer, allow_unsigned=False)
     except Refused as refused:
         reporter.warn(f"{refused.message}; {refused.hint}")
         return None

@@ -51,7 +51,7 @@ def _options(kind: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a place failed, in its library's words; `hint` is what helps, empty where only another try may."""
+    """Why a location failed, in its library's words; `hint` is what helps, empty where only another try may."""
 
     kind: Literal["missing", "denied", "silent", "other"]
     said: str

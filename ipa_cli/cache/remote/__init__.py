@@ -2,7 +2,7 @@
 
     <url>/graphs/<backend>/<gpu>/<shape>-<16 hex>.json   a graph's manifest in an envelope with its signatures
     <url>/blobs/<2 hex>/<sha256>                         the files of all graphs, by the digest of their content
-    <url>/ipa-graphs.json                                the names of all graphs, for places that cannot list
+    <url>/ipa-graphs.json                                the names of all graphs, for servers that cannot list
 
 Whoever can write there can put anything there: nothing is trusted because of where it lies.
 """

@@ -19,7 +19,7 @@ from ipa_cli.system import files, remote
 
 ANSWER = 10.0  # seconds that a request may take,
 SILENCE = 30.0  # and that a transfer may take for its next part
-REST = 60.0  # seconds for which a place that failed is not asked again by itself
+REST = 60.0  # seconds for which a location that failed is not asked again by itself
 CHUNK = 4 << 20
 
 _LIBRARIES = {"fsspec", "s3fs", "gcsfs", "adlfs", "aiohttp", "botocore", "aiobotocore", "google", "azure", "urllib3"}
@@ -31,7 +31,7 @@ class RemoteError(StoreError):
 
 
 class Remote:
-    """The place that a URL names. `rests` while it has just failed to answer."""
+    """The location that a URL names. `rests` while it has just failed to answer."""
 
     def __init__(self, url: str):
         self.url = url.rstrip("/") or url
@@ -49,7 +49,7 @@ class Remote:
         self._failed = time.monotonic()
 
     def list(self, folder: str) -> list[str] | None:
-        """The paths of all files below `folder`, relative to it; None where a place cannot list. Raises RemoteError."""
+        """The paths of all files below `folder`, relative to it; None where it cannot list. Raises RemoteError."""
         if not self.writable:
             return None
         system, root = self._system()
@@ -80,7 +80,7 @@ class Remote:
     def fetch(self, path: str, size: int, have: int, write: Callable[[bytes], Any], restart: Callable[[], Any]) -> int:
         """Hand a file of `size` bytes to `write`, from byte `have` on; how many bytes came.
 
-        A place that sends files only as a whole has `restart` called first. Raises FileNotFoundError where it is not
+        A server that sends files only as a whole has `restart` called first. Raises FileNotFoundError where it is not
         there, EOFError where it has another size, RemoteError where it does not come.
         """
         system, root = self._system()
@@ -214,7 +214,7 @@ def _written() -> Iterator[None]:
 
 @cache
 def at(url: str) -> Remote:
-    """The place of a URL, the same one for all who ask in this process."""
+    """The location of a URL, the same one for all who ask in this process."""
     return Remote(url)
 
 

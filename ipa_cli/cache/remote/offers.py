@@ -73,7 +73,7 @@ def id_of(name: str) -> str:
 def names(remote: Remote, of: str = "") -> list[str]:
     """The names of all graphs, or of those `of` "inductor/cpu", sorted; files of other names are left alone.
 
-    Raises RemoteError, also where a place that cannot list has no index or a damaged one.
+    Raises RemoteError, also where a server that cannot list has no index or a damaged one.
     """
     below = f"{of}/" if of else ""
     found = remote.list(f"{GRAPHS}/{below}".rstrip("/"))

@@ -43,7 +43,7 @@ def push(
     from ipa_cli.cache import publishers, remote
 
     started = time.perf_counter()
-    place, store = _place(url), shared.store(context)
+    location, store = _location(url), shared.store(context)
     private = publishers.private_key(options.settings(context).settings.cache_signing_key)
     items = cache.plan(cache.scan(store), prefixes=key or ()).items
     if not items:
@@ -55,11 +55,11 @@ def push(
             try:
                 if not isinstance(item, cache.Entry):
                     raise cache.Refused(f"graph {item.id} is left out: {item.reason}", "")
-                done.append(remote.push(place, item, private, allow_unsigned, force, doing))
+                done.append(remote.push(location, item, private, allow_unsigned, force, doing))
             except cache.Refused as error:
                 refused.append(_refused(context, item.id, error))
         if any(one.fresh for one in done):
-            remote.write_index(place)
+            remote.write_index(location)
     for one in done:
         if one.note:
             context.obj.warn(f"graph {one.entry.id[:8]}: {one.note}")
@@ -96,9 +96,9 @@ def pull(
     from ipa_cli.engine import sharing
 
     started = time.perf_counter()
-    place, store = _place(url), shared.store(context)
+    location, store = _location(url), shared.store(context)
     with context.obj.stage(f"looking in {url}"):
-        chosen = sharing.choose(place, key or (), everything, context.obj)
+        chosen = sharing.choose(location, key or (), everything, context.obj)
     refused = [*chosen.refused]
     done: list[remote.Pulled] = []
     here: list[str] = []
@@ -106,13 +106,13 @@ def pull(
     with context.obj.stage(f"fetching from {url}") as doing:
         for offer in chosen.wanted:
             try:
-                remote.check_signed(place, offer, allow_unsigned)
+                remote.check_signed(location, offer, allow_unsigned)
                 if remote.present(store, offer) is not None:
                     here.append(offer.id)
                 elif dry_run:
                     would.append(offer)
                 else:
-                    done.append(remote.pull(store, place, offer, allow_unsigned, doing))
+                    done.append(remote.pull(store, location, offer, allow_unsigned, doing))
             except cache.Refused as error:
                 refused.append(_refused(context, offer.id, error))
     for item in (item for one in done for item in one.evicted.items):
@@ -139,7 +139,7 @@ def pull(
     return Result("cache pull", data, (", ".join(filter(None, parts)), *_refusals(refused)), _failure(refused))
 
 
-def _place(url: str) -> Remote:
+def _location(url: str) -> Remote:
     from ipa_cli.cache import remote
 
     plain = absolute(url)
