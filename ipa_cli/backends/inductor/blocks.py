@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ipa_cli.backends.inductor import fp8, norms, tuning
+from ipa_cli.backends.inductor import fp8, norms
+from ipa_cli.backends.inductor.fused import (
+    FusedCrossAttention,
+    FusedGeglu,
+    FusedQkvSelfAttention,
+    GateQuantize,
+    GegluQuantize,
+    NormQuantize,
+)
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.unet.attention import CrossAttention
 from ipa_cli.unet.inputs import Context
@@ -194,6 +202,15 @@ class TransformerBlock(nn.Module):
             and _fits_gate_quantize(feed, context.text[layer])
         ):
             feed[0], feed[1] = GateQuantize(feed[0], chosen.gate_quantize), nn.Identity()
+        if context and chosen.norm_quantize and "norm_quantize" in options.kernels:
+            for name, serves in (
+                ("norm1", "attn1.to_qkv" in options.fp8_layers),
+                ("norm2", "attn2.to_q" in options.fp8_layers and isinstance(cross.processor, FusedCrossAttention)),
+                ("norm3", isinstance(feed[0], GegluQuantize)),
+            ):
+                norm = getattr(self.block, name)
+                if serves and _fits_norm_quantize(norm, context.text[layer]):
+                    setattr(self.block, name, NormQuantize(norm, chosen.norm_quantize))
 
     def forward(self, states: Tensor, residual: Tensor, text: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
         rows = [[one] for one in given]
@@ -202,13 +219,20 @@ class TransformerBlock(nn.Module):
         regions, image, mask = (rows[: self.regions], rows[self.regions :][: self.adapters], rows[self.regions :])
         context = Context([text], image, scale, mask[self.adapters :], regions, share)
         block, last = self.block, self.block.ff.net[2]
-        states = states + residual
-        states = states + block.attn1(block.norm1(states))
-        states = states + block.attn2(block.norm2(states), encoder_hidden_states=context)
-        out = block.ff(block.norm3(states))
-        if isinstance(last, fp8.BlockwiseFp8Linear) and last.bias is not None:
-            states = states + last.bias  # written by the kernel that norms them
-        return states, out
+        bias = last.bias if isinstance(last, fp8.BlockwiseFp8Linear) else None
+        normed, states = _normed_sum(block.norm1, [states, residual])
+        normed, states = _normed_sum(block.norm2, [states, block.attn1(normed)])
+        cross = block.attn2(normed, encoder_hidden_states=context)
+        normed, states = _normed_sum(block.norm3, [states, cross], bias)
+        return states, block.ff(normed)
+
+
+def _normed_sum(norm: nn.Module, addends: Sequence[Tensor], bias: Tensor | None = None) -> tuple[Any, Tensor]:
+    """A sum's norm, and the sum plus `bias`, which the kernel writes that norms it."""
+    if isinstance(norm, NormQuantize):
+        return norm(addends, bias)
+    states = sum(addends[1:], addends[0])
+    return norm(states), states if bias is None else states + bias
 
 
 class TransformerOutput(nn.Module):
@@ -256,73 +280,6 @@ class OutputLayer(nn.Module):
         return (self.conv_out(self.conv_act(self.conv_norm_out(picture))),)
 
 
-class FusedQkvSelfAttention:
-    """`attention.SelfAttention` with one product for queries, keys and values."""
-
-    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        parts = attn.to_qkv(hidden_states).chunk(3, dim=-1)
-        query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
-        return attn.to_out[0](F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
-class FusedGeglu(nn.Module):
-    """diffusers' GEGLU, product and gate, as one kernel."""
-
-    def __init__(self, gate: Any, tile: tuning.Geglu):
-        super().__init__()
-        self.proj, self.tile = gate.proj, tile
-
-    def forward(self, states: Tensor) -> Tensor:
-        from ipa_cli.backends.inductor.kernels import feed_forward
-
-        out = feed_forward.geglu(states.flatten(0, -2), self.proj.weight, self.proj.bias, *self.tile)
-        return out.unflatten(0, states.shape[:-1])
-
-
-class GateQuantize(nn.Module):
-    """diffusers' GEGLU before a linear layer in fp8: gate and rowwise quantization as one kernel behind the product."""
-
-    def __init__(self, gate: Any, choice: tuning.GateQuantize):
-        super().__init__()
-        self.proj, self.warps = gate.proj, choice.warps
-
-    def forward(self, states: Tensor) -> fp8.RowwiseStates:
-        from ipa_cli.backends.inductor.kernels import feed_forward
-
-        values, scale = feed_forward.gate_quantize(self.proj(states).flatten(0, -2), self.warps)
-        return fp8.RowwiseStates(values, scale, states.shape[:-1])
-
-
-class GegluQuantize(nn.Module):
-    """diffusers' GEGLU in fp8 before a blockwise linear layer: product, gate and quantization as one kernel."""
-
-    def __init__(self, gate: Any):
-        super().__init__()
-        self.proj = gate.proj
-
-    def forward(self, states: Tensor) -> fp8.BlockwiseStates:
-        from ipa_cli.backends.inductor.kernels import feed_forward
-
-        proj, (values, scale) = self.proj, fp8.quantize_rowwise(states.flatten(0, -2))
-        values, scale = feed_forward.geglu_quantize(values, scale, proj.weight, proj.weight_scale, proj.bias)
-        return fp8.BlockwiseStates(values, scale, states.shape[:-1])
-
-
-class FusedCrossAttention:
-    """`attention.CrossAttention` of one adapter: text and image in one kernel."""
-
-    def __init__(self, choice: tuning.CrossAttention):
-        self.choice = choice
-
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Context, *_: Any, **__: Any) -> Tensor:
-        from ipa_cli.backends.inductor.kernels import attention
-
-        text, images, scale = encoder_hidden_states[:3]
-        own, any_text = text[0], not isinstance(text[0].shape[3], int)
-        query = attn.to_q(hidden_states)
-        return attn.to_out[0](attention.cross_attention(query, own, images[0][0], scale, *self.choice, any_text))
-
-
 def _linear(given: int, out: int, dtype: torch.dtype, bias: bool = True) -> nn.Linear:
     """A linear layer on the meta device."""
     return nn.Linear(given, out, bias, device="meta", dtype=dtype).requires_grad_(False)
@@ -363,6 +320,14 @@ def _fits_gate_quantize(feed: Any, like: Tensor) -> bool:
     width = feed[2].weight.shape[1]
     piece = width & -width
     return type(feed[0]).__name__ == "GEGLU" and _is_half(like) and piece >= 256 and width <= 8 * min(piece, 1024)
+
+
+def _fits_norm_quantize(norm: nn.Module, like: Tensor) -> bool:
+    """Whether a row is a few pieces whose width is a power of two."""
+    if not isinstance(norm, nn.LayerNorm) or norm.bias is None or not _is_half(like):
+        return False
+    width = norm.normalized_shape[0]
+    return width & -width >= 128 and width <= 8 * (width & -width)
 
 
 def _is_half(tensor: Tensor) -> bool:

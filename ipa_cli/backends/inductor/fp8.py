@@ -29,6 +29,13 @@ class RowwiseStates(NamedTuple):
     scale: Tensor
     shape: Sequence[int]
 
+    @classmethod
+    def of(cls, states: Tensor | RowwiseStates) -> RowwiseStates:
+        """States as they are, or quantized."""
+        if isinstance(states, RowwiseStates):
+            return states
+        return cls(*quantize_rowwise(states.flatten(0, -2)), states.shape[:-1])
+
 
 class BlockwiseStates(NamedTuple):
     """States in fp8, (rows, width), the scale of each block, (width / BLOCK, rows), and their shape without the width.
@@ -53,8 +60,7 @@ class Fp8Linear(nn.Module):
         self.gives_half = gives_half
 
     def forward(self, states: Tensor | RowwiseStates) -> Tensor:
-        if isinstance(states, Tensor):
-            states = RowwiseStates(*quantize_rowwise(states.flatten(0, -2)), states.shape[:-1])
+        states = RowwiseStates.of(states)
         given = states.values, self.weight.t(), states.scale, self.weight_scale
         if self.gives_half:
             out = torch._scaled_mm(*given, bias=self.bias, out_dtype=self.dtype, use_fast_accum=True)

@@ -12,8 +12,9 @@ LINEAR = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.
 # The convolutions of a residual block, by their names in it.
 CONVOLUTIONS = ("conv1", "conv2")
 
-# Our Triton kernels: cross attention to text and image; the first product of a feed-forward network with its gate; and
-# where that product is not one kernel with the gate, the gate with the quantization for the next in fp8.
+# Our Triton kernels: cross attention to text and image; the first product of a feed-forward network with its gate;
+# where that product is not one kernel with the gate, the gate with the quantization for the next in fp8; and the layer
+# norm with the quantization for a product in fp8.
 KERNELS = tuple(KINDS)
 
 

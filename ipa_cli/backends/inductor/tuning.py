@@ -42,8 +42,28 @@ class GateQuantize(NamedTuple):
     warps: int
 
 
-Choice = CrossAttention | Geglu | GateQuantize | None  # None: torch's own operations
-KINDS: dict[str, Any] = {"cross_attention": CrossAttention, "geglu": Geglu, "gate_quantize": GateQuantize}
+class NormQuantize(NamedTuple):
+    """Rows that a block takes at once."""
+
+    rows: int
+    warps: int
+
+
+class GroupNorm(NamedTuple):
+    """Pixels that a block takes at once."""
+
+    pixels: int
+    warps: int
+
+
+Choice = CrossAttention | Geglu | GateQuantize | NormQuantize | GroupNorm | None  # None: torch's own operations
+KINDS: dict[str, Any] = {
+    "cross_attention": CrossAttention,
+    "geglu": Geglu,
+    "gate_quantize": GateQuantize,
+    "norm_quantize": NormQuantize,
+    "group_norm": GroupNorm,
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,8 @@ class Card:
     cross_attention: tuple[CrossAttention | None, ...] = (None,)
     geglu: tuple[Geglu | None, ...] = (None,)
     gate_quantize: tuple[GateQuantize | None, ...] = (None,)  # with fp8 alone
+    norm_quantize: tuple[NormQuantize | None, ...] = (None,)  # with fp8 alone
+    group_norm: tuple[GroupNorm | None, ...] = (None,)
     hopper: bool = False  # kernels for wgmma: fp8 convolutions, and products whose scales are by rows or by blocks
 
 
@@ -63,6 +85,8 @@ class Tuning(NamedTuple):
     cross_attention: CrossAttention | None = None
     geglu: Geglu | None = None
     gate_quantize: GateQuantize | None = None
+    norm_quantize: NormQuantize | None = None
+    group_norm: GroupNorm | None = None
     hopper: bool = False
 
 
@@ -93,6 +117,8 @@ TABLE: dict[tuple[int, int], Card] = {
         (CrossAttention(64, 128, 4), CrossAttention(128, 128, 8), _WIDE_CROSS, None),
         (Geglu(128, 128, 64, 16, 8, 4, True), Geglu(128, 128, 64, 16, 8, 3, True), None),
         _GATE,
+        (None, NormQuantize(4, 4), NormQuantize(1, 1), NormQuantize(1, 4)),
+        (None, GroupNorm(32, 4), GroupNorm(64, 8)),
         hopper=True,
     ),
     (10, 0): Card(227 * KIB, (_WIDE_CROSS, *_CROSS), (None, Geglu(128, 128, 64, 16, 8, 3, True)), _GATE),

@@ -192,17 +192,25 @@ def test_fp8_products_are_tried_before_anything_is_compiled_or_opened(monkeypatc
 
 def gate_and_quantize_blocks(self, states):
     """`GegluQuantize.forward` without a kernel of ours."""
-    shape = states.shape[:-1]
+    values, scale, shape = fp8.RowwiseStates.of(states)
     weight = self.proj.weight.float() * self.proj.weight_scale.t()
-    value, gate = nn.functional.linear(states.flatten(0, -2).float(), weight, self.proj.bias.float()).chunk(2, -1)
+    value, gate = nn.functional.linear(values.float() * scale, weight, self.proj.bias.float()).chunk(2, -1)
     values, scale = quantize_rowwise((value * nn.functional.gelu(gate)).unflatten(1, (-1, 128)))
     return fp8.BlockwiseStates(values.flatten(1), scale[..., 0].t().contiguous(), shape)
 
 
+def norm_and_quantize_rows(self, addends, bias=None):
+    """`NormQuantize.forward` without a kernel of ours."""
+    total = sum(addends[1:], addends[0])
+    normed = nn.functional.layer_norm(total, total.shape[-1:], self.weight, self.bias, self.eps)
+    return fp8.RowwiseStates.of(normed), total if bias is None else total + bias
+
+
+@pytest.mark.parametrize("norms", [(), ("norm1", "norm3")])
 @pytest.mark.parametrize(
     "layers", [("ff.net.0.proj", "ff.net.2"), LINEAR, ("attn1.to_qkv", "attn2.to_q", "ff.net.0.proj", "ff.net.2")]
 )
-def test_a_transformer_block_with_a_blockwise_layer_is_near_the_plain_one(monkeypatch, layers):
+def test_a_transformer_block_with_a_blockwise_layer_is_near_the_plain_one(monkeypatch, layers, norms):
     changes = {**FLAT, "block_out_channels": [128], "attention_head_dim": [4]}
     unet, adapters = tiny(changes=changes)
     inputs = example(unet, adapters)
@@ -218,9 +226,15 @@ def test_a_transformer_block_with_a_blockwise_layer_is_near_the_plain_one(monkey
         monkeypatch.setattr(blocks, "blockwise_layer", lambda *_: "ff.net.2")  # of half precision, were it one
         monkeypatch.setattr(blocks.GegluQuantize, "forward", gate_and_quantize_blocks)
         monkeypatch.setattr(torch, "_scaled_mm", dequantized_product)
-        options = KernelOptions(("geglu",), fp8_layers=layers, blockwise=True)
+        monkeypatch.setattr(blocks, "_fits_norm_quantize", lambda *_: True)
+        monkeypatch.setattr(blocks.NormQuantize, "forward", norm_and_quantize_rows)
+        chosen = tuning.Tuning(norm_quantize=tuning.NormQuantize(4, 4) if norms else None)
+        options = KernelOptions(("geglu", "norm_quantize"), fp8_layers=layers, blockwise=True, tuning=chosen)
         eight = partition.partition(unet, options, inputs.context)[name]
         assert type(eight.module.block.ff.net[2]) is BlockwiseFp8Linear
+        found = eight.module.block.named_children()
+        ours = {child for child, module in found if isinstance(module, blocks.NormQuantize)}
+        assert ours == {norm for norm in norms if norm == "norm3" or "attn1.to_qkv" in layers}
         error = difference(sum(eight(tensors)), expected)
     assert 1e-3 < error < 0.05  # the first: it is fp8
 

@@ -14,9 +14,10 @@ pytest.importorskip("triton", reason="needs Triton")
 SCRIPT = """
 import sys
 import torch
+from ipa_cli.backends.inductor import norms
 from ipa_cli.backends.inductor.fp8 import BlockwiseFp8Linear, BlockwiseStates
 from ipa_cli.backends.inductor.fp8 import quantize_blockwise, quantize_rowwise, supports_blockwise
-from ipa_cli.backends.inductor.kernels import attention, convolution, feed_forward
+from ipa_cli.backends.inductor.kernels import attention, convolution, feed_forward, group_norm, layer_norm
 
 device = sys.argv[1]
 dtype, tolerance = (torch.float16, 2e-3) if device == "cuda" else (torch.float32, 1e-5)
@@ -54,6 +55,25 @@ for rows, width in [(3, 256), (50, 1280), (17, 5120)]:
     plain = feed_forward.plain_gate(both.float())
     assert torch.allclose(scale, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
     check_fp8(values.float() * scale, plain, scale / 64)
+for count, rows, width, biased, tile in [
+    (1, 3, 128, True, (1, 1)), (2, 50, 640, False, (8, 4)), (3, 17, 1280, True, (4, 4))
+]:
+    addends = [normal(rows, width) for _ in range(count)]
+    weight, shift, bias = normal(width) + 1, normal(width), 3 * normal(width) if biased else None
+    values, scale, total = layer_norm.norm_quantize(addends, weight, shift, bias, 1e-5, *tile)
+    given = [x.float() for x in addends], weight.float(), shift.float(), None if bias is None else bias.float()
+    plain, plain_total = layer_norm.plain_norm_quantize(*given, 1e-5)
+    check(total, plain_total)
+    assert torch.allclose(scale, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
+    check_fp8(values.float() * scale, plain, scale / 64)
+for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 70, 66, (64, 32)), (3, 1, 1, (20, 40)), (2, 32, 32, (160,))]:
+    pictures = [5 + 3 * normal(batch, width, height, wide) for width in widths]
+    layer = torch.nn.GroupNorm(4, sum(widths), eps=1e-6, device=device, dtype=dtype)
+    layer.weight.data.normal_(), layer.bias.data.normal_()
+    expected = norms.GroupNorm(layer).scale_shift(*pictures)
+    given = [picture.permute(0, 2, 3, 1).contiguous() for picture in pictures]
+    for got, plain in zip(group_norm.group_norm(given, layer.weight, layer.bias, 4, 1e-6), expected, strict=True):
+        assert (got - plain).norm() < 1e-4 * plain.norm()
 for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 16, 33, (64, 32)), (3, 3, 1, (320, 320))]:
     pictures = [normal(batch, height, wide, width) for width in widths]
     scale, shift = (torch.randn(batch, sum(widths), device=device) for _ in range(2))

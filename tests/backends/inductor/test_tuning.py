@@ -11,6 +11,8 @@ def test_hopper_has_what_was_measured_on_it():
         tuning.CrossAttention(64, 128, 4),
         tuning.Geglu(128, 128, 64, 16, 8, 4, True),
         tuning.GateQuantize(8),
+        None,
+        None,
         True,
     )
 
@@ -28,7 +30,7 @@ def test_a_new_generation_has_no_kernel_that_may_not_fit():
 
 
 def test_before_ampere_no_kernel_of_ours_is_used():
-    assert tuning.chosen((7, 5)) == (None, None, None, False)
+    assert tuning.chosen((7, 5)) == (None,) * len(tuning.KINDS) + (False,)
 
 
 def test_fp8_begins_with_ada_and_descriptors_with_hopper():
