@@ -80,7 +80,8 @@ def compile(
         settings = replace(settings, image=(str(DEMO / "reference.png"),))
     maps = [replace(one, image=one.image or str(DEMO / "reference.png")) for one in settings.control]
     settings = replace(settings, control=tuple(maps), backend=name, prompt=settings.prompt or "", seed=0)
-    settings = replace(settings, hires_strength=1.0, hires_steps=None)  # a graph knows nothing of these
+    if settings.hires is not None:
+        settings = replace(settings, hires_strength=1.0, hires_steps=None)  # a graph knows nothing of these
     plan = make_plan(settings)
     loaded = load_references(settings, reporter)
     if lora.load(settings.lora, plan, reporter):
