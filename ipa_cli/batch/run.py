@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from ipa_cli.batch.jobs import PICTURES, Job
 from ipa_cli.batch.journal import DONE, FAILED, FOLDER, PENDING, RESULTS, Journal, Outcome
 from ipa_cli.batch.output import OTHER, Folder, Output
 from ipa_cli.batch.progress import Progress
-from ipa_cli.batch.source import Digest, Source, survey
+from ipa_cli.batch.source import Crossed, Digest, Source, survey
 from ipa_cli.batch.worker import Task, Worker
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name, public_settings
@@ -26,7 +27,7 @@ from ipa_cli.config.units import plural
 from ipa_cli.engine.backend_choice import check_backend
 from ipa_cli.engine.generate import note_model
 from ipa_cli.engine.record import NOT_OF_THE_PICTURE
-from ipa_cli.errors import RESUME_HINT, IpaError
+from ipa_cli.errors import RESUME_HINT, IpaError, UsageError
 from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
 from ipa_cli.models import schedulers
@@ -85,6 +86,7 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
     encode.check(FORMATS[asked.suffix], asked.quality, "")
     digest, found = asked.source.digest(), survey(asked.source)
     output = outputs.of(asked.output)
+    _check_apart(asked.source, output)
     given = settings.image or settings.embeds or settings.adapter
     references = bool({"image", "embeds", "adapter"} & found.names or given)
     task = Task(settings, asked.output, 0, asked.suffix, asked.quality, references)
@@ -176,6 +178,15 @@ def _draw(
         jobs = (job for job in every if journal.state(job.number) in wanted)
         draw(task, order.ordered(jobs), done, reporter)
     return progress
+
+
+def _check_apart(source: Source, output: Output) -> None:
+    """Raise UsageError where references lie where pictures are written: these would be jobs when it is resumed."""
+    if isinstance(source, Crossed) and isinstance(output, Folder):
+        written = {os.path.realpath(folder) for folder in (output.path, output.path / PICTURES)}
+        for one in source.pictures:
+            if os.path.realpath(Path(one).parent) in written:
+                raise UsageError(f"the reference {one} is in the output {output.name}", OTHER)
 
 
 def _check_first(task: Task, first: Job, reporter: Reporter) -> None:

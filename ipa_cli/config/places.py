@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from ipa_cli.errors import IpaError
@@ -34,6 +37,32 @@ def exists(text: str, kind: Callable[[Path], bool] = Path.exists) -> bool:
         return kind(Path(text).expanduser())
     except (OSError, RuntimeError):  # names that are too long, and the home of an unknown user
         return False
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether what a picture's name stands for is outside `folder`, links resolved.
+
+    Raises OSError, ValueError and RuntimeError for what is no path.
+    """
+    return any(not one.resolve().is_relative_to(folder) for one in (path, *_meant(path)))
+
+
+def _meant(path: Path) -> Iterable[Path]:
+    """What else a picture's name stands for, as in `images.reference.expand`; of a folder only the links."""
+    if os.path.lexists(path):
+        return _links(str(path), path.stat().st_mtime_ns) if path.is_dir() else ()
+    if glob.has_magic(str(path)):
+        return map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207
+    above = path.parent
+    links = _links(str(above), above.stat().st_mtime_ns) if above.is_dir() else ()
+    return (link for link in links if link.stem == path.name)
+
+
+@lru_cache(64)
+def _links(folder: str, changed: int) -> tuple[Path, ...]:
+    """The links in a folder, which many jobs may name."""
+    with os.scandir(folder) as members:
+        return tuple(Path(one.path) for one in members if one.is_symlink())
 
 
 def is_repo_id(text: str) -> bool:

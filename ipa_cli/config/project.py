@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import files
-from ipa_cli.config.places import at_home, exists, is_file, is_repo_id
+from ipa_cli.config.places import at_home, exists, is_file, is_repo_id, leads_out
 from ipa_cli.config.setting import OWN, PLACE
 from ipa_cli.config.settings import FIELDS, Settings
 from ipa_cli.errors import IpaError, UsageError
@@ -24,6 +24,7 @@ from ipa_cli.system.inputs import STDIN
 
 MOST_BYTES = 1 << 24
 ON_HUB = ("model", "vae", "ip_adapter", "image_encoder", "lora", "control", "embedding")  # may name a hub repository
+PICTURES = ("image", "negative_image", "init_image", "inpaint_mask", "mask", "region")
 HINT = "`ipa config trust` allows the file, as it is now, to set everything"
 
 
@@ -118,7 +119,7 @@ def refusal(name: str, value: Any, folder: Path) -> str | None:
     problems: list[str] = []
 
     def look(name: str, text: str) -> str:
-        problem = _astray(text, folder)
+        problem = _astray(name, text, folder)
         if problem:
             problems.append(problem)
         return text
@@ -127,7 +128,7 @@ def refusal(name: str, value: Any, folder: Path) -> str | None:
     return problems[0] if problems else None
 
 
-def _astray(text: str, folder: Path) -> str | None:
+def _astray(name: str, text: str, folder: Path) -> str | None:
     if text == "-":
         return "it means stdin or stdout"
     if "://" in text or text.lower().startswith(("data:", "file:", "ftp:")):
@@ -135,7 +136,8 @@ def _astray(text: str, folder: Path) -> str | None:
     if text.startswith(("/", "~")):
         return f"it is outside {folder}"
     try:
-        inside = (folder / text).resolve().is_relative_to(folder)
+        place = folder / text
+        inside = not leads_out(place, folder) if name in PICTURES else place.resolve().is_relative_to(folder)
     except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, links in a circle
         return "it is not a path"
     return None if inside else f"it is outside {folder}"

@@ -188,10 +188,18 @@ def _readable(reference: str, paths: Iterable[Path], note: Callable[[str], None]
             hint = cure
             if note is not None:
                 note(f"{reference}: left out {_listed(names)}: {why}")
+    if lost := [path.name for path in sorted(paths) if path.suffix.lower() in here and _leads_nowhere(path)]:
+        hint = "fetch what the links in it lead to"  # as of git-annex
+        if note is not None:
+            note(f"{reference}: left out {_listed(lost)}: links that lead nowhere")
     found = _sorted(paths, here)
     if not found:
         raise IpaError(f"there is no picture in {reference}", hint)
     return [str(path) for path in found]
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _listed(names: Sequence[str]) -> str:

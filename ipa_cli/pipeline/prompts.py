@@ -60,6 +60,9 @@ def listed(source: str) -> list[dict[str, Any]]:
         raise IpaError(f"{name} contains no prompt", "write one on each line")
     if source.endswith(_JSON_SUFFIXES) or _JSON_BEGINS.match(lines[0][1]):
         return [_settings(line, f"{name}, line {number}") for number, line in lines]
+    if "prompt" in (cell.strip('" ').lower() for cell in re.split("[,;\t]", lines[0][1])):
+        hint = "write a prompt alone on each line, or an object: " + '{"prompt": "a cat", "seed": 1}'
+        raise ConfigError(f"{name} is a table with a column prompt, not a list of prompts", hint)
     return [{"prompt": checked("prompt", line, name, ConfigError)} for _, line in lines]
 
 

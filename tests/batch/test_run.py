@@ -36,6 +36,19 @@ def test_files_that_are_not_of_a_batch_are_not_overwritten(ipa, not_drawn, place
     output.of(place).remove("")
 
 
+def test_references_in_the_output_are_refused(ipa, not_drawn, world):
+    """The contact sheet would be one of them when it is resumed."""
+    Path("refs").mkdir()
+    Image.new("RGB", (48, 48), "orange").save("refs/cat.png")
+    Path("link").symlink_to("refs")
+    before = world.files()
+    for folder, place in (("refs", "refs"), ("link", f"{world.cwd}/refs/")):
+        ran = ipa("batch", folder, *QUICK, "-o", place)
+        assert ran.exit_code == 2 and f"the reference {folder}/cat.png is in the output" in ran.stderr
+    assert world.files() == before
+    assert ipa("batch", "refs", *QUICK, "-o", ".").exit_code == 1 and [one["id"] for one in results(".")] == ["cat"]
+
+
 def test_what_a_killed_run_was_writing_is_removed(ipa, not_drawn):
     file = jobs({"id": "a"})
     ipa("batch", file, *QUICK, "-o", "out")

@@ -152,6 +152,34 @@ def test_a_link_out_of_the_folder_leads_nowhere(world):
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        {"image": "refs"},
+        {"image": "refs/secret"},
+        {"image": "re*/*.png"},
+        {"image": "**/secret.png"},
+        {"init_image": "refs/secret"},
+        {"negative_image": "refs/secret"},
+        {"mask": ["refs/secret"]},
+        {"adapter": ["own,image=refs"]},
+        {"control": ["demo,image=refs/secret"]},
+        {"region": ["mask=refs/secret,prompt=a star"]},
+    ],
+)
+def test_a_folder_a_pattern_or_a_stem_follows_no_link_out_of_the_folder(world, values):
+    Path("refs").mkdir()
+    Path(world.home, "secret.png").touch()
+    Path("refs/cat.png").touch()
+    Path("refs/linked.png").symlink_to("cat.png")
+    within = {**values, **({"image": "refs/l*"} if "image" in values else {"init_image": "refs/linked"})}
+    line = json.dumps(within).replace("secret", "linked")
+    assert next(listed("jobs.jsonl", objects({"id": "a", **json.loads(line)})).jobs())
+    Path("refs/secret.png").symlink_to(world.home / "secret.png")
+    with pytest.raises(ConfigError, match="cannot be set: it is outside"):
+        next(listed("jobs.jsonl", objects({"id": "a", **values})).jobs())
+
+
+@pytest.mark.parametrize(
     "id", ["../../etc/passwd", "a/b", "..", ".hidden", "con", "nul.png", "ü", "a b", "x" * 200, "a."]
 )
 def test_an_id_never_leads_out_of_the_output(id):

@@ -111,6 +111,18 @@ def test_pictures_that_cannot_be_read_are_reported_of(folder, monkeypatch):
     assert caught.value.hint == "pip install pillow-heif"
 
 
+def test_links_that_lead_nowhere_are_reported_of(folder):
+    """As git-annex leaves them for what was not fetched."""
+    (folder / "lost.png").symlink_to("nowhere/lost.png")
+    (folder / "lost.txt").symlink_to("nowhere/lost.txt")
+    notes = []
+    assert len(expand(str(folder), notes.append)) == 6
+    assert notes == [f"{folder}: left out lost.png: links that lead nowhere"]
+    with pytest.raises(IpaError, match="no picture in") as caught:
+        expand(f"{folder}/los*")
+    assert caught.value.hint == "fetch what the links in it lead to"
+
+
 def test_loading_what_is_not_there_gets_a_suggestion_too(folder):
     assert refused(f"{folder}/catt2.png", "does not exist").hint == f"did you mean {folder}/cat2.png?"
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ipa_cli.config import ConfigError
 from ipa_cli.errors import IpaError
 from ipa_cli.pipeline import prompts
 from ipa_cli.result import NullReporter
@@ -37,6 +38,14 @@ def test_a_file_that_is_no_prompt_is_reported(tmp_path, content, message):
 def test_a_list_is_a_prompt_a_line(tmp_path):
     (tmp_path / "list.txt").write_text("a fox\r\n\n  {a|b} cat \n@dog\n", "utf-8")
     assert prompts.listed(f"{tmp_path}/list.txt") == [{"prompt": "a fox"}, {"prompt": "{a|b} cat"}, {"prompt": "@dog"}]
+
+
+@pytest.mark.parametrize("first", ["prompt,scale", '"prompt";"scale"', "id\tPrompt", "prompt"])
+def test_a_table_is_no_list(tmp_path, first):
+    """Its first line would be drawn."""
+    (tmp_path / "list.csv").write_text(f"{first}\na star,0.5\n")
+    with pytest.raises(ConfigError, match="is a table with a column prompt"):
+        prompts.listed(str(tmp_path / "list.csv"))
 
 
 @pytest.mark.parametrize("name", ["list.jsonl", "list"])
