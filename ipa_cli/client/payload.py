@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, controls
 from ipa_cli.config.adapters import KEYS
+from ipa_cli.config.dropping import NO_IMAGE
 from ipa_cli.config.presets import preset_values
 from ipa_cli.config.privacy import public_name
 from ipa_cli.config.regions import RegionConfig
@@ -75,7 +76,8 @@ class Carried:
     def references(self) -> list[str]:
         """The names of the reference pictures, or of the file of embeddings, of the first adapter."""
         first = (self.named.get("adapter") or [self.named])[0]
-        return self.files.meant(first.get("image") or ()) or [name for name in (first.get("embeds"),) if name]
+        images = [] if first.get("image") == list(NO_IMAGE) else first.get("image") or ()
+        return self.files.meant(images) or [name for name in (first.get("embeds"),) if name]
 
 
 def read(settings: Settings, reporter: Reporter) -> Carried:
@@ -96,7 +98,7 @@ def read(settings: Settings, reporter: Reporter) -> Carried:
             named[name] = files.picture(one, reporter)
     for name in PICTURES:
         if typed := getattr(settings, name):
-            named[name] = [files.picture(one, reporter) for one in typed]
+            named[name] = list(typed) if typed == NO_IMAGE else [files.picture(one, reporter) for one in typed]
     if settings.embeds is not None:
         named["embeds"] = files.embeds(settings.embeds)
     if settings.region:

@@ -42,6 +42,7 @@ class AdapterConfig:
     lora: float = _setting("ip_lora")
     shortcut: float | None = _setting("face_shortcut")
     stated: frozenset[str] = frozenset()
+    follows_none: bool = False  # not even the model's own reference
 
     def __str__(self) -> str:
         """The text of `--adapter`, which `adapter_options.parse` reads back."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import files
+from ipa_cli.config.dropping import NO_IMAGE
 from ipa_cli.config.places import at_home, exists, is_file, is_repo_id, leads_out
 from ipa_cli.config.setting import OWN, PLACE
 from ipa_cli.config.settings import FIELDS, Settings
@@ -154,7 +155,7 @@ def beside(name: str, text: str, folder: Path) -> str:
 
 def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any:
     """The value of a setting with `change(setting, place)` applied to every place in it."""
-    if value is None or FIELDS[name].metadata["kind"] != PLACE:
+    if value is None or FIELDS[name].metadata["kind"] != PLACE or (name == "image" and value == NO_IMAGE):
         return value
     if name in ("adapter", "lora", "control", "embedding", "region"):
         return tuple(one.with_places(change) for one in value)

@@ -16,6 +16,7 @@ from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import AdapterConfig
 from ipa_cli.config.checks import Choice, between, short
 from ipa_cli.config.controls import ControlConfig
+from ipa_cli.config.dropping import NO_IMAGE
 from ipa_cli.config.embeddings import EmbeddingConfig
 from ipa_cli.config.hires import HIRES, HIRES_STEPS, HIRES_STRENGTH, HIRES_UPSCALER
 from ipa_cli.config.loras import LoraConfig
@@ -81,7 +82,7 @@ class Settings:
     )
     image: tuple[str, ...] = _setting(
         REFERENCE,
-        "reference image: a file, folder, pattern, URL or - for stdin; repeatable",
+        "reference image: a file, folder, pattern, URL, - for stdin, or none for words alone; repeatable",
         (),
         kind=PLACE,
         short="-i",
@@ -354,6 +355,8 @@ class Settings:
             first, second = (f"--{name.replace('_', '-')}" for name in both)
             raise contradicting(first, second)
         plain = AdapterConfig(**{name: getattr(self, setting) for name, setting in ADAPTER_SETTINGS.items()})
+        if self.image == NO_IMAGE:
+            plain = dataclasses.replace(plain, image=(), follows_none=True)
         return tuple(one.with_defaults(plain) for one in self.adapter) or (plain,)
 
     def given(self, *names: str) -> list[str]:
@@ -373,7 +376,7 @@ def meant(name: str) -> str:
 def contradiction(settings: Settings) -> tuple[str, str] | None:
     """Two settings that cannot both be given: those of one adapter beside `adapter`, or images beside embeddings."""
     own = [ADAPTER_SETTINGS[name] for name in OWN_OF_ADAPTER]
-    given = [name for name in own if getattr(settings, name) != FIELDS[name].default]
+    given = [name for name in own if getattr(settings, name) not in (FIELDS[name].default, NO_IMAGE)]
     if settings.adapter and given:
         return given[0], "adapter"
     return ("image", "embeds") if {"image", "embeds"} <= set(given) else None

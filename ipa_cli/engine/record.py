@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, Settings
+from ipa_cli.config.dropping import NO_IMAGE
 from ipa_cli.config.privacy import public, public_name, public_settings
 from ipa_cli.models.plan import DEMO_REFERENCE
 from ipa_cli.pipeline import per_picture
@@ -46,6 +47,7 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         adapter if prompt.scale == of_flag else adapter.with_scale(prompt.scale) for adapter, prompt in used
     )
     recorded = {
+        **({"image": list(NO_IMAGE)} if settings.image == NO_IMAGE else {}),
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "prompt_syntax": request.prompt_syntax,

@@ -14,7 +14,7 @@ from typing import Any
 from ipa_cli import backends
 from ipa_cli.backends import AUTO
 from ipa_cli.config import FIELDS, OWN, Layer, Resolved, Settings, Source, repositories, with_places
-from ipa_cli.config.dropping import drops
+from ipa_cli.config.dropping import NO_IMAGE, drops
 from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.record import CAME_OUT, asked_settings
 from ipa_cli.errors import IpaError
@@ -216,7 +216,8 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     used = [_reference(path, image) for adapter in adapters for image in _list(path, adapter.get("images"))]
     init = chunk.get("init")
     begun_with = _list(path, init.get("images")) if isinstance(init, dict) else []
-    values["image"] = [source for source, _ in used if source is not None]
+    if values.get("image") != list(NO_IMAGE):
+        values["image"] = [source for source, _ in used if source is not None]
     if asked.get("adapter"):
         del values["image"]  # its adapters have their own images and scales
     elif adapters:

@@ -125,7 +125,8 @@ def make_plan(settings: Settings, references_later: bool = False) -> Plan:
 
 def has_reference(adapter: AdapterConfig, defaults: Mapping[str, Any]) -> bool:
     """Whether there is a reference picture: one that is named, or the model's own."""
-    return bool(adapter.image or adapter.embeds or defaults.get("reference"))
+    own = None if adapter.follows_none else defaults.get("reference")
+    return bool(adapter.image or adapter.embeds or own)
 
 
 def own_defaults(settings: Settings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.adapters import KEYS, SETTINGS
+from ipa_cli.config.dropping import NO_IMAGE
 from ipa_cli.config.requests import FOLDERS, ONE_PICTURE, PICTURES
 from ipa_cli.config.setting import PICTURE, REFERENCE
 from ipa_cli.engine import keywords
@@ -87,7 +88,8 @@ def make(
                 found[key] = _named(found[key], key in keywords.MASKS, asked, sent, allow_fetch)
         return found
 
-    given = named(asked.values, ONE_PICTURE)
+    without = _listed(asked.values.get("image")) == list(NO_IMAGE)
+    given = named({**asked.values, "image": None} if without else asked.values, ONE_PICTURE)
     if given.get("region") is not None:
         given["region"] = [
             {**one, "mask": _named(one["mask"], True, asked, sent, allow_fetch)} if "mask" in one else one
@@ -102,10 +104,12 @@ def make(
             raise UsageError("image embeddings are not among the files of the request", "send them in base64")
     if given.get("image") and not plan.adapters:
         raise UsageError("no adapter is loaded that could follow a reference", "start the server with --ip-adapter")
+    if without:
+        given["image"] = NO_IMAGE
     given["num_images"] = given.get("num_images") or 1
     base = _bare(settings) if asked.bare else settings
-    without: dict[str, Any] = dict.fromkeys(name for name in FOLDERS if name not in asked.folders)
-    wanted, _ = keywords.of_request(replace(base, **without), given)
+    folders: dict[str, Any] = dict.fromkeys(name for name in FOLDERS if name not in asked.folders)
+    wanted, _ = keywords.of_request(replace(base, **folders), given)
     wanted = replace(wanted, inherited=wanted.inherited.union(asked.inherited))
     schedulers.choose(wanted.scheduler, wanted.schedule, wanted.eta)
     in_memory = InMemory(sent.pictures, asked.files, sent.members)

@@ -99,6 +99,11 @@ def test_the_file_is_the_one_that_is_drawn_here(ipa, served, pictures, flags):
     assert set(told["graph"]) == set(said["graph"]) and set(told["memory"]) == set(said["memory"])
 
 
+def test_no_reference_is_followed_there_either(ipa, served, world):
+    (here, _), (there, told) = both(ipa, served.url, "--seed", 1, "--image", "none", "-o", "OUT/a.png")
+    assert there == here and told["references"] == []
+
+
 def test_scales_by_layer_come_out_the_same(ipa, served, pictures):
     (here, _), (there, _) = both(
         ipa, served.url, "--seed", 1, "--ip-layers", '{"up": 0.5, "down": 1.0}', "--image", "cat.png", "-o", "OUT/a.png"

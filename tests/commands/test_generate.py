@@ -30,6 +30,24 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image, dtype=int)
 
 
+def test_no_reference_is_followed_where_none_is_said_not_even_the_models_own(ipa, monkeypatch):
+    monkeypatch.setenv("IPA_IMAGE", str(REFERENCE))
+
+    def drawn(*flags):
+        ran = ipa("generate", *FAST, *flags, "--json")
+        return ran.data()["images"][0]["sha256"], ran.data()["references"], ran.stderr
+
+    words, none, said = drawn("--image", "none", "-o", "words.png")
+    assert none == [] and "drawing from the prompt alone" in said and not Path("none").exists()
+    assert pixels(Path("words.png")).tolist() != pixels(Path(ipa("generate", *FAST, "-q").stdout.strip())).tolist()
+    assert drawn("--from", "words.png")[0] == words
+    assert "--scale has no effect without a reference" in drawn("--image", "none", "--scale", 0.5)[2]
+    Path("jobs.jsonl").write_text('{"id": "a", "image": "none", "seed": 7}')
+    flags = ("--width", 64, "--height", 64, "--steps", 2)
+    assert ipa("batch", "jobs.jsonl", *flags, "-o", "out").exit_code == 0
+    assert json.loads(Path("out/results.jsonl").read_text())["sha256"] == words
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The picture that FAST alone draws."""

@@ -8,7 +8,7 @@ from ipa_cli.batch import jobs
 from ipa_cli.config import FIELDS, Settings, resolve
 from ipa_cli.config.dropping import DROPPABLE
 from ipa_cli.config.loras import LoraConfig
-from ipa_cli.config.values import from_json, from_python, from_text, from_toml
+from ipa_cli.config.values import element_type, from_json, from_python, from_text, from_toml
 from ipa_cli.engine import keywords
 from ipa_cli.errors import UsageError
 
@@ -43,8 +43,27 @@ def test_none_stands_alone_and_is_a_word_elsewhere():
     assert resolve({"image": ("./none",)}, reads_project=False).settings.image == ("./none",)
 
 
+def test_every_setting_without_a_default_can_be_dropped_or_says_what_none_is():
+    without = {name for name, one in FIELDS.items() if one.default in (None, ()) and name not in DROPPABLE}
+    words = {"prompt", "ip_adapter", "server", "image"}
+    numbers = {name for name in without - words if element_type(name) in (int, float)}
+    assert without - words == numbers
+
+
+def test_none_in_place_of_references_is_kept(tmp_path):
+    asked = resolve({"image": ("none",)}, {"IPA_IMAGE": "cat.png"}, reads_project=False).settings
+    assert asked.image == ("none",) and asked.adapters[0].image == () and asked.adapters[0].follows_none
+    assert from_text("image", "none", "") == from_toml("image", "image", "none", tmp_path) == ("none",)
+    assert from_json("image", ["none"], "") == from_python("image", "none") == ("none",)
+    with pytest.raises(UsageError, match="--image none is given beside another --image"):
+        resolve({"image": ("none", "cat.png")}, reads_project=False)
+    (tmp_path / "ipa.toml").write_text('image = "none"')
+    (inside := tmp_path / "deep").mkdir()
+    assert resolve({}, {}, inside).settings.image == ("none",)
+
+
 def test_config_set_takes_none(ipa, world):
-    for name in ("hires", "lora"):
+    for name in ("hires", "lora", "image", "cache_remote"):
         assert ipa("config", "set", "--project", name, "none").exit_code == 0
     shown = ipa("config", "show", "--json").data()["settings"]
-    assert (shown["hires"]["value"], shown["lora"]["value"]) == (None, [])
+    assert (shown["hires"]["value"], shown["lora"]["value"], shown["image"]["value"]) == (None, [], ["none"])
