@@ -155,9 +155,14 @@ def check_tuning(given: Mapping[str, Any], capability: str) -> None:
 
 def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[str, Any], report: Report) -> list[str]:
     """See `decoder.compile`."""
-    from ipa_cli.backends.inductor import decoder
+    import torch
 
-    return decoder.compile(vae, latents, folder, options, report)
+    from ipa_cli.backends.inductor import decoder, decoder_blocks
+
+    kernels = None
+    if decoder_blocks.supports(vae.decoder):
+        kernels = tuning.card(torch.cuda.get_device_capability(vae.device)).decoder
+    return decoder.compile(vae, latents, folder, options, report, kernels)
 
 
 def load_decoder(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:

@@ -66,5 +66,10 @@ def replace_group_norms(module: nn.Module) -> Any:
 
 def on_meta(module: nn.Module) -> Any:
     """A copy on the meta device, with our group norms."""
+    return replace_group_norms(meta_copy(module))
+
+
+def meta_copy(module: nn.Module) -> Any:
+    """A copy on the meta device."""
     memo: dict[int, Any] = {id(w): nn.Parameter(w.to("meta"), requires_grad=False) for w in module.parameters()}
-    return replace_group_norms(copy.deepcopy(module, memo))
+    return copy.deepcopy(module, memo)

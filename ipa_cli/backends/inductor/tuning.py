@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ipa_cli.errors import UsageError
@@ -40,6 +41,21 @@ class GateQuantize(NamedTuple):
     """Warps of the block that takes a row."""
 
     warps: int
+
+
+class HalfConv(NamedTuple):
+    """A tile of a convolution in half precision: pixels of a line and channels."""
+
+    pixels: int
+    columns: int
+    warps: int
+    stages: int
+
+
+class Decoder(NamedTuple):
+    """Our kernels for a decoder's norms and sums, and for its convolutions by the channels that come out."""
+
+    tiles: Mapping[int, HalfConv] = MappingProxyType({})
 
 
 class NormQuantize(NamedTuple):
@@ -77,6 +93,7 @@ class Card:
     norm_quantize: tuple[NormQuantize | None, ...] = (None,)  # with fp8 alone
     group_norm: tuple[GroupNorm | None, ...] = (None,)
     hopper: bool = False  # kernels for wgmma: fp8 convolutions, and products whose scales are by rows or by blocks
+    decoder: Decoder | None = None  # None: what torch's compiler makes of it
 
 
 class Tuning(NamedTuple):

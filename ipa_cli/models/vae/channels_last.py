@@ -39,7 +39,11 @@ class RowwiseAttention(autoencoder.Attention):
     """A VAE's attention as products: no fused kernel of torch's is fast for a head of 512 channels."""
 
     def forward(self, picture: Tensor) -> Tensor:
-        states = self.group_norm(picture).permute(0, 2, 3, 1).flatten(1, 2)
+        states = self.attend(self.group_norm(picture).permute(0, 2, 3, 1).flatten(1, 2))
+        return self.to_out[0](states).unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) + picture
+
+    def attend(self, states: Tensor) -> Tensor:
+        """Attention of pixels that are normed, (B, pixels, width), before the last product."""
         query, key, value = self.to_q(states), self.to_k(states).transpose(1, 2), self.to_v(states)
         scale = query.shape[-1] ** -0.5
         parts = []
@@ -47,8 +51,7 @@ class RowwiseAttention(autoencoder.Attention):
             nothing = rows.new_empty(len(rows), rows.shape[1], key.shape[2])
             scores = torch.baddbmm(nothing, rows, key, beta=0, alpha=scale)  # scaled before it is rounded
             parts.append(torch.bmm(scores.softmax(-1), value))
-        states = self.to_out[0](torch.cat(parts, 1))
-        return states.unflatten(1, picture.shape[2:]).permute(0, 3, 1, 2) + picture
+        return torch.cat(parts, 1)
 
 
 class SubpixelUpsample(nn.Module):
