@@ -162,6 +162,8 @@ class Denoisers:
 
         ready = kept.get(shape, prepare)
         if made:
+            if self._pair is not None and network is self._model.unet:
+                self._pair.find_weights()
             self._access.publish(graphs=tuple({"backend": one.backend, **one.facts} for one in self.opened))
         return ready
 

@@ -36,6 +36,7 @@ class _File:
 
     path: Path
     tensors: dict[str, Tensor]
+    room: Any = None  # an event on a GPU: the memory of the tensors is free of what used it before
     answer: Future[dict[str, Tensor]] = field(default_factory=Future)
     left: int = 0  # segments
     lock: Any = field(default_factory=threading.Lock)
@@ -110,6 +111,8 @@ def _planned(path: Path, names: Collection[str] | None, device: torch.device) ->
             pieces.append((at - begin, inside[at - first : stop - first]))
             at = stop
     close()
+    if device.type == "cuda":
+        file.room = torch.cuda.current_stream(device).record_event()
     return file, segments
 
 
@@ -156,6 +159,8 @@ def _read_all(queue: SimpleQueue[_Segment | None], device: torch.device) -> None
             copying[turn] = None
             continue
         with torch.cuda.stream(stream):
+            if stream is not None:
+                stream.wait_event(segment.file.room)
             for where, target in segment.pieces:
                 target.copy_(buffers[turn][where : where + len(target)], non_blocking=True)
         copying[turn] = (stream.record_event() if stream is not None else None, segment.file)

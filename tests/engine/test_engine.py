@@ -364,3 +364,20 @@ def test_both_kinds_of_steps_replay_a_cuda_graph_of_their_own(tmp_path):
     assert (first == pixels(drawing, asked)).all() and (first != strong).any()
     on_cpu = Engine.open(replace(settings, device="cpu", dtype="float16"), drawing.plan, NullReporter())
     assert abs(first - pixels(on_cpu, request(on_cpu, plain("red")))).mean() < 2
+
+
+@pytest.mark.gpu
+def test_another_gpu_than_the_first_draws_the_same_by_cuda_graphs_and_takes_nothing_of_the_first(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    settings, held = replace(BASE, cache_dir=tmp_path), torch.cuda.memory_allocated(0)
+    pictures = []
+    for device in ("cuda:1", "cuda:0"):
+        drawing = Engine.open(replace(settings, device=device), make_plan(settings), NullReporter())
+        pictures += [pixels(drawing, request(drawing, plain("red"), width=width)) for width in (64, 96, 64)]
+        assert drawing._denoisers.opened[0].denoiser.captures == 2 and torch.cuda.current_device() == 0
+        if device == "cuda:1":
+            assert torch.cuda.memory_allocated(0) <= held and torch.cuda.memory_allocated(1) > 0
+    assert (pictures[0] == pictures[2]).all()
+    for second, first in zip(pictures[:3], pictures[3:], strict=True):
+        assert (second == first).all()

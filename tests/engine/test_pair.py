@@ -17,6 +17,7 @@ from PIL import Image
 
 from ipa_cli.backends.inductor import partition
 from ipa_cli.config import Settings
+from ipa_cli.engine import graphs
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.pair import link
 from ipa_cli.engine.pair import pair as pairs
@@ -114,14 +115,21 @@ def test_weights_that_change_in_place_follow(one, two):
     assert abs(pixels(two, request(two)) - before).max() <= 1
 
 
-def test_weights_that_a_graph_has_put_together_follow_too(one, two):
+def test_weights_that_a_graph_has_put_together_follow_too(one, two, monkeypatch):
     def attention(engine):
         return engine.model.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1")
 
-    for engine in (one, two):
-        partition.concat_parameters([getattr(attention(engine), name) for name in ("to_q", "to_k", "to_v")], "weight")
-    two._denoisers._pair._halved.clear()  # as when a graph is opened
+    def prepare(network, *given, **more):
+        found = prepared(network, *given, **more)
+        partition.concat_parameters([getattr(attention(two), name) for name in ("to_q", "to_k", "to_v")], "weight")
+        return found
+
+    prepared = graphs.prepare_asked
     assert abs(pixels(two, request(two)) - pixels(one, request(one))).max() <= 1
+    with monkeypatch.context() as opening:
+        opening.setattr(graphs, "prepare_asked", prepare)
+        two.draw(request(two, width=96, guidance_scale=1.0))  # one that only this process opens
+    assert attention(two).to_q.weight.untyped_storage().size() == 3 * attention(two).to_q.weight.nbytes
     before, kept = pixels(two, request(two)), attention(one).to_v.weight.clone()
     for engine in (one, two):
         attention(engine).to_v.weight.mul_(20)
@@ -238,6 +246,29 @@ def test_the_worker_ends_with_ipa(world):
         other.wait(10)
     finally:
         process.kill()
+
+
+@pytest.mark.gpu
+def test_two_gpus_draw_what_one_does_and_a_killed_process_is_one_error(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    on_gpus = {"device": "cuda", "dtype": "float32", "steps": 6}
+    alone = opened(tmp_path, **on_gpus)
+    with closing(opened(tmp_path, gpus=2, **on_gpus)) as engine:
+        for changes in (
+            {},
+            {"step_cache": "forecast:2"},
+            {"guidance_end": 0.5, "step_cache": "forecast:2"},
+            {"num_images": 2, "batch_size": 2},
+        ):
+            expected, found = (pixels(each, request(each, **changes)) for each in (alone, engine))
+            assert abs(expected - found).max() <= 2, changes
+            assert (pixels(engine, request(engine, **changes)) == found).all(), changes
+        worker(engine).kill()
+        began = time.monotonic()
+        with pytest.raises(IpaError, match="has ended: it crashed with SIGKILL"):
+            engine.draw(request(engine))
+        assert time.monotonic() - began < 15
 
 
 def test_what_cannot_draw_on_two_gpus_is_refused_before_weights_are_read(ipa, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -124,6 +125,11 @@ def again(name: str, answer: Mapping[str, Any]) -> list[str]:
 
 def failure(name: str, status: int, log: str, twice: bool = False) -> IpaError:
     """The error for a worker that ended without an answer to a job for the region `name`."""
+    if status == -signal.SIGKILL:
+        return IpaError(
+            f"the process that compiles {name} was killed, as the system does where main memory runs out",
+            "end other programs and type it again; fewer cores compile less at once: taskset -c 0,1 ipa compile …",
+        )
     if status < 0:
         return IpaError(
             f"what the C++ compiler ({compiler()}) makes of {name} crashes when it is loaded (signal {-status})",

@@ -127,8 +127,15 @@ class Pair:
                 pass
             self._check()
             self._unet = unet
-            self._find_weights()
+            self.find_weights()
             self._share_weights()
+
+    def find_weights(self) -> None:
+        """Look at the UNet's weights anew: a graph that was opened has put some of them together in other tensors."""
+        before, self._weights = self._weights, dict(self._unet.named_parameters())
+        for name, weight in self._weights.items():
+            if weight is not before.get(name):
+                self._versions.pop(name, None)
 
     def prepared(
         self,
@@ -144,7 +151,6 @@ class Pair:
 
     def _prepare(self, own: Ready, example: UNetInputs) -> Ready:
         with self.watched(PREPARING), self._exchange():
-            self._find_weights()
             self._share_weights()
             _, other = self._split(example)
             self._prepared += 1
@@ -236,13 +242,6 @@ class Pair:
         self._tell({**job, name: described(inputs, tensors)})
         assert self._link is not None
         self._link.send(tensors)
-
-    def _find_weights(self) -> None:
-        """Look at the UNet's weights anew: a graph that was opened has put some of them together in other tensors."""
-        before, self._weights = self._weights, dict(self._unet.named_parameters())
-        for name, weight in self._weights.items():
-            if weight is not before.get(name):
-                self._versions.pop(name, None)
 
     def _share_weights(self) -> None:
         """Send the weights that have changed in place since the last time, as by a LoRA."""

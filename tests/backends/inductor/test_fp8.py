@@ -97,6 +97,25 @@ def test_a_unet_with_convolutions_in_fp8_is_near_the_plain_one():
     assert 1e-3 < error < 0.2  # the first: it is fp8
 
 
+@pytest.mark.gpu
+def test_our_kernels_for_norms_change_no_more_of_a_unet_in_fp8_than_rounding_does():
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs a Hopper GPU")
+    unet, adapters = tiny(changes={"block_out_channels": [128, 128], "attention_head_dim": [4, 4]})
+    inputs = moved(example(unet, adapters, 16, 16), torch.float16)
+    unet.to("cuda", torch.float16)
+    layers = (*backend.PRESETS["fast"]["fp8_layers"], "attn2.to_q")
+    outputs = []
+    for ours in ({}, {"norm_quantize": [4, 4]}, {"norm_quantize": [1, 4], "group_norm": [32, 4]}):
+        options = backend.options({"precision": "fp8", "fp8_layers": list(layers), "tuning": ours})
+        split = partition.partition(unet, loading.kernel_options(options, unet.device), inputs.context)
+        found = [module for part in split.values() for module in part.module.modules()]
+        assert any(isinstance(module, blocks.NormQuantize) for module in found) == ("norm_quantize" in ours)
+        with torch.no_grad():
+            outputs.append(partition.run_parts(unet, split, inputs, lambda name, given, of=split: of[name](given)))
+        assert difference(outputs[-1], unet(inputs)) < 0.2 and difference(outputs[-1], outputs[0]) < 0.1
+
+
 @pytest.mark.slow
 def test_a_unet_in_fp8_is_near_the_plain_one():
     unet, adapters = tiny()

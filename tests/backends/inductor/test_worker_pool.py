@@ -114,6 +114,11 @@ def test_crash_of_the_compiled_library_names_the_compiler(monkeypatch):
     assert "CXX=" in failure.hint
 
 
+def test_a_process_that_the_system_killed_is_no_compiler_s_fault():
+    failure = worker_pool.failure("mid", -9, "")
+    assert "main memory" in failure.message and "CXX" not in failure.hint
+
+
 def keyed_by_method(self, int_array, writeline, known_statically=False, graph=None):
     """As torch 2.11 recognizes a buffer."""
     key = int_array, id(writeline), known_statically, id(graph)
