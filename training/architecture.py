@@ -85,7 +85,7 @@ SCHEDULER = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "v_prediction",
     "interpolation_type": "linear",
-    "timestep_spacing": "leading",
+    "timestep_spacing": "trailing",
     "steps_offset": 1,
     "use_karras_sigmas": False,
 }

@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the folder that training wrote")
     parser.add_argument("--samples", type=int, default=128, help="pictures of each kind of reference at each scale")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, nargs="+", default=[2.5], help="the first has the sheets")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[3.5], help="the first has the sheets")
     parser.add_argument("--photographs", type=Path, help="folder of photographs (.jpg) that training never saw")
     parser.add_argument("--model", type=Path, nargs="+", help="other model folders than OUT/demo, one after the other")
     options = parser.parse_args()

@@ -175,7 +175,7 @@ def sheet(file: Path, steps: int, side: int):
     for with_lora in (False, True):
         if with_lora:
             pipe.load_lora_weights(file)
-        rows += [generate(pipe, list(PROMPTS), seen, scale, 2.5, steps, SEED, (side, side)) for scale in (0.0, 0.8)]
+        rows += [generate(pipe, list(PROMPTS), seen, scale, 3.5, steps, SEED, (side, side)) for scale in (0.0, 0.8)]
     small = [F.interpolate(row.float(), (128, 128), mode="area").cpu() for row in rows]
     return pil(torch.stack(small).permute(2, 0, 3, 1, 4).reshape(3, len(small) * 128, -1))
 

@@ -25,7 +25,7 @@ DEFAULTS = {
     "width": 256,
     "height": 256,
     "steps": 25,
-    "guidance_scale": 2.5,
+    "guidance_scale": 3.5,
     "scale": 0.8,
     "reference": "reference.png",
 }

@@ -38,7 +38,7 @@ def test_show_gives_scripts_every_value_with_its_source(ipa, world):
 @pytest.mark.parametrize(
     ("chosen", "own"),
     [
-        ({}, {"steps": 25, "width": 256, "guidance_scale": 2.5, "scale": 0.8, "prompt": "a large star in the middle"}),
+        ({}, {"steps": 25, "width": 256, "guidance_scale": 3.5, "scale": 0.8, "prompt": "a large star in the middle"}),
         ({"IPA_MODEL": "sdxl"}, {"steps": 30, "width": 1024, "guidance_scale": 5.0, "scale": 0.6, "prompt": None}),
         ({"IPA_MODEL": "sd15"}, {"steps": 30, "height": 512, "guidance_scale": 7.5}),
         ({"IPA_MODEL": "sd15", "IPA_LOAD_FORMAT": "dummy"}, {"height": 512, "prompt": "a large star in the middle"}),

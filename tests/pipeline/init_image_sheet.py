@@ -12,7 +12,7 @@ from PIL import Image
 import ipa_cli as ipa
 
 SIDE, GAP, HEIGHT = 256, 6, 192
-COMMON = {"seed": 2, "steps": 25, "guidance_scale": 2.5, "scale": 0.0}
+COMMON = {"seed": 2, "steps": 25, "guidance_scale": 3.5, "scale": 0.0}
 
 
 def strip(pictures: Sequence[Image.Image]) -> Image.Image:
