@@ -17,7 +17,20 @@ from typing import Any, NoReturn
 import typer
 
 from ipa_cli import __version__
-from ipa_cli.commands import batch, bench, cache, compile, config, doctor, embed, generate, samplers, serve, sweep_scale
+from ipa_cli.commands import (
+    batch,
+    bench,
+    cache,
+    compile,
+    config,
+    doctor,
+    embed,
+    generate,
+    samplers,
+    serve,
+    sweep_scale,
+    usage,
+)
 from ipa_cli.commands.base import App, echo
 from ipa_cli.errors import IpaError, OutputError, UsageError
 from ipa_cli.output import BUG_EXIT_CODE, Terminal
@@ -101,7 +114,7 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
         terminal.fail(command, error)
         return error.exit_code
     except ClickException as error:
-        terminal.fail(command, UsageError(error.format_message(), f"`{' '.join(('ipa', *command.split(), '--help'))}`"))
+        terminal.fail(command, usage.explained(error, command))
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         interruption.hold_off()

@@ -170,8 +170,8 @@ def test_libraries_are_heard_with_debug_alone(ipa, world, monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["generat"], "No such command 'generat'"),
-        (["config", "shw"], "No such command 'shw'"),
+        (["generat"], "there is no command ipa generat; did you mean 'generate'?"),
+        (["config", "shw"], "there is no command ipa config shw; did you mean 'show'?"),
         (["generate", "--steps"], "--steps"),
         (["generate", "--steps", "many"], "--steps"),
         (["generate", "--scale", "abc"], "--scale"),

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from ipa_cli.commands import usage
 from ipa_cli.config.setting import PANELS
 from ipa_cli.errors import OutputError, UsageError
 
@@ -88,12 +89,13 @@ class Command(_Plain, TyperCommand):
         super().__init__(*arguments, **attributes)
 
     def make_parser(self, ctx: Any) -> Any:
-        """The parser of click, with a look at flags of one value that are given several times."""
+        """The parser of click, with a look at what it read, and at flags of one value that are given several times."""
         parser = super().make_parser(ctx)
         parse = parser.parse_args
 
         def parse_args(args: list[str]) -> Any:
             found = parse(args)
+            ctx.meta[usage.GIVEN] = found[0]
             single = [one for one in found[2] if not (getattr(one, "multiple", True) or getattr(one, "is_flag", True))]
             ctx.meta[_REPEATED] = [one for one in dict.fromkeys(single) if single.count(one) > 1]
             return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,17 @@ def short(value: Any) -> str:
         return "(too long to show)"
     text = without_secrets(" ".join(text.split()))
     return text if len(text) <= 80 else text[:80] + "…"
+
+
+def with_point(text: str) -> str | None:
+    """A number that is written with a decimal comma, with a point; None for another text."""
+    return text.strip().replace(",", ".") if re.fullmatch(r"\s*[+-]?\d*,\d+\s*", text) else None
+
+
+def number_hint(text: str, otherwise: str) -> str:
+    """What to type for a text that is no number."""
+    number = with_point(text)
+    return otherwise if number is None else f"write it with a point: {number}"
 
 
 def quoted(value: Any) -> str:

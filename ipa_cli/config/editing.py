@@ -12,7 +12,7 @@ from ipa_cli.config import files
 from ipa_cli.config.dropping import NONE, drops
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import is_trusted, trust
-from ipa_cli.config.settings import FIELDS, ConfigError, checked, meant
+from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, checked, meant
 from ipa_cli.config.values import as_json, element, expected, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
 from ipa_cli.system import child
@@ -42,7 +42,8 @@ def value_of(name: str, words: Sequence[str]) -> Any:
         return as_json(checked(name, value, name))
     if len(words) != 1:
         raise UsageError(f"{name} has one value, not {len(words)}", "quote a value that contains spaces")
-    value = checked(name, from_text(name, words[0], name), name)
+    hint = f"`ipa config unset {name}` takes it out of the file" if words[0].lower() == NONE else EXPLAINED
+    value = checked(name, from_text(name, words[0], name, hint), name)
     return str(expanded(value).absolute()) if isinstance(value, Path) else value
 
 

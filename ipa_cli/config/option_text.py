@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from ipa_cli.config.checks import short
+from ipa_cli.config.checks import number_hint, short
 from ipa_cli.config.places import exists
 from ipa_cli.errors import IpaError, suggest
 
+DIGITS = "write it with digits, such as 0.5"
 _KEY = re.compile(r"[A-Za-z_-]+=")
 _NEXT = re.compile(r",\s*(?=[A-Za-z_-]+=)")
 
@@ -31,7 +32,7 @@ def number(text: str, where: str, error: type[IpaError]) -> float:
     try:
         return float(text)
     except ValueError:
-        raise error(f"{where}={short(text)}: expected a number", "write it with digits, such as 0.5") from None
+        raise error(f"{where}={short(text)}: expected a number", number_hint(text, DIGITS)) from None
 
 
 def location(text: str, where: str, error: type[IpaError]) -> tuple[str, str | None]:

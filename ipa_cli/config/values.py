@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ipa_cli.config import adapter_options, controls, embeddings, loras, regions
+from ipa_cli.config import adapter_options, controls, embeddings, loras, option_text, regions
 from ipa_cli.config.adapters import AdapterConfig
-from ipa_cli.config.checks import quoted, short
+from ipa_cli.config.checks import number_hint, quoted, short
 from ipa_cli.config.controls import ControlConfig
 from ipa_cli.config.dropping import drops
 from ipa_cli.config.embeddings import EmbeddingConfig
@@ -65,7 +65,8 @@ def element(name: str, text: str, where: str) -> Any:
         return kind(text)
     except ValueError:
         wanted = "a number" if kind is float else "a string"
-        raise UsageError(f"{where}={short(text)}: expected {wanted}", "write it with digits, such as 0.5") from None
+        hint = number_hint(text, option_text.DIGITS)
+        raise UsageError(f"{where}={short(text)}: expected {wanted}", hint) from None
 
 
 def from_toml(name: str, key: str, value: Any, path: Path) -> Any:
@@ -150,7 +151,8 @@ def _as_kind(name: str, value: Any, where: str, error: type[IpaError]) -> Any:
     return value
 
 
-def from_text(name: str, text: str, where: str) -> Any:
+def from_text(name: str, text: str, where: str, hint: str = "") -> Any:
+    """The value of a variable, a cell or a word. Raises UsageError, which names `where`; `hint` says what to type."""
     if drops(name, text):
         return FIELDS[name].default
     kind, wanted = expected(name)
@@ -175,4 +177,5 @@ def from_text(name: str, text: str, where: str) -> Any:
             return tuple(text.split(os.pathsep)) if "://" not in text else (text,)
         return kind(text)
     except (ValueError, KeyError):
-        raise UsageError(f"{where}={short(text)}: expected {wanted}", f"unset {where} or correct it") from None
+        hint = number_hint(text, hint or f"unset {where} or correct it")
+        raise UsageError(f"{where}={short(text)}: expected {wanted}", hint) from None

@@ -189,14 +189,14 @@ def test_a_python_that_does_not_work_is_a_reason(ipa):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--batch", 0), "Invalid value for '--batch'"),
+        (("--batch", 0), "--batch 0: expected a whole number from 1 to 64"),
         (("--backends", "eagre"), "unknown backend 'eagre'; did you mean 'eager'?"),
         (("--python", "nexfort=/no/such"), "there is no Python at /no/such"),
         (("--compare", "/no/such"), "there is no file /no/such"),
         (("--size", "65x64"), "--size 65: expected a multiple of 8, for example 64 or 72"),
         (("--size", "big"), "'big' is not a picture size"),
         (("--dynamic", "big"), "'big' is not a range of sizes"),
-        (("--runs", 0), "Invalid value for '--runs'"),
+        (("--runs", 0), "--runs 0: expected a whole number"),
     ],
 )
 def test_wrong_usage_is_reported_before_anything_starts(ipa, world, flags, told):

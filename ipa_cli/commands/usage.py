@@ -1,0 +1,94 @@
+"""What the parser of the command line refuses, in our words: what is wrong, and what to type next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ipa_cli import config
+from ipa_cli.config.checks import between, number_hint, short
+from ipa_cli.config.settings import meant
+from ipa_cli.config.values import flag_of
+from ipa_cli.errors import UsageError, suggest
+
+GIVEN = "given"  # in the meta of a context: what the parser read, by parameter, before it is converted
+
+
+def explained(error: Any, command: str) -> UsageError:
+    """The same refusal as Click's: the classes of its own package, and of Typer's copy, have these names."""
+    context, parameter, kind = error.ctx, getattr(error, "param", None), type(error).__name__
+    page = f"`{' '.join(('ipa', *command.split(), '--help'))}`"
+    said = error.message
+    if kind == "MissingParameter" and parameter is not None:
+        return UsageError(f"{_name(parameter)} is missing", context.command.epilog or page)
+    if kind == "NoSuchOption":
+        names = [name for one in context.command.get_params(context) for name in (*one.opts, *one.secondary_opts)]
+        return UsageError(f"there is no flag {error.option_name}{_near(error.option_name, names)}", page)
+    if kind == "BadOptionUsage":
+        does = "takes no value" if "does not take" in said else "needs a value"
+        return UsageError(f"{error.option_name} {does}", f"{page} explains {error.option_name}")
+    if kind == "BadParameter" and parameter is not None:
+        return _wrong_value(parameter, context, said, page)
+    if found := re.search(r"No such command '(.*?)'", said):
+        name = "ipa" if not command else f"ipa {command}"
+        return UsageError(f"there is no command {name} {found[1]}{suggest(found[1], context.command.commands)}", page)
+    if found := re.search(r"unexpected extra arguments? ?(?:\(s\) )?\((.*)\)", said):
+        hint = f"put a value that contains spaces into quotes; {page} lists the flags"
+        return UsageError(f"ipa {command} takes no '{short(found[1])}' here", hint)
+    return UsageError(error.format_message(), page)
+
+
+def _name(parameter: Any) -> str:
+    """What a parameter is called: the long flag, or the name that the help gives an argument."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.human_readable_name).strip("[]").removesuffix("...").upper()
+    return max(parameter.opts, key=len)
+
+
+def _near(flag: str, known: list[str]) -> str:
+    """The flag that was meant, if it is near or has another name here."""
+    setting = meant(flag.lstrip("-").replace("-", "_"))
+    return suggest(flag_of(setting) if setting in config.FIELDS else flag, known)
+
+
+def _wrong_value(parameter: Any, context: Any, said: str, page: str) -> UsageError:
+    name, value = _name(parameter), next(_of_message(parameter, context, said), None)
+    if value is None:
+        return UsageError(f"{name}: {said.rstrip('.')}", page)
+    hint = number_hint(value, f"{page} explains {name}")
+    if value == "none" and parameter.name in config.FIELDS:
+        hint = f"leave {name} out"
+    return UsageError(f"{name} {short(value)}: {_expected(parameter, value, said)}", hint)
+
+
+def _of_message(parameter: Any, context: Any, said: str) -> Iterator[str]:
+    """The value, of several the one that the message of Click quotes."""
+    given = context.meta.get(GIVEN, {}).get(parameter.name)
+    for value in given if isinstance(given, list | tuple) else [given]:
+        if isinstance(value, str) and (repr(value) in said or said.startswith(f"{value} ") or given == value):
+            yield value
+
+
+def _expected(parameter: Any, value: str, said: str) -> str:
+    """What a value should be."""
+    kind = parameter.type
+    if choices := getattr(kind, "choices", None):
+        words = [str(getattr(one, "value", one)) for one in choices]
+        return f"expected one of {', '.join(words)}{suggest(value, words)}"
+    for number, wanted in (("int", "a whole number"), ("float", "a number")):
+        if kind.name.startswith(number):
+            return f"expected {wanted}{_range(parameter)}"
+    return said.rstrip(".")
+
+
+def _range(parameter: Any) -> str:
+    """The numbers that a parameter takes."""
+    field = config.FIELDS.get(parameter.name)
+    check = field.metadata["check"] if field else None
+    low, high = (getattr(parameter.type, end, None) for end in ("min", "max"))
+    if isinstance(check, between):
+        low, high = check.low, check.high
+    if low is None or high is None:
+        return "" if low is None else f" of at least {low}"
+    return f" from {low} to {high}"

@@ -1,0 +1,41 @@
+"""What the parser of the command line refuses: one line that says what is wrong, one that says what to type next."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("typed", "message", "hint"),
+    [
+        ("generate --scale abc", "--scale abc: expected a number from 0 to 10", "explains --scale"),
+        ("generate -s abc", "--scale abc: expected a number from 0 to 10", "explains --scale"),
+        ("generate --steps 1.5", "--steps 1.5: expected a whole number from 1 to 1000", "explains --steps"),
+        ("generate --scale 0,8", "--scale 0,8: expected a number from 0 to 10", "write it with a point: 0.8"),
+        ("generate --image-weight 1 --image-weight x", "--image-weight x: expected a number", "explains"),
+        ("generate --steps none", "--steps none: expected a whole number from 1 to 1000", "leave --steps out"),
+        ("generate --quality 101", "--quality 101: expected a whole number from 1 to 100", "explains --quality"),
+        ("batch jobs.csv --actors 0", "--actors 0: expected a whole number of at least 1", "explains --actors"),
+        ("generate --format jgp", "--format jgp: expected one of png, jpg, ", "`ipa generate --help`"),
+        ("generate --samplers x", "there is no flag --samplers; did you mean '--sampler'?", "`ipa generate --help`"),
+        ("samplers --nope", "there is no flag --nope", "`ipa samplers --help`"),
+        ("generate --seed", "--seed needs a value", "explains --seed"),
+        ("generate --preview=yes", "--preview takes no value", "explains --preview"),
+        ("generate a red fox", "ipa generate takes no 'a red fox' here", "into quotes"),
+        ("batch", "JOBS is missing", "ipa batch jobs.jsonl "),
+        ("config get", "NAME is missing", "ipa config get steps"),
+        ("config sett steps 3", "there is no command ipa config sett; did you mean 'set'?", "`ipa config --help`"),
+        ("config set steps none", "steps=none: expected a whole number", "`ipa config unset steps`"),
+        ("config set batch_size none", "batch_size=none: expected a whole number", "`ipa config unset batch_size`"),
+        ("config set scale 0,8", "scale=0,8: expected a number", "write it with a point: 0.8"),
+        ("generate --lora a,weight=0,5", "--lora: weight=0,5: expected a number", "write it with a point: 0.5"),
+    ],
+)
+def test_what_is_wrong_and_what_to_type(ipa, world, typed, message, hint):
+    ran = ipa("--json", *typed.split())
+    error = ran.error()
+    assert ran.exit_code == 2 and error["type"] == "UsageError" and world.files() == []
+    assert error["message"].startswith(message) and hint in error["hint"], error
+
+
+def test_a_variable_with_a_decimal_comma(ipa, monkeypatch):
+    monkeypatch.setenv("IPA_SCALE", "0,8")
+    assert ipa("generate", "--json").error()["hint"] == "write it with a point: 0.8"
