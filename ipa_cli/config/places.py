@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from ipa_cli.errors import IpaError
@@ -44,7 +45,7 @@ def leads_out(path: Path, folder: Path) -> bool:
 
     Raises OSError, ValueError and RuntimeError for what is no path.
     """
-    return any(not one.resolve().is_relative_to(folder) for one in (path, *_meant(path)))
+    return any(not one.resolve().is_relative_to(folder) for one in chain((path,), _meant(path)))
 
 
 def _meant(path: Path) -> Iterable[Path]:
