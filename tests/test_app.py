@@ -83,7 +83,7 @@ def test_every_command_answers_wrong_usage_with_one_object(ipa, world, command):
 def test_every_command_answers_a_bad_configuration_with_one_object(ipa, world, command):
     (world.cwd / "ipa.toml").write_text("stepz = 3")
     ran = ipa(*command.split(), "--json")
-    if "Missing" in ran.stdout:
+    if "is missing" in ran.stdout:
         return  # it wants an argument before it looks at settings
     if command == "doctor":  # it goes on, and says so among its checks
         checks = {check["name"]: check for check in ran.json()["data"]["checks"]}
@@ -183,7 +183,7 @@ def test_wrong_usage_is_two_lines_and_exit_status_2(ipa, typed, message):
     assert ran.exit_code == 2 and ran.stdout == ""
     error, hint = ran.stderr.splitlines()
     assert error.startswith("error: ") and message in error
-    assert hint.startswith("hint: `ipa ") and hint.endswith("--help`")
+    assert hint.startswith("hint: ") and "`ipa " in hint and "--help`" in hint
 
 
 @pytest.mark.parametrize(
