@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import FIELDS, ConfigError, checked, with_places
+from ipa_cli.config.checks import with_point
 from ipa_cli.config.project import beside, refusal
 from ipa_cli.config.setting import OWN, PLACE
 from ipa_cli.config.settings import EXPLAINED, meant
-from ipa_cli.config.values import as_json, from_json, from_python, from_text
+from ipa_cli.config.values import as_json, element_type, expected, from_json, from_python, from_text
 from ipa_cli.engine.keywords import JSON
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.images.filenames import slug
@@ -100,13 +101,28 @@ def of_mapping(number: int, said: Any, where: str, fence: Fence) -> Job:
     return _job(number, said.get(ID), values, where, fence)
 
 
-def of_row(number: int, said: Mapping[str, str], where: str, fence: Fence) -> Job:
-    """The job of a row of a CSV file, as `of_mapping`; an empty cell sets nothing."""
+def of_row(number: int, said: Mapping[str, str], where: str, fence: Fence, decimal_comma: bool = False) -> Job:
+    """The job of a row of a CSV file, as `of_mapping`; an empty cell sets nothing.
+
+    With `decimal_comma` a number may be written 0,8, as spreadsheets do where semicolons separate cells (R's read.csv2).
+    """
     values = {}
     for name, text in said.items():
         if name != ID and text:
-            values[name] = _explained(lambda n=name, t=text: from_text(n, t, n), where)  # type: ignore[misc]
+            plain = _with_point(name, text, where) if decimal_comma else text
+            values[name] = _explained(lambda n=name, t=plain: from_text(n, t, n, EXPLAINED), where)  # type: ignore[misc]
     return _job(number, said.get(ID), values, where, fence)
+
+
+def _with_point(name: str, text: str, where: str) -> str:
+    """The text of a cell, with a point where it is a number with a decimal comma. Raises ConfigError for two numbers."""
+    number = with_point(text)
+    if number is None or (element_type(name) is not float and not FIELDS[name].metadata["numeric"]):
+        return text
+    if expected(name)[0] is tuple:
+        two = text.strip().replace(",", ".0,")
+        raise ConfigError(f"{where}: {name} {text} may be one number or two", f"write {number} for one, {two} for two")
+    return number
 
 
 def check_columns(names: list[str], where: str) -> None:
@@ -168,4 +184,4 @@ def _explained(read: Any, where: str) -> Any:
     try:
         return read()
     except UsageError as error:
-        raise ConfigError(f"{where}: {error.message}", error.hint if "unset" not in error.hint else "") from error
+        raise ConfigError(f"{where}: {error.message}", error.hint) from error

@@ -99,7 +99,8 @@ class Listed:
                 yield jobs.of_mapping(count, _parsed(line, where), where, self.fence)
 
     def _rows(self) -> Iterator[Job]:
-        reader = csv.reader(self._lines(), strict=True, delimiter=self._delimiter())
+        delimiter = self._delimiter()
+        reader = csv.reader(self._lines(), strict=True, delimiter=delimiter)
         columns: list[str] = []
         count = 0
         try:
@@ -119,7 +120,8 @@ class Listed:
                         "put text with commas into quotes",
                     )
                 count += 1
-                yield jobs.of_row(count, dict(zip(columns, cells, strict=True)), where, self.fence)
+                row = dict(zip(columns, cells, strict=True))
+                yield jobs.of_row(count, row, where, self.fence, decimal_comma=delimiter != ",")
         except csv.Error as error:
             hint = "quote text with commas"
             if "new-line" in str(error):  # "CSV (Macintosh)"

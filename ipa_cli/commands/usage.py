@@ -56,7 +56,8 @@ def _wrong_value(parameter: Any, context: Any, said: str, page: str) -> UsageErr
     name, value = _name(parameter), next(_of_message(parameter, context, said), None)
     if value is None:
         return UsageError(f"{name}: {said.rstrip('.')}", page)
-    hint = number_hint(value, f"{page} explains {name}")
+    hint = f"{page} explains {name}"
+    hint = number_hint(value, hint) if parameter.type.name.startswith("float") else hint
     if value == "none" and parameter.name in config.FIELDS:
         hint = f"leave {name} out"
     return UsageError(f"{name} {short(value)}: {_expected(parameter, value, said)}", hint)

@@ -177,5 +177,6 @@ def from_text(name: str, text: str, where: str, hint: str = "") -> Any:
             return tuple(text.split(os.pathsep)) if "://" not in text else (text,)
         return kind(text)
     except (ValueError, KeyError):
-        hint = number_hint(text, hint or f"unset {where} or correct it")
+        hint = hint or f"unset {where} or correct it"
+        hint = number_hint(text, hint) if kind is float else hint
         raise UsageError(f"{where}={short(text)}: expected {wanted}", hint) from None

@@ -43,6 +43,32 @@ def test_tables_of_spreadsheets_have_other_delimiters_and_empty_cells_at_their_e
     assert first == Job(1, "a", {"prompt": "a star, red", "seed": 7}) and second == Job(2, "b", {"prompt": "a moon"})
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_decimal_comma_is_read_where_commas_separate_nothing(world, delimiter):
+    rows = "id;scale;hires;guidance_scale;image_weight;prompt\na;0,8;1,5;-,5;0.8;0,8\n"
+    with pytest.raises(ConfigError, match=r"jobs.csv, line 2: guidance_scale = -0.5: expected a number from 0"):
+        list(listed("jobs.csv", rows.replace(";", delimiter)).jobs())
+    (job,) = listed("jobs.csv", rows.replace("-,5", "7,50").replace(";", delimiter)).jobs()
+    assert job.values == {
+        "scale": 0.8, "hires": "1.5", "guidance_scale": 7.5, "image_weight": (0.8,), "prompt": "0,8"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "message", "hint"),
+    [
+        ('id,scale\na,"0,8"\n', "line 2: scale=0,8: expected a number", "write it with a point: 0.8"),
+        ("id;steps\na;25,0\n", "line 2: steps=25,0: expected a whole number", "explains every setting"),
+        ("id;scale\na;1.000,5\n", "line 2: scale=1.000,5: expected a number", "explains every setting"),
+        ("id;image_weight\na;0,8\n", "image_weight 0,8 may be one number or two", "0.8 for one, 0.0,8 for two"),
+    ],
+)
+def test_a_decimal_comma_that_may_mean_something_else_is_refused_with_what_to_write(world, rows, message, hint):
+    with pytest.raises(ConfigError) as refused:
+        list(listed("jobs.csv", rows).jobs())
+    assert message in refused.value.message and hint in refused.value.hint
+
+
 WRONG = {
     '{"id": "a", "promt": "x"}': "line 2: unknown setting 'promt'; did you mean 'prompt'?",
     '{"id": "a", "seed": "x"}': "line 2: seed = 'x': expected a whole number",

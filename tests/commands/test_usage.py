@@ -11,6 +11,7 @@ import pytest
         ("generate --steps 1.5", "--steps 1.5: expected a whole number from 1 to 1000", "explains --steps"),
         ("generate --scale 0,8", "--scale 0,8: expected a number from 0 to 10", "write it with a point: 0.8"),
         ("generate --image-weight 1 --image-weight x", "--image-weight x: expected a number", "explains"),
+        ("generate --steps 25,0", "--steps 25,0: expected a whole number from 1 to 1000", "explains --steps"),
         ("generate --steps none", "--steps none: expected a whole number from 1 to 1000", "leave --steps out"),
         ("generate --quality 101", "--quality 101: expected a whole number from 1 to 100", "explains --quality"),
         ("batch jobs.csv --actors 0", "--actors 0: expected a whole number of at least 1", "explains --actors"),
