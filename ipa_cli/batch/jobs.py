@@ -104,7 +104,7 @@ def of_mapping(number: int, said: Any, where: str, fence: Fence) -> Job:
 def of_row(number: int, said: Mapping[str, str], where: str, fence: Fence, decimal_comma: bool = False) -> Job:
     """The job of a row of a CSV file, as `of_mapping`; an empty cell sets nothing.
 
-    With `decimal_comma` a number may be written 0,8, as spreadsheets do where semicolons separate cells (R's read.csv2).
+    With `decimal_comma` a number may be written 0,8, as where semicolons separate cells (R's read.csv2).
     """
     values = {}
     for name, text in said.items():
@@ -115,7 +115,7 @@ def of_row(number: int, said: Mapping[str, str], where: str, fence: Fence, decim
 
 
 def _with_point(name: str, text: str, where: str) -> str:
-    """The text of a cell, with a point where it is a number with a decimal comma. Raises ConfigError for two numbers."""
+    """The text of a cell, with a point in place of a decimal comma. Raises ConfigError where it may be two numbers."""
     number = with_point(text)
     if number is None or (element_type(name) is not float and not FIELDS[name].metadata["numeric"]):
         return text
