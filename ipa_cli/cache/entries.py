@@ -156,21 +156,18 @@ class Entry(_Item):
 
 
 @dataclass(frozen=True)
-class BrokenGraph(_Item):
+class _Unknown(_Item):
+    reason: str
+    model = created = None
+    hits = 0
+
+
+class BrokenGraph(_Unknown):
     """A folder where a graph should be, and why it is not one."""
 
-    reason: str
-    model = created = None
-    hits = 0
 
-
-@dataclass(frozen=True)
-class UnreadableGraph(_Item):
+class UnreadableGraph(_Unknown):
     """A graph whose manifest this ipa cannot read, and why: another version wrote it, or permission is missing."""
-
-    reason: str
-    model = created = None
-    hits = 0
 
 
 Item = Entry | BrokenGraph | UnreadableGraph

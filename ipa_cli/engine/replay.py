@@ -140,16 +140,17 @@ def check_there(recorded: Recorded, settings: Settings) -> None:
         try:
             reference.expand(source)
         except IpaError as error:
-            others: dict[str | None, str] = {
-                settings.init_image: "--init-image",
-                settings.inpaint_mask: "--inpaint-mask",
-            }
-            what = "a reference picture" if source not in others else "the init image or its mask"
-            if source in (areas := {one.mask for one in settings.region}):
-                what, others = "the mask of a region", dict.fromkeys(areas, "--region")
+            kinds = (
+                ("the init image", "init-image", [settings.init_image]),
+                ("the mask of the init image", "inpaint-mask", [settings.inpaint_mask]),
+                ("the mask of a region", "region", [one.mask for one in settings.region]),
+                ("the map of a ControlNet", "control", [one.image for one in settings.control]),
+                ("the negative image", "negative-image", [one.negative_image for one in settings.adapters]),
+            )
+            usual = ("a reference picture", "image")
+            what, flag = next(((what, flag) for what, flag, sources in kinds if source in sources), usual)
             raise IpaError(
-                f"{what} of {recorded.path} is missing: {error.message}",
-                f"name the file with {others.get(source, '--image')}",
+                f"{what} of {recorded.path} is missing: {error.message}", f"name the file with --{flag}"
             ) from error
 
 
@@ -212,10 +213,8 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
     left_out = [name for name in asked if name not in known]
     left_out += [name for name in chunk if name not in (*CAME_OUT, *RECORDS)]
 
-    adapters = chunk.get("adapters") or []
+    adapters, init = chunk.get("adapters") or [], chunk.get("init")
     used = [_reference(path, image) for adapter in adapters for image in _list(path, adapter.get("images"))]
-    init = chunk.get("init")
-    begun_with = _list(path, init.get("images")) if isinstance(init, dict) else []
     if values.get("image") != list(NO_IMAGE):
         values["image"] = [source for source, _ in used if source is not None]
     if asked.get("adapter"):
@@ -227,16 +226,16 @@ def _ours(path: Path, chunk: Mapping[str, Any]) -> Recorded:
         values, left_out = {**values, **drawn}, [*left_out, *unknown]
     values.setdefault("prompt_syntax", LITERAL)  # pictures from before there was another
     values["num_images"] = 1
-    found = [
-        (one.get("word"), one.get("sha256")) for one in _list(path, chunk.get("embeddings")) if isinstance(one, dict)
+    others = [
+        *(_list(path, init.get("images")) if isinstance(init, dict) else ()),
+        *(one.get("mask") for one in _dicts(path, chunk.get("regions"))),
+        *(adapter["negative_image"] for adapter in adapters if adapter.get("negative_image")),
+        *(one.get("image") for one in _dicts(path, chunk.get("controls"))),
     ]
-    digests = {word: digest for word, digest in found if isinstance(word, str) and isinstance(digest, str)}
-    regions = [one for one in _list(path, chunk.get("regions")) if isinstance(one, dict)]
-    used += [_reference(path, image) for image in (*begun_with, *(one.get("mask") for one in regions))]
-    used += [_reference(path, adapter["negative_image"]) for adapter in adapters if adapter.get("negative_image")]
-    maps = [one.get("image") for one in _list(path, chunk.get("controls")) if isinstance(one, dict)]
-    used += [_reference(path, image) for image in maps]
-    return Recorded(path, values, tuple(left_out), tuple(used), _loras(path, chunk.get("loras")), digests)
+    used += [_reference(path, image) for image in others]
+    loras = _digests(path, chunk.get("loras"), "name")
+    words = dict(_digests(path, chunk.get("embeddings"), "word"))
+    return Recorded(path, values, tuple(left_out), tuple(used), loras, words)
 
 
 def _list(path: Path, value: Any) -> list[Any]:
@@ -245,9 +244,13 @@ def _list(path: Path, value: Any) -> list[Any]:
     return value or []
 
 
-def _loras(path: Path, value: Any) -> tuple[tuple[str, str], ...]:
-    """Name and digest of each LoRA, as far as they are there."""
-    found = ((one.get("name"), one.get("sha256")) for one in _list(path, value) if isinstance(one, dict))
+def _dicts(path: Path, value: Any) -> list[dict[str, Any]]:
+    return [one for one in _list(path, value) if isinstance(one, dict)]
+
+
+def _digests(path: Path, value: Any, name: str) -> tuple[tuple[str, str], ...]:
+    """The field `name` and the digest of each file, as far as they are there."""
+    found = ((one.get(name), one.get("sha256")) for one in _dicts(path, value))
     return tuple((name, digest) for name, digest in found if isinstance(name, str) and isinstance(digest, str))
 
 

@@ -182,18 +182,18 @@ _REQUIRED = {
         ("ControlNetModel", "ControlNetUnionModel"), ("block_out_channels", "down_block_types", "cross_attention_dim")
     ),
 }
+_OF_EACH_BLOCK = (
+    *("down_block_types", "up_block_types", "layers_per_block", "attention_head_dim"),
+    *("transformer_layers_per_block", "reverse_transformer_layers_per_block"),
+)
 _QUANTIZED = "quantization_config"
 
 
 def unet(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `UNet2DConditionModel`. Raises ModelError naming the first that is wrong."""
     found = _taken(where, UNET, _of_class(where, config, "UNet2DConditionModel"))
-    channels = found["block_out_channels"]
-    _same_length(where, found, len(channels))
-    _divisible(where, channels, found.get("norm_num_groups", 32), "norm_num_groups")
-    heads = found.get("attention_head_dim", 8)  # diffusers' name for their number
-    for width, count in zip(channels, heads if isinstance(heads, list) else [heads] * len(channels), strict=True):
-        _divisible(where, [width], count, "attention_head_dim")
+    _check_blocks(where, found)
+    _check_heads(where, found)
     if len(cross_attention_widths(found)) > MOST_LAYERS:
         raise ModelError(f"{where} asks for more than {MOST_LAYERS} cross-attention layers", HINT)
     return found
@@ -206,21 +206,15 @@ def controlnet(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     # xinsir's union models name the class that they had before diffusers' own.
     config = {**config, "_class_name": kind} if "num_control_type" in config else config
     found = _taken(where, table, _of_class(where, config, kind))
-    channels = found["block_out_channels"]
-    _same_length(where, found, len(channels))
-    _divisible(where, channels, found.get("norm_num_groups", 32), "norm_num_groups")
-    heads = found.get("attention_head_dim", 8)
-    for width, count in zip(channels, heads if isinstance(heads, list) else [heads] * len(channels), strict=True):
-        _divisible(where, [width], count, "attention_head_dim")
+    _check_blocks(where, found)
+    _check_heads(where, found)
     return {**found, "num_control_type": found.get("num_control_type", 6)} if union else found
 
 
 def vae(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an `AutoencoderKL`. Raises ModelError naming the first that is wrong."""
     found = _taken(where, VAE, _of_class(where, config, "AutoencoderKL"))
-    channels = found["block_out_channels"]
-    _same_length(where, found, len(channels))
-    _divisible(where, channels, found.get("norm_num_groups", 32), "norm_num_groups")
+    _check_blocks(where, found)
     return found
 
 
@@ -365,12 +359,20 @@ def _clip(where: str, fields: Mapping[str, Field], config: Mapping[str, Any], ha
     return found
 
 
-def _same_length(where: str, config: Mapping[str, Any], length: int) -> None:
-    named = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim")
-    more = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
-    for key in (*named, *more):
-        if isinstance(config.get(key), list) and len(config[key]) != length:
-            raise ModelError(f"{where}: {key} has {len(config[key])} entries for {length} blocks", HINT)
+def _check_blocks(where: str, config: Mapping[str, Any]) -> None:
+    """Raise ModelError unless each block has a value of every list, and channels that its group norms can share out."""
+    channels = config["block_out_channels"]
+    for key in _OF_EACH_BLOCK:
+        if isinstance(config.get(key), list) and len(config[key]) != len(channels):
+            raise ModelError(f"{where}: {key} has {len(config[key])} entries for {len(channels)} blocks", HINT)
+    _divisible(where, channels, config.get("norm_num_groups", 32), "norm_num_groups")
+
+
+def _check_heads(where: str, config: Mapping[str, Any]) -> None:
+    """Raise ModelError unless the heads of each block share out its channels."""
+    channels, name = config["block_out_channels"], "attention_head_dim"  # diffusers' name for the number of heads
+    for width, heads in zip(channels, _each(config.get(name, 8), len(channels)), strict=True):
+        _divisible(where, [width], heads, name)
 
 
 def _divisible(where: str, widths: Sequence[int], by: int, name: str) -> None:

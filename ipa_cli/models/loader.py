@@ -75,9 +75,8 @@ def load(
         fp16.shrink(parts["vae"])
     if device.type == "cuda":
         channels_last.convert(parts["vae"])
-    for name in ("unet", "vae", *plan.architecture.text_encoders):
-        parts[name].to(home).eval().requires_grad_(False)
-    for module in (*filter(None, encoders), *parts["controls"]):
+    named = [parts[name] for name in ("unet", "vae", *plan.architecture.text_encoders)]
+    for module in (*named, *filter(None, encoders), *parts["controls"]):
         module.to(home).eval().requires_grad_(False)
     for control in parts["controls"]:
         attention.set_processors(control)
@@ -321,19 +320,17 @@ def _adapter_parts(
     from ipa_cli.networks.clip import ImageEncoder
 
     states: list[dict[str, dict[str, Tensor]]] = []
-    encoders: dict[tuple[str, str], Any] = {}
-    places = [_place(adapter) for adapter in plan.adapters]
-    for place, adapter in zip(places, plan.adapters, strict=True):
+    encoders: list[Any] = []
+    built: dict[tuple[Path | None, str], Any] = {}
+    for adapter in plan.adapters:
         states.append(weights.nested(files[_adapter_source(adapter)].result()))
         encoder = adapter.encoder
-        if encoder is not None and place is not None and place not in encoders:
+        if encoder is None or not adapter.encodes:
+            encoders.append(None)
+            continue
+        known_by = encoder.location.folder, encoder.part
+        if known_by not in built:
             paths = _paths(encoder.location, encoder.part, _variant(plan, encoder.location), dtype)
-            encoders[place] = _built(_empty(ImageEncoder, encoder.config), str(encoder), paths, files)
-    return states, [encoders[place] if place is not None else None for place in places]
-
-
-def _place(adapter: AdapterPlan) -> tuple[str, str] | None:
-    """Where the image encoder of an adapter is; None where none is needed."""
-    if adapter.encoder is None or not adapter.encodes:
-        return None
-    return str(adapter.encoder.location.folder), adapter.encoder.part
+            built[known_by] = _built(_empty(ImageEncoder, encoder.config), str(encoder), paths, files)
+        encoders.append(built[known_by])
+    return states, encoders

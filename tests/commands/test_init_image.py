@@ -60,7 +60,7 @@ def test_a_picture_records_what_it_began_with_and_is_drawn_again(ipa, world, ini
     assert ran.exit_code == 0 and "init.png has changed since a.png was drawn" in ran.stderr
     init.unlink()
     ran = ipa("generate", "--from", "a.png", "-o", "gone.png")
-    assert ran.exit_code == 1 and "the init image or its mask of a.png is missing" in ran.stderr
+    assert ran.exit_code == 1 and "the init image of a.png is missing" in ran.stderr
     assert "name the file with --init-image" in ran.stderr
 
 

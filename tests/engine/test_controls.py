@@ -58,6 +58,9 @@ def test_a_picture_records_what_it_followed_and_is_drawn_again(ipa, network, map
     Image.new("RGB", (64, 64), "red").save("map.png")
     changed = ipa("generate", "--from", "a.png", "--force", "--output", "b.png")
     assert "map.png has changed" in changed.stderr and (pixels("a.png") != pixels("b.png")).any()
+    Path("map.png").unlink()
+    failed = ipa("generate", "--from", "a.png", "--json").error()
+    assert "the map of a ControlNet of a.png is missing" in failed["message"] and "--control" in failed["hint"]
 
 
 @pytest.mark.slow

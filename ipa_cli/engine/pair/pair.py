@@ -153,12 +153,12 @@ class Pair:
         with self.watched(PREPARING), self._exchange():
             self._share_weights()
             _, other = self._split(example)
-            self._prepared += 1
-            self._send({"prepare": self._prepared, "backend": own.backend}, other)
-            while self._prepared not in self._ready and not self._failed.wait(0.005):
+            number = self._prepared = self._prepared + 1
+            self._send({"prepare": number, "backend": own.backend}, other)
+            while number not in self._ready and not self._failed.wait(0.005):
                 pass
         # The times are those of the graph, which steps without guidance use too.
-        return replace(own, denoiser=_Halves(self, own.denoiser, self._prepared))
+        return replace(own, denoiser=lambda inputs: self.call(number, own.denoiser, inputs))
 
     def call(self, number: int, denoiser: Denoiser, inputs: UNetInputs) -> Tensor:
         """The noise of both halves: the negative one's from `denoiser`, while the other process computes its own."""
@@ -316,16 +316,6 @@ class Pair:
         child.end(self._process, seconds=1)
         if self._link is not None:
             self._link.close()
-
-
-class _Halves:
-    """A `Denoiser` for both halves of guidance."""
-
-    def __init__(self, pair: Pair, own: Denoiser, number: int):
-        self._pair, self._own, self._number = pair, own, number
-
-    def __call__(self, inputs: UNetInputs) -> Tensor:
-        return self._pair.call(self._number, self._own, inputs)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
