@@ -111,7 +111,7 @@ def path() -> Result:
 def trust(
     file: Annotated[Path | None, typer.Argument(help="File; the nearest ipa.toml unless given.")] = None,
 ) -> Result:
-    """Let a project's ipa.toml, as it is now, also choose code, graphs, places and servers."""
+    """Let a project's ipa.toml, as it is now, also choose code, graphs, paths and servers."""
     path = _project(file)
     allowed = {name: as_json(value) for name, value in config.trust(path).items()}
     lines = [f"trusted as it is now: {path}", *(f"  {name} = {_shown(value)}" for name, value in allowed.items())]

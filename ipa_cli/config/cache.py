@@ -20,7 +20,7 @@ def cache_dir(settings: Settings, without_home: Path | None = None) -> Path:
     folder = expanded(named).absolute() if named is not None else at_home(platformdirs.user_cache_path) or without_home
     if folder is None:
         raise IpaError(
-            "compiled graphs have no place: HOME is not set, and the system knows no home of this user",
+            "compiled graphs have no folder: HOME is not set, and the system knows no home of this user",
             "set HOME, or name a folder with --cache-dir (or IPA_CACHE_DIR)",
         )
     return folder

@@ -217,7 +217,7 @@ def _keep(trusted: dict[str, str]) -> None:
     path, hint = _list(), "set XDG_STATE_HOME to another folder"
     if path is None:
         raise IpaError(
-            "the list of trusted files has no place: HOME is not set, and the system knows no home of this user",
+            "the list of trusted files has no folder: HOME is not set, and the system knows no home of this user",
             "set HOME",
         )
     make_folder(path.parent, hint)
