@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ipa_cli.errors import IpaError
+from ipa_cli.system import web_answers
 
 READ_ONLY = ("http", "https")
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}  # `ipa-cli[remote]` installs the others
@@ -45,7 +46,8 @@ def _options(kind: str) -> dict[str, Any]:
     if kind in READ_ONLY:
         import aiohttp
 
-        return kept | {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=20)}}
+        limits = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=20), **web_answers.limited()}
+        return kept | {"client_kwargs": limits}
     return kept
 
 
