@@ -225,6 +225,9 @@ def _begin(output: Output, asked: Asked, count: int, reporter: Reporter) -> int:
         if existing["settings"].get("device") != device:
             begun = existing["settings"].get("device")
             reporter.note(f"begun with --device {begun}: pictures of another device may differ from its in rounding")
+        if existing.get("ipa") != __version__:
+            begun = existing.get("ipa")
+            reporter.note(f"begun with ipa {begun}: pictures of another version may differ from its")
         for name, value in (("settings", now), ("format", described["format"]), ("quality", described["quality"])):
             _check_same(output, name, existing[name], value)
         described["seed"] = existing["seed"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.server
 import threading
+from typing import ClassVar
 
 import pytest
 
@@ -18,7 +19,7 @@ class Hostile(http.server.BaseHTTPRequestHandler):
     """Says that every file has 100 bytes."""
 
     protocol_version = "HTTP/1.1"
-    asked: set[str | None] = set()
+    asked: ClassVar[set[str | None]] = set()
 
     def do_HEAD(self):
         self.answer(200, 100)
