@@ -113,11 +113,12 @@ def readers_folder(world, tmp_path, monkeypatch):
     colours = ("orange", "navy", "teal", "olive", "gold")
     names = ("cat.png", "dog.png", "painting.png", "wide.jpg", "holiday/beach.jpg")
     for name, colour in zip(names, colours, strict=True):
-        image = Image.new("RGB", (192 if name == "wide.jpg" else 96, 96), "white")
+        image = Image.new("RGB", ({"wide.jpg": 192, "cat.png": 128}.get(name, 96), 96), "white")  # as photographs are
         ImageDraw.Draw(image).ellipse((10, 20, 70, 90), colour)
         image.save(name)
-    for name, box in (("left.png", (0, 0, 31, 63)), ("right.png", (32, 0, 63, 63))):
-        mask = Image.new("L", (64, 64))
+    masks = ("left.png", 64, (0, 0, 31, 63)), ("right.png", 64, (32, 0, 63, 63)), ("cat-mask.png", 85, (0, 0, 40, 63))
+    for name, width, box in masks:
+        mask = Image.new("L", (width, 64))
         ImageDraw.Draw(mask).rectangle(box, fill="white")
         mask.save(name)
     embedding = save({name: np.ones((2, 64), "float32") for name in ("clip_l", "clip_g")})

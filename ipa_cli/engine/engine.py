@@ -197,7 +197,10 @@ class Engine:
 
     def _prepared(self, request: Request, each: Sequence[Conditions], backend: str | None) -> Ready:
         """For `each` the conditions of a pass."""
+        from ipa_cli.pipeline.decoding import check_memory
+
         sizes = hires.sizes(request.hires, request.width, request.height)
+        check_memory(self.model.vae, *sizes[-1], self.device)
         others = [None] if len(sizes) == 1 else sizes[::-1]
         passes = zip(request.passes, each, others, strict=True)
         ready = [self._prepared_pass(*given, backend) for given in passes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
     import torch
+
+
+SMALLER = "try --vae-tiling (decoding in less memory), or a smaller --width and --height"
 
 
 class OutOfMemory(IpaError):
@@ -126,11 +130,24 @@ def on_device(device: torch.device, offload: str, *modules: Any) -> Iterator[Non
             torch.cuda.empty_cache()
 
 
-def warn_of_little_memory(needed: int, reporter: Reporter) -> None:
-    """Say so if main memory has no room for `needed` bytes: the system would end the process without a word."""
+def free_memory() -> int:
+    """Bytes of main memory that are free, or can be freed."""
     import psutil
 
-    free = psutil.virtual_memory().available
+    return int(psutil.virtual_memory().available)
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raise OutOfMemory where main memory has no room for `needed` bytes: the system would end the process."""
+    free = free_memory()
+    if needed > free:
+        message = f"{what} takes at least {units.size(needed)} of main memory, and {units.size(free)} are free"
+        raise OutOfMemory(message, SMALLER)
+
+
+def warn_of_little_memory(needed: int, reporter: Reporter) -> None:
+    """Say so if main memory has no room for `needed` bytes: the system would end the process without a word."""
+    free = free_memory()
     if needed > free:
         reporter.warn(
             f"the weights take {units.size(needed)} of main memory, and {units.size(free)} are free: the system may"
@@ -157,3 +174,8 @@ def translate_out_of_memory(device: torch.device, offload: str, tiled: bool) -> 
             f"out of GPU memory on {device}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free",
             "try " + ", ".join(text for text in advice if text),
         ) from error
+    except (MemoryError, RuntimeError) as error:
+        # torch has a class for CUDA's alone: "DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory"
+        if isinstance(error, RuntimeError) and not re.search("can't allocate memory|out of memory", str(error)):
+            raise
+        raise OutOfMemory(f"out of memory on {device}", SMALLER) from error

@@ -92,7 +92,7 @@ def check_mask(mask: Reference, given: Reference) -> None:
     if proportions.differ((mask.width, mask.height), (given.width, given.height)):
         raise IpaError(
             f"the inpaint mask {mask.source} is {mask.width}x{mask.height}, its picture {given.width}x{given.height}",
-            "a mask covers the whole picture: give it the proportions of the init image",
+            proportions.of_mask(given.width, given.height),
         )
 
 

@@ -20,6 +20,16 @@ class BrokenPicture(IpaError):
     """The numbers went out of range and there is no picture in them."""
 
 
+def check_memory(vae: Any, width: int, height: int, device: torch.device) -> None:
+    """Raise OutOfMemory where a CPU has no room to decode a picture of this size, before it is drawn.
+
+    It takes at least the widest states at full size twice: before and after a convolution.
+    """
+    if device.type == "cpu" and not vae.tiling:
+        channels = max(vae.config.block_out_channels[:2])
+        devices.check_memory(2 * channels * width * height * vae.dtype.itemsize, f"decoding {width}x{height}")
+
+
 class Decoding:
     """A picture of latents (1, channels, h, w), which a GPU decodes while others may be drawn.
 

@@ -103,7 +103,7 @@ def check_masks(image_prompts: Sequence[ImagePrompt], width: int, height: int) -
         if proportions.differ((mask.width, mask.height), (width, height)):
             raise IpaError(
                 f"the mask {mask.source} is {mask.width}x{mask.height}, the picture {width}x{height}",
-                "a mask covers the whole picture: give it the proportions of the picture",
+                proportions.of_mask(width, height),
             )
 
 

@@ -50,7 +50,7 @@ def check(regions: Sequence[Region], width: int, height: int) -> None:
         if proportions.differ((mask.width, mask.height), (width, height)):
             raise IpaError(
                 f"the mask {mask.source} of a region is {mask.width}x{mask.height}, the picture {width}x{height}",
-                "a mask covers the whole picture: give it the proportions of the picture",
+                proportions.of_mask(width, height),
             )
 
 

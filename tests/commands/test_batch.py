@@ -304,6 +304,15 @@ def test_a_job_that_cannot_be_encoded_fails_alone(ipa, monkeypatch, part, error)
     assert results()[3]["sha256"] == alone["sha256"]
 
 
+def test_a_job_that_main_memory_has_no_room_for_fails_alone_before_it_is_drawn(ipa, monkeypatch):
+    monkeypatch.setattr("ipa_cli.hardware.devices.free_memory", lambda: 2**32)
+    file = jobs({"id": "a", "seed": 1}, {"id": "b", "seed": 2, "width": 8192, "height": 8192}, {"id": "c", "seed": 3})
+    ran = ipa("batch", file, *QUICK, "-o", "out")
+    assert ran.exit_code == 1 and [one["status"] for one in results()] == ["done", "failed", "done"]
+    assert "decoding 8192x8192 takes at least 17.2 GB of main memory, and 4.3 GB are free" in results()[1]["error"]
+    assert "--vae-tiling" in results()[1]["hint"]
+
+
 def test_a_folder_in_memory_is_reached_by_its_url(ipa):
     import fsspec
 

@@ -86,6 +86,16 @@ def test_weights_that_main_memory_has_no_room_for_give_a_warning(monkeypatch, ne
     assert [("5.0 GB are free" in text) for text in said] == [True] * warned
 
 
+@pytest.mark.parametrize("fail", [lambda: torch.empty(1 << 55, dtype=torch.uint8), lambda: bytearray(1 << 62)])
+def test_main_memory_that_is_not_there_is_a_foreseen_failure(fail):
+    with (
+        pytest.raises(devices.OutOfMemory, match="out of memory on cpu") as refused,
+        devices.translate_out_of_memory(torch.device("cpu"), "none", False),
+    ):
+        fail()
+    assert "a smaller --width" in refused.value.hint
+
+
 def test_model_offload_puts_back_the_weights_it_took_and_copies_none():
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     places = {name: weight.data_ptr() for name, weight in module.named_parameters()}
