@@ -171,7 +171,7 @@ def _change(change: Callable[[dict[str, dict[str, str]]], dict[str, dict[str, st
     from filelock import FileLock
 
     path = _list()
-    files.make_folder(path.parent, _ELSEWHERE)
+    files.make_own_folder(path.parent, _ELSEWHERE)
     try:
         with FileLock(f"{path}.lock", mode=0o600):
             files.write_private(path, json.dumps(change(trusted()), indent=1).encode() + b"\n", _ELSEWHERE)

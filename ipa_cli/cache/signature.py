@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ipa_cli.cache.entries import StoreError
 from ipa_cli.cache.manifest import SIGNATURE
+from ipa_cli.system.files import make_private
 from ipa_cli.system.ownership import other_writer
 
 SCHEME = "hmac-sha256"
@@ -48,7 +49,7 @@ def signing_key() -> bytes:
             "there is no folder for the key that signs your graphs: HOME is not set", "set HOME, or XDG_STATE_HOME"
         )
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         with FileLock(f"{path}.lock", mode=0o600):  # of two first processes one makes it
             if not os.path.lexists(path):
                 _write(path, secrets.token_bytes(_KEY_BYTES))

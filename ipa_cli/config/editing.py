@@ -71,11 +71,9 @@ def edit(path: Path) -> None:
     command = next((text for name in ("VISUAL", "EDITOR") if (text := os.environ.get(name, "").strip())), None)
     if command is None:
         raise ConfigError("neither VISUAL nor EDITOR is set", f"EDITOR=nano ipa config edit, or edit {path}")
-    from ipa_cli.system.files import make_folder
-
     program, *arguments = shlex.split(command)
     was_trusted = is_file(path) and is_trusted(path)
-    make_folder(path.parent, ELSEWHERE)
+    _make_folder(path.parent)
     try:
         status = child.attend([child.find(program) or program, *arguments, str(path)])
     except OSError as error:
@@ -110,6 +108,17 @@ def _write(path: Path, document: TOMLDocument) -> None:
     from ipa_cli.system.files import replace
 
     was_trusted = is_file(path) and is_trusted(path)
+    _make_folder(path.parent)
     replace(path, document.as_string().encode(), ELSEWHERE)
     if was_trusted:  # by the user, who makes this change too
         trust(path)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of the user's own file; it may be a link, as people have who keep their settings elsewhere."""
+    from ipa_cli.system.files import make_private
+
+    try:
+        make_private(folder)
+    except OSError as error:
+        raise IpaError(f"{folder} cannot be made: {error.strerror}", ELSEWHERE) from error

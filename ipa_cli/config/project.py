@@ -212,7 +212,7 @@ def _trusted() -> dict[str, str]:
 
 
 def _keep(trusted: dict[str, str]) -> None:
-    from ipa_cli.system.files import make_folder, replace
+    from ipa_cli.system.files import make_own_folder, replace
 
     path, hint = _list(), "set XDG_STATE_HOME to another folder"
     if path is None:
@@ -220,7 +220,7 @@ def _keep(trusted: dict[str, str]) -> None:
             "the list of trusted files has no folder: HOME is not set, and the system knows no home of this user",
             "set HOME",
         )
-    make_folder(path.parent, hint)
+    make_own_folder(path.parent, hint)
     if problem := _foreign(path.parent):
         raise IpaError(f"the list of trusted files cannot be written: {problem}", hint)
     replace(path, json.dumps(trusted, indent=1).encode(), hint)

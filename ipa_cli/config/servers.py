@@ -69,8 +69,7 @@ def _folder(make: bool = True) -> Path | None:
         warnings.simplefilter("ignore")  # platformdirs warns of a folder that it leaves out
         folder = Path(platformdirs.user_runtime_dir("ipa")) / "servers"
         if make:
-            for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
-                missing.mkdir(mode=0o700, exist_ok=True)
+            files.make_private(folder)
         if folder.is_dir() and ownership.other_writer(folder) is None:
             return folder
     return None

@@ -88,11 +88,13 @@ def create(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> Path:
 
 def write_private(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> None:
     """Write a file that this user alone can read, in place of a regular one; raises as `replace`."""
-    with _translate_errors(path, elsewhere), _beside(path, 0o600) as (file, temporary):
-        file.write(data)
-        _sync(file)
-        _plain(path)
-        temporary.replace(path)
+    with _translate_errors(path, elsewhere):
+        make_private(path.parent)
+        with _beside(path, 0o600) as (file, temporary):
+            file.write(data)
+            _sync(file)
+            _plain(path)
+            temporary.replace(path)
 
 
 def append(path: Path, data: bytes, elsewhere: str = OTHER_OUTPUT) -> None:
@@ -146,6 +148,22 @@ def make_folder(folder: Path, elsewhere: str = OTHER_OUTPUT) -> None:
         _make(folder)
         if folder.is_symlink():
             raise IpaError(f"{folder} is a link: files are not written through it", elsewhere)
+
+
+def make_own_folder(folder: Path, elsewhere: str = OTHER_OUTPUT) -> None:
+    """As `make_folder`, for files that are trusted because of where they lie: see `make_private`."""
+    with _translate_errors(folder, elsewhere):
+        make_private(folder)
+    make_folder(folder, elsewhere)
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder with its parents, each mode 0700. Raises OSError.
+
+    Under a umask of 0, as in some containers, or of 002 in a group of many, others could write to them else.
+    """
+    for missing in reversed([one for one in (folder, *folder.parents) if not os.path.lexists(one)]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def numbered(path: Path) -> Iterator[Path]:

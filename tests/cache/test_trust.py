@@ -77,6 +77,29 @@ def test_folders_made_for_a_cache_are_ours_alone_whatever_the_umask(tmp_path):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_folders_of_keys_and_trusted_files_are_ours_alone_whatever_the_umask(ipa, world, monkeypatch):
+    """With a umask of 0, as in some containers, `ipa` trusted nothing of what it had written."""
+    for name in ("a", "b", "c", "d"):
+        home = world.home / name
+        monkeypatch.setenv("XDG_STATE_HOME", str(home / "not" / "there"))
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "settings"))
+        old = os.umask(0)
+        try:
+            Path("ipa.toml").write_text("steps = 3\n")
+            Path("ipa.toml").chmod(0o600)
+            work = {
+                "a": lambda: ipa("cache", "keygen"),
+                "b": lambda: ipa("config", "trust"),
+                "c": lambda: ipa("config", "set", "steps", 3),
+                "d": lambda home=home: build(Store(home / "cache")),
+            }
+            done = work[name]()
+        finally:
+            os.umask(old)
+        assert getattr(done, "exit_code", 0) == 0, done.stderr
+        assert {stat.S_IMODE(one.stat().st_mode) for one in home.rglob("*") if one.is_dir()} == {0o700}
+
+
 # Who made it
 
 

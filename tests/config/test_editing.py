@@ -112,3 +112,12 @@ def test_the_editor_is_the_users_and_what_it_leaves_is_checked(ipa, world, own, 
     for editor in ("no-such-editor", "false"):
         monkeypatch.setenv("VISUAL", editor)
         assert editor in ipa("config", "edit", "--json").error()["message"]
+
+
+def test_the_folder_of_the_users_file_may_be_a_link(ipa, world, own, monkeypatch):
+    (world.home / "dotfiles").mkdir()
+    own.parent.parent.mkdir()
+    own.parent.symlink_to(world.home / "dotfiles")
+    monkeypatch.setenv("EDITOR", "true")
+    assert ipa("config", "edit").exit_code == 0
+    assert ipa("config", "set", "steps", 3).exit_code == 0 and (world.home / "dotfiles/ipa.toml").exists()
