@@ -16,6 +16,7 @@ from torch.library import triton_op
 from ipa_cli.backends.inductor.kernels.launch import launchable
 
 TILE = 8192  # numbers that a block of threads takes at once
+PIXELS, WARPS, STAGES = 32, 4, 1  # of `moments_kernel`: pixels taken at once, loads under way at once
 TAPS = 32  # columns of the last product: nine taps of three channels, and what fills them up
 
 
@@ -44,6 +45,7 @@ def moments_kernel(
     PIXELS: tl.constexpr,
     DOUBLED: tl.constexpr,
     ADDED: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """A line of a picture, some of its channels; DOUBLED is the residual where one is ADDED, else `states`."""
     y, which = tl.program_id(0), tl.program_id(2).to(tl.int64)
@@ -58,8 +60,9 @@ def moments_kernel(
     pivot = pivot.to(tl.float32) + more
     if ADDED:
         pivot += tl.load(residual + _place(which, y, 0, height, width, DOUBLED) * CHANNELS + channel).to(tl.float32)
-    first, second = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, width, PIXELS):
+    # Each thread sums up its own numbers: sums over threads are made once, not for each piece of the line.
+    first, second = tl.zeros((PIXELS, BLOCK), tl.float32), tl.zeros((PIXELS, BLOCK), tl.float32)
+    for start in tl.range(0, width, PIXELS, num_stages=STAGES):
         x = start + tl.arange(0, PIXELS)
         there = (x < width)[:, None]
         at = _place(which, y, x, height, width, DOUBLED and not ADDED)[:, None] * CHANNELS + channel
@@ -69,10 +72,11 @@ def moments_kernel(
             values += tl.load(residual + other, mask=there, other=0.0).to(tl.float32) + more
             tl.store(out + at, values.to(out.dtype.element_ty), mask=there)
         values = tl.where(there, values - pivot, 0.0)
-        first += tl.sum(values, 0)
-        second += tl.sum(values * values, 0)
-    tl.store(moments + of_line, pivot + first / width)
-    tl.store(moments + size + of_line, second - first * first / width)
+        first += values
+        second += values * values
+    total = tl.sum(first, 0)
+    tl.store(moments + of_line, pivot + total / width)
+    tl.store(moments + size + of_line, tl.sum(second, 0) - total * total / width)
 
 
 @triton.jit
@@ -117,7 +121,9 @@ def scale_shift_kernel(
         apart = tl.load(means + part[:, None] * CHANNELS, mask=there, other=0.0) + more[None, :] - mean
         between += tl.where(there, apart * apart, 0.0)
     variance = tl.sum(tl.sum(inside / count + between, 1), 0) / (parts * EACH)
-    scale = tl.load(weight + channel, mask=of_group, other=0.0).to(tl.float32) * (1 / tl.sqrt(variance + eps))
+    scale = tl.load(weight + channel, mask=of_group, other=0.0).to(tl.float32) * (
+        1 / tl.sqrt(variance + tl.cast(eps, tl.float32))
+    )
     shift = tl.load(offset + channel, mask=of_group, other=0.0).to(tl.float32) + (more - mean) * scale
     tl.store(out + which * CHANNELS + channel, scale, mask=of_group)
     tl.store(out + (batch + which) * CHANNELS + channel, shift, mask=of_group)
@@ -213,10 +219,11 @@ def moments(states: Tensor, doubled: bool) -> Tensor:
     """Mean and squared distances from it of each line and channel: (2, B, height, channels) in float32."""
     batch, height, width, channels = picture_shape(states, doubled)
     made = torch.empty((2, batch, height, channels), dtype=torch.float32, device=states.device)
-    block, pixels = blocks(channels)
+    block, _ = blocks(channels)
     launchable(moments_kernel)[(height, channels // block, batch)](
-        states, states, states, states, made, height, width, channels, block, pixels, doubled, False, num_warps=8
-    )
+        states, states, states, states, made, height, width,
+        channels, block, PIXELS, doubled, False, STAGES, num_warps=WARPS,
+    )  # fmt: skip
     return made
 
 
@@ -226,10 +233,11 @@ def add_moments(states: Tensor, residual: Tensor, bias: Tensor, doubled: bool) -
     batch, height, width, channels = states.shape
     out = torch.empty_like(states)
     made = torch.empty((2, batch, height, channels), dtype=torch.float32, device=states.device)
-    block, pixels = blocks(channels)
+    block, _ = blocks(channels)
     launchable(moments_kernel)[(height, channels // block, batch)](
-        states, residual, bias, out, made, height, width, channels, block, pixels, doubled, True, num_warps=8
-    )
+        states, residual, bias, out, made, height, width,
+        channels, block, PIXELS, doubled, True, STAGES, num_warps=WARPS,
+    )  # fmt: skip
     return out, made
 
 

@@ -100,7 +100,7 @@ def scale_shift_kernel(
     mean = origin + offset
     of_group = tl.sum(mean, 1)[:, None] / WIDTH  # channels that are not there have 0
     apart = tl.where(there, mean - of_group, 0.0)
-    factor = tl.rsqrt(tl.sum(variance + apart * apart, 1)[:, None] / WIDTH + eps)
+    factor = tl.rsqrt(tl.sum(variance + apart * apart, 1)[:, None] / WIDTH + tl.cast(eps, tl.float32))
     factor = factor * tl.load(weight + channel, mask=there, other=0.0).to(tl.float32)
     added = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32) - of_group * factor
     tl.store(scale + which * channels + channel, factor, mask=there)

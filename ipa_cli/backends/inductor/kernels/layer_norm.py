@@ -57,7 +57,8 @@ def norm_quantize_kernel(
     squares = tl.zeros((ROWS, BLOCK), tl.float32)
     for piece in tl.static_range(PIECES):
         squares += (pieces[piece] - mean) * (pieces[piece] - mean)
-    factor = tl.rsqrt(tl.sum(squares, 1) / width + eps)[:, None]
+    # Inductor passes a Python number as float64, which Triton does not convert to fp8.
+    factor = tl.rsqrt(tl.sum(squares, 1) / width + tl.cast(eps, tl.float32))[:, None]
     normed = ()
     largest = tl.zeros((ROWS, BLOCK), tl.float32)
     for piece in tl.static_range(PIECES):
