@@ -122,6 +122,8 @@ def _damaged(file: Path) -> IpaError:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
+    if file.exists() and not file.is_file():  # a named pipe would be waited for
+        raise _damaged(file)
     try:
         with file.open("rb") as opened:
             found = json.loads(opened.read(MOST))

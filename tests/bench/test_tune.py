@@ -1,6 +1,7 @@
 """`ipa bench --tune`, on a GPU that is made up."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,17 @@ def test_a_damaged_tuning_file_is_listed_and_a_warning_of_the_doctor(world, ipa,
     assert ipa("cache", "clear", "--stale", "--dry-run", "--json").data()["tuning"][1].endswith("link.json")
     check = places.graphs(Settings(), True)
     assert check.status == "warning" and "ipa bench --tune" in check.found
+
+
+def test_a_named_pipe_in_its_place_is_not_waited_for_and_names_are_printed_without_control_characters(world, ipa, card):
+    file = Path(ipa("bench", "--tune", "--json").data()["file"])
+    (file.parent / "inductor-\033[31m\n.json").write_text("{}")
+    printed = [ipa("cache", "clear", "--dry-run").stdout, ipa("cache", "ls").stdout]
+    assert all("\033" not in text and "inductor-?[31m?.json" in text for text in printed)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(IpaError, match="is not as `ipa bench --tune` writes it"):
+        tuned.kept(Settings(), "inductor")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def clear(
         for one in ([] if narrowed else tuned.listed(store))
         if backend in (None, one.backend) and (one.damage or not stale)
     ]
-    lines = (*map(inventory.summary_line, chosen.items), *(str(one.path) for one in tunings))
+    lines = (*map(inventory.summary_line, chosen.items), *(inventory.printable(str(one.path)) for one in tunings))
     left = [work for work in cache.scratch_folders(store) if not work.alive]
 
     def data(graphs: Sequence[Item], rest: int, kept: Sequence[tuple[Item, str]] = ()) -> dict[str, Any]:
