@@ -11,9 +11,10 @@ from typing import Any
 
 from ipa_cli.config import FIELDS, ConfigError, checked, with_places
 from ipa_cli.config.checks import with_point
+from ipa_cli.config.names import meant
 from ipa_cli.config.project import beside, refusal
 from ipa_cli.config.setting import OWN, PLACE
-from ipa_cli.config.settings import EXPLAINED, meant
+from ipa_cli.config.settings import EXPLAINED
 from ipa_cli.config.values import as_json, element_type, expected, from_json, from_python, from_text
 from ipa_cli.engine.keywords import JSON
 from ipa_cli.errors import UsageError, suggest

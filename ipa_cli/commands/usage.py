@@ -8,7 +8,7 @@ from typing import Any
 
 from ipa_cli import config
 from ipa_cli.config.checks import between, number_hint, short
-from ipa_cli.config.settings import meant
+from ipa_cli.config.names import meant
 from ipa_cli.config.values import flag_of
 from ipa_cli.errors import UsageError, suggest
 

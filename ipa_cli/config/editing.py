@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import files
 from ipa_cli.config.dropping import NONE, drops
+from ipa_cli.config.names import meant
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import is_trusted, trust
-from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, checked, meant
+from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, checked
 from ipa_cli.config.values import as_json, element, expected, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
 from ipa_cli.system import child

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config.checks import short
+from ipa_cli.config.names import meant
 from ipa_cli.config.places import at_home, expanded, is_file
-from ipa_cli.config.settings import FIELDS, ConfigError, collecting, meant
+from ipa_cli.config.settings import FIELDS, ConfigError, collecting
 from ipa_cli.config.values import from_toml
 from ipa_cli.errors import IpaError, suggest
 

@@ -367,12 +367,6 @@ class Settings:
 FIELDS = {f.name: f for f in dataclasses.fields(Settings) if f.metadata}
 
 
-def meant(name: str) -> str:
-    """The setting whose flag is also called so ("sampler"), else the name itself, for `suggest`."""
-    flag = f"--{name.replace('_', '-')}"
-    return next((known for known, field in FIELDS.items() if field.metadata["also"] == flag), name)
-
-
 def contradiction(settings: Settings) -> tuple[str, str] | None:
     """Two settings that cannot both be given: those of one adapter beside `adapter`, or images beside embeddings."""
     own = [ADAPTER_SETTINGS[name] for name in OWN_OF_ADAPTER]

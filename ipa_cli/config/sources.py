@@ -17,6 +17,7 @@ from ipa_cli.config import files, presets
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import SHARED
 from ipa_cli.config.dropping import drops
+from ipa_cli.config.names import meant
 from ipa_cli.config.places import is_file
 from ipa_cli.config.project import Ignored, read_project
 from ipa_cli.config.settings import (
@@ -28,7 +29,6 @@ from ipa_cli.config.settings import (
     collecting,
     contradicting,
     contradiction,
-    meant,
 )
 from ipa_cli.config.values import PARSED, element, element_type, expected, flag_of, from_json, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, adapter_options, checked, controls, regions
 from ipa_cli.config.adapters import KEYS, LOCATION, SETTINGS
+from ipa_cli.config.names import meant
 from ipa_cli.config.presets import with_preset_values
 from ipa_cli.config.regions import RegionConfig
 from ipa_cli.config.requests import ONE_PICTURE
-from ipa_cli.config.settings import meant
 from ipa_cli.config.values import flag_of, from_python
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.images import reference
