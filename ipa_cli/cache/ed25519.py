@@ -27,6 +27,10 @@ PAYLOAD_TYPE = "application/vnd.ipa.graph-manifest+json"
 PREFIX = "ed25519:"
 MAX_ENVELOPE = 2 * MAX_MANIFEST
 MAX_SIGNATURES = 16
+_PRIME = 2**255 - 19
+# Points of order 8 or less, by their y: of such a "key" anybody can make signatures, as of one that is all A.
+_OF_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = {0, 1, _PRIME - 1, _OF_ORDER_8, _PRIME - _OF_ORDER_8}
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,14 @@ class Signature:
 
 
 def public_bytes(key: str) -> bytes:
-    """The 32 bytes of a public key as people write it. Raises ValueError for anything else."""
+    """The 32 bytes of a public key as people write it. Raises ValueError for others, and where anybody can sign."""
     raw = b""
     with suppress(ValueError):
         raw = _decode(key.removeprefix(PREFIX) + "=") if key.startswith(PREFIX) else b""
     if len(raw) != 32 or _written(raw) != key:
         raise ValueError(f"not a public key: {key[:80]!r}")
+    if (int.from_bytes(raw, "little") & (2**255 - 1)) % _PRIME in _SMALL_ORDER:
+        raise ValueError(f"anybody can sign as {key}")
     return raw
 
 
@@ -107,6 +113,8 @@ def public(key: Any) -> str:
 def private_from(pem: bytes) -> Ed25519PrivateKey:
     """The private key in a PEM file. Raises ValueError for another kind of key, or one with a password."""
     library = _library()
+    if b"BEGIN OPENSSH PRIVATE KEY" in pem:
+        raise ValueError("it is in the format of OpenSSH")
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 

@@ -84,6 +84,14 @@ def test_without_a_key_nothing_is_sent_unless_said(ipa, store, world):
     assert ipa("cache", "push", "place", "--allow-unsigned").exit_code == 0
 
 
+def test_a_public_key_may_have_blanks_around_it_and_is_never_taken_for_that_of_a_graph(ipa, store):
+    key = ipa("cache", "keygen").stdout.strip()
+    assert "is trusted already" in ipa("cache", "trust", f" {key}\n", "--name", "own").stdout
+    for wrong in (key.upper(), f"ssh-{key}", "ssh-ed25519 AAAAC3"):
+        ran = ipa("cache", "trust", wrong, "--yes")
+        assert ran.exit_code == 2 and "not a public key" in ran.stderr
+
+
 def test_a_key_is_trusted_only_after_a_yes(ipa, store):
     key = ipa("cache", "keygen", "--json").data()["key"]
     ipa("cache", "untrust", "own")

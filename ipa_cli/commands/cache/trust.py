@@ -15,7 +15,7 @@ from ipa_cli.result import Result, Table
 if TYPE_CHECKING:
     from pathlib import Path
 
-PUBLIC = "ed25519:"
+PUBLIC = "ed25519"
 Key = Annotated[
     list[str] | None,
     typer.Argument(
@@ -39,8 +39,9 @@ def trust_graphs(
 
     They are native code: their maker can do anything you can.
     """
-    if public := [one for one in key or () if one.startswith(PUBLIC)]:
-        if key and len(key) > 1:
+    key = [one.strip() for one in key or ()]
+    if public := [one for one in key if PUBLIC in one.lower()]:
+        if len(key) > 1:
             raise UsageError("more than one key is given", "trust one public key at a time")
         return _trust_publisher(context, public[0], name, yes)
     if name is not None:

@@ -13,6 +13,7 @@ import pytest
 
 from ipa_cli import cache
 from ipa_cli.cache import Refused, StoreError, ed25519, publishers, remote
+from ipa_cli.cache.manifest import Damage
 from ipa_cli.cache.remote import location
 from ipa_cli.errors import IpaError, UsageError
 from tests.cache.graphs import assert_whole, build, key, leftovers, script
@@ -375,6 +376,7 @@ def test_a_private_key_is_this_users_alone_and_is_not_replaced_without_a_word(sh
         (lambda path: path.chmod(0o620), "not private"),
         (lambda path: path.write_text("no key"), "not an Ed25519 key"),
         (lambda path: path.write_bytes(other_kind()), "not an Ed25519 key"),
+        (lambda path: path.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n"), "format of OpenSSH"),
         (lambda path: (path.unlink(), path.mkdir(0o700)), "not a file"),
     ],
 )
@@ -396,6 +398,18 @@ def other_kind() -> bytes:
 def test_what_is_no_public_key_is_refused(text):
     with pytest.raises(UsageError, match="not a public key"):
         publishers.checked(text)
+
+
+def test_a_key_as_which_anybody_can_sign_is_refused(shared):
+    """One that is all A, as in an example, is such a point; for the neutral one 0 is a signature of everything."""
+    for y in (0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18, ed25519._OF_ORDER_8, 2**255 - 19 - ed25519._OF_ORDER_8):
+        for sign in (0, 1 << 255):
+            with pytest.raises(UsageError, match="anybody can sign as ed25519:"):
+                publishers.checked(ed25519._written((y | sign).to_bytes(32, "little")))
+    neutral = b"\1" + bytes(31)
+    ed25519._library().Ed25519PublicKey.from_public_bytes(neutral).verify(neutral + bytes(32), b"anything")
+    with pytest.raises(Damage, match="belongs to another manifest"):
+        ed25519.check(b"anything", [ed25519.Signature(ed25519._written(neutral), neutral + bytes(32))])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"ed25519:x": {}}', "[" * 9000, '{"a": 1}'])
