@@ -22,7 +22,7 @@ from ipa_cli.batch import order, output
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
 from ipa_cli.batch.prepared import Prepared, distinct, filled, fit, requests
-from ipa_cli.config import Settings
+from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_text
 from ipa_cli.config.values import settings_as_json, settings_from_json
 from ipa_cli.engine.content import LRU
@@ -34,7 +34,7 @@ from ipa_cli.images.filenames import FORMATS
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import Plan, make_plan
-from ipa_cli.pipeline import init_image, prompts, sampling
+from ipa_cli.pipeline import hires, init_image, prompts, sampling, unused
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.spread import SEEDS
 from ipa_cli.pipeline.task import make_request
@@ -42,6 +42,7 @@ from ipa_cli.result import NullReporter, Reporter
 
 if TYPE_CHECKING:
     from ipa_cli.engine.drawing import Begun
+    from ipa_cli.pipeline.task import Request
 
 AHEAD = 6  # jobs that are made ready beyond the next batch
 WRITERS = 4  # threads that compress and write
@@ -108,10 +109,20 @@ class Quiet(NullReporter):
     def detail(self, text: str) -> None:
         self._log.detail(text)
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, before: str = "") -> None:
         if text not in self._said and len(self._said) < self.MOST:
             self._said.add(text)
-            self._log.warn(text)
+            self._log.warn(f"{before}{text}")
+
+
+class Remarks(NullReporter):
+    """Keeps notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 Opened = Callable[[Settings, Plan, Reporter], Any]
@@ -207,9 +218,20 @@ class Worker:
                 FORMATS[self.task.suffix], self.task.quality, max(request.prompt, request.negative_prompt, key=len)
             )
             sampling.advise(settings, plan, request.loras, self._reporter)
+            self._remark(job, settings, request)
             return Prepared(job, model, plan, settings, request)
         except Exception as error:
             return Prepared(job, error=error)
+
+    def _remark(self, job: Job, settings: Settings, request: Request) -> None:
+        """Warn, once in the same words, where a job's own settings have no effect on its picture."""
+        own = replace(settings, inherited=frozenset(FIELDS).difference(job.values))
+        found = Remarks()
+        init_image.remark(own, found)
+        hires.remark(own, found)
+        unused.remark(own, request, found)
+        for text in found.notes:
+            self._reporter.warn(text, f"{job.id}: ")
 
     def plan(self, settings: Settings) -> Plan:
         """The model of some settings. Raises IpaError, the same one each time."""

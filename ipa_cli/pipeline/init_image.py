@@ -54,7 +54,7 @@ class Init:
 def check_given(settings: Settings, members: Mapping[tuple[str, bool], Sequence[str]], reporter: Reporter) -> None:
     """Raise UsageError for a mask or a border without a picture, and for names of several.
 
-    `members` has what each name, with whether it is a mask, stands for. Says so where a setting has no effect.
+    `members` has what each name, with whether it is a mask, stands for.
     """
     for flag, name, as_mask in (
         ("--init-image", settings.init_image, False),
@@ -66,8 +66,13 @@ def check_given(settings: Settings, members: Mapping[tuple[str, bool], Sequence[
         for flag, value in (("--inpaint-mask", settings.inpaint_mask), ("--pad", settings.pad)):
             if value is not None:
                 raise UsageError(f"{flag} is given and no picture to begin with", "name it with --init-image")
-        if settings.given("strength"):
-            reporter.note("the strength has no effect without --init-image")
+    remark(settings, reporter)
+
+
+def remark(settings: Settings, reporter: Reporter) -> None:
+    """Say so where a setting has no effect."""
+    if settings.init_image is None and settings.given("strength"):
+        reporter.note("the strength has no effect without --init-image")
     if settings.given("mask_blur") and settings.inpaint_mask is None and settings.pad is None:
         reporter.note("the mask blur has no effect without --inpaint-mask or --pad")
 
