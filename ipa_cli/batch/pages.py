@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PAGE = 500  # jobs
 NAMES = re.compile(r"index\.html|page-\d+\.html|contact-sheet\.png")  # of what is written here
+FIRST = "index.html"
 SHEET, ON_SHEET, CELL, COLUMNS, GAP, MARGIN = "contact-sheet.png", 200, 128, 10, 8, 24
 
 
@@ -51,7 +52,7 @@ def write(output: Output, outcomes: Iterable[Outcome], title: str) -> int:
 
 
 def _name(number: int) -> str:
-    return "index.html" if number == 1 else f"page-{number}.html"
+    return FIRST if number == 1 else f"page-{number}.html"
 
 
 def _sheet(output: Output, shown: list[Outcome], title: str) -> bytes:

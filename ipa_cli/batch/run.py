@@ -314,7 +314,8 @@ def _locked(output: Output) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     files.make_folder(output.path)
-    files.check_writable(output.path / DESCRIPTION, replacing=True)
+    for name in (DESCRIPTION, RESULTS, pages.FIRST, pages.SHEET):
+        files.check_writable(output.path / name, replacing=True)
     kind = files.kind(output.path / LOCK)
     if kind is not None:
         raise IpaError(f"{output.path / LOCK} is {kind}", "remove it, or choose another --output")

@@ -46,7 +46,7 @@ class Source(Protocol):
         """The jobs in their order. Raises ConfigError for one that is not as it must be."""
 
     def digest(self, size: int | None = None) -> Digest:
-        """What the source holds, or its first `size` bytes do: equal digests mean equal jobs."""
+        """What the source holds, or its jobs that begin in the first `size` bytes: equal digests mean equal jobs."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,15 @@ class Listed:
         return self._objects() if first.lstrip().startswith(("{", "[")) else self._rows()
 
     def digest(self, size: int | None = None) -> Digest:
-        found, count = hashlib.sha256(), 0
+        found, count, last = hashlib.sha256(), 0, b"\n"
         for block in inputs.blocks(self.path, "a file of jobs"):
             part = block if size is None else block[: size - count]
+            more = block[len(part) :]
+            if more and (part or last)[-1:] not in (b"\n", b"\r"):
+                part += more.splitlines()[0]  # of a line that had no end, and has grown
             found.update(part)
-            count += len(part)
-            if count == size:
+            count, last = count + len(part), part or last
+            if more or (count == size and last.endswith((b"\n", b"\r"))):
                 break
         return Digest(count, found.hexdigest())
 

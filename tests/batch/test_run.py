@@ -112,6 +112,17 @@ def test_something_else_in_the_place_of_what_a_batch_writes_is_an_error_in_a_lin
     assert ran.exit_code == 1 and "Traceback" not in ran.stderr and name in ran.stderr
 
 
+@pytest.mark.parametrize("name", ["results.jsonl", "index.html", "contact-sheet.png"])
+def test_what_cannot_be_written_in_the_end_is_found_before_anything_is_drawn(ipa, not_drawn, monkeypatch, name):
+    file = jobs({"id": "a"})
+    ipa("batch", file, *QUICK, "-o", "out")
+    Path("out", name).unlink(missing_ok=True)
+    Path("out", name).symlink_to("elsewhere")
+    monkeypatch.setattr("ipa_cli.batch.run.here", lambda *_: pytest.fail("it was drawn"))
+    ran = ipa("batch", file, *QUICK, "-o", "out", "--retry-failed")
+    assert ran.exit_code == 1 and f"{name} is a link" in ran.stderr
+
+
 @pytest.mark.parametrize("change", [{"sha256": 1}, {"bytes": "1"}, {"sha256": None}])
 def test_a_description_that_no_batch_wrote_is_an_error_in_a_line(ipa, not_drawn, change):
     file = jobs({"id": "a"})

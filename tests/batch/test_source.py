@@ -9,6 +9,7 @@ from ipa_cli.batch import source
 from ipa_cli.batch.jobs import Job, of_json
 from ipa_cli.config import ConfigError
 from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.system import inputs
 
 
 def listed(name, text, root=None):
@@ -218,6 +219,20 @@ def test_an_id_never_leads_out_of_the_output(id):
 def test_pictures_of_many_jobs_are_spread_over_folders():
     assert Job(10_000, "a", {}).file(".png") == "pictures/a.png"
     assert Job(10_001, "a", {}).file(".png") == "pictures/0001/a.png"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+def test_lines_may_be_added_and_a_last_one_without_an_end_may_not_grow(world, monkeypatch, end, block):
+    blocks = inputs.blocks
+    monkeypatch.setattr("ipa_cli.system.inputs.blocks", lambda path, what: blocks(path, what, block))
+    first = "id,seed\na,1\nb,1" + end
+    before = listed("jobs.csv", first).digest()
+    assert before.size == len(first)
+    for more in ("", "\n", "\nc,3", "\r\nc,3\n", *(["c,3\n"] if end else [])):
+        assert listed("jobs.csv", first + more).digest(before.size) == before
+    for other in (first[:-1] + "2", "x" + first[1:], first[:-1], *(() if end else (first + "2\nc,3", first + "2"))):
+        assert listed("jobs.csv", other).digest(before.size) != before
 
 
 def test_a_folder_of_references_is_crossed_with_prompts(world):
