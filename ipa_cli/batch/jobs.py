@@ -36,6 +36,7 @@ OF_THE_BATCH = {
     "warmup": "nothing is timed",
 }
 ALLOWED = tuple(name for name in FIELDS if name not in OF_THE_BATCH)
+_WHOLE = re.compile(r"\d+\.0")  # as pandas writes whole numbers of a column with empty cells
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE)  # of Windows
 
@@ -111,6 +112,7 @@ def of_row(number: int, said: Mapping[str, str], where: str, fence: Fence, decim
     for name, text in said.items():
         if name != ID and text:
             plain = _with_point(name, text, where) if decimal_comma else text
+            plain = plain[:-2] if element_type(name) is int and _WHOLE.fullmatch(plain) else plain
             values[name] = _explained(lambda n=name, t=plain: from_text(n, t, n, EXPLAINED), where)  # type: ignore[misc]
     return _job(number, said.get(ID), values, where, fence)
 
@@ -128,8 +130,15 @@ def _with_point(name: str, text: str, where: str) -> str:
 
 def check_columns(names: list[str], where: str) -> None:
     """Raise ConfigError for a column that is no setting, or is there twice, and where there is no id."""
+    if names[0].casefold().startswith("sep="):
+        raise ConfigError(f"{where}: '{names[0]}' is for Excel, and names no column", "remove this line")
     if ID not in names:
-        raise ConfigError(f"{where}: no column id", "the first line names the columns, such as id,prompt,seed")
+        hint = "the first line names the columns, such as id,prompt,seed; a picture is named by the id of its job"
+        raise ConfigError(f"{where}: no column id", hint)
+    unknown = [name for name in names if name not in (ID, *OF_THE_BATCH, *FIELDS)]
+    if len(unknown) > 1:
+        named = "; ".join(f"'{name}'{suggest(meant(name), ALLOWED).replace(';', ':')}" for name in unknown)
+        raise ConfigError(f"{where}: unknown settings {named}", EXPLAINED)
     for name in names:
         if name != ID:
             _check_name(name, where)

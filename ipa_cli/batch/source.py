@@ -89,7 +89,7 @@ class Listed:
                 if "\0" in text:
                     raise ValueError
             except ValueError as error:  # Excel's workbooks and UTF-16, too
-                hint = "save it as JSONL or CSV in UTF-8"
+                hint = 'save it as JSONL, or as CSV in UTF-8 (in Excel "CSV UTF-8")'
                 raise ConfigError(f"{self.path}, line {number}: not UTF-8 text", hint) from error
             yield text
 

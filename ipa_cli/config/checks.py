@@ -50,6 +50,12 @@ class between:
         return f"expected a number from {self.low} to {self.high}"
 
 
+def seed(value: int) -> str | None:
+    """A check of a seed: -1 is no random one, as it is in A1111 and ComfyUI."""
+    problem = between(0, 2**63 - 1)(value)
+    return f"{problem}; without a seed it is random" if problem and value == -1 else problem
+
+
 def side(value: int) -> str | None:
     """A check of a picture's width or height in pixels."""
     if not MIN_SIDE <= value <= MAX_SIDE:

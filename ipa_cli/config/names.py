@@ -16,6 +16,7 @@ OTHERS = {
     **dict.fromkeys(("n_iter", "batch_count", "num", "count", "num_images_per_prompt"), "num_images"),
     **dict.fromkeys(("num_inference_steps", "sampling_steps"), "steps"),
     "noise_seed": "seed",
+    **dict.fromkeys(("size", "resolution"), "width"),
     **dict.fromkeys(("reference", "ref", "ref_image", "reference_image", "ip_adapter_image", "input_image"), "image"),
     **dict.fromkeys(("file", "filename", "picture", "path"), "image"),
     **dict.fromkeys(("weight", "ip_adapter_scale", "ip_scale", "ip_weight"), "scale"),

@@ -179,7 +179,7 @@ class Settings:
     hires_strength: float = HIRES_STRENGTH
     hires_steps: int | None = HIRES_STEPS
     hires_upscaler: str = HIRES_UPSCALER
-    seed: int | None = _setting(PICTURE, "seed of the first picture; random unless given", None, between(0, 2**63 - 1))
+    seed: int | None = _setting(PICTURE, "seed of the first picture; random unless given", None, checks.seed)
     num_images: int = _setting(
         PICTURE, "number of pictures, each with the next seed", 1, between(1, 10_000), short="-n"
     )

@@ -56,7 +56,9 @@ def parse_picture_size(text: str) -> tuple[int, int]:
     """(width, height) in pixels from "1024x768". Raises UsageError."""
     found = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text.lower())
     if found is None:
-        raise UsageError(f"'{text}' is not a picture size", "write width x height in pixels, for example 1024x768")
+        square = f", or {text.strip()}x{text.strip()} for a square" if text.strip().isdecimal() else ""
+        hint = f"write width x height in pixels, for example 1024x768{square}"
+        raise UsageError(f"'{text}' is not a picture size", hint)
     return int(found[1]), int(found[2])
 
 

@@ -208,6 +208,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _missing(path: Path) -> IpaError:
     try:
+        if "\\" in path.name and (slashed := Path(str(path).replace("\\", "/"))).exists():
+            return IpaError(f"{path} does not exist", f"did you mean {slashed}?")
         if not path.parent.is_dir():
             return IpaError(f"{path} does not exist: there is no folder {path.parent}", "check the path")
         some = islice(path.parent.iterdir(), COMPARED + 1)

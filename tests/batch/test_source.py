@@ -55,12 +55,21 @@ def test_a_decimal_comma_is_read_where_commas_separate_nothing(world, delimiter)
     }  # fmt: skip
 
 
+def test_whole_numbers_as_pandas_writes_them_beside_empty_cells(world):
+    first, second = listed("jobs.csv", "id,steps,seed,image\na,20.0,7.0,1.0\nb,,,\n").jobs()
+    assert first.values == {"steps": 20, "seed": 7, "image": ("1.0",)} and second.values == {}
+
+
 @pytest.mark.parametrize(
     ("rows", "message", "hint"),
     [
         ('id,scale\na,"0,8"\n', "line 2: scale=0,8: expected a number", "write it with a point: 0.8"),
         ("id;steps\na;25,0\n", "line 2: steps=25,0: expected a whole number", "explains every setting"),
         ("id;scale\na;1.000,5\n", "line 2: scale=1.000,5: expected a number", "explains every setting"),
+        ("sep=;\nid;seed\na;1\n", "line 1: 'sep=' is for Excel", "remove this line"),
+        ("id;cfg scale;what;Size\na;1;2;3\n", "'cfg scale': did you mean 'guidance_scale'?; 'what'", "explains"),
+        ("id;seed\na;-1\n", "seed = -1: expected a number from 0", "explains"),
+        ("id;steps\na;1.000\n", "steps=1.000: expected a whole number", "explains"),
         ("id;image_weight\na;0,8\n", "image_weight 0,8 may be one number or two", "0.8 for one, 0.0,8 for two"),
     ],
 )

@@ -12,6 +12,12 @@ import pytest
         ("generate --scale 0,8", "--scale 0,8: expected a number from 0 to 10", "write it with a point: 0.8"),
         ("generate --image-weight 1 --image-weight x", "--image-weight x: expected a number", "explains"),
         ("generate --steps 25,0", "--steps 25,0: expected a whole number from 1 to 1000", "explains --steps"),
+        (
+            "generate --seed -1",
+            "--seed -1: expected a number from 0 to 9223372036854775807; without a seed",
+            "explains",
+        ),
+        ("generate --size 512", "'512' is not a picture size", "512x512 for a square"),
         ("generate --steps none", "--steps none: expected a whole number from 1 to 1000", "leave --steps out"),
         ("generate --quality 101", "--quality 101: expected a whole number from 1 to 100", "explains --quality"),
         ("batch jobs.csv --actors 0", "--actors 0: expected a whole number of at least 1", "explains --actors"),

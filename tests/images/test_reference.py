@@ -196,3 +196,11 @@ def test_any_typed_text_names_pictures_or_is_refused(text):
         assert all(isinstance(name, str) for name in expand(text))
     except IpaError as error:
         assert error.hint
+
+
+def test_a_path_as_windows_writes_it_is_suggested_as_it_is_here(world):
+    Path("pics").mkdir()
+    Image.new("RGB", (8, 8)).save("pics/cat.png")
+    with pytest.raises(IpaError) as missing:
+        reference.expand(r"pics\cat.png")
+    assert missing.value.hint == "did you mean pics/cat.png?"
