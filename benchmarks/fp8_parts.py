@@ -5,8 +5,7 @@
 Full size with random weights, 1024x1024 with guidance. The error is that of one call against the eager UNet in half
 precision, the PSNR that of the latents after 20 steps of Euler's method by it, for one picture. All candidates are
 compiled side by side, and what is alike in them once: 140 to 190 s with 16 cores, half of them for one picture.
-`--parts fp8,layer-norm,group-norm,norms,norms-to_q --pictures 1` is for kernels of our own for norms. OUT
-has all figures so far. `--tiny` is for a CPU, with a tiny UNet whose parts are not compiled unless by `--compile`.
+OUT has all figures so far. `--tiny` is for a CPU, with a tiny UNet whose parts are not compiled unless by `--compile`.
 """
 
 from __future__ import annotations
@@ -43,15 +42,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "out": {"fp8_layers": (*USUAL, *OUT)},
     "all": {"fp8_layers": (*LINEAR, *CONVOLUTIONS)},
     "linear": {"fp8_layers": [name for name in USUAL if name not in CONVOLUTIONS]},
-    "layer-norm": {"fp8_layers": USUAL, "tuning": {"norm_quantize": [4, 4]}},
-    "layer-norm-1": {"fp8_layers": USUAL, "tuning": {"norm_quantize": [1, 1]}},
-    "group-norm": {"fp8_layers": USUAL, "tuning": {"group_norm": [32, 4]}},
-    "norms": {"fp8_layers": USUAL, "tuning": {"norm_quantize": [4, 4], "group_norm": [32, 4]}},
-    "norms-to_q": {
-        "fp8_layers": (*USUAL, "attn2.to_q"),
-        "tuning": {"norm_quantize": [4, 4], "group_norm": [32, 4]},
-    },
-    "half-group-norm": {"precision": "half", "tuning": {"group_norm": [32, 4]}},
+    "no-norms": {"fp8_layers": USUAL, "tuning": {"norm_quantize": None}},  # as before our kernel for layer norms
     "rows-128": {"fp8_layers": USUAL, "tuning": {"cross_attention": [128, 128, 4]}},  # as before [64, 128, 4]
 }
 STEPS = 20  # on a GPU
@@ -74,8 +65,7 @@ class Compiler:
         packages = {}
         for region in found:
             part = parts[region.parts[0]]
-            tuned = kernels.tuning._replace(group_norm=None)  # no transformer block has one, all else has no other
-            chosen = tuned if isinstance(part.module, TransformerBlock) else kernels.tuning.group_norm
+            chosen = kernels.tuning if isinstance(part.module, TransformerBlock) else None  # no other part has any
             key = (regions._fingerprint(part.module), region.weight_layouts, region.inputs, chosen)
             if key not in self._jobs:
                 self._jobs[key] = self._job(part, region, options)

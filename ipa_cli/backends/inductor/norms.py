@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ipa_cli.backends.inductor import tuning
-
 
 class GroupNorm(nn.Module):
     """The same as `norm`, an nn.GroupNorm: sums by channel, which is the fast way in this layout, then by group.
@@ -21,7 +19,6 @@ class GroupNorm(nn.Module):
     def __init__(self, norm: nn.GroupNorm):
         super().__init__()
         self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
-        self.kernel: tuning.GroupNorm | None = None  # ours, in place of torch's operations
 
     def forward(self, *pictures: Tensor) -> Tensor:
         widths = [picture.shape[1] for picture in pictures]
@@ -31,11 +28,6 @@ class GroupNorm(nn.Module):
 
     def scale_shift(self, *pictures: Tensor) -> tuple[Tensor, Tensor]:
         """What each channel is multiplied by, and what is added to it then: (B, channels), twice, in float32."""
-        if self.kernel is not None:
-            from ipa_cli.backends.inductor.kernels import group_norm
-
-            rows = [picture.permute(0, 2, 3, 1).contiguous() for picture in pictures]
-            return group_norm.group_norm(rows, self.weight, self.bias, self.groups, self.eps, *self.kernel)
         moments = [torch.var_mean(picture.float(), (2, 3), correction=0) for picture in pictures]
         variance, mean = (cat_channels(*each).unflatten(1, (self.groups, -1)) for each in zip(*moments, strict=True))
         group = mean.mean(-1, keepdim=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ipa_cli.backends.inductor import blocks, norms, weight_transforms
+from ipa_cli.backends.inductor import blocks, weight_transforms
 from ipa_cli.backends.inductor.blocks import modules_of_type, resnets
 from ipa_cli.backends.inductor.kernel_options import CONVOLUTIONS, LINEAR, KernelOptions
 from ipa_cli.unet.inputs import Context, ControlInputs, ControlResiduals, NoiseAndDeep, UNetInputs
@@ -102,7 +102,7 @@ def partition(unet: Any, options: KernelOptions, context: Context | None = None)
     found: dict[str, Part] = {}
 
     def add(name: str, weights: dict[str, Weight], make: Callable[..., nn.Module], *given: Any, layer: int = 0) -> None:
-        found[name] = Part(name, weights, partial(_made, options, make, *given), layer)
+        found[name] = Part(name, weights, partial(make, *given), layer)
 
     add("time", _time_weights(unet), blocks.TimeEmbedding, unet)
     if unet.KIND == "unet":
@@ -121,14 +121,6 @@ def partition(unet: Any, options: KernelOptions, context: Context | None = None)
             own = f"{name}.transformer_blocks.{number}"
             add(own, _block_weights(block, options), blocks.TransformerBlock, *given, layer, options, layer=layer)
     return found
-
-
-def _made(options: KernelOptions, make: Callable[..., nn.Module], *given: Any) -> nn.Module:
-    """The module of a part, its group norms by our kernels where these are chosen."""
-    module = make(*given)
-    for norm in (each for each in module.modules() if isinstance(each, norms.GroupNorm)):
-        norm.kernel = options.tuning.group_norm if "group_norm" in options.kernels else None
-    return module
 
 
 def run_parts(

@@ -1,8 +1,8 @@
 """What our kernels are launched with, by CUDA compute capability, and what else may be chosen.
 
-The values for 9.0 were measured on an H100, those for cross attention on an H200. The others were compiled for their
-cards without one, see `.ci/capabilities`: within a block's shared memory, and without registers that spill where others
-do not.
+The values for 9.0 were measured on an H100, those for cross attention and norms on an H200. The others were compiled
+for their cards without one, see `.ci/capabilities`: within a block's shared memory, and without registers that spill
+where others do not.
 """
 
 from __future__ import annotations
@@ -65,20 +65,12 @@ class NormQuantize(NamedTuple):
     warps: int
 
 
-class GroupNorm(NamedTuple):
-    """Pixels that a block takes at once."""
-
-    pixels: int
-    warps: int
-
-
-Choice = CrossAttention | Geglu | GateQuantize | NormQuantize | GroupNorm | None  # None: torch's own operations
+Choice = CrossAttention | Geglu | GateQuantize | NormQuantize | None  # None: torch's own operations
 KINDS: dict[str, Any] = {
     "cross_attention": CrossAttention,
     "geglu": Geglu,
     "gate_quantize": GateQuantize,
     "norm_quantize": NormQuantize,
-    "group_norm": GroupNorm,
 }
 
 
@@ -91,7 +83,6 @@ class Card:
     geglu: tuple[Geglu | None, ...] = (None,)
     gate_quantize: tuple[GateQuantize | None, ...] = (None,)  # with fp8 alone
     norm_quantize: tuple[NormQuantize | None, ...] = (None,)  # with fp8 alone
-    group_norm: tuple[GroupNorm | None, ...] = (None,)
     hopper: bool = False  # kernels for wgmma: fp8 convolutions, and products whose scales are by rows or by blocks
     decoder: Decoder | None = None  # None: what torch's compiler makes of it
 
@@ -103,7 +94,6 @@ class Tuning(NamedTuple):
     geglu: Geglu | None = None
     gate_quantize: GateQuantize | None = None
     norm_quantize: NormQuantize | None = None
-    group_norm: GroupNorm | None = None
     hopper: bool = False
 
 
@@ -134,8 +124,7 @@ TABLE: dict[tuple[int, int], Card] = {
         (CrossAttention(64, 128, 4), CrossAttention(128, 128, 8), _WIDE_CROSS, None),
         (Geglu(128, 128, 64, 16, 8, 4, True), Geglu(128, 128, 64, 16, 8, 3, True), None),
         _GATE,
-        (None, NormQuantize(4, 4), NormQuantize(1, 1), NormQuantize(1, 4)),
-        (None, GroupNorm(32, 4), GroupNorm(64, 8)),
+        (NormQuantize(1, 1), None),
         hopper=True,
     ),
     (10, 0): Card(227 * KIB, (_WIDE_CROSS, *_CROSS), (None, Geglu(128, 128, 64, 16, 8, 3, True)), _GATE),

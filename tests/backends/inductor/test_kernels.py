@@ -18,7 +18,7 @@ from ipa_cli.backends.inductor import norms
 from ipa_cli.backends.inductor.fp8 import BlockwiseFp8Linear, BlockwiseStates
 from ipa_cli.backends.inductor.fp8 import quantize_blockwise, quantize_rowwise, supports_blockwise
 from ipa_cli.backends.inductor.decoder_blocks import FusedDecoder
-from ipa_cli.backends.inductor.kernels import attention, convolution, decoder_norm, feed_forward, group_norm
+from ipa_cli.backends.inductor.kernels import attention, convolution, decoder_norm, feed_forward
 from ipa_cli.backends.inductor.kernels import half_convolution, layer_norm
 from ipa_cli.models.vae import channels_last
 from ipa_cli.networks.autoencoder import AutoencoderKL
@@ -42,8 +42,8 @@ def check_fp8(got, expected, least):
     if device == "cuda":  # half a step between values of three bits
         error = (got - expected).abs() / expected.abs().clamp(min=least)
         assert error.max() < 0.0635, error.max()
-    else:  # the interpreter rounds small values otherwise
-        assert (got - expected).norm() < 0.1 * expected.norm()
+    else:  # the interpreter gives half of what should be rounded up to a power of two
+        assert (got - expected).norm() < 0.2 * expected.norm()
 
 
 for batch, pixels, heads, depth, text, image, rows, block in [
@@ -71,14 +71,6 @@ for count, rows, width, biased, tile in [
     check(total, plain_total)
     assert torch.allclose(scale, plain.abs().amax(-1, keepdim=True) / 448, rtol=1e-3)
     check_fp8(values.float() * scale, plain, scale / 64)
-for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 70, 66, (64, 32)), (3, 1, 1, (20, 40)), (2, 32, 32, (160,))]:
-    pictures = [5 + 3 * normal(batch, width, height, wide) for width in widths]
-    layer = torch.nn.GroupNorm(4, sum(widths), eps=1e-6, device=device, dtype=dtype)
-    layer.weight.data.normal_(), layer.bias.data.normal_()
-    expected = norms.GroupNorm(layer).scale_shift(*pictures)
-    given = [picture.permute(0, 2, 3, 1).contiguous() for picture in pictures]
-    for got, plain in zip(group_norm.group_norm(given, layer.weight, layer.bias, 4, 1e-6), expected, strict=True):
-        assert (got - plain).norm() < 1e-4 * plain.norm()
 for batch, height, wide, widths in [(2, 9, 13, (48,)), (1, 16, 33, (64, 32)), (3, 3, 1, (320, 320))]:
     pictures = [normal(batch, height, wide, width) for width in widths]
     scale, shift = (torch.randn(batch, sum(widths), device=device) for _ in range(2))

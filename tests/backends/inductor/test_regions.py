@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ipa_cli.backends.inductor import backend, compilation, loading, norms, partition, regions, tuning
+from ipa_cli.backends.inductor import backend, compilation, loading, norms, partition, regions
 from ipa_cli.backends.inductor.kernel_options import KernelOptions
 from ipa_cli.errors import IpaError
 from ipa_cli.unet.attention import install, project
@@ -256,13 +256,3 @@ def test_parts_do_what_a_controlnet_does(changes):
     found, expected = partition.run_parts(network, split, inputs, run), network(inputs)
     for one, other in zip(tensors(found), tensors(expected), strict=True):
         assert difference(one, other) < 1e-5
-
-
-def test_all_group_norms_use_our_kernel_where_it_is_chosen_and_the_option_names_it():
-    unet, adapters = tiny()
-    choice = tuning.GroupNorm(32, 4)
-    for kernels, expected in [(("group_norm",), choice), ((), None)]:
-        options = KernelOptions(kernels, tuning=tuning.Tuning(group_norm=choice))
-        parts = partition.partition(unet, options, example(unet, adapters).context).values()
-        found = [m.kernel for part in parts for m in part.module.modules() if isinstance(m, norms.GroupNorm)]
-        assert set(found) == {expected} and len(found) > 3

@@ -11,8 +11,7 @@ def test_hopper_has_what_was_measured_on_it():
         tuning.CrossAttention(64, 128, 4),
         tuning.Geglu(128, 128, 64, 16, 8, 4, True),
         tuning.GateQuantize(8),
-        None,
-        None,
+        tuning.NormQuantize(1, 1),
         True,
     )
 
