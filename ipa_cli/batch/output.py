@@ -21,6 +21,8 @@ OTHER = "choose another --output"
 MOST_BYTES = 512_000_000  # of a file that is read back
 LINE_BYTES = 1_000_000
 TRIES = 4
+TRYING = 120.0  # seconds after which none is begun any more
+REST = 60.0  # seconds for which an output that failed is not asked again: pictures may be waiting to be written to it
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z0-9+.-]+)*://")
 _LACKS_A_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/(?!/)")  # s3:/bucket, which would be a folder named "s3:"
 _Value = TypeVar("_Value")
@@ -130,6 +132,7 @@ class Remote:
 
     def __init__(self, url: str):
         self.name: str = public_name(url).rstrip("/")
+        self._failed: tuple[float, OutputUnusable] | None = None
         try:
             self._files, self._root = remote.opened(url.rstrip("/"))
         except IpaError as error:
@@ -148,9 +151,15 @@ class Remote:
 
     def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
         def write() -> None:
-            with self._files.open(f"{self._root}/{name}", "wb") as file:
+            file = self._files.open(f"{self._root}/{name}", "wb")
+            try:
                 for line in lines:
                     file.write(line)
+                file.close()
+            except BaseException:
+                with suppress(Exception):
+                    remote.discard(file)
+                raise
 
         self._tried("written", write, tries=1)
 
@@ -196,15 +205,19 @@ class Remote:
         return not {"s3", "s3a", "gs", "gcs"} & set([protocol] if isinstance(protocol, str) else protocol)
 
     def _tried(self, done: str, work: Callable[[], _Value], tries: int = TRIES) -> _Value:
+        began = time.monotonic()
+        if self._failed is not None and began - self._failed[0] < REST:
+            raise self._failed[1]
         for left in reversed(range(tries)):
             try:
                 return work()
             except Exception as error:
                 failure = remote.failure(error)
-                if not left or failure.final:
+                if not left or failure.final or time.monotonic() - began > TRYING:
                     said = public_text(failure.said)
-                    hint = failure.hint or RESUME_HINT
-                    raise OutputUnusable(f"{self.name} cannot be {done}: {said}", hint) from error
+                    unusable = OutputUnusable(f"{self.name} cannot be {done}: {said}", failure.hint or RESUME_HINT)
+                    self._failed = time.monotonic(), unusable
+                    raise unusable from error
                 time.sleep((tries - left) * random.uniform(0.5, 1))
         raise AssertionError("unreachable")
 

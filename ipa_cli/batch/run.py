@@ -84,7 +84,9 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
     check_backend(settings.backend, settings.precision)
     encode.check(FORMATS[asked.suffix], asked.quality, "")
-    digest, found = asked.source.digest(), survey(asked.source)
+    digest = asked.source.digest()
+    with reporter.stage("checking jobs") as doing:
+        found = survey(asked.source, doing)
     output = outputs.of(asked.output)
     _check_apart(asked.source, output)
     given = settings.image or settings.embeds or settings.adapter

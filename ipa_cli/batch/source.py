@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from ipa_cli.system import inputs
 
 LINE_BYTES = 1_000_000
 MOST_JOBS = 100_000_000
+SHOWN = 1000  # jobs after which their count is shown
 MOST_DIGITS = 100  # of a whole number in JSON
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
@@ -223,8 +224,8 @@ class Survey:
     first: Job
 
 
-def survey(source: Source) -> Survey:
-    """Read every job once. Raises ConfigError for one that is wrong, and for two with the same id.
+def survey(source: Source, doing: Callable[[str], None] = lambda _: None) -> Survey:
+    """Read every job once; `doing` gets their count. Raises ConfigError for a wrong one, and for two of the same id.
 
     Ids are kept as 64-bit digests, 8 bytes a job; those that are equal are then compared themselves.
     """
@@ -233,6 +234,8 @@ def survey(source: Source) -> Survey:
         first = first or job
         names.update(job.values)
         keys.append(_key(job))
+        if job.number % SHOWN == 0:
+            doing(f"{job.number:,}")
         if job.number > MOST_JOBS:
             raise UsageError(f"more than {MOST_JOBS} jobs", "split the file")
     if first is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from io import BytesIO
 from socket import gaierror
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -87,7 +88,9 @@ class Connection:
             headers["Authorization"] = f"Bearer {self.token}"
         data = None
         if body is not None:
-            data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+            text = json.dumps(body).encode()
+            headers |= {"Content-Type": "application/json", "Content-Length": str(len(text))}
+            data = BytesIO(text)  # bytes would be sent in one call, and the limit is for each
         try:
             connection.connect()
             connection.sock.settimeout(seconds)

@@ -34,11 +34,13 @@ class Choice:
     refused: Sequence[dict[str, str]]
 
 
-def choose(location: Remote, prefixes: Sequence[str], everything: bool, reporter: Reporter) -> Choice:
+def choose(
+    location: Remote, prefixes: Sequence[str], everything: bool, doing: Callable[[str], None], reporter: Reporter
+) -> Choice:
     """The graphs of a remote cache whose keys begin with `prefixes`, or all.
 
-    With `everything` those for other machines count too. What is refused is warned of. Raises IpaError where there are
-    none, RemoteError.
+    With `everything` those for other machines count too. `doing` gets how many manifests have been looked at, of how
+    many. What is refused is warned of. Raises IpaError where there are none, RemoteError.
     """
     names = remote.names(location)
     if not names:
@@ -49,7 +51,8 @@ def choose(location: Remote, prefixes: Sequence[str], everything: bool, reporter
     wanted: list[Offer] = []
     skipped: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
-    for name in dict.fromkeys(names):
+    for number, name in enumerate(dict.fromkeys(names), 1):
+        doing(f"{number} of {units.plural(len(names), 'graph')}")
         if not everything and (reasons := _of_another_gpu(name, here)):
             skipped.append({"key": remote.id_of(name), "reasons": reasons})
             continue

@@ -1,4 +1,4 @@
-"""Files from a model hub, with every failure in words; downloads resume, and huggingface_hub draws their bars."""
+"""Files from a model hub, with every failure in words; huggingface_hub resumes downloads and draws their bars."""
 
 from __future__ import annotations
 

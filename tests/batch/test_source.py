@@ -279,8 +279,10 @@ def test_jobs_are_not_kept_in_memory(world):
         "".join(f'{{"id": "job-{n}", "prompt": "a star", "seed": {n}}}\n' for n in range(5_000))
     )
     found = source.find("jobs.jsonl", [], None, print)
+    shown: list[str] = []
     tracemalloc.start()
-    assert source.survey(found).count == 5_000
+    assert source.survey(found, shown.append).count == 5_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert shown == ["1,000", "2,000", "3,000", "4,000", "5,000"]
     assert peak < 1_200_000

@@ -165,6 +165,18 @@ def test_a_named_graph_that_has_gone_since_it_was_listed_is_a_failure(ipa, store
     assert ran.exit_code == 1 and "not there any more" in ran.json()["data"]["refused"][0]["reason"]
 
 
+def test_how_many_graphs_have_been_looked_at_is_shown(ipa, store, world):
+    from ipa_cli.cache import remote
+    from ipa_cli.result import NullReporter
+
+    put(store)
+    ipa("cache", "push", "place", "--allow-unsigned")
+    shown: list[str] = []
+    place = remote.at(str(world.cwd / "place"))
+    assert len(sharing.choose(place, (), True, shown.append, NullReporter()).wanted) == 1
+    assert shown == ["1 of 1 graph"]
+
+
 def test_a_home_folder_in_the_name_of_the_key_is_the_same_for_keygen_and_sign(ipa, store, world):
     put(store)
     ipa("cache", "keygen", "--cache-signing-key", "~/ci.pem")

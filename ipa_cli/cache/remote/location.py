@@ -18,9 +18,14 @@ from ipa_cli.errors import IpaError
 from ipa_cli.system import files, remote
 
 ANSWER = 10.0  # seconds that a request may take,
-SILENCE = 30.0  # and that a transfer may take for its next part
+SILENCE = 30.0  # and that a transfer may take for its next part,
+SLOWEST = 8 << 10  # or longer at so many bytes a second for one that cannot be smaller
+LISTING = 300.0  # seconds for all requests of a listing; the libraries' own limits are for one
 REST = 60.0  # seconds for which a location that failed is not asked again by itself
-CHUNK = 4 << 20
+CHUNK = 4 << 20  # read from a disk at once
+PARTS = (64 << 10, 8 << 20)  # bytes fetched at once: from the first on, as many as come in about a second
+PART_SENT = 1 << 20  # bytes sent at once, a multiple of 256 KiB for gs://; ...
+S3_PART, S3_PARTS = 5 << 20, 10_000  # ... S3 takes no smaller ones, and not more of them
 
 _LIBRARIES = {"fsspec", "s3fs", "gcsfs", "adlfs", "aiohttp", "botocore", "aiobotocore", "google", "azure", "urllib3"}
 _Answer = TypeVar("_Answer")
@@ -38,6 +43,7 @@ class Remote:
         self.scheme = remote.scheme(url)
         self.writable = self.scheme not in remote.READ_ONLY
         self._failed = float("-inf")
+        self._part = PARTS[0]
         self._opened: tuple[Any, str] | None = None
 
     @property
@@ -57,7 +63,7 @@ class Remote:
         try:
             if self.scheme == "file":  # fsspec passes over what is no folder, or may not be read
                 self._within(ANSWER, os.listdir, below)
-            found = self._within(SILENCE, system.find, below)
+            found = self._within(LISTING, system.find, below)
         except FileNotFoundError:
             found = []
         if not found and self.scheme not in ("file", "memory"):  # a bucket that is missing looks like an empty one
@@ -69,8 +75,10 @@ class Remote:
         """The content of a file, None where there is none. Raises RemoteError, also for more than `most` bytes."""
         system, root = self._system()
         try:
-            with self._within(ANSWER, system.open, f"{root}/{path}", "rb", block_size=CHUNK) as file:
-                content = self._within(SILENCE, file.read, most + 1)
+            with self._within(ANSWER, system.open, f"{root}/{path}", "rb", cache_type="none") as file:
+                content = b""
+                while part := self._within(SILENCE, self._next, file, most + 1 - len(content)):
+                    content += part
         except FileNotFoundError:
             return None
         if len(content) > most:
@@ -85,9 +93,7 @@ class Remote:
         """
         system, root = self._system()
         came = 0
-        with self._within(
-            ANSWER, system.open, f"{root}/{path}", "rb", block_size=CHUNK, cache_type="readahead"
-        ) as file:
+        with self._within(ANSWER, system.open, f"{root}/{path}", "rb", cache_type="none") as file:
             there = getattr(file, "size", None)
             if there is not None and there != size:
                 raise EOFError(f"{there} bytes")
@@ -98,7 +104,7 @@ class Remote:
                     restart()
                     have = 0
             while have + came < size:
-                part = self._within(SILENCE, file.read, min(CHUNK, size - have - came))
+                part = self._within(SILENCE, self._next, file, size - have - came)
                 if not part:
                     raise EOFError(f"{have + came} bytes")
                 write(part)
@@ -113,6 +119,17 @@ class Remote:
         except FileNotFoundError:
             return None
 
+    def _next(self, file: Any, left: int) -> bytes:
+        """The next bytes of a file, in one request; the next request is for fewer or more, by the time of this one."""
+        began = time.monotonic()
+        part = file.read(min(self._part, left))
+        took = time.monotonic() - began
+        if took > 4:
+            self._part = max(self._part // 2, PARTS[0])
+        elif took < 1 and len(part) == self._part:
+            self._part = min(self._part * 2, PARTS[1])
+        return part
+
     def send(self, path: str, source: Path, advance: Callable[[int], None]) -> None:
         """Write the file `source` as `path`, whole or not at all; `advance` is called with the bytes sent since."""
         system, root = self._system()
@@ -123,8 +140,20 @@ class Remote:
                     advance(len(part))
             return
         self._call(ANSWER, system.makedirs, f"{root}/{path.rpartition('/')[0]}", exist_ok=True)
-        callback = _callback(advance)
-        self._call(SILENCE, system.put_file, str(source), f"{root}/{path}", callback=callback, alive=callback)
+        at_once = PART_SENT
+        if self.scheme == "s3":
+            at_once = max(S3_PART, -(-source.stat().st_size // S3_PARTS))
+        target = self._call(ANSWER, system.open, f"{root}/{path}", "wb", block_size=at_once)
+        try:
+            with source.open("rb") as file:
+                while part := file.read(at_once):
+                    self._call(_patience(len(part)), target.write, part)
+                    advance(len(part))
+            self._call(_patience(at_once), target.close)
+        except BaseException:
+            with suppress(RemoteError):
+                self._call(ANSWER, remote.discard, target)
+            raise
 
     def write(self, path: str, content: bytes) -> None:
         """Write a small file, whole or not at all. Raises RemoteError."""
@@ -133,7 +162,7 @@ class Remote:
             with _written():
                 files.replace(Path(root, path), content)
             return
-        self._call(SILENCE, system.pipe_file, f"{root}/{path}", content)
+        self._call(_patience(len(content)), system.pipe_file, f"{root}/{path}", content)
 
     def _system(self) -> tuple[Any, str]:
         if self._opened is None:
@@ -152,10 +181,8 @@ class Remote:
         except FileNotFoundError as error:
             raise self._failure(error) from error
 
-    def _within(
-        self, seconds: float, function: Callable[..., _Answer], *arguments: Any, alive: Any = None, **named: Any
-    ) -> _Answer:
-        """What `function` returns, unless it takes longer than `seconds`, or shows no progress for so long.
+    def _within(self, seconds: float, function: Callable[..., _Answer], *arguments: Any, **named: Any) -> _Answer:
+        """What `function` returns, unless it takes longer than `seconds`.
 
         It runs in a thread of its own, which is left behind then: no library's own limits cover a folder on a disk
         that hangs, a name server that is silent and an upload alike. Raises RemoteError, and FileNotFoundError.
@@ -169,15 +196,12 @@ class Remote:
                 done.set_exception(error)
 
         threading.Thread(target=work, daemon=True).start()
-        began = time.monotonic()
         try:
-            while True:
-                with suppress(TooLong):
-                    return done.result(min(1.0, seconds))
-                if done.done():
-                    return done.result()
-                if time.monotonic() - max(began, getattr(alive, "moved", began)) > seconds:
-                    raise RemoteError(f"{self.url} does not answer within {seconds:g} s", "try again later")
+            with suppress(TooLong):
+                return done.result(seconds)
+            if done.done():
+                return done.result()
+            raise RemoteError(f"{self.url} does not answer within {seconds:g} s", "try again later")
         except FileNotFoundError as error:
             cause = error.__cause__  # fsspec's HTTP says of every failure that the file is not there
             if cause is None or isinstance(cause, FileNotFoundError):
@@ -186,9 +210,12 @@ class Remote:
         except (IpaError, ImportError):
             raise
         except Exception as error:
-            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _LIBRARIES:
-                raise
-            raise self._failure(error) from error
+            for one in filter(
+                None, (error, error.__cause__)
+            ):  # adlfs raises a RuntimeError of what Azure's library says
+                if isinstance(one, OSError) or type(one).__module__.partition(".")[0] in _LIBRARIES:
+                    raise self._failure(one) from error
+            raise
 
     def _failure(self, error: BaseException) -> RemoteError:
         if isinstance(error, NotADirectoryError):
@@ -218,15 +245,6 @@ def at(url: str) -> Remote:
     return Remote(url)
 
 
-def _callback(advance: Callable[[int], None]) -> Any:
-    """fsspec's callback for a transfer; `moved` is when it last went on."""
-    from fsspec.callbacks import Callback
-
-    class Progress(Callback):
-        moved = time.monotonic()
-
-        def relative_update(self, inc: int = 1) -> None:
-            self.moved = time.monotonic()
-            advance(inc)
-
-    return Progress()
+def _patience(count: int) -> float:
+    """The seconds that a request may take which sends so many bytes."""
+    return SILENCE + count // SLOWEST

@@ -97,8 +97,8 @@ def pull(
 
     started = time.perf_counter()
     location, store = _location(url), shared.store(context)
-    with context.obj.stage(f"looking in {url}"):
-        chosen = sharing.choose(location, key or (), everything, context.obj)
+    with context.obj.stage(f"looking in {url}") as doing:
+        chosen = sharing.choose(location, key or (), everything, doing, context.obj)
     refused = [*chosen.refused]
     done: list[remote.Pulled] = []
     here: list[str] = []

@@ -186,7 +186,7 @@ def test_a_pull_that_is_killed_leaves_nothing_to_load_and_the_next_goes_on(share
     text = """
         from ipa_cli.cache import remote
         from ipa_cli.cache.remote import location
-        location.CHUNK = 1 << 18
+        location.PARTS = (1 << 18, 1 << 18)
         place = remote.Remote(sys.argv[1])
         [name] = remote.names(place)
 
@@ -230,7 +230,7 @@ def test_a_package_that_is_missing_is_said(monkeypatch):
 
 def test_a_connection_that_breaks_leaves_nothing_to_load_and_is_resumed(in_memory, monkeypatch):
     entry = in_memory.publish(builder=large)
-    monkeypatch.setattr(location, "CHUNK", 1 << 16)
+    monkeypatch.setattr(location, "PARTS", (1 << 16, 1 << 16))
     real = remote.Remote.fetch
     state = {"left": 5}
 
@@ -293,7 +293,7 @@ def test_a_full_disk_is_said_and_what_came_is_removed(in_memory, monkeypatch):
 
 
 def test_a_disk_that_fills_up_while_a_graph_is_fetched_loses_nothing(in_memory, small_disk, monkeypatch):
-    monkeypatch.setattr(location, "CHUNK", 1 << 14)
+    monkeypatch.setattr(in_memory.place, "_part", 1 << 14)
     in_memory.publish(builder=lambda folder: (folder / "graph.pt2").write_bytes(b"x" * 150_000) and None)
     offer = remote.read(in_memory.place, remote.names(in_memory.place)[0])
     store = cache.Store(small_disk / "cache")

@@ -89,7 +89,7 @@ def large(folder):
 
 
 def test_graphs_go_through_s3_once_and_a_broken_connection_is_resumed(fleet, s3, monkeypatch):
-    monkeypatch.setattr(location, "CHUNK", 1 << 17)
+    monkeypatch.setattr(location, "PARTS", (1 << 17, 1 << 17))
     monkeypatch.setattr(location, "SILENCE", 2.0)  # s3fs tries again for longer
     there = fleet("s3://graphs/sdxl")
     entry = there.publish(builder=large)
@@ -110,6 +110,25 @@ def test_graphs_go_through_s3_once_and_a_broken_connection_is_resumed(fleet, s3,
         opened(store, pulled.entry)
     [again] = there.pull()
     assert not again.fresh
+
+
+def test_of_a_push_that_is_interrupted_the_bucket_keeps_no_unfinished_upload(s3, tmp_path):
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=s3)
+    (tmp_path / "graph.pt2").write_bytes(bytes(11 << 20))
+    began = []
+
+    def advance(count):
+        began.extend(client.list_multipart_uploads(Bucket="graphs")["Uploads"])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remote.Remote("s3://graphs/sdxl").send("blob", tmp_path / "graph.pt2", advance)
+    assert len(began) == 1 and "Uploads" not in client.list_multipart_uploads(Bucket="graphs")
+    sent = []
+    remote.Remote("s3://graphs/sdxl").send("blob", tmp_path / "graph.pt2", sent.append)
+    assert sum(sent) == remote.Remote("s3://graphs/sdxl").size("blob") == 11 << 20
 
 
 def test_a_bucket_that_is_missing_is_said(fleet, s3):
