@@ -20,7 +20,7 @@ import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
 from ipa_cli.batch.output import Folder, Output
 from ipa_cli.batch.worker import Task, Worker
+from ipa_cli.cache.locks import hold_lock_file, is_lock_file_held
 from ipa_cli.config.privacy import public_text
 from ipa_cli.errors import RESUME_HINT, IpaError
 from ipa_cli.result import NullReporter, Reporter
@@ -43,6 +44,7 @@ TURNS = 8  # times that an actor gets some, at least: fewer jobs at once where t
 CALLS = 2  # that an actor answers beside each other: one draws, while the pictures of the one before it are written
 CPUS = 0.5  # that an actor counts as: two on a node with two leave one to read jobs
 LOCAL = "local"
+PLACE, LOCK = "/tmp", ".ipa.lock"
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,13 @@ def draw(
     Raises IpaError where there is no cluster, and what `Worker.draw` does.
     """
     output = outputs.of(task.output)
-    ray, scratch = _connected(cluster.address)
-    if isinstance(output, Folder):  # which is locked: these are of drivers that were killed
-        for left in output.path.glob(f"{SPOOL}*"):
-            output.remove(left.name)
-    spool = f"{SPOOL}{secrets.token_hex(4)}"
-    try:
+    with ExitStack() as lasting:
+        ray = _connected(cluster.address, lasting)
+        if isinstance(output, Folder):  # which is locked: these are of drivers that were killed
+            for left in output.path.glob(f"{SPOOL}*"):
+                output.remove(left.name)
+        spool = f"{SPOOL}{secrets.token_hex(4)}"
+        lasting.callback(output.remove, spool)
         names, count = _spooled(output, spool, jobs)
         gpus = int(ray.cluster_resources().get("GPU", 0)) if task.settings.device != "cpu" else 0
         nodes = sum(node["Alive"] for node in ray.nodes())
@@ -136,10 +139,6 @@ def draw(
                     drawn_by(tuple(said.pop("size")), said)
             else:
                 done(Outcome(**said))
-    finally:
-        output.remove(spool)
-        ray.shutdown()
-        _remove(scratch)
 
 
 def _together(most: int, share: int, batch_size: int) -> int:
@@ -195,14 +194,14 @@ def _explained(error: Exception) -> Exception:
     return IpaError(f"Ray: {public_text(said[-1].strip() if said else type(error).__name__)}", RESUME_HINT)
 
 
-def _connected(address: str) -> tuple[Any, str | None]:
-    """Ray, and the folder of a cluster that was started for this batch."""
+def _connected(address: str, lasting: ExitStack) -> Any:
+    """Ray, connected to a cluster, or to one that is started for this batch, while `lasting` lasts."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors arrive as exceptions
     try:
         import ray
     except ImportError as error:
         raise IpaError("--ray needs Ray", "pip install 'ipa-cli[ray]'") from error
-    scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp") if address == LOCAL else None  # names of sockets are short
+    scratch = lasting.enter_context(_scratch()) if address == LOCAL else None
     handled = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _check_there(address)
@@ -215,19 +214,29 @@ def _connected(address: str) -> tuple[Any, str | None]:
             configure_logging=True,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        _remove(scratch)
         said = " ".join(str(error).split())[:200]
         hint = f"`ray start --head` starts one, --ray {LOCAL} one for this batch alone"
         raise IpaError(f"there is no Ray cluster at {address}: {said}", hint) from error
     finally:
         for number, handler in handled.items():  # Ray takes SIGTERM for itself
             signal.signal(number, handler)
-    return ray, scratch
+    lasting.callback(ray.shutdown)
+    return ray
 
 
-def _remove(scratch: str | None) -> None:
-    if scratch is not None:
-        shutil.rmtree(scratch, ignore_errors=True)
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for a cluster, where names of sockets are short; those that killed drivers left are removed."""
+    for left in Path(PLACE).glob(f"ray-*/{LOCK}"):
+        with suppress(OSError):
+            if left.parent.lstat().st_uid == os.geteuid() and not is_lock_file_held(left):
+                shutil.rmtree(left.parent, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="ray-", dir=PLACE)
+    with hold_lock_file(Path(folder, LOCK)):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_there(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ipa_cli.batch import on_ray
 from ipa_cli.batch.worker import Bug, Task
+from ipa_cli.cache.locks import hold_lock_file, is_lock_file_held
 from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError
 
@@ -34,7 +36,7 @@ def actors(monkeypatch):
         for number, at in enumerate(range(0, len(jobs), together)):
             yield from found.answered(each[number % count]({"text": jobs[at : at + together]})["line"])
 
-    monkeypatch.setattr(on_ray, "_connected", lambda address: (ray, None))
+    monkeypatch.setattr(on_ray, "_connected", lambda address, lasting: ray)
     monkeypatch.setattr(on_ray, "_lines", lines)
     return found
 
@@ -117,16 +119,24 @@ def test_actors_get_whole_batches(share, batch_size, together):
     assert on_ray._together(on_ray.TOGETHER, share, batch_size) == together
 
 
-def test_a_cluster_that_does_not_start_leaves_no_folder_behind(tmp_path, monkeypatch):
-    def init(**_):
+def test_a_cluster_that_does_not_start_leaves_no_folder_behind_nor_one_of_a_killed_driver(tmp_path, monkeypatch):
+    seen = []
+
+    def init(_temp_dir, **_):
+        seen.append(sorted(path.name for path in tmp_path.glob("ray-*")))
+        assert is_lock_file_held(Path(_temp_dir, on_ray.LOCK))
         raise ConnectionError("no memory")
 
-    scratch = tmp_path / "ray-1"
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
-    monkeypatch.setattr(on_ray.tempfile, "mkdtemp", lambda **_: scratch.mkdir() or str(scratch))
-    with pytest.raises(IpaError, match="there is no Ray cluster at local: no memory"):
-        on_ray._connected(on_ray.LOCAL)
-    assert not scratch.exists()
+    monkeypatch.setattr(on_ray, "PLACE", tmp_path)
+    for name in ("ray-killed", "ray-running", "ray-of-another-program"):
+        Path(tmp_path, name).mkdir()
+    Path(tmp_path, "ray-killed", on_ray.LOCK).touch()
+    with hold_lock_file(Path(tmp_path, "ray-running", on_ray.LOCK)), ExitStack() as lasting:
+        with pytest.raises(IpaError, match="there is no Ray cluster at local: no memory"):
+            on_ray._connected(on_ray.LOCAL, lasting)
+        assert len(seen[0]) == 3 and "ray-killed" not in seen[0]
+    assert sorted(path.name for path in tmp_path.glob("ray-*")) == ["ray-of-another-program", "ray-running"]
 
 
 def test_an_unforeseen_error_in_an_actor_stays_one_with_its_traceback(tmp_path):
