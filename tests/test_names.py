@@ -27,7 +27,7 @@ FOLDERS = (*OURS, "docs", ".ci", ".github", "completions")
 # First parts of names that belong to somebody else; the last ones are tables of pyproject.toml, an option of torch, and
 # what OpenAI's and A1111's APIs call fields and events.
 FOREIGN = re.compile(
-    "accelerate|diffusers|huggingface_hub|httpx2|jinja2|nexfort|numpy|oneflow|onediff|PIL|rich|safetensors|skimage|tanh|torch|"
+    "accelerate|aiohttp|diffusers|huggingface_hub|httpx2|jinja2|nexfort|numpy|oneflow|onediff|PIL|rich|safetensors|skimage|tanh|torch|"
     "transformers|triton|typer|StableDiffusionPipeline|StableDiffusionXLPipeline|project|tool|cpp|"
     "alwayson_scripts|image_edit|image_generation|" + "|".join(sys.stdlib_module_names)
 )
