@@ -33,7 +33,7 @@ from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
-from ipa_cli.models.plan import Plan, make_plan
+from ipa_cli.models.plan import DEMO_REFERENCE, Plan, make_plan
 from ipa_cli.pipeline import hires, init_image, prompts, sampling, unused
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.spread import SEEDS
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 AHEAD = 6  # jobs that are made ready beyond the next batch
 WRITERS = 4  # threads that compress and write
 WAITING = 12  # pictures, or two batches, that are drawn or in memory until they are written
+OWN_REFERENCE = f"jobs without an image follow the model's own, {DEMO_REFERENCE}; with the image none, words alone"
 BUGS = 5  # unforeseen errors one after the other until the batch stops
 
 
@@ -108,6 +109,12 @@ class Quiet(NullReporter):
 
     def detail(self, text: str) -> None:
         self._log.detail(text)
+
+    def note_once(self, text: str) -> None:
+        """A note that is shown, like a warning, but once for all jobs."""
+        if text not in self._said:
+            self._said.add(text)
+            self._log.note(text)
 
     def warn(self, text: str, before: str = "") -> None:
         if text not in self._said and len(self._said) < self.MOST:
@@ -225,6 +232,8 @@ class Worker:
 
     def _remark(self, job: Job, settings: Settings, request: Request) -> None:
         """Warn, once in the same words, where a job's own settings have no effect on its picture."""
+        if any(one.source == DEMO_REFERENCE for one in request.references):
+            self._reporter.note_once(OWN_REFERENCE)
         own = replace(settings, inherited=frozenset(FIELDS).difference(job.values))
         found = Remarks()
         init_image.remark(own, found)

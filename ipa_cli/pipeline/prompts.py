@@ -31,6 +31,7 @@ _SQUARES = r"\[[^\[\]]+\]"  # [red star], [red:blue:0.5]
 _TAGS = r"<\w+:[^<>]*>"  # <lora:name:0.8>
 _EMBEDDINGS = r"\bembedding:[\w.-]+"
 _WORDS = r"\b(?:BREAK|AND)\b"
+_COMMA = re.compile(r"(\([^()]*:\s*)([+-]?\d*,\d+)\s*\)")  # a weight with a decimal comma
 # What each syntax reads as plain words, and others do not.
 _PLAIN = {
     syntax.A1111: re.compile(_TAGS),
@@ -87,7 +88,15 @@ def warn_of_unused(settings: Settings, texts: Collection[str], request: Request,
 
 
 def check(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:
-    """Warn once of what in prompts is written for another syntax. Raises UsageError for what would be misread."""
+    """Warn once of what in prompts is written for another syntax, or with a decimal comma.
+
+    Raises UsageError for what would be misread.
+    """
+    texts = list(texts)
+    commas = [found for text in texts for found in _COMMA.finditer(text)] if chosen != syntax.LITERAL else []
+    for words, number in dict.fromkeys((one[1], one[2]) for one in commas):
+        wanted = f"{words}{number.replace(',', '.')})"
+        reporter.warn(f"in a prompt, {words}{number}) is read as words, since a weight has a point: {wanted}")
     for remark in dict.fromkeys(remark for text in texts for remark in syntax.parse(text, chosen).remarks):
         reporter.warn(f"in a prompt, {remark}")
     found = dict.fromkeys(found for text in texts for found in _PLAIN[chosen].findall(text))

@@ -318,6 +318,7 @@ def test_settings_of_a_job_that_have_no_effect_are_warned_of_once(ipa):
     useless = {"strength": 0.8, "mask_blur": 2, "hires_strength": 0.3, "negative_prompt": "dark"}
     file = jobs(*({"id": name, "seed": 1, "guidance_scale": 1, **useless} for name in "ab"), {"id": "c", "seed": 1})
     ran = ipa("batch", file, *QUICK, "--sharpening", 0.5, "-o", "out")
+    assert ran.stderr.count("jobs without an image follow the model's own") == 1
     said = [line for line in ran.stderr.splitlines() if "no effect" in line]
     assert all(line.startswith("warning: a: ") for line in said) and len(said) == 4, said
     for flag in ("strength", "mask blur", "hires pass", "--negative-prompt"):

@@ -130,6 +130,14 @@ def test_what_is_spelt_for_other_programs_is_reported_once(syntax, spelling):
     assert reporter.said == [f"in a prompt, read as plain words (--prompt-syntax {syntax}): {spelling}"]
 
 
+@pytest.mark.parametrize(("syntax", "warned"), [("a1111", True), ("comfyui", True), ("literal", False)])
+def test_a_weight_with_a_decimal_comma_is_reported_once(syntax, warned):
+    reporter = Warned()
+    prompts.check(["(a red star:1,3) in the snow", "(a red star:1,3), (one: 2, or three)"], syntax, reporter)
+    said = "in a prompt, (a red star:1,3) is read as words, since a weight has a point: (a red star:1.3)"
+    assert reporter.said == [said] * warned
+
+
 @pytest.mark.parametrize("syntax", ["a1111", "comfyui", "literal"])
 def test_plain_prompts_give_no_warning(syntax):
     reporter = Warned()
