@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.batch import order, output
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
+from ipa_cli.batch.notes import Quiet, Remarks
 from ipa_cli.batch.prepared import Prepared, distinct, filled, fit, requests
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_text
@@ -38,7 +39,7 @@ from ipa_cli.pipeline import hires, init_image, prompts, sampling, unused
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.spread import SEEDS
 from ipa_cli.pipeline.task import make_request
-from ipa_cli.result import NullReporter, Reporter
+from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
     from ipa_cli.engine.drawing import Begun
@@ -93,43 +94,6 @@ class Drawn:
     engine: Any
     begun: Begun
     of: int
-
-
-class Quiet(NullReporter):
-    """The reporter of an engine that draws jobs: warnings once, the rest for `--verbose`, no bars."""
-
-    MOST = 1000
-
-    def __init__(self, log: Reporter):
-        self._log = log
-        self._said: set[str] = set()
-
-    def note(self, text: str) -> None:
-        self._log.detail(text)
-
-    def detail(self, text: str) -> None:
-        self._log.detail(text)
-
-    def note_once(self, text: str) -> None:
-        """A note that is shown, like a warning, but once for all jobs."""
-        if text not in self._said:
-            self._said.add(text)
-            self._log.note(text)
-
-    def warn(self, text: str, before: str = "") -> None:
-        if text not in self._said and len(self._said) < self.MOST:
-            self._said.add(text)
-            self._log.warn(f"{before}{text}")
-
-
-class Remarks(NullReporter):
-    """Keeps notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 Opened = Callable[[Settings, Plan, Reporter], Any]

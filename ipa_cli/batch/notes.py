@@ -1,0 +1,42 @@
+"""What a batch says of its jobs while it runs: warnings and some notes once, the rest for `--verbose`."""
+
+from __future__ import annotations
+
+from ipa_cli.result import NullReporter, Reporter
+
+
+class Quiet(NullReporter):
+    """The reporter of an engine that draws jobs: warnings once, the rest for `--verbose`, no bars."""
+
+    MOST = 1000
+
+    def __init__(self, log: Reporter):
+        self._log = log
+        self._said: set[str] = set()
+
+    def note(self, text: str) -> None:
+        self._log.detail(text)
+
+    def detail(self, text: str) -> None:
+        self._log.detail(text)
+
+    def note_once(self, text: str) -> None:
+        """A note that is shown, like a warning, but once for all jobs."""
+        if text not in self._said:
+            self._said.add(text)
+            self._log.note(text)
+
+    def warn(self, text: str, before: str = "") -> None:
+        if text not in self._said and len(self._said) < self.MOST:
+            self._said.add(text)
+            self._log.warn(f"{before}{text}")
+
+
+class Remarks(NullReporter):
+    """Keeps notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
