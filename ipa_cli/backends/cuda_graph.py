@@ -123,7 +123,8 @@ class CudaGraphs:
                 self._call(static)
         torch.cuda.current_stream(device).wait_stream(stream)
         graph, pool = torch.cuda.CUDAGraph(), _pool(self._weight)
-        with torch.cuda.graph(graph, pool=pool.handle, stream=stream):
+        # By default it fails, as they do, when other threads wait for pictures meanwhile.
+        with torch.cuda.graph(graph, pool=pool.handle, stream=stream, capture_error_mode="thread_local"):
             output = self._call(static)
         return _Captured(graph, pool, tensors(_changing(static)), output)
 

@@ -1,6 +1,7 @@
 """Which memory the CUDA graphs of a UNet are captured into."""
 
 import gc
+import threading
 import weakref
 from contextlib import contextmanager
 
@@ -24,8 +25,8 @@ class Allocator:
         return -1 - len(self.captured)
 
     @contextmanager
-    def capture(self, graph: object, pool: int, stream: object):
-        assert stream in self.streams
+    def capture(self, graph: object, pool: int, stream: object, capture_error_mode: str):
+        assert stream in self.streams and capture_error_mode == "thread_local"
         assert self.living.get(pool, 1) > 0, "it->second->use_count > 0"
         self.living[pool] = self.living.get(pool, 0) + 1
         weakref.finalize(graph, self._release, pool)
@@ -122,3 +123,34 @@ def test_a_gpu_captures_again_after_all_graphs_of_a_unet_are_gone():
         del graph
         gc.collect()
     assert held[-1] <= held[1]
+
+
+@pytest.mark.gpu
+def test_a_gpu_captures_while_another_thread_waits_for_what_was_drawn():
+    unet, adapters = tiny()
+    inputs = [moved(example(unet, adapters, side, 16), torch.float32) for side in range(8, 40, 8)]
+    unet.to("cuda")
+    plain = eager.load(unet, None, eager.options({"cuda_graph": False}))
+    graph = eager.load(unet, None, eager.options(None))
+    stop, waits, failed = threading.Event(), [], []
+
+    def wait() -> None:
+        try:
+            while not stop.is_set():
+                event = torch.cuda.Event(blocking=True)
+                event.record(stream)
+                event.synchronize()
+                waits.append(event)
+        except RuntimeError as error:
+            failed.append(error)
+
+    stream = torch.cuda.Stream()
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        outputs = [graph(one) for one in inputs]
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed and len(waits) > 10
+    assert all(torch.equal(output, plain(one)) for output, one in zip(outputs, inputs, strict=True))
