@@ -23,6 +23,8 @@ from ipa_cli.errors import UsageError
 ALL = tuple(sorted(config.FIELDS, key=lambda name: PANELS.index(config.FIELDS[name].metadata["panel"])))
 HERE = tuple(name for name in ALL if name not in ("server", "server_token_file"))  # of commands that draw here
 ELSEWHERE = ("sweep-scale", "batch", "embed", "compile", "bench")  # commands that no server runs
+# A setting, and the one without which it has no effect.
+NEEDED = (("cache_push", "cache_remote"), ("cache_signing_key", "cache_push"), ("server_token_file", "server"))
 OF_MODEL = tuple(name for name in ALL if config.FIELDS[name].metadata["panel"] == MODEL)
 
 
@@ -134,8 +136,9 @@ def settings(context: typer.Context, picture: config.Layer | None = None) -> con
         context.obj.note(config.TRUST_HINT)
     if context.info_name in ELSEWHERE and found.settings.server not in (None, "none"):
         context.obj.note(f"this runs here: the server of {found.sources['server']} is for `ipa generate`")
-    for alone, other in (("cache_push", "cache_remote"), ("server_token_file", "server")):
-        if alone in context.params and found.settings.given(alone) and getattr(found.settings, other) is None:
+    for alone, other in NEEDED:
+        there = {alone, other} <= context.params.keys()
+        if there and found.settings.given(alone) and not getattr(found.settings, other):
             context.obj.note(f"{flag_of(alone)} has no effect without {flag_of(other)}")
     if "model" in context.params:
         config.check_together(found)

@@ -85,6 +85,7 @@ def test_settings_of_references_without_one(notes, flags, said):
         ("--lora-dir .", "--lora-dir has no effect without <lora:…> in a prompt"),
         ("--embedding-dir .", "--embedding-dir has no effect without embedding:name in a prompt"),
         ("--cache-push", "--cache-push has no effect without --cache-remote"),
+        ("--cache-signing-key k.pem", "--cache-signing-key has no effect without --cache-push"),
         ("--server-token-file cat.png", "--server-token-file has no effect without --server"),
         ("--allow-fetch", "--allow-fetch has no effect without --from"),
         ("--ip-mode style --ip-mode layout", "--ip-mode takes one value: of those given the last one counts"),
