@@ -186,9 +186,9 @@ def _check_apart(source: Source, output: Output) -> None:
     """Raise UsageError where references lie where pictures are written: these would be jobs when it is resumed."""
     if isinstance(source, Crossed) and isinstance(output, Folder):
         written = {os.path.realpath(folder) for folder in (output.path, output.path / PICTURES)}
-        for one in source.pictures:
-            if os.path.realpath(Path(one).parent) in written:
-                raise UsageError(f"the reference {one} is in the output {output.name}", OTHER)
+        folders = {folder for folder in map(os.path.dirname, source.pictures) if os.path.realpath(folder) in written}
+        if first := next((one for one in source.pictures if os.path.dirname(one) in folders), None):  # noqa: PTH120
+            raise UsageError(f"the reference {first} is in the output {output.name}", OTHER)
 
 
 def _check_first(task: Task, first: Job, reporter: Reporter) -> None:
