@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
+from ipa_cli.config import FIELDS, Settings
+from ipa_cli.pipeline import hires, init_image, unused
+from ipa_cli.pipeline.task import Request
 from ipa_cli.result import NullReporter, Reporter
 
 
@@ -32,7 +38,7 @@ class Quiet(NullReporter):
             self._log.warn(f"{before}{text}")
 
 
-class Remarks(NullReporter):
+class Kept(NullReporter):
     """Keeps notes."""
 
     def __init__(self) -> None:
@@ -40,3 +46,12 @@ class Remarks(NullReporter):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+def without_effect(settings: Settings, request: Request, own: Collection[str]) -> list[str]:
+    """Notes on what of these settings, by their names, changes nothing in the picture of a request."""
+    asked, found = replace(settings, inherited=frozenset(FIELDS).difference(own)), Kept()
+    init_image.remark(asked, found)
+    hires.remark(asked, found)
+    unused.remark(asked, request, found)
+    return found.notes

@@ -154,6 +154,7 @@ def here(task: Task, jobs: Iterator[Job], done: Callable[[Outcome], None], repor
     """Draw in this process, on one device."""
     with closing(Worker(task, reporter)) as drawer:
         drawer.draw(jobs, done)
+        drawer.note_idle_flags()
 
 
 def _draw(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.batch import order, output
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
-from ipa_cli.batch.notes import Quiet, Remarks
+from ipa_cli.batch.notes import Quiet, without_effect
 from ipa_cli.batch.prepared import Prepared, distinct, filled, fit, requests
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.config.privacy import public_text
@@ -35,7 +35,7 @@ from ipa_cli.images.filenames import FORMATS
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import DEMO_REFERENCE, Plan, make_plan
-from ipa_cli.pipeline import hires, init_image, prompts, sampling, unused
+from ipa_cli.pipeline import init_image, prompts, sampling
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.spread import SEEDS
 from ipa_cli.pipeline.task import make_request
@@ -116,6 +116,7 @@ class Worker:
         self._preparing, self._drawing = threading.Lock(), threading.Lock()
         self._batched: Prepared | None = None  # a job of the last whole batch, whose graph is there
         self._bugs = 0
+        self._idle: dict[str, None] | None = None  # notes on flags, that hold for all jobs so far
 
     def draw(self, jobs: Iterable[Job], done: Callable[[Outcome], None]) -> dict[Size, dict[str, Any]]:
         """Draw jobs in their order; what drew those of each size.
@@ -195,16 +196,19 @@ class Worker:
             return Prepared(job, error=error)
 
     def _remark(self, job: Job, settings: Settings, request: Request) -> None:
-        """Warn, once in the same words, where a job's own settings have no effect on its picture."""
+        """Warn, once in the same words, where a job's own settings have no effect on its picture; keep which flags."""
         if any(one.source == DEMO_REFERENCE for one in request.references):
             self._reporter.note_once(OWN_REFERENCE)
-        own = replace(settings, inherited=frozenset(FIELDS).difference(job.values))
-        found = Remarks()
-        init_image.remark(own, found)
-        hires.remark(own, found)
-        unused.remark(own, request, found)
-        for text in found.notes:
+        for text in without_effect(settings, request, job.values):
             self._reporter.warn(text, f"{job.id}: ")
+        flags = [name for name in FIELDS if name not in self.task.settings.inherited and name not in job.values]
+        idle = dict.fromkeys(without_effect(settings, request, flags))
+        self._idle = idle if self._idle is None else {text: None for text in self._idle if text in idle}
+
+    def note_idle_flags(self) -> None:
+        """Note the flags that had an effect on no job so far."""
+        for text in self._idle or ():
+            self._reporter.note_once(text)
 
     def plan(self, settings: Settings) -> Plan:
         """The model of some settings. Raises IpaError, the same one each time."""

@@ -325,6 +325,16 @@ def test_settings_of_a_job_that_have_no_effect_are_warned_of_once(ipa):
         assert sum(f"{flag}" in line for line in said), flag
 
 
+def test_flags_that_have_an_effect_on_no_job_are_noted(ipa):
+    references()
+    flags = ("--strength", 0.5, "--image-combine", "average", "--hires-strength", 0.3)
+    file = jobs({"id": "a", "seed": 1}, {"id": "b", "seed": 2, "init_image": "cat.png", "steps": 2})
+    ran = ipa("batch", file, *QUICK, *flags, "-o", "out")
+    assert ran.exit_code == 0 and "strength has no effect" not in ran.stderr
+    assert ran.stderr.count("--image-combine has no effect with a single reference") == 1
+    assert ran.stderr.count("hires pass have no effect") == 1 and "warning" not in ran.stderr
+
+
 def test_a_folder_in_memory_is_reached_by_its_url(ipa):
     import fsspec
 
