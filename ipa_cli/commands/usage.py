@@ -18,24 +18,27 @@ GIVEN = "given"  # in the meta of a context: what the parser read, by parameter,
 def explained(error: Any, command: str) -> UsageError:
     """The same refusal as Click's: the classes of its own package, and of Typer's copy, have these names."""
     context, parameter, kind = error.ctx, getattr(error, "param", None), type(error).__name__
-    page = f"`{' '.join(('ipa', *command.split(), '--help'))}`"
+    name = " ".join(("ipa", *command.split()))
+    page = f"`{name} --help`"
     said = error.message
     if kind == "MissingParameter" and parameter is not None:
         return UsageError(f"{_name(parameter)} is missing", context.command.epilog or page)
     if kind == "NoSuchOption":
         names = [name for one in context.command.get_params(context) for name in (*one.opts, *one.secondary_opts)]
-        return UsageError(f"there is no flag {error.option_name}{_near(error.option_name, names)}", page)
+        flag = error.option_name
+        if flag.startswith("--") and flag[2:].replace("-", "_") in config.FIELDS:
+            return UsageError(f"{name} has no flag {flag}", f"{page} lists its flags; `ipa generate` has {flag}")
+        return UsageError(f"there is no flag {flag}{_near(flag, names)}", page)
     if kind == "BadOptionUsage":
         does = "takes no value" if "does not take" in said else "needs a value"
         return UsageError(f"{error.option_name} {does}", f"{page} explains {error.option_name}")
     if kind == "BadParameter" and parameter is not None:
         return _wrong_value(parameter, context, said, page)
     if found := re.search(r"No such command '(.*?)'", said):
-        name = "ipa" if not command else f"ipa {command}"
         return UsageError(f"there is no command {name} {found[1]}{suggest(found[1], context.command.commands)}", page)
     if found := re.search(r"unexpected extra arguments? ?(?:\(s\) )?\((.*)\)", said):
         hint = f"put a value that contains spaces into quotes; {page} lists the flags"
-        return UsageError(f"ipa {command} takes no '{short(found[1])}' here", hint)
+        return UsageError(f"{name} takes no '{short(found[1])}' here", hint)
     return UsageError(error.format_message(), page)
 
 

@@ -24,6 +24,7 @@ import pytest
         ("generate --format jgp", "--format jgp: expected one of png, jpg, ", "`ipa generate --help`"),
         ("generate --samplers x", "there is no flag --samplers; did you mean '--sampler'?", "`ipa generate --help`"),
         ("samplers --nope", "there is no flag --nope", "`ipa samplers --help`"),
+        ("sweep-scale --batch-size 4", "ipa sweep-scale has no flag --batch-size", "`ipa generate` has --batch-size"),
         ("generate --seed", "--seed needs a value", "explains --seed"),
         ("generate --preview=yes", "--preview takes no value", "explains --preview"),
         ("generate a red fox", "ipa generate takes no 'a red fox' here", "into quotes"),
