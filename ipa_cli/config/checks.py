@@ -14,6 +14,9 @@ from ipa_cli.errors import suggest
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 64, 8192, 8
 MAX_PROMPT = 100_000  # characters
 
+# What other programs call a value, to suggest ours.
+ALIASES = {"fp16": ("float16", "half"), "bf16": ("bfloat16", "half"), "fp32": ("float32",), "float8": ("fp8",)}
+
 Check = Callable[[Any], "str | None"]
 
 
@@ -34,7 +37,10 @@ class Choice(tuple[str, ...]):
     """A check that the value is one of these."""
 
     def __call__(self, value: str) -> str | None:
-        return None if value in self else f"expected one of {', '.join(self)}{suggest(value, self)}"
+        if value in self:
+            return None
+        other = next((one for one in ALIASES.get(value.lower(), ()) if one in self), value)
+        return f"expected one of {', '.join(self)}{suggest(other, self)}"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def number(text: str, where: str, error: type[IpaError]) -> float:
 def location(text: str, where: str, error: type[IpaError]) -> tuple[str, str | None]:
     """Repository or folder and what is named in it, "owner/name:folder/file"; or a path alone, which may have a ":".
 
-    Raises `error` for what is named in a file.
+    Raises `error` for what is named in a file, and for a number, which is no name of a file but meant as a weight.
     """
     place, _, inside = text.rpartition(":")
     if not place or not inside or "://" in text or exists(text):
@@ -47,6 +47,9 @@ def location(text: str, where: str, error: type[IpaError]) -> tuple[str, str | N
         raise error(
             f"{where}: ':{short(inside)}' after the file {place}", f"settings follow a comma: {place},key=value"
         )
+    if re.fullmatch(r"[\d.:,]+", inside):
+        hint = f"settings follow a comma: {place},weight={inside}, or scale={inside} of --control and --adapter"
+        raise error(f"{where}: ':{short(inside)}' names no file in {place}", hint)
     return place, inside
 
 
