@@ -21,6 +21,7 @@ import pytest
         ("generate --lora demo:0.8", "--lora: ':0.8' names no file in demo", "demo,weight=0.8"),
         ("generate --control demo:0.8,image=a.png", "--control: ':0.8' names no file in demo", "scale=0.8"),
         ("generate --dtype fp16", "--dtype fp16: expected one of auto, float16, bfloat16, float32; did you", "--help"),
+        ("generate --lora demo:ink.safetensors", "the LoRA 'demo' is one: it has no 'ink.safetensors'", "--lora demo"),
         ("generate --steps none", "--steps none: expected a whole number from 1 to 1000", "leave --steps out"),
         ("generate --quality 101", "--quality 101: expected a whole number from 1 to 100", "explains --quality"),
         ("batch jobs.csv --actors 0", "--actors 0: expected a whole number of at least 1", "explains --actors"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ipa_cli.config import LoraConfig
+from ipa_cli.errors import UsageError
 from ipa_cli.models import named_file
 from ipa_cli.result import Reporter
 
@@ -13,7 +14,12 @@ KIND = named_file.Kind("LoRA", "--lora", ("pytorch_lora_weights.safetensors",)) 
 
 
 def find(config: LoraConfig, reporter: Reporter) -> Path:
-    """The file of a LoRA on disk; "demo" is the one that comes along. Raises what `named_file.find` does."""
+    """The file of a LoRA on disk; "demo" is the one that comes along.
+
+    Raises UsageError for a file in that, and what `named_file.find` does.
+    """
     if config.source == DEMO:
+        if config.file is not None:
+            raise UsageError(f"the LoRA '{DEMO}' is one: it has no '{config.file}'", f"say --lora {DEMO}")
         return Path(__file__).parents[2] / "demo" / "lora" / "outlines.safetensors"
     return named_file.find(KIND, config.source, config.file, reporter)
