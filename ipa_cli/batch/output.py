@@ -139,6 +139,10 @@ class Remote:
             raise IpaError(f"{self.name} {error.message}", error.hint) from error
         except ValueError as error:
             raise UsageError(f"{self.name}: {error}", "--output s3://bucket/folder") from error
+        except Exception as error:  # of whichever library: some connect, or look for the folder
+            failure = remote.failure(error)
+            hint = failure.hint or "--output s3://bucket/folder"
+            raise OutputUnusable(f"{self.name} cannot be opened: {public_text(failure.said)}", hint) from error
 
     def write(self, name: str, data: bytes) -> None:
         def write() -> None:
@@ -226,8 +230,8 @@ def of(text: str) -> Output:
     """The folder or URL that `--output` names. Raises UsageError and IpaError."""
     if not text or "\0" in text:
         raise UsageError(f"--output {text!r} is not a folder", "--output drawn")
-    if text.lower().startswith("file://"):
-        text = text[len("file://") :]
+    if text.lower().startswith(("file://", "local://")):
+        text = text.partition("://")[2]
         if not text.startswith("/"):
             raise UsageError(f"--output file://{text} is not the whole path of a folder", "--output file:///a/folder")
     elif _LACKS_A_SLASH.match(text):
@@ -235,4 +239,6 @@ def of(text: str) -> Output:
         raise UsageError(f"--output {public_name(text)}: the address lacks a slash", hint)
     if remote.scheme(text).lower() in remote.READ_ONLY:
         raise UsageError(f"--output {public_name(text)}: a web server is only read", "--output s3://bucket/folder")
+    if _URL.match(text) and not text.partition("://")[2].strip("/"):
+        raise UsageError(f"--output {public_name(text)} names no bucket or folder", "--output s3://bucket/folder")
     return Remote(text) if _URL.match(text) else Folder(expanded(Path(text)))

@@ -238,6 +238,10 @@ def _translate_errors(path: Path, elsewhere: str) -> Iterator[None]:
         raise UsageError(f"{str(path)!r} is not a file name", elsewhere)
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise IpaError(
+            f"{str(path)!a} cannot be written where names of files are {error.encoding}", "set PYTHONUTF8=1"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise IpaError(f"no space left on the disk of {path}", f"free some space, or {elsewhere}") from error

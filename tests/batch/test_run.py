@@ -141,11 +141,21 @@ def test_a_description_that_no_batch_wrote_is_an_error_in_a_line(ipa, not_drawn,
         ("file:/tmp/drawn", "the address lacks a slash"),
         ("file://drawn", "is not the whole path of a folder"),
         ("file://", "is not the whole path of a folder"),
+        ("local://drawn", "is not the whole path of a folder"),
+        ("s3://", "names no bucket or folder"),
+        ("memory:///", "names no bucket or folder"),
     ],
 )
 def test_an_address_that_would_be_a_folder_here_is_wrong_usage(ipa, world, not_drawn, place, said):
     ran = ipa("batch", jobs({"id": "a"}), *QUICK, "-o", place)
     assert ran.exit_code == 2 and said in ran.stderr and world.files() == ["jobs.jsonl"]
+
+
+@pytest.mark.parametrize("place", ["ftp://127.0.0.1:9/drawn", "dir://drawn", "zip://drawn"])
+def test_an_address_that_no_library_can_open_is_an_error_in_a_line(ipa, world, not_drawn, place):
+    ran = ipa("batch", jobs({"id": "a"}), *QUICK, "-o", place)
+    assert ran.exit_code == 1 and f"error: {place} cannot be " in ran.stderr and "Traceback" not in ran.stderr
+    assert world.files() == ["jobs.jsonl"]
 
 
 def test_the_address_of_a_folder_is_printed_as_that_folder(ipa, world, monkeypatch):

@@ -222,6 +222,12 @@ def test_impossible_names_are_one_line(tmp_path, monkeypatch, way, name):
     assert "\n" not in caught.value.message and caught.value.hint and listing(tmp_path) == []
 
 
+def test_a_name_that_the_system_cannot_spell_is_one_line(tmp_path):
+    """As any beyond ASCII with LC_ALL=C, where PYTHONUTF8 is 0."""
+    with pytest.raises(IpaError, match=r"ud800.png' cannot be written where names of files are utf-8"):
+        files.replace(tmp_path / "\ud800.png", b"")
+
+
 def test_make_folder_refuses_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "pictures").symlink_to("elsewhere")
