@@ -1,12 +1,11 @@
 """Decoding a 1024x1024 picture with SDXL's VAE on one GPU: time, memory, and how far each way is from exact fp32.
 
-    python benchmarks/decode.py [--only fp32,fp16,...] [--convolutions] [--profile WAY] [--tiny]
+    python benchmarks/decode.py [--only fp32,fp16,...] [--profile WAY] [--tiny]
 
-Ways called "fused" are our Triton kernels, see `FUSED`; they run without torch's compiler, but for those "ahead".
-`--convolutions` measures single 3x3 convolutions, cuDNN's and ours, `--profile` lists the kernels of one way.
+Ways called "fused" are our Triton kernels, called one by one or compiled "ahead". `--profile` lists the kernels of one.
 Seeded random weights, so that the output is scaled to the spread of a picture before its PSNR in 8 bits is taken;
-the last column is the trained miniature's VAE. fp16 is `fp16.shrink`: the same function within fp16's range. A JSON
-file goes to $OUT when that is set.
+the last column is the trained miniature's VAE, but for ways that would compile it. fp16 is `fp16.shrink`: the same
+function within fp16's range. A JSON file goes to $OUT when that is set.
 """
 
 import argparse
@@ -29,7 +28,7 @@ import ipa_cli  # noqa: E402
 from benchmarks.results import save  # noqa: E402
 from ipa_cli.backends.inductor import backend as inductor  # noqa: E402
 from ipa_cli.backends.inductor import decoder as decoders  # noqa: E402
-from ipa_cli.backends.inductor import decoder_blocks, tuning  # noqa: E402
+from ipa_cli.backends.inductor.decoder_blocks import FusedDecoder  # noqa: E402
 from ipa_cli.models.vae import channels_last, fp16  # noqa: E402
 
 PACKAGE = Path(ipa_cli.__file__).parent
@@ -37,12 +36,16 @@ CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 SPREAD = 0.25  # standard deviation of a picture's values, 0 to 1
 # name: dtype, layout, compiled, inside a CUDA graph; "nhwc" has torch's norms, "ours" is `channels_last.convert`,
-# "ahead" the same compiled by the inductor backend as `ipa compile` does
+# "ahead" the same as `ipa compile` compiles it without our kernels, "fused ahead" with them
 WAYS: dict[str, tuple[torch.dtype, str, bool, bool]] = {
     "fp16 ours": (torch.float16, "ours", False, False),
     "fp16 ours graph": (torch.float16, "ours", False, True),
     "fp16 ahead": (torch.float16, "ahead", False, False),
     "fp16 ahead graph": (torch.float16, "ahead", False, True),
+    "fused": (torch.float16, "fused", False, False),
+    "fused graph": (torch.float16, "fused", False, True),
+    "fused ahead": (torch.float16, "fused ahead", False, False),
+    "fused ahead graph": (torch.float16, "fused ahead", False, True),
     "fp32 ours": (torch.float32, "ours", False, False),
     "fp32": (torch.float32, "nchw", False, False),
     "fp32 nhwc": (torch.float32, "nhwc", False, False),
@@ -56,22 +59,8 @@ WAYS: dict[str, tuple[torch.dtype, str, bool, bool]] = {
     "fp16 nhwc compiled graph": (torch.float16, "nhwc", True, True),
     "bf16 nhwc compiled": (torch.bfloat16, "nhwc", True, False),
 }
-WIDE, HIGH = tuning.HalfConv(128, 256, 8, 3), tuning.HalfConv(256, 128, 8, 3)
-# name: tiles of our convolution by the channels that come out; cuDNN's where there are none
-FUSED: dict[str, dict[int, tuning.HalfConv]] = {
-    "fused": {},
-    "fused 128": {128: HIGH},
-    "fused 256": {256: WIDE},
-    "fused 128 256": {128: HIGH, 256: WIDE},
-    "fused all": {128: HIGH, 256: WIDE, 512: WIDE},
-}
-for name in FUSED:
-    WAYS |= {f"{name} graph": (torch.float16, name, False, True), name: (torch.float16, name, False, False)}
-    WAYS |= {f"{name} ahead graph": (torch.float16, f"{name} ahead", False, True)}
-# One change taken back: upsampling's pixels laid in order, the last convolution by cuDNN; and cuDNN searching.
-WAYS |= {f"fused {one} graph": (torch.float16, f"fused {one}", False, True) for one in ("copied", "output", "searched")}
-SHAPES = ((128, 128, 1024), (256, 128, 1024), (256, 256, 512), (512, 256, 512), (512, 512, 256))  # in, out, side
 CPU_WAYS = ("fp32", "bf16", "fp16", "fp16 ours")
+OURS = ("ours", "ahead", "fused", "fused ahead")  # layouts that `channels_last` converts
 
 
 def sdxl() -> Any:
@@ -104,58 +93,21 @@ def prepared(exact: Any, dtype: torch.dtype, layout: str) -> Any:
     if dtype == torch.float16:
         fp16.shrink(vae)
     torch.nn.Module.to(vae, dtype)
-    if layout in ("ours", "ahead") or layout.startswith("fused"):
+    if layout in OURS:
         channels_last.convert(vae)
     return vae.to(memory_format=torch.channels_last) if layout == "nhwc" else vae
 
 
-def ahead(vae: Any, latents: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The decoder as `ipa compile` keeps it."""
-    with tempfile.TemporaryDirectory() as folder:
-        inductor.compile_decoder(vae, latents, Path(folder), inductor.options(None), print)
-        return inductor.load_decoder(vae, Path(folder))
-
-
-def fused(vae: Any, layout: str, latents: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The decoder by our kernels, compiled ahead of time or called one by one; see `FUSED`."""
-    name = layout.removesuffix(" ahead")
-    if name != layout:
+def decoding(vae: Any, layout: str, latents: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What decodes latents of this size; what is compiled ahead is opened as `ipa` opens it."""
+    if layout.endswith("ahead"):
         with tempfile.TemporaryDirectory() as folder:
-            kernels = tuning.Decoder(FUSED[name])
-            decoders.compile(vae, latents, Path(folder), inductor.options(None), print, kernels)
+            decoders.compile(vae, latents, Path(folder), inductor.options(None), print, layout == "fused ahead")
             return decoders.load(vae, Path(folder))
-    decoder = (ONE_BACK.get(name) or decoder_blocks.FusedDecoder)(vae.decoder, FUSED.get(name, {}))
-    decode = (lambda given: decoder(vae.post_quant_conv(given))) if vae.post_quant_conv is not None else decoder
-    if name != "fused searched":
-        return decode
-
-    def searched(given: torch.Tensor) -> torch.Tensor:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
-            return decode(given)
-
-    return searched
-
-
-class Copied(decoder_blocks.FusedDecoder):
-    """Upsampling's pixels are laid in order before they are read."""
-
-    def upsampled(self, upsample: Any, picture: Any) -> Any:
-        from ipa_cli.backends.inductor.kernels.decoder_norm import subpixel_place
-
-        made = super().upsampled(upsample, picture)
-        return made._replace(values=subpixel_place(made.values), doubled=False)
-
-
-class PlainOutput(decoder_blocks.FusedDecoder):
-    """The last convolution is cuDNN's."""
-
-    def output(self, picture: Any) -> torch.Tensor:
-        conv = self.decoder.conv_out
-        states = decoder_blocks.normed(self.decoder.conv_norm_out, picture)
-        return torch.nn.functional.conv2d(states.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=1)
-
-
-ONE_BACK: dict[str, Any] = {"fused copied": Copied, "fused output": PlainOutput}
+    if layout != "fused":
+        return vae.decode
+    decoder, before = FusedDecoder(vae.decoder), vae.post_quant_conv
+    return decoder if before is None else lambda given: decoder(before(given))
 
 
 def in_graph(call: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor) -> Callable[[torch.Tensor], Any]:
@@ -226,9 +178,7 @@ def measure(way: tuple[torch.dtype, str, bool, bool], scene: "Scene", repeats: i
     held = torch.cuda.memory_allocated() / 2**30 if CUDA else 0.0
 
     began = time.perf_counter()
-    decode = ahead(vae, latents) if layout == "ahead" else vae.decode
-    if layout.startswith("fused"):
-        decode = fused(vae, layout, latents)
+    decode = decoding(vae, layout, latents)
 
     def plain(given: torch.Tensor) -> torch.Tensor:
         return decode(given)
@@ -248,9 +198,9 @@ def measure(way: tuple[torch.dtype, str, bool, bool], scene: "Scene", repeats: i
         "error": ((found.double() - scene.expected.double()).norm() / scene.expected.double().norm()).item(),
         "psnr": psnr(found, scene.expected, scene.middle, SPREAD / scene.spread),
     }
-    if not compiled and not graph and layout in ("ours", "nchw", "nhwc"):
-        small = prepared(scene.demo, dtype, layout)
-        decoded = small.decode(scene.demo_latents.to(dtype))
+    if not compiled and not layout.endswith("ahead"):  # in a CUDA graph or not, it is the same function
+        small, given = prepared(scene.demo, dtype, layout), scene.demo_latents.to(dtype)
+        decoded = decoding(small, layout, given)(given)
         figures["demo_psnr"] = psnr(decoded, scene.demo_expected, 0.0, 0.5)
     return figures
 
@@ -276,40 +226,12 @@ def profile(name: str, scene: Scene) -> list[tuple[str, int, float]]:
 
     dtype, layout, _, _ = WAYS[name]
     vae, latents = prepared(scene.vae, dtype, layout), scene.latents.to(dtype)
-    decode = fused(vae, layout, latents) if layout.startswith("fused") else ahead(vae, latents)
+    decode = decoding(vae, layout, latents)
     seconds(lambda: decode(latents))
     with profiler(activities=[ProfilerActivity.CUDA]) as found:
         seconds(lambda: decode(latents))
     rows = [(event.key, event.count, event.self_device_time_total / 1e3) for event in found.key_averages()]
     return sorted(rows, key=lambda row: -row[2])
-
-
-def convolutions() -> list[tuple[str, float, float]]:
-    """Single convolutions of pictures with an edge of zeros: name, milliseconds, TFLOP/s."""
-    from ipa_cli.backends.inductor.kernels.half_convolution import half_conv3x3
-
-    rows = []
-    for given, outs, side in SHAPES:
-        lines = torch.randn(1, side + 2, side + 2, given, device=DEVICE, dtype=torch.float16)
-        weight = torch.randn(outs, 3, 3, given, device=DEVICE, dtype=torch.float16) * (9 * given) ** -0.5
-        bias = torch.randn(outs, device=DEVICE)
-        picture, filters = lines[:, 1:-1, 1:-1].contiguous().permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2)
-        tile = HIGH if outs == 128 else WIDE
-
-        def cudnn(_: Any, picture: Any = picture, filters: Any = filters) -> torch.Tensor:
-            return torch.nn.functional.conv2d(picture, filters, padding=1)
-
-        def ours(_: Any, lines: Any = lines, weight: Any = weight, bias: Any = bias, tile: Any = tile) -> torch.Tensor:
-            return half_conv3x3(lines, weight, bias, None, False, *tile)[0]
-
-        expected = torch.nn.functional.conv2d(lines.permute(0, 3, 1, 2).float(), filters.float(), bias)
-        error = (ours(None).permute(0, 3, 1, 2) - expected).norm() / expected.norm()
-        for name, call in (("cuDNN", cudnn), (f"ours, {error:.1e} off", ours)):
-            replay = in_graph(lambda x, call=call: [call(x) for _ in range(10)], bias)
-            took = sorted(seconds(lambda replay=replay, bias=bias: replay(bias)) for _ in range(5))[2] / 10
-            rows.append((f"{given} to {outs} at {side}: {name}", took * 1e3, 18 * given * outs * side**2 / took / 1e12))
-            print(f"{rows[-1][0]:45} {rows[-1][1]:7.3f} ms {rows[-1][2]:6.0f} TFLOP/s", flush=True)
-    return rows
 
 
 @torch.no_grad()
@@ -318,7 +240,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help=f"of {', '.join(WAYS)}")
     parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--convolutions", action="store_true", help="single convolutions too")
     parser.add_argument("--profile", metavar="WAY", help="list the kernels of one way last")
     parser.add_argument("--tiny", action="store_true", help="a small VAE and picture, to try this script")
     chosen = parser.parse_args()
@@ -326,8 +247,6 @@ def main() -> None:
     scene = Scene(64 if chosen.tiny else chosen.size, chosen.tiny)
     machine = torch.cuda.get_device_name() if CUDA else "cpu"
     results: dict[str, Any] = {"torch": torch.__version__, "device": machine, "size": chosen.size}
-    if chosen.convolutions:
-        results["convolutions"] = convolutions()
     began = time.perf_counter()
     for name in names:
         try:
@@ -349,9 +268,10 @@ def main() -> None:
         if "failed" in row:
             print(f"{name:25} {row['failed']}")
             continue
+        small = f"{row['demo_psnr']:6.1f}" if "demo_psnr" in row else f"{'-':>6}"
         print(
             f"{name:25} {row['ms']:7.1f} {row['first_s']:8.2f} {row['peak_gib']:6.2f} {row['error']:8.1e}"
-            f" {row['psnr']:6.1f} {row.get('demo_psnr', float('nan')):6.1f}"
+            f" {row['psnr']:6.1f} {small}"
         )
 
 

@@ -159,10 +159,8 @@ def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[st
 
     from ipa_cli.backends.inductor import decoder, decoder_blocks
 
-    kernels = None
-    if decoder_blocks.supports(vae.decoder):
-        kernels = tuning.card(torch.cuda.get_device_capability(vae.device)).decoder
-    return decoder.compile(vae, latents, folder, options, report, kernels)
+    fused = decoder_blocks.supports(vae.decoder) and tuning.card(torch.cuda.get_device_capability(vae.device)).decoder
+    return decoder.compile(vae, latents, folder, options, report, fused)
 
 
 def load_decoder(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:

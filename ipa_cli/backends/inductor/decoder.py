@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ipa_cli.backends.base import Report
-from ipa_cli.backends.inductor import compilation, decoder_blocks, norms, tuning, worker_pool
+from ipa_cli.backends.inductor import compilation, decoder_blocks, norms, worker_pool
 from ipa_cli.backends.inductor.loading import open_compiled
 from ipa_cli.backends.inductor.partition import aligned
 from ipa_cli.backends.inductor.regions import Layout
@@ -29,11 +29,11 @@ def compile(
     folder: Path,
     options: Mapping[str, Any],
     report: Report,
-    kernels: tuning.Decoder | None = None,
+    fused: bool = False,
 ) -> list[str]:
     """Compile `AutoencoderKL.decode` for latents like these into `folder`: a package and its inputs' layouts.
 
-    kernels: our own, which `decoder_blocks.supports` this decoder; None for what torch's compiler makes of it.
+    fused: with our kernels, for a decoder that `decoder_blocks.supports`; else what torch's compiler makes of it.
     Returns a warning where it was compiled once more.
     Raises IpaError when the toolchain fails, or what it made crashes or computes something else.
     """
@@ -45,7 +45,7 @@ def compile(
     ):
         report("tracing the decoder")
         with torch.no_grad():
-            program = torch.export.export(_Decode(vae, kernels), (weights, [latents]), strict=False)
+            program = torch.export.export(_Decode(vae, fused), (weights, [latents]), strict=False)
         program._example_inputs = None  # the weights: the worker makes up its own
         torch.export.save(program, Path(work, "program.pt2"))
         report("compiling the decoder")
@@ -89,11 +89,11 @@ def load(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:
 class _Decode(nn.Module):
     """`AutoencoderKL.decode` as a function of weights and latents."""
 
-    def __init__(self, vae: Any, kernels: tuning.Decoder | None):
+    def __init__(self, vae: Any, fused: bool):
         super().__init__()
         self.parts = [norms.on_meta(part) for part in _parts(vae)]  # a list, so that their parameters are not its own
-        if kernels is not None:
-            self.parts[-1] = decoder_blocks.FusedDecoder(norms.meta_copy(vae.decoder), kernels.tiles)
+        if fused:
+            self.parts[-1] = decoder_blocks.FusedDecoder(norms.meta_copy(vae.decoder))
         self.names = [list(dict(part.named_parameters())) for part in self.parts]
 
     def forward(self, weights: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:

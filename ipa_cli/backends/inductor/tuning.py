@@ -1,15 +1,14 @@
 """What our kernels are launched with, by CUDA compute capability, and what else may be chosen.
 
-The values for 9.0 were measured on an H100, those for cross attention and norms on an H200. The others were compiled
-for their cards without one, see `.ci/capabilities`: within a block's shared memory, and without registers that spill
-where others do not.
+The values for 9.0 were measured on an H100, those for cross attention, norms and the decoder on an H200. The others
+were compiled for their cards without one, see `.ci/capabilities`: within a block's shared memory, and without registers
+that spill where others do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ipa_cli.errors import UsageError
@@ -43,21 +42,6 @@ class GateQuantize(NamedTuple):
     warps: int
 
 
-class HalfConv(NamedTuple):
-    """A tile of a convolution in half precision: pixels of a line and channels."""
-
-    pixels: int
-    columns: int
-    warps: int
-    stages: int
-
-
-class Decoder(NamedTuple):
-    """Our kernels for a decoder's norms and sums, and for its convolutions by the channels that come out."""
-
-    tiles: Mapping[int, HalfConv] = MappingProxyType({})
-
-
 class NormQuantize(NamedTuple):
     """Rows that a block takes at once."""
 
@@ -84,7 +68,7 @@ class Card:
     gate_quantize: tuple[GateQuantize | None, ...] = (None,)  # with fp8 alone
     norm_quantize: tuple[NormQuantize | None, ...] = (None,)  # with fp8 alone
     hopper: bool = False  # kernels for wgmma: fp8 convolutions, and products whose scales are by rows or by blocks
-    decoder: Decoder | None = None  # None: what torch's compiler makes of it
+    decoder: bool = False  # our kernels for a decoder's norms, sums and output; else torch's compiler makes them
 
 
 class Tuning(NamedTuple):
@@ -126,6 +110,7 @@ TABLE: dict[tuple[int, int], Card] = {
         _GATE,
         (NormQuantize(1, 1), None),
         hopper=True,
+        decoder=True,
     ),
     (10, 0): Card(227 * KIB, (_WIDE_CROSS, *_CROSS), (None, Geglu(128, 128, 64, 16, 8, 3, True)), _GATE),
     (12, 0): Card(99 * KIB, _CROSS, (*_POINTERS, Geglu(128, 64, 64, 16, 8, 3, True)), _GATE),

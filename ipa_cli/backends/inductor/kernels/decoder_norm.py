@@ -16,7 +16,7 @@ from torch.library import triton_op
 from ipa_cli.backends.inductor.kernels.launch import launchable
 
 TILE = 8192  # numbers that a block of threads takes at once
-PIXELS, WARPS, STAGES = 32, 4, 1  # of `moments_kernel`: pixels taken at once, loads under way at once
+PIXELS, WARPS, STAGES = 32, 4, 3  # of `moments_kernel`: pixels taken at once, loads under way at once
 TAPS = 32  # columns of the last product: nine taps of three channels, and what fills them up
 
 
@@ -86,41 +86,41 @@ def scale_shift_kernel(
     weight,
     offset,
     out,
-    parts,
-    count,
+    height,
+    width,
     eps,
     CHANNELS: tl.constexpr,
     EACH: tl.constexpr,
     WIDE: tl.constexpr,
-    PARTS: tl.constexpr,
+    LINES: tl.constexpr,
     BIASED: tl.constexpr,
 ):
-    """One group; see `scale_shift` for the shapes. `count` is the pixels of a part; EACH channels are in a group."""
+    """One group of EACH channels, LINES of the picture at once; see `scale_shift` for the shapes."""
     group, which = tl.program_id(0), tl.program_id(1).to(tl.int64)
     within = tl.arange(0, WIDE)
     channel = group * EACH + within
     of_group = within < EACH
     batch = tl.num_programs(1).to(tl.int64)
-    means = moments + which * parts * CHANNELS + channel[None, :]
-    squares = means + batch * parts * CHANNELS
+    means = moments + which * height * CHANNELS + channel[None, :]
+    squares = means + batch * height * CHANNELS
     more = tl.zeros((WIDE,), tl.float32)
     if BIASED:
         more = tl.load(bias + channel, mask=of_group, other=0.0).to(tl.float32)
-    total, inside = tl.zeros((PARTS, WIDE), tl.float32), tl.zeros((PARTS, WIDE), tl.float32)
-    for start in range(0, parts, PARTS):
-        part = start + tl.arange(0, PARTS)
-        there = (part < parts)[:, None] & of_group[None, :]
-        at = part[:, None] * CHANNELS
+    total, inside = tl.zeros((LINES, WIDE), tl.float32), tl.zeros((LINES, WIDE), tl.float32)
+    for start in range(0, height, LINES):
+        line = start + tl.arange(0, LINES)
+        there = (line < height)[:, None] & of_group[None, :]
+        at = line[:, None] * CHANNELS
         total += tl.where(there, tl.load(means + at, mask=there, other=0.0) + more[None, :], 0.0)
         inside += tl.load(squares + at, mask=there, other=0.0)
-    mean = tl.sum(tl.sum(total, 1), 0) / (parts * EACH)
-    between = tl.zeros((PARTS, WIDE), tl.float32)
-    for start in range(0, parts, PARTS):
-        part = start + tl.arange(0, PARTS)
-        there = (part < parts)[:, None] & of_group[None, :]
-        apart = tl.load(means + part[:, None] * CHANNELS, mask=there, other=0.0) + more[None, :] - mean
+    mean = tl.sum(tl.sum(total, 1), 0) / (height * EACH)
+    between = tl.zeros((LINES, WIDE), tl.float32)
+    for start in range(0, height, LINES):
+        line = start + tl.arange(0, LINES)
+        there = (line < height)[:, None] & of_group[None, :]
+        apart = tl.load(means + line[:, None] * CHANNELS, mask=there, other=0.0) + more[None, :] - mean
         between += tl.where(there, apart * apart, 0.0)
-    variance = tl.sum(tl.sum(inside / count + between, 1), 0) / (parts * EACH)
+    variance = tl.sum(tl.sum(inside / width + between, 1), 0) / (height * EACH)
     scale = tl.load(weight + channel, mask=of_group, other=0.0).to(tl.float32) * (
         1 / tl.sqrt(variance + tl.cast(eps, tl.float32))
     )
@@ -151,22 +151,19 @@ def normed_kernel(
     PIXELS: tl.constexpr,
     DOUBLED: tl.constexpr,
     SILU: tl.constexpr,
-    EDGE: tl.constexpr,
 ):
-    """A piece of a line, some of its channels, with EDGE pixels of zeros around the picture."""
+    """A piece of a line, some of its channels."""
     blocks: tl.constexpr = CHANNELS // BLOCK
     which = (tl.program_id(2) // blocks).to(tl.int64)
     channel = tl.program_id(2) % blocks * BLOCK + tl.arange(0, BLOCK)
-    y = tl.program_id(0) - EDGE
-    x = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS) - EDGE
-    there = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    y = tl.program_id(0)
+    x = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    there = (x < width)[:, None]
     at = _place(which, y, x, height, width, DOUBLED)[:, None] * CHANNELS + channel
     behind = (tl.num_programs(2) // blocks).to(tl.int64) * CHANNELS
-    values = _scaled(states, at, factors, which * CHANNELS + channel, behind, there[:, None], SILU)
-    if EDGE:
-        values = tl.where(there[:, None], values, 0.0)
-    to = ((which * (height + 2 * EDGE) + y + EDGE) * (width + 2 * EDGE) + x + EDGE)[:, None] * CHANNELS + channel
-    tl.store(out + to, values.to(out.dtype.element_ty), mask=(x < width + EDGE)[:, None])
+    values = _scaled(states, at, factors, which * CHANNELS + channel, behind, there, SILU)
+    to = ((which * height + y) * width + x)[:, None] * CHANNELS + channel
+    tl.store(out + to, values.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -243,36 +240,36 @@ def add_moments(states: Tensor, residual: Tensor, bias: Tensor, doubled: bool) -
 
 @triton_op("ipa::scale_shift", mutates_args=())
 def scale_shift(
-    moments: Tensor, count: int, bias: Tensor | None, weight: Tensor, offset: Tensor, groups: int, eps: float
+    moments: Tensor, width: int, bias: Tensor | None, weight: Tensor, offset: Tensor, groups: int, eps: float
 ) -> Tensor:
     """What a group norm multiplies each channel by and then adds: (2, B, channels) in float32.
 
-    moments: (2, B, parts, channels), of parts of `count` pixels each, and of a picture that lacks `bias`, (channels,),
+    moments: (2, B, height, channels), of lines of `width` pixels each, and of a picture that lacks `bias`, (channels,),
     which the shift makes up for; weight, offset: those of the norm.
     """
-    _, batch, parts, channels = moments.shape
+    _, batch, height, channels = moments.shape
     made = moments.new_empty(2, batch, channels)
     each = channels // groups
     wide = triton.next_power_of_2(each)
     launchable(scale_shift_kernel)[(groups, batch)](
-        moments, weight if bias is None else bias, weight, offset, made, parts, count, eps,
-        channels, each, wide, min(triton.next_power_of_2(parts), 4096 // wide), bias is not None, num_warps=8,
+        moments, weight if bias is None else bias, weight, offset, made, height, width, eps,
+        channels, each, wide, min(triton.next_power_of_2(height), 4096 // wide), bias is not None, num_warps=8,
     )  # fmt: skip
     return made
 
 
 @triton_op("ipa::normed", mutates_args=())
-def normed(states: Tensor, factors: Tensor, doubled: bool, silu: bool, edge: int) -> Tensor:
-    """states * scale + shift of each channel and perhaps SiLU: (B, height + 2 * edge, width + 2 * edge, channels).
+def normed(states: Tensor, factors: Tensor, doubled: bool, silu: bool) -> Tensor:
+    """states * scale + shift of each channel and perhaps SiLU: (B, height, width, channels).
 
-    factors: as `scale_shift` gives them. The edges are zeros.
+    factors: as `scale_shift` gives them.
     """
     batch, height, width, channels = picture_shape(states, doubled)
-    out = states.new_empty(batch, height + 2 * edge, width + 2 * edge, channels)
+    out = states.new_empty(batch, height, width, channels)
     block, pixels = blocks(channels)
-    grid = (height + 2 * edge, -(-(width + 2 * edge) // pixels), batch * (channels // block))
+    grid = (height, -(-width // pixels), batch * (channels // block))
     launchable(normed_kernel)[grid](
-        states, factors, out, height, width, channels, block, pixels, doubled, silu, edge, num_warps=4
+        states, factors, out, height, width, channels, block, pixels, doubled, silu, num_warps=4
     )
     return out
 
