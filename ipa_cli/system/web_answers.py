@@ -8,7 +8,7 @@ MOST_BYTES = 16 << 20  # of one answer; parts of files are fetched by up to 8 Mi
 
 
 def limited() -> dict[str, Any]:
-    """Options of an `aiohttp.ClientSession` whose answers are read up to `MOST_BYTES`, and never decompressed.
+    """Options of a client session of aiohttp whose answers are read up to `MOST_BYTES`, and never decompressed.
 
     fsspec reads an answer to a request for a part of a file to its end, whatever was asked for.
     """

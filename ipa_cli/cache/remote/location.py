@@ -73,9 +73,8 @@ class Remote:
 
     def read(self, path: str, most: int) -> bytes | None:
         """The content of a file, None where there is none. Raises RemoteError, also for more than `most` bytes."""
-        system, root = self._system()
         try:
-            with self._within(ANSWER, system.open, f"{root}/{path}", "rb", cache_type="none") as file:
+            with self._opened_file(path) as file:
                 content = b""
                 while part := self._within(SILENCE, self._next, file, most + 1 - len(content)):
                     content += part
@@ -91,18 +90,20 @@ class Remote:
         A server that sends files only as a whole has `restart` called first. Raises FileNotFoundError where it is not
         there, EOFError where it has another size, RemoteError where it does not come.
         """
-        system, root = self._system()
+        try:
+            return self._fetch(path, size, have, write)
+        except ValueError:  # fsspec's HTTP, where the server knows of no ranges
+            if not have:
+                raise
+        restart()
+        return self._fetch(path, size, 0, write)
+
+    def _fetch(self, path: str, size: int, have: int, write: Callable[[bytes], Any]) -> int:
         came = 0
-        with self._within(ANSWER, system.open, f"{root}/{path}", "rb", cache_type="none") as file:
+        with self._opened_file(path, have) as file:
             there = getattr(file, "size", None)
             if there is not None and there != size:
                 raise EOFError(f"{there} bytes")
-            if have:
-                try:
-                    self._within(ANSWER, file.seek, have)
-                except ValueError:  # fsspec's stream over HTTP
-                    restart()
-                    have = 0
             while have + came < size:
                 part = self._within(SILENCE, self._next, file, size - have - came)
                 if not part:
@@ -110,6 +111,15 @@ class Remote:
                 write(part)
                 came += len(part)
         return came
+
+    def _opened_file(self, path: str, have: int = 0) -> Any:
+        """A file to be read from byte `have` on; a web server sends it in one answer, unless it is not the first."""
+        system, root = self._system()
+        how = {"block_size": 0} if not self.writable and not have else {"cache_type": "none"}
+        file: Any = self._within(ANSWER, system.open, f"{root}/{path}", "rb", **how)
+        if have:
+            self._within(ANSWER, file.seek, have)
+        return file
 
     def size(self, path: str) -> int | None:
         """The size of a file in bytes, None where there is none. Raises RemoteError."""

@@ -4,10 +4,12 @@ import functools
 import http.server
 import json
 import os
+import re
 import stat
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -336,6 +338,52 @@ def test_over_http_graphs_are_read_by_the_index_and_nothing_is_sent(shared, tmp_
 class Silent(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
+
+
+class Ranges(Silent):
+    """A server that sends parts of files, which the standard library's does not."""
+
+    def do_GET(self):
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if part is None:
+            return super().do_GET()
+        content = Path(self.translate_path(self.path)).read_bytes()
+        start, end = int(part[1]), min(int(part[2]) + 1, len(content))
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        self.wfile.write(content[start:end])
+        return None
+
+
+@pytest.mark.parametrize(("handler", "begins_again"), [(Silent, True), (Ranges, False)])
+def test_over_http_a_pull_that_broke_goes_on_where_the_server_sends_parts(
+    shared, tmp_path, monkeypatch, handler, begins_again
+):
+    entry = shared.publish(builder=large)
+    real = remote.Remote.fetch
+
+    def breaking(self, path, size, have, write, restart):
+        def broken(part):
+            write(part[: 1 << 14])
+            raise remote.RemoteError("the connection broke", "")
+
+        return real(self, path, size, have, broken, restart)
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "place"))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = remote.Remote(f"http://127.0.0.1:{server.server_port}/")
+        with monkeypatch.context() as patch, pytest.raises(remote.RemoteError):
+            patch.setattr(remote.Remote, "fetch", breaking)
+            shared.pull(place=place)
+        [pulled] = shared.pull(place=place)
+        assert pulled.fresh and pulled.received == entry.size - (0 if begins_again else 1 << 14)
+        server.shutdown()
+    with shared.worker.here() as store:
+        opened(store, pulled.entry)
 
 
 def test_a_place_that_hangs_is_given_up(shared, tmp_path, monkeypatch):
