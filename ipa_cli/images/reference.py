@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 FILE_BYTES = 256_000_000
 COMPARED = 500  # names of a folder at most with a misspelt one; 5,000 take a second, for each picture of a batch
+MISSPELT = 50  # names in a folder that are compared: where more are missing, as in a batch, they are not misspelt
 
+_missing_in: Counter[str] = Counter()
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|file|ftp):", re.IGNORECASE)
 
 
@@ -65,7 +68,7 @@ def expand(reference: str, note: Callable[[str], None] | None = None) -> list[st
             return [str(path)]
         if is_pattern(str(path)):  # Path.glob takes no absolute patterns
             return _readable(reference, map(Path, glob.iglob(str(path), recursive=True)), note)  # noqa: PTH207
-        named = [member for member in _pictures(path.parent) if member.stem == path.name]
+        named = _named(path.parent, path.name)
     except OSError as error:
         raise _unreadable(reference, error) from error
     if len(named) > 1:
@@ -161,8 +164,11 @@ def _read(path: Path) -> bytes:
         raise _missing(path) from error
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return _sorted(folder.iterdir(), SUFFIXES) if folder.is_dir() else []
+def _named(folder: Path, stem: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    near = (folder / name for name in os.listdir(folder) if name.startswith(stem))  # noqa: PTH208 (slower, for a batch)
+    return _sorted((member for member in near if member.stem == stem), SUFFIXES)
 
 
 def _sorted(paths: Iterable[Path], suffixes: Collection[str]) -> list[Path]:
@@ -212,6 +218,8 @@ def _missing(path: Path) -> IpaError:
             return IpaError(f"{path} does not exist", f"did you mean {slashed}?")
         if not path.parent.is_dir():
             return IpaError(f"{path} does not exist: there is no folder {path.parent}", "check the path")
+        if _misspelt(str(path.parent)) > MISSPELT:
+            return IpaError(f"{path} does not exist", "check the path")
         some = islice(path.parent.iterdir(), COMPARED + 1)
         names = {member.name.casefold(): member.name for member in some}
     except OSError as error:
@@ -224,6 +232,14 @@ def _missing(path: Path) -> IpaError:
     near += [names[name] for name in difflib.get_close_matches(path.name.casefold(), names, n=1, cutoff=0.8)]
     hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
     return IpaError(f"{path} does not exist", hint)
+
+
+def _misspelt(folder: str) -> int:
+    """How many names were looked for in vain in this folder."""
+    if len(_missing_in) >= COMPARED:
+        _missing_in.clear()
+    _missing_in[folder] += 1
+    return _missing_in[folder]
 
 
 def _unreadable(name: str, error: OSError) -> IpaError:

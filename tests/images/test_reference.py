@@ -127,6 +127,12 @@ def test_loading_what_is_not_there_gets_a_suggestion_too(folder):
     assert refused(f"{folder}/catt2.png", "does not exist").hint == f"did you mean {folder}/cat2.png?"
 
 
+def test_names_are_compared_no_more_where_many_are_missing(folder):
+    """A batch of 100,000 whose pictures are elsewhere took 30 ms for each."""
+    hints = [refused(f"{folder}/catt2.png", "does not exist").hint for _ in range(reference.MISSPELT + 1)]
+    assert set(hints[:-1]) == {f"did you mean {folder}/cat2.png?"} and hints[-1] == "check the path"
+
+
 def test_a_name_is_not_compared_with_those_of_a_large_folder(tmp_path):
     for number in range(reference.COMPARED + 1):
         Path(tmp_path, f"{number}.png").touch()
