@@ -84,6 +84,7 @@ SCHEDULER = {
     "beta_end": 0.02,
     "beta_schedule": "scaled_linear",
     "prediction_type": "v_prediction",
+    "clip_sample": False,
     "interpolation_type": "linear",
     "timestep_spacing": "trailing",
     "steps_offset": 1,

@@ -43,6 +43,9 @@ class Scheduler:
 
 
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
+# diffusers cuts predictions off at -1 and 1 for these two unless a model's config says otherwise. That is for models of
+# pixels: latents are larger, and the config of another scheduler does not have to say it.
+_UNCUT = {"clip_sample": False}
 _DPM, _UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
 # Those that call the UNet twice a step: heun, dpm2, dpm2-a, dpm++-sde. A class without settings comes first.
 SCHEDULERS = {
@@ -65,8 +68,8 @@ SCHEDULERS = {
     "dpm++-sde": Scheduler(
         "DPMSolverSDEScheduler", "DPM++ SDE", ("dpmpp_sde", "dpmpp_sde_gpu"), (), K_DIFFUSION, needs="torchsde"
     ),
-    "ddim": Scheduler("DDIMScheduler", "DDIM", ("ddim",), (), SPACINGS, has_eta=True),
-    "ddpm": Scheduler("DDPMScheduler", "DDPM", ("ddpm",), (), SPACINGS),
+    "ddim": Scheduler("DDIMScheduler", "DDIM", ("ddim",), (), SPACINGS, _UNCUT, has_eta=True),
+    "ddpm": Scheduler("DDPMScheduler", "DDPM", ("ddpm",), (), SPACINGS, _UNCUT),
     "unipc": Scheduler(_UNIPC, "UniPC order 2", (), (), SOLVER),
     "unipc-bh1": Scheduler(
         _UNIPC, "UniPC", (), (), SOLVER, {"solver_type": "bh1", "solver_order": 3, "final_sigmas_type": "sigma_min"}

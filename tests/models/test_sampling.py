@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 
@@ -14,6 +15,7 @@ from ipa_cli.engine import schedules
 from ipa_cli.models.architectures import SDXL
 from ipa_cli.models.architectures.base import PRESETS
 from ipa_cli.models.plan import make_plan
+from ipa_cli.models.schedule import Schedule
 from ipa_cli.models.schedulers import SCHEDULERS, Sampling
 from ipa_cli.pipeline import sampler
 from ipa_cli.result import NullReporter
@@ -131,3 +133,13 @@ def test_given_timesteps_and_another_prediction_are_those_of_diffusers(world):
     expected, _ = theirs(scheduler, lambda one: one.set_timesteps(timesteps=list(given)), noise, 5)
     found, timesteps = ours(Sampling("lcm", timesteps=given, prediction_type="sample"), 4, noise, 5)
     assert timesteps == list(given) and (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_latents_are_not_cut_off_at_one(world, name):
+    """As many repositories of SDXL leave out `clip_sample`, which their own scheduler does not know."""
+    plan = make_plan(Settings())
+    silent = {key: value for key, value in CONFIG.items() if key != "clip_sample"}
+    plan = replace(plan, configs={**plan.configs, "scheduler": silent})
+    found = schedules.find(Settings(), plan, Sampling(name), 4, NullReporter())
+    assert isinstance(found, Schedule)

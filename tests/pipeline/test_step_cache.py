@@ -255,7 +255,7 @@ def test_samplers_that_add_noise_or_call_twice_are_not_forecast(engine, asked, n
 
 def test_every_sampler_that_is_forecast_calls_the_unet_once_a_step_and_adds_no_noise(engine):
     for name in step_cache.SMOOTH:
-        if schedulers.SCHEDULERS[name].needs is None and name != "ddim":  # no table says what it does: it clips
+        if schedulers.SCHEDULERS[name].needs is None:
             found = schedules.find(engine.settings, engine.plan, Sampling(name), 4, NullReporter())
             assert isinstance(found, Schedule), name
             assert len({step.timestep for step in found.steps}) == 4, name
