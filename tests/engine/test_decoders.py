@@ -9,6 +9,7 @@ import torch
 
 from ipa_cli import backends, cache
 from ipa_cli.backends.inductor import backend as inductor
+from ipa_cli.backends.inductor import decoder as inductor_decoder
 from ipa_cli.cache import Store
 from ipa_cli.config import Settings
 from ipa_cli.engine import decoders
@@ -119,6 +120,29 @@ def test_pictures_are_decoded_by_the_graph_where_the_unet_has_one(compiled, monk
     plain, by_graph, later = drawn(False), drawn(True), drawn(False)
     assert (plain + by_graph - 255).abs().max() <= 1
     assert torch.equal(by_graph, later)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "converted", "config", "capability", "fused"),
+    [
+        (torch.float16, True, {}, (9, 0), True),
+        (torch.float16, True, {}, (8, 9), False),
+        (torch.float16, False, {}, (9, 0), False),
+        (torch.bfloat16, True, {}, (9, 0), False),
+        (torch.float32, True, {}, (9, 0), False),
+        (torch.float16, True, {"act_fn": "mish"}, (9, 0), False),
+        (torch.float16, True, {"out_channels": 4}, (9, 0), False),
+        (torch.float16, True, {"block_out_channels": [8, 32, 64, 64]}, (9, 0), False),
+    ],
+)
+def test_our_kernels_decode_only_where_they_were_checked(dtype, converted, config, capability, fused, monkeypatch):
+    given = json.loads((DEMO / "vae" / "config.json").read_text())
+    vae = AutoencoderKL({**given, **config}).requires_grad_(False).to(dtype)
+    if converted:
+        channels_last.convert(vae)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(inductor_decoder, "compile", lambda *given: [given[-1]])
+    assert inductor.compile_decoder(vae, None, None, {}, None) == [fused]
 
 
 @pytest.mark.gpu

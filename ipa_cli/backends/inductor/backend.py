@@ -159,7 +159,8 @@ def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[st
 
     from ipa_cli.backends.inductor import decoder, decoder_blocks
 
-    fused = decoder_blocks.supports(vae.decoder) and tuning.card(torch.cuda.get_device_capability(vae.device)).decoder
+    card = tuning.card(torch.cuda.get_device_capability(vae.device))
+    fused = card.decoder and decoder_blocks.supports(vae.decoder)
     return decoder.compile(vae, latents, folder, options, report, fused)
 
 

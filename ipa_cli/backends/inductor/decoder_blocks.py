@@ -55,11 +55,10 @@ def supports(decoder: Any) -> bool:
     """
     from ipa_cli.networks.autoencoder import ResnetBlock2D
 
-    weight, blocks = decoder.conv_in.weight, [one for one in decoder.modules() if isinstance(one, ResnetBlock2D)]
+    blocks = [one for one in decoder.modules() if isinstance(one, ResnetBlock2D)]
     upsamplers = [one for block in decoder.up_blocks for one in block.upsamplers or ()]
     return (
-        weight.is_cuda
-        and weight.dtype == torch.float16
+        decoder.conv_in.weight.dtype == torch.float16
         and decoder.conv_out.out_channels <= 3
         and all(isinstance(block.nonlinearity, nn.SiLU) for block in blocks)
         and all(conv.in_channels % LEAST == 0 for block in blocks for conv in (block.conv1, block.conv2))

@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="needs Triton")
 
 # In a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
 SCRIPT = """
+import ctypes
 import sys
 import torch
 from ipa_cli.backends.inductor import norms
@@ -100,6 +101,58 @@ for doubled, wide in [(False, 9), (True, 5)]:
     weight, bias = normal(3, channels, 3, 3), normal(3)
     got = decoder_norm.output_convolution(total, factors, weight, bias)
     check(got, F.conv2d(F.silu(norm), weight.float(), bias.float(), padding=1))
+# Pictures of which the second begins 2^31 numbers behind the first; what lies between is not touched.
+height, width, channels = 2**15, 2**11, 32
+memory = []
+
+
+def far(numbers):
+    # Integers of a byte, and where they begin: of a kernel's argument the interpreter copies all that it holds.
+    memory.append(torch.empty(numbers, device=device, dtype=torch.int8))
+    start = ctypes.c_int8.from_address(memory[-1].data_ptr())
+    return memory[-1], memory[-1] if device == "cuda" else torch.frombuffer(start, dtype=torch.int8)
+
+
+def small(*shape):
+    return torch.randint(-9, 9, shape, device=device, dtype=torch.int8)
+
+
+(first, given), (second, made) = far(2**31 + 2**24), far(2**31 + 2**24)
+for doubled in (False, True):
+    size, line = height * width * channels, small(1, 1, width, channels)
+    if doubled:
+        size, line = (height // 2 + 1) * (width // 2 + 1) * 4 * channels, small(1, 2, width // 2 + 1, 4 * channels)
+    first[size : size + line.numel()] = line.flatten()
+    plain = (decoder_norm.subpixel_place(line) if doubled else line)[0, 0].float()
+    moments = torch.zeros(2, 2, height, channels, device=device)
+    factors = torch.ones(2, 2, channels, device=device)
+    decoder_norm.moments_kernel[(1, 1, 2)](
+        given, given, given, given, moments, height, width, channels, channels, 32, doubled, False, 1
+    )
+    check(moments[:, 1, 0], torch.stack([plain.mean(0), plain.var(0, correction=0) * width]))
+    own = second[height * width * channels :][: width * channels].view(width, channels)
+    decoder_norm.normed_kernel[(1, 1, 2)](given, factors, made, height, width, channels, channels, 64, doubled, False)
+    assert torch.equal(own[:64], plain[:64].to(torch.int8) + 1)
+    own[:] = small(width, channels)
+    total = own.float() + plain + 2
+    bias = torch.full((channels,), 2, device=device, dtype=dtype)
+    decoder_norm.moments_kernel[(1, 1, 2)](
+        made, given, bias, made, moments, height, width, channels, channels, 32, doubled, True, 1
+    )
+    assert torch.equal(own.float(), total)
+    check(moments[:, 1, 0], torch.stack([total.mean(0), total.var(0, correction=0) * width]))
+weight = small(32, channels).to(dtype) / 32
+pixels, (planes, given_planes), (out, made) = height * width, far(2**32), far(6 * height * width)
+decoder_norm.taps_kernel[(1, 2)](given, factors, weight, given_planes, pixels, channels, channels, 128, 32)
+states = first[pixels * channels :][: 128 * channels].view(128, channels).float() + 1
+own = planes.view(2, 32, pixels)[1]
+assert (own[:, :128].t() - F.silu(states) @ weight.float().t()).abs().max() < 1.1  # cut to a byte
+own[:27, : 2 * width] = small(27, 2 * width)
+lines = F.pad(own[:27, : 2 * width].view(3, 3, 3, 2, width).float(), (1, 1))
+decoder_norm.sum_of_taps_kernel[(1, 1, 6)](given_planes, bias, made, height, width, 3, 32, 1024)
+total = sum(lines[row, tap, :, row - 1, tap : tap + 1024] for row in (1, 2) for tap in range(3)) + 2
+assert torch.equal(out.view(2, 3, pixels)[1, :, :1024].float(), total)
+memory.clear()
 blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
 vae = AutoencoderKL({"block_out_channels": [16, 32], "norm_num_groups": 4, **blocks}).requires_grad_(False).to(device)
 latents = normal(2, 4, 3, 4)

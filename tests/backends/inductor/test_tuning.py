@@ -35,7 +35,7 @@ def test_before_ampere_no_kernel_of_ours_is_used():
 def test_fp8_begins_with_ada_and_descriptors_with_hopper():
     for capability, card in tuning.TABLE.items():
         assert (card.gate_quantize != (None,)) == (capability >= backend.CAPABILITIES.fp8)
-        assert card.hopper == (capability == (9, 0))
+        assert card.hopper == card.decoder == (capability == (9, 0))
         assert capability >= (9, 0) or not any(one and one.descriptors for one in card.geglu)
 
 
