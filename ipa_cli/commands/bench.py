@@ -99,7 +99,7 @@ def bench(
     if tune:
         given = (backends, python, size, batch, dynamic, runs, budget, compare, folder, resume, force, markdown)
         return _tune(context, any(given))
-    options.check_not_stdout(folder, "a bench", "--output bench")
+    options.check_on_disk(folder, "a bench", "--output bench")
     if resume and folder is None:
         raise UsageError("--resume continues the bench in a folder", "name the folder with --output")
     kept = files.earlier_request(folder, bool(backends)) if resume and folder is not None else None

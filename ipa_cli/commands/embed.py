@@ -34,7 +34,7 @@ def embed(
     """Encode reference pictures to a file, for drawing with --embeds without the image encoder."""
     from ipa_cli.engine import embed as encoding
 
-    options.check_not_stdout(file, "image embeddings", "--output cat.safetensors")
+    options.check_on_disk(file, "image embeddings", "--output cat.safetensors")
     settings = options.settings(context).settings
     done = encoding.embed(settings, config.expanded(file), force, context.obj, context.obj.live)
     count = len(done.sources)

@@ -16,6 +16,7 @@ from typer.core import TyperOption
 
 from ipa_cli import config
 from ipa_cli.commands.base import with_options
+from ipa_cli.config import checks
 from ipa_cli.config.setting import MACHINE, MODEL, PANELS
 from ipa_cli.config.values import element_type, expected, flag_of
 from ipa_cli.errors import UsageError
@@ -112,6 +113,13 @@ def check_not_stdout(path: Path | None, what: str, example: str) -> None:
     """Raise UsageError for `-` in the place of a file or folder that is written."""
     if str(path) == "-":
         raise UsageError(f"{what} cannot be written to stdout", f"name a file or folder, such as {example}")
+
+
+def check_on_disk(path: Path | None, what: str, example: str) -> None:
+    """Raise UsageError for `-`, and for an address, in the place of a file or folder that is written."""
+    check_not_stdout(path, what, example)
+    if (wrong := checks.on_disk(str(path))) is not None:
+        raise UsageError(f"{what} cannot be written to {path}: {wrong}", f"name a file or folder, such as {example}")
 
 
 def resolved(context: typer.Context, picture: config.Layer | None = None) -> config.Resolved:

@@ -109,7 +109,7 @@ def sweep_scale(
     from ipa_cli.sweep import plan, run
     from ipa_cli.system.inputs import check_stdin
 
-    options.check_not_stdout(folder, "a sweep", "--output sweep")
+    options.check_on_disk(folder, "a sweep", "--output sweep")
     given = context.params
     pictures = (*(image or ()), *(given["mask"] or ()), *map(given.get, ONE_PICTURE))
     check_stdin((*(prompts or ()), *pictures, *(encoded or ())))

@@ -88,6 +88,12 @@ def prompt(value: str) -> str | None:
     return f"expected at most {MAX_PROMPT} characters, not {len(value)}" if too_long else unicode(value)
 
 
+def on_disk(output: str) -> str | None:
+    """What is wrong with the name of a file or folder that is an address, and would become a folder named `s3:`."""
+    address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", output)
+    return "an address is for `ipa batch` alone; others write on disk" if address else None
+
+
 def inside(value: str) -> str | None:
     """A check that a name stays inside its repository."""
     outside = value.startswith("/") or ".." in value.split("/")

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ipa_cli.config.checks import on_disk
 from ipa_cli.errors import UsageError
 from ipa_cli.system.files import numbered
 
@@ -76,6 +77,8 @@ def _template(output: str | None, format: str | None) -> str:
         return DEFAULT_NAME + usual
     if not output or "\0" in output:
         raise UsageError(f"--output {output!r} is not a file name", "--output cat.png")
+    if (wrong := on_disk(output)) is not None:
+        raise UsageError(f"--output {output}: {wrong}", "--output cat.png")
     try:
         text = str(Path(output).expanduser()) if output.startswith("~") else output
     except RuntimeError as error:

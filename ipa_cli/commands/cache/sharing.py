@@ -25,7 +25,7 @@ def export_graphs(
     """Write graphs to an archive, for a machine like this one."""
     from ipa_cli import cache
 
-    options.check_not_stdout(file, "an archive", "graphs.tar")
+    options.check_on_disk(file, "an archive", "graphs.tar")
     store = shared.store(context)
     items = cache.plan(cache.scan(store), prefixes=key or ()).items
     entries = [item for item in items if isinstance(item, cache.Entry)]
