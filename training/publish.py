@@ -19,7 +19,7 @@ from training.evaluate import pil
 #: A style of striking colours among those kept from training, chosen by eye.
 REFERENCE_SEED, REFERENCE_NUMBER = 7, 13
 DEFAULTS = {
-    "about": "the shipped miniature",
+    "about": "the demo model, which comes with ipa",
     "prompt": "a large star in the middle",
     "negative_prompt": "",
     "width": 256,

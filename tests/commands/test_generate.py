@@ -493,7 +493,7 @@ def test_ctrl_c_during_the_steps_leaves_nothing(ipa_process, world):
 
 def test_ctrl_c_twice_while_loading_answers_a_script_with_one_object(ipa_process, world):
     twice = (signal.SIGINT, signal.SIGINT)
-    ran = ipa_process("generate", *FAST, "--json", interrupt_at="this is the shipped miniature", signals=twice)
+    ran = ipa_process("generate", *FAST, "--json", interrupt_at="this is the demo model", signals=twice)
     assert ran.exit_code in (130, -signal.SIGINT), ran.stderr  # one that finds Python on its way out ends it at once
     assert ran.error()["type"] == "Interrupted"
     assert world.files() == []
