@@ -5,13 +5,16 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
 from ipa_cli.errors import IpaError
 
+_DEEP = re.compile(r"(^|/)\*\*(/|$)")
+_REPEATED = re.compile(r"(?<![^/])(\*\*/)+(?=\*\*(/|$))")
 FILE_ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".json")
 
 
@@ -40,6 +43,40 @@ def exists(text: str, kind: Callable[[Path], bool] = Path.exists) -> bool:
         return False
 
 
+def matches(pattern: str) -> Iterator[Path]:
+    """The paths that match a pattern, in any order; `**` is any folders, each entered once where links lead in circles.
+
+    Raises ValueError for more than two of these, which take time without end, and OSError.
+    """
+    pattern = _REPEATED.sub("", pattern)
+    if pattern.split("/").count("**") > 2:
+        raise ValueError("more than two ** in a pattern")
+    found = _DEEP.search(pattern)
+    if found is None:
+        yield from map(Path, glob.iglob(pattern))  # noqa: PTH207 (Path.glob takes no absolute patterns)
+        return
+    above, below = pattern[: found.start()], pattern[found.end() :] or "*"
+    seen = set[tuple[int, int]]()
+    for top in glob.glob(above) if above else ["/" if found[0].startswith("/") else "."]:  # noqa: PTH207
+        for folder in _folders(top, seen):
+            yield from matches(f"{glob.escape(folder)}/{below}")
+
+
+def _folders(top: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """A folder and those below it that are not hidden, but none of those `seen`."""
+    todo = [top]
+    while todo:
+        folder = todo.pop()
+        with suppress(OSError):  # it cannot be read
+            about = os.stat(folder)  # noqa: PTH116
+            if (about.st_dev, about.st_ino) in seen:
+                continue
+            seen.add((about.st_dev, about.st_ino))
+            with os.scandir(folder) as members:
+                todo += [one.path for one in members if not one.name.startswith(".") and one.is_dir()]
+            yield folder
+
+
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether what a picture's name stands for is outside `folder`, links resolved.
 
@@ -53,7 +90,7 @@ def _meant(path: Path) -> Iterable[Path]:
     if os.path.lexists(path):
         return _links(str(path), path.stat().st_mtime_ns) if path.is_dir() else ()
     if glob.has_magic(str(path)):
-        return map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207
+        return matches(str(path))
     above = path.parent
     links = _links(str(above), above.stat().st_mtime_ns) if above.is_dir() else ()
     return (link for link in links if link.stem == path.name)

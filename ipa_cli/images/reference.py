@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ipa_cli.config.places import matches
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import colour, mask
 from ipa_cli.images.decode import OTHER_SUFFIXES, SUFFIXES, decode, decoded, missing
@@ -66,11 +67,13 @@ def expand(reference: str, note: Callable[[str], None] | None = None) -> list[st
             return _readable(reference, path.iterdir(), note)
         if path.exists():
             return [str(path)]
-        if is_pattern(str(path)):  # Path.glob takes no absolute patterns
-            return _readable(reference, map(Path, glob.iglob(str(path), recursive=True)), note)  # noqa: PTH207
+        if is_pattern(str(path)):
+            return _readable(reference, matches(str(path)), note)
         named = _named(path.parent, path.name)
     except OSError as error:
         raise _unreadable(reference, error) from error
+    except ValueError as error:
+        raise UsageError(f"{reference}: {error}", "such as 'pics/**/*.jpg'") from error
     if len(named) > 1:
         names = ", ".join(member.name for member in named)
         raise IpaError(f"{reference} could be any of {names}", f"name one: {named[0]}")

@@ -111,6 +111,22 @@ def test_pictures_that_cannot_be_read_are_reported_of(folder, monkeypatch):
     assert caught.value.hint == "pip install pillow-heif"
 
 
+def test_a_pattern_enters_each_folder_once_though_links_lead_in_circles(folder):
+    (folder / "a/b/.hidden").mkdir(parents=True)
+    for name in ("a/1.png", "a/b/2.png", "a/b/.hidden/3.png"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    for name in ("one", "two", "a/up"):
+        (folder / name).symlink_to(folder)
+    below = [f"{folder}/a/1.png", f"{folder}/a/b/2.png"]
+    top = expand(f"{folder}/*.png")
+    assert sorted(expand(f"{folder}/**/*.png")) == sorted([*top, *below])
+    assert sorted(expand(f"{folder}/**/**/**/**/**/*.png")) == sorted([*top, *below])
+    assert sorted(expand(f"{folder}/a/**/[0-9].png")) == below and expand(f"{folder}/**/b/**/*.png") == below[1:]
+    assert set(expand(f"{folder}/a/**")) >= set(below)
+    with pytest.raises(UsageError, match=r"more than two \*\* in a pattern"):
+        expand(f"{folder}/**/a/**/a/**/a.png")
+
+
 def test_links_that_lead_nowhere_are_reported_of(folder):
     """As git-annex leaves them for what was not fetched."""
     (folder / "lost.png").symlink_to("nowhere/lost.png")
