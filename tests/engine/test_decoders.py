@@ -88,6 +88,15 @@ def test_the_key_tells_what_changes_the_code_and_not_the_weights(vae):
     assert decoders.key(vae, WANTED) != own
 
 
+def test_a_graph_of_another_version_of_the_code_is_not_opened(vae, compiled, tmp_path, monkeypatch):
+    store, reporter = Store(tmp_path / "cache"), Said()
+    decoders.prepare(vae, WANTED, "demo", store, reporter)
+    monkeypatch.setattr(backends, "code", lambda name: "0123")
+    assert decoders.find(vae, WANTED, store, reporter) is None
+    assert not reporter.warnings
+    assert decoders.prepare(vae, WANTED, "demo", store, reporter).origin == "compiled"
+
+
 def test_a_damaged_graph_is_reported_and_not_used(vae, compiled, tmp_path):
     store, reporter = Store(tmp_path / "cache"), Said()
     made = decoders.prepare(vae, WANTED, "demo", store, reporter)
