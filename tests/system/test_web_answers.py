@@ -58,8 +58,13 @@ def url():
 
 
 def test_an_answer_is_read_no_further_than_anything_asks_for(url):
+    place = remote.Remote(f"{url}/endless")
+    with pytest.raises(remote.RemoteError, match="has more than 1000 bytes"):
+        place.read("graphs/a.json", 1000)
+    came = bytearray()
     with pytest.raises(remote.RemoteError, match=f"it sends more than {web_answers.MOST_BYTES} bytes at once"):
-        remote.Remote(f"{url}/endless").read("graphs/a.json", 1000)
+        place.fetch("blobs/a", 100, 10, came.extend, came.clear)  # what broke off goes on from byte 10
+    assert not came
 
 
 def test_an_answer_is_not_unpacked(url):
