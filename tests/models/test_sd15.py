@@ -123,7 +123,8 @@ def theirs(kind: str, model: Path, adapters: Path, file: str, images: list[Path]
     pipeline.set_progress_bar_config(disable=True)
     scheduler = changes.pop("scheduler", None)
     if scheduler:
-        pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler].class_name).from_config(pipeline.scheduler.config)
+        kind, settings = SCHEDULERS[scheduler].class_name, SCHEDULERS[scheduler].settings
+        pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
     pipeline.set_ip_adapter_scale(scale)
     opened = [Image.open(path).convert("RGB") for path in images]
     arguments = {
