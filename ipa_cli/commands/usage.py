@@ -27,7 +27,9 @@ def explained(error: Any, command: str) -> UsageError:
         names = [name for one in context.command.get_params(context) for name in (*one.opts, *one.secondary_opts)]
         flag = error.option_name
         if flag.startswith("--") and flag[2:].replace("-", "_") in config.FIELDS:
-            return UsageError(f"{name} has no flag {flag}", f"{page} lists its flags; `ipa generate` has {flag}")
+            # --scales for --scale; for --batch-size the likest name would be another thing.
+            near = suggest(flag, [one for one in names if one.startswith(flag)])
+            return UsageError(f"{name} has no flag {flag}{near}", f"{page} lists its flags; `ipa generate` has {flag}")
         return UsageError(f"there is no flag {flag}{_near(flag, names)}", page)
     if kind == "BadOptionUsage":
         does = "takes no value" if "does not take" in said else "needs a value"

@@ -54,7 +54,7 @@ def test_compile_says_what_it_made(compiled: Compiled) -> None:
 
 def test_a_terminal_sees_how_far_it_is(compiled: Compiled) -> None:
     assert "compiling for 64..256, 2 in a call: tracing transformerblock-" in compiled.shown
-    assert "s (8 of 8)" in compiled.shown
+    assert "from uncompiled (8 of 8)" in compiled.shown
 
 
 @pytest.mark.parametrize(

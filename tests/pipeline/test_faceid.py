@@ -109,7 +109,7 @@ def test_a_face_draws_what_it_draws_in_diffusers(ipa, world, models, pipelines, 
         expected = theirs(pipeline, file, scale, with_zeros(faces[:, None] if unnormed else faces))
         drawn.append(ours(ipa, models[family], file, scale, "--embeds", "face.npy"))
         assert abs(drawn[-1] - expected).max() <= 1
-    assert abs(drawn[0] - drawn[1]).max() > 8  # the face matters
+    assert abs(drawn[0] - drawn[1]).max() > 4  # the face matters
 
 
 @pytest.mark.parametrize("family", PIPELINES)
