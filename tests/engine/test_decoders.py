@@ -14,6 +14,7 @@ from ipa_cli.cache import Store
 from ipa_cli.config import Settings
 from ipa_cli.engine import decoders
 from ipa_cli.engine.engine import Engine
+from ipa_cli.errors import IpaError
 from ipa_cli.models.plan import DEMO, make_plan
 from ipa_cli.models.vae import channels_last
 from ipa_cli.networks.autoencoder import AutoencoderKL
@@ -150,8 +151,23 @@ def test_our_kernels_decode_only_where_they_were_checked(dtype, converted, confi
     if converted:
         channels_last.convert(vae)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(inductor_decoder, "compile", lambda *given: [given[-1]])
+    monkeypatch.setattr(inductor_decoder, "compile", lambda *given, fused=False: [fused])
     assert inductor.compile_decoder(vae, None, None, {}, None) == [fused]
+
+
+def test_a_decoder_that_fails_to_compile_with_our_kernels_is_compiled_without_and_warned_of(monkeypatch):
+    vae = AutoencoderKL(json.loads((DEMO / "vae" / "config.json").read_text())).to(torch.float16)
+    channels_last.convert(vae)
+
+    def compile(*given: object, fused: bool = False) -> list[str]:
+        if fused:
+            raise IpaError("compiling the decoder failed twice")
+        return ["the rest"]
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(inductor_decoder, "compile", compile)
+    warning, rest = inductor.compile_decoder(vae, None, None, {}, None)
+    assert "without our kernels: compiling the decoder failed twice" in warning and rest == "the rest"
 
 
 @pytest.mark.gpu

@@ -160,8 +160,13 @@ def compile_decoder(vae: Any, latents: Tensor, folder: Path, options: Mapping[st
     from ipa_cli.backends.inductor import decoder, decoder_blocks
 
     card = tuning.card(torch.cuda.get_device_capability(vae.device))
-    fused = card.decoder and decoder_blocks.supports(vae.decoder)
-    return decoder.compile(vae, latents, folder, options, report, fused)
+    if not card.decoder or not decoder_blocks.supports(vae.decoder):
+        return decoder.compile(vae, latents, folder, options, report)
+    try:
+        return decoder.compile(vae, latents, folder, options, report, fused=True)
+    except IpaError as error:  # such as a kernel that this version of Triton does not compile
+        warning = f"the decoder is compiled without our kernels: {error.message}"
+        return [warning, *decoder.compile(vae, latents, folder, options, report)]
 
 
 def load_decoder(vae: Any, folder: Path) -> Callable[[Tensor], Tensor]:
