@@ -19,6 +19,7 @@ from ipa_cli.models.plan import make_plan
 from ipa_cli.models.schedulers import SCHEDULERS, Sampling
 from ipa_cli.pipeline import sampler
 from ipa_cli.result import NullReporter
+from tests.seeds import after_noise
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,7 +84,7 @@ def ends(module, name, function, more, schedule, steps):
     if name in ("heun", "dpm2", "dpm2-a"):  # which list those between, or each twice
         levels = torch.cat([levels[:1], levels[1::2] if name == "heun" else levels[2::2]])
     found = schedules.find(settings, plan, sampling, steps, NullReporter())
-    chosen = sampler.of(found, sampling, steps, seeds=(SEED,))
+    chosen = sampler.of(found, sampling, steps, after_noise(SEED))
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(SEED))
     first = levels[0] / (1 if scheduler.init_noise_sigma > 1.5 else (levels[0] ** 2 + 1) ** 0.5)
     latents = chosen.begin(noise) * float(first) / float(scheduler.init_noise_sigma)
