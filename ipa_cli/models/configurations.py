@@ -127,7 +127,8 @@ TEXT: Mapping[str, Field] = {
     **_CLIP,
     "vocab_size": whole(3, 1_000_000),
     "max_position_embeddings": whole(3, 1024),
-    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _TOKEN),
+    "eos_token_id": whole(0, 1_000_000),
+    **dict.fromkeys(("bos_token_id", "pad_token_id"), _TOKEN),
 }
 VISION: Mapping[str, Field] = {
     **_CLIP,

@@ -172,6 +172,7 @@ REFUSED: tuple[Case, ...] = (
         TEXT, {"vocab_size": (HUGE, 10, "755"), "max_position_embeddings": (HUGE, 1, 78), "num_attention_heads": (7,)}
     ),
     *_wrong(TEXT, {"hidden_act": ("os.system", {"a": 1}), "model_type": ("t5", 7), "layer_norm_eps": (float("nan"),)}),
+    *_wrong(TEXT, {"eos_token_id": (None,)}),
     *_wrong(
         TEXT_2, {"projection_dim": (HUGE, 64), "eos_token_id": ([1], -1, HUGE), "text_config": ({"hidden_size": 7},)}
     ),
