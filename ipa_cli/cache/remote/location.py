@@ -220,9 +220,7 @@ class Remote:
         except (IpaError, ImportError):
             raise
         except Exception as error:
-            for one in filter(
-                None, (error, error.__cause__)
-            ):  # adlfs raises a RuntimeError of what Azure's library says
+            for one in (error, error.__cause__ or error):  # adlfs raises a RuntimeError from what Azure's library says
                 if isinstance(one, OSError) or type(one).__module__.partition(".")[0] in _LIBRARIES:
                     raise self._failure(one) from error
             raise
