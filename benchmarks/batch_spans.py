@@ -15,6 +15,8 @@ from typing import Any
 
 from ipa_cli.batch import worker
 from ipa_cli.batch.jobs import Job
+from ipa_cli.batch.prepared import Preparation
+from ipa_cli.batch.task import Task
 from ipa_cli.config import Settings
 from ipa_cli.engine.encodings import Encodings
 from ipa_cli.engine.engine import Engine
@@ -30,7 +32,7 @@ SPANS = {  # what is timed, by thread
     "main:   steps": (Engine, "_denoise"),
     "main:     waiting for the GPU": (StepClock, "mark"),
     "main: what drew it": (worker, "drawn_by"),
-    "reader: making a job ready": (worker.Worker, "_prepare"),
+    "reader: making a job ready": (Preparation, "one"),
     "writers: all of it": (worker.Worker, "_keep"),
     "writers:   record": (worker, "record"),
     "writers:   compressing": (worker.encode, "encode"),
@@ -70,7 +72,7 @@ def measure(engine: Engine, settings: Settings, out: Path) -> Iterator[dict[str,
         for n in range(size * (WARM + TIMED + SEEN))
     ]
     with ExitStack() as undo:
-        drawer = worker.Worker(worker.Task(settings, str(out / "profiled"), 0), NullReporter(), lambda *_: engine)
+        drawer = worker.Worker(Task(settings, str(out / "profiled"), 0), NullReporter(), lambda *_: engine)
         undo.callback(drawer.close)
         for name, (owner, attribute) in SPANS.items():
             undo.enter_context(_timed(owner, attribute, spans, name))

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
-from ipa_cli.batch.worker import AHEAD, Bug, Task, waiting
+from ipa_cli.batch.prepared import AHEAD
+from ipa_cli.batch.task import Bug, Task
+from ipa_cli.batch.worker import waiting
 from ipa_cli.config.privacy import public_text
 from ipa_cli.errors import RESUME_HINT, IpaError
 from ipa_cli.result import Reporter

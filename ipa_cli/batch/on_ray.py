@@ -27,11 +27,12 @@ from typing import Any
 
 from ipa_cli.batch import jobs as formats
 from ipa_cli.batch import output as outputs
-from ipa_cli.batch import worker
+from ipa_cli.batch import task as tasks
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
 from ipa_cli.batch.output import Folder, Output
-from ipa_cli.batch.worker import Task, Worker
+from ipa_cli.batch.task import Bug, Task
+from ipa_cli.batch.worker import Worker
 from ipa_cli.cache.locks import hold_lock_file, is_lock_file_held
 from ipa_cli.config.privacy import public_text
 from ipa_cli.errors import RESUME_HINT, IpaError
@@ -68,7 +69,7 @@ class Drawer:
             module, _, name = opened.partition(":")
             more["opened"] = getattr(importlib.import_module(module), name)
         self._warnings = deque[str]()
-        self._worker = Worker(worker.of_json(task), _Heard(self._warnings), **more)
+        self._worker = Worker(tasks.of_json(task), _Heard(self._warnings), **more)
 
     def __call__(self, batch: Any) -> dict[str, list[str]]:
         """The outcomes of some jobs, before them warnings, and what drew each size of theirs: lines of JSON."""
@@ -78,7 +79,7 @@ class Drawer:
         except IpaError as error:
             raise Unusable(json.dumps([error.message, error.hint])) from None
         except Exception:
-            raise worker.Bug(traceback.format_exc()) from None
+            raise Bug(traceback.format_exc()) from None
         said = [{"size": size, **facts} for size, facts in sizes.items()]
         return {"line": [json.dumps(one) for one in (*self._warned(), *said, *map(asdict, found))]}
 
@@ -187,8 +188,8 @@ def _explained(error: Exception) -> Exception:
     while cause is not None:
         if isinstance(cause, Unusable):
             return IpaError(*json.loads(str(cause)))
-        if isinstance(cause, worker.Bug):
-            return worker.Bug(f"in an actor:\n{cause}")
+        if isinstance(cause, Bug):
+            return Bug(f"in an actor:\n{cause}")
         cause = getattr(cause, "cause", None) or cause.__cause__
     said = [line for line in str(error).splitlines() if line.strip()]
     return IpaError(f"Ray: {public_text(said[-1].strip() if said else type(error).__name__)}", RESUME_HINT)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from ipa_cli.batch import jobs, worker
+from ipa_cli.batch import jobs, task
 from ipa_cli.batch.journal import Outcome
+from ipa_cli.batch.worker import Worker
 from ipa_cli.errors import IpaError
 from ipa_cli.result import NullReporter
 from ipa_cli.system import child
@@ -44,7 +45,7 @@ def main() -> None:
     first = next(lines)
     os.chdir(first["folder"])  # relative paths are as they were typed
     try:
-        drawer = worker.Worker(worker.of_json(first["task"]), Told())
+        drawer = Worker(task.of_json(first["task"]), Told())
         while True:
             drawer.draw(arriving(), done)
     except IpaError as error:

@@ -19,7 +19,8 @@ from ipa_cli.batch.journal import DONE, FAILED, FOLDER, PENDING, RESULTS, Journa
 from ipa_cli.batch.output import OTHER, Folder, Output
 from ipa_cli.batch.progress import Progress
 from ipa_cli.batch.source import Crossed, Digest, Source, survey
-from ipa_cli.batch.worker import Task, Worker
+from ipa_cli.batch.task import Task
+from ipa_cli.batch.worker import Worker
 from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_name, public_settings
 from ipa_cli.config.settings import FIELDS
@@ -31,6 +32,7 @@ from ipa_cli.errors import RESUME_HINT, IpaError, UsageError
 from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
 from ipa_cli.models import schedulers
+from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.spread import random_seed
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
@@ -196,7 +198,7 @@ def _check_first(task: Task, first: Job, reporter: Reporter) -> None:
     """Raise IpaError where the model of the batch is not as it must be, unless the first job names its own."""
     settings = task.settings_of(first)
     if order.of_model(settings) == order.of_model(task.settings):
-        note_model(settings, Worker(task, reporter).plan(settings), reporter)
+        note_model(settings, make_plan(settings, references_later=task.references), reporter)
 
 
 def _begin(output: Output, asked: Asked, count: int, reporter: Reporter) -> int:

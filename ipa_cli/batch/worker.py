@@ -7,83 +7,39 @@ GPU need not wait for them.
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.batch import order, output
+from ipa_cli.batch.grouping import Batches, distinct, filled, requests
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.journal import Outcome
-from ipa_cli.batch.notes import Quiet, without_effect
-from ipa_cli.batch.prepared import Prepared, distinct, filled, fit, requests
-from ipa_cli.config import FIELDS, Settings
+from ipa_cli.batch.notes import Quiet
+from ipa_cli.batch.prepared import Preparation, Prepared
+from ipa_cli.batch.task import Task
+from ipa_cli.config import Settings
 from ipa_cli.config.privacy import public_text
-from ipa_cli.config.values import settings_as_json, settings_from_json
-from ipa_cli.engine.content import LRU
 from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.record import drawn_by, record
 from ipa_cli.errors import IpaError
 from ipa_cli.images import encode
 from ipa_cli.images.filenames import FORMATS
-from ipa_cli.models import schedulers
-from ipa_cli.models.lora import lora
-from ipa_cli.models.plan import DEMO_REFERENCE, Plan, make_plan
-from ipa_cli.pipeline import init_image, prompts, sampling
-from ipa_cli.pipeline.references import load_references
-from ipa_cli.pipeline.spread import SEEDS
-from ipa_cli.pipeline.task import make_request
+from ipa_cli.models.plan import Plan
 from ipa_cli.result import Reporter
 
 if TYPE_CHECKING:
     from ipa_cli.engine.drawing import Begun
-    from ipa_cli.pipeline.task import Request
 
-AHEAD = 6  # jobs that are made ready beyond the next batch
 WRITERS = 4  # threads that compress and write
 WAITING = 12  # pictures, or two batches, that are drawn or in memory until they are written
-OWN_REFERENCE = f"jobs without an image follow the model's own, {DEMO_REFERENCE}; with the image none, words alone"
 BUGS = 5  # unforeseen errors one after the other until the batch stops
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the jobs of a batch have in common; `seed` gives those without one theirs."""
-
-    settings: Settings
-    output: str
-    seed: int
-    suffix: str = ".png"
-    quality: int | None = None
-    references: bool = True  # whether any job may have one
-
-    def as_json(self) -> str:
-        """One line, for another process."""
-        return json.dumps({**vars(self), "settings": settings_as_json(self.settings)})
-
-    def settings_of(self, job: Job) -> Settings:
-        """All settings of a job; its seed follows from its id where nothing sets one, so that it is the same again."""
-        settings = order.settings_of(job, self.settings)
-        if settings.seed is not None:
-            return settings
-        digest = hashlib.sha256(f"{self.seed} {job.id}".encode()).digest()
-        return replace(settings, seed=int.from_bytes(digest[:8], "big") % SEEDS)
-
-
-def of_json(line: str) -> Task:
-    """The task of `Task.as_json`."""
-    found = json.loads(line)
-    return Task(**{**found, "settings": settings_from_json(found["settings"], "the batch")})
-
-
-class Bug(Exception):
-    """An unforeseen error in another process, whose traceback is the text."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +60,16 @@ class Worker:
     """Draws jobs of a `Task`; `done` is called with each outcome, from any thread."""
 
     def __init__(self, task: Task, reporter: Reporter, opened: Opened = Engine.open):
-        self.task, self._opened = task, opened
+        self._task, self._opened = task, opened
         self._log, self._reporter = reporter, Quiet(reporter)
         self._output = output.of(task.output)
-        self._plans: LRU[Plan | IpaError] = LRU(32)
-        self._loras: LRU[tuple[lora.Lora, ...]] = LRU(32)
+        self._preparation = Preparation(task, self._reporter)
+        self._batches = Batches(task.settings.batch_size)
         self._engine: Any = None
-        self._own = order.of_model(task.settings)
         self._model: Hashable = None
         self._unopened: dict[Hashable, IpaError] = {}
-        self._preparing, self._drawing = threading.Lock(), threading.Lock()
-        self._batched: Prepared | None = None  # a job of the last whole batch, whose graph is there
+        self._drawing = threading.Lock()
         self._bugs = 0
-        self._idle: dict[str, None] | None = None  # notes on flags, that hold for all jobs so far
 
     def draw(self, jobs: Iterable[Job], done: Callable[[Outcome], None]) -> dict[Size, dict[str, Any]]:
         """Draw jobs in their order; what drew those of each size.
@@ -125,7 +78,7 @@ class Worker:
         an outcome. Raises IpaError where nothing more can be written or the model of the batch cannot be loaded, and
         the last of several unforeseen errors in a row; what is drawn by then is written.
         """
-        room, broken = threading.BoundedSemaphore(waiting(self.task.settings)), deque[BaseException](maxlen=1)
+        room, broken = threading.BoundedSemaphore(waiting(self._task.settings)), deque[BaseException](maxlen=1)
 
         def hand_over(work: Future[None]) -> None:
             room.release()
@@ -134,7 +87,7 @@ class Worker:
 
         sizes: dict[Size, dict[str, Any]] = {}
         with (
-            closing(self._batches(self._prepared(jobs))) as batches,
+            closing(self._batches.of(self._preparation.of(jobs))) as batches,
             ThreadPoolExecutor(WRITERS, "writer") as writers,
         ):
             first = list(islice(batches, 1))  # is made ready while another thread draws
@@ -149,107 +102,15 @@ class Worker:
             raise broken[0]
         return sizes
 
+    def note_idle_flags(self) -> None:
+        """Note the flags that had an effect on no job so far."""
+        self._preparation.note_idle_flags()
+
     def close(self) -> None:
         """Give the engine's memory back."""
         engine, self._engine, self._model = self._engine, None, None
         if engine is not None:
             engine.close()
-
-    # --- making ready ----------------------------------------------------------------------------------------------
-
-    def _prepared(self, jobs: Iterable[Job]) -> Iterator[Prepared]:
-        """Each job made ready in a thread, some ahead of the one that is drawn."""
-        every, waiting = iter(jobs), deque[Future[Prepared]]()
-        with ThreadPoolExecutor(1, "reader") as reader:
-            try:
-                while True:
-                    for job in islice(every, AHEAD + self.task.settings.batch_size - len(waiting)):
-                        waiting.append(reader.submit(self._prepare_alone, job))
-                    if not waiting:
-                        return
-                    yield waiting.popleft().result()
-            finally:
-                reader.shutdown(wait=False, cancel_futures=True)
-
-    def _prepare_alone(self, job: Job) -> Prepared:
-        with self._preparing:
-            return self._prepare(job)
-
-    def _prepare(self, job: Job) -> Prepared:
-        try:
-            settings = self.task.settings_of(job)
-            model = order.of_model(settings)
-            schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
-            plan = self.plan(settings)
-            loras = self._loras.get((model, settings.lora), lambda: lora.load(settings.lora, plan, self._reporter))
-            loaded = load_references(settings, self._reporter)
-            request = make_request(settings, plan, loaded, loras, self._reporter)
-            init_image.check_model(request.init, plan)
-            prompts.review((request.prompt, request.negative_prompt), request, self._reporter)
-            encode.check(
-                FORMATS[self.task.suffix], self.task.quality, max(request.prompt, request.negative_prompt, key=len)
-            )
-            sampling.advise(settings, plan, request.loras, self._reporter)
-            self._remark(job, settings, request)
-            return Prepared(job, model, plan, settings, request)
-        except Exception as error:
-            return Prepared(job, error=error)
-
-    def _remark(self, job: Job, settings: Settings, request: Request) -> None:
-        """Warn, once in the same words, where a job's own settings have no effect on its picture; keep which flags."""
-        if any(one.source == DEMO_REFERENCE for one in request.references):
-            self._reporter.note_once(OWN_REFERENCE)
-        for text in without_effect(settings, request, job.values):
-            self._reporter.warn(text, f"{job.id}: ")
-        flags = [name for name in FIELDS if name not in self.task.settings.inherited and name not in job.values]
-        idle = dict.fromkeys(without_effect(settings, request, flags))
-        self._idle = idle if self._idle is None else {text: None for text in self._idle if text in idle}
-
-    def note_idle_flags(self) -> None:
-        """Note the flags that had an effect on no job so far."""
-        for text in self._idle or ():
-            self._reporter.note_once(text)
-
-    def plan(self, settings: Settings) -> Plan:
-        """The model of some settings. Raises IpaError, the same one each time."""
-
-        def make() -> Plan | IpaError:
-            try:
-                return make_plan(settings, references_later=self.task.references)
-            except IpaError as error:
-                return error
-
-        found = self._plans.get(order.of_model(settings), make)
-        if isinstance(found, IpaError):
-            raise found
-        return found
-
-    def _batches(self, every: Iterable[Prepared]) -> Generator[list[Prepared], None, None]:
-        """Jobs that share the calls of the UNet, as many as --batch-size says, or one.
-
-        Fewer are drawn one by one, but for those that fit the batch before them: its last job is then repeated, so
-        that one graph serves.
-        """
-        size, taken = self.task.settings.batch_size, list[Prepared]()
-
-        def rest() -> Iterator[list[Prepared]]:
-            if taken and self._batched is not None and fit(taken[0], self._batched):
-                yield filled(taken, size)
-            else:
-                yield from ([one] for one in taken)
-
-        for prepared in every:
-            if prepared.error is not None:
-                yield [prepared]
-                continue
-            if taken and not fit(taken[0], prepared):
-                yield from rest()
-                taken = []
-            taken.append(prepared)
-            if len(taken) == size:
-                yield taken
-                self._batched, taken = taken[0], []
-        yield from rest()
 
     # --- drawing ---------------------------------------------------------------------------------------------------
 
@@ -267,7 +128,7 @@ class Worker:
         try:
             engine = self._engine_of(first)
         except IpaError as error:
-            if first.model == self._own:
+            if first.model == order.of_model(self._task.settings):
                 raise  # no other job could be drawn
             self._unopened[first.model] = error
             self._fail(jobs, error, done)
@@ -336,7 +197,7 @@ class Worker:
 
     def _keep(self, drawn: Drawn, done: Callable[[Outcome], None]) -> None:
         """Compress and write a picture, then tell of it."""
-        job, request, settings, task = drawn.prepared.job, drawn.prepared.request, drawn.prepared.settings, self.task
+        job, request, settings, task = drawn.prepared.job, drawn.prepared.request, drawn.prepared.settings, self._task
         assert request is not None and settings is not None
         try:
             drawing = drawn.begun.drawing()

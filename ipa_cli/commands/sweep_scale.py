@@ -144,7 +144,7 @@ def _elsewhere(ray: str | None, actors: int | None, gpus: int) -> Elsewhere | No
         return None
     from ipa_cli.batch import on_ray
     from ipa_cli.batch.jobs import Job
-    from ipa_cli.batch.worker import Task
+    from ipa_cli.batch.task import Task
 
     cluster = on_ray.Cluster(ray, actors)
 

@@ -6,7 +6,7 @@ import pytest
 
 from ipa_cli.batch import devices
 from ipa_cli.batch.jobs import Job
-from ipa_cli.batch.worker import Bug, Task
+from ipa_cli.batch.task import Bug, Task
 from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError
 from ipa_cli.result import NullReporter

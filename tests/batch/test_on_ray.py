@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ipa_cli.batch import on_ray
-from ipa_cli.batch.worker import Bug, Task
+from ipa_cli.batch.task import Bug, Task
 from ipa_cli.cache.locks import hold_lock_file, is_lock_file_held
 from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError

@@ -10,7 +10,8 @@ from PIL import Image
 
 from ipa_cli.batch import worker
 from ipa_cli.batch.jobs import Job
-from ipa_cli.batch.worker import Task, Worker
+from ipa_cli.batch.task import Task
+from ipa_cli.batch.worker import Worker
 from ipa_cli.config import Settings
 from ipa_cli.engine.drawing import Drawing
 from ipa_cli.errors import IpaError
