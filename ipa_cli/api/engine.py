@@ -128,6 +128,7 @@ class Engine:
         guidance_rescale: float | None = None,
         step_cache: str | None = None,
         scheduler: str | None = None,
+        sampler: str | None = None,
         schedule: str | None = None,
         eta: float | None = None,
         preset: str | None = None,
@@ -164,7 +165,8 @@ class Engine:
     ) -> Picture | list[Picture]:
         """Draw one picture, or with `num_images` a list of them, each with the next seed.
 
-        Every argument is the setting of that name, see `ipa generate --help`; what is None is as the engine was opened,
+        Every argument is the setting of that name, see `ipa generate --help`; `sampler` is another name of `scheduler`.
+        What is None is as the engine was opened,
         else the model's. `image`, `negative_image`, `mask`, `init_image` and `inpaint_mask` are paths, addresses or PIL
         images, `embeds` is a file of `ipa embed`. With `image_per_picture` the pictures of the first reference come
         first.

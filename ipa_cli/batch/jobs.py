@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ipa_cli.config import FIELDS, ConfigError, checked, with_places
 from ipa_cli.config.checks import with_point
-from ipa_cli.config.names import meant
+from ipa_cli.config.names import by_setting, meant, setting_of
 from ipa_cli.config.project import beside, refusal
 from ipa_cli.config.setting import OWN, PLACE
 from ipa_cli.config.settings import EXPLAINED
+from ipa_cli.config.units import parse_picture_size
 from ipa_cli.config.values import as_json, element_type, expected, from_json, from_python, from_text
 from ipa_cli.engine.keywords import JSON
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.images.filenames import slug
 
 ID = "id"
+SIZE, SIDES = "size", ("width", "height")  # a size stands for both sides, as --size
 ID_LENGTH = 200  # characters
 EXAMPLE = '{"id": "cat-1", "prompt": "a cat"}'
 PICTURES = "pictures"  # folder of the output
@@ -31,6 +33,8 @@ OF_THE_BATCH = {
     "image_per_picture": "a job is one picture: name its own image",
     "batch_size": "it is set for all: --batch-size",
     "output": "pictures are named by id, in the folder of --output",
+    "format": "it is set for all: --format",
+    "quality": "it is set for all: --quality",
     "preview": "nothing is shown while a batch runs",
     "device": "it is set for all: --device",
     "warmup": "nothing is timed",
@@ -95,8 +99,8 @@ def of_mapping(number: int, said: Any, where: str, fence: Fence) -> Job:
     if not isinstance(said, Mapping):
         raise ConfigError(f"{where}: not a JSON object", f"one object on each line: {EXAMPLE}")
     values = {}
-    for name, value in said.items():
-        if name != ID and value is not None:
+    for name, value in _by_setting(said, where).items():
+        if value is not None:
             _check_name(name, where)
             plain = json.dumps(value) if name in JSON and not isinstance(value, str) else value
             values[name] = _explained(lambda n=name, v=plain: from_python(n, v), where)  # type: ignore[misc]
@@ -109,12 +113,24 @@ def of_row(number: int, said: Mapping[str, str], where: str, fence: Fence, decim
     With `decimal_comma` a number may be written 0,8, as where semicolons separate cells (R's read.csv2).
     """
     values = {}
-    for name, text in said.items():
-        if name != ID and text:
+    for name, text in _by_setting({name: text or None for name, text in said.items()}, where, str).items():
+        if text is not None:
             plain = _with_point(name, text, where) if decimal_comma else text
             plain = plain[:-2] if element_type(name) is int and _WHOLE.fullmatch(plain) else plain
             values[name] = _explained(lambda n=name, t=plain: from_text(n, t, n, EXPLAINED), where)  # type: ignore[misc]
     return _job(number, said.get(ID), values, where, fence)
+
+
+def _by_setting(said: Mapping[str, Any], where: str, side: Callable[[int], Any] = int) -> dict[str, Any]:
+    """What a job says but for its id, by the names of settings: its size as two, each as `side` has a number."""
+    found = by_setting({name: value for name, value in said.items() if name != ID}, where, ConfigError)
+    size = found.pop(SIZE, None)
+    if size is None:
+        return found
+    if any(found.get(name) is not None for name in SIDES):
+        raise ConfigError(f"{where}: size and width or height are both given", "leave out one or the other")
+    both = _explained(lambda: parse_picture_size(str(size)), where)
+    return {**found, **dict(zip(SIDES, map(side, both), strict=True))}
 
 
 def _with_point(name: str, text: str, where: str) -> str:
@@ -135,14 +151,15 @@ def check_columns(names: list[str], where: str) -> None:
     if ID not in names:
         hint = "the first line names the columns, such as id,prompt,seed; a picture is named by the id of its job"
         raise ConfigError(f"{where}: no column id", hint)
-    unknown = [name for name in names if name not in (ID, *OF_THE_BATCH, *FIELDS)]
+    settings = list(map(setting_of, names))
+    unknown = [name for name in settings if name not in (ID, SIZE, *OF_THE_BATCH, *FIELDS)]
     if len(unknown) > 1:
         named = "; ".join(f"'{name}'{suggest(meant(name), ALLOWED).replace(';', ':')}" for name in unknown)
         raise ConfigError(f"{where}: unknown settings {named}", EXPLAINED)
-    for name in names:
-        if name != ID:
+    for name in settings:
+        if name not in (ID, SIZE):
             _check_name(name, where)
-        if names.count(name) > 1:
+        if settings.count(name) > 1:
             raise ConfigError(f"{where}: the column {name} is there twice", "leave one of them out")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import files
 from ipa_cli.config.dropping import NONE, drops
-from ipa_cli.config.names import meant
+from ipa_cli.config.names import meant, setting_of
 from ipa_cli.config.places import expanded, is_file
 from ipa_cli.config.project import is_trusted, trust
 from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, checked
@@ -25,8 +25,8 @@ ELSEWHERE = "set IPA_CONFIG to another file"
 
 
 def name_of(key: str) -> str:
-    """The setting of a key, written with hyphens or underscores. Raises UsageError if there is none."""
-    name = key.replace("-", "_")
+    """The setting of a key, as files have it. Raises UsageError if there is none."""
+    name = setting_of(key)
     if name not in FIELDS:
         raise UsageError(
             f"there is no setting '{key}'{suggest(meant(name), FIELDS)}", "`ipa config show` lists all settings"
@@ -58,7 +58,7 @@ def put(path: Path, name: str, value: Any) -> None:
 def drop(path: Path, key: str) -> bool:
     """Remove a key from the file, known or not; False if it is not there. Raises IpaError."""
     document = _document(path) if is_file(path) else None
-    found = [] if document is None else list(_spellings(document, key.replace("-", "_")))
+    found = [] if document is None else list(_spellings(document, setting_of(key)))
     if document is None or not found:
         return False
     for spelled in found:
@@ -89,7 +89,7 @@ def edit(path: Path) -> None:
 
 
 def _spellings(document: TOMLDocument, name: str) -> Any:
-    return (key for key in list(document) if key.replace("-", "_") == name)
+    return (key for key in list(document) if setting_of(key) == name)
 
 
 def _document(path: Path) -> TOMLDocument:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config.checks import short
-from ipa_cli.config.names import meant
+from ipa_cli.config.names import meant, setting_of
 from ipa_cli.config.places import at_home, expanded, is_file
 from ipa_cli.config.settings import FIELDS, ConfigError, collecting
 from ipa_cli.config.values import from_toml
@@ -61,14 +61,14 @@ def parse(path: Path, data: bytes, problems: list[IpaError] | None = None) -> di
     values: dict[str, Any] = {}
     for key, value in check_syntax(path, data).items():
         with collecting(problems):
-            name = key.replace("-", "_")
+            name = setting_of(key)
             if name not in FIELDS:
                 raise ConfigError(
                     f"{path}: unknown key '{short(key)}'{suggest(meant(name), FIELDS)}",
                     "`ipa config show` lists every key",
                 )
             if name in values:
-                raise ConfigError(f"{path}: {name} is set twice, with a hyphen and without", f"edit {path}")
+                raise ConfigError(f"{path}: {name} is set twice, by two spellings of its name", f"edit {path}")
             values[name] = from_toml(name, key, value, path)
     return values
 

@@ -1,8 +1,22 @@
-"""Names of settings in other programs, to suggest ours: what is most like `cfg_scale` is `scale`, another setting."""
+"""What settings are called: by hyphens or underscores, by a second name, and in other programs.
+
+Names of other programs serve to suggest ours: what is most like `cfg_scale` is `scale`, another setting.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ipa_cli.config.settings import FIELDS
+from ipa_cli.errors import IpaError, UsageError
+
+# Second names, those of flags: "sampler" is the scheduler.
+ALSO = {
+    one.metadata["also"].removeprefix("--").replace("-", "_"): name
+    for name, one in FIELDS.items()
+    if one.metadata["also"]
+}
 
 # By what a word is in A1111's API and page, ComfyUI's nodes, IPAdapter_plus, diffusers, or scripts around them.
 OTHERS = {
@@ -34,9 +48,26 @@ OTHERS = {
 }
 
 
+def setting_of(name: str) -> str:
+    """The setting of a name as flags have it, with hyphens or underscores; other names come back with underscores."""
+    plain = name.replace("-", "_")
+    return ALSO.get(plain, plain)
+
+
+def by_setting(given: Mapping[str, Any], where: str = "", error: type[IpaError] = UsageError) -> dict[str, Any]:
+    """What is given, by the names of settings. Raises `error`, which names `where`, for a setting given twice."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        setting = setting_of(name)
+        if value is not None and found.get(setting) is not None:
+            twice = f"{setting} is given twice, by two spellings of its name"
+            raise error(f"{where}: {twice}" if where else twice, "leave one of them out")
+        if value is not None or setting not in found:
+            found[setting] = value
+    return found
+
+
 def meant(name: str) -> str:
     """The setting that another program or another flag ("sampler") calls so, else the name itself, for `suggest`."""
     plain = "_".join(name.lower().replace("-", " ").split())
-    flag = f"--{plain.replace('_', '-')}"
-    also = next((known for known, field in FIELDS.items() if field.metadata["also"] == flag), None)
-    return also or OTHERS.get(plain, plain if plain in FIELDS else name)
+    return ALSO.get(plain) or OTHERS.get(plain, plain if plain in FIELDS else name)

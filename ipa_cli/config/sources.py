@@ -17,7 +17,7 @@ from ipa_cli.config import files, presets
 from ipa_cli.config.adapters import SETTINGS as ADAPTER_SETTINGS
 from ipa_cli.config.adapters import SHARED
 from ipa_cli.config.dropping import drops
-from ipa_cli.config.names import meant
+from ipa_cli.config.names import meant, setting_of
 from ipa_cli.config.places import is_file
 from ipa_cli.config.project import Ignored, read_project
 from ipa_cli.config.settings import (
@@ -95,8 +95,8 @@ def resolve(
             found, ignored = read_project(project, here, problems)
             for name, value in found.items():
                 put(name, value, Source("project", str(project)), ConfigError)
-    for name, text in _environment(environ, problems).items():
-        source = Source("env", _variable(name))
+    for name, (variable, text) in _environment(environ, problems).items():
+        source = Source("env", variable)
         with collecting(problems):
             put(name, from_text(name, text, source.where), source, UsageError)
     given = {name: value for name, value in flags.items() if name in FIELDS and value is not None and value != ()}
@@ -170,19 +170,22 @@ def _variable(name: str) -> str:
     return "IPA_" + name.upper()
 
 
-def _environment(environ: Mapping[str, str], problems: list[IpaError] | None) -> dict[str, str]:
-    found = {}
+def _environment(environ: Mapping[str, str], problems: list[IpaError] | None) -> dict[str, tuple[str, str]]:
+    """Variables that are not empty, and their text, by setting."""
+    found: dict[str, tuple[str, str]] = {}
     for variable, text in environ.items():
         if not variable.startswith("IPA_") or variable == "IPA_CONFIG":
             continue
-        name = variable[4:].lower()
-        if name in FIELDS:
-            found[name] = text
-            continue
+        name = setting_of(variable[4:].lower())
         with collecting(problems):
+            if name in found and text:
+                raise UsageError(f"{found[name][0]} and {variable} are both set", f"unset {variable}")
+            if name in FIELDS:
+                found |= {name: (variable, text)} if text else {}
+                continue
             known = [_variable(n) for n in FIELDS]
             raise UsageError(
                 f"unknown environment variable {variable}{suggest(_variable(meant(name)), known)}",
                 "`ipa config show` lists all settings",
             )
-    return {name: text for name, text in found.items() if text}
+    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ipa_cli.config import FIELDS, AdapterConfig, ControlConfig, Settings, adapter_options, checked, controls, regions
 from ipa_cli.config.adapters import KEYS, LOCATION, SETTINGS
-from ipa_cli.config.names import meant
+from ipa_cli.config.names import by_setting, meant
 from ipa_cli.config.presets import with_preset_values
 from ipa_cli.config.regions import RegionConfig
 from ipa_cli.config.requests import ONE_PICTURE
@@ -48,6 +48,7 @@ class RequestSettings(TypedDict, total=False):
     guidance_rescale: float | None
     step_cache: str | None
     scheduler: str | None
+    sampler: str | None
     schedule: str | None
     eta: float | None
     preset: str | None
@@ -88,6 +89,7 @@ def keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises UsageError for a name that is none, and for a value of another type.
     """
     known = [name for name in FIELDS if name not in NOT_HERE]
+    given = by_setting(given)
     for name in given:
         if name not in known:
             raise UsageError(
@@ -113,6 +115,7 @@ def of_adapters(adapter: str | Sequence[str] | None) -> dict[str, Any]:
 def of_request(settings: Settings, given: Mapping[str, Any]) -> tuple[Settings, dict[tuple[str, bool], Reference]]:
     """`settings` with those `given` for a request in their place, and the pictures among them that are in memory."""
     in_memory: dict[tuple[str, bool], Reference] = {}
+    given = by_setting(given)
     named = _named(given, in_memory)
     plain = {name: value for name, value in named.items() if name not in ("adapter", "control", "region")}
     values = with_preset_values(keywords(plain), settings.preset)

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ipa_cli.config import FIELDS, checks
+from ipa_cli.config.names import ALSO
 from ipa_cli.config.requests import FOLDERS, PLAIN_SETTINGS
 from ipa_cli.config.values import element_type, expected
 from ipa_cli.models import schedulers
@@ -77,7 +78,8 @@ class _Base(BaseModel):
     quality: int | None = Field(None, ge=1, le=100, description="of JPEG, WebP and AVIF")
 
 
-Body = create_model("Body", __base__=_Base, **{name: _field(name) for name in PLAIN_SETTINGS})  # type: ignore[call-overload]
+NAMES = {**{name: name for name in PLAIN_SETTINGS}, **ALSO}  # of settings, some of which have two
+Body = create_model("Body", __base__=_Base, **{name: _field(setting) for name, setting in NAMES.items()})  # type: ignore[call-overload]
 OWN = ("files", "members", "format", "quality", "defaults", "folders", "inherited")
 
 

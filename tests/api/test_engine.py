@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 import ipa_cli
+from ipa_cli.config import FIELDS
+from ipa_cli.config.names import ALSO
 from ipa_cli.engine import denoisers
 from ipa_cli.engine.keywords import RequestSettings
 from tests import loras
@@ -62,9 +64,7 @@ def test_the_exported_names():
 def test_the_typed_settings_of_draw_are_its_parameters():
     parameters = set(inspect.signature(ipa_cli.Engine.draw).parameters) - {"self", "prompt", "num_images"}
     assert parameters == set(RequestSettings.__annotations__)
-    from ipa_cli.config import FIELDS
-
-    assert parameters < set(FIELDS)
+    assert parameters < {*FIELDS, *ALSO}
 
 
 def test_importing_it_imports_nothing_heavy():
@@ -228,6 +228,8 @@ def test_without_an_adapter_a_reference_is_refused(world):
         ({"ip_mode": "styl"}, "did you mean 'style'"),
         ({"image": 7}, "expected a list of strings"),
         ({"scheduler": "eular"}, "unknown sampler 'eular'; did you mean 'euler'"),
+        ({"sampler": "eular"}, "unknown sampler 'eular'; did you mean 'euler'"),
+        ({"sampler": "lcm", "scheduler": "tcd"}, "scheduler is given twice"),
         ({"image": "cat.png", "embeds": "cat.safetensors"}, "--image and --embeds are both given"),
     ],
 )

@@ -79,6 +79,20 @@ def test_a_decimal_comma_that_may_mean_something_else_is_refused_with_what_to_wr
     assert message in refused.value.message and hint in refused.value.hint
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "id,sampler,guidance-scale,size\na,DPM++ 2M Karras,5,64x96\n",
+        "id,scheduler,guidance_scale,width,height,size\na,DPM++ 2M Karras,5,64,96,\n",
+        '{"id": "a", "sampler": "DPM++ 2M Karras", "guidance-scale": 5, "size": "64x96"}',
+    ],
+)
+def test_settings_may_be_named_as_the_flags_of_generate_are(world, rows):
+    [job] = listed("jobs", rows).jobs()
+    wanted = {"scheduler": "DPM++ 2M Karras", "guidance_scale": 5.0, "width": 64, "height": 96}
+    assert job.values == wanted
+
+
 WRONG = {
     '{"id": "a", "promt": "x"}': "line 2: unknown setting 'promt'; did you mean 'prompt'?",
     '{"id": "a", "seed": "x"}': "line 2: seed = 'x': expected a whole number",
@@ -94,6 +108,11 @@ WRONG = {
     '{"id": "a\\u001b[2J"}': "line 2: an id is text of 1 to 200 printable characters",
     '{"id": "a", "num_images": 2}': "line 2: num_images cannot be set by a job",
     '{"id": "a", "output": "/etc/x.png"}': "line 2: output cannot be set by a job",
+    '{"id": "a", "format": "webp"}': "line 2: format cannot be set by a job: it is set for all: --format",
+    '{"id": "a", "sampler": "lcm", "scheduler": "tcd"}': "line 2: scheduler is given twice, by two spellings",
+    '{"id": "a", "size": "64"}': "line 2: '64' is not a picture size",
+    '{"id": "a", "size": "64x64", "width": 64}': "line 2: size and width or height are both given",
+    '{"id": "a", "size": "63x64"}': "line 2: width = 63",
     '{"id": "a", "device": "cpu"}': "line 2: device cannot be set by a job",
     '{"id": "a", "compile_options": "fast"}': "line 2: compile_options cannot be set: it chooses code",
     '{"id": "a", "server": "http://example.com"}': "line 2: server cannot be set: it chooses code",
@@ -121,6 +140,8 @@ def test_a_wrong_line_is_named_with_what_is_wrong(world, line):
         ("prompt,seed\n", "line 1: no column id"),
         ("id,promt\n", "line 1: unknown setting 'promt'"),
         ("id,seed,seed\n", "line 1: the column seed is there twice"),
+        ("id,sampler,scheduler\n", "line 1: the column scheduler is there twice"),
+        ("id,size\na,64\n", "line 2: '64' is not a picture size"),
         ("id,seed\na,1,2\n", "line 2: 3 cells for 2 columns"),
         ("id,seed\na,x\n", "line 2: seed=x: expected a whole number"),
         ('id,prompt\na,"x\n', "not CSV"),

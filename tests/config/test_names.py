@@ -28,3 +28,17 @@ def test_it_is_suggested_wherever_settings_are_named(ipa, world, monkeypatch):
     assert "did you mean '--strength'?" in ipa("generate", "--denoising-strength", 0.5, "--json").error()["message"]
     monkeypatch.setenv("IPA_CFG_SCALE", "7")
     assert "did you mean 'IPA_GUIDANCE_SCALE'?" in ipa("generate", "--json").error()["message"]
+
+
+def test_the_second_name_of_a_flag_serves_wherever_settings_are_named(ipa, world, monkeypatch):
+    ipa("config", "set", "sampler", "tcd")
+    assert ipa("config", "get", "scheduler", "--json").data()["value"] == "tcd"
+    ipa("config", "set", "scheduler", "lcm")
+    assert ipa("config", "get", "sampler", "--json").data()["value"] == "lcm"
+    ipa("config", "unset", "sampler")
+    monkeypatch.setenv("IPA_SAMPLER", "ddim")
+    found = ipa("config", "get", "scheduler", "--json").data()
+    assert (found["value"], found["source"]) == ("ddim", "IPA_SAMPLER")
+    monkeypatch.setenv("IPA_SCHEDULER", "ddpm")
+    said = ipa("config", "get", "scheduler", "--json").error()["message"]
+    assert "IPA_SAMPLER and IPA_SCHEDULER are both set" in said

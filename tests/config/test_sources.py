@@ -108,7 +108,8 @@ def test_a_url_in_the_environment_stays_whole(world):
     [
         ("stepz = 3", ["unknown key 'stepz'", "did you mean 'steps'"]),
         ("guidance-scal = 3", ["unknown key 'guidance-scal'", "did you mean 'guidance_scale'"]),
-        ("sampler = 'euler'", ["unknown key 'sampler'", "did you mean 'scheduler'"]),
+        ("sampler_name = 'euler'", ["unknown key 'sampler_name'", "did you mean 'scheduler'"]),
+        ("sampler = 'euler'\nscheduler = 'lcm'", ["scheduler is set twice"]),
         ("zzz = 3", ["unknown key 'zzz'"]),
         ('steps = "three"', ["steps", "'three'", "expected a whole number"]),
         ("steps = 3.5", ["expected a whole number"]),
@@ -163,7 +164,7 @@ def test_a_file_that_is_no_text_is_reported(world):
 @pytest.mark.parametrize(
     ("variable", "text", "words"),
     [
-        ("IPA_SAMPLER", "euler", ["unknown environment variable IPA_SAMPLER", "did you mean 'IPA_SCHEDULER'"]),
+        ("IPA_SAMPLER_NAME", "euler", ["unknown environment variable IPA_SAMPLER_NAME", "did you mean 'IPA_SCHEDULER'"]),
         ("IPA_STEPZ", "3", ["unknown environment variable IPA_STEPZ", "did you mean 'IPA_STEPS'"]),
         ("IPA_STEPS", "three", ["IPA_STEPS=three", "expected a whole number"]),
         ("IPA_STEPS", "0", ["IPA_STEPS", "expected a number from 1 to 1000"]),

@@ -15,7 +15,7 @@ from ipa_cli.config.presets import SPEED
 from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import make_plan
 from ipa_cli.result import NullReporter
-from ipa_cli.serve import drawing
+from ipa_cli.serve import body, drawing
 from ipa_cli.serve.drawing import Asked
 from ipa_cli.serve.limits import Limits
 
@@ -117,3 +117,11 @@ def test_a_request_names_a_preset_in_place_of_the_servers():
     assert str(made(Asked({"prompt": "x", "preset": "exact"}), started).step_cache) == exact
     assert str(made(Asked({"prompt": "x", "preset": "fast"})).step_cache) == fast
     assert str(made(Asked({"prompt": "x", "preset": "fast", "step_cache": "deep:2"})).step_cache) == "deep:2"
+
+
+def test_a_setting_may_be_sent_by_its_second_name(world):
+    wanted = body.asked(body.validated(body.Body, {"prompt": "x", "sampler": "DPM++ 2M Karras", "steps": 4}))
+    assert made(wanted).sampling.scheduler == "dpm++"
+    both = body.asked(body.validated(body.Body, {"prompt": "x", "sampler": "lcm", "scheduler": "tcd"}))
+    with pytest.raises(UsageError, match="scheduler is given twice"):
+        made(both)
