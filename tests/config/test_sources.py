@@ -164,7 +164,11 @@ def test_a_file_that_is_no_text_is_reported(world):
 @pytest.mark.parametrize(
     ("variable", "text", "words"),
     [
-        ("IPA_SAMPLER_NAME", "euler", ["unknown environment variable IPA_SAMPLER_NAME", "did you mean 'IPA_SCHEDULER'"]),
+        (
+            "IPA_SAMPLER_NAME",
+            "euler",
+            ["unknown environment variable IPA_SAMPLER_NAME", "did you mean 'IPA_SCHEDULER'"],
+        ),
         ("IPA_STEPZ", "3", ["unknown environment variable IPA_STEPZ", "did you mean 'IPA_STEPS'"]),
         ("IPA_STEPS", "three", ["IPA_STEPS=three", "expected a whole number"]),
         ("IPA_STEPS", "0", ["IPA_STEPS", "expected a number from 1 to 1000"]),
