@@ -1,6 +1,8 @@
-"""Colours of pictures: CIE Lab, and the palette of a picture by the area of each colour."""
+"""Colours: how different two look, CIE Lab, and the palette of a picture by the area of each colour."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,37 @@ from torch import Tensor
 
 #: Clusters to begin with; those nearer to each other than ALIKE (CIE76) are one colour.
 CLUSTERS, ALIKE, ROUNDS, SAMPLED = 6, 14.0, 8, 40
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """The brightness of colours (..., 3)."""
+    return rgb @ torch.tensor([0.30, 0.59, 0.11], device=rgb.device)
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """How different two colours look: brightness counts most."""
+    between = a - b
+    return (luma(between).square() * 1.5 + 0.5 * between.square().mean(-1)).sqrt() * 1.2
+
+
+def apart(colour: Tensor, ground: Tensor, least: float) -> Tensor:
+    """Colours (..., 3) that look at least `least` unlike their grounds: made lighter or darker where they do not."""
+    end = torch.where(luma(ground)[..., None] > 0.5, 0.0, 1.0).expand_as(colour)
+    moved = colour
+    for part in (0.15, 0.3, 0.45, 0.6, 0.75):
+        near = (difference(moved, ground) < least)[..., None]
+        moved = torch.where(near, torch.lerp(colour, end, part), moved)
+    return moved
+
+
+def hue(rgb: Tensor) -> Tensor:
+    r, g, b = rgb.unbind(-1)
+    return torch.atan2(math.sqrt(3) * (g - b), 2 * r - g - b).div(2 * math.pi).remainder(1)
+
+
+def from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    k = (torch.tensor([5.0, 3.0, 1.0], device=hue.device) + 6 * hue[:, None]).remainder(6)
+    return value[:, None] * (1 - saturation[:, None] * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
 def lab(rgb: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import captions, scenes
+from training import captions, scenes, styles, textures
 from training.captions import NONE, Content
 from training.denoising import denoising_loss, noise_levels
 from training.evaluate import SEED, pil, references
 from training.latents import latents_of_half
 from training.lora import DEMO, Shipped
 from training.pools import encode_text, tokenise
-from training.scenes import Style
+from training.styles import Style
 from training.styling import normalised, with_images
 from training.trainer import WORK, Clock, Trainer
 
@@ -44,7 +44,7 @@ def outlines(content: Content, style: Style, side: int, generator: torch.Generat
         ground2=black,
         inks=torch.zeros_like(style.inks),
         partner=black,
-        fill=torch.full_like(style.fill, scenes.SOLID),
+        fill=torch.full_like(style.fill, styles.SOLID),
         line=white,
         line_width=torch.full_like(style.line_width, LINE_WIDTH),
     )
@@ -63,10 +63,10 @@ def batches(pipe: Any, encoder: Any, n: int, side: int, generator: torch.Generat
     number = 0
     while True:
         number += 1
-        style = scenes.sample_styles(n, generator)
+        style = styles.sample_styles(n, generator)
         content = scenes.settle(captions.sample_content(n, generator), style)
         layout = generator.get_state()
-        half = scenes.draw(content, style, side // 2, side // 2, generator, scenes.TEXTURE_UNIT / 2)
+        half = scenes.draw(content, style, side // 2, side // 2, generator, textures.TEXTURE_UNIT / 2)
         again = torch.Generator(device)
         again.set_state(layout)
         followed = outlines(content, style, side, again).to(WORK)

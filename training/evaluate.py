@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training import captions, colours, measure, scenes
-from training import references as generators
+from training import captions, colours, held_out, measure, scenes, styles, textures
 from training.captions import NONE
 from training.judging import judged_pictures
+from training.references import load_picture
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 REFERENCES = 16
@@ -78,12 +78,12 @@ def generate(pipe, prompts, image_embeds, scale, guidance, steps, seed, size=(25
     return pictures
 
 
-def references(n: int, generator, mode: int = scenes.SCENE) -> tuple[scenes.Style, Tensor]:
+def references(n: int, generator, mode: int = scenes.SCENE) -> tuple[styles.Style, Tensor]:
     """n styles not seen in training, and a picture (256 pixels) of each."""
-    style = scenes.sample_styles(n, generator, held_out=True)
+    style = styles.sample_styles(n, generator, held_out=True)
     modes = torch.full((n,), mode, device=generator.device)
     content = captions.sample_content(n, generator)
-    return style, scenes.reference(content, style, modes, 256, generator, scenes.TEXTURE_UNIT)
+    return style, scenes.reference(content, style, modes, 256, generator, textures.TEXTURE_UNIT)
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class Kind:
 def kinds_of(pipe, photographs: Path | None, generator) -> list[Kind]:
     shown = {
         "program": references(REFERENCES, generator)[1],
-        "held-out": generators.held_out(REFERENCES, 256, generator),
+        "held-out": held_out.pictures(REFERENCES, 256, generator),
     }
     if photographs:
         files = sorted(photographs.glob("*.jpg"))[:REFERENCES]
-        shown["photographs"] = torch.stack([generators.load_picture(path, 256, generator.device) for path in files])
+        shown["photographs"] = torch.stack([load_picture(path, 256, generator.device) for path in files])
     return [Kind(name, pictures, embeds(pipe, pictures)) for name, pictures in shown.items()]
 
 
@@ -266,7 +266,7 @@ def sheets(pipe, kinds: list[Kind], options, guidance: float, device) -> None:
     sheet(pipe, shown, options.steps, guidance).save(options.out / "sheet.png", optimize=True)
     if options.photographs:
         files = [options.photographs / f"{name}.jpg" for name in SHEET_PHOTOGRAPHS]
-        shown = torch.stack([generators.load_picture(path, 256, device) for path in files])
+        shown = torch.stack([load_picture(path, 256, device) for path in files])
         sheet(pipe, shown, options.steps, guidance).save(options.out / "photographs.png", optimize=True)
 
 

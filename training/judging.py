@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import captions, measure, pools, scenes
+from training import captions, measure, pools, scenes, styles, textures
 from training.captions import NONE, Content
 from training.latents import latents_of
 from training.plan import Plan
@@ -21,10 +21,10 @@ HEADS = ("kind", "count", "colour")
 
 def judged_pictures(n: int, generator, held_out: bool) -> tuple[Tensor, Content]:
     """Pictures of 256 pixels with one kind of shape each, and what they show."""
-    return drawn(scenes.sample_styles(n, generator, held_out), generator)
+    return drawn(styles.sample_styles(n, generator, held_out), generator)
 
 
-def drawn(style: scenes.Style, generator) -> tuple[Tensor, Content]:
+def drawn(style: styles.Style, generator) -> tuple[Tensor, Content]:
     """Pictures (N, 3, 256, 256) in these styles with one kind of shape each, and what they show."""
     n = len(style)
     content = captions.sample_content(n, generator)
@@ -56,7 +56,7 @@ def labelled(n: int, vae, plan: Plan, generator, photographs) -> tuple[Tensor, T
         pictures, content = drawn(style, generator)
         empty, made = torch.rand(2, len(style), generator=generator, device=device)
         empty, made = empty < EMPTY_SHARE, made < DECODED_SHARE
-        pictures = torch.where(empty[:, None, None, None], scenes.grounds(style, 256, 256), pictures)
+        pictures = torch.where(empty[:, None, None, None], textures.grounds(style, 256, 256), pictures)
         pictures[made] = decoded(pictures[made], vae, generator)
         small = F.interpolate(pictures, (measure.SIDE, measure.SIDE), mode="area")
         pool[start : start + len(small)] = (small * 255).round().byte()

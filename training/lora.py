@@ -19,13 +19,13 @@ from torch import Tensor, nn
 import ipa_cli
 from ipa_cli.models import weights
 from ipa_cli.networks import image_projection
-from training import captions, scenes
+from training import captions, scenes, styles, textures
 from training.captions import COLOURS, NONE, Content
 from training.denoising import denoising_loss, noise_levels
 from training.evaluate import SEED, embeds, generate, load, pil, references
 from training.latents import latents_of_half
 from training.pools import encode_text, tokenise
-from training.scenes import Style
+from training.styles import Style
 from training.styling import normalised, with_images
 from training.trainer import WORK, Clock, Trainer
 
@@ -48,7 +48,7 @@ def outlined(content: Content, style: Style, height: int, width: int, generator,
         ground2=torch.where((content.ground != NONE)[:, None], ground, style.ground2),
         inks=ground[:, None].expand(-1, 3, -1),
         partner=ground,
-        fill=torch.full_like(style.fill, scenes.SOLID),
+        fill=torch.full_like(style.fill, styles.SOLID),
         line=torch.where(stated, palette[content.colour], style.inks[:, 0]),
         line_width=torch.full_like(style.line_width, LINE_WIDTH),
     )
@@ -113,9 +113,9 @@ def batches(pipe, encoder, n: int, side: int, generator) -> Iterator[tuple[Tenso
     number = 0
     while True:
         number += 1
-        style = scenes.sample_styles(n, generator)
+        style = styles.sample_styles(n, generator)
         content = scenes.settle(captions.sample_content(n, generator), style)
-        half = outlined(content, style, side // 2, side // 2, generator, scenes.TEXTURE_UNIT / 2)
+        half = outlined(content, style, side // 2, side // 2, generator, textures.TEXTURE_UNIT / 2)
         latents = latents_of_half(half)
         tokens = tokenise(captions.captions(content, generator.initial_seed() + number)).to(device)
         hidden, pooled = (part.to(WORK) for part in encode_text(pipe.text_encoder, pipe.text_encoder_2, tokens))

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import architecture, captions, colours, references, scenes
+from training import architecture, captions, colours, picture_style, references, scenes, styles, textures
 from training.captions import Content
 from training.latents import latents_of_half
 from training.plan import HALF, SIZES, USUAL, Plan
-from training.scenes import Style
+from training.styles import Style
 from training.trainer import WORK
 
 #: How many of the references are scenes and swatches of the program.
@@ -58,7 +58,7 @@ def tokenise(texts: list[str]) -> Tensor:
 def facts(pictures: Tensor, style: Style) -> tuple[Tensor, Tensor]:
     """What pictures in a style show, as numbers (N, ...) and as classes (N, 2): palette by area, style, detail."""
     palette, share = colours.palette(pictures)
-    patterned = (style.fill != scenes.SOLID).float()[:, None], (style.backdrop != scenes.SOLID).float()[:, None]
+    patterned = (style.fill != styles.SOLID).float()[:, None], (style.backdrop != styles.SOLID).float()[:, None]
     angles = torch.stack([style.angle, style.back_angle], 1) * 2
     numbers = [palette[:, :4].flatten(1) * (share[:, :4] > 0).float().repeat_interleave(3, 1), share[:, :4]]
     numbers += [style.ground, style.ground2 * patterned[1], style.inks.flatten(1), style.partner * patterned[0]]
@@ -66,20 +66,20 @@ def facts(pictures: Tensor, style: Style) -> tuple[Tensor, Tensor]:
     numbers += [10 * style.period[:, None] * patterned[0], 5 * style.back_period[:, None] * patterned[1]]
     numbers += [f(angles[:, :1]) * patterned[0] for f in (torch.cos, torch.sin)]
     numbers += [f(angles[:, 1:]) * patterned[1] for f in (torch.cos, torch.sin)]
-    numbers += [references.detail(pictures).add(1e-4).log()]
+    numbers += [picture_style.detail(pictures).add(1e-4).log()]
     return torch.cat(numbers, 1), torch.stack([style.fill, style.backdrop], 1)
 
 
 def drawn_references(n: int, generator, photographs) -> tuple[Tensor, Style]:
     """(n, 3, IMAGE_SIZE, IMAGE_SIZE) and the styles they ask for: a share of scenes and swatches of the program."""
     size, ours = architecture.IMAGE_SIZE, math.ceil(n * PROGRAM_SHARE)
-    style = scenes.sample_styles(ours, generator)
+    style = styles.sample_styles(ours, generator)
     content, mode = captions.sample_content(ours, generator), scenes.sample_modes(ours, generator)
     pictures = scenes.reference(content, style, mode, size, generator, density=size)
     others, texture = references.draw(n - ours, 2 * size, generator, photographs)
     others = F.avg_pool2d(others, 2)
-    styles = style, references.style_of(others, texture, generator)
-    joined = Style(*(torch.cat([getattr(s, name) for s in styles]) for name in vars(style)))
+    both = style, picture_style.style_of(others, texture, generator)
+    joined = Style(*(torch.cat([getattr(s, name) for s in both]) for name in vars(style)))
     return torch.cat([pictures, others]), joined
 
 
@@ -96,9 +96,9 @@ def drawn_pool(n: int, height: int, width: int, plan: Plan, generator, photograp
         count = min(4 * plan.chunk, n - start)
         shown, asked = drawn_references(count, generator, photographs)
         scale = sample_scales(count, generator)
-        style = scenes.between(scenes.sample_styles(count, generator), asked, scale, generator)
+        style = styles.between(styles.sample_styles(count, generator), asked, scale, generator)
         content = scenes.settle(captions.sample_content(count, generator), style)
-        half = scenes.draw(content, style, height // 2, width // 2, generator, scenes.TEXTURE_UNIT / 2)
+        half = scenes.draw(content, style, height // 2, width // 2, generator, textures.TEXTURE_UNIT / 2)
         tokens = tokenise(captions.captions(content, generator.initial_seed() + start)).to(generator.device)
         numbers, classes = facts(shown, asked)
         shown = (shown * 255).round().byte()

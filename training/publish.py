@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from training import captions, scenes
+from training import captions, scenes, styles, textures
 from training.evaluate import pil
 
 #: A style of striking colours among those kept from training, chosen by eye.
@@ -34,9 +34,9 @@ DEFAULTS = {
 def reference_candidates(n: int) -> torch.Tensor:
     """(n, 3, 256, 256): scenes in styles kept from training."""
     generator = torch.Generator().manual_seed(REFERENCE_SEED)
-    style = scenes.sample_styles(n, generator, held_out=True)
+    style = styles.sample_styles(n, generator, held_out=True)
     content = captions.sample_content(n, generator)
-    return scenes.reference(content, style, torch.full((n,), scenes.SCENE), 256, generator, scenes.TEXTURE_UNIT)
+    return scenes.reference(content, style, torch.full((n,), scenes.SCENE), 256, generator, textures.TEXTURE_UNIT)
 
 
 def main() -> None:

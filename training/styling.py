@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import architecture, scenes
+from training import architecture, styles
 from training.denoising import check, denoising_loss, noise_levels
 from training.plan import HALF, USUAL, Plan
 from training.pools import Batches, Pool
@@ -32,7 +32,7 @@ def train_image_encoder(encoder, pool: Pool, plan: Plan, generator) -> None:
     heads = nn.ModuleDict(
         {
             "numbers": nn.Linear(architecture.IMAGE_EMBED, pool.numbers.shape[1]),
-            "classes": nn.Linear(architecture.IMAGE_EMBED, 2 * len(scenes.FILLS)),
+            "classes": nn.Linear(architecture.IMAGE_EMBED, 2 * len(styles.FILLS)),
         }
     ).to(device)
     trainer = Trainer([encoder, heads], 1.5e-3, decay=0.01)
@@ -44,7 +44,7 @@ def train_image_encoder(encoder, pool: Pool, plan: Plan, generator) -> None:
 
     def loss_of(pictures, numbers, classes):
         embeds, told, kinds = predictions(pictures)
-        classes_loss = F.cross_entropy(kinds.view(-1, len(scenes.FILLS)), classes)
+        classes_loss = F.cross_entropy(kinds.view(-1, len(styles.FILLS)), classes)
         # Of about unit size, so that the adapter's projection starts well.
         size_loss = (embeds.float().square().mean() - 1).square() * 0.01
         return F.smooth_l1_loss(told, numbers) * 4 + 0.5 * classes_loss + size_loss

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import architecture, captions, judging, measure, pools, references, scenes, styling
+from training import architecture, captions, judging, measure, pools, references, scenes, styles, styling
 from training.captions import NONE
 from training.denoising import check, denoising_loss, noise_levels
 from training.latents import latents_of
@@ -110,7 +110,7 @@ def picture_pool(n: int, plan: Plan, generator) -> Tensor:
     out = torch.empty(n, 3, 256, 256, dtype=torch.uint8, device=generator.device)
     for start in range(0, n, plan.chunk):
         count = min(plan.chunk, n - start)
-        style = scenes.sample_styles(count, generator)
+        style = styles.sample_styles(count, generator)
         content = scenes.settle(captions.sample_content(count, generator), style)
         pictures = scenes.draw(content, style, 256, 256, generator)
         part = count // 6

@@ -122,12 +122,12 @@ def test_the_adapter_is_trained_as_diffusers_runs_it(fresh):
 def test_colours_move_to_the_references_as_the_scale_rises(pipe):
     import torch
 
-    from training import captions, evaluate, measure, scenes
+    from training import captions, evaluate, measure, scenes, styles, textures
 
     generator = torch.Generator().manual_seed(31)
-    style = scenes.sample_styles(6, generator, held_out=True)
+    style = styles.sample_styles(6, generator, held_out=True)
     content = captions.sample_content(6, generator)
-    shown = scenes.reference(content, style, torch.zeros(6, dtype=torch.long), 128, generator, scenes.TEXTURE_UNIT)
+    shown = scenes.reference(content, style, torch.zeros(6, dtype=torch.long), 128, generator, textures.TEXTURE_UNIT)
     seen = evaluate.embeds(pipe, shown)
     prompts = ["a large circle in the middle", "two squares", "a star"] * 2
     far = []
@@ -162,18 +162,20 @@ def test_the_judge_is_shown_pictures_with_a_shape_and_without_also_as_the_autoen
 def test_a_ground_shows_the_three_largest_colours_of_a_photograph_by_area_and_keeps_clear_of_shapes():
     import torch
 
-    from training import references, scenes
+    from training import picture_style, styles, textures
+    from training.chance import Chance
+    from training.fields import unknown
 
     palette = torch.tensor([[0.1, 0.2, 0.6], [0.9, 0.5, 0.1], [0.95, 0.95, 0.9]])
     rows = torch.tensor([0] * 32 + [1] * 20 + [2] * 12)  # half, a third, a fifth
     shown = palette[rows].T[None, :, :, None].expand(8, 3, 64, 64)
     generator = torch.Generator().manual_seed(0)
-    style = references.style_of(shown, references.unknown(references.Chance(8, generator)), generator)
-    assert (style.backdrop == scenes.PATCHES).all() and (style.ground - palette[0]).abs().max() < 0.02
-    drawn = scenes.grounds(style, 128, 128).permute(0, 2, 3, 1).reshape(-1, 3)
+    style = picture_style.style_of(shown, unknown(Chance(8, generator)), generator)
+    assert (style.backdrop == styles.PATCHES).all() and (style.ground - palette[0]).abs().max() < 0.02
+    drawn = textures.grounds(style, 128, 128).permute(0, 2, 3, 1).reshape(-1, 3)
     near = torch.cdist(drawn, palette).argmin(1)
     share = torch.bincount(near, minlength=3) / len(near)
     assert share[0] > share[1] > 0.1 and share[2] > 0.08, share
     far = torch.zeros(8, 128, 128)
-    beside = scenes._backdrop(style, 128, 128, scenes.TEXTURE_UNIT, far)
+    beside = textures.grounds(style, 128, 128, far=far)
     assert (beside - palette[0][:, None, None]).abs().max() < 0.02
