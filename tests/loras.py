@@ -101,8 +101,8 @@ def kohya_names(parts: Mapping[str, nn.Module]) -> dict[str, str]:
                 continue
             if part == "unet":
                 up = [hasattr(block, "attentions") for block in root.up_blocks]
-                *_, ldm, _ = names.of_unet(name, root.config.layers_per_block, up)
-                found[f"{part}.{name}"] = ldm
+                ldm = names.of_ldm(name, root.config.layers_per_block, up)
+                found[f"{part}.{name}"] = f"lora_unet_{(ldm or name).replace('.', '_')}"
             else:
-                found[f"{part}.{name}"] = names.of_text_encoder(part, name, True)[1]
+                found[f"{part}.{name}"] = names.of_text_encoder(part, name)[3]
     return found

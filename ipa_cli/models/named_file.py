@@ -25,11 +25,15 @@ EXAMPLE = "give a .safetensors file, a folder, or a hub id (owner/name:file)"
 
 @dataclass(frozen=True)
 class Kind:
-    """What is looked for: its name in messages, its flag, and the file names that come before others."""
+    """What is looked for: its name in messages, its flag, and the file names that come before others.
+
+    `beside` is a small file in the same folder that is fetched with it where there is one.
+    """
 
     name: str
     flag: str
     usual: tuple[str, ...]
+    beside: str | None = None
 
 
 def find(kind: Kind, source: str, file: str | None, reporter: Reporter) -> Path:
@@ -44,8 +48,10 @@ def find(kind: Kind, source: str, file: str | None, reporter: Reporter) -> Path:
     else:
         raise ModelError(f"there is no {kind.name} '{source}'", EXAMPLE)
     name = _in(location, kind) if file is None else _wanted(location, file)
-    folder = location.folder or fetched(location, [name], reporter, shows_bars=False)
-    return folder / name
+    if location.folder is not None:
+        return location.folder / name
+    beside = [] if kind.beside is None else [str(PurePosixPath(name).with_name(kind.beside))]
+    return fetched(location, [name, *filter(location.has, beside)], reporter, shows_bars=False) / name
 
 
 def _known(path: Path) -> Path:

@@ -14,7 +14,11 @@ _OTHER = (
     (r"motion_modules?\.", "AnimateDiff"),
     (r"(^|_)prior_unet_", "Stable Cascade"),
     (r"lora_te3_|text_encoder_3\.", "SD 3"),
-    (r"^transformer\.|^diffusion_model\.(blocks|layers|transformer_blocks)\.|^lora_transformer_", "a transformer"),
+    (r"^transformer\.|^lora_transformer_", "a transformer"),
+    (
+        r"^(diffusion_model\.|base_model\.model\.|(lora_unet|lycoris)_)?(transformer_blocks|blocks|layers)[._]\d",
+        "a transformer",
+    ),
 )
 _WIDTHS = {768: "SD 1.5", 1024: "SD 2", 2048: "SDXL"}  # of the states that cross attention reads
 _METADATA = (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config.checks import short
 from ipa_cli.models import weights
-from ipa_cli.models.location import ModelError
+from ipa_cli.models.location import ModelError, folder_location, read_json
 from ipa_cli.models.lora import family, names
 from ipa_cli.models.lora.change import KINDS, Change, fits, rank
 from ipa_cli.models.lora.targets import UNET, Targets
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 4 << 30
 OTHER_FILE = "use another file, or another copy of it"
+PEFT_STEM, PEFT_CONFIG = "adapter_model", "adapter_config.json"  # a file of PEFT, and what lies beside it
+PEFT_METADATA = "lora_adapter_metadata"  # where diffusers writes the same
 
 # The ends of names, and which tensor of a change they mark; the first that fits counts.
 _DOWN_UP = (
     *((f".lora.{part}.weight", part) for part in ("down", "up")),
     *((f".lora_linear_layer.{part}.weight", part) for part in ("down", "up")),
     *((f".lora_{part}.weight", part) for part in ("down", "up", "mid")),
-    *((f".lora_A{name}.weight", "down") for name in ("", ".default")),
-    *((f".lora_B{name}.weight", "up") for name in ("", ".default")),
+    (".lora_A.weight", "down"),
+    (".lora_B.weight", "up"),
     *((f".{part}.weight", part) for part in ("down", "up")),  # of attention processors, "….processor.to_q_lora"
 )
 _ENDS: tuple[tuple[str, str], ...] = (
@@ -43,7 +45,6 @@ _ENDS: tuple[tuple[str, str], ...] = (
     (".dora_scale", "magnitude"),
     (".lora_magnitude_vector", "magnitude"),
     (".lora_magnitude_vector.weight", "magnitude"),
-    (".lora_magnitude_vector.default.weight", "magnitude"),
 )
 # Changes of other kinds, which cannot be left out without drawing something else.
 _REFUSED = (
@@ -80,17 +81,22 @@ def read(path: Path, targets: Targets, architecture: str) -> LoraFile:
     Raises ModelError for one that was made for other models, of an unknown kind, or with matrices that do not fit,
     WeightsError for a broken file, IpaError where it cannot be read.
     """
-    return _read(path, weights.stamp(path), targets, architecture)
+    beside = path.with_name(PEFT_CONFIG)
+    stamps = weights.stamp(path), weights.stamp(beside) if path.stem == PEFT_STEM else None
+    return _read(path, stamps, targets, architecture)
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _: tuple[int, ...] | None, targets: Targets, architecture: str) -> LoraFile:
+def _read(path: Path, stamps: tuple[object, object], targets: Targets, architecture: str) -> LoraFile:
     data = inputs.read_bytes(path, MOST_BYTES, "a LoRA")
     header = 0 if path.suffix in weights.PICKLES else 8 + int.from_bytes(data[:8], "little")
     with ThreadPoolExecutor(2) as pool:  # meanwhile: hashing 200 MB takes as long as all else
         digests = [pool.submit(hashlib.sha256, part) for part in (data, memoryview(data)[header:])]
         tensors, metadata = weights.of_bytes(path, data)
         tensors = {name.removeprefix("state_dict."): tensor for name, tensor in tensors.items()}  # of a checkpoint
+        if stamps[1] is not None:  # PEFT's configuration, which is beside its files
+            said = read_json(folder_location(path.parent), PEFT_CONFIG)
+            metadata = {**metadata, PEFT_METADATA: json.dumps(said)}
         changes, unused = changes_of(path, tensors, metadata, targets, architecture)
         whole, body = (digest.result().hexdigest() for digest in digests)
     return LoraFile(path.stem, whole, body, changes, unused, short(metadata.get("modelspec.trigger_phrase", "")))
@@ -121,11 +127,12 @@ def _sorted(
     for name, tensor in tensors.items():
         if kind := next((kind for pattern, kind in _REFUSED if re.search(pattern, name)), None):
             raise ModelError(f"{path} changes {kind}, which is not supported: {name[:120]}", OTHER_FILE)
-        end = next(((end, part) for end, part in _ENDS if name.endswith(end)), None)
+        plain = names.without_adapter(name)
+        end = next(((end, part) for end, part in _ENDS if plain.endswith(end)), None)
         if end is None:
             unused.append(name)
             continue
-        target = targets.named.get(names.usual(name.removesuffix(end[0])))
+        target = targets.named.get(names.usual(plain.removesuffix(end[0])))
         if target is None:
             unknown.append(name)
         elif end[1] in found.setdefault(target, {}):
@@ -197,13 +204,13 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _scale(alpha: float | None, rank: int | None, module: str, of_peft: Mapping[str, Any]) -> float:
     """What multiplies the product of the matrices: alpha divided by the rank; 1 where no alpha is said."""
-    if rank is None:
-        return 1.0  # LyCORIS ignores the alpha of whole matrices
+    if rank is None:  # LyCORIS ignores the alpha of whole matrices, PEFT does not
+        rank = of_peft.get("r")
     if alpha is None and of_peft:
         own = of_peft.get("alpha_pattern") or {}
         patterns = (value for key, value in own.items() if f".{module}".endswith(f".{key.lstrip('^')}"))
-        alpha = next(patterns, of_peft.get("lora_alpha"))
-    if alpha is None:
+        alpha = next(patterns, of_peft.get("lora_alpha", of_peft.get("alpha")))
+    if alpha is None or rank is None:
         return 1.0
     return alpha / (math.sqrt(rank) if of_peft.get("use_rslora") else rank)
 
@@ -211,7 +218,7 @@ def _scale(alpha: float | None, rank: int | None, module: str, of_peft: Mapping[
 def _of_peft(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The fields of PEFT's `LoraConfig` by part, as diffusers writes them since 0.34; nothing of what is no such."""
     try:
-        said = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        said = json.loads(metadata.get(PEFT_METADATA, "{}"))
     except (ValueError, RecursionError):
         return {}
     found: dict[str, dict[str, Any]] = {}
@@ -227,7 +234,8 @@ def _is_number(value: Any) -> bool:
 
 
 _PEFT: Mapping[str, Callable[[Any], bool]] = {
-    "lora_alpha": _is_number,
+    **dict.fromkeys(("lora_alpha", "alpha"), _is_number),  # "alpha" is that of LoHa and LoKr
+    "r": lambda value: isinstance(value, int) and value > 0,
     "alpha_pattern": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
     "use_rslora": lambda value: isinstance(value, bool),
 }

@@ -7,10 +7,13 @@ from pathlib import Path
 from ipa_cli.config import LoraConfig
 from ipa_cli.errors import UsageError
 from ipa_cli.models import named_file
+from ipa_cli.models.lora.file import PEFT_CONFIG, PEFT_STEM
 from ipa_cli.result import Reporter
 
 DEMO = "demo"  # the one that comes with the demo model
-KIND = named_file.Kind("LoRA", "--lora", ("pytorch_lora_weights.safetensors",))  # diffusers' name
+# With the names of diffusers and of PEFT.
+USUAL = ("pytorch_lora_weights.safetensors", f"{PEFT_STEM}.safetensors")
+KIND = named_file.Kind("LoRA", "--lora", USUAL, beside=PEFT_CONFIG)
 
 
 def find(config: LoraConfig, reporter: Reporter) -> Path:

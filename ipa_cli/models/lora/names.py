@@ -27,6 +27,9 @@ _IN_A_BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.(resnets|attentions
 # Attention processors of diffusers before 0.22, by what they stand for: in the UNet, and in text encoders.
 _PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)_lora$")
 _OF_TEXT = re.compile(r"\.self_attn\.to_(q|k|v|out)_lora$")
+_WRAPPED = re.compile(r"^(unet\.)?base_model\.model\.")  # by PEFT's model
+# PEFT's name of an adapter, "default" or another, which its own files leave out.
+_ADAPTER = re.compile(r"(\.lora_(?:A|B|magnitude_vector))\.(?!weight$)[\w-]+\.weight$")
 
 
 def of_ldm(module: str, layers: int, transformers: Sequence[bool]) -> str | None:
@@ -53,22 +56,37 @@ def of_ldm(module: str, layers: int, transformers: Sequence[bool]) -> str | None
 
 
 def of_unet(module: str, layers: int, transformers: Sequence[bool]) -> list[str]:
-    """All names of a UNet's module."""
-    names = [f"unet.{module}", module, f"lora_unet_{_joined(module)}"]
+    """All names of a UNet's module: diffusers', kohya's, SimpleTuner's, and by LDM's also ComfyUI's, OneTrainer's."""
+    names = [f"unet.{module}", module, f"lora_unet_{_joined(module)}", f"lycoris_{_joined(module)}"]
     ldm = of_ldm(module, layers, transformers)
-    return names if ldm is None else [*names, f"lora_unet_{_joined(ldm)}", f"diffusion_model.{ldm}"]
+    if ldm is None:
+        return names
+    return [*names, f"lora_unet_{_joined(ldm)}", f"diffusion_model.{ldm}", *([f"unet.{ldm}"] if ldm != module else [])]
 
 
-def of_text_encoder(part: str, module: str, several: bool) -> list[str]:
-    """All names of a text encoder's module; kohya's trainers count the encoders of a model that has `several`."""
-    number = ("2" if part.endswith("_2") else "1") if several else ""
-    return [f"{part}.{module}", f"lora_te{number}_{_joined(module)}"]
+def of_text_encoder(part: str, module: str) -> list[str]:
+    """All names of a text encoder's module.
+
+    kohya's trainers count the encoders of a model that has several; ComfyUI takes both forms for any first one.
+    OneTrainer and ComfyUI call CLIP's ViT-L "clip_l", and ViT-bigG "clip_g".
+    """
+    second = part.endswith("_2")
+    clip = "clip_g" if second else "clip_l"
+    counted = ["lora_te2"] if second else ["lora_te1", "lora_te"]
+    dotted = [f"{prefix}.{module}" for prefix in (part, clip, f"text_encoders.{clip}.transformer")]
+    return [*dotted, *(f"{prefix}_{_joined(module)}" for prefix in counted)]
 
 
 def usual(module: str) -> str:
-    """The module that an older diffusers' attention processor stands for; others are as they are."""
+    """A module's name without PEFT's wrapping, and as diffusers has it since its attention processors hold none."""
+    module = _WRAPPED.sub(r"\1", module)
     module = _PROCESSOR.sub(lambda found: f".to_{found[1]}{'.0' * (found[1] == 'out')}", module)
     return _OF_TEXT.sub(lambda found: f".self_attn.{found[1]}_proj", module)
+
+
+def without_adapter(name: str) -> str:
+    """A tensor's name without that of PEFT's adapter: "….lora_A.default.weight" is "….lora_A.weight"."""
+    return _ADAPTER.sub(r"\1.weight", name)
 
 
 def _joined(module: str) -> str:

@@ -50,8 +50,7 @@ def _of(architecture: str, configs: str) -> Targets:
             module = UNet(config) if part == UNET else TextEncoder(config, encoders[part])
         for name, shape in _weights(module).items():
             shapes[part, name] = shape
-            several = len(encoders) > 1
-            all_names = _of_unet(module, name) if part == UNET else names.of_text_encoder(part, name, several)
+            all_names = _of_unet(module, name) if part == UNET else names.of_text_encoder(part, name)
             named |= dict.fromkeys(all_names, (part, name))
     return Targets(shapes, named)
 

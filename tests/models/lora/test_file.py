@@ -158,6 +158,52 @@ def test_a_lora_is_told_by_its_family(tmp_path, sdxl, sd15):
 FAMILIES = {"sdxl": OF_SDXL, "sd15": OF_SD15, "sd2": OF_SD2}
 
 
+L1 = "text_model.encoder.layers.0.mlp.fc1"
+FLAT_Q, FLAT_L1 = Q[5:].replace(".", "_"), L1.replace(".", "_")
+OF_LDM = "middle_block.1.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    ("modules", "ends"),
+    [
+        ((Q, f"text_encoder.{L1}", f"text_encoder_2.{L1}"), ("lora_A.style", "lora_B.style")),  # PEFT's adapter "style"
+        ((f"base_model.model.{Q[5:]}", None, None), ("lora_A", "lora_B")),  # a UNet saved by PEFT
+        ((f"unet.base_model.model.{Q[5:]}", None, None), ("lora_A.default", "lora_B.default")),
+        ((f"lycoris_{FLAT_Q}", None, None), ("lora_down", "lora_up")),  # SimpleTuner
+        ((f"unet.{OF_LDM}", f"clip_l.{L1}", f"clip_g.{L1}"), ("lora_down", "lora_up")),  # OneTrainer, "OMI"
+        (
+            (f"diffusion_model.{OF_LDM}", *(f"text_encoders.{one}.transformer.{L1}" for one in ("clip_l", "clip_g"))),
+            ("lora_down", "lora_up"),  # ComfyUI
+        ),
+        ((f"lora_unet_{FLAT_Q}", f"lora_te_{FLAT_L1}", f"lora_te2_{FLAT_L1}"), ("lora_down", "lora_up")),
+    ],
+)
+def test_the_names_of_every_trainer_are_read(tmp_path, demo, modules, ends):
+    known, _ = demo
+    expected, tensors = {("unet", Q[5:])}, {}
+    for part, module in zip(("unet", "text_encoder", "text_encoder_2"), modules, strict=True):
+        if module is not None:
+            target = (part, Q[5:] if part == "unet" else L1)
+            expected.add(target)
+            out, given = known.shapes[target]
+            tensors |= {
+                f"{module}.{ends[0]}.weight": torch.ones(2, given),
+                f"{module}.{ends[1]}.weight": torch.ones(out, 2),
+            }
+    found = read(loras.write(tmp_path / "a.safetensors", tensors), *demo)
+    assert {(part, module) for part, changes in found.changes.items() for module in changes} == expected
+    assert found.unused == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["transformer_blocks.0.attn.to_k", "lora_unet_blocks_0_cross_attn_k", "base_model.model.layers.0.to_k"]
+)
+def test_a_lora_of_a_transformer_is_called_so_by_every_name(tmp_path, demo, name):
+    tensors = {f"{name}.lora_A.weight": torch.ones(4, 8), f"{name}.lora_B.weight": torch.ones(8, 4)}
+    with pytest.raises(IpaError, match="is a LoRA for a transformer, and the model is SDXL"):
+        read(loras.write(tmp_path / "a.safetensors", tensors), *demo)
+
+
 def test_metadata_tells_the_family_where_names_do_not(tmp_path, sd15):
     name = "lora_te2_text_model_encoder_layers_31_mlp_fc1"
     tensors = {f"{name}.lora_down.weight": torch.ones(4, 1280), f"{name}.lora_up.weight": torch.ones(5120, 4)}
@@ -187,6 +233,26 @@ def test_alpha_is_that_of_pefts_configuration(tmp_path, demo, metadata, scale):
     said = {"lora_adapter_metadata": json.dumps(metadata)}
     found = read(loras.write(tmp_path / "a.safetensors", of_demo(), said), *demo)
     assert found.changes["unet"][Q[5:]].scale == scale
+
+
+def test_what_is_beside_a_file_of_peft_tells_its_alpha(tmp_path, demo):
+    tensors = {name.replace("unet.", "base_model.model."): tensor for name, tensor in of_demo().items()}
+    (settings := tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4}))
+    assert read(loras.write(tmp_path / "other.safetensors", tensors), *demo).changes["unet"][Q[5:]].scale == 1.0
+    file = loras.write(tmp_path / "adapter_model.safetensors", tensors)
+    assert read(file, *demo).changes["unet"][Q[5:]].scale == 2.0
+    settings.write_text(json.dumps({"lora_alpha": 16, "r": 4, "use_rslora": True}))  # it is looked at again
+    assert read(file, *demo).changes["unet"][Q[5:]].scale == 8.0
+
+
+def test_the_alpha_of_pefts_lokr_counts_for_whole_matrices_too(tmp_path, demo):
+    module = f"base_model.model.{Q[5:]}"
+    tensors = {f"{module}.lokr_w1": torch.ones(8, 8), f"{module}.lokr_w2": torch.ones(12, 12)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"alpha": 4, "r": 16}))
+    assert (
+        read(loras.write(tmp_path / "adapter_model.safetensors", tensors), *demo).changes["unet"][Q[5:]].scale == 0.25
+    )
+    assert read(loras.write(tmp_path / "lycoris.safetensors", tensors), *demo).changes["unet"][Q[5:]].scale == 1.0
 
 
 @pytest.mark.parametrize("alpha", [torch.tensor(2.0), torch.tensor(2, dtype=torch.int64)])
