@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
     encode.check(FORMATS[asked.suffix], asked.quality, "")
     digest = asked.source.digest()
     with reporter.stage("checking jobs") as doing:
-        found = survey(asked.source, doing)
+        found = survey(asked.source, doing, _check_sampling(asked))
     output = outputs.of(asked.output)
     _check_apart(asked.source, output)
     given = settings.image or settings.embeds or settings.adapter
@@ -183,6 +184,23 @@ def _draw(
         jobs = (job for job in every if journal.state(job.number) in wanted)
         draw(task, order.ordered(jobs), done, reporter)
     return progress
+
+
+def _check_sampling(asked: Asked) -> Callable[[Job], None]:
+    """Raises what `schedulers.choose` does for a job: it has a sampler that is none, or whose package is missing."""
+    names = ("scheduler", "schedule", "eta")
+    choose = lru_cache(1024)(schedulers.choose)
+
+    def check(job: Job) -> None:
+        if not job.values.keys() & set(names):
+            return
+        try:
+            choose(*(job.values.get(name, getattr(asked.settings, name)) for name in names))
+        except IpaError as error:
+            where = f"{asked.source.name}, job {job.number} ({job.id!r})"
+            raise type(error)(f"{where}: {error.message}", error.hint) from error
+
+    return check
 
 
 def _check_apart(source: Source, output: Output) -> None:

@@ -224,13 +224,18 @@ class Survey:
     first: Job
 
 
-def survey(source: Source, doing: Callable[[str], None] = lambda _: None) -> Survey:
+def survey(
+    source: Source, doing: Callable[[str], None] = lambda _: None, check: Callable[[Job], None] = lambda _: None
+) -> Survey:
     """Read every job once; `doing` gets their count. Raises ConfigError for a wrong one, and for two of the same id.
+
+    `check` is called with each job, and may raise too.
 
     Ids are kept as 64-bit digests, 8 bytes a job; those that are equal are then compared themselves.
     """
     keys, names, first = array("Q"), set[str](), None
     for job in source.jobs():
+        check(job)
         first = first or job
         names.update(job.values)
         keys.append(_key(job))

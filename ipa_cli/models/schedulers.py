@@ -235,7 +235,7 @@ def choose(
     """What these settings ask for. Raises UsageError for names that are none and for what does not go together.
 
     `own_class` is that of the model's own scheduler in diffusers, once it is known. Raises IpaError where a package is
-    not `installed` that is needed.
+    missing that is needed, unless `installed` is false.
     """
     name, part = (None, None) if scheduler is None else _resolved(scheduler)
     asked = None if schedule is None else _resolved_schedule(schedule)
@@ -246,11 +246,16 @@ def choose(
     found = Sampling(name, part or asked, eta)
     if name is not None or own_class is not None:
         _check_together(found, names("class_name").get(own_class or "") if name is None else name, own_class)
-    for chosen in (SCHEDULERS.get(name or ""), SCHEDULES.get(found.schedule or "")) if installed else ():
-        if chosen is not None and chosen.needs is not None and find_spec(chosen.needs) is None:
-            what = f"sampler '{name}'" if isinstance(chosen, Scheduler) else f"schedule '{found.schedule}'"
-            raise IpaError(f"the {what} needs {chosen.needs}", f"pip install {chosen.needs}")
+    if installed:
+        own = names("class_name").get(own_class or "", "")
+        _check_installed(f"sampler '{name}'" if name else "model's scheduler", SCHEDULERS.get(name or own))
+        _check_installed(f"schedule '{found.schedule}'", SCHEDULES.get(found.schedule or ""))
     return found
+
+
+def _check_installed(what: str, chosen: Scheduler | NoiseSchedule | None) -> None:
+    if chosen is not None and chosen.needs is not None and find_spec(chosen.needs) is None:
+        raise IpaError(f"the {what} needs {chosen.needs}", f"pip install {chosen.needs}")
 
 
 def _check_together(asked: Sampling, name: str | None, own_class: str | None) -> None:

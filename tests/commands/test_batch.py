@@ -98,26 +98,25 @@ def test_a_failed_job_is_recorded_and_the_others_go_on(ipa):
         {"id": "missing", "image": "lost.png"},
         {"id": "misspelt", "image": "cta.png"},
         {"id": "model", "model": "nowhere"},
-        {"id": "sampler", "scheduler": "none-such"},
         {"id": "good", "seed": 1},
         {"id": "other", "seed": 2, "strength": 0.5},
     )
     ran = ipa("batch", file, *QUICK, "-o", "out")
-    assert ran.exit_code == 1 and "FAILED 4 jobs: --retry-failed" in ran.stdout
+    assert ran.exit_code == 1 and "FAILED 3 jobs: --retry-failed" in ran.stdout
     found = {one["id"]: one for one in results()}
-    assert [one["status"] for one in found.values()] == ["failed"] * 4 + ["done"] * 2
+    assert [one["status"] for one in found.values()] == ["failed"] * 3 + ["done"] * 2
     assert "lost.png does not exist" in found["missing"]["error"] and "nowhere" in found["model"]["error"]
-    assert "none-such" in found["sampler"]["error"] and found["misspelt"]["hint"] == "did you mean cat.png?"
+    assert found["misspelt"]["hint"] == "did you mean cat.png?"
     assert "misspelt failed: cta.png does not exist (did you mean cat.png?)" in ran.stderr
 
     same = ipa("batch", file, *QUICK, "-o", "out", "--resume", "--json")
-    assert same.exit_code == 1 and same.json()["data"]["drawn"] == 0 and same.json()["data"]["failed"] == 4
+    assert same.exit_code == 1 and same.json()["data"]["drawn"] == 0 and same.json()["data"]["failed"] == 3
     error = same.json()["error"]
-    assert error["message"].startswith("4 of 6 jobs failed, the first missing: lost.png does not exist")
+    assert error["message"].startswith("3 of 5 jobs failed, the first missing: lost.png does not exist")
     assert "out/results.jsonl" in error["hint"] and "--retry-failed" in error["hint"]
     Image.new("RGB", (48, 48), "red").save("lost.png")
     again = ipa("batch", file, *QUICK, "-o", "out", "--retry-failed", "--json")
-    assert again.json()["data"]["drawn"] == 1 and again.json()["data"]["failed"] == 3
+    assert again.json()["data"]["drawn"] == 1 and again.json()["data"]["failed"] == 2
     assert [one["id"] for one in results()] == list(found) and results()[0]["status"] == "done"
 
 
@@ -230,10 +229,15 @@ def test_results_that_a_full_disk_has_no_room_for_are_written_by_resume(ipa, mon
 
 def test_nothing_is_loaded_for_what_can_be_seen_before(ipa, monkeypatch):
     monkeypatch.setattr("ipa_cli.engine.engine.Engine.open", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("ipa_cli.models.schedulers.find_spec", lambda _: None)
     good = {"id": "a", "seed": 1}
     for lines, flags, code, said in (
         ((good, {"id": "a"}), (), 2, "jobs 1 and 2 have the id 'a'"),
         ((good, {"id": "b", "sede": 1}), (), 2, "jobs.jsonl, line 2: unknown setting 'sede'; did you mean 'seed'?"),
+        ((good, {"id": "b", "sampler": "eular"}), (), 2, "job 2 ('b'): unknown sampler 'eular'; did you mean 'euler'?"),
+        ((good, {"id": "b", "sampler": "lcm"}), ("--schedule", "karras"), 2, "the sampler lcm has no schedule"),
+        ((good, {"id": "b", "schedule": "beta"}), (), 1, "job 2 ('b'): the schedule 'beta' needs scipy"),
+        ((good, {"id": "b", "sampler": "dpm++-sde"}), (), 1, "job 2 ('b'): the sampler 'dpm++-sde' needs torchsde"),
         ((good,), ("--model", "no/such/folder"), 2, "no/such/folder"),
         ((good,), ("--backend", "nonesuch"), 2, "nonesuch"),
         ((good,), ("--scheduler", "nonesuch"), 2, "nonesuch"),

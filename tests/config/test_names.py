@@ -38,7 +38,7 @@ def test_the_second_name_of_a_flag_serves_wherever_settings_are_named(ipa, world
     ipa("config", "unset", "sampler")
     monkeypatch.setenv("IPA_SAMPLER", "ddim")
     found = ipa("config", "get", "scheduler", "--json").data()
-    assert (found["value"], found["source"]) == ("ddim", "IPA_SAMPLER")
+    assert (found["value"], found["where"]) == ("ddim", "IPA_SAMPLER")
     monkeypatch.setenv("IPA_SCHEDULER", "ddpm")
     said = ipa("config", "get", "scheduler", "--json").error()["message"]
     assert "IPA_SAMPLER and IPA_SCHEDULER are both set" in said

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ipa_cli.config import Settings
 from ipa_cli.engine import schedules
-from ipa_cli.errors import UsageError
+from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import comfyui, metadata
 from ipa_cli.models import configurations, diffusers_schedulers, schedulers
 from ipa_cli.models.architectures import SDXL
@@ -71,6 +71,10 @@ def test_a_model_whose_own_scheduler_needs_another_package_says_so(monkeypatch):
     config = configurations.scheduler("x", {"_class_name": "LMSDiscreteScheduler"})
     with pytest.raises(ModelError, match="needs scipy"):
         diffusers_schedulers.of_model(config, SDXL)
+    monkeypatch.setattr(schedulers, "find_spec", lambda _: None)
+    with pytest.raises(IpaError, match="the model's scheduler needs scipy"):
+        schedulers.choose(None, own_class="LMSDiscreteScheduler")
+    assert schedulers.choose("euler", own_class="LMSDiscreteScheduler").scheduler == "euler"
 
 
 def test_a_scheduler_is_one_line_of_the_table(ipa, world, monkeypatch):

@@ -12,10 +12,11 @@ from PIL import Image
 from ipa_cli.config import Settings
 from ipa_cli.config.adapter_options import parse
 from ipa_cli.config.presets import SPEED
-from ipa_cli.errors import UsageError
+from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.models import schedulers
 from ipa_cli.models.plan import make_plan
 from ipa_cli.result import NullReporter
-from ipa_cli.serve import body, drawing
+from ipa_cli.serve import answers, body, drawing
 from ipa_cli.serve.drawing import Asked
 from ipa_cli.serve.limits import Limits
 
@@ -125,3 +126,10 @@ def test_a_setting_may_be_sent_by_its_second_name(world):
     both = body.asked(body.validated(body.Body, {"prompt": "x", "sampler": "lcm", "scheduler": "tcd"}))
     with pytest.raises(UsageError, match="scheduler is given twice"):
         made(both)
+
+
+def test_a_sampler_whose_package_is_missing_is_refused_before_it_waits(world, monkeypatch):
+    monkeypatch.setattr(schedulers, "find_spec", lambda _: None)
+    with pytest.raises(IpaError, match="the sampler 'dpm\\+\\+-sde' needs torchsde") as refused:
+        made(Asked({"prompt": "x", "scheduler": "dpm++-sde"}))
+    assert refused.value.hint == "pip install torchsde" and answers.foreseen(refused.value).status_code == 422
