@@ -83,7 +83,14 @@ class Group:
         from training import captions
         from training.evaluate import pil, references
 
-        self.settings = Settings(device=asked.device, backend="eager", dtype="float32", scale=SCALE, steps=STEPS)
+        self.settings = Settings(
+            device=asked.device,
+            backend="eager",
+            compile_options='{"cuda_graph": false}',  # whose replays would not count as calls
+            dtype="float32",
+            scale=SCALE,
+            steps=STEPS,
+        )
         if Group.engine is None:
             from ipa_cli.engine.engine import Engine
             from ipa_cli.models.plan import make_plan
