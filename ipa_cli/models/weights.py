@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ipa_cli.errors import IpaError
+from ipa_cli.models import broken
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +46,10 @@ def header(path: Path) -> Mapping[str, tuple[int, ...]]:
     try:
         status = path.stat()
         return _header(path, (status.st_ino, status.st_size, status.st_mtime_ns))
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a whole .safetensors file: {error}", "download it again") from error
+    except SafetensorError as error:
+        raise _not_safetensors(path, path, error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 @lru_cache(maxsize=16)
@@ -114,8 +118,15 @@ def readable_by_gpu(path: Path) -> bool:
     return all(entry["dtype"] in reader.KINDS for name, entry in entries.items() if name != "__metadata__")
 
 
+def _not_safetensors(path: Path, source: Path | bytes, error: Exception) -> WeightsError:
+    reason, hint = broken.safetensors(source, error)
+    return WeightsError(f"{path} is not a whole .safetensors file: {reason}", hint)
+
+
 def _unreadable(path: Path, error: OSError) -> WeightsError:
-    return WeightsError(f"{path} cannot be read: {error.strerror}", "check the disk, or download it again")
+    denied = isinstance(error, PermissionError)
+    hint = "check its permissions" if denied else "check the disk, or download it again"
+    return WeightsError(f"{path} cannot be read: {error.strerror or error}", hint)
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -195,7 +206,7 @@ def of_bytes(path: Path, data: bytes, only_tensors: bool = True) -> tuple[dict[s
     try:
         tensors = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: numbers that torch has not
-        raise WeightsError(f"{path} is not a whole .safetensors file: {error}", "download it again") from error
+        raise _not_safetensors(path, data, error) from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # whole, or it would not have been loaded
     return tensors, header.get("__metadata__") or {}
 
@@ -212,13 +223,12 @@ def _pickled(path: Path, device: str, data: bytes | None = None, beside: tuple[t
 
     try:
         loaded = torch.load(path if data is None else io.BytesIO(data), map_location=device, weights_only=True)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:
-        reason = (str(error).splitlines() or ["it is empty"])[0]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a file that is cut off gives
+            raise _unreadable(path, error) from error
+        reason, hint = broken.pickle(path if data is None else data, error)
         raise WeightsError(
-            f"{path} is not a pickle of bare tensors, and nothing else is opened: {reason}",
-            "use its .safetensors version",
+            f"{path} is not a pickle of bare tensors, and nothing else is opened: {reason}", hint
         ) from error
     found: dict[str, Tensor] = {}
     for name, value in loaded.items() if isinstance(loaded, Mapping) else ():
@@ -242,7 +252,7 @@ def pickled_tensor(path: Path, data: bytes) -> Tensor:
     try:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:
-        reason = (str(error).splitlines() or ["it is empty"])[0]
+        reason, _ = broken.pickle(data, error)
         raise WeightsError(f"{path} is not a pickle of a bare tensor: {reason}", "save it as .safetensors") from error
     found = found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
     if not isinstance(found, torch.Tensor) or found.layout != torch.strided or not found.is_floating_point():
