@@ -15,7 +15,7 @@ from ipa_cli.errors import IpaError
 
 _DEEP = re.compile(r"(^|/)\*\*(/|$)")
 _REPEATED = re.compile(r"(?<![^/])(\*\*/)+(?=\*\*(/|$))")
-FILE_ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".json")
+FILE_ENDINGS = (".safetensors", ".sft", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".json")
 
 
 def at_home(place: Callable[[str], Path]) -> Path | None:
@@ -105,7 +105,8 @@ def _links(folder: str, changed: int) -> tuple[Path, ...]:
 
 def is_repo_id(text: str) -> bool:
     """Whether `text` has the form `owner/name` of a hub repository, and not that of a file."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None and not text.endswith(FILE_ENDINGS)
+    formed = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None
+    return formed and not text.lower().endswith(FILE_ENDINGS)
 
 
 def expanded(path: Path) -> Path:

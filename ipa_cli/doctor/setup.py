@@ -15,7 +15,7 @@ from ipa_cli.doctor.places import expand
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import packages
 from ipa_cli.images import faces
-from ipa_cli.models import configurations
+from ipa_cli.models import configurations, weights
 from ipa_cli.models.plan import make_plan
 
 # Users may not want these values in an issue: only the name and the source are shown.
@@ -82,7 +82,7 @@ def check_model(settings: Settings, asked: bool) -> Check:
     if plan.dummy:
         return Check(name, "ok", f"{plan.name} ({layers}) with random weights and an adapter made for it", "", asked)
     adapter = f"{plan.adapter.location}/{plan.adapter.file}"
-    if plan.adapter.location.folder is None and not plan.adapter.file.endswith(".safetensors"):
+    if plan.adapter.location.folder is None and not weights.is_safetensors(plan.adapter.file):
         found = f"{adapter} is a pickle: whether it fits {plan.name} is known only after the download"
         return Check(name, "warning", found, "use its .safetensors version", asked)
     encoder = f", image encoder {plan.adapter.encoder}" if plan.adapter.encoder else ""

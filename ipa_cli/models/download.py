@@ -7,10 +7,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ipa_cli.models import location as locations
+from ipa_cli.models import weights
 from ipa_cli.models.architectures.base import folders
 from ipa_cli.models.controlnet.plan import ControlPlan
 from ipa_cli.models.ip_adapter.plan import AdapterPlan, check_fetched
-from ipa_cli.models.location import Location, ModelError, folder_location, inside, read_json
+from ipa_cli.models.location import DIFFUSERS, Location, ModelError, folder_location, inside, is_folder, read_json
 from ipa_cli.models.plan import Plan
 from ipa_cli.result import Reporter
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 OF_DIFFUSERS = ("unet", "vae")
-DIFFUSERS = "diffusion_pytorch_model"
 MOST_BYTES = 32 << 20  # of an index
 
 
@@ -91,9 +91,9 @@ def weight_files(location: Location, part: str, variant: str | None, dtype: torc
     A variant that was asked for comes first, as in diffusers; else safetensors before pickles, and half-size ones where
     they are enough.
     """
-    endings = (".safetensors", ".bin")
-    if part.endswith(endings):
+    if weights.is_safetensors(part) or weights.is_pickle(part):
         return [part]
+    endings = (".safetensors", ".bin")
     if variant:
         order = [(ending, suit) for suit in (variant, None) for ending in endings]
     else:
@@ -102,9 +102,19 @@ def weight_files(location: Location, part: str, variant: str | None, dtype: torc
     for ending, suit in order:
         if files := _weights(location, part, suit, ending):
             return files
+    _check_links(location, part)
     others = {name.split(".")[-2] for name in location.files(part) if name.count(".") == 2 and name.endswith(endings)}
     hint = " or ".join(f"--variant {name}" for name in sorted(others)) or "name a whole model"
     raise ModelError(f"{location} has no weights for {part}", hint)
+
+
+def _check_links(location: Location, part: str) -> None:
+    """Raise ModelError for weights that are a link to nothing, as in a hub cache whose blobs were deleted."""
+    if location.folder is None or not is_folder(folder := location.folder / part):
+        return
+    for path in sorted(folder.iterdir()):
+        if (weights.is_safetensors(path) or weights.is_pickle(path)) and path.is_symlink() and not path.exists():
+            raise ModelError(f"{path} is a link to {path.readlink()}, which is not there", "download the model again")
 
 
 def has_variant(location: Location, part: str, variant: str) -> bool:

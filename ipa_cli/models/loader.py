@@ -159,7 +159,7 @@ def _adapter_sources(plan: Plan, home: torch.device, dtype: torch.dtype) -> dict
 def _adapter_source(adapter: AdapterPlan) -> Source:
     assert adapter.location.folder is not None
     path = adapter.location.folder / adapter.file
-    return path, None if path.suffix in weights.PICKLES else weights.of_adapter(weights.header(path))
+    return path, None if weights.is_pickle(path) else weights.of_adapter(weights.header(path))
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def _built(
     """
     wanted = {weights.usual_name(name): (name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
     for path in paths:
-        if path.suffix == ".safetensors":
+        if weights.is_safetensors(path):
             _check_shapes(path, named(weights.header(path)), wanted)
     state: dict[str, Tensor] = {}
     for path in paths:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ipa_cli.result import Reporter
 
 MOST_BYTES = 1 << 20
+DIFFUSERS, CONFIG = "diffusion_pytorch_model", "config.json"  # how diffusers calls weights and their configuration
 
 
 class ModelError(IpaError):
@@ -120,6 +121,17 @@ def fetched(location: Location, files: Iterable[str], reporter: Reporter, shows_
     """The folder on disk that holds these files of a hub repository. Raises HubError."""
     assert location.repo is not None
     return hub.fetch(location.repo, location.revision, files, reporter, shows_bars, location.commit)
+
+
+def config_beside(file: Path, kind: str) -> dict[str, Any] | None:
+    """The configuration beside a weight file by diffusers' name; None where there is none of a class that begins so.
+
+    A part of a model that is named by its file is the same as by its folder.
+    """
+    if not file.name.startswith(DIFFUSERS) or not is_file(file.with_name(CONFIG)):
+        return None
+    found = read_json(folder_location(file.parent), CONFIG)
+    return found if str(found.get("_class_name")).startswith(kind) else None
 
 
 def read_json(location: Location, name: str, most: int = MOST_BYTES) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def find(kind: Kind, source: str, file: str | None, reporter: Reporter) -> Path:
 
 
 def _known(path: Path) -> Path:
-    if path.suffix.lower() not in (*weights.SAFETENSORS, *weights.PICKLES):
+    if not (weights.is_safetensors(path) or weights.is_pickle(path)):
         raise ModelError(f"{path} is no .safetensors file", EXAMPLE)
     return path
 
@@ -74,8 +74,7 @@ def _in(location: Location, kind: Kind) -> str:
         return usual
     here = location.files()
     safetensors, pickles = (
-        [name for name in here if name.lower().endswith(suffixes)]
-        for suffixes in (weights.SAFETENSORS, weights.PICKLES)
+        [name for name in here if is_of_kind(name)] for is_of_kind in (weights.is_safetensors, weights.is_pickle)
     )
     found = safetensors or pickles
     if len(found) == 1:

@@ -179,7 +179,7 @@ def _of_diffusers(location: Location) -> Location:
     """The same location. Raises ModelError for another layout than diffusers'; one-file models in it are named."""
     if location.has("model_index.json"):
         return location
-    files = [name for name in location.files() if name.endswith(weights.SAFETENSORS)]
+    files = [name for name in location.files() if weights.is_safetensors(name)]
     hint = "name the folder above unet/"
     if files and location.folder is not None:
         hint = f"name a file in it: --model {shlex.quote(str(location.folder / files[0]))}"

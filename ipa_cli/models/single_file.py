@@ -89,14 +89,13 @@ class Part:
 def path_of(text: str, flag: str = "--model") -> Path | None:
     """The file that a flag names, None for anything else. Raises ModelError for a file of another format."""
     path = expanded(text)
-    suffix = path.suffix.lower()
-    if suffix in weights.SAFETENSORS and not is_file(path):
+    if weights.is_safetensors(path) and not is_file(path):
         raise ModelError(f"there is no file {path}", f"check the path given with {flag}")
-    if suffix in weights.PICKLES and is_file(path):
+    if weights.is_pickle(path) and is_file(path):
         raise ModelError(f"{path} is a pickle, which can run code when opened", "use its .safetensors version")
-    if suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         raise ModelError(f"{path} is a GGUF file, in which weights are quantised", "use the .safetensors version")
-    return path if suffix in weights.SAFETENSORS else None
+    return path if weights.is_safetensors(path) else None
 
 
 def read_checkpoint(path: Path) -> tuple[Architecture, Checkpoint]:

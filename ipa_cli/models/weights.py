@@ -26,6 +26,16 @@ PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def is_safetensors(file: str | Path) -> bool:
+    """Whether a file is one by its name, in letters of any case."""
+    return str(file).lower().endswith(SAFETENSORS)
+
+
+def is_pickle(file: str | Path) -> bool:
+    """Whether a file is one of torch by its name, in letters of any case."""
+    return str(file).lower().endswith(PICKLES)
+
+
 class WeightsError(IpaError):
     """A weight file is broken, unsafe or of another kind."""
 
@@ -71,7 +81,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 def size(path: Path, names: Collection[str] | None, dtype: torch.dtype) -> int:
     """Bytes that a file's tensors, all or those named, take in `dtype`; a pickle, which is not opened, as it is."""
-    if path.suffix in PICKLES:
+    if is_pickle(path):
         return path.stat().st_size
     return dtype.itemsize * sum(math.prod(shape) for name, shape in header(path).items() if _wanted(name, names))
 
@@ -87,7 +97,7 @@ def read(path: Path, names: Collection[str] | None, device: torch.device, dtype:
     """
     from safetensors import safe_open
 
-    if path.suffix in PICKLES:
+    if is_pickle(path):
         loaded = _pickled(path, "cpu").items()
         return {name: _as(tensor, dtype).to(device) for name, tensor in loaded if _wanted(name, names)}
     header(path)
@@ -108,7 +118,7 @@ def finished(path: Path, reading: Future[dict[str, Tensor]], dtype: torch.dtype)
 
 def readable_by_gpu(path: Path) -> bool:
     """Whether `reader` takes a file: a `.safetensors` file of tensors whose kinds torch has."""
-    if path.suffix in PICKLES:
+    if is_pickle(path):
         return False
     from ipa_cli.models import reader
 
@@ -151,14 +161,14 @@ def adapter_name(name: str) -> str:
 
 def adapter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of an IP-Adapter file by `adapter_name`."""
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         return {adapter_name(name): shape for name, shape in header(path).items()}
     return {adapter_name(name): tuple(tensor.shape) for name, tensor in _pickled(path, "meta").items()}
 
 
 def load_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     """An IP-Adapter file as {"image_proj": …, "ip_adapter": …}; a pickle is read with `weights_only=True`."""
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         return nested(_pickled(path, "cpu"))
     from safetensors import safe_open
 
@@ -169,7 +179,7 @@ def load_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
 
 def load_named(path: Path, pattern: re.Pattern[str]) -> dict[str, Tensor]:
     """Those tensors of an IP-Adapter file whose `adapter_name` matches whole, by it; a pickle as `load_adapter`."""
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         found = {adapter_name(name): tensor for name, tensor in _pickled(path, "cpu").items()}
         return {name: tensor for name, tensor in found.items() if pattern.fullmatch(name)}
     from safetensors import safe_open
@@ -198,7 +208,7 @@ def of_bytes(path: Path, data: bytes, only_tensors: bool = True) -> tuple[dict[s
     Raises WeightsError for a broken file, and for a pickle of anything but tensors, and of text and numbers where it
     need not hold `only_tensors`.
     """
-    if path.suffix in PICKLES:
+    if is_pickle(path):
         return _pickled(path, "cpu", data, () if only_tensors else (str, int, float, type(None))), {}
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -116,3 +116,14 @@ def test_both_names_of_a_variant_s_index_are_known(tmp_path, middle):
     location = write(tmp_path, "unet/a.safetensors")
     write_index(tmp_path, f"unet/diffusion_pytorch_model.safetensors.{middle}.json", ["a.safetensors"])
     assert weight_files(location, "unet", "fp16", HALF)[1:] == ["unet/a.safetensors"]
+
+
+def test_weights_that_are_a_link_to_nothing_are_said_to_be_that(tmp_path):
+    """As in a hub cache whose blobs were deleted."""
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").symlink_to("../../blobs/0123")
+    with pytest.raises(
+        ModelError, match=r"safetensors is a link to \.\./\.\./blobs/0123, which is not there"
+    ) as caught:
+        weight_files(folder_location(tmp_path), "unet", None, torch.float32)
+    assert "download" in caught.value.hint

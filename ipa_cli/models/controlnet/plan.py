@@ -17,6 +17,7 @@ from ipa_cli.models.controlnet import file
 from ipa_cli.models.location import (
     Location,
     ModelError,
+    config_beside,
     expanded,
     folder_location,
     inside,
@@ -134,9 +135,10 @@ def _of_folder(place: str, location: Location, folder: str) -> ControlPlan:
 
 
 def _of_file(place: str, path: Path, unet_config: Mapping[str, Any]) -> ControlPlan:
-    return ControlPlan(
-        place, folder_location(path.parent), path.name, file.configuration(path, unet_config), path.absolute()
-    )
+    config = file.configuration(path, unet_config)
+    if (said := config_beside(path, "ControlNet")) is not None:
+        config = configurations.controlnet(str(path.with_name("config.json")), said)
+    return ControlPlan(place, folder_location(path.parent), path.name, config, path.absolute())
 
 
 def check_fits(control: ControlPlan, unet_config: Mapping[str, Any], architecture: Architecture) -> None:

@@ -52,7 +52,7 @@ def named(text: str) -> Encoder:
     """The image encoder that `--image-encoder` names: a file, a folder, or a hub id with a folder or file in it."""
     path = expanded(text)
     if is_file(path):
-        if path.suffix != ".safetensors":
+        if not weights.is_safetensors(path):
             raise ModelError(f"{path} is no .safetensors file", "name the image encoder's model.safetensors")
         return _of(folder_location(path.parent), path.name)
     if is_folder(path):
@@ -93,12 +93,12 @@ def _of_comfyui(location: Location) -> str | None:
     if location.folder is None:
         return None
     beside = folder_location(location.folder.parent / "clip_vision")
-    found = [name for name in beside.files() if name.endswith(".safetensors")]
+    found = [name for name in beside.files() if weights.is_safetensors(name)]
     return shlex.quote(f"{beside}/{found[0]}") if found else None
 
 
 def _of(location: Location, part: str) -> Encoder:
-    if part.endswith(".safetensors"):
+    if weights.is_safetensors(part):
         if location.folder is not None:
             shapes: Shapes = weights.header(location.folder / part)
         elif location.has(part):
@@ -106,9 +106,9 @@ def _of(location: Location, part: str) -> Encoder:
             shapes = hub.tensor_shapes(location.repo, part, location.revision)
         else:
             raise ModelError(f"{location} has no {part}", "check --image-encoder")
-        return Encoder(location, part, of_shapes(f"{location}/{part}", shapes))
+        return Encoder(location, part, _beside(location, part, shapes) or of_shapes(f"{location}/{part}", shapes))
     if not location.has(inside(part, "config.json")):
-        known = [name for name in location.files(part) if name.endswith(".safetensors")]
+        known = [name for name in location.files(part) if weights.is_safetensors(name)]
         example = known[0] if known else "model.safetensors"
         raise ModelError(
             f"{inside(str(location), part)} is no image encoder: it has no config.json",
@@ -116,6 +116,19 @@ def _of(location: Location, part: str) -> Encoder:
         )
     name = inside(part, "config.json")
     return Encoder(location, part, configurations.image_encoder(f"{location}/{name}", read_json(location, name)))
+
+
+def _beside(location: Location, part: str, shapes: Shapes) -> dict[str, Any] | None:
+    """The configuration beside an encoder's file, if it is one of its width: it tells more than shapes do."""
+    name = str(PurePosixPath(part).with_name("config.json"))
+    width, *_ = *shapes.get("vision_model.embeddings.patch_embedding.weight", ()), 0
+    if not width or not location.has(name):
+        return None
+    said = read_json(location, name)
+    inner = said.get("vision_config", said)
+    if "clip" not in str(said.get("model_type")) or not isinstance(inner, dict) or inner.get("hidden_size") != width:
+        return None
+    return configurations.image_encoder(f"{location}/{name}", said)
 
 
 def of_shapes(name: str, shapes: Shapes) -> dict[str, Any]:

@@ -144,8 +144,8 @@ def _file(location: Location, subfolder: str | None, weight_name: str | None) ->
             )
         return prefix + weight_name
     here = location.files(prefix[:-1])
-    for suffix in (".safetensors", ".bin"):
-        found = [name for name in here if name.endswith(suffix)]
+    for is_of_kind in (weights.is_safetensors, weights.is_pickle):
+        found = [name for name in here if is_of_kind(name)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -159,7 +159,7 @@ def _shapes(location: Location, file: str) -> Shapes | None:
     """Shapes of an adapter's tensors; None for a pickle that is not here yet."""
     if location.folder is not None:
         return weights.adapter_shapes(location.folder / file)
-    if not file.endswith(".safetensors"):
+    if not weights.is_safetensors(file):
         return None
     assert location.repo is not None
     shapes = hub.tensor_shapes(location.repo, file, location.revision)

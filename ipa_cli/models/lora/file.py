@@ -89,7 +89,7 @@ def read(path: Path, targets: Targets, architecture: str) -> LoraFile:
 @lru_cache(maxsize=4)
 def _read(path: Path, stamps: tuple[object, object], targets: Targets, architecture: str) -> LoraFile:
     data = inputs.read_bytes(path, MOST_BYTES, "a LoRA")
-    header = 0 if path.suffix in weights.PICKLES else 8 + int.from_bytes(data[:8], "little")
+    header = 0 if weights.is_pickle(path) else 8 + int.from_bytes(data[:8], "little")
     with ThreadPoolExecutor(2) as pool:  # meanwhile: hashing 200 MB takes as long as all else
         digests = [pool.submit(hashlib.sha256, part) for part in (data, memoryview(data)[header:])]
         tensors, metadata = weights.of_bytes(path, data)

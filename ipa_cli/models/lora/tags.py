@@ -12,7 +12,7 @@ from ipa_cli.config.checks import inside, short
 from ipa_cli.config.loras import WEIGHT
 from ipa_cli.errors import UsageError, suggest
 from ipa_cli.models.location import ModelError, expanded, is_file, is_folder
-from ipa_cli.models.weights import SAFETENSORS
+from ipa_cli.models.weights import SAFETENSORS, is_safetensors
 
 MOST_FILES = 100_000
 # With the blanks before it, which are looked at once: all of them, from the first.
@@ -75,7 +75,7 @@ def _file(name: str, root: Path) -> Path:
     if inside(name) is None:
         for suffix in ("", *SAFETENSORS):
             path = root / f"{name}{suffix}"
-            if path.suffix in SAFETENSORS and is_file(path):
+            if is_safetensors(path) and is_file(path):
                 return path
     everything = list(_files(root))
     found = [path for path in everything if path.stem == name]
@@ -101,5 +101,5 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         for name in files:
-            if name.endswith(SAFETENSORS):
+            if is_safetensors(name):
                 yield Path(folder, name)

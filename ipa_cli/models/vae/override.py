@@ -8,7 +8,16 @@ from typing import Any
 
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.models import configurations, single_file
-from ipa_cli.models.location import ModelError, expanded, folder_location, inside, is_folder, read_json, repository
+from ipa_cli.models.location import (
+    ModelError,
+    config_beside,
+    expanded,
+    folder_location,
+    inside,
+    is_folder,
+    read_json,
+    repository,
+)
 from ipa_cli.models.single_file import Checkpoint, Part
 
 SCALING_FACTOR = 0.18215  # what a configuration means that does not say it
@@ -19,11 +28,14 @@ OTHER = "name one that was made for this model with --vae"
 def named(text: str, own: Mapping[str, Any]) -> Part:
     """The VAE that `--vae` names: a file, a folder, or a hub id; of a whole model its VAE.
 
-    A file has the configuration of the model's `own` VAE. Raises ModelError unless it is made for the same latents.
+    A file has the configuration beside it in a folder of diffusers, else that of the model's `own` VAE. Raises
+    ModelError unless it is made for the same latents.
     """
     file = single_file.path_of(text, "--vae")
     if file is not None:
-        return Part(folder_location(file.parent), "", own, _read(file, own))
+        said = config_beside(file, "AutoencoderKL")
+        config = own if said is None else _fitting(str(file), said, own)
+        return Part(folder_location(file.parent), "", config, _read(file, own))
     path = expanded(text)
     if is_folder(path):
         location = folder_location(path)
@@ -35,12 +47,17 @@ def named(text: str, own: Mapping[str, Any]) -> Part:
     if folder is None:
         raise ModelError(f"{location} is no VAE: it has no config.json", "name its .safetensors file with --vae")
     config = read_json(location, inside(folder, "config.json"))
-    _check(str(location), config, own)
-    found = configurations.vae(inside(str(location), folder), config)
+    return Part(location, folder, _fitting(f"{location}/{folder}".rstrip("/"), config, own))
+
+
+def _fitting(name: str, config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a VAE's configuration. Raises ModelError unless it is made for the same latents as the model's."""
+    _check(name, config, own)
+    found = configurations.vae(name, config)
     theirs, ours = configurations.latent_factor(found), configurations.latent_factor(own)
     if theirs != ours:
-        raise ModelError(f"{location} is a VAE for other models: {theirs} pixels for a latent one, not {ours}", OTHER)
-    return Part(location, folder, found)
+        raise ModelError(f"{name} is a VAE for other models: {theirs} pixels for a latent one, not {ours}", OTHER)
+    return found
 
 
 def _read(file: Path, own: Mapping[str, Any]) -> Checkpoint:

@@ -1,6 +1,7 @@
 """Which ControlNets are found and taken, whatever layout they come in, and what is met in their place."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def planned(spec: object):
 
 @pytest.mark.parametrize("kind", ["plain", "union"])
 def test_a_file_alone_tells_the_configuration_of_its_folder(folders, kind, tmp_path):
-    (told,) = planned(folders[kind] / WEIGHTS)
+    (told,) = planned(shutil.copy(folders[kind] / WEIGHTS, tmp_path))
     (said,) = planned(folders[kind])
     with torch.device("meta"):
         shapes = [{k: v.shape for k, v in ControlNet(one.config).state_dict().items()} for one in (told, said)]
@@ -44,6 +45,16 @@ def test_a_file_alone_tells_the_configuration_of_its_folder(folders, kind, tmp_p
     for key in ("attention_head_dim", "norm_num_groups", "use_linear_projection", "transformer_layers_per_block"):
         one, other = (each.config[key] for each in (told, said))
         assert one == other or set(one) == {other}  # one number for all blocks
+
+
+def test_a_file_in_its_folder_has_the_configuration_that_is_there(folders, tmp_path):
+    """Shapes do not tell that what it adds is pooled."""
+    shutil.copytree(folders["plain"], folder := tmp_path / "shuffle")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "global_pool_conditions": True}))
+    assert [planned(place)[0].config["global_pool_conditions"] for place in (folder, folder / WEIGHTS)] == [True, True]
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))  # of something else
+    assert not planned(folder / WEIGHTS)[0].config.get("global_pool_conditions")
 
 
 def test_names_of_the_first_code_are_read_as_diffusers_reads_them(folders, tmp_path):

@@ -154,3 +154,15 @@ def test_what_is_no_vae_is_reported(world, name, tensors, told):
 def test_random_weights_have_a_vae_of_their_own(world):
     with pytest.raises(UsageError, match="builds its own VAE"):
         make_plan(Settings(load_format="dummy", vae="other"))
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "diffusion_pytorch_model.fp16.safetensors"])
+def test_a_vae_named_by_its_file_is_held_against_the_configuration_beside_it(tmp_path, name):
+    shutil.copytree(DEMO / "vae", folder := tmp_path / "vae")
+    (folder / WEIGHTS).rename(folder / name)
+    config = json.loads((folder / "config.json").read_text())
+    assert make_plan(Settings(vae=str(folder / name), ip_adapter="none")).vae is not None
+    (folder / "config.json").write_text(json.dumps({**config, "scaling_factor": 0.5}))
+    for place in (folder, folder / name):
+        with pytest.raises(ModelError, match=r"for other models: its scaling_factor is 0\.5"):
+            make_plan(Settings(vae=str(place), ip_adapter="none"))
