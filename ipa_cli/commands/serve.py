@@ -11,6 +11,7 @@ import typer
 
 from ipa_cli.commands import options
 from ipa_cli.config import checked
+from ipa_cli.config.servers import own_folder
 from ipa_cli.config.units import parse_picture_size, parse_size
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.result import Result
@@ -79,6 +80,7 @@ def serve(
         raise UsageError(f"--max-upload: {error}", "such as 64MB") from None
     token = None if token_file is None else _token(token_file)
     settings = replace(options.settings(context).settings, server=None, server_token_file=None)
+    runtime = own_folder()  # before temporary files are redirected, and it may be among them
     with temporary_files(settings):
         serve(
             settings,
@@ -88,6 +90,7 @@ def serve(
             [_size(size) for size in warm.split(",")] if warm else (),
             devices.split(",") if devices else (),
             allow_fetch,
+            runtime,
         )
     return Result("serve", {})
 

@@ -28,8 +28,10 @@ def explained(error: Any, command: str) -> UsageError:
         flag = error.option_name
         if flag.startswith("--") and flag[2:].replace("-", "_") in config.FIELDS:
             # --scales for --scale; for --batch-size the likest name would be another thing.
-            near = suggest(flag, [one for one in names if one.startswith(flag)])
-            return UsageError(f"{name} has no flag {flag}{near}", f"{page} lists its flags; `ipa generate` has {flag}")
+            ours = flag_of(flag[2:])  # --negative_prompt, as in argparse of diffusers' scripts
+            near = suggest(ours, [one for one in names if one.startswith(ours)])
+            hint = page if ours in names else f"{page} lists its flags; `ipa generate` has {ours}"
+            return UsageError(f"{name} has no flag {flag}{near}", hint)
         return UsageError(f"there is no flag {flag}{_near(flag, names)}", page)
     if kind == "BadOptionUsage":
         does = "takes no value" if "does not take" in said else "needs a value"

@@ -100,7 +100,7 @@ def _document(path: Path) -> TOMLDocument:
     data = files.read(path)
     files.check_syntax(path, data)
     try:
-        return tomlkit.parse(data)
+        return tomlkit.parse(data.decode("utf-8-sig"))
     except ValueError as error:
         raise IpaError(f"{path} cannot be changed: {error}", "`ipa config edit`") from error
 

@@ -82,6 +82,6 @@ def check_syntax(path: Path, data: bytes) -> dict[str, Any]:
     try:
         if any(run.count(b".") > MOST_DOTS for run in re.split(rb"[=\n,{}[\]]", data)):
             raise ValueError(f"a key of more than {MOST_DOTS} parts")
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # bad syntax or encoding, numbers of a thousand digits, deep nesting
         raise ConfigError(f"{path} is not valid TOML: {error}", f"edit {path}") from error

@@ -29,12 +29,11 @@ class Running:
 
 
 @contextmanager
-def announced(url: str, token: str | None, model: str) -> Iterator[None]:
-    """This process as a server that `running` finds while the block lasts.
+def announced(folder: Path | None, url: str, token: str | None, model: str) -> Iterator[None]:
+    """This process as a server that `running` finds while the block lasts; `folder` is what `own_folder` gives.
 
     Raises IpaError where the user has no private folder for it.
     """
-    folder = _folder()
     if folder is None:
         raise IpaError("there is no private runtime folder", "set XDG_RUNTIME_DIR to a folder of yours with mode 0700")
     path, pid = folder / f"{os.getpid()}.json", os.getpid()
@@ -49,7 +48,7 @@ def announced(url: str, token: str | None, model: str) -> Iterator[None]:
 
 def running() -> list[Running]:
     """The servers of this user that are there; files of others that are gone are removed."""
-    folder = _folder(make=False)
+    folder = own_folder(make=False)
     found = []
     for path in sorted(folder.glob("*.json")) if folder else ():
         with suppress(OSError, IpaError, ValueError, TypeError):
@@ -61,8 +60,11 @@ def running() -> list[Running]:
     return found
 
 
-def _folder(make: bool = True) -> Path | None:
-    """The folder of these files; None where there is none that is this user's alone."""
+def own_folder(make: bool = True) -> Path | None:
+    """The folder of these files; None where there is none that is this user's alone.
+
+    Without XDG_RUNTIME_DIR and /run/user it is among the temporary files, so it is looked up before those are redirected.
+    """
     import platformdirs
 
     with suppress(OSError, RuntimeError), warnings.catch_warnings():

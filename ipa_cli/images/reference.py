@@ -217,6 +217,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _missing(path: Path) -> IpaError:
     try:
+        if _leads_nowhere(path):
+            return inputs.missing(path)
         if "\\" in path.name and (slashed := Path(str(path).replace("\\", "/"))).exists():
             return IpaError(f"{path} does not exist", f"did you mean {slashed}?")
         if not path.parent.is_dir():

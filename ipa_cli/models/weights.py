@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
 from ipa_cli.models import broken
@@ -226,20 +226,9 @@ def _pickled(path: Path, device: str, data: bytes | None = None, beside: tuple[t
 
     Values of the types `beside` are left out. Raises WeightsError for a pickle that holds anything else.
     """
-    import io
-    import pickle
-
     import torch
 
-    try:
-        loaded = torch.load(path if data is None else io.BytesIO(data), map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a file that is cut off gives
-            raise _unreadable(path, error) from error
-        reason, hint = broken.pickle(path if data is None else data, error)
-        raise WeightsError(
-            f"{path} is not a pickle of bare tensors, and nothing else is opened: {reason}", hint
-        ) from error
+    loaded = _unpickled(path, data, device, "bare tensors, and nothing else is opened")
     found: dict[str, Tensor] = {}
     for name, value in loaded.items() if isinstance(loaded, Mapping) else ():
         found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
@@ -252,18 +241,30 @@ def _pickled(path: Path, device: str, data: bytes | None = None, beside: tuple[t
     return found
 
 
-def pickled_tensor(path: Path, data: bytes) -> Tensor:
-    """The one tensor in a pickle, alone or in a list. Raises WeightsError for one that holds anything else."""
+def _unpickled(path: Path, data: bytes | None, device: str, wanted: str, hint: str = "") -> Any:
+    """What a pickle holds, opened so that no code of it runs. Raises WeightsError, which says what was `wanted`."""
     import io
     import pickle
+    import struct
 
     import torch
 
+    # All that torch's reader raises for damaged files.
+    damaged = (pickle.UnpicklingError, struct.error, RuntimeError, EOFError, LookupError, ValueError, AssertionError)
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:
-        reason, _ = broken.pickle(data, error)
-        raise WeightsError(f"{path} is not a pickle of a bare tensor: {reason}", "save it as .safetensors") from error
+        return torch.load(path if data is None else io.BytesIO(data), map_location=device, weights_only=True)
+    except (*damaged, TypeError, AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a file that is cut off gives
+            raise _unreadable(path, error) from error
+        reason, usual = broken.pickle(path if data is None else data, error)
+        raise WeightsError(f"{path} is not a pickle of {wanted}: {reason}", hint or usual) from error
+
+
+def pickled_tensor(path: Path, data: bytes) -> Tensor:
+    """The one tensor in a pickle, alone or in a list. Raises WeightsError for one that holds anything else."""
+    import torch
+
+    found = _unpickled(path, data, "cpu", "a bare tensor", "save it as .safetensors")
     found = found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
     if not isinstance(found, torch.Tensor) or found.layout != torch.strided or not found.is_floating_point():
         raise WeightsError(f"{path} is not a pickle of one tensor", "save it as .safetensors")

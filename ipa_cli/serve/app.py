@@ -61,7 +61,12 @@ async def _foreseen(http: HTTPRequest, failure: Any) -> Response:
 async def _invalid(http: HTTPRequest, failure: Any) -> Response:
     first = failure.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return answers.error("UsageError", f"{where or 'the body'}: {first['msg']}", "/openapi.json has all fields", 422)
+    said, hint = f"{where or 'the body'}: {first['msg']}", "/openapi.json has all fields"
+    if first["type"] == "json_invalid":
+        said, hint = f"the body is not JSON: {first['ctx']['error']} at character {where}", '{"prompt": "a star"}'
+    elif isinstance(failure.body, bytes) and failure.body:  # FastAPI reads as JSON only what is declared as such
+        said, hint = "the body is not declared as JSON", "send the header Content-Type: application/json"
+    return answers.error("UsageError", said, hint, 422)
 
 
 async def _http(http: HTTPRequest, failure: Any) -> Response:

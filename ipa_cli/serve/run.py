@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -64,11 +65,13 @@ def serve(
     warm: Sequence[tuple[int, int]] = (),
     devices: Sequence[str] = (),
     allow_fetch: bool = False,
+    announce_in: Path | None = None,
 ) -> None:
     """Serve until a signal raises KeyboardInterrupt here; what is drawn then is finished, what waits is refused.
 
-    `warm` are sizes, width and height, whose graphs are opened, or compiled, before the server is ready. Raises
-    IpaError for an address that cannot be used, and what opening an engine does.
+    `warm` are sizes, width and height, whose graphs are opened, or compiled, before the server is ready; in the folder
+    `announce_in` `--server auto` finds it, see `servers.own_folder`. Raises IpaError for an address that cannot be used,
+    and what opening an engine does.
     """
     if address.token is None and address.host not in LOOPBACK:
         raise UsageError(f"{address.host} is not loopback: whoever reaches it could draw", "give a --token-file")
@@ -102,7 +105,7 @@ def serve(
             )
         )
         http = worker.start(lambda: server.run([server_socket]), failed, "http")
-        lasting.enter_context(_announced(url, address.token, plan, reporter))
+        lasting.enter_context(_announced(announce_in, url, address.token, plan, reporter))
         reporter.note(f"listening on {url}")
         workers = [
             worker.start(partial(_draw, service, device, warm), failed, f"engine {device}") for device in devices
@@ -122,11 +125,11 @@ def serve(
 
 
 @contextmanager
-def _announced(url: str, token: str | None, plan: Plan, reporter: Reporter) -> Iterator[None]:
+def _announced(folder: Path | None, url: str, token: str | None, plan: Plan, reporter: Reporter) -> Iterator[None]:
     """Let `--server auto` of this user find the server; a note where it cannot."""
     with ExitStack() as lasting:
         try:
-            lasting.enter_context(servers.announced(url, token, public_name(plan.name)))
+            lasting.enter_context(servers.announced(folder, url, token, public_name(plan.name)))
         except IpaError as error:
             reporter.note(f"`--server auto` does not find this server: {error.message}")
         yield

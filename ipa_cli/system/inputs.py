@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import threading
@@ -19,6 +20,9 @@ STDIN = "-"
 FIFO_SECONDS = 30.0  # until the writer of a named pipe has closed it
 PIPE_SECONDS = 300.0  # the same for stdin and `<(…)`, where a whole program may be at work
 HANDED = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # pipes that the shell has opened for us
+
+# An address, in which `Path` makes one slash of two, without user and query.
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+([^/@]*@)?(?P<place>[^?#]*)")
 
 _T = TypeVar("_T")
 
@@ -55,7 +59,7 @@ def read_bytes(path: Path, limit: int, what: str) -> bytes:
             named = "a folder" if stat.S_ISDIR(kind) else "a socket" if stat.S_ISSOCK(kind) else "a device"
             raise IpaError(f"{path} is {named}, not {what}", "name a file")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFile(f"{path} does not exist", "check the path") from error
+        raise missing(path) from error
     except OSError as error:
         raise IpaError(
             f"{path} cannot be read: {error.strerror or error}", "check the path and its permissions"
@@ -63,6 +67,16 @@ def read_bytes(path: Path, limit: int, what: str) -> bytes:
     except ValueError as error:  # a NUL byte in the name, or what no file system can spell
         raise MissingFile(f"{str(path)!r} is not a file name", "check the path") from error
     return _checked(data, limit, str(path))
+
+
+def missing(path: Path) -> MissingFile:
+    """What to say of a file that is not there: it may be a link that leads nowhere, or an address."""
+    if path.is_symlink():
+        return MissingFile(f"{path} is a link that leads nowhere", "fetch what it leads to")
+    if address := _ADDRESS.match(str(path)):
+        shown = f"{address['scheme']}://{address['place']}"
+        return MissingFile(f"{shown} is an address, and a file is read here", "download it, and name the file")
+    return MissingFile(f"{path} does not exist", "check the path")
 
 
 def read_stdin(limit: int, what: str) -> bytes:
@@ -150,7 +164,7 @@ def _opened(path: Path, what: str) -> IO[bytes]:
     try:
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     except FileNotFoundError as error:
-        raise MissingFile(f"{path} does not exist", "check the path") from error
+        raise missing(path) from error
     except (OSError, ValueError) as error:
         raise IpaError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", "check the path"

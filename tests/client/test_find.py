@@ -83,6 +83,17 @@ def test_auto_finds_the_server_of_this_user(ipa, auto):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.skipif(Path(f"/run/user/{os.getuid()}").exists(), reason="the runtime folder is the user's own")
+def test_auto_finds_a_server_where_the_runtime_folder_is_among_temporary_files(ipa, world, monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with serving(dict(os.environ), world.cwd) as server:
+        server.wait_until_ready()
+        ran = ipa("generate", *FAST, "--server", "auto")
+        assert ran.exit_code == 0 and f"drawing at {server.url}" in ran.stderr
+
+
 def test_without_a_server_auto_says_so_and_draws_nothing(ipa, world, monkeypatch):
     assert "none of your servers runs" in refused(ipa("generate", *FAST, "--server", "auto", "--json"))
     monkeypatch.setenv("IPA_SERVER", "auto")

@@ -355,6 +355,10 @@ def junk(world):
     [
         (("--image", "nowhere.png"), 1, "nowhere.png does not exist"),
         (("-p", "@nowhere.txt"), 1, "nowhere.txt does not exist"),
+        (("-p", "@https://a.b/c.txt?d"), 1, "https://a.b/c.txt is an address, and a file is read here"),
+        (("--from", "https://user:password@a.b/c.png"), 1, "https://a.b/c.png is an address, and a file is read here"),
+        (("--embeds", "s3://a/b"), 1, "s3://a/b is an address, and a file is read here"),
+        (("--prompts-from", "https://a.b/c"), 1, "https://a.b/c is an address, and a file is read here"),
         (("--prompts-from", "empty.png"), 1, "contains no prompt"),
         (("-p", "-", "--image", "-"), 2, "stdin can be read only once"),
         (("--image", "empty.pn"), 1, "did you mean empty.png?"),

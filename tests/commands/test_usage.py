@@ -29,6 +29,8 @@ import pytest
         ("generate --samplers x", "there is no flag --samplers; did you mean '--sampler'?", "`ipa generate --help`"),
         ("samplers --nope", "there is no flag --nope", "`ipa samplers --help`"),
         ("sweep-scale --batch-size 4", "ipa sweep-scale has no flag --batch-size", "`ipa generate` has --batch-size"),
+        ("sweep-scale --batch_size 4", "ipa sweep-scale has no flag --batch_size", "`ipa generate` has --batch-size"),
+        ("generate --num_images 4", "ipa generate has no flag --num_images; did you mean '--num-images'?", "--help`"),
         ("generate --seed", "--seed needs a value", "explains --seed"),
         ("generate --preview=yes", "--preview takes no value", "explains --preview"),
         ("generate a red fox", "ipa generate takes no 'a red fox' here", "into quotes"),

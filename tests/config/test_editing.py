@@ -86,6 +86,14 @@ def test_a_bad_key_is_removed_and_a_broken_file_is_left_alone(ipa, world, own):
     assert own.read_text() == "steps = "
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_is_read_and_changed(ipa, world, own):
+    """As Notepad saves it."""
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"\xef\xbb\xbfsteps = 2\r\n")
+    assert ipa("config", "get", "steps").stdout == "2\n"
+    assert ipa("config", "set", "steps", "3").exit_code == 0 and ipa("config", "get", "steps").stdout == "3\n"
+
+
 def test_the_file_of_a_project_stays_trusted_when_its_user_changes_it(ipa, world, own):
     inner = world.cwd / "inner"
     assert ipa("config", "set", "--project", "steps", "3").exit_code == 0

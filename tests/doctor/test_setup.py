@@ -41,7 +41,7 @@ def test_a_corrupt_file_fails_its_check_alone(world, content):
 
 
 def test_a_server_that_runs_is_named_without_its_token(world, monkeypatch):
-    with servers.announced("http://127.0.0.1:8188", "0123456789abcdef", "demo"):
+    with servers.announced(servers.own_folder(), "http://127.0.0.1:8188", "0123456789abcdef", "demo"):
         check = setup.check_server()
     assert check == Check("server", "ok", "running: http://127.0.0.1:8188 (demo)")
     assert setup.check_server().found == "installed; none of yours is running"

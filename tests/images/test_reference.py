@@ -137,6 +137,9 @@ def test_links_that_lead_nowhere_are_reported_of(folder):
     with pytest.raises(IpaError, match="no picture in") as caught:
         expand(f"{folder}/los*")
     assert caught.value.hint == "fetch what the links in it lead to"
+    with pytest.raises(IpaError, match=r"lost\.png is a link that leads nowhere") as caught:
+        load(f"{folder}/lost.png")
+    assert caught.value.hint == "fetch what it leads to"
 
 
 def test_loading_what_is_not_there_gets_a_suggestion_too(folder):

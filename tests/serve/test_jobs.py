@@ -102,6 +102,21 @@ def test_a_request_that_cannot_be_drawn_is_refused_at_once(client, body, said):
     assert said in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("application/x-www-form-urlencoded", '{"prompt": "a"}', "the body is not declared as JSON"),  # curl -d
+        ("text/plain", '{"prompt": "a"}', "the body is not declared as JSON"),
+        ("application/json", '{"prompt": "a",}', "the body is not JSON: "),
+        ("application/json", "[]", "the body: Input should be a valid dictionary"),
+        ("application/json", "", "the body: Field required"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_named_as_such(client, kind, body, said):
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 422 and answer.json()["error"]["message"].startswith(said)
+
+
 def test_a_request_that_is_too_large_is_answered_413_in_our_shape(world):
     with serving(world.environ, world.cwd, ["--max-upload", "20kB"]) as server, server.client() as client:
         answer = client.post("/v1/jobs", json={"files": {"a": "A" * 30_000}})
