@@ -63,7 +63,7 @@ def running() -> list[Running]:
 def own_folder(make: bool = True) -> Path | None:
     """The folder of these files; None where there is none that is this user's alone.
 
-    Without XDG_RUNTIME_DIR and /run/user it is among the temporary files, so it is looked up before those are redirected.
+    Without XDG_RUNTIME_DIR and /run/user it is among temporary files: look it up before they are redirected.
     """
     import platformdirs
 

@@ -70,8 +70,8 @@ def serve(
     """Serve until a signal raises KeyboardInterrupt here; what is drawn then is finished, what waits is refused.
 
     `warm` are sizes, width and height, whose graphs are opened, or compiled, before the server is ready; in the folder
-    `announce_in` `--server auto` finds it, see `servers.own_folder`. Raises IpaError for an address that cannot be used,
-    and what opening an engine does.
+    `announce_in` `--server auto` finds it, see `servers.own_folder`. Raises IpaError for an address that cannot be
+    used, and what opening an engine does.
     """
     if address.token is None and address.host not in LOOPBACK:
         raise UsageError(f"{address.host} is not loopback: whoever reaches it could draw", "give a --token-file")

@@ -120,7 +120,11 @@ class Evil:
         ("a.pt", pickle.dumps(Evil()), "is not a pickle of bare tensors"),
         ("a.pt", {"string_to_param": {"*": Evil()}}, "is not a pickle of bare tensors"),
         ("a.pt", {"a": [rows(1)]}, "holds more than tensors"),
-        ("a.pt", b"\x80\x03X", "not a pickle of bare tensors, and nothing else is opened: it is damaged"),  # struct.error
+        (
+            "a.pt",
+            b"\x80\x03X",
+            "not a pickle of bare tensors, and nothing else is opened: it is damaged",
+        ),  # struct.error
         ("a.txt", b"x", "is no .safetensors file"),
         ("a.safetensors", None, "there is no embedding"),
     ],
