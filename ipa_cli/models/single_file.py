@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.models import architectures, weights
+from ipa_cli.models import architectures, kinds, weights
 from ipa_cli.models.architectures.base import PRESETS, Architecture, latents_of
+from ipa_cli.models.kinds import WHOLE
 from ipa_cli.models.location import Location, ModelError, expanded, is_file, read_json
 
 if TYPE_CHECKING:
@@ -26,36 +27,6 @@ BLOCK = re.compile(
     + r"(0\.out_layers\.3\.weight$|1\.transformer_blocks\.(?P<layer>\d+)\.)"
 )
 MOST_TENSORS = 10_000  # SDXL has 2515, and 1680 more with a training's EMA weights
-
-WHOLE = f"name a whole model of {architectures.names()} with --model"
-CONTROLNET = "a ControlNet"
-# Files of other kinds, by names that only they have, and what to do with them. The first match is reported.
-FOREIGN = (
-    (r"lora_(up|down|A|B)\b|^lora_|\.(lokr|hada)_w\d", "a LoRA, which changes a model and is none", WHOLE),
-    (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "use --ip-adapter {path}"),
-    (r"^control_model\.|input_hint_block|controlnet_cond_embedding", CONTROLNET, WHOLE),
-    (r"motion_modules\.", "a motion module of AnimateDiff", WHOLE),
-    (r"\.(absmax|quant_map|quant_state\.)", "quantised by bitsandbytes", "use the model in fp16 or bf16"),
-    (r"(^|\.)scaled_fp8$|\.(scale_weight|weight_scale)$", "in fp8 with scales", "use the model in fp16 or bf16"),
-    (r"^edm_mean$", "Playground 2.5", "use --model playgroundai/playground-v2.5-1024px-aesthetic"),
-    (r"^edm_vpred\.", "a CosXL model, which is trained by another rule than SDXL", WHOLE),
-    (r"^(taesd_)?(encoder|decoder)\.(layers\.)?\d+\.", "a small VAE for previews (TAESD)", WHOLE),
-    (r"joint_blocks\.", "an SD 3 model", WHOLE),
-    (r"double_(stream_)?blocks\.", "a model of FLUX's kind", WHOLE),
-    (r"^cond_stage_model\.model\.", "an SD 2 model", WHOLE),
-    (r"^conditioner\.embedders\.0\.model\.", "the SDXL refiner", "use the base model"),
-)
-# What remains of a file that is no whole model.
-PARTS = (
-    (r"^model_ema\.", "the EMA weights of a training alone", "use the model that was made of them"),
-    (r"^(model\.diffusion_model\.)?input_blocks\.", "a UNet alone, without text encoders", WHOLE),
-    (r"^model\.diffusion_model\.", "a model of another architecture", WHOLE),
-    (r"^(down_blocks|up_blocks)\.", "the UNet of a diffusers folder", "use --model with the folder above unet/"),
-    (r"^(first_stage_model\.|vae\.)?decoder\.", "a VAE alone", "add --vae {path} to the --model it is for"),
-    (r"^(vision_model|visual)\.", "an image encoder", WHOLE),
-    (r"text_model\.|^transformer\.resblocks\.|^encoder\.block\.", "a text encoder", WHOLE),
-    (r"^(emb_params|clip_[gl]|string_to_param)", "an embedding (textual inversion)", WHOLE),
-)
 
 
 @dataclass(frozen=True)
@@ -103,11 +74,11 @@ def read_checkpoint(path: Path) -> tuple[Architecture, Checkpoint]:
     shapes = weights.header(path)
     if len(shapes) > MOST_TENSORS:
         raise ModelError(f"{path} holds {len(shapes)} tensors, more than any model of {architectures.names()}", WHOLE)
-    _refuse(path, shapes, FOREIGN)
+    if (foreign := kinds.first(kinds.FOREIGN, shapes)) is not None:
+        raise ModelError(f"{path} is {foreign.words}", foreign.advice(WHOLE))
     architecture = next((one for one in architectures.TABLE if _is_whole(shapes, one)), None)
     if architecture is None:
-        _refuse(path, shapes, PARTS)
-        raise ModelError(f"{path} is not a model of {architectures.names()}", WHOLE)
+        raise _not_whole(path, shapes)
     unet = _check_unet(path, shapes, architecture)
     prefixes = architecture.checkpoint_prefixes
     parts = {part: names for part, prefix in prefixes.items() if (names := _under(shapes, prefix))}
@@ -125,8 +96,10 @@ def read_vae(path: Path) -> tuple[Checkpoint, int]:
     shapes = weights.header(path)
     prefix = next((prefix for prefix in (VAE, "vae.", "") if f"{prefix}decoder.conv_in.weight" in shapes), None)
     if prefix is None:
-        kind, _ = kind_of(shapes, (*FOREIGN, *PARTS)) or ("a file without a VAE", "")
-        raise ModelError(f"{path} is {kind}", "name a VAE's .safetensors file, folder or repository with --vae")
+        kind, hint = kinds.kind_of(shapes), "name a VAE's .safetensors file, folder or repository with --vae"
+        if kind is None or kind.flag == "--vae":
+            raise ModelError(f"{path} is {'a file without a' if kind is None else 'an unknown kind of'} VAE", hint)
+        raise ModelError(f"{path} is {kind.words}", kind.advice(hint))
     names = frozenset(
         name
         for name in _under(shapes, prefix)
@@ -165,16 +138,17 @@ def converted(
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def kind_of(names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> tuple[str, str] | None:
-    """What a file is and what to type for it, by the first of `kinds` that one of its names matches."""
-    lines = "\n".join(names)  # one search for each kind, not for each name
-    return next(((kind, hint) for pattern, kind, hint in kinds if re.search(pattern, lines, re.MULTILINE)), None)
-
-
-def _refuse(path: Path, names: Iterable[str], kinds: Iterable[tuple[str, str, str]]) -> None:
-    if (found := kind_of(names, kinds)) is not None:
-        kind, hint = found
-        raise ModelError(f"{path} is {kind}", hint.format(path=path))
+def _not_whole(path: Path, shapes: Shapes) -> ModelError:
+    for architecture in architectures.TABLE:
+        prefixes = architecture.checkpoint_prefixes
+        wanted = ("unet", *architecture.text_encoders)
+        here = [part for part in wanted if _under(shapes, prefixes[part])]
+        if here[:1] == ["unet"] and len(here) > 1:
+            lacking = ", ".join(part for part in wanted if part not in here)
+            return ModelError(f"{path} is an {architecture.name} model without its {lacking}", WHOLE)
+    if (kind := kinds.first(kinds.PARTS, shapes)) is None:
+        return ModelError(f"{path} is not a model of {architectures.names()}", WHOLE)
+    return ModelError(f"{path} is {kind.words}", kind.advice(WHOLE))
 
 
 def _under(names: Iterable[str], prefix: str) -> frozenset[str]:

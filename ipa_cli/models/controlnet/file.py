@@ -10,21 +10,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ipa_cli.models import configurations, weights
+from ipa_cli.models import configurations, kinds, weights
+from ipa_cli.models.kinds import Kind
 from ipa_cli.models.location import ModelError
-from ipa_cli.models.single_file import CONTROLNET, FOREIGN, WHOLE, kind_of
 
 Value = TypeVar("Value")
 Shapes = Mapping[str, tuple[int, ...]]
 
 HINT = "name a ControlNet with --control"
-# What is met in the place of a ControlNet, by names that only it has; the first match is reported.
+# ControlNets that are no encoder of a UNet, and whole models that hold one.
 OTHERS = (
-    (r"^lora_controlnet$", "a ControlLoRA, which changes a copy of the UNet", "use a whole ControlNet"),
-    (r"^(adapter\.)?body\.\d+\.", "a T2I-Adapter", HINT),
-    (r"controlnet_x_embedder|controlnet_blocks\.|double_blocks\.", "a ControlNet for FLUX or SD 3", HINT),
-    (r"motion_modules\.", "a SparseCtrl of AnimateDiff", HINT),
-    (r"output_blocks\.|^up_blocks\.", "a UNet and no ControlNet", "give it with --model; " + HINT),
+    Kind(r"controlnet_(x|mode)_embedder|controlnet_blocks\.|double_blocks\.", "a ControlNet for FLUX or SD 3"),
+    Kind(r"motion_modules\.", "a SparseCtrl of AnimateDiff"),
+    Kind(r"^brushnet_", "a BrushNet"),
+    Kind(r"output_blocks\.|^up_blocks\.", "a UNet and no ControlNet", "--model"),
 )
 _PREFIX = "control_model."
 # Names of the first code and diffusers', for those that no number is part of.
@@ -86,16 +85,15 @@ def configuration(path: Path, unet_config: Mapping[str, Any]) -> dict[str, Any]:
     Raises ModelError for anything else, said what it is where that is known.
     """
     found = weights.header(path)
-    if (other := kind_of(found, OTHERS)) or not _is_controlnet(found):
-        foreign = (
-            (names, kind, HINT if hint == WHOLE else hint) for names, kind, hint in FOREIGN if kind != CONTROLNET
-        )
-        kind, hint = other or kind_of(found, foreign) or ("", HINT)
-        raise ModelError(f"{path} is {kind or 'no ControlNet'}", hint.format(path=path))
+    other = kinds.first(OTHERS, found)
+    if other or "lora_controlnet" in found or not _is_controlnet(found):
+        kind = other or kinds.kind_of(found, kinds.CONTROLNET) or Kind("", "no ControlNet")
+        raise ModelError(f"{path} is {kind.words}", kind.advice(HINT))
     try:
         told = _told(renamed(found))
     except (LookupError, ValueError) as error:
-        raise ModelError(f"{path} is no whole ControlNet: it lacks {error}", "download it again") from error
+        lacking = f"it lacks {error}" if isinstance(error, KeyError) else "its blocks have other names, or are missing"
+        raise ModelError(f"{path} is no whole ControlNet: {lacking}", "download it again, or use another") from error
     alike = {key: value for key, value in unet_config.items() if key in configurations.CONTROLNET}
     return configurations.controlnet(str(path), {**alike, **told})
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ipa_cli.models.architectures import flags, names
+from ipa_cli.models import kinds
+from ipa_cli.models.architectures import flags
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.ip_adapter.face import WIDTH
 from ipa_cli.models.location import ModelError
@@ -12,25 +13,15 @@ from ipa_cli.models.location import ModelError
 Shapes = Mapping[str, tuple[int, ...]]
 PERCEIVER = "perceiver_resampler."  # the second half of FaceID-Plus
 PERCEIVER_DEPTH = 4
-# The parts of names by which files that are no IP-Adapter are known -> what they are, and what to do with them.
-OTHERS = {
-    ("lora_unet_", ".lora_down.", ".lora_A.", ".lora.down."): ("a LoRA", "give it with --lora"),
-    ("model.diffusion_model.",): ("a whole model", "give it with --model, and an adapter with --ip-adapter"),
-    ("double_blocks.", "single_blocks."): ("an adapter for Flux", f"choose one that was made for {names()}"),
-    ("control_model.", "controlnet_", "input_hint_block."): ("a ControlNet", "ipa draws without: leave it out"),
-    ("vision_model.",): ("an image encoder", "give it with --image-encoder, and its adapter with --ip-adapter"),
-    ("text_model.",): ("a text encoder", "choose the adapter's file with --ip-adapter-weight-name"),
-    ("emb_params", "string_to_param", "clip_g", "clip_l"): ("a textual inversion", "give it with --embedding"),
-    ("down_blocks.",): ("a UNet or a VAE", "choose the adapter's file with --ip-adapter-weight-name"),
-}
+HINT = "choose the adapter's file with --ip-adapter-weight-name"
 
 
 def what_else(names: Shapes) -> tuple[str, str]:
     """What a file is that holds no IP-Adapter, and what to type next."""
-    for marks, (kind, hint) in OTHERS.items():
-        if any(mark in name for name in names for mark in marks):
-            return f"is no IP-Adapter but {kind}", hint
-    return "is no IP-Adapter", "choose its file with --ip-adapter-weight-name"
+    kind = kinds.kind_of(names, kinds.ADAPTER)
+    if kind is None:
+        return "is no IP-Adapter", HINT
+    return f"is no IP-Adapter but {kind.words}", kind.advice(HINT)
 
 
 def takes(name: str, shapes: Shapes, architecture: Architecture) -> tuple[str, int]:

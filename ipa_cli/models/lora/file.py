@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config.checks import short
-from ipa_cli.models import weights
+from ipa_cli.models import kinds, weights
 from ipa_cli.models.location import ModelError, folder_location, read_json
 from ipa_cli.models.lora import family, names
 from ipa_cli.models.lora.change import KINDS, Change, fits, rank
@@ -54,7 +54,6 @@ _REFUSED = (
     (r"\.(w_norm|b_norm)$", "norms"),
     (r"\.(on_input)$|\.ia3_", "IA3"),
     (r"\.lora_(up|B)\.bias$|\.lora_bias$", "biases"),
-    (r"^lora_controlnet$", "a ControlNet"),
     (r"\.(scale_weight|scale_input|weight_scale)$", "weights by scaled fp8 numbers"),
 )
 
@@ -88,6 +87,8 @@ def read(path: Path, targets: Targets, architecture: str) -> LoraFile:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, stamps: tuple[object, object], targets: Targets, architecture: str) -> LoraFile:
+    if weights.is_safetensors(path):  # a whole model takes long to read
+        _check_kind(path, weights.header(path))
     data = inputs.read_bytes(path, MOST_BYTES, "a LoRA")
     header = 0 if weights.is_pickle(path) else 8 + int.from_bytes(data[:8], "little")
     with ThreadPoolExecutor(2) as pool:  # meanwhile: hashing 200 MB takes as long as all else
@@ -106,6 +107,7 @@ def changes_of(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], targets: Targets, architecture: str
 ) -> tuple[dict[str, dict[str, Change]], tuple[str, ...]]:
     """What a file's tensors change by part and module, and the names of those that change nothing."""
+    _check_kind(path, tensors)
     parsed, unused = _sorted(path, tensors, metadata, targets, architecture)
     scales = _of_peft(metadata)
     changes: dict[str, dict[str, Change]] = {}
@@ -116,6 +118,12 @@ def changes_of(
         what = "it has no lora_down and lora_up, lora_A and lora_B, or the like"
         raise ModelError(f"{path} holds no LoRA: {what}", OTHER_FILE)
     return changes, unused
+
+
+def _check_kind(path: Path, tensors: Iterable[str]) -> None:
+    """Raise ModelError for a file that holds something else than a LoRA, if that is known."""
+    if (kind := kinds.kind_of(tensors)) not in (None, kinds.LORA):
+        raise ModelError(f"{path} holds no LoRA: it is {kind.words}", kind.advice("name a LoRA with --lora"))
 
 
 def _sorted(

@@ -18,7 +18,7 @@ from ipa_cli.config import EmbeddingConfig, Settings
 from ipa_cli.config.checks import short
 from ipa_cli.config.embeddings import WORD
 from ipa_cli.errors import suggest
-from ipa_cli.models import named_file, weights
+from ipa_cli.models import kinds, named_file, weights
 from ipa_cli.models.location import ModelError, expanded, folder_location, is_file, is_folder
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.prompts import syntax
@@ -148,6 +148,8 @@ def _read(path: Path, plan: Plan) -> tuple[str, str | None, tuple[Tensor, ...]]:
 def _of_file(
     path: Path, _: tuple[int, ...] | None, widths: tuple[int, ...], architecture: str
 ) -> tuple[str, str | None, tuple[Tensor, ...]]:
+    if weights.is_safetensors(path):  # a large one is not read, but named
+        _check_kind(path, weights.header(path))
     data = inputs.read_bytes(path, MOST_BYTES, "an embedding")
     tensors, _metadata = weights.of_bytes(path, data, only_tensors=False)
     token, found = _by_encoder(path, tensors)
@@ -160,6 +162,13 @@ def _of_file(
     return hashlib.sha256(data).hexdigest(), token, each
 
 
+def _check_kind(path: Path, names: Iterable[str]) -> None:
+    """Raise ModelError for a file that holds something else than embeddings, if that is known."""
+    kind = kinds.kind_of(names)
+    if kind is not None and kind.flag != "--embedding":
+        raise ModelError(f"{path} is no textual inversion: it is {kind.words}", kind.advice(OTHER))
+
+
 def _by_encoder(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str | None, list[Tensor]]:
     """The token that a file names, and its tensors in the order of the text encoders."""
     known = [next((tensors[name] for name in names if name in tensors), None) for names in _ENCODERS]
@@ -170,6 +179,7 @@ def _by_encoder(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str | None, 
         for name, tensor in tensors.items()
         if not name.startswith("string_to_token")
     }
+    _check_kind(path, single)
     if len(single) != 1:
         names = ", ".join(short(name) for name in list(tensors)[:3]) or "nothing"
         raise ModelError(f"{path} is no textual inversion: it holds {names}{', …' * (len(tensors) > 3)}", OTHER)

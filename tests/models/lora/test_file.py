@@ -88,7 +88,7 @@ def test_a_pickle_of_tensors_is_read_and_one_with_code_is_not(tmp_path, demo):
     ("tensors", "words"),
     [
         ({}, "not a whole"),
-        ({"emb_params": torch.zeros(2, 8)}, "holds no LoRA"),
+        ({"x": torch.zeros(2, 8)}, "holds no LoRA: it has no"),
         (of_demo(q_up=None), "is not whole"),
         (of_demo(q_down=torch.full((4, 96), float("nan"))), "NaN or infinity"),
         (of_demo(q_up=torch.full((96, 4), float("inf"))), "NaN or infinity"),
@@ -118,6 +118,34 @@ def test_what_is_no_good_is_one_line_that_says_why(tmp_path, demo, tensors, word
     with pytest.raises(IpaError, match=words) as caught:
         read(path, *demo)
     assert str(path) in caught.value.message and "\n" not in caught.value.message and len(caught.value.message) < 600
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "flag"),
+    [
+        ("emb_params", "an embedding", "--embedding"),
+        ("ip_adapter.0.to_q_lora.down.weight", "an IP-Adapter", "--ip-adapter"),  # FaceID, with its LoRA inside
+        ("controlnet_cond_embedding.conv_in.weight", "a ControlNet", "--control"),
+        ("lora_controlnet", "a ControlLoRA", "--lora"),
+        ("lllite_unet_x.down.0.weight", "a ControlNet-LLLite", "--lora"),
+        ("cond_stage_model.transformer.x", "a whole model", "--model"),
+        ("decoder.conv_in.weight", "a VAE", "--vae"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, demo, name, words, flag, ending):
+    path, tensors = tmp_path / f"a{ending}", {name: torch.zeros(2, 2)}
+    loras.write(path, tensors) if ending == ".safetensors" else torch.save(tensors, path)
+    with pytest.raises(IpaError, match=f"holds no LoRA: it is {words}") as caught:
+        read(path, *demo)
+    assert flag in caught.value.hint
+
+
+def test_a_whole_model_in_the_place_of_a_lora_is_not_read(tmp_path, demo, monkeypatch):
+    path = loras.write(tmp_path / "model.safetensors", {"cond_stage_model.transformer.x": torch.zeros(2)})
+    monkeypatch.setattr(file.inputs, "read_bytes", lambda *_: pytest.fail("it is read"))
+    with pytest.raises(IpaError, match="it is a whole model"):
+        read(path, *demo)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 8, save(of_demo())[:-100], b"\xff" * 100])

@@ -114,7 +114,9 @@ class Evil:
         ("a.safetensors", {"clip_l": rows(76), "clip_g": rows(76)}, "is no textual inversion: it holds (76, 64)"),
         ("a.safetensors", {"clip_l": rows(1) * torch.nan, "clip_g": rows(1)}, "has NaN or infinity in it"),
         ("a.safetensors", {"clip_l": torch.ones(1, 64, dtype=torch.int32), "clip_g": rows(1)}, "holds int32"),
-        ("a.safetensors", {"a.lora_up.weight": rows(1), "b": rows(2)}, "is no textual inversion: it holds"),
+        ("a.safetensors", {"a": rows(1), "b": rows(2)}, "is no textual inversion: it holds a, b"),
+        ("a.safetensors", {"a.lora_up.weight": rows(1)}, "is no textual inversion: it is a LoRA"),
+        ("a.safetensors", {"decoder.conv_in.weight": torch.zeros(3 << 20)[:, None, None]}, "it is a VAE alone"),
         ("a.safetensors", b"", "is not a whole .safetensors file"),
         ("a.safetensors", save(of_sdxl())[:-40], "is not a whole .safetensors file"),
         ("a.pt", pickle.dumps(Evil()), "is not a pickle of bare tensors"),
@@ -148,10 +150,10 @@ def test_an_embedding_of_sdxl_is_refused_for_sd15_by_name(tmp_path, sd15):
 
 
 def test_a_large_file_is_not_read(tmp_path, sdxl):
-    with (tmp_path / "model.safetensors").open("wb") as file:
+    with (tmp_path / "model.pt").open("wb") as file:
         file.truncate(1 << 30)
     with pytest.raises(IpaError, match="larger than"):
-        loaded(sdxl, str(tmp_path / "model.safetensors"))
+        loaded(sdxl, str(tmp_path / "model.pt"))
 
 
 def test_a_repository_gives_its_only_file_or_the_one_named(sdxl):
