@@ -93,7 +93,7 @@ class Engine:
             devices.warn_of_emulation(engine.device, engine.dtype, reporter)
             if pair is not None:
                 pair.begin(settings, plan, engine.device, engine.dtype, reporter)
-                engine._pair, engine._access.watch = pair, pair.watched
+                engine._pair, engine._access.watch = pair, pair.process.watched
             doing("weights")
             engine._load(shows_bars)
             if pair is not None:

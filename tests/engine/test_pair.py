@@ -19,7 +19,7 @@ from ipa_cli.backends.inductor import partition
 from ipa_cli.config import Settings
 from ipa_cli.engine import graphs
 from ipa_cli.engine.engine import Engine
-from ipa_cli.engine.pair import link
+from ipa_cli.engine.pair import link, process
 from ipa_cli.engine.pair import pair as pairs
 from ipa_cli.errors import IpaError
 from ipa_cli.images import reference
@@ -68,7 +68,7 @@ def batches(engine) -> list[int]:
 
 
 def worker(engine) -> psutil.Process:
-    return psutil.Process(engine._pair._process.pid)
+    return psutil.Process(engine._pair.process._process.pid)
 
 
 def test_pictures_are_those_of_one_gpu_whatever_changes_between_them(one, two):
@@ -183,30 +183,30 @@ def test_inputs_are_rebuilt_from_their_description_and_tensors():
 
 @pytest.mark.campaign
 def test_a_worker_that_dies_or_hangs_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(pairs.STEPS, "cpu", 2.0)
-    monkeypatch.setattr(pairs, "PATIENCE", 1.0)
+    monkeypatch.setitem(process.STEPS, "cpu", 2.0)
+    monkeypatch.setattr(process, "PATIENCE", 1.0)
     for number, words in ((signal.SIGKILL, "has ended: it crashed with SIGKILL"), (signal.SIGSTOP, "does not answer")):
         with closing(opened(tmp_path, gpus=2)) as engine:
             asked = request(engine)
             engine.draw(asked)
-            process = worker(engine)
-            process.send_signal(number)
+            other = worker(engine)
+            other.send_signal(number)
             began = time.monotonic()
             with pytest.raises(IpaError, match=words) as failed:
                 engine.draw(asked)
             assert time.monotonic() - began < 15 and "--gpus" in failed.value.hint
-            process.wait(10)
+            other.wait(10)
             with pytest.raises(IpaError, match=words):  # it stays failed
                 engine.draw(asked)
 
 
 @pytest.mark.campaign
 def test_a_long_drawing_that_needs_no_call_is_no_hang(two, monkeypatch):
-    monkeypatch.setattr(two._pair, "_seconds", 0.5)
-    monkeypatch.setattr(pairs, "PATIENCE", 0.5)
-    with two._pair.watched():
+    monkeypatch.setattr(two._pair.process, "_seconds", 0.5)
+    monkeypatch.setattr(process, "PATIENCE", 0.5)
+    with two._pair.process.watched():
         time.sleep(2.5)
-    assert two._pair._answered == two._pair._asked >= 2
+    assert two._pair.process._answered == two._pair.process._asked >= 2
     two.draw(request(two))
 
 
@@ -214,7 +214,7 @@ def test_a_long_drawing_that_needs_no_call_is_no_hang(two, monkeypatch):
 def test_what_fails_in_the_worker_is_said_here(tmp_path):
     with closing(opened(tmp_path, gpus=2)) as engine:
         engine.prepare(request(engine))
-        engine._pair._tell({"weights": ["no such weight"]})
+        engine._pair.process.tell({"weights": ["no such weight"]})
         with pytest.raises(IpaError, match="KeyError: 'no such weight'"):
             engine.draw(request(engine))
 

@@ -43,7 +43,7 @@ WRITERS = {
     "batch/output": "a file in a bucket, of the URL that --output names",
     "batch/devices": "a new temporary folder",
     "bench/process": "a new temporary folder",
-    "engine/pair/pair": "a new temporary folder",
+    "engine/pair/process": "a new temporary folder",
     "doctor/compiler": "a new temporary folder",
     "backends/inductor/compilation": "the workspace of a graph",
     "backends/inductor/decoder": "the workspace of a graph",
