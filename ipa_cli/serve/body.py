@@ -13,7 +13,7 @@ from ipa_cli.config.names import ALSO
 from ipa_cli.config.requests import FOLDERS, PLAIN_SETTINGS
 from ipa_cli.config.values import element_type, expected
 from ipa_cli.models import schedulers
-from ipa_cli.serve.drawing import Asked, decoded, picture_format
+from ipa_cli.serve.asked import Asked, decoded, picture_format
 
 PICTURE = "base64, with or without data:image/…;base64, before it, or a name in `files`"
 SAMPLING: dict[str, Mapping[str, Any]] = {"scheduler": schedulers.SCHEDULERS, "schedule": schedulers.SCHEDULES}

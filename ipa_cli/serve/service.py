@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from ipa_cli.config import Settings
 from ipa_cli.result import NullReporter
 from ipa_cli.serve import drawing, jobs
-from ipa_cli.serve.drawing import Asked
+from ipa_cli.serve.asked import Asked
 from ipa_cli.serve.jobs import Job, Ledger
 from ipa_cli.serve.limits import Limits, Refused
 from ipa_cli.serve.queue import Queue
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipa_cli.serve.metrics import Metrics
     from ipa_cli.serve.worker import Worker
 
-DECODING = 4  # requests whose pictures are decoded at once, each with up to `drawing.PIXELS`
+DECODING = 4  # requests whose pictures are decoded at once, each with up to `asked.PIXELS`
 POLL = 0.25  # seconds between two looks at whether a client is still there
 
 

@@ -15,8 +15,8 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models.plan import make_plan
 from ipa_cli.result import NullReporter
 from ipa_cli.serve import drawing
+from ipa_cli.serve.asked import Asked
 from ipa_cli.serve.body import Body, asked
-from ipa_cli.serve.drawing import Asked
 from ipa_cli.serve.limits import Limits
 from ipa_cli.serve.routes.a1111 import units
 from tests import controlnets

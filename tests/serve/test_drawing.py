@@ -17,7 +17,7 @@ from ipa_cli.models import schedulers
 from ipa_cli.models.plan import make_plan
 from ipa_cli.result import NullReporter
 from ipa_cli.serve import answers, body, drawing
-from ipa_cli.serve.drawing import Asked
+from ipa_cli.serve.asked import Asked
 from ipa_cli.serve.limits import Limits
 
 
@@ -91,7 +91,7 @@ def test_what_a_request_keeps_in_memory_is_limited(world, monkeypatch):
     with pytest.raises(UsageError, match="name has more than 4096"):
         made(Asked({"prompt": "x"}, {"n" * 4097: png("red")}))
     colours = {colour: png(colour) for colour in ("red", "green", "blue")}
-    monkeypatch.setattr(drawing, "PIXELS", 130)
+    monkeypatch.setattr("ipa_cli.serve.asked.PIXELS", 130)
     assert made(Asked({"prompt": "x", "image": ["red", "green", "red"]}, colours)).digests
     with pytest.raises(UsageError, match="million pixels"):
         made(Asked({"prompt": "x", "image": [*colours]}, colours))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ipa_cli.config.checks import short
 from ipa_cli.errors import UsageError
-from ipa_cli.serve.drawing import Asked, picture_format
+from ipa_cli.serve.asked import Asked, picture_format
 from ipa_cli.serve.routes.a1111 import hires, options, sampling, units
 from ipa_cli.serve.service import Service
 

@@ -13,7 +13,7 @@ from ipa_cli.config.controls import PREPROCESSORS
 from ipa_cli.images.infotext import parse_parameters
 from ipa_cli.images.metadata import texts_of
 from ipa_cli.serve.answers import Answer
-from ipa_cli.serve.drawing import decoded
+from ipa_cli.serve.asked import decoded
 from ipa_cli.serve.routes.a1111 import sampling, units
 from ipa_cli.serve.routes.a1111.options import model_name
 from ipa_cli.serve.service import Service

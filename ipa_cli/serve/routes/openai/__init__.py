@@ -13,8 +13,8 @@ from ipa_cli.config.checks import short
 from ipa_cli.config.privacy import public_name
 from ipa_cli.errors import UsageError
 from ipa_cli.serve.answers import Answer
+from ipa_cli.serve.asked import NAME_LENGTH, Asked
 from ipa_cli.serve.body import validated
-from ipa_cli.serve.drawing import NAME_LENGTH, Asked
 from ipa_cli.serve.limits import Refused
 from ipa_cli.serve.routes.jobs import client_of
 from ipa_cli.serve.routes.openai import answer, form

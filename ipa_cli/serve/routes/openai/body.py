@@ -12,8 +12,8 @@ from ipa_cli.config.checks import short
 from ipa_cli.config.units import parse_picture_size
 from ipa_cli.errors import UsageError
 from ipa_cli.serve import body
+from ipa_cli.serve.asked import Asked, picture_format
 from ipa_cli.serve.body import Body
-from ipa_cli.serve.drawing import Asked, picture_format
 
 # Fields that adjust OpenAI's own models: value by value those that ask for nothing.
 WITHOUT_EFFECT = {
