@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import ipa_cli
@@ -60,7 +61,7 @@ class Shipped(nn.Module):
 
     def __init__(self, file: Path):
         super().__init__()
-        state = weights.load_adapter(file)
+        state = weights.nested(load_file(file))
         self.projection = image_projection.of_file(state["image_proj"])
         layers = range(len(state["ip_adapter"]) // 2)
         self.to_k, self.to_v = (
@@ -190,8 +191,6 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    from safetensors.torch import save_file
-
     seconds = options.seconds or (120 if on_gpu else 900)
     trained = train(device, seconds, 128 if on_gpu else 8, options.rank, options.seed)
     path = options.out / f"{NAME}.safetensors"

@@ -166,19 +166,8 @@ def adapter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {adapter_name(name): tuple(tensor.shape) for name, tensor in _pickled(path, "meta").items()}
 
 
-def load_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
-    """An IP-Adapter file as {"image_proj": …, "ip_adapter": …}; a pickle is read with `weights_only=True`."""
-    if not is_safetensors(path):
-        return nested(_pickled(path, "cpu"))
-    from safetensors import safe_open
-
-    names = of_adapter(header(path))
-    with safe_open(path, framework="pt") as file:
-        return nested({name: file.get_tensor(name) for name in names})
-
-
 def load_named(path: Path, pattern: re.Pattern[str]) -> dict[str, Tensor]:
-    """Those tensors of an IP-Adapter file whose `adapter_name` matches whole, by it; a pickle as `load_adapter`."""
+    """Those tensors of an IP-Adapter file whose `adapter_name` matches whole, by it."""
     if not is_safetensors(path):
         found = {adapter_name(name): tensor for name, tensor in _pickled(path, "cpu").items()}
         return {name: tensor for name, tensor in found.items() if pattern.fullmatch(name)}

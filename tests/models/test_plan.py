@@ -17,7 +17,7 @@ import ipa_cli
 from ipa_cli.config import Settings, units
 from ipa_cli.models.configurations import cross_attention_layers
 from ipa_cli.models.plan import make_plan
-from ipa_cli.models.weights import WeightsError, header, load_adapter, readable_by_gpu
+from ipa_cli.models.weights import WeightsError, header, nested, readable_by_gpu
 
 PACKAGE = Path(ipa_cli.__file__).parent
 DEMO = PACKAGE / "demo"
@@ -198,13 +198,9 @@ def test_the_sdxl_preset_has_the_layers_of_sdxl():
 # --- pickles --------------------------------------------------------------------------------------------------
 
 
-def nested(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return load_adapter(path)
-
-
 @pytest.mark.slow
 def test_a_pickle_of_bare_tensors_is_an_adapter_too(ipa, adapter, demo):
-    torch.save(nested(ADAPTER), adapter / "ip-adapter.bin")
+    torch.save(nested(load_file(ADAPTER)), adapter / "ip-adapter.bin")
     (adapter / "ip-adapter.safetensors").unlink()
     ours = ipa("generate", *FAST, *REFERENCE, "--ip-adapter", adapter, "--json")
     assert (pixels(ours) == demo).all()
@@ -221,7 +217,7 @@ class Malicious:
 @pytest.mark.parametrize("saved_by", ["torch", "pickle"])
 def test_a_pickle_with_code_is_refused_and_does_not_run(ipa, world, adapter, saved_by):
     marker = world.cwd / "ran"
-    payload = {**nested(ADAPTER), "more": Malicious(marker)}
+    payload = {**nested(load_file(ADAPTER)), "more": Malicious(marker)}
     file = adapter / "ip-adapter.bin"
     if saved_by == "torch":
         torch.save(payload, file)
@@ -251,7 +247,7 @@ def test_junk_that_calls_itself_a_pickle_is_reported(ipa, adapter, content):
 
 
 def test_a_pickled_adapter_that_does_not_fit_is_reported(ipa, adapter):
-    state = nested(ADAPTER)
+    state = nested(load_file(ADAPTER))
     state["ip_adapter"] = {name: tensor[:, :64].clone() for name, tensor in state["ip_adapter"].items()}
     torch.save(state, adapter / "ip-adapter.bin")
     (adapter / "ip-adapter.safetensors").unlink()
@@ -291,7 +287,7 @@ def rewrite(path: Path, **changes: object) -> None:
 def test_an_adapter_of_another_width_is_reported_before_anything_large_is_read(ipa, bare_model, adapter):
     flat = {
         f"{part}.{name}": tensor if part == "image_proj" else tensor[:, :64].clone()
-        for part, tensors in nested(ADAPTER).items()
+        for part, tensors in nested(load_file(ADAPTER)).items()
         for name, tensor in tensors.items()
     }
     save_file(flat, adapter / "ip-adapter.safetensors")
@@ -302,7 +298,7 @@ def test_an_adapter_of_another_width_is_reported_before_anything_large_is_read(i
 def test_an_adapter_for_fewer_layers_is_reported(ipa, bare_model, adapter):
     flat = {
         f"{part}.{name}": tensor
-        for part, tensors in nested(ADAPTER).items()
+        for part, tensors in nested(load_file(ADAPTER)).items()
         for name, tensor in tensors.items()
         if not name.startswith("1.")
     }

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save
+from safetensors.torch import load_file
 
 import ipa_cli
 from ipa_cli.config import Settings
@@ -21,7 +22,7 @@ from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import Plan
 from ipa_cli.models.plan import make_plan as plan
 from ipa_cli.models.schedulers import SCHEDULERS
-from ipa_cli.models.weights import load_adapter
+from ipa_cli.models.weights import nested
 from ipa_cli.unet.attention import layers
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, serving
@@ -366,7 +367,7 @@ def test_the_preset_comes_from_the_hub_with_its_adapter_and_nothing_more(ipa, sd
 def test_a_pickle_from_the_hub_is_looked_at_before_the_model_is_fetched(ipa, sd15, reference, h94):
     encoder = folder_files(DEMO / "ip_adapter")
     buffer = io.BytesIO()
-    torch.save(load_adapter(DEMO / "ip_adapter" / "ip-adapter.safetensors"), buffer)
+    torch.save(nested(load_file(DEMO / "ip_adapter" / "ip-adapter.safetensors")), buffer)
     files = {name: data for name, data in encoder.items() if name.startswith("image_encoder/")}
     h94.repos = {"someone/sd15": folder_files(sd15), "someone/pickle": {**files, "ip-adapter.bin": buffer.getvalue()}}
     chosen = ("--model", "someone/sd15", "--ip-adapter", "someone/pickle", "--image", reference[0])

@@ -81,10 +81,6 @@ class Architecture(Protocol):
         """The hub repository that the preset stands for."""
 
     @property
-    def pipeline(self) -> str:
-        """diffusers' class of the whole model."""
-
-    @property
     def text_encoders(self) -> Mapping[str, bool]:
         """The folders of the text encoders in diffusers' layout, and whether each projects its pooled state."""
 

@@ -27,7 +27,6 @@ class StableDiffusion15:
     name = "SD 1.5"
     preset = "sd15"
     repo = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    pipeline = "StableDiffusionPipeline"
     text_encoders: Mapping[str, bool] = {"text_encoder": False}
     tokenizers: Mapping[str, str] = {"tokenizer": "<|endoftext|>"}
     cross_attention_dim = 768

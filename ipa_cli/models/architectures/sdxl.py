@@ -30,7 +30,6 @@ class StableDiffusionXL:
     name = "SDXL"
     preset = "sdxl"
     repo = "stabilityai/stable-diffusion-xl-base-1.0"
-    pipeline = "StableDiffusionXLPipeline"
     text_encoders: Mapping[str, bool] = {"text_encoder": False, "text_encoder_2": True}
     # OpenAI's CLIP and OpenCLIP fill up differently.
     tokenizers: Mapping[str, str] = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}

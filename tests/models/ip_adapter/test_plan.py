@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 import ipa_cli
 from ipa_cli.config import Settings
 from ipa_cli.errors import UsageError
+from ipa_cli.models import weights
 from ipa_cli.models.ip_adapter import image_encoder
 from ipa_cli.models.location import ModelError
 from ipa_cli.models.plan import make_plan
-from ipa_cli.models.weights import load_adapter
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
 ADAPTER = DEMO / "ip_adapter" / "ip-adapter.safetensors"
@@ -87,9 +87,9 @@ def test_a_pickled_training_checkpoint_draws_as_its_adapter_does(ipa, world, ten
 def test_a_training_checkpoint_is_read_under_the_usual_names(tmp_path, tensors, prefix):
     save_file(trained(tensors, prefix), tmp_path / "model.safetensors")
     torch.save(trained(tensors, prefix), tmp_path / "model.bin")
-    usual = load_adapter(ADAPTER)
+    usual = weights.nested(load_file(ADAPTER))
     for name in ("model.safetensors", "model.bin"):
-        found = load_adapter(tmp_path / name)
+        found = weights.nested(weights.read(tmp_path / name, None, torch.device("cpu"), torch.float32))
         assert {part: sorted(found[part]) for part in found} == {part: sorted(usual[part]) for part in usual}
 
 
@@ -257,4 +257,4 @@ def test_random_weights_of_a_model_without_adapter_see_through_the_usual_encoder
 def test_a_pickle_that_holds_more_than_tensors_is_reported(tmp_path, tensors, more):
     torch.save({**tensors, **more}, tmp_path / "it.bin")
     with pytest.raises(ipa_cli.errors.IpaError, match="holds more than tensors"):
-        load_adapter(tmp_path / "it.bin")
+        weights.adapter_shapes(tmp_path / "it.bin")
