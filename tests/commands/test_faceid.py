@@ -24,7 +24,7 @@ from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request
 from ipa_cli.result import NullReporter
 from ipa_cli.serve import drawing
-from ipa_cli.serve.drawing import Asked
+from ipa_cli.serve.asked import Asked
 from ipa_cli.serve.limits import Limits
 from ipa_cli.unet.inputs import tensors
 from tests import faceid, insightface, loras
