@@ -68,7 +68,7 @@ def set_(
 ) -> Result:
     """Write a setting to your own ipa.toml, keeping comments."""
     name, file = editing.name_of(name), _file(project)
-    value = editing.value_of(name, values)
+    value = editing.value_of(name, values, file, project)
     editing.put(file, name, value)
     return Result("config set", {"path": str(file), "setting": name, "value": value}, (f"{file}: {name} is set",))
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ipa_cli.config import files
 from ipa_cli.config.dropping import NONE, drops
 from ipa_cli.config.names import meant, setting_of
-from ipa_cli.config.places import expanded, is_file
-from ipa_cli.config.project import is_trusted, trust
+from ipa_cli.config.places import exists, expanded, is_file
+from ipa_cli.config.project import beside, is_trusted, trust, with_places
 from ipa_cli.config.settings import EXPLAINED, FIELDS, ConfigError, checked
 from ipa_cli.config.values import as_json, element, expected, from_text
 from ipa_cli.errors import IpaError, UsageError, suggest
@@ -34,18 +34,30 @@ def name_of(key: str) -> str:
     return name
 
 
-def value_of(name: str, words: Sequence[str]) -> Any:
-    """A value for TOML from the words of a command line. Raises UsageError."""
+def value_of(name: str, words: Sequence[str], path: Path, project: bool = False) -> Any:
+    """A value for the TOML file at `path` from the words of a command line. Raises UsageError.
+
+    Files and folders that are there are named so that they are found from other folders too: in a project's file
+    relative to its own.
+    """
+
+    def placed(setting: str, text: str) -> str:
+        here = files.working_directory()
+        if (project and path.parent == here) or name == "output" or not exists(text):
+            return text
+        place = beside(setting, text, here)
+        return os.path.relpath(place, path.parent) if project and place != text else place
+
     if drops(name, words):
         return [] if expected(name)[0] is tuple else NONE
     if expected(name)[0] is tuple:
         value: Any = tuple(element(name, word, name) for word in words)
-        return as_json(checked(name, value, name))
+        return as_json(with_places(name, checked(name, value, name), placed))
     if len(words) != 1:
         raise UsageError(f"{name} has one value, not {len(words)}", "quote a value that contains spaces")
     hint = f"`ipa config unset {name}` takes it out of the file" if words[0].lower() == NONE else EXPLAINED
     value = checked(name, from_text(name, words[0], name, hint), name)
-    return str(expanded(value).absolute()) if isinstance(value, Path) else value
+    return str(expanded(value).absolute()) if isinstance(value, Path) else with_places(name, value, placed)
 
 
 def put(path: Path, name: str, value: Any) -> None:

@@ -18,13 +18,14 @@ from ipa_cli.config import files
 from ipa_cli.config.dropping import NO_IMAGE
 from ipa_cli.config.places import at_home, exists, is_file, is_repo_id, leads_out
 from ipa_cli.config.setting import OWN, PLACE
-from ipa_cli.config.settings import FIELDS, Settings
+from ipa_cli.config.settings import FIELDS, MODELS, Settings
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.system import ownership
 from ipa_cli.system.inputs import STDIN
 
 MOST_BYTES = 1 << 24
 ON_HUB = ("model", "vae", "ip_adapter", "image_encoder", "lora", "control", "embedding")  # may name a hub repository
+NAMES = (*MODELS, "own", "none")  # what these may name besides, whatever lies in the folder
 PICTURES = ("image", "negative_image", "init_image", "inpaint_mask", "mask", "region")
 HINT = "`ipa config trust` allows the file, as it is now, to set everything"
 
@@ -149,8 +150,8 @@ def beside(name: str, text: str, folder: Path) -> str:
     if text in ("", "-") or "://" in text or text.startswith(("/", "~")):
         return text
     place = folder / text
-    repository = name in ON_HUB and not ("/" in text and exists(str(place)))
-    return text if repository else str(place)
+    named = name in ON_HUB and (text in NAMES or not exists(str(place)))
+    return text if named else str(place)
 
 
 def with_places(name: str, value: Any, change: Callable[[str, str], str]) -> Any:

@@ -1,5 +1,7 @@
 """Files of settings are changed one key at a time, by `ipa config`."""
 
+from pathlib import Path
+
 import pytest
 
 from ipa_cli.config import resolve
@@ -92,6 +94,30 @@ def test_a_file_that_begins_with_a_byte_order_mark_is_read_and_changed(ipa, worl
     own.write_bytes(b"\xef\xbb\xbfsteps = 2\r\n")
     assert ipa("config", "get", "steps").stdout == "2\n"
     assert ipa("config", "set", "steps", "3").exit_code == 0 and ipa("config", "get", "steps").stdout == "3\n"
+
+
+def test_places_are_found_from_other_folders_too(ipa, world, own, monkeypatch):
+    for name in ("cat.png", "loras/ink.safetensors", "ink.safetensors", "mine/model_index.json", "demo"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    told = {
+        "image": (["cat.png", "https://a.b/c.png"], [f"{world.cwd}/cat.png", "https://a.b/c.png"]),
+        "lora": (["ink.safetensors,weight=0.5", "a/b"], [f"{world.cwd}/ink.safetensors,weight=0.5", "a/b"]),
+        "lora_dir": (["loras"], f"{world.cwd}/loras"),
+        "model": (["mine"], f"{world.cwd}/mine"),
+        "control": (["demo,image=cat.png"], [f"demo,image={world.cwd}/cat.png"]),
+        "output": (["drawn"], "drawn"),
+        "image_encoder": (["a/b:c"], "a/b:c"),
+    }
+    for name, (words, written) in told.items():
+        assert ipa("config", "set", name, *words, "--json").data()["value"] == written
+    Path("ipa.toml").touch()
+    assert ipa("config", "set", "--project", "lora", "ink.safetensors", "--json").data()["value"] == ["ink.safetensors"]
+    monkeypatch.chdir("loras")
+    assert resolve({}).settings.lora[0].source == f"{world.cwd}/ink.safetensors"
+    for word in ("ink.safetensors", "./ink.safetensors"):
+        written = ipa("config", "set", "--project", "lora", word, "--json").data()["value"]
+        assert written == ["loras/ink.safetensors"]
 
 
 def test_the_file_of_a_project_stays_trusted_when_its_user_changes_it(ipa, world, own):
