@@ -45,7 +45,7 @@ TURNS = 8  # times that an actor gets some, at least: fewer jobs at once where t
 CALLS = 2  # that an actor answers beside each other: one draws, while the pictures of the one before it are written
 CPUS = 0.5  # that an actor counts as: two on a node with two leave one to read jobs
 LOCAL = "local"
-PLACE, LOCK = "/tmp", ".ipa.lock"
+TEMP_DIR, LOCK = "/tmp", ".ipa.lock"  # where Ray has its own by default: sockets in it need short names
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,11 @@ def _connected(address: str, lasting: ExitStack) -> Any:
 @contextmanager
 def _scratch() -> Iterator[str]:
     """A folder for a cluster, where names of sockets are short; those that killed drivers left are removed."""
-    for left in Path(PLACE).glob(f"ray-*/{LOCK}"):
+    for left in Path(TEMP_DIR).glob(f"ray-*/{LOCK}"):
         with suppress(OSError):
             if left.parent.lstat().st_uid == os.geteuid() and not is_lock_file_held(left):
                 shutil.rmtree(left.parent, ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix="ray-", dir=PLACE)
+    folder = tempfile.mkdtemp(prefix="ray-", dir=TEMP_DIR)
     with hold_lock_file(Path(folder, LOCK)):
         try:
             yield folder

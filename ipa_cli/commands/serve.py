@@ -55,6 +55,9 @@ def serve(
     max_upload: Annotated[
         str, options.flag("--max-upload", help="size of a request [default: 64MB]", metavar="SIZE")
     ] = "64MB",
+    upload_timeout: Annotated[
+        int, options.flag("--upload-timeout", help="seconds in which a request must arrive [default: 600]", min=1)
+    ] = 600,
     allow_fetch: Annotated[
         bool, options.flag("--allow-fetch", help="download references from addresses that requests name")
     ] = False,
@@ -86,7 +89,7 @@ def serve(
             settings,
             context.obj,
             Address(host, port, token, tuple(map(_origin, allow_origin or ()))),
-            Limits(max_queue, max_pixels, max_steps, max_pictures, upload),
+            Limits(max_queue, max_pixels, max_steps, max_pictures, upload, upload_timeout),
             [_size(size) for size in warm.split(",")] if warm else (),
             devices.split(",") if devices else (),
             allow_fetch,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ipa_cli import backends
@@ -51,13 +52,16 @@ def choose(
     wanted: list[Offer] = []
     skipped: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
-    for number, name in enumerate(dict.fromkeys(names), 1):
+    names = list(dict.fromkeys(names))
+    others = {} if everything else {name: why for name in names if (why := _of_another_gpu(name, here))}
+    offers = remote.read_ahead(location, (name for name in names if name not in others))
+    for number, name in enumerate(names, 1):
         doing(f"{number} of {units.plural(len(names), 'graph')}")
-        if not everything and (reasons := _of_another_gpu(name, here)):
-            skipped.append({"key": remote.id_of(name), "reasons": reasons})
+        if name in others:
+            skipped.append({"key": remote.id_of(name), "reasons": others[name]})
             continue
         try:
-            offer = remote.read(location, name)
+            offer = next(offers).result()
         except Damage as damage:
             refused.append({"key": remote.id_of(name), "reason": str(damage)})
             reporter.warn(f"graph {remote.id_of(name)} of {location.url} is refused: {damage}")
@@ -142,26 +146,34 @@ def _location(store: Store) -> Remote | None:
 
 def _offer(location: Remote, own: GraphKey, fits: Callable[[Offer], bool] | None, reporter: Reporter) -> Offer | None:
     """The graph of `own`, else that which took longest to compile of those that fit and are trusted."""
-    if (exact := _acceptable(location, own.folder, reporter)) is not None:
+    read = partial(remote.read, location, own.folder)
+    if (exact := _acceptable(location, own.folder, read, reporter)) is not None:
         return exact
     if fits is None or not location.writable:  # one that cannot list may have no index
         return None
     ends = time.monotonic() + LOOKING
     found: list[Offer] = []
-    for name in remote.names(location, f"{own.backend}/{own.gpu}"):
+    names = remote.names(location, f"{own.backend}/{own.gpu}")
+    for name, offered in zip(names, remote.read_ahead(location, names), strict=True):
         if time.monotonic() > ends:
             reporter.warn(f"{location.url} has more graphs than could be looked at within {LOOKING:g} s")
             break
-        offer = _acceptable(location, name, reporter, only=fits)
+        offer = _acceptable(location, name, offered.result, reporter, only=fits)
         if offer is not None:
             found.append(offer)
     return max(found, key=lambda offer: offer.build_seconds, default=None)
 
 
-def _acceptable(location: Remote, name: str, reporter: Reporter, only: Callable[[Any], bool] = bool) -> Offer | None:
+def _acceptable(
+    location: Remote,
+    name: str,
+    read: Callable[[], Offer | None],
+    reporter: Reporter,
+    only: Callable[[Any], bool] = bool,
+) -> Offer | None:
     """A graph that is there, wanted and signed by somebody trusted; others are warned of."""
     try:
-        offer = remote.read(location, name)
+        offer = read()
     except Damage as damage:
         reporter.warn(f"graph {remote.id_of(name)} of {location.url} is refused: {damage}")
         return None

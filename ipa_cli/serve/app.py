@@ -36,7 +36,7 @@ def make_app(service: Service, host: str, token: str | None = None, origins: Col
         redoc_url=None,
         middleware=[
             Middleware(Counted, metrics=service.metrics),
-            Middleware(UploadLimit, limit=service.limits.upload),
+            Middleware(UploadLimit, limit=service.limits.upload, seconds=service.limits.upload_s),
             # Before the guard: what a browser asks first has no token. Without origins nothing is allowed.
             Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]),
             Middleware(Guard, refuse=answers.foreseen, token=token, host=host, origins=origins, public=page.PATHS),
@@ -70,7 +70,9 @@ async def _invalid(http: HTTPRequest, failure: Any) -> Response:
 
 
 async def _http(http: HTTPRequest, failure: Any) -> Response:
-    return answers.error("HTTPError", str(failure.detail), "", failure.status_code)
+    answer = answers.error("HTTPError", str(failure.detail), "", failure.status_code)
+    answer.headers.update(failure.headers or {})
+    return answer
 
 
 async def _bug(http: HTTPRequest, failure: Exception) -> Response:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import math
 import secrets
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -62,23 +64,46 @@ class Guard:
 
 
 class UploadLimit:
-    """Answers 413 to a body of more bytes than `limit`, however its length is stated."""
+    """Answers 413 to a body of more bytes than `limit`, however its length is stated, and 408 to a slower one.
 
-    def __init__(self, app: ASGIApp, limit: int):
-        self._app, self._limit = app, limit
+    A body may take so many `seconds` from when it is first asked for; the connection of a slower one is closed.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, seconds: float):
+        self._app, self._limit, self._seconds = app, limit, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read = 0
+        read, whole, ends = 0, not _has_body(scope), math.inf
+
+        async def in_time() -> Message:
+            nonlocal ends
+            now = asyncio.get_running_loop().time()
+            ends = min(ends, now + self._seconds)
+            message = asyncio.ensure_future(receive())
+            try:
+                done, _ = await asyncio.wait([message], timeout=ends - now)
+            finally:
+                message.cancel()  # of no effect on one that is done
+            if not done:
+                said = f"the request took more than {self._seconds:g} s to arrive; --upload-timeout sets it"
+                raise HTTPException(408, said, {"Connection": "close"})
+            return message.result()
 
         async def limited() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            message = await (receive() if whole else in_time())
+            whole = not message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > self._limit:
                 raise HTTPException(413, f"the request has more than {self._limit} bytes; --max-upload sets it")
             return message
 
         await self._app(scope, limited, send)
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = dict(scope.get("headers", ()))
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 
 def _name(host: str) -> str | None:

@@ -15,13 +15,14 @@ MEBI = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a request, and of all that wait; `upload` is bytes of a body."""
+    """Limits of a request, and of all that wait; `upload` is bytes of a body, which may take `upload_s` seconds."""
 
     queue: int = 64
     pixels: int = 2048 * 2048
     steps: int = 150
     pictures: int = 16
     upload: int = 64 * MEBI
+    upload_s: float = 600
 
 
 class Refused(IpaError):

@@ -128,7 +128,7 @@ def test_a_cluster_that_does_not_start_leaves_no_folder_behind_nor_one_of_a_kill
         raise ConnectionError("no memory")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
-    monkeypatch.setattr(on_ray, "PLACE", tmp_path)
+    monkeypatch.setattr(on_ray, "TEMP_DIR", tmp_path)
     for name in ("ray-killed", "ray-running", "ray-of-another-program"):
         Path(tmp_path, name).mkdir()
     Path(tmp_path, "ray-killed", on_ray.LOCK).touch()

@@ -154,12 +154,10 @@ def test_pulling_from_a_file_says_that_it_is_no_folder(ipa, store, world):
 
 
 def test_a_named_graph_that_has_gone_since_it_was_listed_is_a_failure(ipa, store, monkeypatch):
-    from ipa_cli.cache import remote
-
     entry = put(store)
     ipa("cache", "keygen")
     ipa("cache", "push", "place")
-    monkeypatch.setattr(remote, "read", lambda place, name: None)
+    monkeypatch.setattr("ipa_cli.cache.remote.offers.read", lambda place, name: None)
     assert ipa("cache", "pull", "place", "--json").data()["refused"] == []
     ran = ipa("cache", "pull", "place", entry.id[:8], "--json")
     assert ran.exit_code == 1 and "not there any more" in ran.json()["data"]["refused"][0]["reason"]

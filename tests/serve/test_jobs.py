@@ -117,10 +117,19 @@ def test_a_body_that_is_no_json_object_is_named_as_such(client, kind, body, said
     assert answer.status_code == 422 and answer.json()["error"]["message"].startswith(said)
 
 
-def test_a_request_that_is_too_large_is_answered_413_in_our_shape(world):
-    with serving(world.environ, world.cwd, ["--max-upload", "20kB"]) as server, server.client() as client:
+def test_a_request_that_is_too_large_or_too_slow_is_answered_in_our_shape(world):
+    flags = ["--max-upload", "20kB", "--upload-timeout", 1]
+    with serving(world.environ, world.cwd, flags) as server, server.client() as client:
         answer = client.post("/v1/jobs", json={"files": {"a": "A" * 30_000}})
         assert (answer.status_code, answer.json()["status"]) == (413, "error")
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port), 60) as slow:
+            slow.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+            slow.sendall(b"Content-Length: 1000\r\n\r\n{")
+            said = b""
+            while part := slow.recv(4096):
+                said += part
+    assert said.startswith(b"HTTP/1.1 408 ") and b"took more than 1 s to arrive; --upload-timeout" in said
 
 
 def test_a_job_is_cancelled_between_two_steps(client):

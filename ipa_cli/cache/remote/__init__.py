@@ -8,7 +8,7 @@ Whoever can write there can put anything there: nothing is trusted because of wh
 """
 
 from ipa_cli.cache.remote.location import Remote, RemoteError, at
-from ipa_cli.cache.remote.offers import Offer, find, id_of, names, read
+from ipa_cli.cache.remote.offers import Offer, find, id_of, names, read, read_ahead
 from ipa_cli.cache.remote.pulling import Pulled, check_signed, present, pull
 from ipa_cli.cache.remote.pushing import Pushed, push, sign, write_index
 
@@ -27,6 +27,7 @@ __all__ = [
     "pull",
     "push",
     "read",
+    "read_ahead",
     "sign",
     "write_index",
 ]

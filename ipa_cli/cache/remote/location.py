@@ -197,15 +197,7 @@ class Remote:
         It runs in a thread of its own, which is left behind then: no library's own limits cover a folder on a disk
         that hangs, a name server that is silent and an upload alike. Raises RemoteError, and FileNotFoundError.
         """
-        done: Future[_Answer] = Future()
-
-        def work() -> None:
-            try:
-                done.set_result(function(*arguments, **named))
-            except BaseException as error:
-                done.set_exception(error)
-
-        threading.Thread(target=work, daemon=True).start()
+        done = in_thread(function, *arguments, **named)
         try:
             with suppress(TooLong):
                 return done.result(seconds)
@@ -245,6 +237,20 @@ def _written() -> Iterator[None]:
         yield
     except IpaError as error:
         raise RemoteError(error.message, "name another folder, or free some space") from error
+
+
+def in_thread(function: Callable[..., _Answer], *arguments: Any, **named: Any) -> Future[_Answer]:
+    """Call `function` in a thread of its own, which no exit of the process waits for."""
+    done: Future[_Answer] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(function(*arguments, **named))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return done
 
 
 @cache

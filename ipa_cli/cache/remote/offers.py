@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,12 +17,13 @@ from ipa_cli.cache import ed25519, keys
 from ipa_cli.cache.checking import manifest_of
 from ipa_cli.cache.keys import Factor, GraphKey
 from ipa_cli.cache.manifest import Damage
-from ipa_cli.cache.remote.location import Remote, RemoteError
+from ipa_cli.cache.remote.location import Remote, RemoteError, in_thread
 from ipa_cli.errors import IpaError
 
 INDEX = "ipa-graphs.json"
 INDEX_SCHEMA = 1
 GRAPHS, BLOBS = "graphs", "blobs"
+AT_ONCE = 8  # manifests
 
 _SLUG = r"[a-z0-9_][a-z0-9_.+-]{0,79}"
 _NAME = re.compile(rf"{_SLUG}/{_SLUG}/{_SLUG}-[0-9a-f]{{16}}")
@@ -125,6 +129,16 @@ def read(remote: Remote, name: str) -> Offer | None:
     """The graph of this name; None where there is none. Raises Damage for one that is not as it was sent there."""
     text = remote.read(f"{GRAPHS}/{name}.json", ed25519.MAX_ENVELOPE)
     return None if text is None else parse(name, text)
+
+
+def read_ahead(remote: Remote, names: Iterable[str]) -> Iterator[Future[Offer | None]]:
+    """What `read` returns or raises for each of these names, in their order; `AT_ONCE` are read at the same time."""
+    every, begun = iter(names), deque[Future[Offer | None]]()
+    while True:
+        begun.extend(in_thread(read, remote, name) for name in islice(every, AT_ONCE - len(begun)))
+        if not begun:
+            return
+        yield begun.popleft()
 
 
 def parse(name: str, text: bytes) -> Offer:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from ipa_cli.cache.remote import location
+from ipa_cli.cache.remote import location, offers
 from ipa_cli.cache.remote.location import Remote, RemoteError
 
 
@@ -130,3 +131,27 @@ def test_on_a_fast_line_requests_grow_and_on_one_that_gets_slow_they_shrink(monk
         remote._next(line, 1 << 30)
     assert line.took[-1] < 5
     assert remote._next(line, 10) == bytes(10)
+
+
+def test_manifests_are_read_several_at_once_and_come_in_their_order(monkeypatch):
+    together = threading.Barrier(offers.AT_ONCE)
+
+    def read(place, name):
+        together.wait(60)  # until as many are read as may be
+        if name == "3":
+            raise RemoteError("it is silent", "")
+        return name
+
+    monkeypatch.setattr(offers, "read", read)
+    names = [str(number) for number in range(2 * offers.AT_ONCE)]
+    ahead = offers.read_ahead(Remote("memory://graphs"), names)
+    assert [str(one.exception() or one.result()) for one in ahead] == [*names[:3], "it is silent", *names[4:]]
+
+
+def test_no_more_manifests_are_read_than_are_asked_for(monkeypatch):
+    begun = []
+    monkeypatch.setattr(offers, "read", lambda place, name: begun.append(name))
+    ahead = offers.read_ahead(Remote("memory://graphs"), map(str, range(1000)))
+    next(ahead).result()
+    ahead.close()
+    assert len(begun) <= offers.AT_ONCE
