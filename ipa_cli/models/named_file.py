@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import suggest
-from ipa_cli.models import weights
+from ipa_cli.models import missing, weights
 from ipa_cli.models.location import (
     Location,
     ModelError,
@@ -37,15 +37,17 @@ class Kind:
 
 
 def find(kind: Kind, source: str, file: str | None, reporter: Reporter) -> Path:
-    """The file on disk. Raises ModelError where there is none, or several; HubError."""
+    """The file on disk. Raises ModelError where there is none, or several; UsageError for an address; HubError."""
     path = expanded(source)
     if is_file(path):
-        return _known(path)
+        missing.check(source, kind.flag)
+        return path
     if is_folder(path):
         location = folder_location(path)
     elif is_repo_id(source):
         location = repository(source, None)
     else:
+        missing.check(source, kind.flag)
         raise ModelError(f"there is no {kind.name} '{source}'", EXAMPLE)
     name = _in(location, kind) if file is None else _wanted(location, file)
     if location.folder is not None:

@@ -15,7 +15,7 @@ from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.config.values import flag_of
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models import architectures, configurations, hub, single_file, weights
+from ipa_cli.models import architectures, configurations, hub, missing, single_file, weights
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.controlnet import plan as controlnet
 from ipa_cli.models.controlnet.plan import ControlPlan
@@ -164,6 +164,7 @@ def _locate(settings: Settings) -> Location:
     path = expanded(settings.model)
     if settings.model and is_folder(path):
         return _of_diffusers(folder_location(path))
+    missing.check(settings.model, "--model")
     if path.is_absolute() or settings.model.startswith((".", "~")):
         raise ModelError(f"there is no folder or file {path}", "check the path given with --model")
     if not is_repo_id(settings.model):
@@ -179,11 +180,9 @@ def _of_diffusers(location: Location) -> Location:
     """The same location. Raises ModelError for another layout than diffusers'; one-file models in it are named."""
     if location.has("model_index.json"):
         return location
+    hint = missing.of_folder(location) or "name the folder above unet/"
     files = [name for name in location.files() if weights.is_safetensors(name)]
-    hint = "name the folder above unet/"
-    if files and location.folder is not None:
-        hint = f"name a file in it: --model {shlex.quote(str(location.folder / files[0]))}"
-    elif files:
+    if files and location.repo is not None:
         hint = f'name a file in it: --model "$(hf download {location.repo} {shlex.quote(files[0])})"'
     raise ModelError(f"{location} is no diffusers folder: it has no model_index.json", hint)
 

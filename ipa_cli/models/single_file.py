@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipa_cli.models import architectures, kinds, weights
+from ipa_cli.models import architectures, kinds, missing, weights
 from ipa_cli.models.architectures.base import PRESETS, Architecture, latents_of
 from ipa_cli.models.kinds import WHOLE
 from ipa_cli.models.location import Location, ModelError, expanded, is_file, read_json
@@ -61,6 +61,7 @@ def path_of(text: str, flag: str = "--model") -> Path | None:
     """The file that a flag names, None for anything else. Raises ModelError for a file of another format."""
     path = expanded(text)
     if weights.is_safetensors(path) and not is_file(path):
+        missing.check(text, flag)
         raise ModelError(f"there is no file {path}", f"check the path given with {flag}")
     if weights.is_pickle(path) and is_file(path):
         raise ModelError(f"{path} is a pickle, which can run code when opened", "use its .safetensors version")

@@ -11,7 +11,7 @@ from ipa_cli.config import ControlConfig
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.config.privacy import public_name
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models import configurations, named_file
+from ipa_cli.models import configurations, missing, named_file
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.controlnet import file
 from ipa_cli.models.location import (
@@ -115,6 +115,7 @@ def _find(config: ControlConfig, unet_config: Mapping[str, Any]) -> ControlPlan:
     elif is_repo_id(source):
         location = repository(source, None)
     else:
+        missing.check(place, "--control")
         raise ModelError(f"there is no ControlNet '{source}'", named_file.EXAMPLE)
     folder = name or ""
     if location.has(inside(folder, "config.json")):

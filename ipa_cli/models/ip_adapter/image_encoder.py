@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ipa_cli.config.places import is_repo_id
-from ipa_cli.models import architectures, configurations, hub, weights
+from ipa_cli.models import architectures, configurations, hub, missing, weights
 from ipa_cli.models.ip_adapter.face import FaceInput
 from ipa_cli.models.location import (
     Location,
@@ -53,12 +53,14 @@ def named(text: str) -> Encoder:
     path = expanded(text)
     if is_file(path):
         if not weights.is_safetensors(path):
+            missing.check(text, "--image-encoder")
             raise ModelError(f"{path} is no .safetensors file", "name the image encoder's model.safetensors")
         return _of(folder_location(path.parent), path.name)
     if is_folder(path):
         return _of(folder_location(path), "")
     repo, _, part = text.partition(":")
     if not is_repo_id(repo):
+        missing.check(text, "--image-encoder")
         raise ModelError(
             f"there is no image encoder '{text}'", "give a .safetensors file, a folder, or a hub id (owner/name:folder)"
         )

@@ -10,7 +10,7 @@ from typing import Any
 from ipa_cli.config import AdapterConfig
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models import architectures, configurations, hub, weights
+from ipa_cli.models import architectures, configurations, hub, missing, weights
 from ipa_cli.models.architectures.base import PRESETS, Architecture
 from ipa_cli.models.configurations import cross_attention_layers, cross_attention_widths
 from ipa_cli.models.ip_adapter import face, image_encoder, projection
@@ -119,6 +119,7 @@ def _locate(
         return repository(architectures.IP_ADAPTERS, None), subfolder or str(usual.parent), weight_name or usual.name
     path = expanded(config.source)
     if is_file(path):
+        missing.check(config.source, "--ip-adapter")
         return folder_location(path.parent), None, path.name
     if config.source and is_folder(path):
         location = folder_location(path)
@@ -126,6 +127,7 @@ def _locate(
             return location, str(usual.parent), usual.name
         return location, subfolder, weight_name
     if not is_repo_id(config.source):
+        missing.check(config.source, "--ip-adapter")
         raise ModelError(
             f"there is no adapter '{config.source}'", "give a hub id (owner/name), a folder, a file, or none"
         )

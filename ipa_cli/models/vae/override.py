@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli.config.places import is_repo_id
-from ipa_cli.models import configurations, single_file
+from ipa_cli.models import configurations, missing, single_file
 from ipa_cli.models.location import (
     ModelError,
     config_beside,
@@ -42,6 +42,7 @@ def named(text: str, own: Mapping[str, Any]) -> Part:
     elif is_repo_id(text):
         location = repository(text, None)
     else:
+        missing.check(text, "--vae")
         raise ModelError(f"there is no VAE '{text}'", "give a .safetensors file, a folder, or a hub id (owner/name)")
     folder = next((folder for folder in ("vae", "") if location.has(inside(folder, "config.json"))), None)
     if folder is None:

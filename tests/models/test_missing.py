@@ -1,0 +1,93 @@
+"""Places that hold no model: what is said of them, and what to type instead."""
+
+import shutil
+
+import pytest
+
+from ipa_cli.config import Settings
+from ipa_cli.errors import UsageError
+from ipa_cli.models import missing
+from ipa_cli.models.location import ModelError
+from ipa_cli.models.plan import DEMO, make_plan
+
+FLAGS = ("--model", "--lora", "--control", "--vae", "--embedding", "--image-encoder", "--ip-adapter")
+ARGUMENTS = ("--size", "64x64", "--steps", 1, "--prompt", "a star", "--json")
+AD = DEMO / "ip_adapter" / "ip-adapter.safetensors"
+# What else a flag takes before the place that it names is looked at.
+BESIDE = {
+    "--image-encoder": ("--image", DEMO / "reference.png", "--ip-adapter", AD),
+    "--ip-adapter": ("--image", DEMO / "reference.png"),
+}
+
+
+def refused(ipa, flag: str, place: object) -> dict[str, str]:
+    value = f"{place},image={DEMO / 'reference.png'}" if flag == "--control" else place
+    ran = ipa("generate", *ARGUMENTS, *BESIDE.get(flag, ()), flag, value)
+    assert ran.exit_code in (1, 2)
+    return ran.error()
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize(
+    ("path", "hints"),
+    [
+        ("", {}),
+        ("/", {}),
+        ("/tree/main", {}),
+        (
+            "/resolve/main/a/b.safetensors?download=true",
+            {
+                **dict.fromkeys(("--lora", "--control", "--embedding", "--image-encoder"), "x/y:a/b.safetensors"),
+                "--ip-adapter": "x/y --ip-adapter-subfolder a --ip-adapter-weight-name b.safetensors",
+                **dict.fromkeys(("--model", "--vae"), '"$(hf download x/y a/b.safetensors)"'),
+            },
+        ),
+    ],
+)
+def test_an_address_on_the_hub_is_answered_with_what_the_flag_takes(ipa, flag, path, hints):
+    error = refused(ipa, flag, f"https://huggingface.co/x/y{path}")
+    assert error["message"].endswith(f"is an address, and {flag} takes none")
+    assert error["hint"].endswith(f"{flag} {hints.get(flag, 'x/y')}")
+
+
+def test_another_address_is_to_be_downloaded(ipa):
+    assert "download it" in refused(ipa, "--model", "https://civitai.com/api/download/models/128713")["hint"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_link_to_nothing_an_unfinished_download_and_a_name_without_suffix_are_told_apart(ipa, world, flag):
+    (world.cwd / "link.safetensors").symlink_to("/nowhere/x.safetensors")
+    (world.cwd / "x.safetensors.crdownload").write_bytes(b"x")
+    (world.cwd / ("c" * 64)).write_bytes(b"x")  # as the hub's cache calls files
+    assert "is a link to /nowhere/x.safetensors" in refused(ipa, flag, "link.safetensors")["message"]
+    assert "is an unfinished download" in refused(ipa, flag, "x.safetensors.crdownload")["message"]
+    assert "is no .safetensors file by its name" in refused(ipa, flag, "c" * 64)["message"]
+
+
+@pytest.mark.parametrize("text", ["a" * 5000, "a" * 5000 + ".safetensors", "a\0b", "a\0b.safetensors", "../" * 2000])
+def test_what_is_no_name_of_a_file_is_refused_like_one_that_is_not_there(text):
+    with pytest.raises((ModelError, UsageError)):
+        make_plan(Settings(model=text, ip_adapter="none", prompt="x"))
+
+
+def hinted(model: object) -> str:
+    with pytest.raises(ModelError, match=r"it has no model_index\.json") as caught:
+        make_plan(Settings(model=str(model), ip_adapter="none", prompt="x"))
+    assert caught.value.hint is not None
+    return caught.value.hint
+
+
+def test_a_folder_of_the_hubs_cache_is_answered_with_its_snapshot(tmp_path):
+    repo = tmp_path / "models--someone--mini"
+    shutil.copytree(DEMO, snapshot := repo / "snapshots" / ("a" * 40), ignore=shutil.ignore_patterns("*.safetensors"))
+    for place in (repo, repo / "snapshots"):
+        assert hinted(place).endswith(f"--model {snapshot}")
+
+
+@pytest.mark.parametrize("part", missing.CHECKPOINTS)
+def test_a_folder_of_comfyui_or_a1111_is_answered_with_a_model_in_it(tmp_path, part):
+    folder = tmp_path / "their own" / part
+    folder.mkdir(parents=True)
+    (folder / "put_checkpoints_here").touch()
+    (folder / "fine model.safetensors").touch()
+    assert hinted(tmp_path / "their own") == f"name a file in it: --model '{folder}/fine model.safetensors'"
