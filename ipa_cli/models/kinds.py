@@ -40,6 +40,8 @@ CONTROLNET = Kind(
     "a ControlNet",
     "--control",
 )
+TOLD_ITS_GUIDANCE = Kind(r"time_embed\.cond_proj\.", "a model that is told its guidance (LCM)", hint=BASE)
+REFINER = Kind(r"^conditioner\.embedders\.0\.model\.", "the SDXL refiner", hint=BASE)
 # Those that no whole model of ours has anything of; the first match counts.
 FOREIGN = (
     Kind(r"^lllite_unet_", "a ControlNet-LLLite, which changes the UNet's attention"),
@@ -56,12 +58,12 @@ FOREIGN = (
     Kind(r"(^|\.)scaled_fp8$|\.(scale_weight|weight_scale)$", "in fp8 with scales", hint=HALF),
     Kind(r"^edm_mean$", "Playground 2.5", hint="use --model playgroundai/playground-v2.5-1024px-aesthetic"),
     Kind(r"^edm_vpred\.", "a CosXL model, which is trained by another rule than SDXL"),
-    Kind(r"time_embed\.cond_proj\.", "a model that is told its guidance (LCM)", hint=BASE),
+    TOLD_ITS_GUIDANCE,
     Kind(r"^(taesd_)?(encoder|decoder)\.(layers\.)?\d+\.", "a small VAE for previews (TAESD)"),
     Kind(r"joint_blocks\.", "an SD 3 model"),
     Kind(r"double_(stream_)?blocks\.", "a model of FLUX's kind"),
     Kind(r"^cond_stage_model\.model\.", "an SD 2 model"),
-    Kind(r"^conditioner\.embedders\.0\.model\.", "the SDXL refiner", hint=BASE),
+    REFINER,
     Kind(r"^conditioner\.embedders\.0\.open_clip\.", "a model of videos (SVD)"),
     Kind(rf"^(model\.|diffusion_model\.)*{_DEPTHS}", "a transformer, as newer models are"),
     Kind(r"(^|\.)rdb\d\.|\.RDB\d\.", "an upscaler (ESRGAN)"),

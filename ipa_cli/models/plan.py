@@ -15,7 +15,7 @@ from ipa_cli.config import AdapterConfig, Settings
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.config.values import flag_of
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models import architectures, configurations, hub, missing, single_file, weights
+from ipa_cli.models import architectures, configurations, hub, kinds, missing, single_file, weights
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.controlnet import plan as controlnet
 from ipa_cli.models.controlnet.plan import ControlPlan
@@ -94,6 +94,9 @@ def make_plan(settings: Settings, references_later: bool = False) -> Plan:
             f"{settings.model} is not a model of {architectures.names()}: its UNet takes other inputs",
             f"use --model {' or '.join(architectures.presets())}, or a model derived from one",
         )
+    index = read_json(location, "model_index.json")
+    if index.get("requires_aesthetics_score") is True:
+        raise ModelError(f"{settings.model} is {kinds.REFINER.words}", kinds.BASE)
     configs = _configurations(location, architecture, settings.vae is None)
     if checkpoint is not None:
         configs["unet"] |= checkpoint.unet
@@ -105,7 +108,7 @@ def make_plan(settings: Settings, references_later: bool = False) -> Plan:
         if settings.adapter or (one.source != "none" and (references_later or has_reference(one, defaults)))
     )
     vae = _vae(settings, configs["vae"], architecture, checkpoint)
-    zeros = architecture.zeros_for_empty_prompt(read_json(location, "model_index.json"))
+    zeros = architecture.zeros_for_empty_prompt(index)
     return Plan(
         name=settings.model,
         architecture=architecture,

@@ -85,7 +85,8 @@ def _merges(location: Location, name: str) -> list[str]:
         text = read_bytes(location.folder / name, MOST_BYTES, "a list of merges").decode("utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(f"{location}/{name} is not text", HINT) from error
-    return [line for line in text.split("\n") if line.strip() and not line.startswith("#version")]
+    lines = text.replace("\r\n", "\n").split("\n")  # as git writes them on Windows
+    return [line for line in lines if line.strip() and not line.startswith("#version")]
 
 
 def _checked(where: str, ids: Any, size: int) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Places that hold no model: what is said of them, and what to type instead."""
 
+import json
 import shutil
 
 import pytest
@@ -91,3 +92,18 @@ def test_a_folder_of_comfyui_or_a1111_is_answered_with_a_model_in_it(tmp_path, p
     (folder / "put_checkpoints_here").touch()
     (folder / "fine model.safetensors").touch()
     assert hinted(tmp_path / "their own") == f"name a file in it: --model '{folder}/fine model.safetensors'"
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "words"),
+    [
+        ("unet/config.json", {"time_cond_proj_dim": 256}, "a model that is told its guidance"),  # LCM's
+        ("model_index.json", {"requires_aesthetics_score": True, "text_encoder": [None, None]}, "is the SDXL refiner"),
+    ],
+)
+def test_folders_of_models_that_are_not_drawn_with_are_called_by_their_name(tmp_path, file, said, words):
+    shutil.copytree(DEMO, model := tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors", "text_encoder"))
+    (model / file).write_text(json.dumps({**json.loads((model / file).read_text()), **said}))
+    with pytest.raises(ModelError, match=words) as caught:
+        make_plan(Settings(model=str(model), ip_adapter="none", prompt="x"))
+    assert caught.value.hint == "use the base model"

@@ -45,3 +45,12 @@ def test_tokens_added_after_training_are_known(tmp_path, kept):
     ours = vocabulary.tokenizer(vocabulary.read(folder_location(tmp_path), "tokenizer", {"vocab_size": 757}))
     text = "a <cat-toy> and <dog>s"
     assert [ours.bos, *ours.ids(text), ours.eos] == theirs(text).input_ids and 755 in ours.ids(text)
+
+
+def test_merges_with_the_line_ends_of_windows_are_the_same(tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / "tokenizer").mkdir(exist_ok=True)
+        text = (DEMO / "tokenizer" / name).read_text(encoding="utf-8")
+        (tmp_path / "tokenizer" / name).write_text(text, encoding="utf-8", newline="\r\n")
+    read = [vocabulary.read(folder_location(root), "tokenizer", {"vocab_size": 755}) for root in (tmp_path, DEMO)]
+    assert read[0].merges == read[1].merges and read[0].ids == read[1].ids
