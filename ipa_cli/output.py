@@ -76,24 +76,24 @@ class Terminal:
 
     def set_debug(self, wanted: bool) -> None:
         self.debug = wanted
-        self._hear_libraries()
+        self._log_libraries()
 
     def set_log_file(self, name: str) -> None:
         """Append all messages to a file, shown or not. Raises IpaError when it cannot be written."""
         from ipa_cli.system.files import open_log
 
         self._log = open_log(Path(name), "name another --log-file")
-        self._hear_libraries()
+        self._log_libraries()
 
-    def _hear_libraries(self) -> None:
+    def _log_libraries(self) -> None:
         import logging
 
-        class Heard(logging.Handler):
+        class Forwarding(logging.Handler):
             def emit(handler, record: logging.LogRecord) -> None:
                 self.library(handler.format(record))
 
         form = "%(name)s: %(levelname)s: %(message)s"
-        logging.basicConfig(level=logging.DEBUG, format=form, handlers=[Heard()], force=True)
+        logging.basicConfig(level=logging.DEBUG, format=form, handlers=[Forwarding()], force=True)
 
     def note(self, text: str) -> None:
         self._keep(text)
@@ -232,9 +232,9 @@ class Terminal:
 
     def bug(self, command: str, error: BaseException) -> None:
         """Print an unexpected error with its traceback."""
-        told = "".join(traceback.format_exception(error))
-        self._keep(told)
-        self.err.print(_harmless(told))
+        trace = "".join(traceback.format_exception(error))
+        self._keep(trace)
+        self.err.print(_harmless(trace))
         self.err.print("This is a bug in ipa: please report it with the lines above.")
         if self.json_mode:
             self._fail_json(command, type(error).__name__, str(error), "this is a bug in ipa: please report it")

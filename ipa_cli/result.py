@@ -98,3 +98,17 @@ class NullReporter:
     @contextmanager
     def steps(self, name: str, total: int) -> Iterator[Advance]:
         yield lambda: None
+
+
+class KeepingReporter(NullReporter):
+    """A reporter that keeps notes and warnings."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_layering import FLOORS
+from tests.test_layering import LAYERS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ipa_cli"
@@ -39,9 +39,9 @@ def test_the_tree_of_the_architecture_is_that_of_the_package():
 
 def test_the_layers_of_the_architecture_are_those_that_are_tested():
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", text("docs/architecture.md"), re.MULTILINE)
-    floors = [tuple(re.findall(r"`(\w+)`", rooms)) for _, rooms in rows]
-    assert [int(number) for number, _ in rows] == list(range(1, len(FLOORS) + 1))
-    assert [set(floor) for floor in floors] == [{room or "__init__" for room in floor} for floor in FLOORS]
+    layers = [set(re.findall(r"`(\w+)`", folders)) for _, folders in rows]
+    assert [int(number) for number, _ in rows] == list(range(1, len(LAYERS) + 1))
+    assert layers == [{folder or "__init__" for folder in layer} for layer in LAYERS]
 
 
 def test_sessions_markers_and_tests_that_pages_name_exist():

@@ -1,4 +1,4 @@
-"""Who may import, print, exit and read `IPA_*`: the rooms of the package keep to themselves."""
+"""Who may import what, print, exit and read `IPA_*`: the folders of the package keep to their layers."""
 
 import ast
 import json
@@ -28,8 +28,8 @@ WITH_TORCH = {
     *(name for name in MODULES if name.startswith("backends/")),
 }
 WITH_ONEFLOW = {"backends/oneflow/conversion", "backends/oneflow/graph"}
-# The rooms, one floor a line, from the top: a module imports from its own room and from the floors below.
-FLOORS: tuple[tuple[str, ...], ...] = (
+# The layers, from the top: a module imports from its own folder and from the layers below.
+LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("app", "api"),
     ("commands", "output"),
@@ -45,7 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("result",),
     ("errors", ""),
 )
-FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+LAYER = {folder: number for number, layer in enumerate(LAYERS) for folder in layer}
 
 
 @cache
@@ -95,7 +95,7 @@ def packages(module: str, top_level: bool = False) -> set[str]:
     return {name.split(".")[0] for name in imports(module, top_level)}
 
 
-def rooms(module: str, types: bool = False) -> set[str]:
+def ours(module: str, types: bool = False) -> set[str]:
     """Modules of this package that `module` imports, as "cache" or "commands/cache"."""
     found = set()
     for name in imports(module, types=types):
@@ -129,7 +129,7 @@ def texts(module: str) -> set[str]:
 def test_the_rules_below_see_the_package():
     assert {"app", "config", "output", "cache", "commands/generate", "backends/eager"} <= set(MODULES)
     assert "rich.console.Console" in imports("output")
-    assert {"commands/generate", "errors", "output"} <= rooms("app")
+    assert {"commands/generate", "errors", "output"} <= ours("app")
     assert "torch" in packages("pipeline/denoise") and "torch" not in packages("pipeline/denoise", top_level=True)
 
 
@@ -165,27 +165,28 @@ def test_only_config_reads_our_variables():
 def test_commands_never_import_each_other():
     modules = {m for m in MODULES if m.startswith("commands/")} - {"commands/options", "commands/base"}
     for module in modules:  # a command may be a folder of modules
-        others = {other for other in rooms(module) & modules if other.split("/")[1] != module.split("/")[1]}
+        others = {other for other in ours(module) & modules if other.split("/")[1] != module.split("/")[1]}
         assert not others, f"{module} imports another command"
 
 
 def test_nothing_imports_app():
-    assert {m for m in MODULES if "app" in rooms(m)} <= {"__main__"}
+    assert {m for m in MODULES if "app" in ours(m)} <= {"__main__"}
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_its_own_room_and_the_floors_below(module):
+def test_a_module_imports_only_from_its_own_folder_and_the_layers_below(module):
     own = module.split("/")[0]
-    upwards = {room for room in rooms(module) if room.split("/")[0] != own and FLOOR[room.split("/")[0]] <= FLOOR[own]}
+    folders = {other.split("/")[0] for other in ours(module)} - {own}
+    upwards = {folder for folder in folders if LAYER[folder] <= LAYER[own]}
     assert not upwards, f"{module} imports {', '.join(sorted(upwards))}"
 
 
-def test_modules_import_each_other_in_no_circle():
-    importing = {module: rooms(module, types=True) - {module, ""} for module in MODULES}
+def test_there_are_no_circular_imports():
+    importing = {module: ours(module, types=True) - {module, ""} for module in MODULES}
     free: set[str] = {""}
     while left := {module for module in importing if module not in free}:
         next_free = {module for module in left if importing[module] <= free}
-        assert next_free, f"circles among {', '.join(sorted(left))}"
+        assert next_free, f"cycles among {', '.join(sorted(left))}"
         free |= next_free
 
 
@@ -195,12 +196,12 @@ def test_no_module_is_longer_than_400_lines():
 
 def test_the_cache_knows_no_backend_no_settings_and_no_machine():
     for module in (m for m in MODULES if m.startswith("cache")):
-        assert {room.split("/")[0] for room in rooms(module)} <= {"cache", "errors", "system", ""}
+        assert {other.split("/")[0] for other in ours(module)} <= {"cache", "errors", "system", ""}
 
 
 def test_backends_are_handed_a_folder_never_the_cache_a_key_or_settings():
     for module in (m for m in MODULES if m.startswith("backends")):
-        assert not {room.split("/")[0] for room in rooms(module)} & {"cache", "engine", "config", "models", "pipeline"}
+        assert not {other.split("/")[0] for other in ours(module)} & {"cache", "engine", "config", "models", "pipeline"}
 
 
 def test_a_broken_rule_is_seen():
@@ -224,12 +225,12 @@ def test_a_light_command_imports_nothing_heavy(world, typed):
 
 
 @pytest.mark.parametrize("typed", ["--help", "config path", "cache --help"])
-def test_help_and_settings_load_no_room_behind_the_commands(world, typed):
+def test_help_and_settings_load_nothing_behind_the_commands(world, typed):
     """What each command works with is imported when it runs: importing it all would double the time of `--help`."""
     exit_code, loaded = modules_after(world, typed)
     assert exit_code == 0
-    rooms_loaded = {name.split(".")[1] for name in loaded if name.startswith("ipa_cli.")}
-    assert rooms_loaded <= {
+    folders_loaded = {name.split(".")[1] for name in loaded if name.startswith("ipa_cli.")}
+    assert folders_loaded <= {
         *("app", "commands", "config", "errors", "output", "result", "system"),
     }
 

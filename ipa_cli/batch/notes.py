@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipa_cli.config import FIELDS, Settings
 from ipa_cli.pipeline import hires, init_image, unused
 from ipa_cli.pipeline.task import Request
-from ipa_cli.result import NullReporter, Reporter
+from ipa_cli.result import KeepingReporter, NullReporter, Reporter
 
 
 class Quiet(NullReporter):
@@ -38,19 +38,9 @@ class Quiet(NullReporter):
             self._log.warn(f"{before}{text}")
 
 
-class Kept(NullReporter):
-    """Keeps notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def without_effect(settings: Settings, request: Request, own: Collection[str]) -> list[str]:
     """Notes on what of these settings, by their names, changes nothing in the picture of a request."""
-    asked, found = replace(settings, inherited=frozenset(FIELDS).difference(own)), Kept()
+    asked, found = replace(settings, inherited=frozenset(FIELDS).difference(own)), KeepingReporter()
     init_image.remark(asked, found)
     hires.remark(asked, found)
     unused.remark(asked, request, found)

@@ -69,7 +69,7 @@ class Drawer:
             module, _, name = opened.partition(":")
             more["opened"] = getattr(importlib.import_module(module), name)
         self._warnings = deque[str]()
-        self._worker = Worker(tasks.of_json(task), _Heard(self._warnings), **more)
+        self._worker = Worker(tasks.of_json(task), _Keeping(self._warnings), **more)
 
     def __call__(self, batch: Any) -> dict[str, list[str]]:
         """The outcomes of some jobs, before them warnings, and what drew each size of theirs: lines of JSON."""
@@ -93,7 +93,7 @@ class Unusable(Exception):
     """Nothing more can be drawn; its text is JSON of a message and a hint, as the error crosses processes as text."""
 
 
-class _Heard(NullReporter):
+class _Keeping(NullReporter):
     def __init__(self, into: deque[str]):
         self._into = into
 

@@ -29,7 +29,7 @@ def main() -> None:
         with lock:
             send(answer)
 
-    class Told(NullReporter):
+    class Sending(NullReporter):
         def warn(self, text: str) -> None:
             say(warning=text)
 
@@ -45,7 +45,7 @@ def main() -> None:
     first = next(lines)
     os.chdir(first["folder"])  # relative paths are as they were typed
     try:
-        drawer = Worker(task.of_json(first["task"]), Told())
+        drawer = Worker(task.of_json(first["task"]), Sending())
         while True:
             drawer.draw(arriving(), done)
     except IpaError as error:

@@ -143,11 +143,11 @@ def list_differences(have: GraphKey, want: GraphKey) -> list[str]:
 def summarize_differences(differences: Sequence[str]) -> str:
     """Differences in one line; of many within one part, such as the UNet's configuration, only the number."""
     wholes = [phrase.split()[0].rpartition(".")[0].partition(".")[0] for phrase in differences]
-    told = [
+    phrases = [
         f"{whole}: {wholes.count(whole)} differences" if whole and wholes.count(whole) > 2 else phrase
         for whole, phrase in zip(wholes, differences, strict=True)
     ]
-    return ", ".join(dict.fromkeys(told))
+    return ", ".join(dict.fromkeys(phrases))
 
 
 def describe_change(name: str, old: Factor, new: Factor) -> str:

@@ -39,8 +39,8 @@ class Difference:
     hint: str
 
 
-def told(settings: Settings) -> dict[str, Any]:
-    """The compared settings as JSON: paths that exist here in full, the home folder as `~`, and no secrets."""
+def reported(settings: Settings) -> dict[str, Any]:
+    """What a server reports of its settings as JSON: existing paths in full, home as `~`, and no secrets."""
     controls = tuple(dict.fromkeys(ControlConfig(one.source, one.file) for one in settings.control))
     plain = replace(settings, adapter=tuple(_location(one) for one in settings.adapter), control=controls)
     return {name: as_json(with_places(name, getattr(plain, name), _in_full)) for name in COMPARED}
@@ -49,11 +49,11 @@ def told(settings: Settings) -> dict[str, Any]:
 def differences(
     resolved: Resolved, there: Mapping[str, Any], devices: Sequence[str], dtypes: Sequence[str]
 ) -> list[Difference]:
-    """How given settings differ from those of a server as `told`, which draws on `devices` with `dtypes`.
+    """How given settings differ from those of a server as `reported`, which draws on `devices` with `dtypes`.
 
     Settings that nothing gives are the server's to choose, but for adapters: each has references of its own.
     """
-    asked, found = told(resolved.settings), []
+    asked, found = reported(resolved.settings), []
     for name in COMPARED:
         source = resolved.sources[name]
         if source.kind == "default" and (name != "adapter" or not there.get(name)):

@@ -43,7 +43,7 @@ def foreseen(failure: IpaError) -> JSONResponse:
     return error(type(failure).__name__, failure.message, failure.hint, status, code)
 
 
-def told(failure: BaseException) -> dict[str, str]:
+def error_of(failure: BaseException) -> dict[str, str]:
     """What made a job fail, inside an answer that has begun, or is of a job; nothing of a bug but that it is one."""
     said = BUG
     if isinstance(failure, IpaError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.concurrency import run_in_threadpool
 
 from ipa_cli.config import Settings
-from ipa_cli.result import NullReporter
+from ipa_cli.result import KeepingReporter
 from ipa_cli.serve import drawing, jobs
 from ipa_cli.serve.asked import Asked
 from ipa_cli.serve.jobs import Job, Ledger
@@ -63,13 +63,13 @@ class Service:
 
         Raises IpaError for what is wrong with it, Refused when nothing more is taken.
         """
-        heard = Heard()
-        given = (asked, self.settings, self.plan, self.limits, heard, self.allow_fetch, self.loras)
+        kept = KeepingReporter()
+        given = (asked, self.settings, self.plan, self.limits, kept, self.allow_fetch, self.loras)
         async with self._decoding:
             settings, request = await run_in_threadpool(drawing.make, *given)
         loop, counted = asyncio.get_running_loop(), self.metrics.count
         job = Job(request, settings, client, loop, asked.format, asked.quality, counted, alone=asked.bare)
-        job.publish(notes=tuple(heard.notes), warnings=tuple(heard.warnings))
+        job.publish(notes=tuple(kept.notes), warnings=tuple(kept.warnings))
         self.queue.put(job)
         self.ledger.add(job)
         return job
@@ -120,17 +120,3 @@ def outcome(job: Job) -> jobs.State:
     if state.status == jobs.CANCELLED:
         raise Refused("the request was cancelled", "", 499)
     return state
-
-
-class Heard(NullReporter):
-    """Keeps notes and warnings, for the answer."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)

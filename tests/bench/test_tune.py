@@ -16,7 +16,7 @@ from ipa_cli.engine import backend_choice, tuned, wanted
 from ipa_cli.errors import IpaError
 from ipa_cli.hardware import probe
 from ipa_cli.hardware.gpu import Gpu
-from ipa_cli.result import NullReporter
+from ipa_cli.result import KeepingReporter
 
 CARD = Gpu("NVIDIA GeForce RTX 3090", "8.6", "580.1")
 FOUND = [
@@ -53,14 +53,6 @@ def test_the_table_of_a_tuning_names_what_is_chosen(world, ipa, card):
     assert "64 64 4" in lines and "does not run here" in lines and "faster than the table: cross_attention" in lines
 
 
-class Said(NullReporter):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-
 NONE_OF_THE_CARD = {"cross_attention": [128, 128, 4]}  # of Hopper
 
 
@@ -74,7 +66,7 @@ def test_a_damaged_tuning_file_costs_a_warning_and_the_tuning(world, ipa, card, 
     with pytest.raises(IpaError, match="is not as `ipa bench --tune` writes it"):
         tuned.kept(Settings(), "inductor")
     assert wanted.asked_options(backend, "inductor", Settings())["tuning"] is None
-    said = Said()
+    said = KeepingReporter()
     backend_choice.warn_of_tuning(Settings(), torch.device("cuda"), said)
     assert len(said.warnings) == 1 and "kernels run as they do untuned; `ipa cache clear --stale`" in said.warnings[0]
     given = Settings(compile_options='{"tuning": {}}')

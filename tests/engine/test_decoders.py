@@ -20,19 +20,9 @@ from ipa_cli.models.vae import channels_last
 from ipa_cli.networks.autoencoder import AutoencoderKL
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request
-from ipa_cli.result import NullReporter
+from ipa_cli.result import KeepingReporter, NullReporter
 
 WANTED = decoders.Wanted("inductor", 64, 32, None)
-
-
-class Said(NullReporter):
-    """Keeps warnings."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 @pytest.fixture
@@ -68,7 +58,7 @@ def compiled(monkeypatch):
 
 
 def test_a_decoder_is_compiled_once_for_a_size(vae, compiled, tmp_path):
-    store, reporter = Store(tmp_path / "cache"), Said()
+    store, reporter = Store(tmp_path / "cache"), KeepingReporter()
     assert decoders.find(vae, WANTED, store, reporter) is None
     first = decoders.prepare(vae, WANTED, "demo", store, reporter)
     again = decoders.prepare(vae, WANTED, "demo", store, reporter)
@@ -90,7 +80,7 @@ def test_the_key_tells_what_changes_the_code_and_not_the_weights(vae):
 
 
 def test_a_graph_of_another_version_of_the_code_is_not_opened(vae, compiled, tmp_path, monkeypatch):
-    store, reporter = Store(tmp_path / "cache"), Said()
+    store, reporter = Store(tmp_path / "cache"), KeepingReporter()
     decoders.prepare(vae, WANTED, "demo", store, reporter)
     monkeypatch.setattr(backends, "code", lambda name: "0123")
     assert decoders.find(vae, WANTED, store, reporter) is None
@@ -99,7 +89,7 @@ def test_a_graph_of_another_version_of_the_code_is_not_opened(vae, compiled, tmp
 
 
 def test_a_damaged_graph_is_reported_and_not_used(vae, compiled, tmp_path):
-    store, reporter = Store(tmp_path / "cache"), Said()
+    store, reporter = Store(tmp_path / "cache"), KeepingReporter()
     made = decoders.prepare(vae, WANTED, "demo", store, reporter)
     shape = Path(made.entry.folder, "shape")
     shape.chmod(0o600)

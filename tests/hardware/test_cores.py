@@ -7,15 +7,7 @@ import sys
 import pytest
 
 from ipa_cli.hardware import cores
-from ipa_cli.result import NullReporter
-
-
-class Notes(NullReporter):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
+from ipa_cli.result import KeepingReporter
 
 
 @pytest.fixture
@@ -100,7 +92,7 @@ def test_torch_takes_fewer_threads_beside_others_and_says_so(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     monkeypatch.setattr(cores, "usable", lambda: 4)
-    said = Notes()
+    said = KeepingReporter()
     try:
         torch.set_num_threads(4)
         cores.fit(0.1, said)

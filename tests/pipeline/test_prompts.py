@@ -7,7 +7,7 @@ import pytest
 from ipa_cli.config import ConfigError
 from ipa_cli.errors import IpaError
 from ipa_cli.pipeline import prompts
-from ipa_cli.result import NullReporter
+from ipa_cli.result import KeepingReporter
 
 
 def test_words_files_and_a_doubled_at_sign(tmp_path, monkeypatch):
@@ -107,14 +107,6 @@ def test_a_line_that_says_something_else_is_reported_with_its_number(tmp_path, l
     assert message in caught.value.message and caught.value.hint
 
 
-class Warned(NullReporter):
-    def __init__(self):
-        self.said = []
-
-    def warn(self, text):
-        self.said.append(text)
-
-
 @pytest.mark.parametrize(
     ("syntax", "spelling"),
     [
@@ -125,32 +117,32 @@ class Warned(NullReporter):
     ],
 )
 def test_what_is_spelt_for_other_programs_is_reported_once(syntax, spelling):
-    reporter = Warned()
+    reporter = KeepingReporter()
     prompts.check([f"a fox, {spelling}, in the snow", spelling], syntax, reporter)
-    assert reporter.said == [f"in a prompt, read as plain words (--prompt-syntax {syntax}): {spelling}"]
+    assert reporter.warnings == [f"in a prompt, read as plain words (--prompt-syntax {syntax}): {spelling}"]
 
 
 @pytest.mark.parametrize(("syntax", "warned"), [("a1111", True), ("comfyui", True), ("literal", False)])
 def test_a_weight_with_a_decimal_comma_is_reported_once(syntax, warned):
-    reporter = Warned()
+    reporter = KeepingReporter()
     prompts.check(["(a red star:1,3) in the snow", "(a red star:1,3), (one: 2, or three)"], syntax, reporter)
     said = "in a prompt, (a red star:1,3) is read as words, since a weight has a point: (a red star:1.3)"
-    assert reporter.said == [said] * warned
+    assert reporter.warnings == [said] * warned
 
 
 @pytest.mark.parametrize("syntax", ["a1111", "comfyui", "literal"])
 def test_plain_prompts_give_no_warning(syntax):
-    reporter = Warned()
+    reporter = KeepingReporter()
     prompts.check(
         ["a cat (Siamese), 16:9, 3 < 4 and a BREAKFAST: SAND", "Mr. Fox: 'no' (at 10:30 pm)"], syntax, reporter
     )
-    assert reporter.said == []
+    assert reporter.warnings == []
 
 
 def test_what_may_surprise_is_told_once_for_all_prompts():
-    reporter = Warned()
+    reporter = KeepingReporter()
     prompts.check(["a (fox", "a cat (in the snow", "(a) cat"], "a1111", reporter)
-    assert reporter.said == ["in a prompt, a ( is not closed: its weight reaches to the end"]
+    assert reporter.warnings == ["in a prompt, a ( is not closed: its weight reaches to the end"]
 
 
 @pytest.mark.parametrize("command", ["generate", "sweep-scale"])

@@ -104,7 +104,7 @@ def test_a_command_sends_its_maps_and_asks_for_controlnets_that_are_there(server
     Image.new("RGB", (64, 64)).save("map.png")
     place = server.settings.control[0].place
     wanted = resolve({"control": (f"{place},image=map.png,scale=0.5",), "seed": 1})
-    there = comparison.told(server.settings)
+    there = comparison.reported(server.settings)
     assert not [one for one in comparison.differences(wanted, there, ["cpu"], ["float32"]) if one.name == "control"]
     other = resolve({"control": ("somebody/else,image=map.png",)})
     assert [one.name for one in comparison.differences(other, there, ["cpu"], ["float32"])].count("control") == 1

@@ -10,18 +10,10 @@ from ipa_cli.config import Settings
 from ipa_cli.models.plan import make_plan
 from ipa_cli.pipeline.references import load_references
 from ipa_cli.pipeline.task import make_request
-from ipa_cli.result import NullReporter
+from ipa_cli.result import KeepingReporter, NullReporter
 from ipa_cli.serve import jobs
 from ipa_cli.serve.queue import Queue
 from ipa_cli.serve.worker import JobReporter, Worker
-
-
-class Log(NullReporter):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 def test_a_picture_that_cannot_be_encoded_leaves_its_traceback_in_the_log(world):
@@ -34,7 +26,7 @@ def test_a_picture_that_cannot_be_encoded_leaves_its_traceback_in_the_log(world)
         memory=dict,
         device="cpu",
     )
-    loop, queue, log = asyncio.new_event_loop(), Queue(1), Log()
+    loop, queue, log = asyncio.new_event_loop(), Queue(1), KeepingReporter()
     job = jobs.Job(request, settings, "client", loop)
     job_queue = [[job], []]
     queue.take = lambda *_: job_queue.pop(0)
@@ -45,7 +37,7 @@ def test_a_picture_that_cannot_be_encoded_leaves_its_traceback_in_the_log(world)
 
 
 def test_a_job_that_cannot_be_drawn_fails_alone(world):
-    settings, loop, log, drawn = Settings(seed=1), asyncio.new_event_loop(), Log(), []
+    settings, loop, log, drawn = Settings(seed=1), asyncio.new_event_loop(), KeepingReporter(), []
     request = make_request(settings, make_plan(settings), load_references(settings, NullReporter()))
     several = [jobs.Job(replace(request, seeds=(seed,)), settings, "client", loop) for seed in range(3)]
 

@@ -90,19 +90,19 @@ def configuration(path: Path, unet_config: Mapping[str, Any]) -> dict[str, Any]:
         kind = other or kinds.kind_of(found, kinds.CONTROLNET) or Kind("", "no ControlNet")
         raise ModelError(f"{path} is {kind.words}", kind.advice(HINT))
     try:
-        told = _told(renamed(found))
+        stated = _of_shapes(renamed(found))
     except (LookupError, ValueError) as error:
         lacking = f"it lacks {error}" if isinstance(error, KeyError) else "its blocks have other names, or are missing"
         raise ModelError(f"{path} is no whole ControlNet: {lacking}", "download it again, or use another") from error
     alike = {key: value for key, value in unet_config.items() if key in configurations.CONTROLNET}
-    return configurations.controlnet(str(path), {**alike, **told})
+    return configurations.controlnet(str(path), {**alike, **stated})
 
 
 def _is_controlnet(names: Iterable[str]) -> bool:
     return any("controlnet_cond_embedding." in name or "input_hint_block." in name for name in names)
 
 
-def _told(shapes: Shapes) -> dict[str, Any]:
+def _of_shapes(shapes: Shapes) -> dict[str, Any]:
     """What the shapes tell of a configuration."""
 
     def count(pattern: str) -> int:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ipa_cli import __version__
-from ipa_cli.config.comparison import told
+from ipa_cli.config.comparison import reported
 from ipa_cli.config.privacy import public_name
 from ipa_cli.config.requests import PLAIN_SETTINGS
 from ipa_cli.engine.record import adapter_name
@@ -39,7 +39,7 @@ async def server(http: Request) -> Response:
     """The same, with the settings of the model and the machine that it was started with; 503 while it loads."""
     service: Service = http.app.state.service
     _check_ready(service)
-    return answers.ok({**about(service), "settings": told(service.settings)})
+    return answers.ok({**about(service), "settings": reported(service.settings)})
 
 
 @router.get("/metrics")

@@ -128,7 +128,7 @@ def described(service: Service, job: Job, state: State | None = None) -> dict[st
             "digests": job.digests,
             "references": [{"source": public_name(one.source), "sha256": one.sha256} for one in job.request.sources],
         },
-        "error": None if state.error is None else answers.told(state.error),
+        "error": None if state.error is None else answers.error_of(state.error),
     }
 
 

@@ -58,7 +58,9 @@ async def events(service: Service, job: Job, kind: str, warnings: Sequence[str])
         try:
             done = outcome(job)
         except Exception as failure:
-            yield _event("error", {"type": "error", "error": {**answers.told(failure), "param": None, "code": None}})
+            yield _event(
+                "error", {"type": "error", "error": {**answers.error_of(failure), "param": None, "code": None}}
+            )
             return
         for picture in done.pictures:
             completed = {
