@@ -94,6 +94,12 @@ def on_disk(output: str) -> str | None:
     return "an address is for `ipa batch` alone; others write on disk" if address else None
 
 
+def folder(value: Any) -> str | None:
+    """A check of a folder that is made: an address would become one named `s3:`, in a file's folder too."""
+    address = re.search(r"(^|/)(s3|gs|gcs|az|abfs|hf|https?|file):/", str(value))
+    return "an address is no folder here; --cache-remote takes one" if address else None
+
+
 def inside(value: str) -> str | None:
     """A check that a name stays inside its repository."""
     outside = value.startswith("/") or ".." in value.split("/")

@@ -102,6 +102,7 @@ def junk(world):
         (("--model", "a b/c"), 2, "a b/c"),
         (("--model", ""), 2, "model"),
         (("--ip-adapter", ""), 1, "there is no adapter ''"),
+        (("--cache-dir", "s3://a/b"), 2, "an address is no folder here"),
         (("--ip-adapter", "nowhere"), 1, "nowhere"),
         (("--ip-adapter", "folder"), 1, "holds no adapter"),
         (("--ip-adapter", "notes.txt"), 1, "notes.txt"),

@@ -57,6 +57,7 @@ def test_comments_order_and_spelling_stay(ipa, world, own):
         (("set", "stepz", "1"), "did you mean 'steps'?"),
         (("get", "stepz"), "did you mean 'steps'?"),
         (("set", "steps", "x"), "expected a whole number"),
+        (("set", "cache_dir", "s3://a/b"), "an address is no folder here; --cache-remote takes one"),
         (("set", "steps", "0"), "expected a number from 1 to 1000"),
         (("set", "steps", "1", "2"), "one value"),
         (("set", "image_weight", "x"), "expected a number"),
