@@ -315,7 +315,9 @@ class Settings:
     vae_tiling: bool = _setting(MACHINE, "decode in tiles to save memory", False)
     vae_slicing: bool = _setting(MACHINE, "decode pictures one at a time to save memory", False)
     warmup: int = _setting(MACHINE, "calls of the UNet before timing starts", 1, between(0, 100))
-    cache_dir: Path | None = _setting(MACHINE, "folder of compiled graphs", None, checks.folder, kind=OWN, metavar="FOLDER")
+    cache_dir: Path | None = _setting(
+        MACHINE, "folder of compiled graphs", None, checks.folder, kind=OWN, metavar="FOLDER"
+    )
     cache_max_size: str = _setting(
         MACHINE, "graphs beyond this size are removed, least recently used first", "20GB", kind=OWN, metavar="SIZE"
     )
