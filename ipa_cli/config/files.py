@@ -83,5 +83,11 @@ def check_syntax(path: Path, data: bytes) -> dict[str, Any]:
         if any(run.count(b".") > MOST_DOTS for run in re.split(rb"[=\n,{}[\]]", data)):
             raise ValueError(f"a key of more than {MOST_DOTS} parts")
         return tomllib.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # bad syntax or encoding, numbers of a thousand digits, deep nesting
-        raise ConfigError(f"{path} is not valid TOML: {error}", f"edit {path}") from error
+    except UnicodeDecodeError as error:  # as PowerShell's ">" writes it, for one
+        raise ConfigError(
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8"
+        ) from error
+    except (ValueError, RecursionError) as error:  # bad syntax, numbers of a thousand digits, deep nesting
+        escaped = "Unescaped" in str(error) or "hex value" in str(error)
+        hint = "write a path of Windows in single quotes" if escaped else f"edit {path}"
+        raise ConfigError(f"{path} is not valid TOML: {error}", hint) from error

@@ -108,3 +108,20 @@ def test_any_mixture_gives_settings_or_one_line(world):
                 resolve({}, world.environ, folder)
         except IpaError as error:
             assert error.hint and len(error.message) < 600
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_said_to_be_one(world, encoding):
+    """PowerShell's `>` writes UTF-16."""
+    (world.cwd / "ipa.toml").write_bytes('prompt = "étoile"\n'.encode(encoding))
+    with pytest.raises(IpaError, match="is not UTF-8 text") as caught:
+        resolve({}, world.environ, world.cwd)
+    assert caught.value.hint == "save it as UTF-8"
+
+
+@pytest.mark.parametrize("path", ["C:\\models", "C:\\Users\\me"])
+def test_a_path_of_windows_in_double_quotes_is_answered_with_single_ones(world, path):
+    (world.cwd / "ipa.toml").write_text(f'vae = "{path}"\n')
+    with pytest.raises(IpaError, match="is not valid TOML") as caught:
+        resolve({}, world.environ, world.cwd)
+    assert "single quotes" in str(caught.value.hint)

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import save
 
 import ipa_cli
+from ipa_cli.config import LoraConfig
 from ipa_cli.errors import IpaError
-from ipa_cli.models.lora import change, file, targets
+from ipa_cli.models.lora import change, file, find, targets
 from ipa_cli.models.lora.file import read
-from tests import loras
+from ipa_cli.result import NullReporter
+from tests import hubs, loras
 
 PRESETS = Path(ipa_cli.__file__).parent / "presets"
 
@@ -271,6 +273,19 @@ def test_what_is_beside_a_file_of_peft_tells_its_alpha(tmp_path, demo):
     assert read(file, *demo).changes["unet"][Q[5:]].scale == 2.0
     settings.write_text(json.dumps({"lora_alpha": 16, "r": 4, "use_rslora": True}))  # it is looked at again
     assert read(file, *demo).changes["unet"][Q[5:]].scale == 8.0
+
+
+def test_what_is_beside_a_file_of_peft_comes_with_it_from_the_hub(tmp_path, demo):
+    tensors = {name.replace("unet.", "base_model.model."): tensor.contiguous() for name, tensor in of_demo().items()}
+    said = json.dumps({"lora_alpha": 8, "r": 4}).encode()
+    files = {
+        "unet/adapter_model.safetensors": save(tensors),
+        "unet/adapter_config.json": said,
+        "adapter_config.json": b"{",
+    }
+    with hubs.serving(hubs.Hub({"me/of-peft": files})):
+        path = find.find(LoraConfig("me/of-peft", "unet/adapter_model.safetensors"), NullReporter())
+    assert read(path, *demo).changes["unet"][Q[5:]].scale == 2.0
 
 
 def test_the_alpha_of_pefts_lokr_counts_for_whole_matrices_too(tmp_path, demo):
