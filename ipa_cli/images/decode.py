@@ -106,6 +106,8 @@ def decode(data: bytes, source: str) -> tuple[Image, list[str]]:
         for kind in missing():
             if kind.brands & _brands(data):
                 raise IpaError(f"{source} cannot be read: {kind.needs}", kind.hint) from error
+        if data.startswith(b"version https://git-lfs"):
+            raise IpaError(f"{source} is a Git LFS pointer, which stands for it", "fetch it: git lfs pull") from error
         what = "a web page or SVG" if data.lstrip()[:1] == b"<" else "damaged, or not a picture"
         raise IpaError(f"{source} is {what}", f"it must be a {_KINDS} picture") from error
     except Image.DecompressionBombError as error:

@@ -157,7 +157,7 @@ def test_a_bad_file_is_named_with_key_and_what_was_expected(world, text, words):
 
 def test_a_file_that_is_no_text_is_reported(world):
     (world.cwd / "ipa.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not valid TOML"):
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
         ask(world)
 
 

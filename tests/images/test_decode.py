@@ -43,6 +43,7 @@ def test_other_decoders_are_never_reached(tmp_path, kind):
         (b"", "is empty"),
         (b"hello", "damaged, or not a picture"),
         (b"<!DOCTYPE html><html>", "a web page or SVG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 69\n", "a Git LFS pointer"),
         (encoded()[:8], "damaged, or not a picture"),
         (encoded(Image.effect_noise((64, 64), 90))[:-1000], "cannot be decoded"),
         (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-500], "truncated"),
