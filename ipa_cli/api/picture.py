@@ -41,7 +41,7 @@ class Picture:
         plain = {"seed": self.seed, "scale": self.scale, "index": 0, "prompt": self.prompt}
         fields = {**plain, "image": filenames.stem(names)}
         (target,) = filenames.plan_paths(str(path), [fields], force)
-        encode.check(filenames.FORMATS[target.suffix.lower()], quality, self.prompt)
+        encode.check(filenames.FORMATS[target.suffix.lower()], quality, (self.prompt,))
         return encode.save(target, self.image, self.settings, force, quality).path
 
     def _repr_png_(self) -> bytes:

@@ -86,7 +86,7 @@ def run(asked: Asked, reporter: Reporter, live: bool, draw: Draw) -> Done:
     settings = asked.settings
     schedulers.choose(settings.scheduler, settings.schedule, settings.eta)
     check_backend(settings.backend, settings.precision)
-    encode.check(FORMATS[asked.suffix], asked.quality, "")
+    encode.check(FORMATS[asked.suffix], asked.quality, ())
     digest = asked.source.digest()
     with reporter.stage("checking jobs") as doing:
         found = survey(asked.source, doing, _check_sampling(asked))

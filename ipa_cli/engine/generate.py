@@ -130,7 +130,7 @@ def _checked(
         replay.check_embeddings(recorded, requests[0], reporter)
     fields = [name_fields(request, number) for request in requests for number in range(len(request.seeds))]
     paths = plan_paths(settings, [{**each, "index": index} for index, each in enumerate(fields)], force, form)
-    longest = max((one.prompt + one.negative_prompt for one in requests), key=len)
+    longest = max((one.texts for one in requests), key=lambda texts: sum(map(len, texts)))
     for format in {format_of(path, form) for path in paths}:
         encode.check(format, form.quality, longest)
     for path in {path if force else path.parent: path for path in paths if path}.values():

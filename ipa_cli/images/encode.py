@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,7 +67,7 @@ def encode(image: Image, settings: Mapping[str, Any], format: str = "PNG", quali
     return buffer.getvalue()
 
 
-def check(format: str, quality: int | None, prompts: str) -> None:
+def check(format: str, quality: int | None, prompts: Iterable[str]) -> None:
     """Raise IpaError before the long work when Pillow cannot write the format, or a JPEG has no room for `prompts`."""
     if format == "PNG":
         if quality is not None:
@@ -77,7 +77,7 @@ def check(format: str, quality: int | None, prompts: str) -> None:
 
     if format in ("WEBP", "AVIF") and not features.check(format.lower()):
         raise IpaError(f"this Pillow cannot write {format}", "pip install --upgrade pillow, or --format png")
-    if format == "JPEG" and 2 * len(prompts) + len(json.dumps(prompts)) > JPEG_PROMPTS:
+    if format == "JPEG" and sum(2 * len(one) + len(json.dumps(one)) for one in prompts) > JPEG_PROMPTS:
         raise UsageError("the prompt is too long for a JPEG", "--format png, or shorten the prompt")
 
 

@@ -63,7 +63,7 @@ def make(
     control.note_size(request.controls, (request.width, request.height), reporter)
     for one in request.passes:
         check(one, limits)
-    encode.check(asked.format, asked.quality, max(request.prompt, request.negative_prompt, key=len))
+    encode.check(asked.format, asked.quality, request.texts)
     unused.remark(wanted, request, reporter)
     prompts.review(request.texts, request, reporter)
     sampling.advise(wanted, plan, request.loras, reporter)

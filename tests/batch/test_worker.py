@@ -12,10 +12,10 @@ from ipa_cli.batch import worker
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.task import Task
 from ipa_cli.batch.worker import Worker
-from ipa_cli.config import Settings
+from ipa_cli.config import Settings, regions
 from ipa_cli.engine.drawing import Drawing
 from ipa_cli.errors import IpaError
-from ipa_cli.result import NullReporter
+from ipa_cli.result import KeepingReporter, NullReporter
 
 HANG = 60.0
 
@@ -178,6 +178,25 @@ def test_a_job_that_fails_splits_no_batch(tmp_path):
     each = [*jobs(1), Job(9, "bad", {"image": "none.png"}), *jobs(4)[1:]]
     found, _ = drawn(tmp_path, device, each, batch_size=2)
     assert device.begun == [[0, 1], [2, 3]] and found["bad"].status == "failed"
+
+
+def test_prompts_too_long_for_a_jpeg_fail_their_job_before_it_is_drawn(tmp_path):
+    device, found = Device(), []
+    task = Task(Settings(backend="eager", steps=1), str(tmp_path), 0, suffix=".jpg")
+    both = [Job(1, "long", {"prompt": "a star " * 1200, "negative_prompt": "a moon " * 1200}), *jobs(1)]
+    Worker(task, NullReporter(), opened=device).draw(both, found.append)
+    assert [(one.id, one.error) for one in found if one.error] == [("long", "the prompt is too long for a JPEG")]
+    assert device.begun == [[0]]
+
+
+def test_prompts_of_regions_are_looked_at_too(tmp_path):
+    Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
+    reporter, found = KeepingReporter(), []
+    job = Job(1, "a", {"region": (regions.parse(f"mask={tmp_path / 'mask.png'},prompt=(a red star", ""),)})
+    Worker(Task(Settings(backend="eager", steps=1), str(tmp_path), 0), reporter, opened=Device()).draw(
+        [job], found.append
+    )
+    assert "a ( is not closed" in " ".join(reporter.warnings), (reporter.warnings, found)
 
 
 def test_of_two_threads_one_draws_while_pictures_of_the_other_are_written(tmp_path):

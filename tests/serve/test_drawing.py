@@ -87,6 +87,13 @@ def test_a_request_with_a_picture_of_each_reference_has_as_many(world):
         made(many)
 
 
+def test_both_prompts_have_to_fit_into_a_jpeg():
+    values = {"prompt": "a star " * 1200, "negative_prompt": "a moon " * 1200}
+    assert made(Asked(values)).prompt == values["prompt"]
+    with pytest.raises(UsageError, match="too long for a JPEG"):
+        made(Asked(values, format="JPEG"))
+
+
 def test_what_a_request_keeps_in_memory_is_limited(world, monkeypatch):
     with pytest.raises(UsageError, match="name has more than 4096"):
         made(Asked({"prompt": "x"}, {"n" * 4097: png("red")}))
