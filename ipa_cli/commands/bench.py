@@ -18,6 +18,8 @@ from ipa_cli.result import Result, Table
 if TYPE_CHECKING:
     from ipa_cli.bench.comparison import Regression
     from ipa_cli.bench.results import BenchResults
+    from ipa_cli.config import Settings
+    from ipa_cli.config.sources import Resolved
 
 SETTINGS = ("steps", "guidance_scale", "seed", "model", "load_format", "ip_adapter", "device", "dtype")
 
@@ -94,7 +96,6 @@ def bench(
     """
     from ipa_cli.bench import comparison, files, machine, results_file, run, specs
     from ipa_cli.engine.store import temporary_files
-    from ipa_cli.hardware import probe
 
     if tune:
         given = (backends, python, size, batch, dynamic, runs, budget, compare, folder, resume, force, markdown)
@@ -106,22 +107,7 @@ def bench(
     if kept is not None:
         backends, batch, runs = backends or list(kept.backends), batch or kept.batch, runs or kept.runs
         dynamic = dynamic or kept.dynamic
-    resolved = options.settings(context, kept.layer if kept is not None else None)
-    settings, sources = resolved.settings, resolved.sources
-    here = probe.machine()
-    on_gpu = settings.device != "cpu" and here.gpu is not None and here.cuda is not None
-    if sources["model"].kind == sources["load_format"].kind == "default" and on_gpu:
-        settings = replace(settings, model="sdxl", load_format="dummy")
-    if size is not None:
-        width, height = parse_picture_size(size)
-        for name, value in (("width", width), ("height", height)):
-            config.checked(name, value, "--size")
-        settings = replace(settings, width=width, height=height)
-    settings = replace(
-        settings,
-        steps=100 if settings.steps is None and on_gpu else settings.steps,
-        seed=0 if settings.seed is None else settings.seed,
-    )
+    settings, on_gpu = _drawn(options.settings(context, kept.layer if kept is not None else None), size)
     usual = ["eager:cuda_graph=false,eager,inductor" if on_gpu else "eager,inductor"]
     usual += [text.rpartition("=")[0] for text in python or ()]
     measured = specs.with_pythons(specs.parse_specs(backends or list(dict.fromkeys(usual))), python or ())
@@ -145,6 +131,23 @@ def bench(
     data = {**results_file.to_data(done), "folder": str(folder.absolute()), "compared": compared}
     verdict = () if compared is None else _verdict(compared, slower)
     return Result("bench", data, (*_blocks(done, folder, markdown), *verdict), _failure(done, slower), (folder,))
+
+
+def _drawn(resolved: Resolved, size: str | None) -> tuple[Settings, bool]:
+    """The settings of what every backend draws, where nothing says otherwise for this machine; whether on its GPU."""
+    from ipa_cli.hardware import probe
+
+    settings, sources, here = resolved.settings, resolved.sources, probe.machine()
+    on_gpu = settings.device != "cpu" and here.gpu is not None and here.cuda is not None
+    if sources["model"].kind == sources["load_format"].kind == "default" and on_gpu:
+        settings = replace(settings, model="sdxl", load_format="dummy")
+    if size is not None:
+        width, height = parse_picture_size(size)
+        for name, value in (("width", width), ("height", height)):
+            config.checked(name, value, "--size")
+        settings = replace(settings, width=width, height=height)
+    steps = 100 if settings.steps is None and on_gpu else settings.steps
+    return replace(settings, steps=steps, seed=0 if settings.seed is None else settings.seed), on_gpu
 
 
 def _tune(context: typer.Context, more: bool) -> Result:
