@@ -11,7 +11,7 @@ from ipa_cli.config.dropping import NO_IMAGE
 from ipa_cli.config.privacy import public, public_name, public_settings
 from ipa_cli.models.plan import DEMO_REFERENCE
 from ipa_cli.pipeline import per_picture
-from ipa_cli.pipeline.sampling import own_scheduler
+from ipa_cli.pipeline.sampling import own_scheduler, schedule_name
 
 if TYPE_CHECKING:
     from ipa_cli.engine.engine import Engine
@@ -60,7 +60,7 @@ def record(engine: Engine, settings: Settings, ready: Ready, request: Request, n
         "guidance_rescale": request.guidance_rescale,
         "seed": request.seeds[0],
         "scheduler": scheduler_name(engine, request),
-        "schedule": request.sampling.schedule,
+        "schedule": schedule_name(engine.plan, request.sampling),
         "eta": request.sampling.eta,
         "model": public_name(engine.plan.name),
         "load_format": settings.load_format,

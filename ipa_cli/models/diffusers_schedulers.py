@@ -53,10 +53,14 @@ def check_steps(sampling: Sampling, plan: Plan, steps: int) -> None:
     if not good(steps):
         low = next(filter(good, range(1, MOST)))
         high = _highest(good, low)
+        wanted = f"from {low} to {high}"
+        if low < steps < high:  # two of its timesteps are rounded to the same one
+            near = (range(steps - 1, low - 1, -1), range(steps + 1, high + 1))
+            wanted = " or ".join(str(next(filter(good, counts))) for counts in near)
         called = sampling.scheduler or plan.configs["scheduler"]["_class_name"]
         raise UsageError(
             f"the sampler {called} cannot do {steps} step{'s' * (steps > 1)}",
-            f"choose --steps from {low} to {high}, or another --sampler",
+            f"choose --steps {wanted}, or another --sampler",
         )
 
 
@@ -98,7 +102,7 @@ def works(scheduler: Any, steps: int) -> bool:
         for timestep in scheduler.timesteps:
             noise = scheduler.scale_model_input(latents, timestep)
             latents = scheduler.step(noise, timestep, latents, return_dict=False)[0]
-    except (ValueError, IndexError, AssertionError):
+    except (ValueError, IndexError, AssertionError, torch.linalg.LinAlgError):
         return False
     return bool(latents.isfinite().all())
 

@@ -52,6 +52,11 @@ _MARKS = (
     ("tcd", r"(?<![a-z])tcd(?![a-z])"),
     ("lcm", r"(?<![a-z])lcm(?![a-z])|latent[-_ ]consistency"),
 )
+# Models that were not distilled, by the names of the usual ones alone: a merge may be called anything.
+_PLAIN = re.compile(
+    r"(^|/)(demo|sdxl|sd15|stable-diffusion-xl-base-1\.0|stable-diffusion-v1-5|sd_xl_base_1\.0(_0\.9vae)?|v1-5-pruned(-emaonly)?)"
+    r"(-fp16|\.fp16)?(\.safetensors|\.ckpt)?$"
+)
 _OF_SCHEDULER = {"LCMScheduler": "lcm", "TCDScheduler": "tcd"}
 _STEPS = re.compile(r"(?<![0-9])([1-9][0-9]?)[-_ ]?steps?(?![a-z])")
 
@@ -86,6 +91,13 @@ def choose(preset: str | None, named: Iterable[str], scheduler_class: str, steps
             f"name its kind: --preset {', '.join(FEW_STEP[1:])}",
         )
     return found
+
+
+def unfit(preset: str, model: str, loras: bool) -> str | None:
+    """A warning where `preset` is for distilled models and this is certainly none: a usual base model and no LoRA."""
+    if loras or not _PLAIN.search(model.replace("\\", "/").rstrip("/").lower()):
+        return None
+    return f"--preset {preset} is for models distilled for a few steps: {model} is none, and no --lora makes it one"
 
 
 def advice(found: FewSteps | None, steps: int, guidance_scale: float) -> str | None:

@@ -47,8 +47,12 @@ def check_same(settings: Settings, plan: Plan, each: Iterable[Sequence[Lora]]) -
 
 
 def advise(settings: Settings, plan: Plan, loras: Sequence[Lora], reporter: Reporter) -> None:
-    """Warn where a model for few steps would draw badly, see `few_steps.advice`."""
-    if settings.preset in FEW_STEP:
+    """Warn where a model would draw badly, see `few_steps.advice` and `few_steps.unfit`."""
+    if settings.preset is not None and settings.preset in FEW_STEP:
+        own = any(not one.of_adapter for one in loras)
+        warning = few_steps.unfit(settings.preset, plan.name, bool(own or settings.lora))
+        if warning is not None and not plan.dummy:
+            reporter.warn(warning)
         return
     found = few_steps.recognize(_names(settings, plan, loras), own_scheduler(plan))
     chosen = choose(settings, plan, loras)
@@ -60,6 +64,17 @@ def advise(settings: Settings, plan: Plan, loras: Sequence[Lora], reporter: Repo
 def own_scheduler(plan: Plan) -> str:
     """The class of the model's own scheduler in diffusers."""
     return str(plan.configs["scheduler"]["_class_name"])
+
+
+def schedule_name(plan: Plan, sampling: Sampling) -> str | None:
+    """The schedule asked for, else the one that the model's own configuration names, as far as the sampler takes it."""
+    if sampling.schedule is not None or sampling.timesteps is not None:
+        return sampling.schedule
+    config = {**plan.configs["scheduler"], **(plan.checkpoint.scheduler if plan.checkpoint else {})}
+    own = [*(name for name in schedulers.SIGMAS if config.get(f"use_{name}_sigmas")), config.get("timestep_spacing")]
+    name = sampling.scheduler or schedulers.names("class_name").get(own_scheduler(plan))
+    taken = schedulers.SCHEDULERS[name].schedules if name is not None else ()
+    return next((place for place in own if place in taken), None)
 
 
 def _names(settings: Settings, plan: Plan, loras: Sequence[Lora]) -> list[str]:

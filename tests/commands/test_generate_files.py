@@ -28,6 +28,7 @@ def test_the_picture_carries_its_settings(ipa, world):
         parsed = parse_parameters(image.info["parameters"])
     assert parsed["Prompt"] == "a star: big, red" and parsed["Negative prompt"] == "blue"
     assert (parsed["Seed"], parsed["Steps"], parsed["Size-1"], parsed["Model"]) == ("7", "2", "64", "demo")
+    assert (parsed["Sampler"], parsed["Schedule type"]) == ("Euler", "SGM Uniform")  # the model's own
     settings = read_settings(world.cwd / "cat.png")
     assert settings["scheduler"] == "EulerDiscreteScheduler" and settings["dtype"] == "float32"
     (adapter,) = settings["adapters"]

@@ -137,6 +137,27 @@ def test_settings_with_which_such_a_model_draws_badly_give_a_warning(model, step
     assert (said is not None) == warned and (said is None or re.search("--preset few-step sets them", said))
 
 
+@pytest.mark.parametrize(
+    ("model", "warned"),
+    [
+        *(("demo", True), ("sdxl", True), ("stabilityai/stable-diffusion-xl-base-1.0", True)),
+        *(("C:\\models\\sd_xl_base_1.0.safetensors", True), ("models/v1-5-pruned-emaonly.safetensors", True)),
+        *(("my-merge.safetensors", False), ("sdxl/my-merge", False), ("demo/unet.safetensors", False)),
+        *(("stabilityai/sdxl-turbo", False), ("sd_xl_base_1.0_lightning.safetensors", False)),
+    ],
+)
+def test_a_preset_for_distilled_models_warns_with_a_base_model_alone(model, warned):
+    said: list[str] = []
+    reporter = SimpleNamespace(warn=said.append)
+    plan = replace(make_plan(Settings()), name=model)
+    sampling.advise(Settings(preset="lightning"), plan, (), reporter)
+    assert [one.startswith("--preset lightning is for models distilled") for one in said] == [True] * warned
+    said.clear()
+    lora = LoraConfig("mine.safetensors")
+    sampling.advise(Settings(preset="lightning", lora=(lora,)), plan, (), reporter)
+    assert said == []
+
+
 def test_a_model_for_few_steps_is_drawn_with_its_preset(ipa, world):
     """Its folder is called what it is; the picture records what came out, and is drawn again from it."""
     from tests.tiny_model import write

@@ -2,15 +2,19 @@
 
 import inspect
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 
 import pytest
 
+from ipa_cli.config import Settings
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import infotext
 from ipa_cli.models import schedulers
+from ipa_cli.models.plan import make_plan
 from ipa_cli.models.schedulers import FOREIGN, SCHEDULERS, SCHEDULES, SIGMAS, SPACINGS, Sampling, choose, find
+from ipa_cli.pipeline import sampling
 
 TYPED = [
     ("euler", "euler", None),
@@ -192,3 +196,21 @@ def test_the_command_lists_all_of_them_or_one(ipa):
 def test_both_names_of_the_flag_are_one_setting(ipa):
     for flag in ("--sampler", "--scheduler"):
         assert "unknown sampler 'eulr'" in ipa("generate", flag, "eulr").stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "named"),
+    [
+        ({"timestep_spacing": "trailing"}, Sampling(), "trailing"),
+        ({"timestep_spacing": "trailing"}, Sampling("dpm++"), "trailing"),
+        ({"timestep_spacing": "trailing"}, Sampling("dpm++", "karras"), "karras"),
+        ({"timestep_spacing": "trailing"}, Sampling("lcm"), None),
+        ({"timestep_spacing": "trailing"}, Sampling("ddim", timesteps=(999, 499)), None),
+        ({"timestep_spacing": "leading", "use_karras_sigmas": True}, Sampling(), "karras"),
+        ({"timestep_spacing": "leading", "use_karras_sigmas": True}, Sampling("euler-a"), "leading"),
+        ({}, Sampling(), None),
+    ],
+)
+def test_a_picture_names_the_models_own_schedule_where_none_was_asked_for(own, asked, named):
+    configs = {"scheduler": {"_class_name": "EulerDiscreteScheduler", **own}}
+    assert sampling.schedule_name(replace(make_plan(Settings()), configs=configs), asked) == named

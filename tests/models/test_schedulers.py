@@ -57,6 +57,17 @@ def test_steps_that_a_scheduler_cannot_do_are_refused(name, plans):
         )
 
 
+def test_for_a_number_of_steps_amid_those_that_a_scheduler_can_do_its_neighbours_are_named(plans):
+    with pytest.raises(UsageError, match="unipc cannot do 998 steps") as refused:
+        diffusers_schedulers.check_steps(Sampling("unipc", "trailing"), plans[0], 998)
+    assert refused.value.hint.startswith("choose --steps 997 or 999,")
+
+
+def test_steps_for_which_a_schedulers_equations_cannot_be_solved_are_refused(plans):
+    with pytest.raises(UsageError, match="unipc-bh1 cannot do 999 steps"):
+        diffusers_schedulers.check_steps(Sampling("unipc-bh1"), plans[0], 999)
+
+
 def test_they_are_refused_before_anything_is_loaded(ipa):
     for command in (("generate",), ("sweep-scale", "--image", DEMO / "reference.png")):
         said = ipa(*command, "--scheduler", "lcm", "--steps", 51, "--json")
