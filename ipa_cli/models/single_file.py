@@ -222,7 +222,11 @@ def _renamed(architecture: Architecture, part: str, module: Any, state: Mapping[
     if part == "unet":
         return ldm.convert_ldm_unet_checkpoint(state, module.config)
     if part in architecture.open_clip:
-        return ldm.convert_open_clip_checkpoint(module, state, prefix=architecture.checkpoint_prefixes[part])
+        prefix = architecture.checkpoint_prefixes[part]
+        if (linear := state.get(f"{prefix}text_projection.weight")) is not None:
+            # As a layer has it, the other way round; diffusers' first scripts wrote it so, and ComfyUI reads both.
+            state = {f"{prefix}text_projection": linear.T, **state}
+        return ldm.convert_open_clip_checkpoint(module, state, prefix=prefix)
     if part == "vae" and not any("down_blocks." in name for name in state):  # else it is named by diffusers
         return ldm.convert_ldm_vae_checkpoint(state, module.config)
     prefixes = "|".join(re.escape(prefix) for prefix in (architecture.checkpoint_prefixes[part], VAE, "vae."))

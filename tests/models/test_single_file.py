@@ -140,6 +140,12 @@ def test_every_tensor_of_sdxl_is_that_of_its_folder(demo):
 
 
 @pytest.mark.slow
+def test_a_projection_of_texts_that_is_stored_as_a_layer_is_the_same(world, sdxl, demo):
+    name = f"{TEXT_2}text_projection"
+    assert_same(load(saved(world.cwd, without(sdxl, name) | {f"{name}.weight": sdxl[name].T.contiguous()})), load(DEMO))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True], ids=["", "old"])
 def test_every_tensor_of_sd15_is_that_of_its_folder(world, miniature, sd15_folder, old):
     miniature("sd15", sd15_folder)

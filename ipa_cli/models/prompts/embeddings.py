@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 MOST_BYTES = 32 << 20
 MOST_TOKENS = 75  # of a chunk
 SUFFIXES = (*weights.SAFETENSORS, *weights.PICKLES)
-# With diffusers' names.
-KIND = named_file.Kind("embedding", "--embedding", ("learned_embeds.safetensors", "learned_embeds.bin"))
+# With the names of diffusers, whose training for SDXL writes a file for each text encoder.
+FIRST, SECOND = "learned_embeds", "learned_embeds_2"
+KIND = named_file.Kind(
+    "embedding", "--embedding", (f"{FIRST}.safetensors", f"{FIRST}.bin"), beside=f"{SECOND}.safetensors"
+)
 OTHER = "use one that was made for this model"
 # What files call the embeddings of each text encoder.
 _ENCODERS = (("clip_l", "text_encoders_0"), ("clip_g", "text_encoders_1"))
@@ -141,18 +144,27 @@ def _referred(word: str, name: str, folder: Path | None) -> tuple[str, Path]:
 def _read(path: Path, plan: Plan) -> tuple[str, str | None, tuple[Tensor, ...]]:
     """The digest of a file, the token that it names, and its embeddings for each text encoder of a model."""
     widths = tuple(int(plan.configs[part].get("hidden_size", 512)) for part in plan.architecture.text_encoders)
-    return _of_file(path, weights.stamp(path), widths, plan.architecture.name)
+    second = _second(path) if len(widths) > 1 else None
+    stamps = weights.stamp(path), second and weights.stamp(second)
+    return _of_file(path, second, stamps, widths, plan.architecture.name)
+
+
+def _second(path: Path) -> Path | None:
+    """The file of the second text encoder beside that of the first: "learned_embeds_2-steps-500" of "…-steps-500"."""
+    if not path.name.startswith(FIRST) or path.name.startswith(SECOND):
+        return None
+    second = path.with_name(path.name.replace(FIRST, SECOND, 1))
+    return second if is_file(second) else None
 
 
 @lru_cache(maxsize=64)
 def _of_file(
-    path: Path, _: tuple[int, ...] | None, widths: tuple[int, ...], architecture: str
+    path: Path, second: Path | None, _: tuple[object, object], widths: tuple[int, ...], architecture: str
 ) -> tuple[str, str | None, tuple[Tensor, ...]]:
-    if weights.is_safetensors(path):  # a large one is not read, but named
-        _check_kind(path, weights.header(path))
-    data = inputs.read_bytes(path, MOST_BYTES, "an embedding")
-    tensors, _metadata = weights.of_bytes(path, data, only_tensors=False)
-    token, found = _by_encoder(path, tensors)
+    data, token, found = _tensors(path)
+    if second is not None and len(found) == 1:
+        more, _token, others = _tensors(second)
+        data, found = data + more, [*found, *others]
     if len(found) != len(widths):
         made_for = "SDXL" if len(found) == 2 else "a model with one text encoder, such as SD 1.5"
         raise ModelError(f"{path} is an embedding for {made_for}, and the model is {architecture}", OTHER)
@@ -160,6 +172,15 @@ def _of_file(
     if len({len(one) for one in each}) > 1:
         raise ModelError(f"{path} is broken: {' and '.join(str(len(one)) for one in each)} tokens", OTHER)
     return hashlib.sha256(data).hexdigest(), token, each
+
+
+def _tensors(path: Path) -> tuple[bytes, str | None, list[Tensor]]:
+    """A file's content, the token that it names, and its tensors in the order of the text encoders."""
+    if weights.is_safetensors(path):  # a large one is not read, but named
+        _check_kind(path, weights.header(path))
+    data = inputs.read_bytes(path, MOST_BYTES, "an embedding")
+    tensors, _metadata = weights.of_bytes(path, data, only_tensors=False)
+    return data, *_by_encoder(path, tensors)
 
 
 def _check_kind(path: Path, names: Iterable[str]) -> None:

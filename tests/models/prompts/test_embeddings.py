@@ -95,6 +95,18 @@ def test_files_of_sdxl_are_read(tmp_path, sdxl, names):
     assert all(torch.equal(one, tensors[name]) for one, name in zip(found.vectors, names, strict=True))
 
 
+@pytest.mark.parametrize("steps", ["", "-steps-500"])
+def test_the_two_files_that_diffusers_training_for_sdxl_writes_are_one_embedding(tmp_path, sdxl, steps):
+    both = list(of_sdxl().values())
+    files = [tmp_path / f"learned_embeds{number}{steps}.safetensors" for number in ("", "_2")]
+    save_file({"<cat>": both[0]}, files[0])
+    with pytest.raises(ModelError, match="for a model with one text encoder"):  # the second is missing
+        loaded(sdxl, str(files[0]))
+    save_file({"<cat>": both[1]}, files[1])
+    (found,) = loaded(sdxl, str(files[0]))
+    assert "<cat>" in found.words and all(map(torch.equal, found.vectors, both))
+
+
 class Evil:
     def __reduce__(self):
         return print, ("code ran",)
