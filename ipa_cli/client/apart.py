@@ -7,6 +7,7 @@ from typing import Any
 
 from ipa_cli.client.payload import Carried, Files
 from ipa_cli.config import Settings
+from ipa_cli.config.units import plural
 from ipa_cli.errors import UsageError
 from ipa_cli.pipeline import per_picture
 
@@ -26,7 +27,7 @@ def apart(settings: Settings, carried: Carried) -> list[Carried]:
     for names, many in zip(pictures, weights, strict=True):
         if many and len(many) != len(names):
             raise UsageError(
-                f"{len(many)} image weights for {len(names)} reference pictures",
+                f"{len(many)} image weights for {plural(len(names), 'reference picture')}",
                 "give one --image-weight for each picture, in their order, or none",
             )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ipa_cli.config import AdapterConfig
 from ipa_cli.config.modes import CONCAT, TILES
 from ipa_cli.config.settings import EXAMPLE
+from ipa_cli.config.units import plural
 from ipa_cli.errors import IpaError, UsageError
 from ipa_cli.images import proportions, reference, tiles
 from ipa_cli.images.mask import HALF
@@ -164,7 +165,7 @@ def make(
     weights = config.weight or (1.0,) * count
     if len(weights) != count:
         raise UsageError(
-            f"{len(weights)} image weights for {count} reference pictures",
+            f"{len(weights)} image weights for {plural(count, 'reference picture')}",
             "give one --image-weight for each picture, in their order, or none",
         )
     if not any(weights):

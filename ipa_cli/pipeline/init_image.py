@@ -152,9 +152,10 @@ def steps_taken(made: Init, steps: int) -> int:
     """
     taken = min(int(steps * made.strength), steps)
     if taken < 1:
+        enough = "of 1" if steps == 1 else f"from {math.ceil(1000 / steps) / 1000:g} to 1"
         raise UsageError(
             f"a strength of {made.strength:g} leaves none of {steps} step{'s' * (steps > 1)}",
-            f"choose a --strength from {math.ceil(1000 / steps) / 1000:g} to 1, or more --steps",
+            f"choose a --strength {enough}, or more --steps",
         )
     return taken
 

@@ -20,7 +20,18 @@ from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
 from ipa_cli.models.prompts.syntax import A1111
 from ipa_cli.models.schedulers import Sampling
-from ipa_cli.pipeline import control, faces, hires, image_prompt, init_image, per_picture, sampling, span, step_cache
+from ipa_cli.pipeline import (
+    control,
+    faces,
+    hires,
+    image_prompt,
+    init_image,
+    per_picture,
+    sampling,
+    span,
+    spread,
+    step_cache,
+)
 from ipa_cli.pipeline import regions as prompts_of_regions
 from ipa_cli.pipeline.control import Control
 from ipa_cli.pipeline.faces import FindFace
@@ -30,7 +41,6 @@ from ipa_cli.pipeline.image_prompt import ImagePrompt, check_masks
 from ipa_cli.pipeline.init_image import Init
 from ipa_cli.pipeline.references import Loaded
 from ipa_cli.pipeline.regions import Region
-from ipa_cli.pipeline.spread import random_seed, spread
 from ipa_cli.result import NullReporter, Reporter
 
 if TYPE_CHECKING:
@@ -180,13 +190,13 @@ def make_requests(
     See `spread`.
     """
     apart = _of_each_seed(settings, loaded)
-    each = spread(settings, prompts, apart)
+    each = spread.spread(settings, prompts, apart)
     first = make_request(each[0], plan, loaded, loras, reporter)
     found = []
     for one in each:
         prompt, own = with_tags(one, plan, loras)
         same = replace(first, prompt=prompt, negative_prompt=one.negative_prompt, loras=own)
-        found.append(replace(same, seeds=_seeds(one) * apart, batch_size=one.batch_size))
+        found.append(replace(same, seeds=spread.seeds(one) * apart, batch_size=one.batch_size))
     sampling.check_same(settings, plan, [one.loras for one in found])
     texts = [text for one in found for text in one.texts]
     known = embeddings.of_prompts(settings, plan, texts)
@@ -233,7 +243,7 @@ def make_request(
     else:
         width, height = init_image.size(settings, plan, loaded.init)
     prompt, loras = with_tags(settings, plan, loras, reporter)
-    seeds = _seeds(settings) * _of_each_seed(settings, loaded)
+    seeds = spread.seeds(settings) * _of_each_seed(settings, loaded)
     how = sampling.choose(settings, plan, loras)
     init = None if loaded.init is None else init_image.make(settings, plan, loaded.init, (width, height))
     taken = how.steps if init is None else init_image.steps_taken(init, how.steps)
@@ -306,11 +316,6 @@ def _prompt(settings: Settings, plan: Plan) -> str:
             f"the model {plan.name} has no prompt of its own", 'say what to draw: --prompt "a red fox in the snow"'
         )
     return prompt
-
-
-def _seeds(settings: Settings) -> tuple[int, ...]:
-    first = random_seed() if settings.seed is None else settings.seed
-    return tuple(range(first, first + settings.num_images))
 
 
 def name_fields(request: Request, number: int) -> dict[str, Any]:
