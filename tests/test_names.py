@@ -30,7 +30,7 @@ FOLDERS = (*OURS, "docs", ".ci", ".github", "completions")
 FOREIGN = re.compile(
     "accelerate|aiohttp|diffusers|huggingface_hub|httpx2|jinja2|nexfort|numpy|oneflow|onediff|PIL|rich|safetensors|skimage|tanh|torch|"
     "transformers|triton|typer|StableDiffusionPipeline|StableDiffusionXLPipeline|project|tool|cpp|"
-    "alwayson_scripts|image_edit|image_generation|" + "|".join(sys.stdlib_module_names)
+    "alwayson_scripts|image_edit|image_generation|cvt|" + "|".join(sys.stdlib_module_names)
 )
 SUFFIXES = re.compile("md|py|toml|txt|ya?ml|ipynb|jsonl?|html|css|js|png|jpg|webp|safetensors|bin|npz|j2|whl")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
