@@ -25,9 +25,9 @@ from ipa_cli.errors import UsageError
 from ipa_cli.models import diffusers_schedulers, schedulers
 from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline import prompts, sampling, unused
-from ipa_cli.pipeline.init_image import check_model
+from ipa_cli.pipeline import unused
 from ipa_cli.pipeline.references import InMemory, load_references
+from ipa_cli.pipeline.review import review
 from ipa_cli.pipeline.task import make_request
 
 if TYPE_CHECKING:
@@ -191,10 +191,8 @@ class Engine:
             )
         for one in request.passes:
             diffusers_schedulers.check_steps(one.sampling, engine.plan, one.steps)
-        check_model(request.init, engine.plan)
-        sampling.advise(asked, engine.plan, request.loras, reporter)
         unused.remark(asked, request, reporter)
-        prompts.review(request.texts, request, reporter)
+        review(request, asked, engine.plan, reporter)
         ready = engine.prepare(request)
         drawing = engine.draw(request)
         timings = {

@@ -21,8 +21,8 @@ from ipa_cli.images.filenames import FORMATS
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import DEMO_REFERENCE, Plan, make_plan
-from ipa_cli.pipeline import init_image, prompts, sampling
 from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.review import review
 from ipa_cli.pipeline.task import Request, make_request
 
 AHEAD = 6  # jobs that are made ready beyond the next batch
@@ -86,10 +86,8 @@ class Preparation:
         loras = self._loras.get((model, settings.lora), lambda: lora.load(settings.lora, plan, self._reporter))
         loaded = load_references(settings, self._reporter)
         request = make_request(settings, plan, loaded, loras, self._reporter)
-        init_image.check_model(request.init, plan)
-        prompts.review(request.texts, request, self._reporter)
+        review(request, settings, plan, self._reporter)
         encode.check(FORMATS[self._task.suffix], self._task.quality, request.texts)
-        sampling.advise(settings, plan, request.loras, self._reporter)
         self._remark(job, settings, request)
         return Prepared(job, model, plan, settings, request)
 

@@ -23,8 +23,9 @@ from ipa_cli.images import encode
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
 from ipa_cli.models.plan import make_plan
-from ipa_cli.pipeline import control, init_image, prompts, sampling, unused
+from ipa_cli.pipeline import prompts, unused
 from ipa_cli.pipeline.references import load_references, remark_none
+from ipa_cli.pipeline.review import review
 from ipa_cli.pipeline.task import Request, make_requests, name_fields
 from ipa_cli.result import Reporter
 from ipa_cli.system import files
@@ -116,13 +117,9 @@ def _checked(
     loaded = load_references(settings, reporter)
     plan = make_plan(settings)
     requests = make_requests(settings, plan, loaded, several, lora.load(settings.lora, plan, reporter), reporter)
-    init_image.check_model(requests[0].init, plan)
-    if requests[0].init is not None:
-        init_image.note_size(requests[0].init, reporter)
-    control.note_size(requests[0].controls, (requests[0].width, requests[0].height), reporter)
     unused.remark_all(settings, requests, reporter)
     texts = [text for one in requests for text in one.texts]
-    prompts.review(texts, requests[0], reporter)
+    review(requests[0], settings, plan, reporter, texts)
     prompts.warn_of_unused(settings, texts, requests[0], reporter)
     if recorded is not None:
         replay.check_same(recorded, settings, requests[0].digests, reporter)
@@ -135,7 +132,6 @@ def _checked(
         encode.check(format, form.quality, longest)
     for path in {path if force else path.parent: path for path in paths if path}.values():
         files.check_writable(path, replacing=force)
-    sampling.advise(settings, plan, requests[0].loras, reporter)
     for one in requests[0].passes:
         schedules.find(settings, plan, one.sampling, one.steps, reporter)
     return plan, requests, paths

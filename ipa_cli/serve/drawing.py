@@ -14,9 +14,10 @@ from ipa_cli.engine import keywords
 from ipa_cli.errors import UsageError
 from ipa_cli.images import encode
 from ipa_cli.models import diffusers_schedulers, schedulers
-from ipa_cli.pipeline import control, prompts, sampling, unused
-from ipa_cli.pipeline.init_image import check_model, note_size, size
+from ipa_cli.pipeline import unused
+from ipa_cli.pipeline.init_image import size
 from ipa_cli.pipeline.references import load_references
+from ipa_cli.pipeline.review import review
 from ipa_cli.pipeline.task import Request, make_request
 from ipa_cli.serve.asked import Asked, named
 from ipa_cli.serve.limits import Limits, check, check_size
@@ -57,16 +58,11 @@ def make(
         request = replace(request, batch_size=wanted.batch_size)
     for one in request.passes:
         diffusers_schedulers.check_steps(one.sampling, plan, one.steps)
-    check_model(request.init, plan)
-    if request.init is not None:
-        note_size(request.init, reporter)
-    control.note_size(request.controls, (request.width, request.height), reporter)
     for one in request.passes:
         check(one, limits)
     encode.check(asked.format, asked.quality, request.texts)
     unused.remark(wanted, request, reporter)
-    prompts.review(request.texts, request, reporter)
-    sampling.advise(wanted, plan, request.loras, reporter)
+    review(request, wanted, plan, reporter)
     return wanted, request
 
 

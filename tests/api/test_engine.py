@@ -318,3 +318,9 @@ def test_warnings_are_pythons(engine):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         engine.draw("a (red:1.4) star", **SMALL)
+
+
+def test_an_init_image_that_is_scaled_is_noted(engine, caplog):
+    with caplog.at_level("INFO", "ipa_cli"):
+        engine.draw(init_image=Image.new("RGB", (128, 64)), **SMALL)
+    assert any("the init image, 128x64, is drawn over at 64x64: scaled" in one.message for one in caplog.records)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+import ipa_cli
 from ipa_cli.batch import worker
 from ipa_cli.batch.jobs import Job
 from ipa_cli.batch.task import Task
 from ipa_cli.batch.worker import Worker
-from ipa_cli.config import Settings, regions
+from ipa_cli.config import Settings, controls, regions
 from ipa_cli.engine.drawing import Drawing
 from ipa_cli.errors import IpaError
 from ipa_cli.result import KeepingReporter, NullReporter
@@ -197,6 +199,18 @@ def test_prompts_of_regions_are_looked_at_too(tmp_path):
         [job], found.append
     )
     assert "a ( is not closed" in " ".join(reporter.warnings), (reporter.warnings, found)
+
+
+def test_a_map_that_is_stretched_is_a_warning(tmp_path):
+    Image.new("L", (128, 64)).save(tmp_path / "wide.png")
+    reporter, found = KeepingReporter(), []
+    network = Path(ipa_cli.__file__).parent / "demo" / "controlnet"
+    control = (controls.parse(f"{network},image={tmp_path / 'wide.png'}", "--control"),)
+    settings = Settings(backend="eager", steps=1, width=64, height=64, control=control)
+    Worker(Task(settings, str(tmp_path), 0), reporter, opened=Device()).draw(jobs(2), found.append)
+    assert [one.status for one in found] == ["done", "done"]
+    (said,) = [text for text in reporter.warnings if "it is stretched" in text]
+    assert "wide.png is 128x64, the picture 64x64" in said
 
 
 def test_of_two_threads_one_draws_while_pictures_of_the_other_are_written(tmp_path):
