@@ -93,6 +93,9 @@ def layer(
     if not values.get("init_image") and "init_image" not in given:
         found = {name: values.pop(name, None) for name in OF_AN_INIT_IMAGE}
         left_out += [f"{name} {value} (add --init-image)" for name, value in found.items() if value]
+    for name in _not_of(flags.get("scheduler"), values):
+        left_out += [] if name in given else [f"{name} {values[name]}"]
+        del values[name]
     if left_out:
         reporter.note(f"{recorded.path}: left out: {', '.join(left_out)}")
     if machine is None:
@@ -100,6 +103,18 @@ def layer(
     else:
         _fit_to_another(recorded.path, values, machine, reporter)
     return Layer(Source("picture", f"picture {recorded.path}"), values)
+
+
+def _not_of(sampler: str | None, values: Mapping[str, Any]) -> list[str]:
+    """Settings of a picture's sampler that `sampler`, which a flag asks for in its place, does not take."""
+    found = None if sampler is None else schedulers.find(sampler)
+    if found is None:
+        return []
+    name, schedule = found
+    one, place = schedulers.SCHEDULERS[name], values.get("schedule")
+    taken = schedule is None and schedulers.find_schedule(str(place)) in one.schedules
+    missing = {"schedule": place is not None and not taken, "eta": values.get("eta") is not None and not one.has_eta}
+    return [setting for setting, is_missing in missing.items() if is_missing]
 
 
 def check_places(recorded: Recorded, resolved: Resolved, allowed: bool, reporter: Reporter) -> None:

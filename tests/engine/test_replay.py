@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import ipa_cli
+from ipa_cli import config
 from ipa_cli.engine import replay
 from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
+from ipa_cli.models import schedulers
 from ipa_cli.result import NullReporter
 from tests import loras
 
@@ -282,6 +285,25 @@ def test_a_picture_of_another_program_is_followed_as_far_as_it_goes(ipa, world):
     expected = {"prompt": "a red star", "negative_prompt": "blue", "steps": 2, "guidance_scale": 4.0, "seed": 3}
     assert {name: drawn[name] for name in expected} == expected
     assert (drawn["scheduler"], drawn["width"], drawn["model"]) == ("ddim", 64, "demo")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "said"),
+    [
+        ("lcm", None, "schedule karras, eta 0.5"),
+        ("DPM++ 2M", "karras", "eta 0.5"),
+        ("DPM++ 2M Exponential", "exponential", "schedule karras, eta 0.5"),
+    ],
+)
+def test_a_sampler_in_place_of_the_pictures_takes_along_what_it_has_not_itself(world, sampler, schedule, said):
+    notes: list[str] = []
+    picture = replay.Recorded(Path("cat.png"), {"scheduler": "ddim", "schedule": "karras", "eta": 0.5}, ())
+    layer = replay.layer(picture, {"scheduler": sampler}, SimpleNamespace(note=notes.append))
+    asked = config.resolve({"scheduler": sampler}, picture=layer).settings
+    chosen = schedulers.choose(asked.scheduler, asked.schedule, asked.eta)
+    assert chosen.schedule == schedule and f"left out: {said}" in notes[0]
+    kept = replay.layer(picture, {"scheduler": sampler, "schedule": "beta"}, SimpleNamespace(note=notes.append))
+    assert "eta" not in kept.values and "schedule karras" not in notes[1]
 
 
 def test_what_another_program_says_wrongly_is_said_by_a_flag(ipa, world):
