@@ -46,7 +46,7 @@ REFINER = Kind(r"^conditioner\.embedders\.0\.model\.", "the SDXL refiner", hint=
 FOREIGN = (
     Kind(r"^lllite_unet_", "a ControlNet-LLLite, which changes the UNet's attention"),
     Kind(r"^lora_controlnet$", "a ControlLoRA, which changes a copy of the UNet"),
-    Kind(r"double_blocks\..*ip_adapter", "an adapter for FLUX"),
+    Kind(r"double_blocks\.\d+\.(processor\.)?ip_adapter", "an adapter for FLUX"),
     ADAPTER,  # FaceID adapters hold a LoRA
     LORA,
     CONTROLNET,

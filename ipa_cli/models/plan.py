@@ -183,7 +183,8 @@ def _of_diffusers(location: Location) -> Location:
     """The same location. Raises ModelError for another layout than diffusers'; one-file models in it are named."""
     if location.has("model_index.json"):
         return location
-    hint = missing.of_folder(location) or "name the folder above unet/"
+    whole = location.has("unet/config.json")  # but for that
+    hint = "download that too" if whole else missing.of_folder(location) or "name the folder above unet/"
     files = [name for name in location.files() if weights.is_safetensors(name)]
     if files and location.repo is not None:
         hint = f'name a file in it: --model "$(hf download {location.repo} {shlex.quote(files[0])})"'

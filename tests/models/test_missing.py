@@ -85,6 +85,13 @@ def test_a_folder_of_the_hubs_cache_is_answered_with_its_snapshot(tmp_path):
         assert hinted(place).endswith(f"--model {snapshot}")
 
 
+def test_a_folder_that_lacks_its_index_alone_is_not_answered_with_another_folder(tmp_path):
+    shutil.copytree(
+        DEMO, model := tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors", "model_index.json")
+    )
+    assert hinted(model) == "download that too"
+
+
 @pytest.mark.parametrize("part", missing.CHECKPOINTS)
 def test_a_folder_of_comfyui_or_a1111_is_answered_with_a_model_in_it(tmp_path, part):
     folder = tmp_path / "their own" / part
