@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.config import ConfigError, Settings, checked
+from ipa_cli.config.names import by_setting
 from ipa_cli.config.values import from_json
 from ipa_cli.errors import IpaError, suggest
 from ipa_cli.models.prompts import syntax
@@ -131,6 +132,7 @@ def _settings(line: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not JSON: {error}", f"write {example}") from error
     if not isinstance(said, Mapping):
         raise ConfigError(f"{where}: not a JSON object", f"write {example}")
+    said = by_setting(said, where, ConfigError)
     for name in said:
         if name not in OF_A_LINE:
             raise ConfigError(

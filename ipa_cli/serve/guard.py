@@ -19,6 +19,7 @@ from ipa_cli.serve.limits import Refused
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+SLOWEST = 8 << 10  # bytes of a body a second
 OPEN = ("/healthz", "/readyz")  # what a load balancer asks, which has no token
 
 
@@ -66,26 +67,27 @@ class Guard:
 class UploadLimit:
     """Answers 413 to a body of more bytes than `limit`, however its length is stated, and 408 to a slower one.
 
-    A body may take so many `seconds` from when it is first asked for; the connection of a slower one is closed.
+    A body may take so many `seconds` from when it is first asked for, and as many more as what has come of it takes
+    at `SLOWEST`; the connection of a slower one is closed.
     """
 
     def __init__(self, app: ASGIApp, limit: int, seconds: float):
         self._app, self._limit, self._seconds = app, limit, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read, whole, ends = 0, not _has_body(scope), math.inf
+        read, whole, begun = 0, not _has_body(scope), math.inf
 
         async def in_time() -> Message:
-            nonlocal ends
+            nonlocal begun
             now = asyncio.get_running_loop().time()
-            ends = min(ends, now + self._seconds)
+            begun = min(begun, now)
             message = asyncio.ensure_future(receive())
             try:
-                done, _ = await asyncio.wait([message], timeout=ends - now)
+                done, _ = await asyncio.wait([message], timeout=begun + self._seconds + read / SLOWEST - now)
             finally:
                 message.cancel()  # of no effect on one that is done
             if not done:
-                said = f"the request took more than {self._seconds:g} s to arrive; --upload-timeout sets it"
+                said = f"the request did not arrive within {self._seconds:g} s; --upload-timeout sets it"
                 raise HTTPException(408, said, {"Connection": "close"})
             return message.result()
 

@@ -15,7 +15,7 @@ MEBI = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a request, and of all that wait; `upload` is bytes of a body, which may take `upload_s` seconds."""
+    """Limits of a request, and of all that wait; `upload` is bytes of a body, timed as `guard.UploadLimit` has it."""
 
     queue: int = 64
     pixels: int = 2048 * 2048

@@ -92,6 +92,7 @@ def test_a_folder_without_an_owner_is_reported():
         ('{"seed": 1}', "line 1: no prompt"),
         ('{"prompt": ["a"]}', "line 1: no prompt"),
         ('{"prompt": "a", "sead": 1}', "unknown key 'sead'; did you mean 'seed'?"),
+        ('{"prompt": "a", "num-images": 2, "num_images": 3}', "num_images is given twice"),
         ('{"prompt": "a", "width": 64}', "unknown key 'width'"),
         ('{"prompt": "a", "seed": -1}', "seed = -1: expected a number from 0"),
         ('{"prompt": "a", "seed": 1.5}', "seed = 1.5: expected a whole number"),
