@@ -67,7 +67,13 @@ def _of_another_kind(file: BinaryIO) -> tuple[str, str] | None:
 
 def _cut_off(file: BinaryIO) -> tuple[str, str] | None:
     size, end = _size(file), _end(file)
-    if end is None or end == size:
+    if end is None:
+        start = file.read(9)
+        file.seek(0)
+        length = 8 + int.from_bytes(start[:8], "little")
+        is_header = start[8:] == b"{" and size < length <= MOST_HEADER
+        return (f"it is cut off: {size} of its first {length} bytes are there", AGAIN) if is_header else None
+    if end == size:
         return None
     if end < size:
         return f"it goes on after its end, for {units.size(size - end)}", AGAIN

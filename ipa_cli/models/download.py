@@ -105,7 +105,7 @@ def weight_files(location: Location, part: str, variant: str | None, dtype: torc
     _check_links(location, part)
     others = {name.split(".")[-2] for name in location.files(part) if name.count(".") == 2 and name.endswith(endings)}
     hint = " or ".join(f"--variant {name}" for name in sorted(others)) or "name a whole model"
-    raise ModelError(f"{location} has no weights for {part}", hint)
+    raise location.lacks(f"weights for {part}", hint)
 
 
 def _check_links(location: Location, part: str) -> None:

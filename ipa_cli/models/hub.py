@@ -23,20 +23,23 @@ def cached(repo: str, name: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def list_files(repo: str, revision: str | None) -> tuple[list[str], str | None]:
-    """Names of all files in a repository, and its commit: from the hub, or from the local cache without a network."""
+def list_files(repo: str, revision: str | None) -> tuple[list[str], str | None, bool]:
+    """Names of all files in a repository, its commit, and whether the hub said so.
+
+    Without a network they are those in the local cache, which may have a part of them.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     with in_words(repo, revision):
         try:
             # One request; `list_repo_files` would try for twenty seconds to reach a hub that is not there.
             info = HfApi().model_info(repo, revision=revision)
-            return [file.rfilename for file in info.siblings or ()], info.sha
+            return [file.rfilename for file in info.siblings or ()], info.sha, True
         except Exception as error:
             if not _is_unreachable(error):
                 raise
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns="*"))
-            return [str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()], folder.name
+            return [str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()], folder.name, False
 
 
 def fetch(

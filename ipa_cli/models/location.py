@@ -37,9 +37,17 @@ class Location:
     revision: str | None = None
     names: frozenset[str] = frozenset()  # of all files of a repository
     commit: str | None = None  # what the revision stood for when the names were listed
+    reached: bool = True  # whether the hub listed the names; else they are those in the local cache
 
     def __str__(self) -> str:
         return self.repo or str(self.folder)
+
+    def lacks(self, what: str, hint: str, meant: str = "") -> ModelError:
+        """That something is not here, and what may be `meant`; where the hub was not reached, it may be there."""
+        if self.reached:
+            return ModelError(f"{self} has no {what}{meant}", hint)
+        words = f"the hub was not reached, and the local cache has no {what} of {self}{meant}"
+        return ModelError(words, "connect to the network, and unset HF_HUB_OFFLINE if it is set")
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name, links followed. Raises ModelError where nobody may look."""
@@ -113,8 +121,8 @@ def folder_location(path: Path) -> Location:
 
 def repository(repo: str, revision: str | None) -> Location:
     """A hub repository and the names of all files in it. Raises HubError when it cannot be listed."""
-    names, commit = hub.list_files(repo, revision)
-    return Location(None, repo, revision, frozenset(names), commit)
+    names, commit, reached = hub.list_files(repo, revision)
+    return Location(None, repo, revision, frozenset(names), commit, reached)
 
 
 def fetched(location: Location, files: Iterable[str], reporter: Reporter, shows_bars: bool) -> Path:
@@ -137,7 +145,7 @@ def config_beside(file: Path, kind: str) -> dict[str, Any] | None:
 def read_json(location: Location, name: str, most: int = MOST_BYTES) -> dict[str, Any]:
     """A JSON object in a location, fetched first where it is on the hub. Raises IpaError when it cannot be read."""
     if not location.has(name):
-        raise ModelError(f"{location} has no {name}", "name a whole diffusers folder with --model")
+        raise location.lacks(name, "name a whole diffusers folder with --model")
     if location.folder is None:
         from ipa_cli.result import NullReporter
 

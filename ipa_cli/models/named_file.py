@@ -67,7 +67,7 @@ def _wanted(location: Location, name: str) -> str:
         return str(_known(Path(name)))
     folder = str(PurePosixPath(name).parent)
     here = location.files("" if folder == "." else folder)
-    raise ModelError(f"{location} has no {name}{suggest(name, here)}", EXAMPLE)
+    raise location.lacks(name, EXAMPLE, suggest(name, here))
 
 
 def _in(location: Location, kind: Kind) -> str:

@@ -70,7 +70,7 @@ def _parsed(location: Location, part: str) -> tuple[Any, Any, Any]:
     if location.has(f"{part}/vocab.json"):
         return read_json(location, f"{part}/vocab.json", MOST_BYTES), _merges(location, f"{part}/merges.txt"), []
     if not location.has(f"{part}/tokenizer.json"):
-        raise ModelError(f"{location} has no {part}/vocab.json", "name a whole diffusers folder with --model")
+        raise location.lacks(f"{part}/vocab.json", "name a whole diffusers folder with --model")
     whole = read_json(location, f"{part}/tokenizer.json", MOST_BYTES)
     model = whole.get("model")
     model = model if isinstance(model, dict) else {}
@@ -79,7 +79,7 @@ def _parsed(location: Location, part: str) -> tuple[Any, Any, Any]:
 
 def _merges(location: Location, name: str) -> list[str]:
     if not location.has(name):
-        raise ModelError(f"{location} has no {name}", "name a whole diffusers folder with --model")
+        raise location.lacks(name, "name a whole diffusers folder with --model")
     assert location.folder is not None
     try:
         text = read_bytes(location.folder / name, MOST_BYTES, "a list of merges").decode("utf-8")

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from functools import lru_cache
@@ -130,6 +131,8 @@ def readable_by_gpu(path: Path) -> bool:
 
 def _not_safetensors(path: Path, source: Path | bytes, error: Exception) -> WeightsError:
     reason, hint = broken.safetensors(source, error)
+    if path.is_symlink() and path.resolve().parent.name == "blobs":  # of the hub's cache
+        hint = f"delete it, to have it downloaded again: rm {shlex.quote(str(path.resolve()))}"
     return WeightsError(f"{path} is not a whole .safetensors file: {reason}", hint)
 
 

@@ -57,7 +57,7 @@ def refused(path: Path, data: bytes, reading: Callable[[Path], None]) -> Weights
         *KINDS,
         (pickled({"a": torch.zeros(3)}), "a pickle of torch", ".safetensors"),
         (GOOD[:-100], f"it is cut off: {len(GOOD) - 100} of its {len(GOOD)} bytes", "download it again"),
-        (GOOD[:40], "invalid header length", "download it again"),
+        (GOOD[:40], "it is cut off: 40 of its first", "download it again"),
         (GOOD + bytes(7), "it goes on after its end, for 7 B", "download it again"),
         (bytes(100), "invalid JSON", "download it again"),
     ],

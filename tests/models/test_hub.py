@@ -8,7 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import ipa_cli
+from ipa_cli.config import Settings
 from ipa_cli.config.places import is_repo_id
+from ipa_cli.models.plan import make_plan
 from tests.conftest import HUB_CACHE
 from tests.hubs import Hub, folder, serving
 
@@ -57,6 +59,27 @@ def test_a_second_run_needs_no_network(ipa, ipa_process, world):
     environ = {"HF_HUB_OFFLINE": "1"}
     third = ipa_process("generate", *FAST, "--model", "someone/mini", "--json", environ=environ).data()["images"][0]
     assert first["sha256"] == second["sha256"] == third["sha256"]
+
+
+def test_of_a_model_that_is_here_in_part_the_rest_is_not_said_to_be_missing_on_the_hub(ipa, world):
+    shutil.rmtree(HUB_CACHE, ignore_errors=True)
+    with serving(Hub({"someone/mini": folder(DEMO)})):
+        make_plan(Settings(model="someone/mini", ip_adapter="none", prompt="x"))  # fetches its configurations
+    error = ipa("generate", *FAST, "--model", "someone/mini", "--ip-adapter", "none", "--json").error()
+    assert error["message"].startswith("the hub was not reached, and the local cache has no ")
+    assert error["message"].endswith(" of someone/mini") and "network" in error["hint"]
+
+
+@pytest.mark.slow
+def test_a_file_of_the_hubs_cache_that_is_cut_off_is_to_be_deleted(ipa, hub):
+    assert ipa("generate", *FAST, *MINI, "--json").data()
+    (weights,) = Path(HUB_CACHE).glob(f"hub/models--someone--mini/snapshots/*/{UNET}")
+    blob = weights.resolve()
+    blob.write_bytes(blob.read_bytes()[:-100])
+    error = ipa("generate", *FAST, *MINI, "--json").error()
+    assert "is cut off" in error["message"] and error["hint"].endswith(f": rm {blob}")
+    blob.unlink()  # as it says
+    assert ipa("generate", *FAST, *MINI, "--json").data()
 
 
 def test_offline_the_network_is_not_blamed(ipa, world, monkeypatch):

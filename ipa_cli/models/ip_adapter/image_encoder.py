@@ -107,7 +107,7 @@ def _of(location: Location, part: str) -> Encoder:
             assert location.repo is not None
             shapes = hub.tensor_shapes(location.repo, part, location.revision)
         else:
-            raise ModelError(f"{location} has no {part}", "check --image-encoder")
+            raise location.lacks(part, "check --image-encoder")
         return Encoder(location, part, _beside(location, part, shapes) or of_shapes(f"{location}/{part}", shapes))
     if not location.has(inside(part, "config.json")):
         known = [name for name in location.files(part) if weights.is_safetensors(name)]

@@ -140,9 +140,10 @@ def _file(location: Location, subfolder: str | None, weight_name: str | None) ->
     if weight_name:
         if not location.has(prefix + weight_name):
             here = [name.removeprefix(prefix) for name in location.files(prefix[:-1])]
-            raise ModelError(
-                f"{location} has no {prefix}{weight_name}{suggest(weight_name, here)}",
+            raise location.lacks(
+                f"{prefix}{weight_name}",
                 "--ip-adapter-subfolder and --ip-adapter-weight-name choose the file",
+                suggest(weight_name, here),
             )
         return prefix + weight_name
     here = location.files(prefix[:-1])
