@@ -20,7 +20,7 @@ from torch import Tensor
 from training import captions, scenes, styles, textures
 from training.captions import NONE, Content
 from training.denoising import denoising_loss, noise_levels
-from training.evaluate import SEED, pil, references
+from training.evaluate import SEED, pil, program_references
 from training.latents import latents_of_half
 from training.lora import DEMO, Shipped
 from training.pools import encode_text, tokenise
@@ -150,7 +150,7 @@ def sheet(folder: Path, steps: int, side: int) -> Any:
     import ipa_cli
 
     generator = torch.Generator("cpu").manual_seed(SEED)
-    style, shown = references(COLUMNS, generator)
+    style, shown = program_references(COLUMNS, generator)
     content = captions.sample_content(COLUMNS, generator)
     maps = [pil(one) for one in outlines(content, style, 256, generator)]
     free = torch.full_like(content.kind, NONE)

@@ -78,7 +78,7 @@ def generate(pipe, prompts, image_embeds, scale, guidance, steps, seed, size=(25
     return pictures
 
 
-def references(n: int, generator, mode: int = scenes.SCENE) -> tuple[styles.Style, Tensor]:
+def program_references(n: int, generator, mode: int = scenes.SCENE) -> tuple[styles.Style, Tensor]:
     """n styles not seen in training, and a picture (256 pixels) of each."""
     style = styles.sample_styles(n, generator, held_out=True)
     modes = torch.full((n,), mode, device=generator.device)
@@ -97,7 +97,7 @@ class Kind:
 
 def kinds_of(pipe, photographs: Path | None, generator) -> list[Kind]:
     shown = {
-        "program": references(REFERENCES, generator)[1],
+        "program": program_references(REFERENCES, generator)[1],
         "held-out": held_out.pictures(REFERENCES, 256, generator),
     }
     if photographs:

@@ -23,7 +23,7 @@ from ipa_cli.networks import image_projection
 from training import captions, scenes, styles, textures
 from training.captions import COLOURS, NONE, Content
 from training.denoising import denoising_loss, noise_levels
-from training.evaluate import SEED, embeds, generate, load, pil, references
+from training.evaluate import SEED, embeds, generate, load, pil, program_references
 from training.latents import latents_of_half
 from training.pools import encode_text, tokenise
 from training.styles import Style
@@ -171,7 +171,7 @@ def sheet(file: Path, steps: int, side: int):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipe = load(DEMO, device, torch.float32)
     generator = torch.Generator(device).manual_seed(SEED)
-    _, shown = references(len(PROMPTS), generator)
+    _, shown = program_references(len(PROMPTS), generator)
     seen, rows = embeds(pipe, shown), [shown]
     for with_lora in (False, True):
         if with_lora:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from training.evaluate import SEED, embeds, generate, load, pil, references
+from training.evaluate import SEED, embeds, generate, load, pil, program_references
 from training.latents import latents_of
 from training.train import assemble
 
@@ -38,7 +38,7 @@ def main() -> None:
     pipe = load(out / "demo", device, torch.float16 if device.type == "cuda" else torch.float32)
     side, steps = (256, 25) if device.type == "cuda" else (128, 12)
     generator = torch.Generator(device).manual_seed(SEED)
-    _, shown = references(len(PROMPTS), generator)
+    _, shown = program_references(len(PROMPTS), generator)
     seen = embeds(pipe, shown)
     adapted = any(out.glob("adapter*.pt"))
     rows = [shown] if adapted else []

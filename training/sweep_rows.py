@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from training import measure
-from training.evaluate import SCALES, SEED, SHEET_PROMPTS, pil, references
+from training.evaluate import SCALES, SEED, SHEET_PROMPTS, pil, program_references
 
 REFERENCES = 3
 
@@ -31,7 +31,9 @@ Row = dict[float, list[float]]  # scale: the distances of all prompts and seeds,
 def draw_references(out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"reference-{number}.png" for number in range(1, REFERENCES + 1)]
-    for path, picture in zip(paths, references(REFERENCES, torch.Generator().manual_seed(SEED))[1], strict=True):
+    for path, picture in zip(
+        paths, program_references(REFERENCES, torch.Generator().manual_seed(SEED))[1], strict=True
+    ):
         pil(picture).save(path)
     return paths
 

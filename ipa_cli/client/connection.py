@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ipa_cli import __version__
-from ipa_cli.client.shapes import ERROR, Shape, fits
+from ipa_cli.client.answers import ERROR, Shape, fits
 from ipa_cli.config.privacy import public_text
 from ipa_cli.config.requests import LOOPBACK
 from ipa_cli.errors import IpaError, UsageError

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ipa_cli import __version__
+from ipa_cli.client.answers import ABOUT, VERSION
 from ipa_cli.client.connection import HERE, Connection
-from ipa_cli.client.shapes import ABOUT, VERSION
 from ipa_cli.config import Resolved, servers
 from ipa_cli.config.comparison import AUTO, OF_THE_PROCESS, Difference, differences
 from ipa_cli.errors import IpaError, UsageError

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.client import payload
-from ipa_cli.client.apart import apart
 from ipa_cli.client.find import Server
 from ipa_cli.client.jobs import Jobs
 from ipa_cli.client.payload import Carried
+from ipa_cli.client.per_picture import apart
 from ipa_cli.config import Resolved, Settings
 from ipa_cli.config.comparison import AUTO
 from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths

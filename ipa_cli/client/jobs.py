@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ipa_cli.client.answers import DONE, STATE
 from ipa_cli.client.connection import Busy, Connection, raised
-from ipa_cli.client.shapes import DONE, STATE
 from ipa_cli.errors import IpaError
 
 if TYPE_CHECKING:
