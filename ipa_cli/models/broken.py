@@ -33,6 +33,15 @@ def safetensors(source: Path | bytes, error: Exception) -> tuple[str, str]:
     return found or (str(error), AGAIN)
 
 
+def of_another_kind(path: Path) -> tuple[str, str] | None:
+    """What a file is by how it begins, and what to do; None for weights, and where that is not known."""
+    try:
+        with path.open("rb") as file:
+            return _of_another_kind(file)
+    except OSError:
+        return None
+
+
 def pickle(source: Path | bytes, error: Exception) -> tuple[str, str]:
     """Why a pickle is no one of bare tensors, and what to do; `error` is what torch says of it, at length."""
     if foreign := re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)", str(error)):

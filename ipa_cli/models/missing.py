@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ipa_cli.config.checks import short
 from ipa_cli.errors import UsageError
-from ipa_cli.models import weights
+from ipa_cli.models import broken, weights
 from ipa_cli.models.location import Location, ModelError, expanded, is_file
 
 HUB = re.compile(
@@ -36,7 +36,9 @@ def check(text: str, flag: str) -> None:
     if is_file(path) and path.name.lower().endswith(UNFINISHED):
         raise ModelError(f"{path} is an unfinished download", "let it finish, or download it again")
     if is_file(path) and not (weights.is_safetensors(path) or weights.is_pickle(path)):
-        raise ModelError(f"{path} is no .safetensors file by its name", "give it that suffix if it is one")
+        usual = "it has another suffix", "give it that suffix if it is one"
+        what, hint = broken.of_another_kind(path) or usual
+        raise ModelError(f"{path} is no .safetensors file: {what}", hint)
 
 
 def _leads_nowhere(path: Path) -> bool:

@@ -98,7 +98,7 @@ def junk(world):
         (("--model", "dmo"), 2, "did you mean 'demo'?"),
         (("--model", "./nowhere"), 1, "nowhere"),
         (("--model", "nowhere.safetensors"), 1, "nowhere.safetensors"),
-        (("--model", "notes.txt"), 1, "notes.txt is no .safetensors file by its name"),
+        (("--model", "notes.txt"), 1, "notes.txt is no .safetensors file"),
         (("--model", "folder"), 1, "no model_index.json"),
         (("--model", "a b/c"), 2, "a b/c"),
         (("--model", ""), 2, "model"),

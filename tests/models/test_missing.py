@@ -62,7 +62,16 @@ def test_a_link_to_nothing_an_unfinished_download_and_a_name_without_suffix_are_
     (world.cwd / ("c" * 64)).write_bytes(b"x")  # as the hub's cache calls files
     assert "is a link to /nowhere/x.safetensors" in refused(ipa, flag, "link.safetensors")["message"]
     assert "is an unfinished download" in refused(ipa, flag, "x.safetensors.crdownload")["message"]
-    assert "is no .safetensors file by its name" in refused(ipa, flag, "c" * 64)["message"]
+    assert "is no .safetensors file: it has another suffix" in refused(ipa, flag, "c" * 64)["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "what"), [("x.gguf", b"GGUF\3", "GGUF"), ("x.7z", b"7z\xbc\xaf", "archive")]
+)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_file_of_another_format_is_called_what_it_is(ipa, world, flag, name, begins, what):
+    (world.cwd / name).write_bytes(begins + b"\1" * 100)
+    assert what in refused(ipa, flag, name)["message"]
 
 
 @pytest.mark.parametrize("text", ["a" * 5000, "a" * 5000 + ".safetensors", "a\0b", "a\0b.safetensors", "../" * 2000])
