@@ -144,6 +144,12 @@ def _with_point(name: str, text: str, where: str) -> str:
     return number
 
 
+def column(cell: str) -> str:
+    """What a column is named: settings, and the id, in any case and with spaces, as in spreadsheets."""
+    plain = "_".join(cell.casefold().split())
+    return plain if setting_of(plain) in (ID, SIZE, *OF_THE_BATCH, *FIELDS) else cell.strip()
+
+
 def check_columns(names: list[str], where: str) -> None:
     """Raise ConfigError for a column that is no setting, or is there twice, and where there is no id."""
     if names[0].casefold().startswith("sep="):

@@ -1,7 +1,8 @@
-"""Where jobs come from: lines of a JSONL or CSV file, or a folder of references with prompts; read as a stream."""
+"""Where jobs come from: a JSONL, CSV or JSON file, or a folder of references with prompts; lines are read as a stream."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
@@ -22,9 +23,11 @@ from ipa_cli.images import reference
 from ipa_cli.system import inputs
 
 LINE_BYTES = 1_000_000
+LIST_BYTES = 50_000_000  # of a JSON list, which is read at once
 MOST_JOBS = 100_000_000
 SHOWN = 1000  # jobs after which their count is shown
 MOST_DIGITS = 100  # of a whole number in JSON
+WHAT = "a file of jobs"
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
@@ -52,7 +55,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Listed:
-    """A JSONL or CSV file."""
+    """A JSONL or CSV file, or a JSON list of jobs."""
 
     path: Path
     fence: Fence
@@ -62,17 +65,27 @@ class Listed:
         return str(self.path)
 
     def jobs(self) -> Iterator[Job]:
-        """A job for each line that is not empty; the kind of file is that of its name, else of its first character."""
+        """A job for each object of a list, or line that is not empty.
+
+        The kind of file is that of its name, else of its first character.
+        """
         if self.path.suffix.lower() == ".csv":
             return self._rows()
+        if (several := self._list()) is not None:
+            return (
+                jobs.of_mapping(number, said, f"{self.path}, job {number}", self.fence)
+                for number, said in enumerate(several, 1)
+            )
         if self.path.suffix.lower() in JSON_SUFFIXES:
             return self._objects()
         first = next((line for line in self._lines() if line.strip()), "")
-        return self._objects() if first.lstrip().startswith(("{", "[")) else self._rows()
+        return self._objects() if first.lstrip().startswith("{") else self._rows()
 
     def digest(self, size: int | None = None) -> Digest:
         found, count, last = hashlib.sha256(), 0, b"\n"
-        for block in inputs.blocks(self.path, "a file of jobs"):
+        several = self._list()  # as lines, so that jobs may be added to it too
+        lines = None if several is None else (json.dumps(said).encode() + b"\n" for said in several)
+        for block in inputs.blocks(self.path, WHAT) if lines is None else lines:
             part = block if size is None else block[: size - count]
             more = block[len(part) :]
             if more and (part or last)[-1:] not in (b"\n", b"\r"):
@@ -83,8 +96,26 @@ class Listed:
                 break
         return Digest(count, found.hexdigest())
 
+    def _list(self) -> list[Any] | None:
+        """The jobs of a file that is a JSON list, as they are there; None for any other file."""
+        blocks = inputs.blocks(self.path, WHAT)
+        data = next(blocks, b"").removeprefix(codecs.BOM_UTF8)
+        if self.path.suffix.lower() == ".csv" or not data.lstrip().startswith(b"["):
+            return None
+        for block in blocks:
+            data += block
+            if len(data) > LIST_BYTES:
+                wanted = f"a file of any size has one object on each line: {jobs.EXAMPLE}"
+                raise ConfigError(f"{self.path}: a JSON list of more than {LIST_BYTES / 1e6:g} MB", wanted)
+        try:
+            found = _parsed(data.decode(), str(self.path))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.path}: not UTF-8 text", "save it as UTF-8") from error
+        assert isinstance(found, list)  # JSON that begins with a bracket
+        return found
+
     def _lines(self) -> Iterator[str]:
-        for number, line in enumerate(inputs.lines(self.path, LINE_BYTES, "a file of jobs"), 1):
+        for number, line in enumerate(inputs.lines(self.path, LINE_BYTES, WHAT), 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if "\0" in text:
@@ -115,7 +146,7 @@ class Listed:
                 if not any(map(str.strip, cells)):
                     continue
                 if not columns:
-                    columns = [cell.strip() for cell in cells]
+                    columns = list(map(jobs.column, cells))
                     jobs.check_columns(columns, where)
                     continue
                 if len(cells) != len(columns):
@@ -154,16 +185,17 @@ def _parsed(line: str, where: str) -> Any:
         return found
 
     try:
-        return json.loads(line, parse_int=whole, parse_constant=unknown, object_pairs_hook=once)
+        return json.loads(line.rstrip(), parse_int=whole, parse_constant=unknown, object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        why = f"{error.msg} at character {error.pos + 1}"
+        place = f"line {error.lineno}, " if error.lineno > 1 else ""
+        why = f"{error.msg} at {place}character {error.colno}"
     except RecursionError:
         why = "it is nested too deeply"
     except ValueError as error:
         why = str(error)
     hint = jobs.EXAMPLE
-    if line.strip() in ("[", "{") or line.startswith("["):
-        hint = f"one object on each line, without a list around them: {hint}"
+    if line.strip() == "{":
+        hint = f"one object on each line: {hint}"
     elif line.lstrip().startswith(("#", "//")):
         hint = "JSON has no comments: remove the line"
     raise ConfigError(f"{where}: not JSON: {why}", hint)

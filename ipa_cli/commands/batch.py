@@ -48,7 +48,7 @@ def batch(
     jobs: Annotated[
         str,
         typer.Argument(
-            help="JSONL or CSV: an id and any settings on each line; or a folder of reference images.",
+            help="JSONL, CSV or a JSON list: an id and any settings for each job; or a folder of reference images.",
             metavar="JOBS",
             show_default=False,
         ),

@@ -276,13 +276,52 @@ def test_a_folder_of_references_is_crossed_with_prompts(world):
         listed("jobs.jsonl", "") and source.find("jobs.jsonl", [{"prompt": "a"}], None, print)
 
 
-@pytest.mark.parametrize(
-    "text", ['[\n {"id": "a"},\n {"id": "b"}\n]\n', '[{"id": "a"}, {"id": "b"}]', '{\n "id": "a"\n}']
-)
-def test_json_that_is_not_an_object_on_each_line_is_told_so(world, text):
+def test_an_object_over_several_lines_is_told_that_each_has_one(world):
     with pytest.raises(ConfigError) as raised:
-        source.survey(listed("jobs.json", text))
+        source.survey(listed("jobs.json", '{\n "id": "a"\n}'))
     assert "one object on each line" in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["jobs.json", "jobs.jsonl", "jobs"])
+def test_a_json_list_of_jobs_is_read_and_may_grow_as_lines_may(world, name):
+    text = '\ufeff[\n {"id": "a", "seed": 1},\n {"id": "b",\n  "size": "64x96"}\n]\n'
+    jobs = listed(name, text)
+    assert list(jobs.jobs()) == [Job(1, "a", {"seed": 1}), Job(2, "b", {"width": 64, "height": 96})]
+    before = jobs.digest()
+    grown = listed(name, text.replace("}\n]", '}, {"id": "c"}]'))
+    assert source.survey(grown).count == 3 and grown.digest(before.size) == before != grown.digest()
+    assert listed(name, text.replace("1", "2")).digest(before.size) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"id": "a"},\n {"id": "b"]', "jobs.json: not JSON: Expecting ',' delimiter at line 2, character 12"),
+        ('[{"id": "a"}]\n{"id": "b"}\n', "jobs.json: not JSON: Extra data at line 2, character 1"),
+        ('[{"id": "a"}, {"id": "b", "steps": 0}]', "jobs.json, job 2: steps = 0: expected a number from 1"),
+        ('[{"id": "a"}, "b"]', "jobs.json, job 2: not a JSON object"),
+        ('["\udcff"]', "jobs.json: not UTF-8 text"),
+        ("[]", "jobs.json contains no job"),
+    ],
+)
+def test_what_is_wrong_in_a_json_list_is_named_by_its_job_or_line(world, text, said):
+    with pytest.raises(IpaError) as raised:
+        source.survey(listed("jobs.json", text.encode("utf-8", "surrogateescape")))
+    assert said in raised.value.message
+
+
+def test_a_json_list_is_read_up_to_a_size(world, monkeypatch):
+    monkeypatch.setattr(source, "LIST_BYTES", 1_500_000)
+    with pytest.raises(ConfigError, match="a JSON list of more than 1.5 MB"):
+        listed("jobs.json", "[" + '{"id": "a"},' * 200_000).jobs()
+
+
+def test_columns_are_named_in_any_case_and_with_blanks_around_them_and_in_them(world):
+    rows = "ID, Prompt ,Seed,Guidance Scale,Sampler\na,Red,7,5,ddim\n"
+    [job] = listed("jobs.csv", rows).jobs()
+    assert job == Job(1, "a", {"prompt": "Red", "seed": 7, "guidance_scale": 5.0, "scheduler": "ddim"})
+    with pytest.raises(ConfigError, match="line 1: the column seed is there twice"):
+        list(listed("jobs.csv", "id,seed,Seed\na,1,2\n").jobs())
 
 
 def test_ids_of_a_folder_are_text_whatever_the_names_of_its_files_are(world):
