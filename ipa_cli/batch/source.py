@@ -1,4 +1,4 @@
-"""Where jobs come from: a JSONL, CSV or JSON file, or a folder of references with prompts; lines are read as a stream."""
+"""Where jobs come from: a JSONL or CSV file, read as a stream, a JSON list, or a folder of references with prompts."""
 
 from __future__ import annotations
 

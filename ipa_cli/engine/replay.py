@@ -19,7 +19,7 @@ from ipa_cli.config.privacy import public_name
 from ipa_cli.engine.record import CAME_OUT, asked_settings
 from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, infotext, invokeai, metadata, reference
-from ipa_cli.models import architectures, schedulers
+from ipa_cli.models import schedulers
 from ipa_cli.models.lora.lora import Lora
 from ipa_cli.models.prompts.syntax import A1111, COMFYUI, LITERAL, has_word
 from ipa_cli.pipeline.task import Request
@@ -286,7 +286,7 @@ def _a1111(text: str) -> tuple[dict[str, Any], list[str]]:
     left_out = [f"{label} {value}".strip() for label, value in unread.items()]
     left_out += schedulers.of_program(parsed.get("Sampler"), parsed.get("Schedule type"))[1]
     model = values.get("model")
-    if model is not None and model not in architectures.presets() and not unread.get("Version", "").startswith("ipa "):
+    if model is not None and not unread.get("Version", "").startswith("ipa "):
         del values["model"]  # another program's name for a file of its own
         left_out.insert(0, f"model {model} (name one with --model)")
     return values, left_out

@@ -44,7 +44,7 @@ _PLAIN = {
 def typed(words: Sequence[str]) -> list[str]:
     """The prompts of `--prompt`: `-` reads stdin, `@file` a file, `@@x` is the text `@x`.
 
-    Raises IpaError if a file cannot be read or is not UTF-8, UsageError for an invalid prompt.
+    Raises IpaError if a file cannot be read, is not UTF-8 or is empty, UsageError for an invalid prompt.
     """
     return [checked("prompt", _written(word), "--prompt") for word in words]
 
@@ -56,7 +56,7 @@ def listed(source: str) -> list[dict[str, Any]]:
     of OF_A_LINE. Empty lines are skipped. Raises IpaError if the list cannot be read, is not UTF-8 or is empty,
     ConfigError for an object with other keys, and for JSON that is not one object per line.
     """
-    name = "stdin" if source == STDIN else source
+    name = _name(source)
     lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(_text(source)), 1) if line.strip()]
     if not lines:
         raise IpaError(f"{name} contains no prompt", "write one on each line")
@@ -111,17 +111,24 @@ def check(texts: Iterable[str], chosen: str, reporter: Reporter) -> None:
 def _written(word: str) -> str:
     if word.startswith("@@"):
         return word[1:]
-    if word == STDIN or word.startswith("@"):
-        return _text(word if word == STDIN else word[1:]).strip()
-    return word
+    if word != STDIN and not word.startswith("@"):
+        return word
+    text = _text(word.removeprefix("@")).strip()
+    if not text:  # a program before the pipe that failed
+        raise IpaError(f"{_name(word.removeprefix('@'))} contains no prompt", '--prompt "" draws without words')
+    return text
 
 
 def _text(source: str) -> str:
     try:
         return inputs.read(source, LIST_BYTES, "a prompt").decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        name = "stdin" if source == STDIN else source
-        raise IpaError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8") from error
+        what = f"{_name(source)} is not UTF-8 text: {error.reason} at byte {error.start}"
+        raise IpaError(what, "save it as UTF-8") from error
+
+
+def _name(source: str) -> str:
+    return "stdin" if source == STDIN else source
 
 
 def _settings(line: str, where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ipa_cli.images import filenames
 from ipa_cli.images.faces import find
 from ipa_cli.images.reference import Reference
 from ipa_cli.models.lora import of_adapter, tags
-from ipa_cli.models.lora.lora import Lora, load
+from ipa_cli.models.lora.lora import Lora, load, warn_of_twins
 from ipa_cli.models.plan import has_reference
 from ipa_cli.models.prompts import embeddings
 from ipa_cli.models.prompts.embeddings import Embedding
@@ -215,6 +215,7 @@ def with_tags(
     if settings.lora_dir is not None and settings.prompt_syntax == A1111:
         prompt, found = tags.split(prompt, settings.lora_dir)
         loras = (*loras, *load(found, plan, NULL))
+    warn_of_twins(loras, reporter)
     if _follows(settings, plan):
         inside = of_adapter.load(settings.adapters, plan, reporter)
         of_adapter.check_once(inside, loras)

@@ -315,6 +315,13 @@ def test_what_another_program_says_wrongly_is_said_by_a_flag(ipa, world):
     assert ipa("generate", "--from", "other.png", "--size", "64x64", "--seed", 1).exit_code == 0
 
 
+@pytest.mark.parametrize("model", ["sdxl", "sd15", "demo"])
+def test_a_model_of_another_program_is_none_of_ours_though_it_is_named_alike(world, model):
+    text = f"a star\nSteps: 2, Sampler: DDIM, CFG scale: 4, Seed: 3, Model: {model}, Version: v1.10"
+    recorded = replay.read(carrying(world.cwd / "other.png", parameters=text))
+    assert "model" not in recorded.values and recorded.left_out[0] == f"model {model} (name one with --model)"
+
+
 def test_our_own_text_without_our_chunk_names_a_model_of_ours(world):
     text = "a star\nSteps: 2, Sampler: Odd one, CFG scale: 4, Seed: 3, Model: some/thing, Version: ipa 0.1"
     recorded = replay.read(carrying(world.cwd / "other.png", parameters=text))

@@ -35,6 +35,16 @@ def test_a_file_that_is_no_prompt_is_reported(tmp_path, content, message):
         assert "fox.txt" in caught.value.message and caught.value.hint
 
 
+def test_a_prompt_from_a_file_or_a_pipe_without_any_is_an_error(tmp_path, stdin):
+    (tmp_path / "empty.txt").write_text("\ufeff \n", "utf-8")
+    with (tmp_path / "empty.txt").open("rb") as file:
+        stdin(file.fileno())
+        for word, name in (("-", "stdin"), (f"@{tmp_path}/empty.txt", "empty.txt")):
+            with pytest.raises(IpaError, match=f"{name} contains no prompt") as caught:
+                prompts.typed([word])
+            assert caught.value.hint == '--prompt "" draws without words'
+
+
 def test_a_list_is_a_prompt_a_line(tmp_path):
     (tmp_path / "list.txt").write_text("a fox\r\n\n  {a|b} cat \n@dog\n", "utf-8")
     assert prompts.listed(f"{tmp_path}/list.txt") == [{"prompt": "a fox"}, {"prompt": "{a|b} cat"}, {"prompt": "@dog"}]

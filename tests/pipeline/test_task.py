@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ipa_cli.config import Settings
+from ipa_cli.config import LoraConfig, Settings
 from ipa_cli.config.adapter_options import parse
 from ipa_cli.errors import IpaError, UsageError
+from ipa_cli.models.lora.lora import load
 from ipa_cli.models.plan import DEMO, DEMO_REFERENCE, make_plan
 from ipa_cli.models.schedulers import Sampling
 from ipa_cli.pipeline import task
 from ipa_cli.pipeline.image_prompt import ImagePrompt
 from ipa_cli.pipeline.references import InMemory, load_references
-from ipa_cli.result import NullReporter
+from ipa_cli.result import KeepingReporter, NullReporter
 from tests.zoo.layouts import linked
 
 REFERENCE = str(DEMO / "reference.png")
@@ -51,6 +52,15 @@ def test_what_is_said_counts_even_where_it_is_zero():
     made = request(seed=5, scale=0.0, guidance_scale=0.0, prompt="", width=64, height=72, steps=1, scheduler="ddim")
     assert (made.scale, made.guidance_scale, made.prompt, made.sampling.scheduler) == (0.0, 0.0, "", "ddim")
     assert (made.width, made.height, made.steps) == (64, 72, 1)
+
+
+def test_a_lora_that_is_given_again_is_warned_of_with_what_its_weights_make():
+    given, reporter = Settings(lora=(LoraConfig("demo"), LoraConfig("demo", weight=0.5))), KeepingReporter()
+    plan = make_plan(given)
+    loaded = load_references(given, NullReporter())
+    task.make_request(given, plan, loaded, load(given.lora, plan, NullReporter()), reporter)
+    task.make_request(given, plan, loaded, load(given.lora[:1], plan, NullReporter()), reporter)
+    assert reporter.warnings == ["the LoRA outlines is given 2 times: its weights add up to 1.5"]
 
 
 @pytest.mark.parametrize(("guidance", "guided"), [(0.0, False), (1.0, False), (1.0000001, True), (7.5, True)])

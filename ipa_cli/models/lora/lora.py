@@ -65,6 +65,15 @@ def load(configs: Sequence[LoraConfig], plan: Plan, reporter: Reporter) -> tuple
     return found
 
 
+def warn_of_twins(loras: Sequence[Lora], reporter: Reporter) -> None:
+    """Warn where the same file is there several times, as its weights add up."""
+    for digest in dict.fromkeys(lora.file.sha256 for lora in loras):
+        same = [lora for lora in loras if lora.file.sha256 == digest]
+        if len(same) > 1:
+            total = sum(lora.weight for lora in same)
+            reporter.warn(f"the LoRA {same[0].file.name} is given {len(same)} times: its weights add up to {total:g}")
+
+
 def _said(name: str, unused: tuple[str, ...]) -> str:
     more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
     return f"{name}: not used, since they change no weight: {', '.join(one[:80] for one in unused[:3])}{more}"
