@@ -55,7 +55,7 @@ class FakeEngine:
 def measure(count: int, ray: str | None, actors: int) -> dict[str, Any]:
     import psutil
 
-    from ipa_cli.batch import on_ray, run, source
+    from ipa_cli.batch import description, on_ray, run, source
     from ipa_cli.batch.worker import Worker
     from ipa_cli.config import Settings
     from ipa_cli.output import Terminal
@@ -89,7 +89,7 @@ def measure(count: int, ray: str | None, actors: int) -> dict[str, Any]:
                 lines.write(json.dumps({"id": f"job-{n}", "prompt": f"a star {n}", "seed": n, "width": sides}) + "\n")
         settings = Settings(device="cpu", backend="eager", steps=1)
         found = source.find(str(file), [], None, print)
-        asked = run.Asked(settings, found, str(Path(folder, "out")))
+        asked = description.Asked(settings, found, str(Path(folder, "out")))
         began = time.perf_counter()
         run.run(asked, Terminal(), False, partial(sampled, draw))
         total = time.perf_counter() - began

@@ -93,7 +93,7 @@ def batch(
     ] = None,
 ) -> Result:
     """Draw many jobs, each once; resumable, on one device, several, or a Ray cluster."""
-    from ipa_cli.batch import run, source
+    from ipa_cli.batch import description, run, source
     from ipa_cli.config.units import parse_picture_size
     from ipa_cli.engine.store import temporary_files
     from ipa_cli.pipeline import prompts
@@ -111,7 +111,7 @@ def batch(
     config.check_not_stdin(settings, "every job reads the files of its settings, and stdin is read only once")
     found = source.find(jobs, several, root, context.obj.note)
     suffix = f".{format.value}" if format else ".png"
-    asked = run.Asked(settings, found, output, suffix, quality, resume, retry_failed)
+    asked = description.Asked(settings, found, output, suffix, quality, resume, retry_failed)
     with temporary_files(settings):
         done = run.run(asked, context.obj, context.obj.live, _way(settings, devices, ray, actors))
     paths = (Path(done.output),) if done.local else ()

@@ -171,5 +171,5 @@ def test_the_address_of_a_folder_is_printed_as_that_folder(ipa, world, monkeypat
 def test_a_batch_that_another_version_goes_on_with_is_noted(ipa, not_drawn, monkeypatch):
     file = jobs({"id": "a"})
     ipa("batch", file, *QUICK, "-o", "out")
-    monkeypatch.setattr("ipa_cli.batch.run.__version__", "99.0")
+    monkeypatch.setattr("ipa_cli.batch.description.__version__", "99.0")
     assert "begun with ipa 0." in ipa("batch", file, *QUICK, "-o", "out", "--resume").stderr
