@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 BUG_EXIT_CODE = 70
 REPORT_LINES = 11  # a picture's own line, the summary below it, and the shell's prompt
+NARROW = 30  # columns of a terminal; below, each value has a line of its own
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -311,9 +312,8 @@ class Terminal:
         self.out.print(Image(picture.path, width="auto", height="auto"), height=max(4, self.out.height - REPORT_LINES))
 
     def _print_key_values(self, block: KeyValues) -> None:
-        if not sys.stdout.isatty():
-            for name, value in block.rows:
-                self.out.print(f"{name}: {value}")
+        if not sys.stdout.isatty() or self.out.width < NARROW:
+            self._print_lines(block.rows)
             return
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -325,11 +325,23 @@ class Terminal:
             drawn.add_row(_harmless(name), Text(_harmless(value)))
         self.out.print(drawn)
 
+    def _print_lines(self, rows: Iterable[tuple[str, str]]) -> None:
+        for name, value in rows:
+            line = f"{name}: {value}"
+            self.out.print(_harmless(line) if sys.stdout.isatty() else line)
+
     def _print_table(self, table: Table) -> None:
         """Print a table, as tab-separated lines when piped."""
         if not sys.stdout.isatty():
             for row in (table.columns, *table.rows):
                 sys.stdout.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
+            return
+        if self.out.width < NARROW:
+            chosen = table.narrow or table
+            if chosen.title:
+                self.out.print(_harmless(chosen.title))
+            for row in chosen.rows:
+                self._print_lines(zip(chosen.columns, row, strict=True))
             return
         from rich.measure import Measurement
 

@@ -40,6 +40,10 @@ def test_the_script_is_what_the_command_prints(ipa_process, shell):
         ("ipa bench --backends eager,in", {"eager,inductor"}),
         ("ipa generate --scheduler = d", {"ddim", "dpm++"}),  # bash takes --scheduler=d apart
         ("ipa generate --scheduler =", {"ddim", "euler"}),
+        ("ipa config set offload m", {"model"}),
+        ("ipa config set sampler dd", {"ddim", "ddpm"}),
+        ("ipa config set vae-tiling ", {"true", "false"}),
+        ("ipa config unset off", {"offload"}),
         ("ipa cache verify 01", {"01234567"}),
         ("ipa cache clear --backend in", {"inductor"}),
     ],

@@ -218,6 +218,22 @@ def test_a_narrow_terminal_gets_the_narrow_table(world, columns, wide):
     assert ("a" * 20 in seen, "state" in seen, "one" in seen) == (wide, wide, not wide)
 
 
+FACTS = """
+from ipa_cli.output import Terminal
+from ipa_cli.result import KeyValues, Result, Table
+table = Table(("key", "state"), (("steps", "from a flag"), ("scale", "")), "Settings")
+Terminal().show(Result("t", {}, (KeyValues((("reference", "a red star"),)), table)))
+"""
+
+
+@pytest.mark.parametrize("columns", ["12", "29"])
+def test_a_terminal_too_narrow_for_columns_gets_a_line_for_each_value(world, columns):
+    seen = on_a_terminal(("-c", FACTS), {**world.environ, "TERM": "xterm-256color", "COLUMNS": columns})
+    assert [line.rstrip() for line in seen.splitlines()] == [
+        *("reference: a red star", "Settings", "key: steps", "state: from a flag", "key: scale", "state:")
+    ]
+
+
 def test_piped_facts_are_lines(capsys):
     Terminal().show(result(blocks=(KeyValues((("prompt", "a [star]"), ("speed", "2 it/s"))),)))
     assert capsys.readouterr().out == "prompt: a [star]\nspeed: 2 it/s\n"

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from ipa_cli import config
+from ipa_cli.commands import options
 from ipa_cli.commands.base import App
 from ipa_cli.config import editing
+from ipa_cli.config.names import setting_of
 from ipa_cli.config.units import plural
 from ipa_cli.config.values import as_json
 from ipa_cli.errors import IpaError, UsageError
@@ -21,6 +23,13 @@ app = App(help="Show and change settings, and trust the files of projects.")
 
 def _names(incomplete: str) -> list[str]:
     return [name for name in config.FIELDS if name.startswith(incomplete.replace("-", "_"))]
+
+
+def _choices(context: typer.Context, incomplete: str) -> list[str]:
+    """What may stand behind the name of a setting on the command line."""
+    name = setting_of(context.params.get("name") or "")
+    values = options.choices(name) if name in config.FIELDS else None
+    return [] if values is None else options.completion(values)(incomplete)
 
 
 Project = Annotated[
@@ -63,7 +72,12 @@ def get(name: Name) -> Result:
 @app.command("set", example="ipa config set steps 20")
 def set_(
     name: Name,
-    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Value; several for a setting with several.")],
+    values: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VALUE...", help="Value; several for a setting with several.", autocompletion=_choices
+        ),
+    ],
     project: Project = False,
 ) -> Result:
     """Write a setting to your own ipa.toml, keeping comments."""
@@ -75,7 +89,7 @@ def set_(
 
 @app.command(example="ipa config unset steps")
 def unset(
-    name: Annotated[str, typer.Argument(help="Setting, or any key of the file.")],
+    name: Annotated[str, typer.Argument(help="Setting, or any key of the file.", autocompletion=_names)],
     project: Project = False,
 ) -> Result:
     """Remove a setting from your own ipa.toml, keeping comments."""

@@ -194,16 +194,21 @@ def default(name: str) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value or "")
 
 
-def _completion(name: str) -> Callable[..., list[str]] | None:
-    """What a shell completes a setting's value from; None where file names serve as well."""
-    words = config.FIELDS[name].metadata["words"]
+def choices(name: str) -> Callable[[], Iterable[str]] | None:
+    """The values of a setting that can be listed; None where there are none, or file names serve as well."""
+    words = config.FIELDS[name].metadata["words"] or (("true", "false") if expected(name)[0] is bool else ())
     named: dict[str, Callable[[], Iterable[str]]] = {
         "scheduler": _schedulers,
         "schedule": _schedules,
         "backend": lambda: ("auto", *backends()),
         "compile_options": _presets,
     }
-    values = named.get(name, (lambda: words) if words else None)
+    return named.get(name, (lambda: words) if words else None)
+
+
+def _completion(name: str) -> Callable[..., list[str]] | None:
+    """What a shell completes a setting's value from."""
+    values = choices(name)
     if values is None:
         return None
     complete = completion(values)

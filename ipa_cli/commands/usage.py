@@ -41,7 +41,11 @@ def explained(error: Any, command: str) -> UsageError:
     if found := re.search(r"No such command '(.*?)'", said):
         return UsageError(f"there is no command {name} {found[1]}{suggest(found[1], context.command.commands)}", page)
     if found := re.search(r"unexpected extra arguments? ?(?:\(s\) )?\((.*)\)", said):
-        hint = f"put a value that contains spaces into quotes; {page} lists the flags"
+        hint = f"{page} lists the flags"
+        if any(one.expose_value for one in context.command.params):  # not those of every command alone
+            hint = f"put a value that contains spaces into quotes; {hint}"
+        if command == "config show":
+            hint = f"ipa config get {found[1].split()[0]}"
         return UsageError(f"{name} takes no '{short(found[1])}' here", hint)
     return UsageError(error.format_message(), page)
 

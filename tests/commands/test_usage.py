@@ -34,6 +34,7 @@ import pytest
         ("generate --seed", "--seed needs a value", "explains --seed"),
         ("generate --preview=yes", "--preview takes no value", "explains --preview"),
         ("generate a red fox", "ipa generate takes no 'a red fox' here", "into quotes"),
+        ("config show steps", "ipa config show takes no 'steps' here", "ipa config get steps"),
         ("batch", "JOBS is missing", "ipa batch jobs.jsonl "),
         ("config get", "NAME is missing", "ipa config get steps"),
         ("config sett steps 3", "there is no command ipa config sett; did you mean 'set'?", "`ipa config --help`"),
@@ -48,6 +49,10 @@ def test_what_is_wrong_and_what_to_type(ipa, world, typed, message, hint):
     error = ran.error()
     assert ran.exit_code == 2 and error["type"] == "UsageError" and world.files() == []
     assert error["message"].startswith(message) and hint in error["hint"], error
+
+
+def test_quotes_are_no_help_to_a_command_that_takes_no_values(ipa):
+    assert ipa("config", "path", "steps", "--json").error()["hint"] == "`ipa config path --help` lists the flags"
 
 
 def test_a_variable_with_a_decimal_comma(ipa, monkeypatch):
