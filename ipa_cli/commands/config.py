@@ -74,9 +74,7 @@ def set_(
     name: Name,
     values: Annotated[
         list[str],
-        typer.Argument(
-            metavar="VALUE...", help="Value; several for a setting with several.", autocompletion=_choices
-        ),
+        typer.Argument(metavar="VALUE...", help="Value; several for a setting with several.", autocompletion=_choices),
     ],
     project: Project = False,
 ) -> Result:
