@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import re
@@ -71,7 +72,17 @@ def _of_another_kind(file: BinaryIO) -> tuple[str, str] | None:
     start = file.read(64)
     if start[4:8] == bytes(4):  # the length of a header
         return None
-    return next(((what, hint) for mark, what, hint in _STARTS if start.lstrip().startswith(mark)), None)
+    found = next(((what, hint) for mark, what, hint in _STARTS if start.lstrip().startswith(mark)), None)
+    return found or (("it is a text file", f"name the weight file, or {AGAIN}") if _is_text(start) else None)
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a file that begins so is text; its last character may be cut off."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)
 
 
 def _cut_off(file: BinaryIO) -> tuple[str, str] | None:

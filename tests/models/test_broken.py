@@ -28,6 +28,8 @@ KINDS = [
     (PAGE, "it is a web page", "login"),
     (b"\n " + PAGE, "it is a web page", "login"),
     (ANSWER, "it is an answer in JSON", "login"),
+    ("Entry not found: é\r\n".encode() * 9, "it is a text file", "name the weight file, or download it again"),
+    (b"x" * 63 + "é".encode(), "it is a text file", "name the weight file"),
     (b"GGUF\x03\0\0\0" + bytes(100), "it is a GGUF file", ".safetensors"),
     (b"7z\xbc\xaf\x27\x1c" + b"x" * 100, "it is an archive", "unpack"),
 ]

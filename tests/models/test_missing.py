@@ -59,7 +59,7 @@ def test_another_address_is_to_be_downloaded(ipa):
 def test_a_link_to_nothing_an_unfinished_download_and_a_name_without_suffix_are_told_apart(ipa, world, flag):
     (world.cwd / "link.safetensors").symlink_to("/nowhere/x.safetensors")
     (world.cwd / "x.safetensors.crdownload").write_bytes(b"x")
-    (world.cwd / ("c" * 64)).write_bytes(b"x")  # as the hub's cache calls files
+    (world.cwd / ("c" * 64)).write_bytes(b"\xff")  # as the hub's cache calls files
     assert "is a link to /nowhere/x.safetensors" in refused(ipa, flag, "link.safetensors")["message"]
     assert "is an unfinished download" in refused(ipa, flag, "x.safetensors.crdownload")["message"]
     assert "is no .safetensors file: it has another suffix" in refused(ipa, flag, "c" * 64)["message"]

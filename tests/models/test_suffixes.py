@@ -5,9 +5,10 @@ import shutil
 import pytest
 from PIL import Image
 
-from ipa_cli.config import places
+from ipa_cli.config import Settings, places
+from ipa_cli.models.location import ModelError
 from ipa_cli.models.lora import tags
-from ipa_cli.models.plan import DEMO
+from ipa_cli.models.plan import DEMO, make_plan
 
 CONTROL = DEMO / "controlnet" / "diffusion_pytorch_model.safetensors"
 FILES = {
@@ -48,3 +49,10 @@ def test_loras_below_a_folder_are_found_by_any_suffix(tmp_path):
 @pytest.mark.parametrize("text", ["a/b.SAFETENSORS", "a/b.sft", "a/b.gguf"])
 def test_files_are_not_taken_for_repositories(text):
     assert not places.is_repo_id(text)
+
+
+def test_a_named_adapter_of_another_suffix_is_no_weight_file(tmp_path):
+    for name in ("notes.txt", "NOTES"):
+        (tmp_path / name).write_text("a note")
+        with pytest.raises(ModelError, match=f"{name} is no weight file: it has another suffix"):
+            make_plan(Settings(ip_adapter=str(tmp_path), ip_adapter_weight_name=name))

@@ -145,6 +145,9 @@ def _file(location: Location, subfolder: str | None, weight_name: str | None) ->
                 "--ip-adapter-subfolder and --ip-adapter-weight-name choose the file",
                 suggest(weight_name, here),
             )
+        if not (weights.is_safetensors(weight_name) or weights.is_pickle(weight_name)):
+            what = f"{location}/{prefix}{weight_name} is no weight file: it has another suffix"
+            raise ModelError(what, "name a .safetensors file")
         return prefix + weight_name
     here = location.files(prefix[:-1])
     for is_of_kind in (weights.is_safetensors, weights.is_pickle):
