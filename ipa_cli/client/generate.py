@@ -24,7 +24,7 @@ from ipa_cli.system import files
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ipa_cli.engine.replay import Recorded
+    from ipa_cli.engine.recorded import Recorded
     from ipa_cli.result import Reporter
 
 

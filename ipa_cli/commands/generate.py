@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ipa_cli.client.find import Server
     from ipa_cli.config import Resolved
     from ipa_cli.engine.generated import Form, Generated
-    from ipa_cli.engine.replay import Recorded
+    from ipa_cli.engine.recorded import Recorded
     from ipa_cli.output import Terminal
 
 
@@ -92,8 +92,9 @@ def generate(
     server, recorded, picture = _server(options.resolved(context)), None, None
     if source is not None:  # imported only then: it takes a third of the time of a command that a server draws for
         from ipa_cli.engine import replay
+        from ipa_cli.engine.recorded import read
 
-        recorded = replay.read(source)
+        recorded = read(source)
         picture = replay.layer(recorded, given, context.obj, None if server is None else server.machine)
     resolved = options.settings(context, picture)
     if server is None:

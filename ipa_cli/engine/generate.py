@@ -19,6 +19,7 @@ from ipa_cli.engine.engine import Engine
 from ipa_cli.engine.generated import AS_NAMED, NO_FIELDS, Drawn, Form, Generated, format_of, name_of, plan_paths
 from ipa_cli.engine.ready import Ready
 from ipa_cli.engine.record import adapter_name, record
+from ipa_cli.engine.recorded import Recorded
 from ipa_cli.images import encode
 from ipa_cli.models import schedulers
 from ipa_cli.models.lora import lora
@@ -41,7 +42,7 @@ def generate(
     reporter: Reporter,
     force: bool,
     shows_bars: bool,
-    recorded: replay.Recorded | None = None,
+    recorded: Recorded | None = None,
     several: Sequence[Mapping[str, Any]] = (),
     form: Form = AS_NAMED,
 ) -> Generated:
@@ -104,7 +105,7 @@ def _checked(
     settings: Settings,
     reporter: Reporter,
     force: bool,
-    recorded: replay.Recorded | None,
+    recorded: Recorded | None,
     several: Sequence[Mapping[str, Any]],
     form: Form,
 ) -> tuple[Plan, tuple[Request, ...], Sequence[Path | None]]:

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 import ipa_cli
 from ipa_cli import config
 from ipa_cli.engine import replay
+from ipa_cli.engine.recorded import Recorded, read
 from ipa_cli.errors import IpaError
 from ipa_cli.images.metadata import read_settings
 from ipa_cli.models import schedulers
@@ -297,7 +298,7 @@ def test_a_picture_of_another_program_is_followed_as_far_as_it_goes(ipa, world):
 )
 def test_a_sampler_in_place_of_the_pictures_takes_along_what_it_has_not_itself(world, sampler, schedule, said):
     notes: list[str] = []
-    picture = replay.Recorded(Path("cat.png"), {"scheduler": "ddim", "schedule": "karras", "eta": 0.5}, ())
+    picture = Recorded(Path("cat.png"), {"scheduler": "ddim", "schedule": "karras", "eta": 0.5}, ())
     layer = replay.layer(picture, {"scheduler": sampler}, SimpleNamespace(note=notes.append))
     asked = config.resolve({"scheduler": sampler}, picture=layer).settings
     chosen = schedulers.choose(asked.scheduler, asked.schedule, asked.eta)
@@ -318,13 +319,13 @@ def test_what_another_program_says_wrongly_is_said_by_a_flag(ipa, world):
 @pytest.mark.parametrize("model", ["sdxl", "sd15", "demo"])
 def test_a_model_of_another_program_is_none_of_ours_though_it_is_named_alike(world, model):
     text = f"a star\nSteps: 2, Sampler: DDIM, CFG scale: 4, Seed: 3, Model: {model}, Version: v1.10"
-    recorded = replay.read(carrying(world.cwd / "other.png", parameters=text))
+    recorded = read(carrying(world.cwd / "other.png", parameters=text))
     assert "model" not in recorded.values and recorded.left_out[0] == f"model {model} (name one with --model)"
 
 
 def test_our_own_text_without_our_chunk_names_a_model_of_ours(world):
     text = "a star\nSteps: 2, Sampler: Odd one, CFG scale: 4, Seed: 3, Model: some/thing, Version: ipa 0.1"
-    recorded = replay.read(carrying(world.cwd / "other.png", parameters=text))
+    recorded = read(carrying(world.cwd / "other.png", parameters=text))
     assert recorded.values["model"] == "some/thing" and "scheduler" not in recorded.values
     assert any("Odd one" in entry for entry in recorded.left_out)
 
@@ -383,7 +384,7 @@ def test_any_chunk_becomes_settings_or_a_clear_error(world, chunk, asked):
 
     path = carrying(world.cwd / "any.png", ipa={"settings": asked, **chunk, "schema_version": 1})
     try:
-        recorded = replay.read(path)
+        recorded = read(path)
         resolve({}, {}, world.cwd, replay.layer(recorded, {}, NullReporter()))
     except IpaError as error:
         assert error.hint and "\n" not in error.hint
@@ -409,9 +410,9 @@ def test_no_picture_makes_ipa_read_stdin_or_search_the_disk(ipa, world, asked, m
 def test_a_picture_from_before_there_were_weights_is_drawn_literally(world):
     old = {"schema_version": 1, "prompt": "a (red:1.4) star", "steps": 2}
     path = carrying(world.cwd / "old.png", ipa=old)
-    assert replay.read(path).values["prompt_syntax"] == "literal"
+    assert read(path).values["prompt_syntax"] == "literal"
     path = carrying(world.cwd / "new.png", ipa={**old, "prompt_syntax": "comfyui"})
-    assert replay.read(path).values["prompt_syntax"] == "comfyui"
+    assert read(path).values["prompt_syntax"] == "comfyui"
 
 
 @pytest.mark.parametrize(
@@ -424,4 +425,4 @@ def test_a_picture_from_before_there_were_weights_is_drawn_literally(world):
 )
 def test_the_text_of_a1111_is_in_its_syntax_unless_an_earlier_ipa_wrote_it(world, more, expected):
     text = f"a (red:1.4) star\nSteps: 2, CFG scale: 4, Seed: 3, Size: 64x64, {more}"
-    assert replay.read(carrying(world.cwd / "other.png", parameters=text)).values["prompt_syntax"] == expected
+    assert read(carrying(world.cwd / "other.png", parameters=text)).values["prompt_syntax"] == expected

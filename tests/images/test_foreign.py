@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ipa_cli.engine import replay
+from ipa_cli.engine.recorded import read
 from ipa_cli.errors import IpaError
 from ipa_cli.images import comfyui, encode, invokeai
 from ipa_cli.images.metadata import read_settings
@@ -114,7 +114,7 @@ def carrying(path: Path, **chunks: str) -> Path:
 
 
 def test_a_graph_of_comfyui_is_followed(tmp_path):
-    recorded = replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(GRAPH), workflow="{}"))
+    recorded = read(carrying(tmp_path / "a.png", prompt=json.dumps(GRAPH), workflow="{}"))
     assert recorded.values == {**OF_COMFYUI, "num_images": 1, "prompt_syntax": "comfyui"}
     assert recorded.left_out == (
         "model sd_xl_base_1.0.safetensors (name one with --model)",
@@ -138,14 +138,14 @@ def test_how_references_act_is_read_from_a_node_of_tiles(tmp_path):
         "91": {"class_type": "LoadImage", "inputs": {"image": "mud.png"}},
     }
     values, left_out = comfyui.read(json.dumps(graph))
-    read = {name: values[name] for name in ("ip_mode", "image_combine", "fit", "sharpening")}
-    assert read == {"ip_mode": "ease-in-out", "image_combine": "norm-average", "fit": "tiles", "sharpening": 0.3}
+    stated = {name: values[name] for name in ("ip_mode", "image_combine", "fit", "sharpening")}
+    assert stated == {"ip_mode": "ease-in-out", "image_combine": "norm-average", "fit": "tiles", "sharpening": 0.3}
     assert "negative picture mud.png (name it with --negative-image)" in left_out
 
 
 def test_a_comfyui_node_without_a_number_spoils_nothing_else(tmp_path):
     graph = {**GRAPH, "90": {"class_type": "LoadImage", "inputs": {}, "is_changed": [float("nan")]}}
-    assert replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).values["steps"] == 20
+    assert read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).values["steps"] == 20
 
 
 def test_the_first_sampler_and_nodes_between_are_understood():
@@ -202,7 +202,7 @@ def test_of_very_many_things_the_first_are_named(tmp_path):
         inputs = {"lora_name": "l" * 300, "model": [str(number + 1), 0]}
         graph[str(number)] = {"class_type": "LoraLoader", "inputs": inputs}
     graph["11"]["inputs"]["model"] = ["100", 0]
-    left_out = replay.read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).left_out
+    left_out = read(carrying(tmp_path / "a.png", prompt=json.dumps(graph))).left_out
     assert len(left_out) == 21 and left_out[-1] == "82 more" and max(map(len, left_out)) <= 120
 
 
@@ -217,7 +217,7 @@ def test_what_a_picture_began_with_is_reported():
 
 
 def test_metadata_of_invokeai_are_read(tmp_path):
-    recorded = replay.read(carrying(tmp_path / "a.png", invokeai_metadata=json.dumps(INVOKE), invokeai_graph="{}"))
+    recorded = read(carrying(tmp_path / "a.png", invokeai_metadata=json.dumps(INVOKE), invokeai_graph="{}"))
     assert recorded.values == {**COMMON, "num_images": 1, "prompt_syntax": "literal"}
     assert recorded.left_out == (
         "model stable-diffusion-xl-base (name one with --model)",
@@ -253,7 +253,7 @@ def exif_of(comment: bytes) -> bytes:
 )
 def test_a1111s_text_is_read_from_exif(tmp_path, suffix, comment):
     PICTURE.save(tmp_path / f"a.{suffix}", exif=exif_of(comment))
-    values = replay.read(tmp_path / f"a.{suffix}").values
+    values = read(tmp_path / f"a.{suffix}").values
     assert (values["prompt"], values["negative_prompt"], values["seed"]) == ("a red fox", "blurry", 12)
     assert (values["scheduler"], values["width"], values["height"]) == ("euler-a", 64, 128)
 
@@ -262,7 +262,7 @@ def test_comfyuis_webp_is_read(tmp_path):
     exif = Image.Exif()
     exif[0x0110] = f"prompt:{json.dumps(GRAPH)}"
     PICTURE.save(tmp_path / "a.webp", exif=exif.tobytes())
-    assert replay.read(tmp_path / "a.webp").values["seed"] == 156680208700286
+    assert read(tmp_path / "a.webp").values["seed"] == 156680208700286
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "avif"])
@@ -292,7 +292,7 @@ def test_quality_counts():
 def test_a_text_too_large_is_reported(tmp_path):
     PICTURE.save(tmp_path / "a.webp", exif=exif_of(b"ASCII\0\0\0" + b"a" * (1 << 20) + b"b"))
     with pytest.raises(IpaError, match="too large for settings"):
-        replay.read(tmp_path / "a.webp")
+        read(tmp_path / "a.webp")
 
 
 # --- hostile --------------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_text_in_any_encoding_and_chunk_is_read(tmp_path):
     info.add_itxt("parameters", text, zip=True)
     PICTURE.save(tmp_path / "d.png", pnginfo=info)
     for name in "abcd":
-        assert replay.read(tmp_path / f"{name}.png").values["prompt"] == "a röd fox"
+        assert read(tmp_path / f"{name}.png").values["prompt"] == "a röd fox"
 
 
 def test_of_two_texts_the_last_counts(tmp_path):
@@ -321,7 +321,7 @@ def test_of_two_texts_the_last_counts(tmp_path):
     info.add_text("parameters", A1111)
     info.add_text("parameters", A1111.replace("red", "blue"))
     PICTURE.save(tmp_path / "a.png", pnginfo=info)
-    assert replay.read(tmp_path / "a.png").values["prompt"] == "a blue fox"
+    assert read(tmp_path / "a.png").values["prompt"] == "a blue fox"
 
 
 LINKS = ("model", "positive", "latent_image", "seed")
@@ -347,7 +347,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_texts_become_settings_or_one_line(tmp_path, name, text):
     try:
-        recorded = replay.read(carrying(tmp_path / "a.png", **{name: text}))
+        recorded = read(carrying(tmp_path / "a.png", **{name: text}))
         assert all("\n" not in said for said in recorded.left_out)
     except IpaError as error:
         assert "\n" not in error.message and error.hint
@@ -381,9 +381,9 @@ KEYS = st.sampled_from([*INVOKE, "x"])
 
 @given(graph=st.dictionaries(st.sampled_from("1234"), NODE | ANY), metadata=st.dictionaries(KEYS, ANY))
 def test_any_json_becomes_settings_or_a_value_error(graph, metadata):
-    for read, found in ((comfyui.read, graph), (invokeai.read, metadata)):
+    for reader, found in ((comfyui.read, graph), (invokeai.read, metadata)):
         try:
-            values, left_out = read(json.dumps(found))
+            values, left_out = reader(json.dumps(found))
             assert None not in values.values() and all(isinstance(said, str) for said in left_out)
         except ValueError:
             pass
@@ -398,6 +398,6 @@ def test_damaged_exif_gives_settings_or_a_clear_error(tmp_path_factory, data):
         content[data.draw(st.integers(0, min(400, len(content) - 1)))] = data.draw(st.integers(0, 255))
     (folder / f"damaged.{suffix}").write_bytes(content)
     try:
-        replay.read(folder / f"damaged.{suffix}")
+        read(folder / f"damaged.{suffix}")
     except IpaError as error:
         assert error.hint and "\n" not in error.message

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ipa_cli.config.privacy import public, public_text
 from ipa_cli.config.requests import PLAIN_SETTINGS
-from ipa_cli.engine import replay
+from ipa_cli.engine.recorded import read
 from ipa_cli.errors import IpaError
 from ipa_cli.serve import answers
 
@@ -27,7 +27,7 @@ async def settings(http: Request) -> Response:
     may not set, `references` the reference pictures.
     """
     try:
-        recorded = await run_in_threadpool(replay.read, NAME, await http.body())
+        recorded = await run_in_threadpool(read, NAME, await http.body())
     except IpaError as failure:
         return answers.ok({"settings": None, "why": public_text(failure.message)})
     values: dict[str, Any] = {
