@@ -72,6 +72,13 @@ def _header(path: Path, _: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
         return MappingProxyType({key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
 
 
+def shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a weight file, without reading them; a pickle is read as `load_adapter`."""
+    if not is_pickle(path):
+        return header(path)
+    return {name: tuple(tensor.shape) for name, tensor in _pickled(path, "meta").items()}
+
+
 def metadata(path: Path) -> dict[str, str]:
     """What the header of a `.safetensors` file that `header` takes says beside its tensors."""
     from safetensors import safe_open

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 import ipa_cli
 from ipa_cli.config import Settings, controls
@@ -155,9 +157,10 @@ def test_the_demo_models_own_is_one_without_files_to_choose_from(ipa, maps, monk
 @pytest.mark.slow
 def test_a_file_of_the_first_code_draws_what_the_folder_draws(ipa, network, maps):
     path = controlnets.as_first_code(network, maps / "control.safetensors")
-    for number, one in enumerate((network, path)):
+    torch.save(load_file(path), pickled := maps / "control.pth")
+    for number, one in enumerate((network, path, pickled)):
         assert ipa("generate", *QUICK, "--control", f"{one},image=map.png", "--output", f"{number}.png").exit_code == 0
-    assert (pixels("0.png") == pixels("1.png")).all()
+    assert (pixels("0.png") == pixels("1.png")).all() and (pixels("0.png") == pixels("2.png")).all()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A ControlNet in one `.safetensors` file: what it is by its header, and its tensors by diffusers' names.
+"""A ControlNet in one file: what it is by names and shapes of its tensors, and these by diffusers' names.
 
 Files have those names, or those of the first code (lllyasviel/ControlNet), with `control_model.` before them or not.
 """
@@ -84,7 +84,7 @@ def configuration(path: Path, unet_config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ModelError for anything else, said what it is where that is known.
     """
-    found = weights.header(path)
+    found = weights.shapes(path)
     other = kinds.first(OTHERS, found)
     if other or "lora_controlnet" in found or not _is_controlnet(found):
         kind = other or kinds.kind_of(found, kinds.CONTROLNET) or Kind("", "no ControlNet")

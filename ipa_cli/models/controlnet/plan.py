@@ -11,7 +11,7 @@ from ipa_cli.config import ControlConfig
 from ipa_cli.config.places import is_repo_id
 from ipa_cli.config.privacy import public_name
 from ipa_cli.errors import UsageError, suggest
-from ipa_cli.models import configurations, missing, named_file
+from ipa_cli.models import configurations, missing, named_file, weights
 from ipa_cli.models.architectures.base import Architecture
 from ipa_cli.models.controlnet import file
 from ipa_cli.models.location import (
@@ -21,6 +21,7 @@ from ipa_cli.models.location import (
     expanded,
     folder_location,
     inside,
+    is_file,
     is_folder,
     read_json,
     repository,
@@ -108,7 +109,7 @@ def _find(config: ControlConfig, unet_config: Mapping[str, Any]) -> ControlPlan:
         if name is not None:
             raise UsageError(f"the ControlNet '{OWN}' is one: it has no '{name}'", f"say --control {OWN},image=MAP.png")
         return _of_folder(place, folder_location(Path(__file__).parents[2] / "demo" / "controlnet"), "")
-    if name is None and (path := path_of(source, "--control")) is not None:
+    if name is None and (path := _file(source)) is not None:
         return _of_file(place, path, unet_config)
     if is_folder(expanded(source)):
         location = folder_location(expanded(source))
@@ -123,9 +124,13 @@ def _find(config: ControlConfig, unet_config: Mapping[str, Any]) -> ControlPlan:
     if name is None and location.has("controlnet/config.json"):
         return _of_folder(place, location, "controlnet")
     path = named_file.find(KIND, source, name, NullReporter())
-    checked = path_of(str(path), "--control")
-    assert checked is not None
-    return _of_file(place, checked, unet_config)
+    return _of_file(place, _file(str(path)) or path, unet_config)
+
+
+def _file(text: str) -> Path | None:
+    """The file that a text names, None for anything else. Raises ModelError for one of another format."""
+    path = expanded(text)
+    return path if weights.is_pickle(path) and is_file(path) else path_of(text, "--control")
 
 
 def _of_folder(place: str, location: Location, folder: str) -> ControlPlan:

@@ -69,6 +69,23 @@ def test_names_of_the_first_code_are_read_as_diffusers_reads_them(folders, tmp_p
     assert planned(path)[0].config["block_out_channels"] == planned(folders["plain"])[0].config["block_out_channels"]
 
 
+@pytest.mark.parametrize("name", ["control_v11p_sd15_canny.pth", "diffusion_pytorch_model.bin"])
+def test_pickles_of_bare_tensors_are_read_and_others_are_not_opened(folders, tmp_path, capfd, name):
+    path = controlnets.as_first_code(folders["plain"], tmp_path / "a.safetensors")
+    torch.save(load_file(path if name.endswith(".pth") else folders["plain"] / WEIGHTS), pickled := tmp_path / name)
+    (found,) = planned(pickled)
+    assert found.config == planned(path)[0].config and found.path == pickled
+    torch.save({"control_model.input_hint_block.0.weight": Evil()}, pickled)
+    with pytest.raises(IpaError, match="is not a pickle of bare tensors"):
+        planned(pickled)
+    assert "code ran" not in capfd.readouterr().out
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
 def test_two_maps_of_one_controlnet_load_it_once(folders):
     one, other = (controls.parse(f"{folders['plain']},image={name}.png", "--control") for name in "ab")
     assert len(make_plan(Settings(control=(one, other))).controls) == 1
