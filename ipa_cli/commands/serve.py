@@ -119,5 +119,6 @@ def _token(path: Path) -> str:
     if not token.isascii() or not token.isprintable():
         raise UsageError(f"{path} holds no token", "it is one line of ASCII: openssl rand -hex 32 > FILE makes one")
     if len(token) < 16:
-        raise UsageError(f"the token in {path} has {len(token)} characters", "openssl rand -hex 32 > FILE makes one")
+        name = "stdin" if str(path) == "-" else path
+        raise UsageError(f"the token in {name} has {len(token)} characters", "openssl rand -hex 32 > FILE makes one")
     return token

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ipa_cli.errors import IpaError
+from ipa_cli.images.decode import SUFFIXES
+from ipa_cli.models import broken
 from ipa_cli.pipeline import face_embeds
 from ipa_cli.system import inputs
 
@@ -56,11 +58,12 @@ def read(name: str, adapter: AdapterPlan, data: bytes | None = None) -> Embeds:
                 f"{path} is an array or a pickle, which only FaceID adapters take: {adapter.file} is none",
                 "name one with --ip-adapter, or make a file for this one: ipa embed cat.png --output cat.safetensors",
             ) from error
-        encoded = f"{path.stem}.safetensors"
-        raise IpaError(
-            f"{path} is no whole file of embeddings: {error}",
-            f"ipa embed {name} --output {encoded}, then --embeds {encoded}",
-        ) from error
+        why, _ = broken.safetensors(data, error)
+        if path.suffix.lower() in SUFFIXES:
+            encoded = f"{path.stem}.safetensors"
+            why, again = "it is a picture", f"ipa embed {name} --output {encoded}, then --embeds {encoded}"
+        said = "stdin" if name == inputs.STDIN else path
+        raise IpaError(f"{said} is no whole file of embeddings: {why}", again) from error
     metadata = _said(data)
     if metadata.get("format") != FORMAT or set(tensors) != {"positive", "negative"}:
         raise IpaError(f"{path} holds no image embeddings of ipa", again)

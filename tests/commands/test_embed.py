@@ -56,7 +56,9 @@ def test_what_does_not_fit_is_refused(ipa, embeds, world):
     wrong = ipa("generate", *FAST, "--embeds", REFERENCE, "--json").error()
     assert "no whole file of embeddings" in wrong["message"] and "--embeds reference.safetensors" in wrong["hint"]
     embeds.write_bytes(whole[:-1])
-    refused("no whole file of embeddings")
+    refused("no whole file of embeddings: it is cut off")
+    embeds.write_bytes(b"Not found\n")
+    refused("no whole file of embeddings: it is a text file")
     refused("--image and --embeds are both given", "--image", REFERENCE)
     refused("2 image weights", "--image-weight", 1, "--image-weight", 1)
 

@@ -37,6 +37,14 @@ def notes(ipa, monkeypatch):
     return run
 
 
+def test_what_is_given_twice_is_warned_of(notes):
+    once = ("--control", "demo,image=mask.png", "--adapter", "own,image=cat.png", "--lora", "demo")
+    seen = notes("generate", *once, *once)
+    for said in ("--control demo,image=mask.png is", "--adapter own,image=cat.png is", "the LoRA outlines is"):
+        assert f"warning: {said} given 2 times" in seen
+    assert "2 times" not in notes("generate", *once, "--adapter", "own,image=dog.png")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
