@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ipa_cli.pipeline.task import Request
 
 LIST_BYTES = 16_000_000
+_EXAMPLE = '{"prompt": "a red fox", "negative_prompt": "snow", "seed": 7}'
 # Settings that an object in a list may have.
 OF_A_LINE = ("prompt", "negative_prompt", "seed", "num_images")
 
@@ -52,16 +53,22 @@ def typed(words: Sequence[str]) -> list[str]:
 def listed(source: str) -> list[dict[str, Any]]:
     """The settings of each prompt in a list, a file or stdin (`-`), with a prompt or a JSON object on each line.
 
-    It is JSON if its name or its first line looks like JSON. An object has a `prompt`, and may have the other settings
-    of OF_A_LINE. Empty lines are skipped. Raises IpaError if the list cannot be read, is not UTF-8 or is empty,
-    ConfigError for an object with other keys, and for JSON that is not one object per line.
+    It is JSON if its name or its first line looks like JSON; then it may also be one JSON list, of objects or texts. An
+    object has a `prompt`, and may have the other settings of OF_A_LINE. Empty lines are skipped. Raises IpaError if the
+    list cannot be read, is not UTF-8 or is empty, ConfigError for an object with other keys, and for other JSON.
     """
-    name = _name(source)
-    lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(_text(source)), 1) if line.strip()]
-    if not lines:
+    name, text = _name(source), _text(source)
+    lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(text), 1) if line.strip()]
+    is_json = lines and (source.endswith(_JSON_SUFFIXES) or _JSON_BEGINS.match(lines[0][1]))
+    several = _parsed(text, name) if is_json and lines[0][1].startswith("[") else lines
+    if not several:
         raise IpaError(f"{name} contains no prompt", "write one on each line")
-    if source.endswith(_JSON_SUFFIXES) or _JSON_BEGINS.match(lines[0][1]):
-        return [_settings(line, f"{name}, line {number}") for number, line in lines]
+    if several is not lines:
+        each = ({"prompt": said} if isinstance(said, str) else said for said in several)
+        return [_settings(said, f"{name}, prompt {number}") for number, said in enumerate(each, 1)]
+    if is_json:
+        places = ((line, f"{name}, line {number}") for number, line in lines)
+        return [_settings(_parsed(line, where), where) for line, where in places]
     if "prompt" in (cell.strip('" ').lower() for cell in re.split("[,;\t]", lines[0][1])):
         hint = "write a prompt alone on each line, or an object: " + '{"prompt": "a cat", "seed": 1}'
         raise ConfigError(f"{name} is a table with a column prompt, not a list of prompts", hint)
@@ -131,14 +138,16 @@ def _name(source: str) -> str:
     return "stdin" if source == STDIN else source
 
 
-def _settings(line: str, where: str) -> dict[str, Any]:
-    example = '{"prompt": "a red fox", "negative_prompt": "snow", "seed": 7}'
+def _parsed(text: str, where: str) -> Any:
     try:
-        said = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not JSON: {error}", f"write {example}") from error
+        raise ConfigError(f"{where}: not JSON: {error}", f"write {_EXAMPLE}") from error
+
+
+def _settings(said: Any, where: str) -> dict[str, Any]:
     if not isinstance(said, Mapping):
-        raise ConfigError(f"{where}: not a JSON object", f"write {example}")
+        raise ConfigError(f"{where}: not a JSON object", f"write {_EXAMPLE}")
     said = by_setting(said, where, ConfigError)
     for name in said:
         if name not in OF_A_LINE:
@@ -146,6 +155,6 @@ def _settings(line: str, where: str) -> dict[str, Any]:
                 f"{where}: unknown key '{name}'{suggest(name, OF_A_LINE)}", f"an object may have {', '.join(OF_A_LINE)}"
             )
     if not isinstance(said.get("prompt"), str):
-        raise ConfigError(f"{where}: no prompt", f"write {example}")
+        raise ConfigError(f"{where}: no prompt", f"write {_EXAMPLE}")
     values = {name: value for name, value in said.items() if value is not None}
     return {name: checked(name, from_json(name, value, where), where, ConfigError) for name, value in values.items()}

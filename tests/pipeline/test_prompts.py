@@ -72,11 +72,20 @@ def test_a_list_may_be_json_lines(tmp_path, name):
     ]
 
 
-@pytest.mark.parametrize("begin", ["{", '{ "prompt": "a fox" } x', "[", '[{"prompt": "a fox"}]', '["a fox"]'])
+@pytest.mark.parametrize("begin", ["{", '{ "prompt": "a fox" } x', "[", '["a fox"', '["a fox", [1]]'])
 def test_json_that_is_no_object_a_line_is_not_drawn_as_words(tmp_path, begin):
     (tmp_path / "list.txt").write_text(f"{begin}\n", "utf-8")
-    with pytest.raises(IpaError, match="line 1: not"):
+    with pytest.raises(IpaError, match="list.txt(, line 1|, prompt 2)?: not"):
         prompts.listed(f"{tmp_path}/list.txt")
+
+
+@pytest.mark.parametrize("name", ["list.json", "list"])
+def test_a_list_may_be_one_json_list_of_objects_or_texts(tmp_path, name):
+    (tmp_path / name).write_text('[\n {"prompt": "a fox",\n  "seed": 3}, "a cat"\n]\n', "utf-8")
+    assert prompts.listed(f"{tmp_path}/{name}") == [{"prompt": "a fox", "seed": 3}, {"prompt": "a cat"}]
+    (tmp_path / "empty.json").write_text("[]", "utf-8")
+    with pytest.raises(IpaError, match="contains no prompt"):
+        prompts.listed(f"{tmp_path}/empty.json")
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\x85", "\f", "\x1c"])
@@ -97,8 +106,8 @@ def test_a_folder_without_an_owner_is_reported():
     [
         ("", "contains no prompt"),
         ("a fox", "line 1: not JSON"),
-        ("[1]", "line 1: not a JSON object"),
-        ("[" * 10_000, "line 1: not JSON"),
+        ("[1]", "prompt 1: not a JSON object"),
+        ("[" * 10_000, "not JSON"),
         ('{"seed": 1}', "line 1: no prompt"),
         ('{"prompt": ["a"]}', "line 1: no prompt"),
         ('{"prompt": "a", "sead": 1}', "unknown key 'sead'; did you mean 'seed'?"),
