@@ -75,7 +75,7 @@ def test_a_list_may_be_json_lines(tmp_path, name):
 @pytest.mark.parametrize("begin", ["{", '{ "prompt": "a fox" } x', "[", '["a fox"', '["a fox", [1]]'])
 def test_json_that_is_no_object_a_line_is_not_drawn_as_words(tmp_path, begin):
     (tmp_path / "list.txt").write_text(f"{begin}\n", "utf-8")
-    with pytest.raises(IpaError, match="list.txt(, line 1|, prompt 2)?: not"):
+    with pytest.raises(IpaError, match=r"list\.txt(, line 1|, prompt 2)?: not"):
         prompts.listed(f"{tmp_path}/list.txt")
 
 
