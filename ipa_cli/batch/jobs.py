@@ -173,7 +173,7 @@ def _check_name(name: str, where: str) -> None:
     if name in OF_THE_BATCH:
         raise ConfigError(f"{where}: {name} cannot be set by a job: {OF_THE_BATCH[name]}", "leave it out")
     if name not in FIELDS:
-        near = suggest(meant(name), ("id", *ALLOWED))
+        near = suggest(meant(column(name)), ("id", *ALLOWED))
         raise ConfigError(f"{where}: unknown setting '{name}'{near}", EXPLAINED)
 
 

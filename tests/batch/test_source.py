@@ -94,6 +94,7 @@ def test_settings_may_be_named_as_the_flags_of_generate_are(world, rows):
 
 
 WRONG = {
+    '{"ID": "a"}': "line 2: unknown setting 'ID'; did you mean 'id'?",
     '{"id": "a", "promt": "x"}': "line 2: unknown setting 'promt'; did you mean 'prompt'?",
     '{"id": "a", "seed": "x"}': "line 2: seed = 'x': expected a whole number",
     '{"id": "a", "scale": 99}': "line 2: scale = 99",
