@@ -7,12 +7,15 @@ import time
 from types import FrameType
 
 GRACE = 10.0  # seconds
+PAUSE = 0.02  # seconds between two looks at whether an import has ended
 
 
 class Interruption:
     """Raises KeyboardInterrupt for a signal that ends the process; `number` is the signal.
 
     Further signals within `GRACE`, such as an impatient second Ctrl-C, are ignored so that cleaning up can finish.
+    While a module is being imported, the exception waits for the end of it, `GRACE` at most: in the middle of its import,
+    torch answers an exception by aborting the process, and diffusers by a RecursionError.
     """
 
     def __init__(self) -> None:
@@ -48,4 +51,20 @@ class Interruption:
         self.hold_off()
         self.number, self._arrived = number, True
         if not self._deferring:
-            raise KeyboardInterrupt
+            self._raise(frame)
+
+    def _raise(self, frame: FrameType | None) -> None:
+        if _importing(frame) and time.monotonic() < self._ignoring_until and hasattr(signal, "setitimer"):  # Unix
+            signal.signal(signal.SIGALRM, lambda _, later: self._raise(later))
+            signal.setitimer(signal.ITIMER_REAL, PAUSE)
+            return
+        raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether `frame` runs because of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

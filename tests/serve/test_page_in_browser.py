@@ -100,6 +100,16 @@ def drop(tab: Any, target: str, name: str, data: bytes, kind: str = "image/png")
     tab.evaluate(DROP, [target, name, kind, base64.b64encode(data).decode()])
 
 
+def drag(tab: Any, target: str, path: Path) -> None:
+    """Drop what is on disk, as from a file manager."""
+    box = tab.locator(target).bounding_box()
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    session = tab.context.new_cdp_session(tab)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        session.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+
+
 def downloaded(tab: Any) -> bytes:
     """The file of the picture that is shown."""
     with tab.expect_download() as download:
@@ -318,6 +328,35 @@ def test_references_are_pasted_and_chosen(tab):
     assert "--image image.png --image dog.png" in tab.locator("#command").text_content()
 
 
+def test_pictures_of_one_name_that_come_at_once_keep_names_of_their_own(tab):
+    tab.evaluate(
+        """(pictures) => {
+          for (const data of pictures) {
+            const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "image.png", { type: "image/png" }));
+            dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer }));
+          }
+        }""",
+        [base64.b64encode(png(colour)).decode() for colour in ("teal", "red")],
+    )
+    tab.get_by_text("image-2.png").wait_for(timeout=10_000)
+    assert tab.locator(".thumb figcaption").all_inner_texts() == ["image.png", "image-2.png"]
+
+
+def test_a_folder_that_is_dropped_is_refused_with_what_to_drop(browser, server, tmp_path):
+    with opened(browser, server.url) as tab:
+        tab.locator("#draw:enabled").wait_for()
+        for target in ("#stage", "#references"):
+            drag(tab, target, tmp_path)
+            tab.get_by_text(f"{tmp_path.name} cannot be read").wait_for()
+            assert "folder" in tab.locator("#problem-hint").inner_text()
+            drop(tab, "#references", "cat.png", png("teal"))
+            tab.locator(".thumb").wait_for()
+            assert tab.get_by_role("alert").count() == 0
+            tab.get_by_role("button", name="Remove cat.png").click()
+
+
 def test_a_refused_request_is_shown_in_the_words_of_the_server(browser, server):
     with opened(browser, server.url, expected="422") as tab:  # which Chromium logs
         small(tab)
@@ -340,6 +379,12 @@ def test_a_field_with_a_wrong_value_is_pointed_at_and_nothing_is_sent(tab):
     tab.locator("#more summary").click()
     tab.get_by_role("button", name="Draw", exact=True).click()
     assert tab.evaluate("document.activeElement.id") == "ip_end"
+    tab.locator("#ip_end").fill("")
+    for name, value in {"scale-number": "1e", "seed": "one"}.items():
+        tab.locator(f"#{name}").press_sequentially(value)
+        tab.get_by_role("button", name="Draw", exact=True).click()
+        assert tab.evaluate("document.activeElement.id") == name
+        tab.locator(f"#{name}").fill("")
     assert sent == []
 
 

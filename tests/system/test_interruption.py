@@ -68,6 +68,44 @@ main()
     assert json.loads(done.stdout)["status"] == "error" and "Traceback" not in done.stderr
 
 
+def test_a_signal_during_a_later_import_is_answered_after_it(world, tmp_path):
+    (tmp_path / "torn.py").write_text(
+        "import os, time\nos.kill(os.getpid(), 15)\ntime.sleep(0.1)\nos.kill(os.getpid(), 2)\nprint('whole', flush=True)\n"
+    )
+    code = """
+from ipa_cli.commands import config
+def work(value):
+    import torn
+    import time
+    time.sleep(60)
+config.as_json = work
+import sys
+sys.argv[1:] = ["config", "show"]
+from ipa_cli.__main__ import main
+main()
+"""
+    environ = {**world.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "whole\n", "ended by SIGTERM\n")
+
+
+def test_an_import_that_does_not_end_is_broken_off(world, tmp_path):
+    (tmp_path / "endless.py").write_text("import os, time\nos.kill(os.getpid(), 15)\ntime.sleep(60)\n")
+    code = """
+from ipa_cli.system import interruption
+interruption.GRACE = 0.2
+listener = interruption.Interruption()
+listener.listen()
+try:
+    import endless
+except KeyboardInterrupt:
+    print(listener.number)
+"""
+    environ = {**world.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, timeout=50)
+    assert done.stdout == f"{signal.SIGTERM:d}\n", done.stderr
+
+
 def test_a_signal_that_is_ignored_stays_ignored(world):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     listening()

@@ -5,7 +5,7 @@ import { data, ready, request } from "./api.js";
 import { makeDrawing } from "./drawing.js";
 import { fill, makeForm, valueOf, valueOr, values, wrongField } from "./form.js";
 import { current, onHistory, remember, show } from "./history.js";
-import { addReferences, onReferences, references, setReferences } from "./references.js";
+import { addReferences, bytes, onReferences, references, setReferences } from "./references.js";
 
 const byId = (id) => document.getElementById(id);
 const REST = 150; // milliseconds after which a slider that has not moved rests
@@ -42,8 +42,11 @@ function order(settings, rest = {}) {
   return { body, used, settings, scale: scaleNow(), ...rest };
 }
 
+/** The first field that holds what it must not, the number of the scale among them. */
+const wrongInput = () => wrongField() ?? (number.checkValidity() ? null : number);
+
 function draw() {
-  const wrong = wrongField();
+  const wrong = wrongInput();
   if (wrong) {
     wrong.closest("details")?.setAttribute("open", "");
     wrong.reportValidity();
@@ -65,7 +68,7 @@ function redrawing(rest) {
 }
 
 function moved() {
-  if (!current() || wrongField()) return; // nothing is drawn that could change
+  if (!current() || wrongInput()) return; // nothing is drawn that could change
   clearTimeout(resting);
   const part = Number(byId("preview").value);
   const passing = redrawing({ passing: true, full: part === 1 });
@@ -76,7 +79,7 @@ function moved() {
 
 function rested() {
   clearTimeout(resting);
-  if (!current() || wrongField()) return;
+  if (!current() || wrongInput()) return;
   const [scale, newest] = [scaleNow(), drawing.newest];
   if (newest?.live && !newest.over && newest.scale === scale && (newest.full || !newest.passing)) {
     newest.passing = false; // it is the picture to keep
@@ -244,17 +247,26 @@ byId("copy-json").addEventListener("click", () => {
 
 const pictureFiles = (transfer) => [...transfer.files].filter((file) => file.type.startsWith("image/") || !file.type);
 
+async function add(files) {
+  try {
+    await addReferences(files);
+  } catch (error) {
+    fail(error.message, error.hint);
+  }
+}
+
 async function dropped(files, asReference) {
+  fail("");
   if (files.length === 0) return say("That is no picture");
   if (files.length === 1 && !asReference) {
     try {
-      const read = await data("/v1/pictures/settings", { method: "POST", body: files[0] });
+      const read = await data("/v1/pictures/settings", { method: "POST", body: await bytes(files[0]) });
       if (read.settings) return bringBack(files[0].name, read);
     } catch (error) {
       return fail(error.message || "The server cannot be reached", error.hint);
     }
   }
-  await addReferences(files); // like most pictures, they have no settings in them
+  await add(files); // like most pictures, they have no settings in them
 }
 
 function bringBack(name, read) {
@@ -288,10 +300,10 @@ addEventListener("paste", (event) => {
   const files = pictureFiles(event.clipboardData);
   if (files.length === 0) return; // text goes where the cursor is
   event.preventDefault();
-  addReferences(files);
+  add(files);
 });
 byId("files").addEventListener("change", () => {
-  addReferences(byId("files").files);
+  add(byId("files").files);
   byId("files").value = "";
 });
 onReferences(() => {

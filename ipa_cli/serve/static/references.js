@@ -1,5 +1,7 @@
 // The reference pictures: their bytes, their names, and their small pictures on the page.
 
+import { Failure } from "./api.js";
+
 const thumbs = document.getElementById("thumbs");
 let pictures = [];
 let changed = () => {};
@@ -12,12 +14,13 @@ export function onReferences(listener) {
 /** All reference pictures: `name`, `base64` and `url` of each. */
 export const references = () => pictures;
 
-/** Add files, each under a name that no other has. */
+/** Add files, each under a name that no other has. Throws Failure where one cannot be read. */
 export async function addReferences(files) {
-  const added = [];
-  for (const file of files) {
+  const read = await Promise.all([...files].map(async (file) => ({ file, base64: await base64(file) })));
+  const added = []; // named after the reading, during which others may have come
+  for (const { file, base64 } of read) {
     const name = unique(file.name || "pasted.png", [...pictures, ...added]);
-    added.push({ name, base64: await base64(file), url: URL.createObjectURL(file) });
+    added.push({ name, base64, url: URL.createObjectURL(file) });
   }
   setReferences([...pictures, ...added]);
 }
@@ -37,12 +40,22 @@ function unique(name, others) {
   }
 }
 
-function base64(file) {
+/** The bytes of a file. Throws Failure where it cannot be read. */
+export async function bytes(file) {
+  try {
+    return new Blob([await file.arrayBuffer()]);
+  } catch {
+    throw new Failure(`${file.name} cannot be read`, "it is a folder, or has been moved or changed: take the picture files themselves");
+  }
+}
+
+async function base64(file) {
+  const whole = await bytes(file);
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
     reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
+    reader.readAsDataURL(whole);
   });
 }
 
