@@ -14,8 +14,8 @@ class Interruption:
     """Raises KeyboardInterrupt for a signal that ends the process; `number` is the signal.
 
     Further signals within `GRACE`, such as an impatient second Ctrl-C, are ignored so that cleaning up can finish.
-    While a module is being imported, the exception waits for the end of it, `GRACE` at most: in the middle of its import,
-    torch answers an exception by aborting the process, and diffusers by a RecursionError.
+    While a module is being imported, the exception waits for the end of it, `GRACE` at most: in the middle of its
+    import, torch answers an exception by aborting the process, and diffusers by a RecursionError.
     """
 
     def __init__(self) -> None:

@@ -70,7 +70,8 @@ main()
 
 def test_a_signal_during_a_later_import_is_answered_after_it(world, tmp_path):
     (tmp_path / "torn.py").write_text(
-        "import os, time\nos.kill(os.getpid(), 15)\ntime.sleep(0.1)\nos.kill(os.getpid(), 2)\nprint('whole', flush=True)\n"
+        "import os, time\nos.kill(os.getpid(), 15)\ntime.sleep(0.1)\n"
+        "os.kill(os.getpid(), 2)\nprint('whole', flush=True)\n"
     )
     code = """
 from ipa_cli.commands import config
