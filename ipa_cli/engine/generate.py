@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def generate(
     ready_at = time.perf_counter()
     first_step = engine.warm_up(first)
     warmed_at = time.perf_counter()
-    drawn, saved = _draw_and_save(engine, ready, requests, paths, force, form)
+    drawn, saved = _draw_and_save(engine, ready, requests, paths, force, form, reporter)
     ended = time.perf_counter()
 
     step_seconds = sum(drawing.steps_s for drawing in drawn)
@@ -139,13 +140,19 @@ def _checked(
 
 
 def _draw_and_save(
-    engine: Engine, ready: Ready, requests: Sequence[Request], paths: Sequence[Path | None], force: bool, form: Form
+    engine: Engine,
+    ready: Ready,
+    requests: Sequence[Request],
+    paths: Sequence[Path | None],
+    force: bool,
+    form: Form,
+    reporter: Reporter,
 ) -> tuple[list[Drawing], list[tuple[Drawn, float, bytes | None]]]:
     """All pictures, and their files: each is compressed and written while the next are drawn."""
     drawn: list[Drawing] = []
     saving: list[Future[tuple[Drawn, float, bytes | None]]] = []
     next_paths = iter(paths)
-    with ThreadPoolExecutor(requests[0].batch_size) as writer:
+    with _naming_saved(saving, len(paths), reporter), ThreadPoolExecutor(requests[0].batch_size) as writer:
         for request in requests:
             own = list(islice(next_paths, len(request.seeds)))
             for numbers in request.batches:
@@ -159,7 +166,21 @@ def _draw_and_save(
                 for future in saving:
                     if future.done():
                         future.result()  # nothing more is drawn when a picture could not be written
-    return drawn, [future.result() for future in saving]
+        return drawn, [future.result() for future in saving]
+
+
+@contextmanager
+def _naming_saved(
+    saving: Sequence[Future[tuple[Drawn, float, bytes | None]]], count: int, reporter: Reporter
+) -> Iterator[None]:
+    """Name the pictures that are there when the others of `count` are not drawn any more."""
+    try:
+        yield
+    except BaseException:
+        saved = [future.result()[0].path for future in saving if not future.exception()]
+        if any(saved):
+            reporter.warn(f"saved {len(saved)} of {count} pictures: {', '.join(map(name_of, saved))}")
+        raise
 
 
 def _save(

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 import ipa_cli
+from ipa_cli.engine.engine import Engine
+from ipa_cli.errors import IpaError
 from tests.hubs import ENDPOINT
 
 DEMO = Path(ipa_cli.__file__).parent / "demo"
@@ -177,6 +179,27 @@ def test_ctrl_c_during_the_steps_leaves_nothing(ipa_process, world):
     assert ran.exit_code == 130, ran.stderr
     assert ran.stdout == "" and "interrupted" in ran.stderr and "Traceback" not in ran.stderr
     assert world.files() == []
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "exit_code", "words"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (IpaError("no memory", ""), 1, "no memory")],
+)
+def test_pictures_that_are_there_are_named_when_the_others_are_not_drawn(
+    ipa, world, monkeypatch, stopped_by, exit_code, words
+):
+    draw = Engine.draw_batch
+
+    def stopped_at_the_third(engine, request, numbers, name):
+        if numbers[0] == 2:
+            raise stopped_by
+        return draw(engine, request, numbers, name)
+
+    monkeypatch.setattr(Engine, "draw_batch", stopped_at_the_third)
+    ran = ipa("generate", *FAST, "--num-images", 4, "--output", "fox.png", "--json")
+    assert ran.exit_code == exit_code and ran.error()["message"] == words
+    assert "warning: saved 2 of 4 pictures: fox-1.png, fox-2.png" in ran.stderr
+    assert world.files() == ["fox-1.png", "fox-2.png"]
 
 
 def test_ctrl_c_twice_while_loading_answers_a_script_with_one_object(ipa_process, world):
