@@ -197,7 +197,7 @@ def _readable(reference: str, paths: Iterable[Path], note: Callable[[str], None]
             hint = cure
             if note is not None:
                 note(f"{reference}: left out {_listed(names)}: {why}")
-    if lost := [path.name for path in sorted(paths) if path.suffix.lower() in here and _leads_nowhere(path)]:
+    if lost := [path.name for path in sorted(paths) if path.suffix.lower() in here and inputs.leads_nowhere(path)]:
         hint = "fetch what the links in it lead to"  # as of git-annex
         if note is not None:
             note(f"{reference}: left out {_listed(lost)}: links that lead nowhere")
@@ -207,17 +207,13 @@ def _readable(reference: str, paths: Iterable[Path], note: Callable[[str], None]
     return [str(path) for path in found]
 
 
-def _leads_nowhere(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()
-
-
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _missing(path: Path) -> IpaError:
     try:
-        if _leads_nowhere(path):
+        if inputs.leads_nowhere(path):
             return inputs.missing(path)
         if "\\" in path.name and (slashed := Path(str(path).replace("\\", "/"))).exists():
             return IpaError(f"{path} does not exist", f"did you mean {slashed}?")

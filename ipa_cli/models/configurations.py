@@ -14,7 +14,7 @@ from typing import Any
 from ipa_cli.models import schedulers
 from ipa_cli.models.architectures.base import Architecture, latents_of
 from ipa_cli.models.fields import Field, either, number, one_of, several, whole
-from ipa_cli.models.kinds import BASE, TOLD_ITS_GUIDANCE
+from ipa_cli.models.kinds import BASE, GUIDANCE_EMBEDDING
 from ipa_cli.models.location import ModelError
 
 HINT = "download it again, or use another model"
@@ -194,7 +194,7 @@ _QUANTIZED = "quantization_config"
 def unet(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `UNet2DConditionModel`. Raises ModelError naming the first that is wrong."""
     if config.get("time_cond_proj_dim"):
-        raise ModelError(f"{where} is of {TOLD_ITS_GUIDANCE.words}", BASE)
+        raise ModelError(f"{where} is of {GUIDANCE_EMBEDDING.words}", BASE)
     found = _taken(where, UNET, _of_class(where, config, "UNet2DConditionModel"))
     _check_blocks(where, found)
     _check_heads(where, found)

@@ -14,6 +14,7 @@ from ipa_cli.models.ip_adapter.plan import AdapterPlan, check_fetched
 from ipa_cli.models.location import DIFFUSERS, Location, ModelError, folder_location, inside, is_folder, read_json
 from ipa_cli.models.plan import Plan
 from ipa_cli.result import Reporter
+from ipa_cli.system.inputs import leads_nowhere
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +114,7 @@ def _check_links(location: Location, part: str) -> None:
     if location.folder is None or not is_folder(folder := location.folder / part):
         return
     for path in sorted(folder.iterdir()):
-        if (weights.is_safetensors(path) or weights.is_pickle(path)) and path.is_symlink() and not path.exists():
+        if (weights.is_safetensors(path) or weights.is_pickle(path)) and leads_nowhere(path):
             raise ModelError(f"{path} is a link to {path.readlink()}, which is not there", "download the model again")
 
 

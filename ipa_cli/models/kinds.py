@@ -40,7 +40,7 @@ CONTROLNET = Kind(
     "a ControlNet",
     "--control",
 )
-TOLD_ITS_GUIDANCE = Kind(r"time_embed\.cond_proj\.", "a model that is told its guidance (LCM)", hint=BASE)
+GUIDANCE_EMBEDDING = Kind(r"time_embed\.cond_proj\.", "a model with a guidance scale embedding (LCM)", hint=BASE)
 REFINER = Kind(r"^conditioner\.embedders\.0\.model\.", "the SDXL refiner", hint=BASE)
 # Those that no whole model of ours has anything of; the first match counts.
 FOREIGN = (
@@ -58,7 +58,7 @@ FOREIGN = (
     Kind(r"(^|\.)scaled_fp8$|\.(scale_weight|weight_scale)$", "in fp8 with scales", hint=HALF),
     Kind(r"^edm_mean$", "Playground 2.5", hint="use --model playgroundai/playground-v2.5-1024px-aesthetic"),
     Kind(r"^edm_vpred\.", "a CosXL model, which is trained by another rule than SDXL"),
-    TOLD_ITS_GUIDANCE,
+    GUIDANCE_EMBEDDING,
     Kind(r"^(taesd_)?(encoder|decoder)\.(layers\.)?\d+\.", "a small VAE for previews (TAESD)"),
     Kind(r"joint_blocks\.", "an SD 3 model"),
     Kind(r"double_(stream_)?blocks\.", "a model of FLUX's kind"),

@@ -10,6 +10,7 @@ from ipa_cli.config.checks import short
 from ipa_cli.errors import UsageError
 from ipa_cli.models import broken, weights
 from ipa_cli.models.location import Location, ModelError, expanded, is_file
+from ipa_cli.system.inputs import leads_nowhere
 
 HUB = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)"
@@ -30,7 +31,7 @@ def check(text: str, flag: str) -> None:
     if "://" in text:
         raise UsageError(f"{short(text)} is an address, and {flag} takes none", _of_address(text, flag))
     path = expanded(text)
-    if _leads_nowhere(path):
+    if leads_nowhere(path):
         words = f"{path} is a link to {path.readlink()}, which is not there"
         raise ModelError(words, "download it again, or mend the link")
     if is_file(path) and path.name.lower().endswith(UNFINISHED):
@@ -39,13 +40,6 @@ def check(text: str, flag: str) -> None:
         usual = "it has another suffix", "give it that suffix if it is one"
         what, hint = broken.of_another_kind(path) or usual
         raise ModelError(f"{path} is no .safetensors file: {what}", hint)
-
-
-def _leads_nowhere(path: Path) -> bool:
-    try:
-        return path.is_symlink() and not path.exists()
-    except (OSError, ValueError):  # nobody may look, or it is no name of a file
-        return False
 
 
 def of_folder(location: Location) -> str | None:

@@ -69,6 +69,14 @@ def read_bytes(path: Path, limit: int, what: str) -> bytes:
     return _checked(data, limit, str(path))
 
 
+def leads_nowhere(path: Path) -> bool:
+    """Whether `path` is a link to what is not there, or a loop of links."""
+    try:
+        return path.is_symlink() and not path.exists()
+    except (OSError, ValueError):  # nobody may look, or it is no name of a file
+        return False
+
+
 def missing(path: Path) -> MissingFile:
     """What to say of a file that is not there: it may be a link that leads nowhere, or an address."""
     if path.is_symlink():

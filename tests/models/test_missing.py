@@ -113,7 +113,7 @@ def test_a_folder_of_comfyui_or_a1111_is_answered_with_a_model_in_it(tmp_path, p
 @pytest.mark.parametrize(
     ("file", "said", "words"),
     [
-        ("unet/config.json", {"time_cond_proj_dim": 256}, "a model that is told its guidance"),  # LCM's
+        ("unet/config.json", {"time_cond_proj_dim": 256}, "a model with a guidance scale embedding"),  # LCM's
         ("model_index.json", {"requires_aesthetics_score": True, "text_encoder": [None, None]}, "is the SDXL refiner"),
     ],
 )

@@ -326,7 +326,7 @@ def without(tensors: Tensors, *prefixes: str) -> Tensors:
         (without(outline("sdxl"), "conditioner."), "a UNet alone"),
         (without(outline("sdxl"), TEXT_2), "is an SDXL model without its text_encoder_2"),
         (without(outline("sdxl"), TEXT["sdxl"]), "is an SDXL model without its text_encoder"),
-        (outline("sd15") | {f"{UNET}time_embed.cond_proj.weight": ONE}, "told its guidance"),
+        (outline("sd15") | {f"{UNET}time_embed.cond_proj.weight": ONE}, "a guidance scale embedding"),
         ({"conditioner.embedders.0.open_clip.model.visual.x": ONE}, "a model of videos"),
         ({"lllite_unet_x.down.0.weight": ONE}, "a ControlNet-LLLite"),
         ({"adapter.body.0.resnets.0.block1.weight": ONE}, "a T2I-Adapter"),
