@@ -102,7 +102,7 @@ def _factors(norm: Any, picture: Picture) -> Tensor:
 
 
 def _normed(norm: Any, picture: Picture, silu: bool = True) -> Tensor:
-    """A picture normed, with SiLU unless told otherwise."""
+    """A picture normed, by default with SiLU."""
     from ipa_cli.backends.inductor.kernels import decoder_norm
 
     return decoder_norm.normed(picture.values, _factors(norm, picture), picture.doubled, silu)
